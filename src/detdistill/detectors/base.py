@@ -1,0 +1,98 @@
+"""What every detector is to the rest of detdistill: a spec, and three ways to look through it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Set
+from dataclasses import dataclass
+
+from torch import nn
+
+from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid
+
+
+@dataclass(frozen=True, slots=True)
+class PyramidLayout:
+    """The neck's output: nominal strides in pixels, fine to coarse, and the channels of every level."""
+
+    strides: tuple[int, ...]
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLayout:
+    """How class logits are laid out: on which strides, what they mean, anchors a cell, classes by name."""
+
+    strides: tuple[int, ...]
+    kind: ClassKind
+    anchors: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLayout:
+    """How box distributions are laid out: on which strides, anchors a cell, bins an edge."""
+
+    strides: tuple[int, ...]
+    anchors: int
+    bins: int
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSpec:
+    """What a detector is and offers.
+
+    Attributes:
+        name: how messages call it, such as ``"fcos/resnet18"``.
+        family: ``"fcos"``, ``"retinanet"``, ``"faster_rcnn"``, ...: recipes pick their published gains by it.
+        class_names: the data set's names, in label order.
+        pyramid: layout of the feature maps.
+        class_logits: layout of the dense class scores, None where there are none.
+        box_distributions: layout of the box distributions, None where there are none.
+        two_stage: whether a second stage refines proposals.
+    """
+
+    name: str
+    family: str
+    class_names: tuple[str, ...]
+    pyramid: PyramidLayout
+    class_logits: ClassLayout | None = None
+    box_distributions: BoxLayout | None = None
+    two_stage: bool = False
+
+
+class Detector(nn.Module, ABC):
+    """A trainable detector that shows what it saw.
+
+    `Need.PYRAMID` is always answered. Every other part of an observation is computed only when it is asked for.
+    """
+
+    spec: DetectorSpec
+
+    @abstractmethod
+    def extract(self, batch: Batch) -> Pyramid:
+        """The neck's feature maps. Gradients flow to the parameters and to ``batch.images``."""
+
+    @abstractmethod
+    def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
+        """What the heads see on `pyramid` (any pyramid of this detector's layout, its own or another's).
+
+        Args:
+            pyramid: feature maps; gradients flow through them.
+            batch: image sizes, targets (for the losses) and seeds (for sampling).
+            needs: which parts to compute.
+
+        Returns:
+            An observation whose `pyramid` is the given one.
+        """
+
+    @abstractmethod
+    def detect(self, batch: Batch) -> tuple[Detections, ...]:
+        """Detections of every image, best first, in pixels of the padded batch image, clipped to the image.
+
+        Runs as the module stands; put it into eval mode and under ``no_grad`` for inference.
+        """
+
+    def forward(self, batch: Batch, needs: Set[Need]) -> Observation:
+        """`extract`, then `observe`."""
+        return self.observe(self.extract(batch), batch, needs)

@@ -1,0 +1,213 @@
+"""The data that flows through detdistill: frozen, and the same for every detector.
+
+Axis letters: b image, c channel, h w cells, l level, a anchor, k class, n object.
+Boxes are x1, y1, x2, y2 in pixels of the padded batch image. Labels are 0..K-1; there is no background class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+class Knowledge(Enum):
+    """What kind of knowledge a term carries; AID looks its weight up by it."""
+
+    FEATURE = "feature"
+    CLASSIFICATION = "classification"
+    LOCALIZATION = "localization"
+
+
+class Need(Enum):
+    """A part of an `Observation` that somebody asks for."""
+
+    PYRAMID = "pyramid"
+    CLASS_LOGITS = "class_logits"
+    BOX_DISTRIBUTIONS = "box_distributions"
+    TASK_LOSS = "task_loss"
+    IMAGE_LOSSES = "image_losses"
+
+
+class ClassKind(Enum):
+    """What a class logit says: a sigmoid score per class, or the RPN's objectness."""
+
+    SIGMOID = "sigmoid classes"
+    OBJECTNESS = "RPN objectness"
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The ground truth of one image.
+
+    Crowd and ignore boxes stay in the list, flagged: training leaves them out, evaluation treats them as COCO does.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int64[Tensor, " n"]
+    ignored: Bool[Tensor, " n"]
+
+    def taught(self) -> Targets:
+        """The objects that training uses: all that are not flagged as ignored."""
+        keep = ~self.ignored
+        return Targets(boxes=self.boxes[keep], labels=self.labels[keep], ignored=self.ignored[keep])
+
+    def to(self, device: torch.device | str) -> Targets:
+        """The same targets on another device."""
+        return Targets(
+            boxes=self.boxes.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            ignored=self.ignored.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images resized and padded once, with everything that belongs to them.
+
+    Attributes:
+        images: RGB in [0, 1]; pixels outside an image's own size are padding (their value never matters:
+            each adapter zeroes them after normalising).
+        sizes: height and width in pixels of each image inside the padded grid.
+        stored_sizes: height and width in pixels of each image as stored on disk; detections are mapped back to it.
+        targets: ground truth, in pixels of the padded batch image.
+        image_ids: the data set's own image ids.
+        seeds: one non-negative integer per image, a function of (seed, epoch, index): what a detector
+            draws at random for that image is drawn from a generator seeded with it.
+        twins: further versions of `images` that underwent the same geometry, by name.
+    """
+
+    images: Float[Tensor, "b 3 h w"]
+    sizes: tuple[tuple[int, int], ...]
+    stored_sizes: tuple[tuple[int, int], ...]
+    targets: tuple[Targets, ...]
+    image_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    twins: Mapping[str, Float[Tensor, "b 3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            targets=tuple(target.to(device) for target in self.targets),
+            twins={name: images.to(device, non_blocking=True) for name, images in self.twins.items()},
+        )
+
+    def image(self, index: int) -> Batch:
+        """Image `index` alone, on the same padded grid."""
+        one = slice(index, index + 1)
+        return Batch(
+            images=self.images[one],
+            sizes=self.sizes[one],
+            stored_sizes=self.stored_sizes[one],
+            targets=self.targets[one],
+            image_ids=self.image_ids[one],
+            seeds=self.seeds[one],
+            twins={name: images[one] for name, images in self.twins.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pyramid:
+    """Feature maps at the neck's output, fine to coarse, with their nominal strides in pixels."""
+
+    levels: tuple[Float[Tensor, "b c _h _w"], ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLogits:
+    """Class scores of every cell before the sigmoid; one tensor (b, a, k, h, w) per level."""
+
+    levels: tuple[Float[Tensor, "b a k _h _w"], ...]
+    strides: tuple[int, ...]
+    kind: ClassKind
+
+
+@dataclass(frozen=True, slots=True)
+class BoxDistributions:
+    """Logits over distance bins of the four edges (left, top, right, bottom) of every cell's box."""
+
+    levels: tuple[Float[Tensor, "b a 4 bins _h _w"], ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLoss:
+    """A detector's own training loss against the ground truth.
+
+    `total` is what the detector trains on, with its own normaliser over the batch. The rest is each image
+    alone, weighted as in the total, present where `Need.IMAGE_LOSSES` was asked for: for a batch of one image
+    the levels and the image-only parts add up to the total. `other` (centerness, distribution focal loss, ...)
+    never enters AID's weight.
+    """
+
+    total: Float[Tensor, ""]
+    strides: tuple[int, ...] = ()
+    classification: Float[Tensor, "b l"] | None = None
+    box: Float[Tensor, "b l"] | None = None
+    roi_classification: Float[Tensor, " b"] | None = None
+    roi_box: Float[Tensor, " b"] | None = None
+    other: Mapping[str, Float[Tensor, " b"]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a detector showed for one batch; only what was asked for is there."""
+
+    pyramid: Pyramid
+    class_logits: ClassLogits | None = None
+    box_distributions: BoxDistributions | None = None
+    task_loss: TaskLoss | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector found in one image: boxes in pixels of the padded batch image, scores in [0, 1]."""
+
+    boxes: Float[Tensor, "n 4"]
+    scores: Float[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a term returns: one non-negative cost per image and pyramid level, never a scalar.
+
+    A stride of None marks a column that belongs to no level (a box, RoI or query term).
+    """
+
+    values: Float[Tensor, "b l"]
+    strides: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """All that a trainer ever sees of a step.
+
+    Attributes:
+        total: what to call `backward` on.
+        parts: ``"task"`` and each term's loss after weight, gain and warm-up; they add up to `total`. Detached.
+        diagnostics: figures that explain, by name. Detached scalars on the step's device.
+    """
+
+    total: Float[Tensor, ""]
+    parts: Mapping[str, Float[Tensor, ""]]
+    diagnostics: Mapping[str, Float[Tensor, ""]]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where a run is: step 0 is the first."""
+
+    step: int
+    total_steps: int
