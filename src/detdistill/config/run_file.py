@@ -1,0 +1,173 @@
+"""One run's settings from a config file, options and `key.sub=value` settings, in this order of strength."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from detdistill.config.messages import as_config_error
+from detdistill.config.overrides import Override, Tree, apply_override, merge, parse_override
+from detdistill.config.schema import as_tree, defaults, run_model
+from detdistill.detectors.settings import DetectorSettings, parse_detector
+from detdistill.errors import ConfigError, suggestion
+from detdistill.jobs.settings import DataSettings, EvaluateSettings, MethodChoice, RunConfig, StudentChoice
+from detdistill.recipes.catalogue import RECIPES
+from detdistill.strict_yaml import load_yaml
+from detdistill.train.settings import TrainSettings
+
+# `student: fcos/resnet18` is short for a section with this one key.
+_SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}
+_COMMAND_LINE = "The command line"
+
+
+def read_run_config(
+    file: Path | None,
+    settings: Sequence[str] = (),
+    *,
+    purpose: Literal["train", "distill"],
+    options: Mapping[str, object] | None = None,
+) -> RunConfig:
+    """The run that a config file and the command line describe, complete and checked.
+
+    Args:
+        file: a YAML config file; None where options say everything.
+        settings: ``key.sub=value`` texts; they win over options, which win over the file.
+        purpose: ``"train"`` leaves the sections teacher, method and alone aside, so the same file trains the student
+            alone; ``"distill"`` needs teacher and method.
+        options: values by dotted key, such as ``{"student.detector": "fcos/tiny"}``; None values are left out.
+
+    Raises:
+        ConfigError: anything cannot be read or used; it says which key, what is wrong, and what to do.
+    """
+    given = [Override(tuple(key.split(".")), _plain(value), key) for key, value in (options or {}).items()]
+    overrides = [override for override in given if override.value is not None]
+    overrides += [parse_override(text) for text in settings]
+    tree = _long_form(_read(file))
+    if purpose == "train":
+        for key in ("teacher", "method", "alone"):
+            tree.pop(key, None)
+    named = str(file) if file is not None else _COMMAND_LINE
+    _choose(tree, overrides, ("student", "detector"))
+    _choose(tree, overrides, ("method", "name"))
+    for key in ("student", "teacher", "method") if purpose == "distill" else ("student",):
+        _require(tree, overrides, (key, _SHORT[key]), named)
+    tree = merge(_defaults(tree), tree)
+    for override in overrides:
+        apply_override(tree, override)
+    return _build(_long_form(tree), overrides, named)
+
+
+def run_schema() -> dict[str, Any]:
+    """JSON schema of a config file."""
+    return run_model().model_json_schema()
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read(file: Path | None) -> Tree:
+    if file is None:
+        return {}
+    content = load_yaml(file)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file} must be a section of keys, got {content!r}. Write `key: value` lines.")
+    return content
+
+
+def _long_form(tree: Tree) -> Tree:
+    return {key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value for key, value in tree.items()}
+
+
+def _choose(tree: Tree, overrides: Sequence[Override], path: tuple[str, str]) -> None:
+    """Puts the last override of a section's choosing key into `tree` first; another choice drops the old one's keys."""
+    section, key = path
+    for override in overrides:
+        if override.path not in (path, (section,)) or not isinstance(override.value, str):
+            continue
+        before = tree.get(section)
+        if not (isinstance(before, dict) and before.get(key) == override.value):
+            tree[section] = {key: override.value}
+
+
+def _require(tree: Tree, overrides: Sequence[Override], path: tuple[str, str], where: str) -> None:
+    section, key = path
+    inside = tree.get(section)
+    given = isinstance(inside, dict) and isinstance(inside.get(key), str)
+    if not given and not any(override.path in (path, (section,)) for override in overrides):
+        raise ConfigError(
+            f"{where}: {section}.{key} must be given, got nothing. Pass --{section}, or write {section}: {key}: ... "
+            "in the config file."
+        )
+
+
+def _defaults(tree: Tree) -> Tree:
+    """Everything that has a default, for the detector and the recipe that `tree` chooses."""
+    train = defaults(TrainSettings)
+    train.pop("seed", None)
+    below: Tree = {"data": defaults(DataSettings), "train": train, "evaluate": defaults(EvaluateSettings), "seed": 0}
+    student = tree.get("student")
+    if isinstance(student, dict) and isinstance(student.get("detector"), str):
+        below["student"] = as_tree(parse_detector(student["detector"]))
+    method = tree.get("method")
+    if isinstance(method, dict) and isinstance(method.get("name"), str):
+        name = method["name"]
+        if name not in RECIPES:
+            raise ConfigError(f"method.name must be a known method, got '{name}'. {suggestion(name, RECIPES)}")
+        below["method"] = defaults(RECIPES[name].settings_type)
+    return below
+
+
+def _build(tree: Tree, overrides: Sequence[Override], named: str) -> RunConfig:
+    set_here = {override.path for override in overrides}
+
+    def where(path: tuple[str | int, ...]) -> str:
+        words = tuple(map(str, path))
+        return _COMMAND_LINE if any(words[: len(own)] == own for own in set_here) else named
+
+    train, student, method = tree.get("train"), tree.get("student"), tree.get("method")
+    if isinstance(train, dict):
+        if "seed" in train:
+            raise ConfigError(f"{where(('train', 'seed'))}: the seed must be the key seed at the top, got train.seed. "
+                              "Write seed, which decides everything drawn at random.")  # fmt: skip
+        tree = {**tree, "train": {**train, "seed": tree.get("seed", 0)}}
+    detector = ""
+    if isinstance(student, dict):
+        detector = str(student.get("detector", ""))
+        tree = {**tree, "student": {key: value for key, value in student.items() if key != "detector"}}
+    name = str(method.get("name")) if isinstance(method, dict) else None
+    try:
+        model = run_model().model_validate(tree)
+    except ValidationError as error:
+        raise as_config_error(error, tree=tree, method=name, where=where) from error
+    return _as_run(model, detector)
+
+
+def _as_run(model: BaseModel, detector: str) -> RunConfig:
+    parts: dict[str, Any] = {name: getattr(model, name) for name in type(model).model_fields}
+    settings: DetectorSettings = parts["student"]
+    train: TrainSettings = parts["train"]
+    return RunConfig(
+        data=parts["data"],
+        student=StudentChoice(detector=detector, settings=settings),
+        train=dataclasses.replace(train, seed=parts["seed"]),
+        out=parts["out"],
+        evaluate=parts["evaluate"],
+        teacher=parts["teacher"],
+        method=_method(parts["method"]),
+        alone=parts["alone"],
+    )
+
+
+def _method(model: BaseModel | None) -> MethodChoice | None:
+    if model is None:
+        return None
+    values: dict[str, Any] = {key: getattr(model, key) for key in type(model).model_fields}
+    name = str(values.pop("name"))
+    return MethodChoice(name=name, settings=RECIPES[name].settings_type(**values))

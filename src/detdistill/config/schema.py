@@ -1,0 +1,120 @@
+"""The config file as pydantic models, built from the settings dataclasses, so that each setting is declared once."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from detdistill.detectors.settings import DetectorSettings
+from detdistill.jobs.settings import DataSettings, EvaluateSettings, TeacherSettings
+from detdistill.recipes.catalogue import RECIPES
+from detdistill.train.settings import TrainSettings
+
+# pydantic hands this on to every plain dataclass below the model.
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
+
+
+@functools.cache
+def run_model() -> type[BaseModel]:
+    """The model of a whole config file, with one variant of `method` per recipe, told apart by `name`."""
+    method = _any_of([_method_model(name) for name in sorted(RECIPES)])
+    return create_model(
+        "Run",
+        __config__=STRICT,
+        data=(DataSettings, ...),
+        student=(DetectorSettings, ...),
+        teacher=(TeacherSettings | None, None),
+        method=(method | None, None),
+        train=(TrainSettings, ...),
+        evaluate=(EvaluateSettings, EvaluateSettings()),
+        seed=(Annotated[int, Field(ge=0)], 0),
+        out=(Path, ...),
+        alone=(Path | None, None),
+    )
+
+
+def _method_model(name: str) -> type[BaseModel]:
+    settings_type = RECIPES[name].settings_type
+    hints = get_type_hints(settings_type, include_extras=True)
+    settings: dict[str, Any] = {
+        field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(settings_type)
+    }
+    return create_model(name, __config__=STRICT, name=(Literal[name], ...), **settings)
+
+
+def _any_of(models: list[type[BaseModel]]) -> Any:
+    if len(models) == 1:
+        return models[0]
+    return Annotated[functools.reduce(operator.or_, models), Field(discriminator="name")]  # type: ignore[arg-type]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return Field(default_factory=field.default_factory)
+    return ... if field.default is dataclasses.MISSING else field.default
+
+
+def defaults(settings_type: type[Any]) -> dict[str, Any]:
+    """The default values of a settings dataclass as a tree; fields that have no default are left out."""
+    tree: dict[str, Any] = {}
+    for field in dataclasses.fields(settings_type):
+        if field.default is not dataclasses.MISSING:
+            tree[field.name] = as_tree(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            tree[field.name] = as_tree(field.default_factory())
+    return tree
+
+
+def as_tree(value: Any) -> Any:
+    """Settings as nested dictionaries and lists, as a config file would give them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_tree(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: as_tree(below) for key, below in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_tree(below) for below in value]
+    return value
+
+
+def known_keys(path: tuple[str | int, ...], *, method: str | None) -> list[str]:
+    """The keys that may stand in the section at `path`.
+
+    Args:
+        path: keys from the top; empty for the top itself.
+        method: the recipe that is chosen, None where there is none.
+    """
+    sections: dict[str, tuple[Any, list[str]]] = {
+        "data": (DataSettings, []),
+        "student": (DetectorSettings, ["detector"]),
+        "teacher": (TeacherSettings, []),
+        "train": (TrainSettings, []),
+        "evaluate": (EvaluateSettings, []),
+    }
+    if method in RECIPES:
+        sections["method"] = (RECIPES[method].settings_type, ["name"])
+    if not path:
+        return sorted(run_model().model_fields)
+    kind, extra = sections.get(str(path[0]), (None, []))
+    for part in path[1:]:
+        settings_type, extra = _dataclass_in(kind), []
+        kind = None if settings_type is None else get_type_hints(settings_type).get(str(part))
+    settings_type = _dataclass_in(kind)
+    if settings_type is None:
+        return []
+    hidden = {"seed"} if path == ("train",) else set()
+    return sorted({field.name for field in dataclasses.fields(settings_type)} - hidden | set(extra))
+
+
+def _dataclass_in(kind: Any) -> Any:
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return kind
+    if get_origin(kind) in (Union, types.UnionType, tuple, list):
+        found = (_dataclass_in(member) for member in get_args(kind))
+        return next((member for member in found if member is not None), None)
+    return None

@@ -1,0 +1,1 @@
+"""Annotations, images and batches: everything between a folder on disk and a `Batch`."""

@@ -1,0 +1,257 @@
+"""A data set whose samples are functions of (seed, epoch, index), and the reading of image files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.io import ImageReadMode, decode_image
+
+from detdistill.data.annotations import Annotations
+from detdistill.data.transforms import AugmentSettings, ImageSettings, draw_augmentation, transform_sample
+from detdistill.errors import DataError
+from detdistill.types import Targets
+
+# More pixels than this are taken for a decompression bomb: Pillow's own limit for an error.
+MAX_PIXELS = 178_956_970
+
+# What Pillow raises on broken or hostile files, depending on the format.
+_BROKEN = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+
+# torchvision decodes these about twice as fast as Pillow, to the same pixels; Pillow reads all other formats.
+_FAST_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
+
+# Streams of random numbers that one sample draws from; Sample.seed itself is left to the detectors.
+_AUGMENT_STREAM = 1
+_SAMPLE_TRANSFORM_STREAM = 2
+
+# A recipe's change to a sample before the resize: (RGB image uint8 (3, h, w) as stored, its targets in the
+# same pixels, the only source of randomness) -> the same two, of any size.
+SampleTransform = Callable[[Tensor, Targets, torch.Generator], tuple[Tensor, Targets]]
+
+
+def draw_seed(*numbers: int) -> int:
+    """A seed that depends on nothing but `numbers`: the same on every machine, in every process and version.
+
+    Args:
+        numbers: any integers; their order and their count matter.
+
+    Returns:
+        An integer in [0, 2**63).
+    """
+    digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One use of one image: which pass over the data set, and which image."""
+
+    epoch: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image as the models will see it, before padding.
+
+    Attributes:
+        image: RGB, resized, not padded; stays uint8 until the batch is made, which is cheap to move.
+        targets: ground truth in pixels of `image`.
+        size: height and width of `image` in pixels.
+        stored_size: height and width in pixels as stored on disk.
+        image_id: the data set's own image id.
+        seed: `draw_seed` of (seed, epoch, index).
+    """
+
+    image: UInt8[Tensor, "3 h w"]
+    targets: Targets
+    size: tuple[int, int]
+    stored_size: tuple[int, int]
+    image_id: int
+    seed: int
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Sums over pixels (contrast) depend on how many threads share them; loader workers have one.
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _broken(what: str, error: Exception) -> DataError:
+    reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    return DataError(
+        f"{what} must be an image that can be decoded, got a broken or unknown one ({reason})."
+        " Replace the file, or take it out of the annotations."
+    )
+
+
+def _decode_with_pillow(image: Image.Image) -> Tensor:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion would cut everything above 255.
+        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _decode(data: bytes, image: Image.Image) -> Tensor:
+    if image.format not in _FAST_FORMATS:
+        return _decode_with_pillow(image)
+    try:
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels: Tensor = decode_image(buffer, mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return _decode_with_pillow(image)
+    return (pixels.to(torch.int32) >> 8).to(torch.uint8) if pixels.dtype == torch.uint16 else pixels
+
+
+def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+    """Reads an image file as RGB, whatever it is stored as.
+
+    Grey, palette and 16-bit images are converted, transparency is left out, and the camera's orientation flag
+    is ignored, as COCO's annotations expect. The header is checked before a pixel is decoded.
+
+    Args:
+        path: of the file.
+        image_id: for messages.
+        size: height and width in pixels that the annotations state.
+
+    Returns:
+        Pixel values 0..255.
+
+    Raises:
+        DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
+    """
+    what = f"Image {image_id} ({path})"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{what} must be a readable file, got: {error.strerror}."
+            " Run `detdistill data check` to list all such images."
+        ) from error
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{width}x{height} pixels")
+            if (height, width) != size:
+                raise DataError(
+                    f"{what} must be {size[1]}x{size[0]} pixels (width x height) as annotated,"
+                    f" got {width}x{height}."
+                    " Run `detdistill data check` to list all such images."
+                )
+            pixels = _decode(data, image)
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{what} must have at most {MAX_PIXELS} pixels, got a header that says more ({error})."
+            " Store it smaller, or take it out of the annotations."
+        ) from error
+    except DataError:
+        raise
+    except _BROKEN as error:
+        raise _broken(what, error) from error
+    if tuple(pixels.shape) != (3, *size):
+        raise _broken(what, ValueError(f"its pixels have shape {tuple(pixels.shape)}"))
+    return pixels
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Images with their objects; what happens to a sample depends on (seed, epoch, index) alone.
+
+    Args:
+        annotations: which images and boxes there are.
+        image: the size that models see.
+        augment: what training may change; None gives the evaluation view, which only resizes.
+        seed: of all random choices.
+        sample_transform: a recipe's change to image and boxes before the resize; None for none. It gets the
+            image as stored, its targets, and a generator of its own, seeded by (seed, epoch, index) too.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        *,
+        image: ImageSettings,
+        augment: AugmentSettings | None = None,
+        seed: int = 0,
+        sample_transform: SampleTransform | None = None,
+    ) -> None:
+        self.annotations = annotations
+        self.image = image
+        self.augment = augment
+        self.seed = seed
+        self.sample_transform = sample_transform
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        """The sample of image `draw.index` in epoch `draw.epoch`.
+
+        Raises:
+            DataError: the image file cannot be used (see `read_image`).
+        """
+        with _one_thread():
+            return self._sample(draw)
+
+    def _sample(self, draw: Draw) -> Sample:
+        annotations, index = self.annotations, draw.index
+        image_id = int(annotations.image_ids[index])
+        height, width = (int(side) for side in annotations.sizes[index])
+        image = read_image(annotations.path(index), image_id=image_id, size=(height, width))
+        objects = annotations.objects(index)
+        targets = Targets(
+            boxes=torch.tensor(annotations.boxes[objects], dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor(annotations.labels[objects], dtype=torch.int64),
+            ignored=torch.tensor(annotations.ignored[objects], dtype=torch.bool),
+        )
+        if self.sample_transform is not None:
+            image, targets = self.sample_transform(image, targets, self._generator(draw, _SAMPLE_TRANSFORM_STREAM))
+        drawn = None
+        if self.augment is not None:
+            drawn = draw_augmentation(self.augment, self._generator(draw, _AUGMENT_STREAM))
+        image, targets = transform_sample(image, targets, settings=self.image, drawn=drawn)
+        return Sample(
+            image=image,
+            targets=targets,
+            size=(image.shape[1], image.shape[2]),
+            stored_size=(height, width),
+            image_id=image_id,
+            seed=draw_seed(self.seed, draw.epoch, index),
+        )
+
+    def _generator(self, draw: Draw, stream: int) -> torch.Generator:
+        return torch.Generator().manual_seed(draw_seed(self.seed, draw.epoch, draw.index, stream))

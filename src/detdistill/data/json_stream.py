@@ -1,0 +1,183 @@
+"""Reads the lists of a large JSON object one entry at a time, in constant memory.
+
+Why not a streaming library: ijson (yajl) takes twice the time, because it makes a Python object of every polygon
+corner, and it refuses the NaN and Infinity that Python's own `json.dump` writes, where a reader must report the
+one bad box and go on. Here the file is read in chunks, polygons are cut out of each chunk by one regular
+expression, and the interpreter's own decoder, written in C, turns one entry at a time into a dict.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Literal, TextIO
+
+from detdistill.errors import ConfigError, DataError
+
+CHUNK = 1 << 20
+LONGEST_ENTRY = 1 << 26
+_SPACE = re.compile(r"[ \t\r\n]*")
+# Only number lists, and only those followed by the next key or the entry's end.
+_POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[^"{}]*\](?=\s*(?:,\s*"|\}))')
+_decoder = json.JSONDecoder()
+
+
+class Begin(Enum):
+    """Marks that a key of the top-level object was met, before any of its entries."""
+
+    BEGIN = "begin"
+
+
+BEGIN: Final = Begin.BEGIN
+
+
+class _Invalid(Exception):
+    """The text is no JSON; carries what and about where."""
+
+
+class _Reader:
+    """A window that moves over the text; what lies before `at` has been read."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.text = ""
+        self.at = 0
+        self.ended = False
+
+    def more(self) -> bool:
+        """Makes the window longer (at least twice, so that a long entry costs linear time); False at the end."""
+        if self.ended:
+            return False
+        rest = self.text[self.at :]
+        if len(rest) > LONGEST_ENTRY:
+            raise _Invalid(f"one entry is longer than {LONGEST_ENTRY >> 20} million characters")
+        chunk = self.file.read(max(CHUNK, len(rest)))
+        self.ended = not chunk
+        text = rest + chunk
+        # A list of numbers that begins before the window's last brace also ends before it.
+        whole = text.rfind("}") + 1
+        self.text = _POLYGONS.sub('"segmentation":0', text[:whole]) + text[whole:]
+        self.at = 0
+        return True
+
+    def peek(self) -> str:
+        """The next character that is no white space; empty at the end of the file."""
+        while True:
+            match = _SPACE.match(self.text, self.at)
+            self.at = match.end() if match else self.at
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def expect(self, allowed: str) -> str:
+        """Reads one character that must be among those allowed."""
+        found = self.peek()
+        if not found or found not in allowed:
+            names = " or ".join(f"'{character}'" for character in allowed)
+            raise _Invalid(f"{names} is missing before {self._next()}")
+        self.at += 1
+        return found
+
+    def value(self) -> Any:
+        """Reads one whole value."""
+        self.peek()
+        while True:
+            try:
+                value, end = _decoder.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                if not self.more():
+                    self.at = min(error.pos, len(self.text))
+                    raise _Invalid(f"{error.msg} before {self._next()}") from None
+            except RecursionError:
+                raise _Invalid("it is nested too deeply") from None
+            else:
+                # A number that touches the window's end may go on behind it.
+                if end < len(self.text) or not self.more():
+                    self.at = end
+                    return value
+
+    def _next(self) -> str:
+        following = self.text[self.at : self.at + 30]
+        return repr(following) if following else "the end of the file"
+
+
+def _entries(reader: _Reader) -> Iterator[Any]:
+    reader.expect("[")
+    if reader.peek() == "]":
+        reader.at += 1
+        return
+    while True:
+        yield reader.value()
+        if reader.expect(",]") == "]":
+            return
+
+
+def _walk(reader: _Reader, path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
+    first = reader.peek()
+    if not first:
+        raise DataError(f"{path} must be a COCO JSON file, got an empty file. Write or download it anew.")
+    if first != "{":
+        reader.value()
+        kind = "a list" if first == "[" else "a single value"
+        raise DataError(
+            f'{path} must be a JSON object with the lists "images", "annotations" and "categories", '
+            f"got {kind}. Give the annotations in COCO's format, not results."
+        )
+    reader.expect("{")
+    if reader.peek() == "}":
+        reader.at += 1
+        return
+    while True:
+        if reader.peek() != '"':
+            reader.expect('"')
+        key = str(reader.value())
+        reader.expect(":")
+        yield key, BEGIN
+        if reader.peek() == "[":
+            for entry in _entries(reader):
+                if key in wanted:
+                    yield key, entry
+        else:
+            value = reader.value()
+            if key in wanted:
+                raise DataError(
+                    f'"{key}" of {path} must be a list, got {type(value).__name__}. Write the file in COCO\'s format.'
+                )
+        if reader.expect(",}") == "}":
+            return
+
+
+def walk(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any | Literal[Begin.BEGIN]]]:
+    """Yields the entries of the wanted top-level lists, one at a time, in the order of the file.
+
+    Polygons (a ``"segmentation"`` that is a list of numbers) are not decoded: they read as 0.
+
+    Args:
+        path: a JSON file in UTF-8 whose top level is an object.
+        wanted: keys whose lists are yielded; other values are passed over.
+
+    Yields:
+        (key, `BEGIN`) for every top-level key, then (key, entry) for each entry of a wanted list.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: the file is empty, no JSON, no object, or a wanted value is no list.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = _Reader(file)
+            yield from _walk(reader, path, wanted)
+            if reader.peek():
+                raise _Invalid("there is more text behind the end of the object")
+    except OSError as error:
+        raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} must be JSON text in UTF-8, got a byte that is not ({error.reason}). Save it as UTF-8."
+        ) from error
+    except _Invalid as error:
+        raise DataError(f"{path} must be JSON, got text that is none: {error}. Write or download it anew.") from error

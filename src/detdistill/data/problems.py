@@ -1,0 +1,104 @@
+"""What was found wrong in a data set: every problem with its place, counted by kind.
+
+A reader never stops at a flaw it can live with. It repairs the entry or skips it, and adds a `Problem` that names
+the file and the entry. The command line prints `Problems.summary()` as warnings; `data check` prints all of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["repaired", "skipped"]
+KEPT_PER_KIND = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One flaw of one entry.
+
+    Attributes:
+        kind: what all problems of this sort have in common, a short noun phrase.
+        where: file and id.
+        what: the values at fault.
+        action: ``"repaired"`` (the entry is used, changed) or ``"skipped"`` (it is left out).
+    """
+
+    kind: str
+    where: str
+    what: str
+    action: Action
+
+    def text(self) -> str:
+        """The problem as one line."""
+        return f"{self.where}: {self.what} ({self.action})"
+
+
+class Problems:
+    """Collects problems; counts all of them and keeps the first thousand of each kind."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, Action]] = Counter()
+        self._kept: dict[tuple[str, Action], list[Problem]] = {}
+
+    def add(self, kind: str, where: str, *, what: str, action: Action) -> None:
+        """Counts one problem and keeps it unless a thousand of its kind are there already."""
+        key = (kind, action)
+        self._counts[key] += 1
+        kept = self._kept.setdefault(key, [])
+        if len(kept) < KEPT_PER_KIND:
+            kept.append(Problem(kind, where, what, action))
+
+    def extend(self, others: Iterable[Problems]) -> None:
+        """Adds what other collectors found."""
+        for other in others:
+            for key, count in other._counts.items():
+                self._counts[key] += count
+                kept = self._kept.setdefault(key, [])
+                kept.extend(other._kept[key][: KEPT_PER_KIND - len(kept)])
+
+    def __len__(self) -> int:
+        return self._counts.total()
+
+    def __iter__(self) -> Iterator[Problem]:
+        """The kept problems, kind by kind in order of first appearance."""
+        for problems in self._kept.values():
+            yield from problems
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many problems of each kind there are."""
+        by_kind: Counter[str] = Counter()
+        for (kind, _), count in self._counts.items():
+            by_kind[kind] += count
+        return dict(by_kind)
+
+    @property
+    def repaired(self) -> int:
+        """How many entries are used, changed."""
+        return sum(count for (_, action), count in self._counts.items() if action == "repaired")
+
+    @property
+    def skipped(self) -> int:
+        """How many entries are left out."""
+        return sum(count for (_, action), count in self._counts.items() if action == "skipped")
+
+    def summary(self, *, examples: int = 3) -> list[str]:
+        """Text lines: every kind with its count, each followed by its first few cases.
+
+        Args:
+            examples: at most this many cases of a kind; the rest are counted in a last line.
+
+        Returns:
+            No line at all where there is no problem.
+        """
+        lines: list[str] = []
+        for (kind, action), count in self._counts.items():
+            lines.append(f"{kind}: {count} {action}")
+            shown = self._kept[(kind, action)][: max(examples, 0)]
+            lines.extend(f"  {problem.where}: {problem.what}" for problem in shown)
+            if examples > 0 and count > len(shown):
+                lines.append(f"  ... and {count - len(shown)} more")
+        return lines

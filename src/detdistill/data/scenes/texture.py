@@ -1,0 +1,179 @@
+"""Chance, colours, noise, sky and weather of the drawn scenes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter
+
+Colour = tuple[float, float, float]
+T = TypeVar("T")
+
+_TILE: Final = 1024
+_BLOCK: Final = 2048
+
+
+class Dice:
+    """Cheap random scalars from one numpy generator, which is drawn from in blocks."""
+
+    def __init__(self, seed: Sequence[int]) -> None:
+        self.generator = np.random.default_rng(list(seed))
+        self._block: list[float] = []
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+        if not self._block:
+            self._block = self.generator.random(_BLOCK).tolist()
+        return self._block.pop()
+
+    def uniform(self, low: float, high: float) -> float:
+        """A number in [low, high)."""
+        return low + (high - low) * self.random()
+
+    def log_uniform(self, low: float, high: float) -> float:
+        """A number in [low, high) whose logarithm is uniform."""
+        return low * math.exp(math.log(high / low) * self.random())
+
+    def chance(self, probability: float) -> bool:
+        """True with this probability."""
+        return self.random() < probability
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number from low to high, both included."""
+        return low + int((high - low + 1) * self.random())
+
+    def pick(self, options: Sequence[T]) -> T:
+        """One of the options."""
+        return options[int(len(options) * self.random())]
+
+    def weighted(self, options: Sequence[tuple[T, float]]) -> T:
+        """One of the options, each given with its weight."""
+        left = self.random() * sum(weight for _, weight in options)
+        for option, weight in options:
+            left -= weight
+            if left < 0:
+                return option
+        return options[-1][0]
+
+    def near(self, colour: Colour, spread: float = 18.0) -> Colour:
+        """A colour close to the given one."""
+        shift = self.uniform(-spread, spread)
+        red, green, blue = (
+            min(255.0, max(0.0, channel + shift + self.uniform(-spread, spread) / 2)) for channel in colour
+        )
+        return red, green, blue
+
+    def any_colour(self, low: float = 20.0, high: float = 235.0) -> Colour:
+        """Any colour whose channels lie in [low, high)."""
+        return self.uniform(low, high), self.uniform(low, high), self.uniform(low, high)
+
+
+def mix(first: Colour, second: Colour, share: float) -> Colour:
+    """`share` of the second colour, the rest of the first."""
+    keep = 1.0 - share
+    return (
+        first[0] * keep + second[0] * share,
+        first[1] * keep + second[1] * share,
+        first[2] * keep + second[2] * share,
+    )
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """The colour, darker (factor < 1) or brighter (factor > 1)."""
+    return min(255.0, colour[0] * factor), min(255.0, colour[1] * factor), min(255.0, colour[2] * factor)
+
+
+@cache
+def _tiles() -> tuple[Image.Image, ...]:
+    """Large textures that every scene cuts its own piece from: grain, blotches, both."""
+    generator = np.random.default_rng(20240607)
+    size = (_TILE, _TILE)
+
+    def noise(cells: int) -> NDArray[np.float32]:
+        coarse = generator.random((cells, cells), dtype=np.float32)
+        picture = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(picture, dtype=np.float32)
+
+    fine, middle, broad = noise(_TILE // 2), noise(_TILE // 10), noise(_TILE // 48)
+    mixes = (
+        224 + 31 * fine,
+        205 + 18 * fine + 32 * middle,
+        190 + 22 * fine + 22 * middle + 26 * broad,
+        200 + 20 * middle + 40 * broad,
+    )
+    return tuple(Image.fromarray(np.clip(m, 0, 255).astype(np.uint8)).convert("RGB") for m in mixes)
+
+
+def texture(dice: Dice, width: int, height: int) -> Image.Image:
+    """A piece of texture to multiply a picture by; bright, with dark grain and blotches."""
+    tile = dice.pick(_tiles())
+    if width > _TILE or height > _TILE:
+        tile = tile.resize((max(width, _TILE), max(height, _TILE)), Image.Resampling.BILINEAR)
+    left = dice.integer(0, tile.width - width)
+    top = dice.integer(0, tile.height - height)
+    return tile.crop((left, top, left + width, top + height))
+
+
+def sky(dice: Dice, width: int, height: int, top: Colour, bottom: Colour, clouds: float) -> Image.Image:
+    """A sky from `top` to `bottom` colour with clouds.
+
+    Args:
+        dice: chance.
+        width: in canvas pixels.
+        height: in canvas pixels.
+        top: colour at the upper edge.
+        bottom: colour at the lower edge.
+        clouds: how much of it clouds cover, in [0, 1].
+    """
+    ramp = np.linspace(0.0, 1.0, 16, dtype=np.float32)[:, None]
+    column = np.asarray(top, dtype=np.float32) * (1 - ramp) + np.asarray(bottom, dtype=np.float32) * ramp
+    picture = Image.fromarray(np.clip(column, 0, 255).astype(np.uint8)[:, None, :])
+    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    if clouds > 0:
+        cover = dice.generator.random((5, 7), dtype=np.float32)
+        mask = np.clip((cover - 1 + clouds) * 400, 0, 190).astype(np.uint8)
+        shape = Image.fromarray(mask).resize((width, height), Image.Resampling.BICUBIC)
+        tone = mix(bottom, (255.0, 255.0, 255.0), 0.45)
+        picture.paste((int(tone[0]), int(tone[1]), int(tone[2])), (0, 0), shape)
+    return picture
+
+
+def skyline(dice: Dice, picture: Image.Image, horizon: float, colour: Colour) -> None:
+    """Draws distant roofs or hills just above the horizon."""
+    pen = ImageDraw.Draw(picture)
+    fill = (int(colour[0]), int(colour[1]), int(colour[2]))
+    x, unit = 0.0, picture.width / 20
+    hills = dice.chance(0.4)
+    while x < picture.width:
+        step, rise = dice.uniform(0.5, 2.5) * unit, dice.uniform(0.2, 1.6) * unit
+        if hills:
+            pen.ellipse([(x - step, horizon - rise), (x + 2 * step, horizon + rise)], fill=fill)
+        else:
+            pen.rectangle([(x, horizon - rise), (x + step, horizon + 2)], fill=fill)
+        x += step
+
+
+def develop(dice: Dice, picture: Image.Image, *, grain: float, blur: float, exposure: float) -> Image.Image:
+    """Turns the finished drawing into a photograph: defocus, exposure, contrast, sensor noise.
+
+    Args:
+        dice: chance.
+        picture: at its final size.
+        grain: standard deviation of the noise, in 8-bit steps.
+        blur: radius in pixels; 0 for a sharp picture.
+        exposure: factor on brightness.
+    """
+    if blur > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(blur))
+    values = np.asarray(picture, dtype=np.float32)
+    noise = dice.generator.standard_normal(values.shape, dtype=np.float32)
+    contrast = dice.uniform(0.85, 1.15)
+    gain = exposure * contrast
+    offset = 110.0 * exposure * (1 - contrast) + dice.uniform(-6, 6)
+    values = values * np.float32(gain) + np.float32(offset) + noise * np.float32(grain)
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))

@@ -1,0 +1,143 @@
+"""What is in a split, at a glance: counts, class balance, box and image sizes, problems."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.annotations import Annotations
+from detdistill.data.problems import Problems
+
+SMALL_PX2, MEDIUM_PX2 = 32.0**2, 96.0**2
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCount:
+    """One class: its boxes (ignored ones left out), their share of all in percent, and the images that show it."""
+
+    name: str
+    boxes: int
+    percent: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Smallest, median and largest of something, in pixels."""
+
+    smallest: float
+    median: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """A split in figures.
+
+    Attributes:
+        images: images that can be used.
+        images_without_boxes: how many of them have none (ignored boxes do not count).
+        boxes: boxes to learn, without the ignored ones.
+        ignored: crowd boxes and ignore regions (a region counts once for every class).
+        classes: in label order.
+        small: boxes below 32x32 square pixels of area, as COCO counts.
+        medium: boxes from there to 96x96.
+        large: the rest.
+        box_side: square root of width times height; None without boxes.
+        image_width: None without images.
+        image_height: None without images.
+        repaired: entries used, changed.
+        skipped: entries left out.
+        problems: how many of each kind.
+    """
+
+    images: int
+    images_without_boxes: int
+    boxes: int
+    ignored: int
+    classes: tuple[ClassCount, ...]
+    small: int
+    medium: int
+    large: int
+    box_side: Spread | None
+    image_width: Spread | None
+    image_height: Spread | None
+    repaired: int
+    skipped: int
+    problems: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for JSON."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each line of a table."""
+        share = f"{100 * self.images_without_boxes / self.images:.1f} %" if self.images else "-"
+        per_image = f"{self.boxes / self.images:.1f} per image" if self.images else "-"
+        rows = [
+            ("images", str(self.images)),
+            ("images without boxes", f"{self.images_without_boxes} ({share})"),
+            ("boxes", f"{self.boxes} ({per_image})"),
+            ("ignored boxes", str(self.ignored)),
+            ("small / medium / large", f"{self.small} / {self.medium} / {self.large}"),
+        ]
+        for name, spread in (
+            ("box side, px", self.box_side),
+            ("image width, px", self.image_width),
+            ("image height, px", self.image_height),
+        ):
+            if spread is not None:
+                text = f"{spread.smallest:.0f} to {spread.largest:.0f}, median {spread.median:.0f}"
+                rows.append((name, text))
+        for item in self.classes:
+            rows.append((f"class {item.name}", f"{item.boxes} ({item.percent:.1f} %) in {item.images} images"))
+        for kind, count in self.problems.items():
+            rows.append((f"problem: {kind}", str(count)))
+        if self.problems:
+            rows.append(("repaired / skipped", f"{self.repaired} / {self.skipped}"))
+        return rows
+
+
+def _spread(values: NDArray[Any]) -> Spread | None:
+    if len(values) == 0:
+        return None
+    return Spread(float(values.min()), float(np.median(values)), float(values.max()))
+
+
+def summarise(annotations: Annotations, problems: Problems) -> SplitSummary:
+    """Counts what is in a split."""
+    used = ~annotations.ignored
+    labels = annotations.labels[used]
+    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[used]
+    classes = len(annotations.class_names)
+    counts = np.bincount(labels, minlength=classes).tolist()
+    pairs = np.unique(image_of * classes + labels)
+    images_of_class = np.bincount(pairs % classes, minlength=classes).tolist() if len(pairs) else [0] * classes
+    total = len(labels)
+    corners = annotations.boxes[used]
+    sides = np.sqrt((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]))
+    areas = annotations.areas[used]
+    small = int((areas < SMALL_PX2).sum())
+    large = int((areas >= MEDIUM_PX2).sum())
+    return SplitSummary(
+        images=len(annotations),
+        images_without_boxes=len(annotations) - len(np.unique(image_of)),
+        boxes=total,
+        ignored=int(annotations.ignored.sum()),
+        classes=tuple(
+            ClassCount(name, count, 100.0 * count / total if total else 0.0, seen)
+            for name, count, seen in zip(annotations.class_names, counts, images_of_class, strict=True)
+        ),
+        small=small,
+        medium=total - small - large,
+        large=large,
+        box_side=_spread(sides),
+        image_width=_spread(annotations.sizes[:, 1]),
+        image_height=_spread(annotations.sizes[:, 0]),
+        repaired=problems.repaired,
+        skipped=problems.skipped,
+        problems=dict(problems.counts),
+    )

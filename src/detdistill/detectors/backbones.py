@@ -1,0 +1,305 @@
+"""A timm backbone with a feature pyramid on top, its normalisation and its frozen part as asked."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal, Self
+
+import timm
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
+
+from detdistill.detectors.settings import FpnNorm, Norm, check_backbone
+from detdistill.errors import ConfigError, MissingDependencyError
+
+CHANNELS_PER_GROUP = 8
+MAX_GROUPS = 32
+_SHOWN = 4
+# Transformers with windows accept other image sizes than their own only when told so.
+_BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {"swin_": {"strict_img_size": False}}
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group-norm whose groups fit the width: at most 32 of them, at least 8 channels each (or one group)."""
+    most = max(1, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP))
+    return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
+
+
+class ExtraLevels(ExtraFPNBlock):  # type: ignore[misc]
+    """Coarser levels below the FPN's last: convolutions of stride 2, a ReLU before each but the first."""
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(levels))
+        for conv in self.convs.children():
+            if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+                nn.init.kaiming_uniform_(conv.weight, a=1)
+                nn.init.zeros_(conv.bias)
+
+    def forward(
+        self, results: list[Tensor], features: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        """`results` and `names`, longer by the extra levels."""
+        last = results[-1]
+        for index, conv in enumerate(self.convs):
+            last = conv(last if index == 0 else last.relu())
+            results.append(last)
+            names.append(f"extra{index}")
+        return results, names
+
+
+class PyramidBackbone(nn.Module):
+    """Normalised images in, pyramid levels out, fine to coarse; torchvision's detectors accept it as `backbone`.
+
+    Attributes:
+        strides: nominal pixels per cell of every level.
+        out_channels: channels of every level.
+        level_names: the keys of the output: "0", "1", ... and "pool" for a level that only subsamples.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        fpn: FeaturePyramidNetwork,
+        *,
+        strides: tuple[int, ...],
+        out_channels: int,
+        level_names: tuple[str, ...],
+        channels_last_axis: bool,
+        frozen: Sequence[nn.Module],
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = fpn
+        self.strides = strides
+        self.out_channels = out_channels
+        self.level_names = level_names
+        self._channels_last_axis = channels_last_axis
+        names = {id(module): name for name, module in body.named_modules()}
+        self._frozen_names = tuple(names[id(module)] for module in frozen)
+        self.train(self.training)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"]) -> OrderedDict[str, Tensor]:
+        """The pyramid's levels by name. Gradients flow to the images and to what is not frozen."""
+        maps = self.body(images)
+        if self._channels_last_axis:
+            maps = [level.permute(0, 3, 1, 2).contiguous() for level in maps]
+        levels = self.fpn(OrderedDict(zip(self.level_names, maps, strict=False)))
+        return OrderedDict(zip(self.level_names, levels.values(), strict=True))
+
+    def train(self, mode: bool = True) -> Self:
+        """As always, except that what is frozen stays in eval mode."""
+        super().train(mode)
+        for name in self._frozen_names:
+            self.body.get_submodule(name).eval()
+        return self
+
+
+def build_backbone(
+    name: str,
+    *,
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128),
+    fpn_channels: int = 256,
+    norm: Norm = "batch",
+    fpn_norm: FpnNorm = "none",
+    freeze_stages: int = 0,
+    pretrained: bool | str | Path | None = None,
+    extra: Literal["conv", "pool"] = "conv",
+) -> PyramidBackbone:
+    """A timm backbone with an FPN that gives maps at exactly `strides`.
+
+    Strides the backbone has come from it; coarser ones are added after the FPN. Weights that are not
+    `pretrained` are drawn from torch's global CPU generator.
+
+    Args:
+        name: a timm model with feature maps at several strides.
+        strides: pixels per cell, fine to coarse, doubling.
+        fpn_channels: channels of every level.
+        norm: what becomes of the backbone's batch-norm layers (see `DetectorSettings.norm`).
+        fpn_norm: normalisation after the FPN's convolutions.
+        freeze_stages: see `DetectorSettings.freeze_stages`.
+        pretrained: see `DetectorSettings.pretrained`.
+        extra: how coarser levels come about: convolutions of stride 2, or (one level only) subsampling.
+
+    Raises:
+        ConfigError: unknown name, strides that the backbone does not have, weights that do not fit.
+        MissingDependencyError: `pretrained` is True and the weights cannot be downloaded.
+    """
+    check_backbone(name)
+    indices, extras = _choose_levels(name, strides)
+    body = _create_body(name, indices, pretrained=pretrained)
+    if norm == "group":
+        _replace_batch_norm(body)
+    frozen = _freeze(body, stages=freeze_stages)
+    if norm == "frozen":
+        for module in body.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+                frozen.append(module)
+    layers: dict[str, Callable[[int], nn.Module] | None] = {
+        "none": None,
+        "batch": nn.BatchNorm2d,
+        "group": group_norm,
+    }
+    if extra == "pool" and extras > 1:
+        raise ConfigError(
+            f"detector.strides must ask for at most one level beyond the backbone '{name}', got {strides}. "
+            "Leave out the coarsest."
+        )
+    block: ExtraFPNBlock | None = None
+    if extras:
+        block = LastLevelMaxPool() if extra == "pool" else ExtraLevels(fpn_channels, extras)
+    fpn = FeaturePyramidNetwork(
+        body.feature_info.channels(), fpn_channels, extra_blocks=block, norm_layer=layers[fpn_norm]
+    )
+    level_names = tuple(str(level) for level in range(len(strides)))
+    return PyramidBackbone(
+        body,
+        fpn,
+        strides=strides,
+        out_channels=fpn_channels,
+        level_names=(*level_names[:-1], "pool") if extras and extra == "pool" else level_names,
+        channels_last_axis="NHWC" in str(getattr(body, "output_fmt", "")),
+        frozen=frozen,
+    )
+
+
+def _build_arguments(name: str) -> dict[str, Any]:
+    return next((arguments for start, arguments in _BUILD_ARGUMENTS.items() if name.startswith(start)), {})
+
+
+def _choose_levels(name: str, strides: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+    """Which of the backbone's own maps to take, as negative indices, and how many levels to add."""
+    with torch.device("meta"):
+        probe: Any = timm.create_model(name, features_only=True, **_build_arguments(name))
+    offered = probe.feature_info.reduction()
+    position = {stride: index - len(offered) for index, stride in enumerate(offered)}
+    own = [stride for stride in strides if stride <= offered[-1]]
+    if not own or any(stride not in position for stride in own):
+        raise ConfigError(
+            f"detector.strides must start at strides that the backbone '{name}' has, {tuple(sorted(position))}, "
+            f"got {strides}. Change detector.strides or take another backbone."
+        )
+    return tuple(position[stride] for stride in own), len(strides) - len(own)
+
+
+def _create_body(name: str, indices: tuple[int, ...], *, pretrained: bool | str | Path | None) -> Any:
+    arguments = {"features_only": True, "out_indices": indices, **_build_arguments(name)}
+    if pretrained is not True:
+        body = timm.create_model(name, **arguments)
+        if isinstance(pretrained, str | Path):
+            _load_body(body, name, Path(pretrained))
+        return body
+    try:
+        return timm.create_model(name, pretrained=True, **arguments)
+    except (OSError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f"The pretrained weights of '{name}' must be downloadable or cached, got: {str(error).splitlines()[0]} "
+            "Give detector.pretrained the path of a state dict (.safetensors or .pth) instead of true, or null."
+        ) from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .pth file read with ``weights_only=True``.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, or holds something else than named tensors.
+    """
+    if not path.is_file():
+        raise ConfigError(f"The weights {path} must be a file, got none there. Check the path.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    # torch tells a broken file by UnpicklingError, RuntimeError, EOFError, ... depending on where it is broken.
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
+        raise ConfigError(
+            f"The weights {path} must be a state dict in .safetensors or .pth, got a file that cannot be read "
+            f"({type(error).__name__}). Save the state dict alone with safetensors."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ConfigError(
+            f"The weights {path} must be a state dict, got something else. Save model.state_dict() alone."
+        )
+    return content
+
+
+def _load_body(body: Any, name: str, path: Path) -> None:
+    """Loads the file's tensors into the feature extractor, or says what does not fit."""
+    given = read_state_dict(path)
+    wanted = body.state_dict()
+    with torch.device("meta"):
+        whole = timm.create_model(name, **_build_arguments(name)).state_dict()
+    found: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    for key, value in given.items():
+        # timm's feature extractors keep a module's name, flatten the first dot, or put the model below "model".
+        inside = next((k for k in (key, key.replace(".", "_", 1), f"model.{key}") if k in wanted), None)
+        if inside is not None:
+            found[inside] = value
+        elif key not in whole:
+            unknown.append(key)
+    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    wrong = [
+        f"{key} {tuple(value.shape)} instead of {tuple(wanted[key].shape)}"
+        for key, value in found.items()
+        if value.shape != wanted[key].shape
+    ]
+    problems = [
+        f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
+        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise ConfigError(
+            f"The weights {path} must fit timm's '{name}' in timm's names (its classifier aside), got tensors "
+            f"that do not: {'; '.join(problems)}. Give the file of this very model."
+        )
+    body.load_state_dict(found, strict=False)
+
+
+def _freeze(body: Any, *, stages: int) -> list[nn.Module]:
+    """Stops the training of all that computes maps up to stride 2^(stages+1); the modules to keep in eval mode."""
+    if stages == 0:
+        return []
+    last = max((i for i in body.feature_info.info if i["reduction"] <= 2 ** (stages + 1)), key=lambda i: i["reduction"])
+    prefixes = {last["module"], last["module"].replace(".", "_", 1), f"model.{last['module']}"}
+    modules = list(body.named_modules())
+    reached = [
+        index
+        for index, (name, _) in enumerate(modules)
+        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+    ]
+    for _, module in modules[1 : max(reached, default=0) + 1]:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    return [
+        module
+        for _, module in modules[1:]
+        if any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters())
+    ]
+
+
+def _replace_batch_norm(module: nn.Module) -> None:
+    """Group-norm in the place of every batch-norm below `module`, with the same scale, shift and activation."""
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm2d):
+            _replace_batch_norm(child)
+            continue
+        norm = group_norm(child.num_features)
+        norm.load_state_dict({"weight": child.weight.detach(), "bias": child.bias.detach()})
+        norm.requires_grad_(child.weight.requires_grad)
+        norm.train(child.training)
+        after = list(child.children())  # timm's fused norms carry their activation
+        setattr(module, name, nn.Sequential(norm, *after) if after else norm)

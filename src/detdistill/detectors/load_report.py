@@ -1,0 +1,181 @@
+"""Loading weights strictly: which tensors matched, which did not, and whether two class lists agree."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detdistill.errors import ConfigError
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeMismatch:
+    """A tensor that stands in the file and in the model with different shapes."""
+
+    name: str
+    in_file: tuple[int, ...]
+    in_model: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What loading a file into a model did, tensor by tensor.
+
+    Attributes:
+        source: the file, or what else the tensors came from.
+        matched: tensors of the model that were filled from the file.
+        missing: tensors of the model that the file lacks.
+        unexpected: tensors of the file that the model does not have.
+        mismatched: tensors of both, with different shapes; not loaded.
+    """
+
+    source: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: tuple[ShapeMismatch, ...] = ()
+
+    @property
+    def wanted(self) -> int:
+        """How many tensors the model has."""
+        return len(self.matched) + len(self.missing) + len(self.mismatched)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the model's tensors that matched, 0 to 1; 1 for a model without tensors."""
+        return len(self.matched) / self.wanted if self.wanted else 1.0
+
+    def text(self) -> str:
+        """The report in a few lines: ``matched 296 of 296 tensors (100 %)`` and the first of what did not match."""
+        # Rounded down, so that only a full match reads 100 %.
+        lines = [f"matched {len(self.matched)} of {self.wanted} tensors ({int(100 * self.fraction)} %)"]
+        shapes = tuple(f"{bad.name} {bad.in_file} in the file, {bad.in_model} here" for bad in self.mismatched)
+        for title, names in (("missing", self.missing), ("unexpected", self.unexpected), ("other shape", shapes)):
+            if names:
+                more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+                lines.append(f"  {title} ({len(names)}): {', '.join(names[:_LISTED])}{more}")
+        return "\n".join(lines)
+
+    def require_complete(self, *, allow: frozenset[str] = frozenset()) -> None:
+        """Refuses anything but a full match, apart from what is allowed by name.
+
+        Args:
+            allow: beginnings of tensor names that may be missing, unexpected or of another shape.
+
+        Raises:
+            ConfigError: some tensor that is not allowed for did not match, or `allow` holds the empty name.
+        """
+        if "" in allow:
+            raise ConfigError(
+                "a tensor name to allow for must be the beginning of a name, got an empty one, which would "
+                "allow everything. Name the tensors."
+            )
+        prefixes = tuple(allow)
+        names = (*self.missing, *self.unexpected, *(bad.name for bad in self.mismatched))
+        if any(not name.startswith(prefixes) for name in names):
+            raise ConfigError(
+                f"{self.source} must fit the model tensor by tensor, got:\n{self.text()}\n"
+                "Use the file that belongs to this model, or allow the tensors by name."
+            )
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> LoadReport:
+    """Copies tensors into a module by name, through the module's own renaming of older files.
+
+    What does not fit is left out and reported: call `LoadReport.require_complete` on the result.
+
+    Args:
+        module: filled in place.
+        tensors: by name, as `module.state_dict()` names them, or as an older version of the module did.
+        source: what the report and its error call the tensors.
+    """
+    mismatched: dict[str, ShapeMismatch] = {}
+
+    def leave_out_other_shapes(
+        owner: nn.Module, state: dict[str, Any], prefix: str, *_rest: object
+    ) -> None:  # runs after the owner renamed its old tensors, before they are copied
+        for name, held in (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)):
+            key = prefix + name
+            given = state.get(key)
+            if isinstance(given, Tensor) and given.shape != held.shape:
+                mismatched[key] = ShapeMismatch(key, tuple(given.shape), tuple(held.shape))
+                del state[key]
+
+    state: OrderedDict[str, Tensor] = OrderedDict(tensors)
+    # torch reads the versions that renaming needs from this attribute, which a plain copy loses.
+    metadata = getattr(tensors, "_metadata", None)
+    if metadata is not None:
+        state._metadata = metadata  # type: ignore[attr-defined]
+    handles = [part.register_load_state_dict_pre_hook(leave_out_other_shapes) for part in module.modules()]
+    try:
+        result = module.load_state_dict(state, strict=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    missing = tuple(name for name in result.missing_keys if name not in mismatched)
+    left_out = {*missing, *mismatched}
+    return LoadReport(
+        source=source,
+        matched=tuple(name for name in module.state_dict() if name not in left_out),
+        missing=missing,
+        unexpected=tuple(result.unexpected_keys),
+        mismatched=tuple(mismatched.values()),
+    )
+
+
+def require_finite(tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuses weights that are not numbers.
+
+    Raises:
+        ConfigError: a floating-point tensor holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ConfigError(
+                f"{source} must hold finite weights, got NaN or infinity in {name}. "
+                "The training that wrote it diverged: use an earlier checkpoint."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ClassComparison:
+    """How a student's and a teacher's class lists differ.
+
+    Attributes:
+        equal: same names in the same order.
+        same_names: same names, in whatever order.
+        only_student: names that the teacher lacks.
+        only_teacher: names that the student lacks.
+    """
+
+    equal: bool
+    same_names: bool
+    only_student: tuple[str, ...]
+    only_teacher: tuple[str, ...]
+
+    def text(self) -> str:
+        """The comparison in one line."""
+        if self.equal:
+            return "classes: the same names in the same order"
+        if self.same_names:
+            return "classes: the same names in another order"
+        student = ", ".join(self.only_student) or "none"
+        teacher = ", ".join(self.only_teacher) or "none"
+        return f"classes: only the student has {student}; only the teacher has {teacher}"
+
+
+def compare_classes(*, student: tuple[str, ...], teacher: tuple[str, ...]) -> ClassComparison:
+    """Compares two class lists by name and order."""
+    return ClassComparison(
+        equal=student == teacher,
+        same_names=sorted(student) == sorted(teacher),
+        only_student=tuple(name for name in student if name not in teacher),
+        only_teacher=tuple(name for name in teacher if name not in student),
+    )

@@ -1,0 +1,128 @@
+"""Before the first step a run proves that it distils: every term is finite and reaches the student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from detdistill.distill.recipe import WeightedTerm
+from detdistill.distill.step import DistillationStep
+from detdistill.errors import DistillError
+from detdistill.types import Batch, Clock, Observation, Pyramid
+
+_NOISE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class TermProof:
+    """What one term showed on one batch, before gain, warm-up and weight.
+
+    Attributes:
+        name: the term.
+        loss: its loss.
+        gradient_norm: norm of its gradient to the student's parameters, or to the perturbed observation.
+        perturbed: student and teacher showed the same tensors, so the student's were perturbed for the proof.
+    """
+
+    name: str
+    loss: float
+    gradient_norm: float
+    perturbed: bool
+
+    def __str__(self) -> str:
+        note = " (student equals teacher here: proved on a perturbed observation)" if self.perturbed else ""
+        return f"{self.name}: loss {self.loss:.4g}, gradient to the student {self.gradient_norm:.4g}{note}"
+
+
+def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
+    """Shows on one batch that every term of the step teaches the student.
+
+    The student's buffers (batch-norm statistics) are as before afterwards, no gradient is left behind, and no
+    global random state is used.
+
+    Args:
+        step: the step that will be trained.
+        batch: a batch with at least one box, on the step's device.
+
+    Returns:
+        One proof per term.
+
+    Raises:
+        DistillError: a term is not finite, or its gradient to the student is zero or not finite.
+    """
+    buffers = {name: buffer.clone() for name, buffer in step.student.named_buffers()}
+    try:
+        students, teachers = step.observe(batch)
+        return tuple(
+            _prove_term(weighted, step, students[weighted.view], teachers[weighted.view], batch)
+            for weighted in step.recipe.terms
+        )
+    finally:
+        for name, buffer in step.student.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _prove_term(
+    weighted: WeightedTerm, step: DistillationStep, student: Observation, teacher: Observation, batch: Batch
+) -> TermProof:
+    seen, clock = weighted.view(batch), Clock(step=0, total_steps=1)
+    parameters = [parameter for parameter in step.student.parameters() if parameter.requires_grad]
+    loss = weighted.term(student, teacher, seen, clock).values.sum(1).mean()
+    norm = _gradient_norm(loss, parameters)
+    perturbed = norm == 0.0 and _same(student, teacher)
+    if perturbed:
+        shaken, leaves = _shake(student)
+        loss = weighted.term(shaken, teacher, seen, clock).values.sum(1).mean()
+        norm = _gradient_norm(loss, leaves)
+    value = float(loss.detach())
+    if not torch.isfinite(loss.detach()):
+        raise DistillError(
+            f"The loss of the term '{weighted.name}' must be finite on the first batch, got {value}. "
+            "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER`."
+        )
+    if not 0.0 < norm < float("inf"):
+        raise DistillError(
+            f"The gradient of the term '{weighted.name}' to the student must be finite and not zero, got {norm}. "
+            "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
+        )
+    return TermProof(name=weighted.name, loss=value, gradient_norm=norm, perturbed=perturbed)
+
+
+def _gradient_norm(loss: Tensor, inputs: Sequence[Tensor]) -> float:
+    if not loss.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+    squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _same(student: Observation, teacher: Observation) -> bool:
+    pairs = zip(student.pyramid.levels, teacher.pyramid.levels, strict=False)
+    return all(ours.shape == theirs.shape and torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def _shake(student: Observation) -> tuple[Observation, list[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(level: Tensor) -> Tensor:
+        noise = torch.randn(level.shape, generator=generator).to(level.device, level.dtype)
+        return (level.detach() + _NOISE * noise).requires_grad_()
+
+    pyramid = Pyramid(levels=tuple(noisy(level) for level in student.pyramid.levels), strides=student.pyramid.strides)
+    leaves = list(pyramid.levels)
+    shaken = replace(student, pyramid=pyramid)
+    if student.class_logits is not None:
+        logits = replace(student.class_logits, levels=tuple(noisy(level) for level in student.class_logits.levels))
+        leaves += logits.levels
+        shaken = replace(shaken, class_logits=logits)
+    if student.box_distributions is not None:
+        boxes = replace(
+            student.box_distributions,
+            levels=tuple(noisy(level) for level in student.box_distributions.levels),
+        )
+        leaves += boxes.levels
+        shaken = replace(shaken, box_distributions=boxes)
+    return shaken, leaves

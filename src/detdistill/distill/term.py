@@ -1,0 +1,199 @@
+"""A term compares what the student saw with what the teacher saw: one cost per image and level, never a scalar."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detdistill.detectors.base import DetectorSpec
+from detdistill.errors import CapabilityError, ShapeError
+from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid
+
+Select = Callable[[Observation], Pyramid]
+Focus = Callable[[Observation, Batch], Pyramid]
+Compare = Callable[[Tensor, Tensor, Tensor], Tensor]
+Normalize = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Term(nn.Module, ABC):
+    """One comparison of student and teacher, with what it needs from both and what it trains itself.
+
+    Every term is batch-invariant on fixed observations: its cost of image i is the same in any batch on the same
+    padded grid. A term that finds no position returns a zero that is connected to the graph.
+    """
+
+    knowledge: Knowledge
+    student_needs: frozenset[Need]
+    teacher_needs: frozenset[Need]
+
+    @abstractmethod
+    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
+        """The cost per image and level.
+
+        Args:
+            student: gradients flow.
+            teacher: constant.
+            batch: geometry, targets and seeds.
+            clock: where the run is.
+
+        Returns:
+            Cost ≥ 0, float32.
+        """
+
+
+class CellTerm(Term):
+    """A term composed of words: select, align, compare, focus, normalize.
+
+    Args:
+        knowledge: what kind of knowledge it carries.
+        select: which maps are compared.
+        align: a module (levels, levels) → (levels, levels) that takes the student's paired levels to the teacher's.
+        compare: (student, teacher, inside cells) → cost of the same shape.
+        focus: (teacher, batch) → masks ≥ 0 per level; padding never counts, whatever it says.
+        normalize: (cost · mask, mask, inside cells) → one number per image.
+        inside: (teacher, batch) → masks of 0 and 1: the cells inside the image.
+        strides: the levels to compare; see `shared_strides`.
+        student_needs: parts of the observation that `select` reads.
+        teacher_needs: parts that `select` and `focus` read.
+    """
+
+    def __init__(
+        self,
+        *,
+        knowledge: Knowledge,
+        select: Select,
+        align: nn.Module,
+        compare: Compare,
+        focus: Focus,
+        normalize: Normalize,
+        inside: Focus,
+        strides: Sequence[int],
+        student_needs: frozenset[Need],
+        teacher_needs: frozenset[Need],
+    ) -> None:
+        super().__init__()
+        self.knowledge = knowledge
+        self.select = select
+        self.align = align
+        self.compare = compare
+        self.focus = focus
+        self.normalize = normalize
+        self.inside = inside
+        self.strides = tuple(strides)
+        self.student_needs = student_needs
+        self.teacher_needs = teacher_needs
+
+    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
+        """The cost per image and level; see `Term.forward`.
+
+        Raises:
+            ShapeError: a level is missing, or the maps do not fit after alignment.
+        """
+        del clock
+        students, teachers = self.align(
+            levels_at(self.select(student), self.strides), levels_at(self.select(teacher), self.strides)
+        )
+        masks = levels_at(self.focus(teacher, batch), self.strides)
+        insides = levels_at(self.inside(teacher, batch), self.strides)
+        with torch.autocast(masks[0].device.type, enabled=False):
+            columns = [
+                self._level_cost(student_maps.float(), teacher_maps.float(), mask, inside > 0)
+                for student_maps, teacher_maps, mask, inside in zip(students, teachers, masks, insides, strict=True)
+            ]
+        return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
+
+    def _level_cost(self, student: Tensor, teacher: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
+        if student.shape != teacher.shape:
+            raise ShapeError(
+                f"The aligned student map must be {tuple(teacher.shape)} as the teacher's, got "
+                f"{tuple(student.shape)}. Choose an aligner that changes the channels (kernel 1 or 3)."
+            )
+        mask = mask * inside
+        cost = self.compare(student, teacher, inside)
+        return self.normalize(torch.where(inside, cost * mask, 0.0), mask, inside)
+
+
+def levels_at(maps: Pyramid, strides: Sequence[int]) -> tuple[Tensor, ...]:
+    """The levels of the given strides, in that order.
+
+    Raises:
+        ShapeError: a stride is missing.
+    """
+    by_stride = dict(zip(maps.strides, maps.levels, strict=True))
+    missing = [stride for stride in strides if stride not in by_stride]
+    if missing:
+        raise ShapeError(
+            f"The observation must have levels of strides {list(strides)}, got {list(maps.strides)}. "
+            "Build the recipe for the specs of these two detectors."
+        )
+    return tuple(by_stride[stride] for stride in strides)
+
+
+def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | None = None) -> tuple[int, ...]:
+    """The strides that both pyramids have, fine to coarse: levels are paired by stride, never by index.
+
+    Args:
+        student: spec of the student.
+        teacher: spec of the teacher.
+        last: keep at most this many levels, the finest ones; None keeps all.
+
+    Returns:
+        At least one stride.
+
+    Raises:
+        CapabilityError: there is none.
+    """
+    shared = [stride for stride in student.pyramid.strides if stride in teacher.pyramid.strides]
+    if not shared:
+        raise CapabilityError(
+            f"Student and teacher must share at least one stride, got {list(student.pyramid.strides)} "
+            f"({student.name}) and {list(teacher.pyramid.strides)} ({teacher.name}). "
+            "Build the student with the teacher's strides, for example student.strides="
+            f"{list(teacher.pyramid.strides)}."
+        )
+    return tuple(shared[:last])
+
+
+def pairing_note(student: DetectorSpec, teacher: DetectorSpec) -> str:
+    """One sentence that says which strides are paired and which are left over, for people to read at start-up."""
+    shared = shared_strides(student, teacher)
+    left = [
+        f"{side}: {', '.join(str(stride) for stride in spec.pyramid.strides if stride not in shared)}"
+        for side, spec in (("student", student), ("teacher", teacher))
+        if set(spec.pyramid.strides) - set(shared)
+    ]
+    paired = f"levels paired by stride: {', '.join(str(stride) for stride in shared)}"
+    return f"{paired}; not paired: {'; '.join(left)}" if left else f"{paired}; none left over"
+
+
+def require_equal_class_layouts(student: DetectorSpec, teacher: DetectorSpec, *, recipe: str, remedy: str) -> None:
+    """Checks that class logits can be compared cell by cell.
+
+    Args:
+        student: spec of the student.
+        teacher: spec of the teacher.
+        recipe: the recipe's name, for the message.
+        remedy: the form of the recipe that works without class logits, for the message.
+
+    Raises:
+        CapabilityError: a side offers none, or kind, anchors or classes differ.
+    """
+    ours, theirs = student.class_logits, teacher.class_logits
+    if ours is None or theirs is None:
+        side = student.name if ours is None else teacher.name
+        raise CapabilityError(
+            f"The recipe '{recipe}' must get class logits from both detectors, got none from {side}. {remedy}"
+        )
+    for what, left, right in (
+        ("kind", ours.kind.value, theirs.kind.value),
+        ("anchors a cell", ours.anchors, theirs.anchors),
+        ("classes", list(ours.classes), list(theirs.classes)),
+    ):
+        if left != right:
+            raise CapabilityError(
+                f"The class logits for the recipe '{recipe}' must have the same {what} on both sides, got {left} "
+                f"({student.name}) and {right} ({teacher.name}). {remedy}"
+            )

@@ -1,0 +1,293 @@
+"""COCO average precision of the detections of one split.
+
+Three programs can compute it. All are fed the same ground truth and results, and all are read through the same
+array of precisions, so that they differ in speed alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.annotations import Annotations
+from detdistill.errors import ConfigError, DataError, MissingDependencyError, suggestion
+
+Backend = Literal["hotcoco", "faster", "pycocotools"]
+_FIGURES = {
+    "AP": "ap",
+    "AP50": "ap50",
+    "AP75": "ap75",
+    "APs": "ap_small",
+    "APm": "ap_medium",
+    "APl": "ap_large",
+}
+# Axes of the precisions: IoU 0.50:0.05:0.95, recall, class, area (all, small, medium, large), limit (1, 10, 100).
+_IOU_50, _IOU_75 = slice(0, 1), slice(5, 6)
+_ANY_IOU = slice(None)
+_ALL, _SMALL, _MEDIUM, _LARGE = 0, 1, 2, 3
+_MOST_DETECTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDetections:
+    """What a detector found in one image, in pixels of the image as stored.
+
+    Attributes:
+        image_id: the data set's own image id.
+        boxes: x1, y1, x2, y2; (n, 4).
+        scores: in [0, 1]; (n,).
+        labels: 0..K-1; (n,).
+    """
+
+    image_id: int
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def above(self, score: float) -> ImageDetections:
+        """The detections whose score is at least `score`."""
+        keep = self.scores >= score
+        return ImageDetections(self.image_id, self.boxes[keep], self.scores[keep], self.labels[keep])
+
+
+@dataclass(frozen=True, slots=True)
+class CocoMetrics:
+    """COCO's figures in percent; None where there is no ground truth to measure against.
+
+    Attributes:
+        ap: mean over IoU 0.50:0.05:0.95 and over the classes that have ground truth.
+        ap50: at IoU 0.50.
+        ap75: at IoU 0.75.
+        ap_small: of objects below 32² square pixels.
+        ap_medium: of objects between 32² and 96² square pixels.
+        ap_large: of objects above 96² square pixels.
+        per_class: `ap` of every class by name, in label order.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    per_class: Mapping[str, float | None]
+
+    def figures(self) -> dict[str, float | None]:
+        """The six figures under the names people print: AP, AP50, AP75, APs, APm, APl."""
+        return {name: getattr(self, attribute) for name, attribute in _FIGURES.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The six figures and ``per_class``, ready for JSON."""
+        return {**self.figures(), "per_class": dict(self.per_class)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CocoMetrics:
+        """The metrics that `as_dict` wrote; figures that are absent are None."""
+        figures = {attribute: content.get(name) for name, attribute in _FIGURES.items()}
+        return cls(**figures, per_class=dict(content.get("per_class") or {}))
+
+
+def evaluate_coco(
+    annotations: Annotations, detections: Sequence[ImageDetections], *, backend: Backend = "hotcoco"
+) -> CocoMetrics:
+    """COCO average precision of `detections` against `annotations`.
+
+    Ignored objects count as crowds: matching one is neither right nor wrong. At most 100 detections of an image
+    and class count, the best ones. Boxes on images without ground truth are false positives.
+
+    Args:
+        annotations: the ground truth; every image of it counts.
+        detections: at most one entry per image, in any order; an image without an entry has no detections.
+        backend: the program that computes: ``"hotcoco"`` (fast), ``"faster"`` (faster-coco-eval) or
+            ``"pycocotools"`` (the original, slow). Their figures are the same.
+
+    Returns:
+        Figures in [0, 100]; a class without ground truth is None and left out of the means.
+
+    Raises:
+        ConfigError: there is no such backend.
+        DataError: a detection is of an unknown image or class, is not finite, or has x2 < x1 or y2 < y1, or an
+            image has two entries.
+        MissingDependencyError: the backend is not installed.
+    """
+    if backend not in _BACKENDS:
+        raise ConfigError(
+            f"The evaluation backend must be one of {', '.join(_BACKENDS)}, got '{backend}'. "
+            f"{suggestion(backend, _BACKENDS)}"
+        )
+    results = coco_results(annotations, detections)
+    if len(annotations) == 0 or len(annotations.class_names) == 0:
+        nothing: NDArray[np.float64] = np.full((10, 101, len(annotations.class_names), 4, 3), -1.0)
+        return _metrics(nothing, annotations.class_names)
+    with redirect_stdout(io.StringIO()):
+        precisions = _BACKENDS[backend](coco_dict(annotations), results)
+    # The backends sort classes by category id.
+    by_label = np.argsort(np.argsort(annotations.category_ids))
+    return _metrics(precisions[:, :, by_label], annotations.class_names)
+
+
+def coco_dict(annotations: Annotations) -> dict[str, Any]:
+    """The ground truth in COCO's JSON form, with the source's own image and category ids.
+
+    Object ids are 1, 2, 3, ... (pycocotools takes an object of id 0 for no match). Ignored objects are crowds.
+    """
+    counts = np.diff(annotations.offsets)
+    owners = np.repeat(annotations.image_ids, counts).tolist()
+    categories = annotations.category_ids[annotations.labels].tolist()
+    crowds = annotations.ignored.astype(int).tolist()
+    areas = annotations.areas.astype(np.float64).tolist()
+    boxes = _corner_and_size(annotations.boxes)
+    return {
+        "info": {},
+        "licenses": [],
+        "images": [
+            {"id": image_id, "file_name": annotations.file_name(index), "height": height, "width": width}
+            for index, (image_id, (height, width)) in enumerate(
+                zip(annotations.image_ids.tolist(), annotations.sizes.tolist(), strict=True)
+            )
+        ],
+        "categories": [
+            {"id": category_id, "name": name}
+            for category_id, name in zip(annotations.category_ids.tolist(), annotations.class_names, strict=True)
+        ],
+        "annotations": [
+            {"id": number, "image_id": i, "category_id": c, "bbox": box, "area": area, "iscrowd": crowd}
+            for number, (i, c, box, area, crowd) in enumerate(
+                zip(owners, categories, boxes, areas, crowds, strict=True), start=1
+            )
+        ],
+    }
+
+
+def coco_results(annotations: Annotations, detections: Sequence[ImageDetections]) -> list[dict[str, Any]]:
+    """The detections in COCO's results form, with the source's own image and category ids.
+
+    Raises:
+        DataError: as in `evaluate_coco`.
+    """
+    known = set(annotations.image_ids.tolist())
+    results: list[dict[str, Any]] = []
+    for found in detections:
+        if found.image_id not in known:
+            raise DataError(
+                f"The image id of every detection must be an image of the data set's, or the only entry of it, "
+                f"got {found.image_id}. Evaluate on the split that the detections were made for, each image once."
+            )
+        known.remove(found.image_id)
+        _check(found, len(annotations.class_names))
+        categories = annotations.category_ids[found.labels].tolist()
+        scores = found.scores.astype(np.float64).tolist()
+        results += [
+            {"image_id": int(found.image_id), "category_id": category, "bbox": box, "score": score}
+            for category, box, score in zip(categories, _corner_and_size(found.boxes), scores, strict=True)
+        ]
+    return results
+
+
+def _check(found: ImageDetections, classes: int) -> None:
+    where = f"Detections of image {found.image_id}"
+    n = len(found.boxes)
+    if found.boxes.shape != (n, 4) or found.scores.shape != (n,) or found.labels.shape != (n,):
+        raise DataError(
+            f"{where} must be boxes (n, 4), scores (n,) and labels (n,), got {found.boxes.shape}, "
+            f"{found.scores.shape} and {found.labels.shape}. Give one score and one label per box."
+        )
+    if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
+        raise DataError(f"{where} must be finite, got NaN or infinity. Leave out such boxes or fix the detector.")
+    if n and (found.labels.min() < 0 or found.labels.max() >= classes):
+        raise DataError(
+            f"{where} must have labels in 0..{classes - 1}, got {found.labels.min()}..{found.labels.max()}. "
+            "Evaluate on a data set with the classes of the detector."
+        )
+    if (found.boxes[:, 2:] < found.boxes[:, :2]).any():
+        raise DataError(f"{where} must be boxes x1 <= x2, y1 <= y2, got a box of negative size. Give xyxy boxes.")
+
+
+def _corner_and_size(boxes: NDArray[np.float32]) -> list[list[float]]:
+    wide = boxes.astype(np.float64)
+    rows: list[list[float]] = np.concatenate([wide[:, :2], wide[:, 2:] - wide[:, :2]], axis=1).tolist()
+    return rows
+
+
+def _hotcoco(truth: dict[str, Any], results: list[dict[str, Any]]) -> NDArray[np.float64]:
+    try:
+        from hotcoco import COCO, COCOeval
+    except ImportError as error:
+        raise _missing("hotcoco", "detdistill") from error
+    ground_truth = COCO(truth)
+    evaluation = COCOeval(ground_truth, ground_truth.load_res(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    accumulated: dict[str, Any] = evaluation.eval or {}
+    return np.asarray(accumulated["precision"], dtype=np.float64)
+
+
+def _faster(truth: dict[str, Any], results: list[dict[str, Any]]) -> NDArray[np.float64]:
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise _missing("faster-coco-eval", "detdistill[evaluators]") from error
+    ground_truth = COCO(truth)
+    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(results), "bbox", print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"], dtype=np.float64)
+
+
+def _pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> NDArray[np.float64]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise _missing("pycocotools", "detdistill[evaluators]") from error
+    ground_truth = COCO()
+    ground_truth.dataset = truth
+    ground_truth.createIndex()
+    if results:
+        found = ground_truth.loadRes(results)
+    else:  # loadRes looks into the first result
+        found = COCO()
+        found.dataset = {**truth, "annotations": []}
+        found.createIndex()
+    evaluation = COCOeval(ground_truth, found, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"], dtype=np.float64)
+
+
+def _missing(package: str, install: str) -> MissingDependencyError:
+    return MissingDependencyError(
+        f"The package {package} must be installed to evaluate with it, got an import error. "
+        f"Install it: pip install '{install}'."
+    )
+
+
+_BACKENDS: Mapping[str, Callable[[dict[str, Any], list[dict[str, Any]]], NDArray[np.float64]]] = {
+    "hotcoco": _hotcoco,
+    "faster": _faster,
+    "pycocotools": _pycocotools,
+}
+
+
+def _metrics(precisions: NDArray[np.float64], class_names: tuple[str, ...]) -> CocoMetrics:
+    def mean(iou: slice, area: int, *, label: int | None = None) -> float | None:
+        classes = slice(None) if label is None else slice(label, label + 1)
+        values = precisions[iou, :, classes, area, _MOST_DETECTIONS]
+        measured = values[values > -1]
+        return 100.0 * float(measured.mean()) if measured.size else None
+
+    return CocoMetrics(
+        ap=mean(_ANY_IOU, _ALL),
+        ap50=mean(_IOU_50, _ALL),
+        ap75=mean(_IOU_75, _ALL),
+        ap_small=mean(_ANY_IOU, _SMALL),
+        ap_medium=mean(_ANY_IOU, _MEDIUM),
+        ap_large=mean(_ANY_IOU, _LARGE),
+        per_class={name: mean(_ANY_IOU, _ALL, label=label) for label, name in enumerate(class_names)},
+    )

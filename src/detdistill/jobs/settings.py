@@ -1,0 +1,159 @@
+"""What a run is made of: the plain settings that `train_job` and `distill_job` take, and that `config.yaml` holds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from detdistill.data.transforms import AugmentSettings, ImageSettings
+from detdistill.detectors.settings import DetectorSettings
+from detdistill.errors import ConfigError
+from detdistill.strict_yaml import dump_yaml
+from detdistill.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Which images a run learns from and is measured on.
+
+    Attributes:
+        folder: a data set folder (train.json, val.json, images/) or a COCO JSON; used for every split not given.
+        train: the training split's own folder or JSON.
+        val: the validation split's own folder or JSON.
+        image: to what size images are brought. None: the teacher's size where there is a teacher,
+            else the training images' own median size, at most 800 x 1333.
+        augment: how training images are varied.
+    """
+
+    folder: Path | None = None
+    train: Path | None = None
+    val: Path | None = None
+    image: ImageSettings | None = None
+    augment: AugmentSettings = AugmentSettings()
+
+    def __post_init__(self) -> None:
+        if self.folder is None and (self.train is None or self.val is None):
+            raise ConfigError(
+                "data.folder must be a data set folder or a COCO JSON, got nothing. "
+                "Pass --data FOLDER, or give data.train and data.val."
+            )
+
+    def source(self, split: Literal["train", "val"]) -> Path:
+        """The path to open for `split`: its own, else the folder."""
+        own = self.train if split == "train" else self.val
+        chosen = own or self.folder
+        if chosen is None:
+            raise ConfigError(f"data.{split} must be a folder or a COCO JSON, got nothing. Give data.{split}.")
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class StudentChoice:
+    """The detector that is trained.
+
+    Attributes:
+        detector: its short name, such as ``"fcos/resnet18"``.
+        settings: the full settings that the name stands for, changed where the user changed them.
+    """
+
+    detector: str
+    settings: DetectorSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherSettings:
+    """The detector that teaches.
+
+    Attributes:
+        source: a run folder or checkpoint of ours, or ``"torchvision:NAME[=FILE]"``.
+        allow: names of tensors that may be missing or left over when its weights are loaded.
+    """
+
+    source: str
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MethodChoice:
+    """The recipe that distils.
+
+    Attributes:
+        name: its key in `detdistill.recipes.catalogue.RECIPES`.
+        settings: an instance of that entry's settings type.
+    """
+
+    name: str
+    settings: DataclassInstance
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateSettings:
+    """How a run is measured.
+
+    Attributes:
+        backend: which implementation of COCO's average precision computes the figures.
+        batch_size: images at a time.
+    """
+
+    backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco"
+    batch_size: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Everything that decides what a run does; `yaml` writes it so that the command line runs it again as it is.
+
+    Attributes:
+        data: images and annotations.
+        student: the detector that is trained.
+        train: optimiser, schedule, length and seed.
+        out: the run's folder.
+        evaluate: how it is measured.
+        teacher: the detector that teaches; None for plain training.
+        method: the recipe that distils; None for plain training.
+        alone: run folder of the same student trained alone, for the comparison; None where there is none.
+    """
+
+    data: DataSettings
+    student: StudentChoice
+    train: TrainSettings
+    out: Path
+    evaluate: EvaluateSettings = EvaluateSettings()
+    teacher: TeacherSettings | None = None
+    method: MethodChoice | None = None
+    alone: Path | None = None
+
+    @property
+    def seed(self) -> int:
+        """The one seed of the run."""
+        return self.train.seed
+
+    def as_dict(self) -> dict[str, Any]:
+        """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""
+        content: dict[str, Any] = {"data": asdict(self.data)}
+        content["student"] = {"detector": self.student.detector, **asdict(self.student.settings)}
+        if self.teacher is not None:
+            content["teacher"] = asdict(self.teacher)
+        if self.method is not None:
+            content["method"] = {"name": self.method.name, **asdict(self.method.settings)}
+        train = asdict(self.train)
+        content["seed"] = train.pop("seed")
+        content["train"] = train
+        content["evaluate"] = asdict(self.evaluate)
+        content["out"] = self.out
+        if self.alone is not None:
+            content["alone"] = self.alone
+        return content
+
+    def yaml(self) -> str:
+        """The run as the text of a config file."""
+        return dump_yaml(self.as_dict())
+
+
+def section_names() -> tuple[str, ...]:
+    """The keys that stand at the top of a config file."""
+    return (*(field.name for field in fields(RunConfig)), "seed")

@@ -1,0 +1,1 @@
+"""The words of a recipe as pure functions on tensors and types: select, align, compare, focus, normalize."""

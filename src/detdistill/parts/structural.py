@@ -1,0 +1,152 @@
+"""Structural similarity (SSIM) of two maps, every image with its own reflecting border."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from detdistill.errors import ConfigError
+
+_C1 = 0.01**2
+_C2 = 0.03**2
+_C3 = _C2 / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Which components of SSIM count: luminance^alpha · contrast^beta · structure^gamma, exponents 0 or 1."""
+
+    alpha: int = 1
+    beta: int = 1
+    gamma: int = 1
+
+    def __post_init__(self) -> None:
+        for name, exponent in (("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)):
+            if exponent not in (0, 1):
+                raise ConfigError(f"The SSIM exponent {name} must be 0 (off) or 1 (on), got {exponent}. Choose 0 or 1.")
+
+
+def gaussian_taps(
+    window: int, *, sigma: float = 1.5, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, " window"]:
+    """A Gaussian window with sum 1.
+
+    Args:
+        window: number of taps, odd.
+        sigma: standard deviation in cells.
+        device: where the taps are made.
+        dtype: of the taps; they are computed in float64.
+
+    Returns:
+        Taps in (0, 1).
+
+    Raises:
+        ConfigError: the window is not a positive odd number.
+    """
+    if window < 1 or window % 2 == 0:
+        raise ConfigError(f"The SSIM window must be a positive odd number of cells, got {window}. Try 11.")
+    position = torch.arange(window, dtype=torch.float64, device=device) - window // 2
+    taps = torch.exp(-position.square() / (2 * sigma**2))
+    return (taps / taps.sum()).to(dtype)
+
+
+def reflecting_blur(
+    extents: Int64[Tensor, " b"], size: int, *, taps: Float[Tensor, " window"]
+) -> Float[Tensor, "b size size"]:
+    """A Gaussian blur along one axis as one small matrix per image, reflecting at the image's own border.
+
+    Row i holds the weights of all cells in the blurred value at cell i. The reflection does not repeat the
+    border cell, as in ``torch.nn.functional.pad(mode="reflect")``; where the window is wider than the image it
+    reflects again and again. Rows and columns beyond the extent are 0.
+
+    Args:
+        extents: number of inside cells of each image along this axis, at least 1.
+        size: cells of the padded grid along this axis.
+        taps: window with sum 1.
+
+    Returns:
+        Matrices whose rows sum to 1 inside.
+    """
+    half = len(taps) // 2
+    reach = torch.arange(size, device=taps.device)[:, None] + torch.arange(-half, half + 1, device=taps.device)
+    period = (2 * (extents - 1)).clamp(min=1)[:, None, None]
+    folded = reach.remainder(period)
+    source = torch.minimum(folded, period - folded) * (extents > 1)[:, None, None]
+    inside = (torch.arange(size, device=taps.device) < extents[:, None])[:, :, None]
+    matrix = torch.zeros(len(extents), size, size, device=taps.device, dtype=taps.dtype)
+    return matrix.scatter_add_(2, source.clamp(max=size - 1), (taps * inside).expand_as(source).contiguous())
+
+
+def ssim_map(
+    student: Float[Tensor, "b c h w"],
+    teacher: Float[Tensor, "b c h w"],
+    inside: Bool[Tensor, "b 1 h w"],
+    *,
+    window: int = 11,
+    components: Components | None = None,
+) -> Float[Tensor, "b c h w"]:
+    """Structural similarity at every channel and cell, for maps of dynamic range 1.
+
+    SSIM = l^α c^β s^γ with l = (2 μx μy + C1)/(μx² + μy² + C1), c = (2 σx σy + C2)/(σx² + σy² + C2),
+    s = (σxy + C3)/(σx σy + C3), C1 = 0.01², C2 = 0.03², C3 = C2/2 and local statistics under a Gaussian window of
+    sigma 1.5; where contrast and structure are both on, c·s = (2 σxy + C2)/(σx² + σy² + C2).
+
+    Args:
+        student: rescaled student map; gradients flow.
+        teacher: rescaled teacher map, constant.
+        inside: cells inside the image: a rectangle at the top left.
+        window: taps of the window, odd.
+        components: which components count; all by default.
+
+    Returns:
+        Values in [−1, 1]; meaningless in the padding.
+
+    Raises:
+        ConfigError: the window is not a positive odd number.
+
+    Source:
+        Wang et al., IEEE TIP 2004, as used by de Rijk et al., NeurIPS 2022.
+
+    Differs from the source:
+        Windows reflect at the image's own border instead of the padded map's, repeatedly where the map is
+        smaller than the window, which the source leaves undefined.
+    """
+    components = components or Components()
+    taps = gaussian_taps(window, device=student.device, dtype=student.dtype)
+    down = reflecting_blur(inside[:, 0, :, 0].sum(1), inside.shape[2], taps=taps)[:, None]
+    across = reflecting_blur(inside[:, 0, 0].sum(1), inside.shape[3], taps=taps)[:, None].mT
+
+    def blur(maps: Tensor) -> Tensor:
+        return down @ maps @ across
+
+    mean_s, mean_t = blur(student), blur(teacher)
+    variances = blur(student.square() + teacher.square()) - mean_s.square() - mean_t.square()
+    covariance = blur(student * teacher) - mean_s * mean_t
+    similarity = torch.ones_like(student)
+    if components.alpha:
+        similarity = (2 * mean_s * mean_t + _C1) / (mean_s.square() + mean_t.square() + _C1)
+    if components.beta and components.gamma:
+        return similarity * (2 * covariance + _C2) / (variances + _C2)
+    if components.beta or components.gamma:
+        variance_s = (blur(student.square()) - mean_s.square()).clamp(min=0)
+        variance_t = (blur(teacher.square()) - mean_t.square()).clamp(min=0)
+        product = (variance_s * variance_t + 1e-12).sqrt()
+        if components.beta:
+            return similarity * (2 * product + _C2) / (variance_s + variance_t + _C2)
+        return similarity * (covariance + _C3) / (product + _C3)
+    return similarity
+
+
+def dissimilarity(similarity: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """(1 − SSIM) / 2, kept in [0, 1].
+
+    Args:
+        similarity: SSIM values; gradients flow where the result is inside (0, 1).
+
+    Returns:
+        Cost in [0, 1].
+    """
+    return ((1 - similarity) / 2).clamp(0, 1)

@@ -1,0 +1,72 @@
+"""The wiring that every feature method shares: the student's pyramid, aligned, against the teacher's."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from detdistill.detectors.base import DetectorSpec
+from detdistill.distill.term import CellTerm, Compare, Focus, Normalize, shared_strides
+from detdistill.errors import ConfigError
+from detdistill.parts import select
+from detdistill.parts.align import ConvAlign, IdentityAlign
+from detdistill.parts.focus import inside_image
+from detdistill.types import Knowledge, Need
+
+
+def feature_term(
+    student: DetectorSpec,
+    teacher: DetectorSpec,
+    *,
+    aligner: str,
+    relu: bool = False,
+    compare: Compare,
+    normalize: Normalize,
+    focus: Focus = inside_image,
+    focus_needs: frozenset[Need] = frozenset(),
+) -> CellTerm:
+    """A term on the shared levels of both pyramids.
+
+    Args:
+        student: spec of the student.
+        teacher: spec of the teacher.
+        aligner: ``"identity"``, ``"conv1x1"`` or ``"conv3x3"``.
+        relu: whether a ReLU follows the convolution.
+        compare: cost of (aligned student, teacher, inside).
+        normalize: what the cost is divided by.
+        focus: where it counts.
+        focus_needs: what `focus` reads from the teacher beyond its pyramid.
+
+    Returns:
+        The term, its aligner freshly initialised.
+
+    Raises:
+        CapabilityError: no shared stride, or the identity aligner with different channels.
+        ConfigError: an unknown aligner.
+    """
+    strides = shared_strides(student, teacher)
+    kernels = {"identity": 0, "conv1x1": 1, "conv3x3": 3}
+    if aligner not in kernels:
+        raise ConfigError(f"The aligner must be one of {', '.join(kernels)}, got '{aligner}'. Choose one of them.")
+    align: nn.Module
+    if aligner == "identity":
+        align = IdentityAlign(student.pyramid.channels, teacher.pyramid.channels)
+    else:
+        align = ConvAlign(
+            student.pyramid.channels,
+            teacher.pyramid.channels,
+            strides=strides,
+            kernel=kernels[aligner],
+            relu=relu,
+        )
+    return CellTerm(
+        knowledge=Knowledge.FEATURE,
+        select=select.pyramid,
+        align=align,
+        compare=compare,
+        focus=focus,
+        normalize=normalize,
+        inside=inside_image,
+        strides=strides,
+        student_needs=frozenset({Need.PYRAMID}),
+        teacher_needs=frozenset({Need.PYRAMID}) | focus_needs,
+    )

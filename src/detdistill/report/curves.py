@@ -1,0 +1,154 @@
+"""Learning curves: every column of the metrics files of one or several runs against the step."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.errors import ConfigError
+from detdistill.files import atomic_file
+from detdistill.report.palette import CLASS_COLOURS, Colour
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Series = tuple[NDArray[np.float64], NDArray[np.float64]]
+_NO_CURVE = ("step", "seconds")
+_FIRST = ("total", "task")
+_LAST = ("lr",)
+_MOST_PANELS = 15
+# Yellow is left out: a thin line of it cannot be seen on white.
+_LINE_COLOURS: tuple[Colour, ...] = tuple(CLASS_COLOURS[i] for i in (6, 2, 3, 0, 5, 1, 7, 10))
+
+
+def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
+    """Draws one panel per logged quantity with one line per run, and writes it as a PNG.
+
+    A panel is logarithmic where all its values are positive and span more than a factor of 10. Long curves are
+    drawn faint, with a running median on top. Rows that a killed run left unfinished are skipped, and where a
+    resumed run logged a step again the later row counts.
+
+    Args:
+        runs: metrics CSV by the name that the legend gives the run; columns step, seconds, lr, and names of
+            losses and figures.
+        out: the PNG to write.
+
+    Raises:
+        ConfigError: a file is missing or unreadable, or has columns but none named ``step``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = {label: read_curves(path) for label, path in runs.items()}
+    names = _panel_names(curves)
+    columns = min(3, max(1, len(names)))
+    lines = max(1, math.ceil(len(names) / columns))
+    figure = Figure(figsize=(5.0 * columns, 3.3 * lines + 0.5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    if not names:
+        figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", fontsize=14)
+    colours = {label: _hex(_LINE_COLOURS[i % len(_LINE_COLOURS)]) for i, label in enumerate(curves)}
+    grid: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist() if names else []
+    for axes, name in zip(grid, names, strict=False):
+        found = {label: of_run[name] for label, of_run in curves.items() if name in of_run}
+        _draw_panel(axes, name, found, colours=colours)
+    for axes in grid[len(names) :]:
+        axes.set_visible(False)
+    shown = [label for label, of_run in curves.items() if any(name in of_run for name in names)]
+    if shown:
+        from matplotlib.lines import Line2D
+
+        handles = [Line2D([], [], color=colours[label], linewidth=2.5, label=label) for label in shown]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(shown), 5), frameon=False, fontsize=12)
+    with atomic_file(out) as partial:
+        figure.savefig(partial, format="png")
+
+
+def read_curves(path: Path) -> dict[str, Series]:
+    """The steps and finite values of every column of a metrics CSV that holds at least one.
+
+    Args:
+        path: a CSV with a header; it may be empty, and its last row unfinished.
+
+    Returns:
+        Per column, steps in rising order and the values; ``step`` and ``seconds`` are not among them.
+
+    Raises:
+        ConfigError: the file is missing or unreadable, or has columns but none named ``step``.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(
+            f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
+        ) from error
+    reader = csv.DictReader(text.replace("\0", "").splitlines())
+    if reader.fieldnames is None:
+        return {}
+    if "step" not in reader.fieldnames:
+        raise ConfigError(
+            f"Metrics file {path} must have a column 'step', got {', '.join(reader.fieldnames)}. "
+            "Pass the metrics CSV of a run."
+        )
+    values: dict[str, dict[float, float]] = {}
+    for row in reader:
+        step = _number(row["step"])
+        if step is None:
+            continue
+        for name in reader.fieldnames:
+            value = _number(row[name])
+            if name and name not in _NO_CURVE and value is not None:
+                values.setdefault(name, {})[step] = value
+    return {name: _series(points) for name, points in values.items()}
+
+
+def _series(points: Mapping[float, float]) -> Series:
+    steps = sorted(points)
+    return np.array(steps), np.array([points[step] for step in steps])
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _panel_names(curves: Mapping[str, Mapping[str, Series]]) -> list[str]:
+    names = list(dict.fromkeys(name for of_run in curves.values() for name in of_run))
+    middle = [name for name in names if name not in _FIRST + _LAST]
+    first = [name for name in _FIRST if name in names]
+    last = [name for name in _LAST if name in names]
+    return first + middle[: _MOST_PANELS - len(first) - len(last)] + last
+
+
+def _hex(colour: Colour) -> str:
+    return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
+
+
+def _draw_panel(axes: Axes, name: str, found: Mapping[str, Series], *, colours: Mapping[str, str]) -> None:
+    for label, (steps, values) in found.items():
+        colour = colours[label]
+        if len(steps) > 40:
+            axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
+            axes.plot(steps, _running_median(values), color=colour, linewidth=1.8)
+        else:
+            axes.plot(steps, values, color=colour, linewidth=1.8, marker="o" if len(steps) <= 12 else "", markersize=4)
+    everything = np.concatenate([values for _, values in found.values()])
+    if name not in _LAST and everything.min() > 0 and everything.max() > 10 * everything.min():
+        axes.set_yscale("log")
+    axes.set_title(name, fontsize=12)
+    axes.set_xlabel("step")
+    axes.grid(visible=True, which="both", alpha=0.25)
+
+
+def _running_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    half = max(2, len(values) // 40)
+    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])

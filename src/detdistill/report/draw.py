@@ -1,0 +1,261 @@
+"""Draws boxes with class and score on an image, readable on small and on crowded images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from detdistill.errors import ShapeError
+from detdistill.evaluate.coco import ImageDetections
+from detdistill.report.palette import BLACK, IGNORED, INK, WHITE, Colour, Font, class_colour, font, text_on
+
+LEAST_WIDTH_PX = 480
+_PAD_PX = 2
+Rectangle = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One box to draw, in pixels of the image; a faint one is an ignored region, dashed and without a class."""
+
+    box: Rectangle
+    label: int
+    score: float | None = None
+    faint: bool = False
+
+
+def detection_marks(detections: ImageDetections, *, score_threshold: float) -> tuple[Mark, ...]:
+    """The detections with at least `score_threshold`, best first."""
+    kept = detections.above(score_threshold)
+    order = np.argsort(-kept.scores, kind="stable")
+    return tuple(
+        Mark(box=_rectangle(kept.boxes[i]), label=int(kept.labels[i]), score=float(kept.scores[i])) for i in order
+    )
+
+
+def truth_marks(
+    boxes: NDArray[np.float32], labels: NDArray[np.integer], *, ignored: NDArray[np.bool_] | None = None
+) -> tuple[Mark, ...]:
+    """Ground truth as marks without scores; ignored objects are faint."""
+    faint = np.zeros(len(boxes), dtype=np.bool_) if ignored is None else ignored
+    if not len(boxes) == len(labels) == len(faint):
+        raise ShapeError(
+            f"Boxes, labels and ignored flags to draw must be equally many, got {len(boxes)}, {len(labels)} and "
+            f"{len(faint)}. Pass those of one image."
+        )
+    return tuple(
+        Mark(box=_rectangle(box), label=int(label), faint=bool(flag))
+        for box, label, flag in zip(boxes, labels, faint, strict=True)
+    )
+
+
+def draw_marks(
+    image: Image.Image,
+    marks: Sequence[Mark],
+    *,
+    class_names: Sequence[str],
+    least_width_px: int = LEAST_WIDTH_PX,
+) -> Image.Image:
+    """A copy of the image with boxes, classes and scores, enlarged first where it is narrow.
+
+    Every label goes where it covers the least of other labels and boxes. Where a full label such as "car 0.87"
+    finds no free place it is shortened to the score: the colour still tells the class.
+
+    Args:
+        image: the picture as stored.
+        marks: boxes in pixels of `image`; earlier ones get the better places and lie on top.
+        class_names: names in label order.
+        least_width_px: narrower images are enlarged to this width.
+    """
+    factor = max(1.0, least_width_px / image.width)
+    size = (round(image.width * factor), max(1, round(image.height * factor)))
+    canvas = image.convert("RGB") if factor == 1.0 else image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    canvas = canvas.copy()
+    draw = ImageDraw.Draw(canvas)
+    scaled = [Mark(_scaled(mark.box, factor), mark.label, mark.score, mark.faint) for mark in marks]
+    line = max(2, round(canvas.width / 260))
+    for mark in reversed(scaled):
+        _draw_box(draw, mark, line=line)
+    letters = font(min(30, max(13, round(canvas.width / 40))))
+    placed: list[Rectangle] = []
+    corners = [mark.box for mark in scaled]
+    for mark in scaled:
+        if not mark.faint:
+            _draw_label(draw, mark, class_names=class_names, letters=letters, placed=placed, boxes=corners)
+    return canvas
+
+
+def draw_detections(
+    image: Image.Image,
+    detections: ImageDetections,
+    *,
+    class_names: Sequence[str],
+    score_threshold: float = 0.3,
+    least_width_px: int = LEAST_WIDTH_PX,
+) -> Image.Image:
+    """The image with its detections drawn and a legend of the classes that occur below it.
+
+    Args:
+        image: the picture as stored.
+        detections: boxes in pixels of `image`.
+        class_names: names in label order.
+        score_threshold: detections below this score are left out.
+        least_width_px: narrower images are enlarged to this width.
+    """
+    marks = detection_marks(detections, score_threshold=score_threshold)
+    drawn = draw_marks(image, marks, class_names=class_names, least_width_px=least_width_px)
+    strip = legend(
+        {mark.label for mark in marks},
+        class_names=class_names,
+        width_px=drawn.width,
+        note=f"{len(marks)} boxes with score ≥ {score_threshold:g}",
+    )
+    whole = Image.new("RGB", (drawn.width, drawn.height + strip.height), WHITE)
+    whole.paste(drawn, (0, 0))
+    whole.paste(strip, (0, drawn.height))
+    return whole
+
+
+def legend(
+    labels: Iterable[int],
+    *,
+    class_names: Sequence[str],
+    width_px: int,
+    note: str = "",
+    ignored: bool = False,
+    size_px: int = 15,
+) -> Image.Image:
+    """A white strip that names the colour of every class in `labels`, on as many lines as it takes.
+
+    Args:
+        labels: the classes to name; each once, in label order.
+        class_names: names in label order.
+        width_px: width of the strip.
+        note: a remark behind the classes.
+        ignored: whether to explain the dashed boxes of ignored regions.
+        size_px: height of the letters.
+    """
+    letters = font(size_px)
+    entries: list[tuple[str, Colour | None]] = [
+        (_name(label, class_names), class_colour(label)) for label in sorted(set(labels))
+    ]
+    if ignored:
+        entries.append(("ignored region", IGNORED))
+    if note:
+        entries.append((note, None))
+    gap, line = size_px, round(size_px * 1.7)
+    x, y = gap, round(size_px * 0.5)
+    places: list[tuple[int, int]] = []
+    for text, colour in entries:
+        needed = round(letters.getlength(text)) + (0 if colour is None else round(size_px * 1.4))
+        if x > gap and x + needed > width_px - gap:
+            x, y = gap, y + line
+        places.append((x, y))
+        x += needed + round(gap * 1.5)
+    strip = Image.new("RGB", (width_px, y + line), WHITE)
+    draw = ImageDraw.Draw(strip)
+    for (text, colour), (left, top) in zip(entries, places, strict=True):
+        start = left
+        if colour is not None:
+            draw.rectangle((left, top + 2, left + size_px, top + 2 + size_px), fill=colour, outline=INK)
+            start += round(size_px * 1.4)
+        draw.text((start, top), text, fill=INK, font=letters)
+    return strip
+
+
+def _rectangle(box: NDArray[np.float32]) -> Rectangle:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return x1, y1, x2, y2
+
+
+def _scaled(box: Rectangle, factor: float) -> Rectangle:
+    return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
+
+
+def _name(label: int, class_names: Sequence[str]) -> str:
+    return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
+
+
+def _draw_box(draw: ImageDraw.ImageDraw, mark: Mark, *, line: int) -> None:
+    x1, y1, x2, y2 = mark.box
+    x2, y2 = max(x1, x2 - 1), max(y1, y2 - 1)
+    if mark.faint:
+        _draw_dashes(draw, (x1, y1, x2, y2), line=line)
+        return
+    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK, width=line + 2)
+    draw.rectangle((x1, y1, x2, y2), outline=class_colour(mark.label), width=line)
+
+
+def _draw_dashes(draw: ImageDraw.ImageDraw, box: Rectangle, *, line: int) -> None:
+    x1, y1, x2, y2 = box
+    dash = 4 * line
+    for colour, offset in ((BLACK, 1), (IGNORED, 0)):
+        for x in np.arange(x1, x2, 2 * dash):
+            for y in (y1, y2):
+                draw.line((x, y + offset, min(x + dash, x2), y + offset), fill=colour, width=line)
+        for y in np.arange(y1, y2, 2 * dash):
+            for x in (x1, x2):
+                draw.line((x + offset, y, x + offset, min(y + dash, y2)), fill=colour, width=line)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    mark: Mark,
+    *,
+    class_names: Sequence[str],
+    letters: Font,
+    placed: list[Rectangle],
+    boxes: Sequence[Rectangle],
+) -> None:
+    name = _name(mark.label, class_names)
+    texts = [name] if mark.score is None else [f"{name} {mark.score:.2f}", f"{mark.score:.2f}"]
+    ascent, descent = letters.getmetrics()
+    best: tuple[float, Rectangle, str] | None = None
+    for text in texts:
+        size = (letters.getlength(text) + 2 * _PAD_PX, ascent + descent)
+        for place in _places(mark.box, size, draw.im.size):
+            hidden = sum(_overlap(place, other) for other in placed)
+            crossed = sum(_overlap(place, other) for other in boxes if other != mark.box)
+            badness = (4 * hidden + 0.5 * crossed) / (size[0] * size[1])
+            if best is None or badness < best[0] - 1e-6:
+                best = (badness, place, text)
+        if best is not None and best[0] < 1.0:
+            break
+    if best is None:
+        return
+    _, place, text = best
+    colour = class_colour(mark.label)
+    draw.rectangle(place, fill=colour)
+    draw.text((place[0] + _PAD_PX, place[1]), text, fill=text_on(colour), font=letters)
+    placed.append(place)
+
+
+def _places(box: Rectangle, size: tuple[float, float], canvas: tuple[int, int]) -> list[Rectangle]:
+    """Where a label may stand, best first: on the box, below it, inside it, at its left or right corner."""
+    (x1, y1, x2, y2), (width, height) = box, size
+    corners = [
+        (x1, y1 - height),
+        (x2 - width, y1 - height),
+        (x1, y2),
+        (x2 - width, y2),
+        (x1, y1),
+        (x2 - width, y2 - height),
+        (x2, y1),
+        (x1 - width, y1),
+    ]
+    places = []
+    for x, y in corners:
+        left = min(max(x, 0.0), max(0.0, canvas[0] - width))
+        top = min(max(y, 0.0), max(0.0, canvas[1] - height))
+        places.append((left, top, left + width, top + height))
+    return places
+
+
+def _overlap(one: Rectangle, other: Rectangle) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)

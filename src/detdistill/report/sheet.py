@@ -1,0 +1,185 @@
+"""A sheet of validation images: ground truth and every model's boxes side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, UnidentifiedImageError
+
+from detdistill.data.annotations import Annotations
+from detdistill.errors import ConfigError, DataError
+from detdistill.evaluate.coco import ImageDetections
+from detdistill.files import atomic_file
+from detdistill.report.draw import Mark, detection_marks, draw_marks, legend, truth_marks
+from detdistill.report.palette import FAINT, INK, WHITE, font
+
+TRUTH_COLUMN = "ground truth"
+_GAP_PX = 12
+_HEADER_PX = 44
+_CAPTION_PX = 24
+
+
+@dataclass(frozen=True, slots=True)
+class SheetRow:
+    """One image of the sheet.
+
+    Attributes:
+        image: the picture as stored.
+        boxes: ground truth, x1, y1, x2, y2 in pixels of `image`; (n, 4).
+        labels: 0..K-1; (n,).
+        detections: what each column's model found, by column title, in the order of the columns; every row
+            has the same titles.
+        ignored: which ground truth boxes are ignored regions; (n,). None where there are none.
+        caption: stands above the row, such as ``"image 293"``.
+    """
+
+    image: Image.Image
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.integer]
+    detections: Mapping[str, ImageDetections] = field(default_factory=dict)
+    ignored: NDArray[np.bool_] | None = None
+    caption: str = ""
+
+
+def sheet_rows(
+    annotations: Annotations, columns: Mapping[str, Sequence[ImageDetections]], *, count: int = 6
+) -> list[SheetRow]:
+    """Rows for a sheet, from images spread evenly over the split, those with objects first.
+
+    Args:
+        annotations: the split.
+        columns: each model's detections of the split, by column title; an image may be absent.
+        count: how many images to show at most.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    order = np.arange(len(annotations))
+    filled = order[np.diff(annotations.offsets) > 0]
+    candidates = filled if len(filled) else order
+    picks = np.unique(np.linspace(0, max(0, len(candidates) - 1), num=min(count, len(candidates))).round().astype(int))
+    by_image = {title: {one.image_id: one for one in found} for title, found in columns.items()}
+    rows = []
+    for index in candidates[picks].tolist():
+        image_id = int(annotations.image_ids[index])
+        objects = annotations.objects(index)
+        rows.append(
+            SheetRow(
+                image=_read(annotations.path(index)),
+                boxes=annotations.boxes[objects],
+                labels=annotations.labels[objects],
+                detections={title: found.get(image_id, _nothing(image_id)) for title, found in by_image.items()},
+                ignored=annotations.ignored[objects],
+                caption=f"image {image_id} · {annotations.file_name(index)}",
+            )
+        )
+    return rows
+
+
+def comparison_sheet(
+    path: Path,
+    rows: Sequence[SheetRow],
+    *,
+    class_names: Sequence[str],
+    score_threshold: float = 0.3,
+    panel_px: int = 480,
+) -> None:
+    """Writes a picture with one line per image and the columns ground truth and each model, with a legend.
+
+    Args:
+        path: the PNG to write.
+        rows: the images, with the same columns each.
+        class_names: names in label order.
+        score_threshold: detections below this score are left out.
+        panel_px: width of every panel, and its greatest height; small images are enlarged, large ones reduced.
+
+    Raises:
+        ConfigError: there are no rows, or rows with different columns.
+    """
+    if not rows:
+        raise ConfigError(
+            "A comparison sheet must have at least one row, got none. Evaluate on a split that has images."
+        )
+    titles = list(rows[0].detections)
+    for row in rows:
+        if list(row.detections) != titles:
+            raise ConfigError(
+                f"Every row of a comparison sheet must have the columns {titles}, got {list(row.detections)}. "
+                "Give each row one entry per model."
+            )
+    columns = [[truth_marks(row.boxes, row.labels, ignored=row.ignored) for row in rows]]
+    columns += [
+        [detection_marks(row.detections[title], score_threshold=score_threshold) for row in rows] for title in titles
+    ]
+    lines = [
+        [_panel(row.image, marks, class_names=class_names, panel_px=panel_px) for marks in line]
+        for row, line in zip(rows, zip(*columns, strict=True), strict=True)
+    ]
+    marks = [mark for column in columns for line in column for mark in line]
+    width = len(columns) * (panel_px + _GAP_PX) + _GAP_PX
+    strip = legend(
+        {mark.label for mark in marks if not mark.faint},
+        class_names=class_names,
+        width_px=width,
+        note=f"detections with score ≥ {score_threshold:g}" if titles else "",
+        ignored=any(mark.faint for mark in marks),
+        size_px=18,
+    )
+    captions = [row.caption for row in rows]
+    sheet = _compose([TRUTH_COLUMN, *titles], lines, captions=captions, strip=strip, panel_px=panel_px)
+    with atomic_file(path) as partial:
+        sheet.save(partial, format="PNG", optimize=True)
+
+
+def _panel(image: Image.Image, marks: Sequence[Mark], *, class_names: Sequence[str], panel_px: int) -> Image.Image:
+    factor = min(panel_px / image.width, panel_px / image.height)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    moved = [
+        Mark((m.box[0] * factor, m.box[1] * factor, m.box[2] * factor, m.box[3] * factor), m.label, m.score, m.faint)
+        for m in marks
+    ]
+    return draw_marks(resized, moved, class_names=class_names, least_width_px=1)
+
+
+def _compose(
+    titles: Sequence[str],
+    lines: Sequence[Sequence[Image.Image]],
+    *,
+    captions: Sequence[str],
+    strip: Image.Image,
+    panel_px: int,
+) -> Image.Image:
+    heights = [max(panel.height for panel in line) for line in lines]
+    height = _HEADER_PX + strip.height + sum(_CAPTION_PX + h + _GAP_PX for h in heights)
+    sheet = Image.new("RGB", (strip.width, height), WHITE)
+    draw = ImageDraw.Draw(sheet)
+    lefts = [_GAP_PX + column * (panel_px + _GAP_PX) for column in range(len(titles))]
+    for left, title in zip(lefts, titles, strict=True):
+        draw.text((left + panel_px / 2, _HEADER_PX / 2), title, fill=INK, font=font(24, bold=True), anchor="mm")
+    sheet.paste(strip, (0, _HEADER_PX))
+    top = _HEADER_PX + strip.height
+    for line, line_height, caption in zip(lines, heights, captions, strict=True):
+        draw.text((_GAP_PX, top + _CAPTION_PX / 2), caption, fill=FAINT, font=font(15), anchor="lm")
+        top += _CAPTION_PX
+        for left, panel in zip(lefts, line, strict=True):
+            sheet.paste(panel, (left + (panel_px - panel.width) // 2, top))
+        top += line_height + _GAP_PX
+    return sheet
+
+
+def _nothing(image_id: int) -> ImageDetections:
+    empty = np.zeros(0, dtype=np.float32)
+    return ImageDetections(image_id, np.zeros((0, 4), dtype=np.float32), empty, np.zeros(0, dtype=np.int64))
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path} must be an image that can be read, got: {error}. Check the file.") from error

@@ -1,0 +1,138 @@
+"""Metrics of a run as a CSV file that a kill cannot spoil, and as TensorBoard events on request."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+from detdistill.errors import DataError, MissingDependencyError
+from detdistill.files import append_text, write_text
+
+Row = Mapping[str, float | int | None]
+
+
+def read_rows(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a metrics file, without a last line that was never finished.
+
+    Args:
+        path: a CSV file with a column `step`; where it is missing there are no rows.
+
+    Returns:
+        One mapping per row; an empty cell is None.
+
+    Raises:
+        DataError: the file is no such CSV.
+    """
+    return [{name: float(cell) if cell else None for name, cell in row.items()} for row in _read_cells(path)]
+
+
+def _read_cells(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    whole = text[: text.rfind("\n") + 1]
+    table = list(csv.reader(io.StringIO(whole)))
+    if not table:
+        return []
+    header = table[0]
+    rows = [dict(zip(header, line, strict=False)) for line in table[1:] if len(line) == len(header)]
+    try:
+        for row in rows:
+            int(row["step"])
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} must be a metrics file with a whole number in the column step, got another content "
+            f"({error!r}). Move it away."
+        ) from error
+    return rows
+
+
+def _line(cells: list[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+def _cell(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else format(value, ".9g")
+
+
+@final
+class MetricsLog:
+    """A CSV file that grows by one row at a time.
+
+    Every row is one write at the file's end. A column that appears later rewrites the file once, whole or
+    not at all.
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Opens the file for a run that stands at `step`.
+
+        Args:
+            path: the file; it need not exist.
+            step: rows of later steps, left by a run that was killed, are dropped; 0 drops all.
+        """
+        self.path = path
+        rows = [row for row in _read_cells(path) if int(row["step"]) <= step] if step > 0 else []
+        self._columns = list(rows[0]) if rows else []
+        self.steps = {int(row["step"]) for row in rows}
+        if path.exists():
+            self._rewrite(rows)
+
+    def append(self, row: Row) -> None:
+        """Adds a row; it needs a `step`. Missing columns stay empty."""
+        cells = {name: _cell(value) for name, value in row.items()}
+        self.steps.add(int(cells["step"]))
+        unknown = [name for name in cells if name not in self._columns]
+        if unknown:
+            rows = _read_cells(self.path) if self._columns else []
+            self._columns += unknown
+            self._rewrite([*rows, cells])
+        else:
+            append_text(self.path, _line([cells.get(name, "") for name in self._columns]))
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        lines = [[row.get(name, "") for name in self._columns] for row in rows]
+        table = [self._columns, *lines] if self._columns else []
+        write_text(self.path, "".join(_line(cells) for cells in table))
+
+
+@final
+class TensorboardLog:
+    """The same figures as TensorBoard events; needs the extra ``detdistill[tensorboard]``."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        """Opens a new event file in `folder`.
+
+        Args:
+            folder: for event files.
+            step: events of later steps, left by a run that was killed, are hidden.
+
+        Raises:
+            MissingDependencyError: tensorboard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingDependencyError(
+                "train.tensorboard must be false where tensorboard is not installed, got true. "
+                "Install it with: pip install 'detdistill[tensorboard]'."
+            ) from error
+        purge = step + 1 if step > 0 else None
+        self._writer = SummaryWriter(str(folder), purge_step=purge)  # type: ignore[no-untyped-call]
+
+    def append(self, row: Row) -> None:
+        """Adds every figure of a row under its name, at the row's `step`."""
+        step = row["step"]
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Writes out what is still in memory."""
+        self._writer.close()  # type: ignore[no-untyped-call]

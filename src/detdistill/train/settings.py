@@ -1,0 +1,125 @@
+"""Everything that decides how a run trains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from detdistill.errors import ConfigError
+
+OptimizerName = Literal["sgd", "adamw"]
+ScheduleName = Literal["cosine", "step", "constant"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Accelerator = Literal["auto", "cpu", "cuda"]
+
+FREE_ON_RESUME = frozenset(
+    {"workers", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "tensorboard"}
+)
+"""Settings that a resumed run may change: none of them touches a weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How a run trains; the same settings, data and seed give the same weights on a CPU.
+
+    All but `FREE_ON_RESUME` must stay as they were when a run is resumed; `steps` too, since the schedule
+    depends on it.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: images of one optimiser step on each device.
+        accumulate: micro-batches that one step is computed in; divides `batch_size`.
+        optimizer: SGD with momentum, or AdamW.
+        lr: the highest learning rate.
+        weight_decay: of weights with two or more axes; norms, biases and scales are never decayed.
+        momentum: of SGD.
+        schedule: cosine to zero, ten times less at each milestone, or constant.
+        milestones: where the step schedule drops, as fractions of `steps`.
+        warmup_steps: first steps, over which the rate grows linearly.
+        clip_norm: largest norm of the whole gradient; 0 leaves it alone.
+        ema_decay: of the average of the student's weights that is evaluated and saved; 0 turns it off.
+        precision: 32-bit floats, or automatic mixed precision in bfloat16 or float16.
+        seed: of everything random.
+        workers: loader processes on each device.
+        devices: processes that train together, one device each.
+        accelerator: `auto` takes CUDA where there is one.
+        log_every: steps between two rows of ``metrics.csv``.
+        checkpoint_every: steps between two checkpoints; 0 writes one at the end alone.
+        keep_checkpoints: how many are kept; the one before the last stands in for a damaged one.
+        evaluate_every: steps between two evaluations; 0 leaves evaluation to the caller.
+        tensorboard: write TensorBoard events beside the CSV file.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    steps: int
+    batch_size: int
+    accumulate: int = 1
+    optimizer: OptimizerName = "sgd"
+    lr: float = 0.01
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    schedule: ScheduleName = "cosine"
+    milestones: tuple[float, ...] = (2 / 3, 11 / 12)
+    warmup_steps: int = 0
+    clip_norm: float = 0.0
+    ema_decay: float = 0.0
+    precision: Precision = "32-true"
+    seed: int = 0
+    workers: int = 0
+    devices: int = 1
+    accelerator: Accelerator = "auto"
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    evaluate_every: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "devices", "log_every", "keep_checkpoints"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("warmup_steps", "seed", "workers", "checkpoint_every", "evaluate_every"):
+            _at_least(name, getattr(self, name), 0)
+        for name in ("lr", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(
+                    f"train.{name} must be a finite number of at least 0, got {value}. Change it."
+                )
+        for name in ("momentum", "ema_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ConfigError(f"train.{name} must be at least 0 and below 1, got {value}. Change it.")
+        _one_of("optimizer", self.optimizer, ("sgd", "adamw"))
+        _one_of("schedule", self.schedule, ("cosine", "step", "constant"))
+        _one_of("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        _one_of("accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+        if self.lr == 0:
+            raise ConfigError("train.lr must be above 0, got 0. Set a learning rate such as 0.01.")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"train.accumulate must divide train.batch_size ({self.batch_size}), got {self.accumulate}. "
+                "Choose a divisor."
+            )
+        if self.warmup_steps > self.steps:
+            raise ConfigError(
+                f"train.warmup_steps must be at most train.steps ({self.steps}), got {self.warmup_steps}. "
+                "Warm up for fewer steps."
+            )
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ConfigError(
+                f"train.milestones must be rising fractions between 0 and 1, got {list(self.milestones)}. "
+                "Write for example [0.67, 0.92]."
+            )
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"train.{name} must be at least {least}, got {value}. Raise it.")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"train.{name} must be one of {', '.join(known)}, got '{value}'. Choose one of these.")
