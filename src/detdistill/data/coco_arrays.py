@@ -15,6 +15,7 @@ from detdistill.data.coco_columns import NO_ID, Columns
 
 MOST_CLASSES_FOR_REGIONS = 32
 UNREPORTED_OVERHANG_PX = 0.5
+_LARGEST_AREA = 1e30
 
 Mask = NDArray[np.bool_]
 
@@ -32,7 +33,14 @@ def _repeats(ids: NDArray[np.int64]) -> Mask:
     """Which ids stood earlier in the array already; those missing never repeat."""
     again = np.ones(len(ids), dtype=np.bool_)
     again[np.unique(ids, return_index=True)[1]] = False
-    return again & (ids != NO_ID)
+    again[ids == NO_ID] = False
+    return again
+
+
+def _any(mask: Mask) -> Mask:
+    """Which rows have any True."""
+    rows: Mask = np.logical_or.reduce(mask, axis=1)
+    return rows
 
 
 class _Boxes:
@@ -63,30 +71,31 @@ class _Boxes:
 
     def clip(self, word: str, where: Callable[[int], str]) -> NDArray[np.float32]:
         """The boxes as x1, y1, x2, y2 inside their images; (m, 4) float32, meaningless where not good."""
-        given = self.given
         widths = np.frombuffer(self.columns.widths, dtype=np.int32)
         heights = np.frombuffer(self.columns.heights, dtype=np.int32)
-        far = np.zeros((len(given), 2))
+        far = np.zeros((len(self.given), 2))
         owned = self.rows >= 0
         far[owned, 0] = widths[self.rows[owned]]
         far[owned, 1] = heights[self.rows[owned]]
 
         def what(row: int) -> str:
             image = int(self.rows[row])
-            box = [round(value, 2) for value in given[row].tolist()]
+            box = [round(value, 2) for value in self.given[row].tolist()]
             return f"bbox {box} in image {self.columns.image_ids[image]} ({int(far[row, 0])}x{int(far[row, 1])})"
 
-        finite = np.isfinite(given).all(axis=1)
+        given = self.given
+        finite = ~_any(~np.isfinite(given))
         self.report(f"{word} not four finite numbers", ~finite, where=where, what=what)
-        given = np.where(finite[:, None], given, 0.0)
-        self.report(f"{word} without extent", (given[:, 2:] <= 0).any(axis=1), where=where, what=what)
+        given = np.where(finite[:, None], given, 0.0).clip(-1e300, 1e300)
+        flat = _any(given[:, 2:] <= 0)
+        self.report(f"{word} without extent", flat, where=where, what=what)
         low, high = given[:, :2], given[:, :2] + given[:, 2:]
-        outside = ((high <= 0) | (low >= far)).any(axis=1)
+        outside = _any((high <= 0) | (low >= far))
         self.report(f"{word} outside its image", outside, where=where, what=what)
-        overhang = np.maximum(-low, high - far).max(axis=1, initial=0.0)
+        overhang: NDArray[np.float64] = np.maximum(-low, high - far).max(axis=1, initial=0.0)
         clipped = np.concatenate([np.clip(low, 0, far), np.clip(high, 0, far)], axis=1).astype(np.float32)
         # What is left may be thinner than float32 can tell.
-        thin = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+        thin = _any(clipped[:, 2:] <= clipped[:, :2])
         self.report(f"{word} without extent", thin, where=where, what=what)
         over = overhang > UNREPORTED_OVERHANG_PX
         self.report(f"{word} partly outside its image", over, where=where, what=what, repaired=True)
@@ -126,7 +135,7 @@ def _objects(columns: Columns) -> tuple[_Boxes, NDArray[np.float32], NDArray[np.
     )
     boxes = objects.clip("box", where)
     areas = np.frombuffer(columns.areas, dtype=np.float64)
-    bad = ~(np.isfinite(areas) & (areas > 0))
+    bad = ~((areas > 0) & (areas < _LARGEST_AREA))
     objects.report(
         "area missing or not positive",
         bad,

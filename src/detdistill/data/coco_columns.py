@@ -73,6 +73,7 @@ class Columns:
 
     @property
     def image_count(self) -> int:
+        """Images with an id of their own, those skipped for another reason included."""
         return len(self.image_ids)
 
     def file_name(self, row: int) -> str:

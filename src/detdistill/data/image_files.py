@@ -26,7 +26,7 @@ def unsafe_name(name: object) -> str | None:
     if name[0] in "/\\" or re.match(r"[A-Za-z]:", name):
         return "is absolute"
     normal = os.path.normpath(name.replace("\\", "/"))
-    if normal == "." or normal == ".." or normal.startswith("../"):
+    if normal in {".", ".."} or normal.startswith("../"):
         return "leads out of the images' folder"
     return None
 

@@ -92,6 +92,8 @@ class _Reader:
                 if not self.more():
                     self.at = min(error.pos, len(self.text))
                     raise _Invalid(f"{error.msg} before {self._next()}") from None
+            except ValueError as error:
+                raise _Invalid(f"a number cannot be read ({error})") from None
             except RecursionError:
                 raise _Invalid("it is nested too deeply") from None
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,10 @@ def _json_in_folder(folder: Path, split: str) -> Path:
 def _json_of_split(path: Path, split: str) -> Path:
     """The file itself, or the sibling that is named like it for the split, where its name says another one."""
     for other in SPLITS:
-        if other == split or other not in path.stem or split in path.stem:
+        stem = re.sub(rf"(?<![A-Za-z]){other}(?![A-Za-z])", split, path.stem)
+        if other == split or stem == path.stem or split in path.stem:
             continue
-        head, _, tail = path.stem.rpartition(other)
-        sibling = path.with_name(f"{head}{split}{tail}{path.suffix}")
+        sibling = path.with_name(f"{stem}{path.suffix}")
         if not sibling.is_file():
             raise ConfigError(
                 f"the {split} split beside {path} must be {sibling.name}, got no such file. "
@@ -59,7 +60,7 @@ def _json_of_split(path: Path, split: str) -> Path:
     return path
 
 
-def find_split(data: Path, split: str) -> DataSplit:
+def find_split(data: Path, split: str, *, exact: bool = False) -> DataSplit:
     """Finds one split of a data set.
 
     Layouts:
@@ -73,6 +74,7 @@ def find_split(data: Path, split: str) -> DataSplit:
     Args:
         data: a folder or a JSON file.
         split: ``"train"`` or ``"val"``.
+        exact: take a JSON file for the split whatever its name says, as where a user names what to evaluate on.
 
     Raises:
         ConfigError: there is no such path, or no file for the split.
@@ -81,7 +83,7 @@ def find_split(data: Path, split: str) -> DataSplit:
     if data.is_dir():
         json = _json_in_folder(data, split)
     elif data.is_file():
-        json = _json_of_split(data, split)
+        json = data if exact else _json_of_split(data, split)
     else:
         raise ConfigError(f"data {data} must be a folder or a COCO JSON file, got no such path. Check the path.")
     names = first_file_names(json)
@@ -100,6 +102,7 @@ def open_split(
     split: str,
     *,
     class_names: tuple[str, ...] | None = None,
+    exact: bool = False,
     check_images: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Annotations, Problems]:
@@ -109,6 +112,7 @@ def open_split(
         data: a folder or a JSON file, as `find_split` takes it.
         split: ``"train"`` or ``"val"``.
         class_names: the classes it must have, by name; labels then follow this order.
+        exact: as in `find_split`.
         check_images: decode every image, as `read_coco` does.
         progress: called with (images settled, all images) where images are looked at.
 
@@ -119,7 +123,7 @@ def open_split(
         ConfigError: there is no such path, or no file for the split.
         DataError: the file cannot be used, its classes are others, or no image is left.
     """
-    found = find_split(data, split)
+    found = find_split(data, split, exact=exact)
     annotations, problems = read_coco(
         found.json,
         images_dir=found.images_dir,

@@ -33,9 +33,7 @@ class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
         super().__init__(tuple(map(tuple, sizes)), tuple(map(tuple, aspect_ratios)))
         self.strides = tuple(strides)
 
-    def anchors(
-        self, grids: Sequence[tuple[int, int]], *, device: torch.device
-    ) -> tuple[Float[Tensor, "_n 4"], ...]:
+    def anchors(self, grids: Sequence[tuple[int, int]], *, device: torch.device) -> tuple[Float[Tensor, "_n 4"], ...]:
         """The anchors of every level in pixels, in the order row, column, anchor.
 
         Args:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid
 
 
@@ -65,9 +66,14 @@ class Detector(nn.Module, ABC):
     """A trainable detector that shows what it saw.
 
     `Need.PYRAMID` is always answered. Every other part of an observation is computed only when it is asked for.
+
+    Attributes:
+        spec: what it is and offers.
+        settings: what it was built from; None for a model that was not built from settings, which cannot be saved.
     """
 
     spec: DetectorSpec
+    settings: DetectorSettings | None = None
 
     @abstractmethod
     def extract(self, batch: Batch) -> Pyramid:

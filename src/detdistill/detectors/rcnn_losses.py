@@ -155,12 +155,10 @@ def rpn_sums(
     )
     positive = wanted >= 1
     image_of_box, anchor_of_box = image[positive], anchor[positive]
-    goal = rpn.box_coder.encode_single(
-        torch.stack(matched)[image_of_box, anchor_of_box], output.anchors[anchor_of_box]
+    goal = rpn.box_coder.encode_single(torch.stack(matched)[image_of_box, anchor_of_box], output.anchors[anchor_of_box])
+    box = functional.smooth_l1_loss(output.deltas[image_of_box, anchor_of_box], goal, beta=_BETA, reduction="none").sum(
+        dim=1
     )
-    box = functional.smooth_l1_loss(
-        output.deltas[image_of_box, anchor_of_box], goal, beta=_BETA, reduction="none"
-    ).sum(dim=1)
 
     ends = torch.tensor(output.cells, device=anchor.device).cumsum(0)
     group = image * levels + torch.bucketize(anchor, ends, right=True)
@@ -201,9 +199,7 @@ def sampled_regions(
     )
 
 
-def roi_sums(
-    logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], regions: SampledRegions
-) -> SampledSums:
+def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], regions: SampledRegions) -> SampledSums:
     """The second stage's class and box losses, summed over the sampled regions of every image.
 
     Args:

@@ -49,9 +49,7 @@ class SeededSampler:
     count: int
     positive_fraction: float
 
-    def __call__(
-        self, labels: list[Num[Tensor, " n"]]
-    ) -> tuple[list[UInt8[Tensor, " n"]], list[UInt8[Tensor, " n"]]]:
+    def __call__(self, labels: list[Num[Tensor, " n"]]) -> tuple[list[UInt8[Tensor, " n"]], list[UInt8[Tensor, " n"]]]:
         """Masks of the positives and of the negatives that were drawn, one of each per image.
 
         Args:

@@ -54,7 +54,7 @@ class CellTerm(Term):
         compare: (student, teacher, inside cells) → cost of the same shape.
         focus: (teacher, batch) → masks ≥ 0 per level; padding never counts, whatever it says.
         normalize: (cost · mask, mask, inside cells) → one number per image.
-        inside: (teacher, batch) → masks of 0 and 1: the cells inside the image.
+        inside: (observation, batch) → masks of 0 and 1: the cells inside the image.
         strides: the levels to compare; see `shared_strides`.
         student_needs: parts of the observation that `select` reads.
         teacher_needs: parts that `select` and `focus` read.
@@ -93,8 +93,15 @@ class CellTerm(Term):
             ShapeError: a level is missing, or the maps do not fit after alignment.
         """
         del clock
+        # An aligner's kernel must not carry padding into the image: outside cells enter it as zeros.
+        seen = zip(
+            levels_at(self.select(student), self.strides),
+            levels_at(self.inside(student, batch), self.strides),
+            strict=True,
+        )
         students, teachers = self.align(
-            levels_at(self.select(student), self.strides), levels_at(self.select(teacher), self.strides)
+            tuple(torch.where(inside > 0, maps, 0.0) for maps, inside in seen),
+            levels_at(self.select(teacher), self.strides),
         )
         masks = levels_at(self.focus(teacher, batch), self.strides)
         insides = levels_at(self.inside(teacher, batch), self.strides)

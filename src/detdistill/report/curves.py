@@ -31,7 +31,7 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
     """Draws one panel per logged quantity with one line per run, and writes it as a PNG.
 
     A panel is logarithmic where all its values are positive and span more than a factor of 10. Long curves are
-    drawn faint, with a running median on top. Rows that a killed run left unfinished are skipped, and where a
+    drawn faint, with a running mean on top. Rows that a killed run left unfinished are skipped, and where a
     resumed run logged a step again the later row counts.
 
     Args:
@@ -55,9 +55,10 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", fontsize=14)
     colours = {label: _hex(_LINE_COLOURS[i % len(_LINE_COLOURS)]) for i, label in enumerate(curves)}
     grid: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist() if names else []
+    last_step = max([1.0, *(steps[-1] for of_run in curves.values() for steps, _ in of_run.values())])
     for axes, name in zip(grid, names, strict=False):
         found = {label: of_run[name] for label, of_run in curves.items() if name in of_run}
-        _draw_panel(axes, name, found, colours=colours)
+        _draw_panel(axes, name, found, colours=colours, last_step=last_step)
     for axes in grid[len(names) :]:
         axes.set_visible(False)
     shown = [label for label, of_run in curves.items() if any(name in of_run for name in names)]
@@ -133,22 +134,34 @@ def _hex(colour: Colour) -> str:
     return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
 
 
-def _draw_panel(axes: Axes, name: str, found: Mapping[str, Series], *, colours: Mapping[str, str]) -> None:
+def _draw_panel(
+    axes: Axes, name: str, found: Mapping[str, Series], *, colours: Mapping[str, str], last_step: float
+) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     for label, (steps, values) in found.items():
         colour = colours[label]
-        if len(steps) > 40:
+        if len(steps) > 40 and name not in _LAST:
             axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-            axes.plot(steps, _running_median(values), color=colour, linewidth=1.8)
+            axes.plot(steps, _running_mean(values), color=colour, linewidth=1.8)
         else:
             axes.plot(steps, values, color=colour, linewidth=1.8, marker="o" if len(steps) <= 12 else "", markersize=4)
     everything = np.concatenate([values for _, values in found.values()])
     if name not in _LAST and everything.min() > 0 and everything.max() > 10 * everything.min():
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title(name, fontsize=12)
     axes.set_xlabel("step")
+    axes.set_xlim(-0.02 * last_step, 1.02 * last_step)
     axes.grid(visible=True, which="both", alpha=0.25)
 
 
-def _running_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    half = max(2, len(values) // 40)
-    return np.array([np.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
+def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    half = len(values) // 40 + 1
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(np.arange(len(values)) - half, 0)
+    last = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return means

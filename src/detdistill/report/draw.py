@@ -77,10 +77,10 @@ def draw_marks(
     canvas = canvas.copy()
     draw = ImageDraw.Draw(canvas)
     scaled = [Mark(_scaled(mark.box, factor), mark.label, mark.score, mark.faint) for mark in marks]
-    line = max(2, round(canvas.width / 260))
+    line = max(3, round(canvas.width / 240))
     for mark in reversed(scaled):
         _draw_box(draw, mark, line=line)
-    letters = font(min(30, max(13, round(canvas.width / 40))))
+    letters = font(min(64, max(14, round(canvas.width / 42))))
     placed: list[Rectangle] = []
     corners = [mark.box for mark in scaled]
     for mark in scaled:
@@ -144,7 +144,7 @@ def legend(
         (_name(label, class_names), class_colour(label)) for label in sorted(set(labels))
     ]
     if ignored:
-        entries.append(("ignored region", IGNORED))
+        entries.append(("ignored region (dashed)", IGNORED))
     if note:
         entries.append((note, None))
     gap, line = size_px, round(size_px * 1.7)
@@ -186,20 +186,20 @@ def _draw_box(draw: ImageDraw.ImageDraw, mark: Mark, *, line: int) -> None:
     if mark.faint:
         _draw_dashes(draw, (x1, y1, x2, y2), line=line)
         return
-    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK, width=line + 2)
+    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK, width=1)
     draw.rectangle((x1, y1, x2, y2), outline=class_colour(mark.label), width=line)
 
 
 def _draw_dashes(draw: ImageDraw.ImageDraw, box: Rectangle, *, line: int) -> None:
     x1, y1, x2, y2 = box
     dash = 4 * line
-    for colour, offset in ((BLACK, 1), (IGNORED, 0)):
-        for x in np.arange(x1, x2, 2 * dash):
-            for y in (y1, y2):
-                draw.line((x, y + offset, min(x + dash, x2), y + offset), fill=colour, width=line)
-        for y in np.arange(y1, y2, 2 * dash):
-            for x in (x1, x2):
-                draw.line((x + offset, y, x + offset, min(y + dash, y2)), fill=colour, width=line)
+    draw.rectangle(box, outline=BLACK, width=line)
+    for x in np.arange(x1, x2, 2 * dash):
+        for top in (y1, y2 - line + 1):
+            draw.rectangle((x, top, min(x + dash, x2), top + line - 1), fill=IGNORED)
+    for y in np.arange(y1, y2, 2 * dash):
+        for left in (x1, x2 - line + 1):
+            draw.rectangle((left, y, left + line - 1, min(y + dash, y2)), fill=IGNORED)
 
 
 def _draw_label(

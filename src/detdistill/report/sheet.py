@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.image_files import UNREADABLE
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluate.coco import ImageDetections
 from detdistill.files import atomic_file
@@ -132,7 +133,7 @@ def comparison_sheet(
     captions = [row.caption for row in rows]
     sheet = _compose([TRUTH_COLUMN, *titles], lines, captions=captions, strip=strip, panel_px=panel_px)
     with atomic_file(path) as partial:
-        sheet.save(partial, format="PNG", optimize=True)
+        sheet.save(partial, format="PNG")
 
 
 def _panel(image: Image.Image, marks: Sequence[Mark], *, class_names: Sequence[str], panel_px: int) -> Image.Image:
@@ -181,5 +182,5 @@ def _read(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             return opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} must be an image that can be read, got: {error}. Check the file.") from error

@@ -1,0 +1,81 @@
+"""The table of commands, and what each way to end says to the shell."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, UnknownCommandError
+
+import detdistill
+from detdistill.cli import commands
+from detdistill.errors import DistillError, suggestion
+from detdistill.threads import quiet_threads
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+def build_app() -> App:
+    """The application with all its commands."""
+    app = App(
+        name="detdistill",
+        help="Make a small object detector better by distilling a large one into it.",
+        version=lambda: detdistill.__version__,
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+    )
+    for command in (
+        commands.demo,
+        commands.train,
+        commands.distill,
+        commands.evaluate,
+        commands.predict,
+        commands.methods,
+    ):
+        app.command(command)
+    data = App(name="data", help="Draw a data set, or check one.", help_format="plaintext")
+    data.command(commands.make, name="make")
+    data.command(commands.check, name="check")
+    app.command(data)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code.
+
+    Args:
+        arguments: what follows the command's name; None takes it from the process.
+    """
+    quiet_threads()
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        build_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnknownCommandError as error:
+        _complain(_unknown_command(error))
+        return BAD_INPUT
+    except CycloptsError as error:
+        _complain(f"{' '.join(str(error).split())} Add --help to see what there is.")
+        return BAD_INPUT
+    except DistillError as error:
+        _complain(str(error))
+        return BAD_INPUT
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _complain(f"{error.filename} must be a path that can be used, got: {error.strerror}. Check the path.")
+        return BAD_INPUT
+    except KeyboardInterrupt as stopped:
+        print(str(stopped) or "interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return DONE
+
+
+def _complain(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+
+
+def _unknown_command(error: UnknownCommandError) -> str:
+    word = error.unused_tokens[0] if error.unused_tokens else ""
+    chain = " ".join(error.command_chain or ())
+    known = [name for name in (error.app or build_app()) if not name.startswith("-")]
+    return f"The command must be one of {', '.join(known)}, got '{f'{chain} {word}'.strip()}'. {suggestion(word, known)}"

@@ -1,0 +1,246 @@
+"""One function per command: options in, a job called, its table printed. Imports stand inside: see the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+from cyclopts import Parameter
+
+from detdistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detdistill.jobs.interface import Progress
+
+Result = TypeVar("Result")
+Flag = Annotated[bool, Parameter(negative=())]
+Arguments = Annotated[
+    str,
+    Parameter(
+        name="CONFIG.yaml KEY=VALUE",
+        help="A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.",
+    ),
+]
+
+
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Path | None = None) -> None:
+    """Draw scenes, train a teacher, a student alone and a distilled one, and compare them.
+
+    Args:
+        out: Folder of the run.
+        seed: Decides the scenes, the weights and the order of the images.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.demo import demo_job
+
+    show(_interruptible(lambda progress: demo_job(out=out, seed=seed, progress=progress)), json=json)
+
+
+def train(
+    *arguments: Arguments,
+    detector: str | None = None,
+    data: Path | None = None,
+    out: Path | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    resume: Flag = False,
+    json: Path | None = None,
+) -> None:
+    """Train a detector without a teacher.
+
+    Args:
+        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
+        data: Data set folder, or COCO JSON.
+        out: Folder of the run.
+        steps: How long to train.
+        seed: Decides everything that is drawn at random.
+        resume: Go on from the run's last checkpoint.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.config import read_run_config
+    from detdistill.jobs.train import train_job
+
+    file, settings = split_arguments(arguments)
+    options = {"student.detector": detector, "data.folder": data, "out": out, "train.steps": steps, "seed": seed}
+    config = read_run_config(file, settings, purpose="train", options=options)
+    show(_interruptible(lambda progress: train_job(config, resume=resume, progress=progress)), json=json)
+
+
+def distill(
+    *arguments: Arguments,
+    teacher: str | None = None,
+    student: str | None = None,
+    data: Path | None = None,
+    method: str | None = None,
+    out: Path | None = None,
+    alone: Path | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    resume: Flag = False,
+    json: Path | None = None,
+) -> None:
+    """Train a student with a teacher's help, and compare both.
+
+    Args:
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        data: Data set folder, or COCO JSON.
+        method: What to distil by; `detdistill methods` lists them.
+        out: Folder of the run.
+        alone: Run folder of the same student trained alone, to show it beside.
+        steps: How long to train.
+        seed: Decides everything that is drawn at random.
+        resume: Go on from the run's last checkpoint.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.config import read_run_config
+    from detdistill.jobs.distill import distill_job
+
+    file, settings = split_arguments(arguments)
+    options = {
+        "teacher.source": teacher,
+        "student.detector": student,
+        "data.folder": data,
+        "method.name": method,
+        "out": out,
+        "alone": alone,
+        "train.steps": steps,
+        "seed": seed,
+    }
+    config = read_run_config(file, settings, purpose="distill", options=options)
+    show(_interruptible(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
+
+
+def evaluate(
+    checkpoint: str,
+    /,
+    *,
+    data: Path,
+    split: Literal["train", "val"] = "val",
+    backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
+    json: Path | None = None,
+) -> None:
+    """Measure a detector's average precision as COCO does.
+
+    Args:
+        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        data: Data set folder, or COCO JSON.
+        split: Which images of the folder.
+        backend: What computes the figures; all three agree.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.evaluate import evaluate_job
+
+    progress = _screen()
+    show(evaluate_job(checkpoint, data, split=split, backend=backend, progress=progress), json=json)
+
+
+def predict(checkpoint: str, /, *images: Path, out: Path, score: float = 0.3, json: Path | None = None) -> None:
+    """Draw what a detector finds on images, and write it as JSON.
+
+    Args:
+        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        images: Image files, or folders of them.
+        out: Folder for the drawings and predictions.json.
+        score: Leave out what the detector is less sure of, 0 to 1.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.predict import predict_job
+
+    if not images:
+        raise ConfigError(
+            "predict must be given an image or a folder of images, got none. "
+            "Write detdistill predict CHECKPOINT IMAGE --out DIR."
+        )
+    show(predict_job(checkpoint, images, out=out, score=score, progress=_screen()), json=json)
+
+
+def methods(name: str | None = None, /, *, json: Path | None = None) -> None:
+    """List what a student can be distilled by, or tell all about one method.
+
+    Args:
+        name: The method to tell about.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.methods import methods_job
+
+    show(methods_job(name), json=json)
+
+
+def make(
+    what: Literal["scenes"] = "scenes",
+    /,
+    *,
+    out: Path,
+    train: int = 3000,
+    val: int = 300,
+    seed: int = 0,
+    kitti: Flag = False,
+    json: Path | None = None,
+) -> None:
+    """Draw street scenes with cars, trucks, pedestrians, cyclists and traffic lights.
+
+    Args:
+        what: What to draw.
+        out: Folder for train.json, val.json and images/.
+        train: Training scenes.
+        val: Validation scenes.
+        seed: Decides every scene.
+        kitti: Also write KITTI's layout.
+        json: Also write the table to this file.
+    """
+    del what
+    from detdistill.cli.show import show
+    from detdistill.jobs.data import make_scenes_job
+
+    show(make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=_screen()), json=json)
+
+
+def check(path: Path, /, *, json: Path | None = None) -> None:
+    """Read a data set as training would, and tell every problem by file and id.
+
+    Args:
+        path: Data set folder, or COCO JSON.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.data import check_data_job
+
+    show(check_data_job(path, progress=_screen()), json=json)
+
+
+def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
+    """The config file, where the first argument is one, and the ``key=value`` settings.
+
+    Args:
+        arguments: what stands after a command besides options.
+    """
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
+        return Path(arguments[0]), arguments[1:]
+    return None, arguments
+
+
+def _screen() -> Progress:
+    from detdistill.cli.show import ScreenProgress
+
+    return ScreenProgress()
+
+
+def _interruptible(job: Callable[[Progress], Result]) -> Result:
+    """Runs a job that trains; its own interruption, with the checkpoint saved, becomes Ctrl-C's."""
+    from detdistill.train.signals import Interrupted
+
+    progress = _screen()
+    try:
+        return job(progress)
+    except Interrupted as stopped:
+        raise KeyboardInterrupt(str(stopped)) from stopped
+    finally:
+        progress.finish()

@@ -1,0 +1,217 @@
+"""A detector in a folder: ``student.safetensors`` with the weights, ``student.json`` with all that rebuilds it.
+
+Nothing is pickled, and nothing of a teacher or of a distillation term is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from detdistill.detectors.base import Detector
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
+from detdistill.detectors.settings import FAMILIES, DetectorSettings
+from detdistill.errors import ConfigError, suggestion
+from detdistill.files import atomic_file, read_json, write_json
+
+WEIGHTS = "student.safetensors"
+DESCRIPTION = "student.json"
+LATEST = "latest.json"
+CHECKPOINTS = "checkpoints"
+_FORMAT = "detdistill-student"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDetector:
+    """A detector read from the disk, with what is known about it.
+
+    Attributes:
+        detector: on the CPU, in train mode, as freshly built.
+        report: which tensors matched.
+        image: how its training images were prepared, as `save_detector` was told.
+        class_names: in label order.
+        extra: whatever else was saved beside it.
+    """
+
+    detector: Detector
+    report: LoadReport
+    image: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    extra: Mapping[str, Any]
+
+
+def save_detector(
+    detector: Detector,
+    folder: Path,
+    *,
+    image: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a detector that `load_detector` reads, alone, wherever the folder is moved.
+
+    Args:
+        detector: on any device; left as it is.
+        folder: created where needed.
+        image: how training images were prepared, such as ``{"short_side": 96, "long_side": 160}``.
+        extra: further facts to keep beside it.
+
+    Raises:
+        ConfigError: the detector was not built from `DetectorSettings`.
+    """
+    write_description(detector, folder, image=image, extra=extra)
+    write_weights(detector, folder)
+
+
+def write_weights(detector: Detector, folder: Path) -> None:
+    """Writes ``student.safetensors`` alone: the detector's parameters and buffers by name."""
+    # Tensors that share memory, or are views, are written as tensors of their own.
+    tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in detector.state_dict().items()}
+    with atomic_file(folder / WEIGHTS) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
+
+
+def write_description(
+    detector: Detector, folder: Path, *, image: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+) -> None:
+    """Writes ``student.json`` alone: settings, class names and image preparation.
+
+    Raises:
+        ConfigError: the detector was not built from `DetectorSettings`.
+    """
+    settings = detector.settings
+    if settings is None:
+        raise ConfigError(
+            f"a detector to save must be built from DetectorSettings, got {detector.spec.name}. "
+            "Keep torchvision's own weights file instead."
+        )
+    content = {
+        "format": f"{_FORMAT}/{_VERSION}",
+        "detector": settings.to_dict(),
+        "class_names": list(detector.spec.class_names),
+        "image": dict(image),
+        "extra": dict(extra or {}),
+    }
+    write_json(folder / DESCRIPTION, content)
+
+
+def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedDetector:
+    """Reads a detector that `save_detector`, or a training run, wrote.
+
+    Args:
+        path: a run folder, its ``checkpoints`` folder, one checkpoint, or the ``student.safetensors`` in it.
+        allow: beginnings of tensor names that may be missing, unexpected or of another shape.
+
+    Raises:
+        ConfigError: there is no such thing, it is none of ours or of another version, its weights are cut off
+            or not finite, or its tensors are not those of the detector it describes.
+    """
+    weights = find_weights(path)
+    description = weights.with_suffix(".json")
+    settings, content = _described(description)
+    tensors = _read(weights)
+    require_finite(tensors, source=str(weights))
+    class_names = tuple(content["class_names"])
+    # The weights are here: nothing is to be fetched for the backbone.
+    detector = build_detector(replace(settings, pretrained=None), class_names, seed=0)
+    report = load_tensors(detector, tensors, source=str(weights))
+    report.require_complete(allow=allow)
+    return LoadedDetector(
+        detector=detector,
+        report=report,
+        image=content["image"],
+        class_names=class_names,
+        extra=content.get("extra", {}),
+    )
+
+
+def find_weights(path: Path) -> Path:
+    """The weights file behind a run folder, a checkpoints folder, a checkpoint or the file itself.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise ConfigError(
+                f"{path} must be a {WEIGHTS} or a folder that holds one, got another file. "
+                "Give the run folder, or torchvision:NAME=FILE for weights of torchvision's own models."
+            )
+        return path
+    if not path.is_dir():
+        raise ConfigError(
+            f"{path} must be a run folder, a checkpoint or a {WEIGHTS}, got nothing there. Check the path."
+        )
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    for folder in (path, path / CHECKPOINTS):
+        if (folder / LATEST).is_file():
+            return _latest(folder)
+    raise ConfigError(
+        f"{path} must hold {WEIGHTS} or {CHECKPOINTS}/{LATEST}, got a folder without them. "
+        "Give the folder of a run that has saved at least one checkpoint."
+    )
+
+
+def _latest(folder: Path) -> Path:
+    """The weights of the checkpoint that ``latest.json`` names."""
+    pointer = folder / LATEST
+    content = read_json(pointer)
+    name = content.get("checkpoint") if isinstance(content, dict) else None
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(
+            f'{pointer} must name a checkpoint beside it as {{"checkpoint": "step_000600"}}, got {content!r}. '
+            "Give one of the checkpoint folders instead."
+        )
+    weights = folder / name / WEIGHTS
+    if not weights.is_file():
+        raise ConfigError(
+            f"{weights}, which {pointer.name} names, must be a file, got nothing there. "
+            "Give another of the checkpoint folders instead."
+        )
+    return weights
+
+
+def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
+    content = read_json(path)
+    written = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(written, str) or not written.startswith(f"{_FORMAT}/"):
+        raise ConfigError(
+            f"{path} must describe a detector that detdistill saved, got format {written!r}. "
+            "Give a checkpoint that detdistill wrote."
+        )
+    if written != f"{_FORMAT}/{_VERSION}":
+        raise ConfigError(
+            f"{path} must have the format {_FORMAT}/{_VERSION}, got {written}. "
+            "Use the version of detdistill that wrote it."
+        )
+    settings, names, image = content.get("detector"), content.get("class_names"), content.get("image")
+    named = isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
+    if not (isinstance(settings, dict) and named and isinstance(image, dict)):
+        raise ConfigError(
+            f"{path} must hold detector, class_names and image, got {sorted(content)} with something missing or "
+            "of another kind. Restore the file as it was written."
+        )
+    family = settings.get("family")
+    if family not in FAMILIES:
+        raise ConfigError(
+            f"the detector's family in {path} must be one of {', '.join(FAMILIES)}, got {family!r}. "
+            f"{suggestion(str(family), FAMILIES)}"
+        )
+    return DetectorSettings.from_dict(settings), content
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{path} must be a whole safetensors file, got one that cannot be read ({error}). "
+            "It may be cut off: copy it anew or use an earlier checkpoint."
+        ) from error
