@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from detdistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detdistill.jobs.interface import Progress
+    from detdistill.train.progress import Progress
 
 Result = TypeVar("Result")
 Flag = Annotated[bool, Parameter(negative=())]
@@ -136,8 +136,7 @@ def evaluate(
     from detdistill.cli.show import show
     from detdistill.jobs.evaluate import evaluate_job
 
-    progress = _screen()
-    show(evaluate_job(checkpoint, data, split=split, backend=backend, progress=progress), json=json)
+    show(evaluate_job(checkpoint, data, split=split, backend=backend, progress=_screen()), json=json)
 
 
 def predict(checkpoint: str, /, *images: Path, out: Path, score: float = 0.3, json: Path | None = None) -> None:
@@ -228,19 +227,18 @@ def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str,
 
 
 def _screen() -> Progress:
-    from detdistill.cli.show import ScreenProgress
+    from rich.console import Console
 
-    return ScreenProgress()
+    from detdistill.train.progress import visible_progress
+
+    return visible_progress(Console(stderr=True))
 
 
 def _interruptible(job: Callable[[Progress], Result]) -> Result:
     """Runs a job that trains; its own interruption, with the checkpoint saved, becomes Ctrl-C's."""
     from detdistill.train.signals import Interrupted
 
-    progress = _screen()
     try:
-        return job(progress)
+        return job(_screen())
     except Interrupted as stopped:
         raise KeyboardInterrupt(str(stopped)) from stopped
-    finally:
-        progress.finish()

@@ -16,6 +16,7 @@ Where = Callable[[tuple[str | int, ...]], str]
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 _SECTION = ("dataclass_type", "model_type", "model_attributes_type", "dict_type")
+_OPTIONS: dict[tuple[str | int, ...], str] = {("out",): "Pass --out FOLDER"}
 _EXPECTED = {
     "float_parsing": "a number",
     "float_type": "a number",
@@ -72,7 +73,8 @@ def _sentence(path: tuple[str | int, ...], several: list[ErrorDetails], method: 
         hint = suggestion(str(path[-1]), known_keys(path[:-1], method=method))
         return f"{where(path)}: {key} must be a key of {section}, got the unknown '{path[-1]}'. {hint}"
     if kind in _MISSING:
-        return f"{where(path)}: {key} must be given, got nothing. Add {key}=VALUE, or write it in the config file."
+        remedy = _OPTIONS.get(path, f"Add {key}=VALUE")
+        return f"{where(path)}: {key} must be given, got nothing. {remedy}, or write it in the config file."
     if kind in ("value_error", "assertion_error"):
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, DistillError):

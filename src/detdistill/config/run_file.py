@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -21,7 +23,20 @@ from detdistill.train.settings import TrainSettings
 
 # `student: fcos/resnet18` is short for a section with this one key.
 _SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}
+_CHOSEN = ("student", "teacher", "method")
+_NEEDED = {
+    "train": {"student": "--detector"},
+    "distill": {"student": "--student", "teacher": "--teacher", "method": "--method"},
+}
+_SAYS = {
+    "student": "a detector such as fcos/resnet18",
+    "teacher": "a run folder, a checkpoint or torchvision:NAME",
+    "method": "the name of a method",
+}
 _COMMAND_LINE = "The command line"
+
+TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType({"steps": 2000, "batch_size": 8})
+"""What a run trains with where neither the file nor the command line says; it wins over `TrainSettings`' own."""
 
 
 def read_run_config(
@@ -44,21 +59,22 @@ def read_run_config(
         ConfigError: anything cannot be read or used; it says which key, what is wrong, and what to do.
     """
     given = [Override(tuple(key.split(".")), _plain(value), key) for key, value in (options or {}).items()]
-    overrides = [override for override in given if override.value is not None]
-    overrides += [parse_override(text) for text in settings]
+    overrides = [_long_override(override) for override in given if override.value is not None]
+    overrides += [_long_override(parse_override(text)) for text in settings]
     tree = _long_form(_read(file))
     if purpose == "train":
         for key in ("teacher", "method", "alone"):
             tree.pop(key, None)
     named = str(file) if file is not None else _COMMAND_LINE
-    _choose(tree, overrides, ("student", "detector"))
-    _choose(tree, overrides, ("method", "name"))
-    for key in ("student", "teacher", "method") if purpose == "distill" else ("student",):
-        _require(tree, overrides, (key, _SHORT[key]), named)
+    for section in ("student", "teacher", "method"):
+        _choose(tree, overrides, section)
+    for section, option in _NEEDED[purpose].items():
+        _require(tree, section, option=option, named=named)
     tree = merge(_defaults(tree), tree)
     for override in overrides:
-        apply_override(tree, override)
-    return _build(_long_form(tree), overrides, named)
+        if not (len(override.path) == 1 and override.path[0] in _CHOSEN):
+            apply_override(tree, override)
+    return _build(tree, overrides, named)
 
 
 def run_schema() -> dict[str, Any]:
@@ -85,31 +101,39 @@ def _long_form(tree: Tree) -> Tree:
     return {key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value for key, value in tree.items()}
 
 
-def _choose(tree: Tree, overrides: Sequence[Override], path: tuple[str, str]) -> None:
-    """Puts the last override of a section's choosing key into `tree` first; another choice drops the old one's keys."""
-    section, key = path
+def _long_override(override: Override) -> Override:
+    (section, *below), value = override.path, override.value
+    if section in _SHORT and not below and isinstance(value, str):
+        return Override((section, _SHORT[section]), value, override.written)
+    return override
+
+
+def _choose(tree: Tree, overrides: Sequence[Override], section: str) -> None:
+    """Lets overrides choose the section's detector, teacher or recipe first; another choice drops the old one's keys."""
+    key = _SHORT[section]
     for override in overrides:
-        if override.path not in (path, (section,)) or not isinstance(override.value, str):
-            continue
-        before = tree.get(section)
-        if not (isinstance(before, dict) and before.get(key) == override.value):
-            tree[section] = {key: override.value}
+        if override.path == (section,):
+            tree[section] = override.value
+        elif override.path == (section, key):
+            before = tree.get(section)
+            if not (isinstance(before, dict) and before.get(key) == override.value):
+                tree[section] = {key: override.value}
 
 
-def _require(tree: Tree, overrides: Sequence[Override], path: tuple[str, str], where: str) -> None:
-    section, key = path
-    inside = tree.get(section)
-    given = isinstance(inside, dict) and isinstance(inside.get(key), str)
-    if not given and not any(override.path in (path, (section,)) for override in overrides):
+def _require(tree: Tree, section: str, *, option: str, named: str) -> None:
+    key, inside = _SHORT[section], tree.get(section)
+    chosen = inside.get(key) if isinstance(inside, dict) else inside
+    if not isinstance(chosen, str) or not chosen:
+        got = "nothing" if chosen is None else repr(chosen)
         raise ConfigError(
-            f"{where}: {section}.{key} must be given, got nothing. Pass --{section}, or write {section}: {key}: ... "
-            "in the config file."
+            f"{named}: {section}.{key} must be {_SAYS[section]}, got {got}. "
+            f"Pass {option}, or write `{section}: ...` in the config file."
         )
 
 
 def _defaults(tree: Tree) -> Tree:
     """Everything that has a default, for the detector and the recipe that `tree` chooses."""
-    train = defaults(TrainSettings)
+    train = {**defaults(TrainSettings), **TRAIN_DEFAULTS}
     train.pop("seed", None)
     below: Tree = {"data": defaults(DataSettings), "train": train, "evaluate": defaults(EvaluateSettings), "seed": 0}
     student = tree.get("student")
@@ -129,21 +153,26 @@ def _build(tree: Tree, overrides: Sequence[Override], named: str) -> RunConfig:
 
     def where(path: tuple[str | int, ...]) -> str:
         words = tuple(map(str, path))
-        return _COMMAND_LINE if any(words[: len(own)] == own for own in set_here) else named
+        if any(words[: len(own)] == own for own in set_here):
+            return _COMMAND_LINE
+        below = any(own[: len(words)] == words for own in set_here)
+        return f"{named} and the command line" if below and named != _COMMAND_LINE else named
 
     train, student, method = tree.get("train"), tree.get("student"), tree.get("method")
     if isinstance(train, dict):
         if "seed" in train:
-            raise ConfigError(f"{where(('train', 'seed'))}: the seed must be the key seed at the top, got train.seed. "
-                              "Write seed, which decides everything drawn at random.")  # fmt: skip
-        tree = {**tree, "train": {**train, "seed": tree.get("seed", 0)}}
+            raise ConfigError(
+                f"{where(('train', 'seed'))}: the seed must be the key seed at the top, got train.seed. "
+                "Write seed instead."
+            )
     detector = ""
     if isinstance(student, dict):
         detector = str(student.get("detector", ""))
         tree = {**tree, "student": {key: value for key, value in student.items() if key != "detector"}}
     name = str(method.get("name")) if isinstance(method, dict) else None
     try:
-        model = run_model().model_validate(tree)
+        # JSON: pydantic's strict mode then still takes a list for a tuple and text for a path.
+        model = run_model().model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         raise as_config_error(error, tree=tree, method=name, where=where) from error
     return _as_run(model, detector)

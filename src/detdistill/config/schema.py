@@ -17,7 +17,7 @@ from detdistill.recipes.catalogue import RECIPES
 from detdistill.train.settings import TrainSettings
 
 # pydantic hands this on to every plain dataclass below the model.
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @functools.cache

@@ -17,13 +17,15 @@ def whole(value: object) -> int | None:
     """A JSON number as an id; None where it is none that fits 64 bits."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+    if isinstance(value, int) and -(2**63) < value < 2**63 and not isinstance(value, bool):
         return value
     return None
 
 
 def number(value: object) -> float:
     """A JSON number as a float; NaN where it is none."""
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:

@@ -20,6 +20,7 @@ from detdistill.errors import ConfigError, DataError
 CHUNK = 1 << 20
 LONGEST_ENTRY = 1 << 26
 _SPACE = re.compile(r"[ \t\r\n]*")
+_COMMA = re.compile(r"[ \t\r\n]*,")
 # Only number lists, and only those followed by the next key or the entry's end.
 _POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[^"{}]*\](?=\s*(?:,\s*"|\}))')
 _decoder = json.JSONDecoder()
@@ -114,7 +115,10 @@ def _entries(reader: _Reader) -> Iterator[Any]:
         return
     while True:
         yield reader.value()
-        if reader.expect(",]") == "]":
+        comma = _COMMA.match(reader.text, reader.at)
+        if comma:
+            reader.at = comma.end()
+        elif reader.expect(",]") == "]":
             return
 
 

@@ -211,7 +211,7 @@ def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], region
     image = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
     classification = functional.cross_entropy(logits.float(), regions.labels, reduction="none")
     positive = torch.where(regions.labels > 0)[0]
-    encoded = deltas.float().reshape(len(image), -1, 4)[positive, regions.labels[positive]]
+    encoded = deltas.float().reshape(*logits.shape, 4)[positive, regions.labels[positive]]
     box = functional.smooth_l1_loss(encoded, regions.targets[positive], beta=_BETA, reduction="none").sum(dim=1)
     return SampledSums(
         classification=_grouped(classification, image, len(counts)),

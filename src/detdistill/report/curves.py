@@ -90,7 +90,7 @@ def read_curves(path: Path) -> dict[str, Series]:
             f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
         ) from error
     reader = csv.DictReader(text.replace("\0", "").splitlines())
-    if reader.fieldnames is None:
+    if not reader.fieldnames:
         return {}
     if "step" not in reader.fieldnames:
         raise ConfigError(

@@ -124,15 +124,15 @@ class TensorboardLog:
                 "Install it with: pip install 'detdistill[tensorboard]'."
             ) from error
         purge = step + 1 if step > 0 else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
 
     def append(self, row: Row) -> None:
         """Adds every figure of a row under its name, at the row's `step`."""
         step = row["step"]
         for name, value in row.items():
             if name != "step" and value is not None:
-                self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Writes out what is still in memory."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()

@@ -85,9 +85,7 @@ class TrainSettings:
         for name in ("lr", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(
-                    f"train.{name} must be a finite number of at least 0, got {value}. Change it."
-                )
+                raise ConfigError(f"train.{name} must be a finite number of at least 0, got {value}. Change it.")
         for name in ("momentum", "ema_decay"):
             value = getattr(self, name)
             if not 0 <= value < 1:

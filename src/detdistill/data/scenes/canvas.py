@@ -7,7 +7,7 @@ are pixels of the supersampled picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -131,13 +131,14 @@ class Sketch:
 
     def bounds(self) -> tuple[float, float, float, float]:
         """The rectangle around all shapes, beyond the picture's edge too: x1, y1, x2, y2 in canvas pixels."""
-        xs = [x + side for s in self.strokes for x, _ in s.points for side in _margins(s)]
-        ys = [y + side for s in self.strokes for _, y in s.points for side in _margins(s)]
-        return min(xs), min(ys), max(xs), max(ys)
-
-
-def _margins(stroke: Stroke) -> Sequence[float]:
-    return (-stroke.width / 2, stroke.width / 2) if stroke.kind == 2 else (0.0,)
+        x1 = y1 = math.inf
+        x2 = y2 = -math.inf
+        for stroke in self.strokes:
+            margin = stroke.width / 2 if stroke.kind == 2 else 0.0
+            xs, ys = zip(*stroke.points, strict=True)
+            x1, x2 = min(x1, min(xs) - margin), max(x2, max(xs) + margin)
+            y1, y2 = min(y1, min(ys) - margin), max(y2, max(ys) + margin)
+        return x1, y1, x2, y2
 
 
 class Silhouette(NamedTuple):
@@ -180,15 +181,21 @@ class Canvas:
 
     def fill(self, colour: Colour, z: float, *, shines: bool = False) -> tuple[int, int, int]:
         """The colour that a surface at distance `z` has in this light."""
+        return self._inks(z)(colour, shines)
+
+    def _inks(self, z: float) -> Callable[[Colour, bool], tuple[int, int, int]]:
         light = self.light
         clear = math.exp(-z / light.sight)
-        a, haze, rest = light.ambient, light.haze, 1.0 - clear
-        if shines:
-            lit = colour
-        else:
-            lit = (colour[0] * a[0], colour[1] * a[1], colour[2] * a[2])
-        red, green, blue = (min(255, int(c * clear + h * rest)) for c, h in zip(lit, haze, strict=True))
-        return red, green, blue
+        ar, ag, ab = (a * clear for a in light.ambient)
+        hr, hg, hb = (h * (1.0 - clear) for h in light.haze)
+
+        def ink(colour: Colour, shines: bool) -> tuple[int, int, int]:
+            r, g, b = colour
+            if shines:
+                return int(min(255, r * clear + hr)), int(min(255, g * clear + hg)), int(min(255, b * clear + hb))
+            return int(min(255, r * ar + hr)), int(min(255, g * ag + hg)), int(min(255, b * ab + hb))
+
+        return ink
 
     def background(self, image: Image.Image) -> None:
         """Pastes the sky."""
@@ -200,8 +207,9 @@ class Canvas:
 
     def scenery(self, sketch: Sketch) -> None:
         """Paints a thing that stands behind all objects (it leaves the instance map alone)."""
+        ink = self._inks(sketch.z)
         for stroke in sketch.strokes:
-            _draw(self._pen, stroke, self.fill(stroke.colour, sketch.z, shines=stroke.shines))
+            _draw(self._pen, stroke, ink(stroke.colour, stroke.shines))
         self._halos.extend(sketch.halos)
 
     def multiply(self, tile: Image.Image) -> None:
@@ -226,8 +234,9 @@ class Canvas:
             sketch: what to paint.
             instance: its number in the instance map; 0 for what is not annotated.
         """
+        ink = self._inks(sketch.z)
         for stroke in sketch.strokes:
-            _draw(self._pen, stroke, self.fill(stroke.colour, sketch.z, shines=stroke.shines))
+            _draw(self._pen, stroke, ink(stroke.colour, stroke.shines))
             _draw(self._id_pen, stroke, instance)
         self._halos.extend(sketch.halos)
 
@@ -268,11 +277,11 @@ class Canvas:
             seen = self.image.getpixel((int(x), int(y)))
             if not isinstance(seen, tuple) or sum(seen) < 0.55 * sum(halo.colour):
                 continue
-            r = max(0.7, halo.radius / 4)
-            dim = mix(halo.colour, (0, 0, 0), 0.35)
+            r = min(3.5, max(0.5, halo.radius / 4))
+            dim = mix(halo.colour, (0, 0, 0), 0.5)
             box = [(x / 4 - r, y / 4 - r), (x / 4 + r, y / 4 + r)]
             pen.ellipse(box, fill=(int(dim[0]), int(dim[1]), int(dim[2])))
             lit = True
         if lit:
-            bloom = bloom.filter(ImageFilter.GaussianBlur(1.6)).resize(self.image.size, Image.Resampling.BILINEAR)
+            bloom = bloom.filter(ImageFilter.GaussianBlur(1.3)).resize(self.image.size, Image.Resampling.BILINEAR)
             self.image.paste(ImageChops.add(self.image, bloom))

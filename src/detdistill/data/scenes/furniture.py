@@ -56,7 +56,7 @@ def traffic_light(camera: Camera, dice: Dice, x: float, z: float) -> tuple[Sketc
         radius = 0.36 * width * scale
         if lamp == on:
             housing.ellipse(centre, radius * 1.1, radius * 1.1, _LAMPS[lamp], shines=True)
-            housing.halos.append(Halo(centre, radius * 1.5, _LAMPS[lamp]))
+            housing.halos.append(Halo(centre, radius * 1.1, _LAMPS[lamp]))
         else:
             housing.ellipse(centre, radius, radius, _UNLIT[lamp])
     return housing, support
@@ -120,7 +120,7 @@ def lamp_post(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> S
     glass = bright if light.lamps else (196, 196, 186)
     sketch.ellipse(centre, 0.2 * s, 0.2 * s, glass, shines=light.lamps)
     if light.lamps:
-        sketch.halos.append(Halo(centre, 0.7 * s, bright))
+        sketch.halos.append(Halo(centre, 0.5 * s, bright))
     return sketch
 
 

@@ -8,11 +8,11 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 from detdistill.data.scenes.buildings import houses
 from detdistill.data.scenes.canvas import SUPERSAMPLING, Camera, Canvas, Light, Point, Sketch
-from detdistill.data.scenes.furniture import FURNITURE, traffic_light
+from detdistill.data.scenes.furniture import FURNITURE, container, traffic_light
 from detdistill.data.scenes.people import cyclist, pedestrian
 from detdistill.data.scenes.texture import Colour, Dice, develop, mix, shade, sky, skyline, texture
 from detdistill.data.scenes.vehicles import Pose, Solid, car, footprint, truck
@@ -94,15 +94,15 @@ def _weather(dice: Dice) -> tuple[Light, tuple[Colour, Colour, float], str]:
         return light, (blue, pale, dice.uniform(0.0, 0.8)), fall
     if hour in ("day", "grey"):
         grey = dice.near((184, 188, 194), 16)
-        level = dice.uniform(0.7, 0.92)
+        level = dice.uniform(0.78, 1.0)
         light = Light((level, level, level * 1.03), (0.0, 0.0), 0.28, 1.0, dice.chance(0.25), grey, sight)
         return light, (shade(grey, 0.86), grey, 0.6), fall
     if hour == "dusk":
         glow = dice.near((214, 138, 92), 24)
-        light = Light((0.68, 0.5, 0.46), sun, 0.3, left, True, shade(glow, 0.8), sight)
+        light = Light((0.82, 0.66, 0.62), sun, 0.3, left, True, shade(glow, 0.8), sight)
         return light, (dice.near((66, 72, 118), 18), glow, dice.uniform(0.2, 0.9)), fall
     dark = dice.near((24, 26, 40), 8)
-    level = dice.uniform(0.28, 0.42)
+    level = dice.uniform(0.38, 0.56)
     light = Light((level * 1.06, level, level * 1.08), (0.0, 0.0), 0.3, 1.0, True, dark, sight)
     return light, (shade(dark, 0.5), dark, 0.2), fall
 
@@ -230,7 +230,7 @@ def _spot(canvas: Canvas, street: _Street, label: int, dice: Dice) -> tuple[floa
             z = a + (b - a) * lane
         elif label == 2 and dice.chance(0.6):
             z = dice.pick((a - street.walk * dice.random(), b + street.walk * dice.random()))
-    nearest = 5.5 if wheels else 3.6
+    nearest = (5.5, 9.0, 3.6, 3.6, 3.6)[label]
     if not nearest < z < street.back - 1.0:
         return None
     left, right = camera.reach(z)
@@ -255,6 +255,7 @@ def _spot(canvas: Canvas, street: _Street, label: int, dice: Dice) -> tuple[floa
 class _Thing:
     sketch: Sketch
     label: int
+    x: float
     carrier: Sketch | None = None
 
 
@@ -267,18 +268,18 @@ def _object(canvas: Canvas, street: _Street, label: int, dice: Dice) -> tuple[_T
     if label in (0, 1):
         maker = car if label == 0 else truck
         solid = maker(camera, light, dice, Pose(x, z, _heading(street, label, x, z, dice)))
-        return _Thing(solid.sketch, label), solid
+        return _Thing(solid.sketch, label, x), solid
     if label == 2:
         height = dice.uniform(1.55, 1.9) if dice.chance(0.85) else dice.uniform(1.1, 1.4)
         sketch = pedestrian(camera, dice, x, z, height)
-        return _Thing(sketch, label), Solid(sketch, footprint(Pose(x, z, 0.0), 0.4, 0.5), height)
+        return _Thing(sketch, label, x), Solid(sketch, footprint(Pose(x, z, 0.0), 0.4, 0.5), height)
     if label == 3:
         turn = abs(math.sin(_heading(street, label, x, z, dice) + math.atan2(x, z)))
         turn = max(0.16, turn)
         sketch = cyclist(camera, dice, x, z, turn)
-        return _Thing(sketch, label), Solid(sketch, footprint(Pose(x, z, 0.0), 0.3, 1.7 * turn), 1.7)
+        return _Thing(sketch, label, x), Solid(sketch, footprint(Pose(x, z, 0.0), 0.3, 1.7 * turn), 1.7)
     housing, carrier = traffic_light(camera, dice, x, z)
-    return _Thing(housing, label, carrier), None
+    return _Thing(housing, label, x, carrier), None
 
 
 def _crowds(box: tuple[float, float, float, float], others: list[tuple[float, float, float, float]]) -> bool:
@@ -293,6 +294,12 @@ def _crowds(box: tuple[float, float, float, float], others: list[tuple[float, fl
     return False
 
 
+def _collide(first: Solid, second: Solid) -> bool:
+    """Whether two solids would stand in the same place of the ground."""
+    (ax, az), (bx, bz) = (tuple(zip(*solid.footprint, strict=True)) for solid in (first, second))
+    return max(ax) > min(bx) and max(bx) > min(ax) and max(az) > min(bz) and max(bz) > min(az)
+
+
 def _populate(canvas: Canvas, street: _Street, dice: Dice) -> tuple[list[_Thing], list[Solid]]:
     things: list[_Thing] = []
     solids: list[Solid] = []
@@ -302,17 +309,21 @@ def _populate(canvas: Canvas, street: _Street, dice: Dice) -> tuple[list[_Thing]
         label = dice.weighted(_FREQUENCY)
         for _ in range(8):
             found = _object(canvas, street, label, dice)
-            if found is None or _crowds(found[0].sketch.bounds(), boxes):
+            if found is None:
                 continue
-            things.append(found[0])
-            boxes.append(found[0].sketch.bounds())
-            if found[1] is not None:
-                solids.append(found[1])
+            thing, solid = found
+            box = thing.sketch.bounds()
+            if _crowds(box, boxes) or (solid is not None and any(_collide(solid, other) for other in solids)):
+                continue
+            things.append(thing)
+            boxes.append(box)
+            if solid is not None:
+                solids.append(solid)
             break
     return things, solids
 
 
-def _clutter(canvas: Canvas, street: _Street, dice: Dice) -> list[Sketch]:
+def _clutter(canvas: Canvas, street: _Street, things: list[_Thing], dice: Dice) -> list[Sketch]:
     camera, light, pieces = canvas.camera, canvas.light, []
     for _ in range(dice.integer(3, 9)):
         maker = dice.weighted(FURNITURE)
@@ -324,6 +335,9 @@ def _clutter(canvas: Canvas, street: _Street, dice: Dice) -> list[Sketch]:
             x = a - dice.uniform(0.6, street.walk + 1.0) if dice.chance(0.5) else b + dice.uniform(0.6, street.walk + 1)
         if street.kind == "across" and a - 0.5 < z < b + 0.5:
             z = dice.uniform(b + 0.6, max(b + 0.7, street.back - 0.5))
+        room = 3.2 if maker is container else 1.2
+        if any(abs(x - thing.x) < room and abs(z - thing.sketch.z) < room for thing in things):
+            continue
         pieces.append(maker(camera, light, dice, x, z))
     return pieces
 
@@ -385,21 +399,20 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
         painted.append((thing.sketch.z, thing.sketch, number))
         if thing.carrier is not None:
             painted.append((thing.carrier.z, thing.carrier, 0))
-    painted.extend((piece.z, piece, 0) for piece in _clutter(canvas, street, dice))
+    painted.extend((piece.z, piece, 0) for piece in _clutter(canvas, street, things, dice))
     for _, sketch, number in sorted(painted, key=lambda entry: -entry[0]):
         canvas.paint(sketch, number)
     if light.lamps:
         canvas.glow()
-    canvas.multiply(texture(dice, camera.width, camera.height))
     _precipitation(canvas, fall, dice)
     objects = _annotate(canvas, things)
-    night = light.ambient[1] < 0.45
+    night = light.ambient[1] < 0.58 and light.haze[0] < 60
     picture = develop(
         dice,
-        canvas.image.reduce(SUPERSAMPLING),
+        ImageChops.multiply(canvas.image.reduce(SUPERSAMPLING), texture(dice, width, height)),
         grain=dice.uniform(3.0, 9.0) if night else dice.uniform(1.5, 6.0),
         blur=dice.uniform(0.3, 0.7) if dice.chance(0.3) else 0.0,
-        exposure=dice.uniform(0.9, 1.35) if night else dice.uniform(0.78, 1.18),
+        exposure=dice.uniform(1.0, 1.4) if night else dice.uniform(0.85, 1.25),
     )
     return Scene(picture, objects, canvas.instances())
 

@@ -101,10 +101,10 @@ def _tiles() -> tuple[Image.Image, ...]:
 
     fine, middle, broad = noise(_TILE // 2), noise(_TILE // 10), noise(_TILE // 48)
     mixes = (
-        224 + 31 * fine,
-        205 + 18 * fine + 32 * middle,
-        190 + 22 * fine + 22 * middle + 26 * broad,
-        200 + 20 * middle + 40 * broad,
+        232 + 23 * fine,
+        212 + 16 * fine + 29 * middle,
+        203 + 18 * fine + 16 * middle + 20 * broad,
+        210 + 15 * middle + 32 * broad,
     )
     return tuple(Image.fromarray(np.clip(m, 0, 255).astype(np.uint8)).convert("RGB") for m in mixes)
 
@@ -133,11 +133,11 @@ def sky(dice: Dice, width: int, height: int, top: Colour, bottom: Colour, clouds
     ramp = np.linspace(0.0, 1.0, 16, dtype=np.float32)[:, None]
     column = np.asarray(top, dtype=np.float32) * (1 - ramp) + np.asarray(bottom, dtype=np.float32) * ramp
     picture = Image.fromarray(np.clip(column, 0, 255).astype(np.uint8)[:, None, :])
-    picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    picture = picture.resize((1, height), Image.Resampling.BILINEAR).resize((width, height), Image.Resampling.NEAREST)
     if clouds > 0:
         cover = dice.generator.random((5, 7), dtype=np.float32)
         mask = np.clip((cover - 1 + clouds) * 400, 0, 190).astype(np.uint8)
-        shape = Image.fromarray(mask).resize((width, height), Image.Resampling.BICUBIC)
+        shape = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
         tone = mix(bottom, (255.0, 255.0, 255.0), 0.45)
         picture.paste((int(tone[0]), int(tone[1]), int(tone[2])), (0, 0), shape)
     return picture

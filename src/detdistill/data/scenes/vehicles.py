@@ -146,7 +146,7 @@ def _lamp(block: Block, at: Point3, size: float, colour: Colour, *, lit: bool) -
 
 
 def _halo(block: Block, centre: Point, size: float, colour: Colour) -> Halo:
-    return Halo(centre, 2.2 * size * block.camera.scale(block.pose.z), colour)
+    return Halo(centre, 1.1 * size * block.camera.scale(block.pose.z), colour)
 
 
 def car(camera: Camera, light: Light, dice: Dice, pose: Pose) -> Solid:

@@ -1,0 +1,168 @@
+"""Draws what a detector finds on images, and writes it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from detdistill.data.annotations import Annotations
+from detdistill.errors import ConfigError, DataError
+from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluate.detect import detect_split
+from detdistill.data.dataset import DetectionDataset
+from detdistill.data.loader import evaluation_loader
+from detdistill.files import atomic_file, write_json
+from detdistill.jobs.interface import Progress, Silence
+from detdistill.jobs.opening import available_device, image_of, open_detector
+from detdistill.report.draw import draw_detections
+from detdistill.report.tables import Table
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+PREDICTIONS = "predictions.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOutcome:
+    """What was found in every image.
+
+    Attributes:
+        out: folder of the drawings and ``predictions.json``.
+        images: the files, in the order given.
+        found: what was found in each, above the score.
+        class_names: names in label order.
+    """
+
+    out: Path
+    images: tuple[Path, ...]
+    found: tuple[ImageDetections, ...]
+    class_names: tuple[str, ...]
+
+    def table(self) -> list[str]:
+        """One line per image, then where the drawings are."""
+        rows = tuple(
+            (str(path), len(one.labels), self._named(one)) for path, one in zip(self.images, self.found, strict=True)
+        )
+        table = Table(("image", "boxes", "classes"), rows).text(decimals=0)
+        return [*table.splitlines(), "", f"drawings and {PREDICTIONS} in {self.out}"]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Boxes (x1, y1, x2, y2 in pixels of the stored image), scores and class names by file."""
+        return {
+            str(path): [
+                {"box": [round(float(edge), 2) for edge in box], "score": float(score), "class": self.class_names[label]}
+                for box, score, label in zip(one.boxes, one.scores, one.labels.tolist(), strict=True)
+            ]
+            for path, one in zip(self.images, self.found, strict=True)
+        }
+
+    def _named(self, found: ImageDetections) -> str:
+        labels, counts = np.unique(found.labels, return_counts=True)
+        return ", ".join(
+            f"{self.class_names[label]} {count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
+        )
+
+
+def predict_job(
+    checkpoint: str,
+    images: Sequence[Path],
+    *,
+    out: Path,
+    score: float = 0.3,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> PredictOutcome:
+    """Runs a detector on images, draws what it finds, and writes ``predictions.json``.
+
+    Args:
+        checkpoint: run folder, checkpoint, or ``"torchvision:NAME[=FILE]"``.
+        images: image files, and folders whose images are taken in name order.
+        out: folder for the results; files of the same name are replaced.
+        score: leave out what is less sure, 0 to 1.
+        batch_size: images at a time.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: there is no such checkpoint or image, or the score is out of range.
+        DataError: a file is no image.
+    """
+    if not 0 <= score <= 1:
+        raise ConfigError(f"--score must be between 0 and 1, got {score}. Try 0.3.")
+    watcher = progress or Silence()
+    files = _image_files(images)
+    loaded = open_detector(checkpoint, progress=watcher)
+    annotations = _unannotated(files, loaded.class_names)
+    size = image_of(loaded, annotations)
+    device = available_device()
+    watcher.start("predict", len(files))
+    loader = evaluation_loader(DetectionDataset(annotations, image=size), batch_size=batch_size)
+    everything = detect_split(loaded.detector.to(device), loader, device=device, progress=watcher.advance)
+    watcher.finish()
+    found = tuple(one.above(score) for one in everything)
+    outcome = PredictOutcome(out=out, images=tuple(files), found=found, class_names=loaded.class_names)
+    for name, path, one in zip(_drawing_names(files), files, found, strict=True):
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+        drawn = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
+        with atomic_file(out / name) as partial:
+            drawn.save(partial, format="PNG")
+    write_json(out / PREDICTIONS, outcome.as_dict())
+    return outcome
+
+
+def _image_files(given: Sequence[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise ConfigError(f"Folder {path} must hold images to predict on, got none. Give another folder.")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise ConfigError(f"{path} must be an image or a folder of images, got nothing there. Check the path.")
+    return files
+
+
+def _drawing_names(files: Sequence[Path]) -> list[str]:
+    """One file name per drawing; images of the same name in different folders get a number."""
+    used: dict[str, int] = {}
+    names = []
+    for path in files:
+        used[path.stem] = used.get(path.stem, 0) + 1
+        names.append(f"{path.stem}.png" if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}.png")
+    return names
+
+
+def _unannotated(files: Sequence[Path], class_names: tuple[str, ...]) -> Annotations:
+    encoded = [str(path.resolve()).encode() for path in files]
+    none = np.zeros(0)
+    return Annotations(
+        images_dir=Path("/"),
+        class_names=class_names,
+        category_ids=np.arange(len(class_names)),
+        image_ids=np.arange(len(files)),
+        sizes=np.array([_stored_size(path) for path in files], dtype=np.int32),
+        name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        name_offsets=np.cumsum([0, *map(len, encoded)]),
+        offsets=np.zeros(len(files) + 1, dtype=np.int64),
+        boxes=np.zeros((0, 4), dtype=np.float32),
+        labels=none.astype(np.int32),
+        ignored=none.astype(bool),
+        areas=none.astype(np.float32),
+    )
+
+
+def _stored_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as opened:
+            return opened.height, opened.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{path} must be an image, got a file that cannot be read as one ({error}). Leave it out."
+        ) from error

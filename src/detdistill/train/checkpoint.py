@@ -1,0 +1,246 @@
+"""Checkpoints on the disk: complete folders only, so that a kill at any moment costs steps, never the run.
+
+A run's ``checkpoints/step_0000600/`` holds ``student.safetensors`` and ``student.json``, a plain student, and
+``training.safetensors`` and ``training.json``, all that training needs to go on; ``checkpoints/latest.json``
+names the folder to resume from. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from detdistill.errors import ConfigError, DataError, DistillError
+from detdistill.files import PARTIAL, atomic_folder, read_json, write_json
+
+CHECKPOINTS = "checkpoints"
+LATEST = "latest.json"
+STUDENT = "student.safetensors"
+_TENSORS = "training.safetensors"
+_CONTENT = "training.json"
+_FORMAT = 1
+_NAME = re.compile(r"step_(\d{7,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything but the plain student that a run needs to go on.
+
+    Attributes:
+        step: steps done.
+        seconds: spent on them.
+        identity: settings and what else must be the same on resume, as JSON.
+        counters: small figures, as JSON.
+        tensors: all the rest, by name.
+    """
+
+    step: int
+    seconds: float
+    identity: Mapping[str, Any]
+    counters: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was read and found whole."""
+
+    path: Path
+    snapshot: Snapshot
+    student: Mapping[str, Tensor]
+
+
+@final
+class DamagedCheckpoint(DataError):
+    """A checkpoint's files are not as they were written."""
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable[[Path], None], keep: int) -> Path:
+    """Writes a checkpoint, names it the latest, and only then removes older ones.
+
+    Args:
+        folder: the run's.
+        snapshot: what to write beside the student.
+        save_student: writes ``student.safetensors``, and what else makes a student, into the folder it is given.
+        keep: how many checkpoints stay. One of a later step, left from before a resume, goes.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        DistillError: the disk refuses.
+    """
+    checkpoints = folder / CHECKPOINTS
+    path = checkpoints / f"step_{snapshot.step:07d}"
+    try:
+        with atomic_folder(path) as partial:
+            save_student(partial)
+            if not (partial / STUDENT).is_file():
+                raise ConfigError(f"save_student must write {STUDENT}, got no such file. Write the weights there.")
+            save_file(dict(snapshot.tensors), partial / _TENSORS)
+            content = {
+                "format": _FORMAT,
+                "step": snapshot.step,
+                "seconds": snapshot.seconds,
+                "identity": snapshot.identity,
+                "counters": snapshot.counters,
+                "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
+            }
+            text = json.dumps(content, indent=2, allow_nan=False)
+            (partial / _CONTENT).write_text(text + "\n", encoding="utf-8")
+        write_json(checkpoints / LATEST, {"checkpoint": path.name})
+        kept = [step for step in _steps(checkpoints) if step <= snapshot.step][-keep:]
+        for step in _steps(checkpoints):
+            if step not in kept:
+                _discard(_path(checkpoints, step))
+    except OSError as error:
+        raise DistillError(
+            f"the checkpoint {path} must be writable, got: {error.strerror}. Make room or give access, then "
+            "resume from the checkpoint before it."
+        ) from error
+    return path
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint and proves that its files are the ones that were written.
+
+    Raises:
+        DamagedCheckpoint: a file is missing, cut short or changed.
+    """
+    try:
+        content = read_json(path / _CONTENT)
+        for name, digest in content["sha256"].items():
+            if _digest(path / name) != digest:
+                raise DamagedCheckpoint(_damage(path, f"a changed {name}"))
+        snapshot = Snapshot(
+            step=content["step"],
+            seconds=content["seconds"],
+            identity=content["identity"],
+            counters=content["counters"],
+            tensors=load_file(path / _TENSORS),
+        )
+        return Checkpoint(path=path, snapshot=snapshot, student=load_file(path / STUDENT))
+    except (OSError, ConfigError, SafetensorError) as error:
+        raise DamagedCheckpoint(_damage(path, str(error))) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpoint(_damage(path, f"{_CONTENT} without {error}")) from error
+
+
+def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The checkpoint to resume a run from: the latest, or, where that one is damaged, the one before it.
+
+    Args:
+        folder: the run's.
+
+    Returns:
+        The checkpoint, None where the run has none yet; and a warning for every one that was passed over.
+
+    Raises:
+        DataError: there are checkpoints, and all are damaged.
+    """
+    checkpoints = folder / CHECKPOINTS
+    steps = _steps(checkpoints)
+    warnings: list[str] = []
+    if (checkpoints / LATEST).exists():
+        latest = _latest(checkpoints)
+        if latest is None:
+            warnings.append(f"{checkpoints / LATEST} is damaged; the checkpoints themselves are looked through.")
+        else:
+            steps = sorted({step for step in steps if step < latest} | {latest})
+    for step in reversed(steps):
+        try:
+            return read_checkpoint(_path(checkpoints, step)), tuple(warnings)
+        except DamagedCheckpoint as error:
+            warnings.append(f"passed over: {error}")
+    if warnings:
+        raise DataError(
+            f"{checkpoints} must hold a whole checkpoint, got only damaged ones ({' '.join(warnings)}). "
+            "Start the run anew in another folder."
+        )
+    return None, ()
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a run's folder holds any checkpoint."""
+    return bool(_steps(folder / CHECKPOINTS))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what writes that were cut off left under temporary names."""
+    for place in (folder, folder / CHECKPOINTS):
+        for leftover in place.glob(f"*{PARTIAL}"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+
+
+def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where: Path) -> None:
+    """Refuses to resume a run as another one.
+
+    Args:
+        stored: the identity in the checkpoint, as JSON.
+        current: the identity of the run that wants to go on, as JSON.
+        where: the checkpoint, for the message.
+
+    Raises:
+        ConfigError: a key differs; names the first.
+    """
+    for key in sorted({*stored, *current}):
+        before, now = stored.get(key), current.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            nested = [{f"{key}.{name}": value for name, value in side.items()} for side in (before, now)]
+            require_same(nested[0], nested[1], where=where)
+        elif before != now:
+            raise ConfigError(
+                f"{key} must be {before!r} to resume from {where}, got {now!r}. "
+                "Set it back, or start a new run in another folder."
+            )
+
+
+def _path(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f"step_{step:07d}"
+
+
+def _steps(checkpoints: Path) -> list[int]:
+    if not checkpoints.is_dir():
+        return []
+    names = (_NAME.fullmatch(entry.name) for entry in checkpoints.iterdir() if entry.is_dir())
+    return sorted(int(name[1]) for name in names if name)
+
+
+def _latest(checkpoints: Path) -> int | None:
+    try:
+        content = read_json(checkpoints / LATEST)
+    except ConfigError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    name = _NAME.fullmatch(str(content.get("checkpoint")))
+    return int(name[1]) if name else None
+
+
+def _discard(path: Path) -> None:
+    """Removes a checkpoint so that a kill in between leaves a name that is cleaned up, not half a folder."""
+    doomed = path.with_name(f"{path.name}{PARTIAL}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _damage(path: Path, found: str) -> str:
+    return f"{path} must be a whole checkpoint, got {found.rstrip('.')}. Use an earlier one."
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
