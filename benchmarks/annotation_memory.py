@@ -64,3 +64,128 @@ def write_coco(path: Path, *, images: int, boxes: int, seed: int = 0) -> int:
             )
         out.write(f'], "categories": {json.dumps(categories)}}}\n')
     return path.stat().st_size
+
+
+def _memory(*fields: str) -> float:
+    """Sum of fields of this process in /proc/self/smaps_rollup, in MiB."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.split(":")[0] in fields) / 1024
+
+
+def _private() -> float:
+    return _memory("Private_Clean", "Private_Dirty")
+
+
+class Touching:
+    """A data set of which every item reads all annotations; None instead of annotations reads nothing."""
+
+    def __init__(self, annotations: Any, items: int = 2) -> None:
+        self.annotations = annotations
+        self.items = items
+
+    def __len__(self) -> int:
+        return self.items
+
+    def __getitem__(self, index: int) -> tuple[int, float, float, float]:
+        before = _private()
+        total = 0.0
+        if self.annotations is not None:
+            found = self.annotations
+            for values in (found.boxes, found.labels, found.areas, found.ignored, found.image_ids, found.sizes):
+                total += float(values.sum(dtype="float64"))
+            for row in range(len(found)):
+                total += len(found.file_name(row)) + len(found.boxes[found.objects(row)])
+        time.sleep(0.5)
+        return os.getpid(), before, _private(), total
+
+
+def _workers(annotations: Any, workers: int) -> list[tuple[int, float, float, float]]:
+    from torch.utils.data import DataLoader
+
+    dataset: Any = Touching(annotations, workers)
+    loader = DataLoader(
+        dataset, batch_size=1, num_workers=workers, collate_fn=_first, multiprocessing_context="fork", prefetch_factor=1
+    )
+    return list(loader)
+
+
+def _first(items: list[Any]) -> Any:
+    return items[0]
+
+
+def measure(path: Path, workers: int) -> dict[str, Any]:
+    """Reads the file in this process, then in forked workers; MiB and seconds."""
+    import torch
+
+    from detdistill.data.coco import read_coco
+
+    torch.set_num_threads(1)
+    rss_before = _memory("Rss")
+    start = time.perf_counter()
+    annotations, problems = read_coco(path, images_dir=path.parent)
+    seconds = time.perf_counter() - start
+    rss_after = _memory("Rss")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    names = ("category_ids", "image_ids", "sizes", "name_bytes", "name_offsets", "offsets", "boxes", "labels")
+    arrays = sum(getattr(annotations, name).nbytes for name in (*names, "ignored", "areas"))
+    empty, touched = _workers(None, workers), _workers(annotations, workers)
+    distinct = len({row[0] for row in touched})
+    if distinct != workers:
+        raise RuntimeError(f"each of {workers} workers must have read once, got {distinct}")
+    return {
+        "images": len(annotations),
+        "boxes": len(annotations.boxes),
+        "problems": len(problems),
+        "arrays_mib": arrays / MIB,
+        "index_seconds": seconds,
+        "after_imports_mib": rss_before,
+        "growth_mib": rss_after - rss_before,
+        "peak_mib": peak,
+        "workers": workers,
+        "workers_private_mib": sum(row[2] - row[1] for row in touched),
+        "workers_private_over_empty_mib": sum(row[2] for row in touched) - sum(row[2] for row in empty),
+        "worker_private_total_mib": [row[2] for row in touched],
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=118_000)
+    parser.add_argument("--boxes", type=int, default=860_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.read is not None:
+        print(json.dumps(measure(given.read, given.workers)))
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "instances_train.json"
+        start = time.perf_counter()
+        size = write_coco(path, images=given.images, boxes=given.boxes)
+        print(f"wrote {size / 1e6:.0f} MB in {time.perf_counter() - start:.0f} s", flush=True)
+        command = [sys.executable, __file__, "--read", str(path), "--workers", str(given.workers)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    import numpy
+    import torch
+
+    figures = json.loads(done.stdout)
+    if (figures["images"], figures["boxes"], figures["problems"]) != (given.images, given.boxes, 0):
+        raise RuntimeError(f"all images and boxes must have been read, got {figures}")
+    kept = {name: figures[name] <= limit for name, limit in LIMITS.items()}
+    versions = {"python": platform.python_version(), "numpy": numpy.__version__, "torch": torch.__version__}
+    result = {"file_bytes": size, **figures, "limits": LIMITS, "within_limits": kept, "versions": versions}
+    result["hardware"] = {"cpus": os.cpu_count(), "machine": platform.machine()}
+    for name, value in figures.items():
+        print(f"{name:32} {value:.1f}" if isinstance(value, float) else f"{name:32} {value}")
+    if given.json is not None:
+        from detdistill.files import write_json
+
+        write_json(given.json, result)
+    for name, limit in LIMITS.items():
+        print(f"{name} at most {limit:g}: {'yes' if kept[name] else 'NO'}")
+    return 0 if all(kept.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

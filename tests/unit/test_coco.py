@@ -124,7 +124,7 @@ def test_against_the_plain_way_on_random_files(tmp_path):
         theirs = [row for row in rows if row["image_id"] == entry["id"]]
         corners = [[x, y, x + w, y + h] for x, y, w, h in (row["bbox"] for row in theirs)]
         assert annotations.boxes[mine].tolist() == corners
-        assert annotations.labels[mine].tolist() == [[7, 3].index(row["category"]) for row in theirs]
+        assert annotations.labels[mine].tolist() == [[7, 3].index(row["category_id"]) for row in theirs]
         assert annotations.ignored[mine].tolist() == [row["iscrowd"] == 1 for row in theirs]
         assert annotations.areas[mine].tolist() == [row["area"] for row in theirs]
 
@@ -436,16 +436,17 @@ def test_images_are_checked_only_where_asked(tmp_path):
         ('{"images" []}', "':' is missing before '[]}'"),
         ('{"images": [' + "[" * 100_000, "it is nested too deeply"),
         ('{"images": [' + "1" * 5000 + "]}", "a number cannot be read"),
-        ('{"images": {}}', '"images" of .* must be a list, got dict. Write'),
-        ('{"images": [], "categories": []}', "got no annotations .its keys: images, categories.. Give"),
+        ('{"images": {}}', "must be a list, got dict. Write"),
+        ('{"images": [], "categories": []}', "got no annotations (its keys: images, categories). Give"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "must name at least one class, got none"),
     ],
 )
 def test_no_coco_file(tmp_path, text, message):
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(DataError) as error:
         read_coco(path)
+    assert message in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -515,25 +516,26 @@ def test_first_file_names_reads_no_further_than_needed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "images", "boxes", "crowd", "classes"),
+    ("name", "counts", "classes"),
     [
-        ("bccd/train", 292, 3943, 0, {"RBC": 3350, "WBC": 301, "Platelets": 292}),
-        ("bccd/val", 72, 945, 0, {"RBC": 805, "WBC": 71, "Platelets": 69}),
-        ("carla_sim/train", 390, 1275, 0, {"vehicle": 591, "traffic_light": 522, "bike": 77, "motobike": 36}),
-        ("carla_sim/val", 125, 935, 0, {"traffic_light": 802, "vehicle": 107, "bike": 17, "motobike": 4}),
-        ("coco_mini/train", 173, 1666, 20, {}),
-        ("coco_mini/val", 168, 1434, 14, {}),
-        ("coco_mini/free_train", 71, 680, 7, {}),
-        ("coco_mini/free_val", 73, 626, 8, {}),
-        ("coco_mini/traffic_train", 36, 282, 3, {}),
-        ("coco_mini/traffic_val", 23, 192, 3, {}),
-        ("kitti33/train", 25, 72, 0, {"Car": 43, "Pedestrian": 15, "Truck": 4, "Person_sitting": 0, "Tram": 1}),
-        ("kitti33/val", 8, 41, 0, {"Car": 28, "Pedestrian": 5, "Van": 3, "Cyclist": 2, "Truck": 2, "Tram": 1}),
-        ("microcontrollers/train", 112, 134, 0, {"Arduino_Nano": 37, "ESP8266": 32}),
-        ("microcontrollers/val", 37, 43, 0, {"ESP8266": 15, "Arduino_Nano": 6}),
+        ("bccd/train", (292, 3943, 0), {"RBC": 3350, "WBC": 301, "Platelets": 292}),
+        ("bccd/val", (72, 945, 0), {"RBC": 805, "WBC": 71, "Platelets": 69}),
+        ("carla_sim/train", (390, 1275, 0), {"vehicle": 591, "traffic_light": 522, "bike": 77, "motobike": 36}),
+        ("carla_sim/val", (125, 935, 0), {"traffic_light": 802, "vehicle": 107, "bike": 17, "motobike": 4}),
+        ("coco_mini/train", (173, 1666, 20), {}),
+        ("coco_mini/val", (168, 1434, 14), {}),
+        ("coco_mini/free_train", (71, 680, 7), {}),
+        ("coco_mini/free_val", (73, 626, 8), {}),
+        ("coco_mini/traffic_train", (36, 282, 3), {}),
+        ("coco_mini/traffic_val", (23, 192, 3), {}),
+        ("kitti33/train", (25, 72, 0), {"Car": 43, "Pedestrian": 15, "Truck": 4, "Person_sitting": 0, "Tram": 1}),
+        ("kitti33/val", (8, 41, 0), {"Car": 28, "Pedestrian": 5, "Van": 3, "Cyclist": 2, "Truck": 2, "Tram": 1}),
+        ("microcontrollers/train", (112, 134, 0), {"Arduino_Nano": 37, "ESP8266": 32}),
+        ("microcontrollers/val", (37, 43, 0), {"ESP8266": 15, "Arduino_Nano": 6}),
     ],
 )
-def test_real_data(real_data, name, images, boxes, crowd, classes):
+def test_real_data(real_data, name, counts, classes):
+    images, boxes, crowd = counts
     path = real_data / f"{name}.json"
     annotations, problems = read_coco(path)
     assert problems.summary() == []
@@ -545,9 +547,9 @@ def test_real_data(real_data, name, images, boxes, crowd, classes):
     ignored = crowd + regions * len(annotations.class_names)
     assert int(annotations.ignored.sum()) == ignored
     assert len(annotations.boxes) == boxes + regions * len(annotations.class_names)
-    counts = np.bincount(annotations.labels[~annotations.ignored], minlength=len(annotations.class_names))
+    found = np.bincount(annotations.labels[~annotations.ignored], minlength=len(annotations.class_names))
     for class_name, count in classes.items():
-        assert counts[annotations.class_names.index(class_name)] == count
+        assert found[annotations.class_names.index(class_name)] == count
 
 
 def test_real_images_are_whole(real_data):

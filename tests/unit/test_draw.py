@@ -23,6 +23,10 @@ def count(image: Image.Image, colour: tuple[int, int, int]) -> int:
     return int((np.asarray(image) == colour).all(axis=-1).sum())
 
 
+def dark(image: Image.Image) -> int:
+    return int((np.asarray(image).max(axis=-1) < 80).sum())
+
+
 def detections(*objects: tuple) -> ImageDetections:
     return ImageDetections(
         1,
@@ -47,7 +51,7 @@ def test_the_given_image_is_not_changed():
 
 def test_a_box_has_its_class_colour_on_its_edges():
     drawn = draw_marks(canvas(), [Mark((100, 100, 200, 150), 1, 0.87)], class_names=NAMES)
-    for corner in ((100, 125), (200, 125), (150, 100), (150, 150)):
+    for corner in ((100, 125), (199, 125), (150, 100), (150, 149)):
         assert drawn.getpixel(corner) == class_colour(1)
     assert drawn.getpixel((150, 125)) == GREY
 
@@ -56,13 +60,13 @@ def test_a_small_image_is_enlarged_with_its_boxes():
     drawn = draw_marks(canvas(160, 96), [Mark((40, 40, 80, 60), 0)], class_names=NAMES)
     assert drawn.size == (480, 288)
     assert drawn.getpixel((120, 150)) == class_colour(0)
-    assert drawn.getpixel((240, 150)) == class_colour(0)
+    assert drawn.getpixel((239, 150)) == class_colour(0)
 
 
 def test_a_label_is_readable_text_on_the_class_colour():
     with_score = draw_marks(canvas(), [Mark((100, 100, 200, 150), 0, 0.87)], class_names=NAMES)
     without = draw_marks(canvas(), [Mark((100, 100, 200, 150), 0)], class_names=NAMES)
-    assert count(with_score.crop((98, 75, 200, 99)), text_on(class_colour(0))) > 60
+    assert dark(with_score.crop((98, 80, 200, 98))) > dark(without.crop((98, 80, 200, 98))) + 60
     assert count(with_score, class_colour(0)) > count(without, class_colour(0)) + 100
 
 
@@ -70,10 +74,8 @@ def test_labels_of_equal_boxes_do_not_hide_each_other():
     box = (200.0, 100.0, 260.0, 150.0)
     one = draw_marks(canvas(), [Mark(box, 0, 0.9)], class_names=NAMES)
     two = draw_marks(canvas(), [Mark(box, 0, 0.9), Mark(box, 0, 0.8)], class_names=NAMES)
-    area_one, area_two = count(one, class_colour(0)), count(two, class_colour(0))
-    line = count(draw_marks(canvas(), [Mark(box, 0, faint=True)], class_names=NAMES), IGNORED)
-    assert line > 0
-    assert area_two - area_one > 500
+    assert count(two, class_colour(0)) > count(one, class_colour(0)) + 500
+    assert dark(two) > dark(one) + 40
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_labels_of_equal_boxes_do_not_hide_each_other():
 def test_boxes_at_the_rim_and_empty_boxes_keep_a_whole_label(box):
     drawn = draw_marks(canvas(), [Mark(box, 0, 0.5)], class_names=NAMES)
     assert drawn.size == (480, 240)
-    assert count(drawn, text_on(class_colour(0))) > 60
+    assert dark(drawn) > 80
 
 
 def test_labels_outside_the_known_names_are_numbered():

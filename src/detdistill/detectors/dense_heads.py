@@ -95,7 +95,7 @@ def class_levels(
     shapes = grids(pyramid)
     parts = torch.split(logits, [rows * columns * anchors for rows, columns in shapes], dim=1)
     return tuple(
-        part.unflatten(1, (rows, columns, anchors)).permute(0, 3, 4, 1, 2)
+        part.reshape(part.shape[0], rows, columns, anchors, -1).permute(0, 3, 4, 1, 2)
         for part, (rows, columns) in zip(parts, shapes, strict=True)
     )
 

@@ -272,6 +272,7 @@ def check_backbone(name: str, *, presets: tuple[str, ...] = ()) -> None:
 
     if timm.is_model(name):
         return
-    likely = "Known" not in (closest := suggestion(name, (*presets, *timm.list_models())))
-    remedy = closest if likely else f"{suggestion('', presets)} Any timm model name with several strides works too."
-    raise ConfigError(f"The detector's backbone must be a preset or a timm model, got '{name}'. {remedy}")
+    closest = suggestion(name, (*presets, *timm.list_models()))
+    if closest.startswith("Known"):
+        closest = f"{suggestion('', presets) if presets else ''} See timm.list_models() for all.".strip()
+    raise ConfigError(f"The detector's backbone must be a preset or a timm model, got '{name}'. {closest}")

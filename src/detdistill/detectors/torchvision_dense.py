@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, final
 
 import torch
@@ -106,21 +106,18 @@ class RetinaNetDetector(Detector):
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """What the heads see on `pyramid`; see `Detector.observe`."""
-        if not needs & HEAD_NEEDS:
-            return Observation(pyramid=pyramid)
-        outputs = self.model.head(list(pyramid.levels))
-        return Observation(
-            pyramid=pyramid,
-            class_logits=_class_logits(self.spec, self._slots, outputs["cls_logits"], pyramid, needs),
-            task_loss=self._task_loss(outputs, pyramid, batch, needs) if needs & LOSS_NEEDS else None,
+        return _observe(
+            self.spec,
+            self.model,
+            self._slots,
+            pyramid,
+            needs,
+            task_loss=lambda outputs: self._task_loss(outputs, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs),
         )
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`."""
-        pyramid = self.extract(batch)
-        outputs = self.model.head(list(pyramid.levels))
-        outputs["cls_logits"] = self._slots.logits(outputs["cls_logits"])
-        return find(self.model, outputs, _anchors(self.model, pyramid), batch)
+        return _detect(self.model, self._slots, self.extract(batch), batch)
 
     def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> TaskLoss:
         with torch.autocast(batch.images.device.type, enabled=False):
@@ -142,7 +139,7 @@ class RetinaNetDetector(Detector):
                 given.by_level(given.spread(box)),
                 given.positives(),
                 strides=pyramid.strides,
-                per_image=Need.IMAGE_LOSSES in needs,
+                per_image=per_image,
             )
 
 
@@ -188,21 +185,18 @@ class FCOSDetector(Detector):
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """What the heads see on `pyramid`; see `Detector.observe`."""
-        if not needs & HEAD_NEEDS:
-            return Observation(pyramid=pyramid)
-        outputs = self.model.head(list(pyramid.levels))
-        return Observation(
-            pyramid=pyramid,
-            class_logits=_class_logits(self.spec, self._slots, outputs["cls_logits"], pyramid, needs),
-            task_loss=self._task_loss(outputs, pyramid, batch, needs) if needs & LOSS_NEEDS else None,
+        return _observe(
+            self.spec,
+            self.model,
+            self._slots,
+            pyramid,
+            needs,
+            task_loss=lambda outputs: self._task_loss(outputs, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs),
         )
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`."""
-        pyramid = self.extract(batch)
-        outputs = self.model.head(list(pyramid.levels))
-        outputs["cls_logits"] = self._slots.logits(outputs["cls_logits"])
-        return find(self.model, outputs, _anchors(self.model, pyramid), batch)
+        return _detect(self.model, self._slots, self.extract(batch), batch)
 
     def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> TaskLoss:
         with torch.autocast(batch.images.device.type, enabled=False):
@@ -225,7 +219,7 @@ class FCOSDetector(Detector):
                 given.spread(centre).sum(dim=1),
                 given.positives(),
                 strides=pyramid.strides,
-                per_image=Need.IMAGE_LOSSES in needs,
+                per_image=per_image,
             )
 
 
@@ -234,16 +228,32 @@ def _anchors(model: Any, pyramid: Pyramid) -> tuple[Float[Tensor, "_n 4"], ...]:
     return generator.anchors(grids(pyramid), device=pyramid.levels[0].device)
 
 
-def _class_logits(
-    spec: DetectorSpec, slots: ClassSlots, logits: Tensor, pyramid: Pyramid, needs: Set[Need]
-) -> ClassLogits | None:
-    if Need.CLASS_LOGITS not in needs or spec.class_logits is None:
-        return None
-    return ClassLogits(
-        levels=class_levels(slots.logits(logits), pyramid, anchors=spec.class_logits.anchors),
-        strides=pyramid.strides,
-        kind=ClassKind.SIGMOID,
+def _observe(
+    spec: DetectorSpec,
+    model: Any,
+    slots: ClassSlots,
+    pyramid: Pyramid,
+    needs: Set[Need],
+    *,
+    task_loss: Callable[[dict[str, Tensor]], TaskLoss],
+) -> Observation:
+    """Runs the head once, where it is needed, and shows what was asked for."""
+    if not needs & HEAD_NEEDS:
+        return Observation(pyramid=pyramid)
+    outputs = model.head(list(pyramid.levels))
+    shown = None
+    if Need.CLASS_LOGITS in needs and spec.class_logits is not None:
+        levels = class_levels(slots.logits(outputs["cls_logits"]), pyramid, anchors=spec.class_logits.anchors)
+        shown = ClassLogits(levels=levels, strides=pyramid.strides, kind=ClassKind.SIGMOID)
+    return Observation(
+        pyramid=pyramid, class_logits=shown, task_loss=task_loss(outputs) if needs & LOSS_NEEDS else None
     )
+
+
+def _detect(model: Any, slots: ClassSlots, pyramid: Pyramid, batch: Batch) -> tuple[Detections, ...]:
+    outputs = model.head(list(pyramid.levels))
+    outputs["cls_logits"] = slots.logits(outputs["cls_logits"])
+    return find(model, outputs, _anchors(model, pyramid), batch)
 
 
 def _backbone(settings: DetectorSettings) -> PyramidBackbone:

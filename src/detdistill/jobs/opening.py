@@ -106,14 +106,16 @@ def open_detector(source: str, *, allow: tuple[str, ...] = (), progress: Progres
     """
     names = frozenset(allow) - {CLASSES}
     if source.startswith(PREFIX):
-        loaded = load_torchvision(source, allow=names)
+        loaded = load_torchvision(source)
     else:
         loaded = load_detector(Path(source), allow=names)
     progress.say(f"{source}: {loaded.report.text()}")
     return loaded
 
 
-def require_same_classes(teacher: LoadedDetector, annotations: Annotations, *, source: str, allow: tuple[str, ...]) -> bool:
+def require_same_classes(
+    teacher: LoadedDetector, annotations: Annotations, *, source: str, allow: tuple[str, ...]
+) -> bool:
     """Checks that the teacher knows the data's classes by the same numbers.
 
     Returns:

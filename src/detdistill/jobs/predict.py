@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.dataset import DetectionDataset
+from detdistill.data.loader import evaluation_loader
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluate.coco import ImageDetections
 from detdistill.evaluate.detect import detect_split
-from detdistill.data.dataset import DetectionDataset
-from detdistill.data.loader import evaluation_loader
 from detdistill.files import atomic_file, write_json
 from detdistill.jobs.interface import Progress, Silence
 from detdistill.jobs.opening import available_device, image_of, open_detector
@@ -54,7 +54,11 @@ class PredictOutcome:
         """Boxes (x1, y1, x2, y2 in pixels of the stored image), scores and class names by file."""
         return {
             str(path): [
-                {"box": [round(float(edge), 2) for edge in box], "score": float(score), "class": self.class_names[label]}
+                {
+                    "box": [round(float(edge), 2) for edge in box],
+                    "score": float(score),
+                    "class": self.class_names[label],
+                }
                 for box, score, label in zip(one.boxes, one.scores, one.labels.tolist(), strict=True)
             ]
             for path, one in zip(self.images, self.found, strict=True)

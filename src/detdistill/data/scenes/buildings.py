@@ -101,9 +101,7 @@ def facade(camera: Camera, light: Light, dice: Dice, wall: Wall) -> Sketch:
     return sketch
 
 
-def _shop(
-    dice: Dice, light: Light, patch: Callable[..., None], floor: float, columns: int
-) -> None:
+def _shop(dice: Dice, light: Light, patch: Callable[..., None], floor: float, columns: int) -> None:
     awning = dice.any_colour(40, 220)
     lit = light.lamps and dice.chance(0.7)
     for column in range(columns):

@@ -31,7 +31,7 @@ def _pole(sketch: Sketch, camera: Camera, x: float, z: float, height: float, col
 
 def traffic_light(camera: Camera, dice: Dice, x: float, z: float) -> tuple[Sketch, Sketch]:
     """A traffic light: its housing with one small lit lamp (this is the object), and what carries it."""
-    height, width = dice.uniform(1.1, 1.35), dice.uniform(0.42, 0.5)
+    height, width = dice.uniform(1.1, 1.35), dice.uniform(0.46, 0.56)
     base = dice.uniform(2.1, 3.3)
     support = Sketch(z + 0.05)
     metal = dice.near(dice.pick((_POLE, (44, 46, 50), (120, 124, 124))), 10)
@@ -208,7 +208,16 @@ def billboard(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> S
         place = stand(camera, dice, x + dice.uniform(-0.25, 0.25) * w, z, up=base + 0.1)
         person(sketch, place, dice, Wardrobe.single(ink), h * 0.88)
     elif motif < 0.55 and w > 2:
-        lower = ((-0.4, 0.2), (-0.4, 0.42), (-0.2, 0.45), (-0.1, 0.65), (0.18, 0.65), (0.28, 0.45), (0.4, 0.4), (0.4, 0.2))
+        lower = (
+            (-0.4, 0.2),
+            (-0.4, 0.42),
+            (-0.2, 0.45),
+            (-0.1, 0.65),
+            (0.18, 0.65),
+            (0.28, 0.45),
+            (0.4, 0.4),
+            (0.4, 0.2),
+        )
         sketch.polygon(camera.points((x + a * w, base + b * h, z) for a, b in lower), ink)
     else:
         for line in range(dice.integer(2, 4)):

@@ -96,7 +96,9 @@ def person(sketch: Sketch, place: Stand, dice: Dice, wardrobe: Wardrobe, height:
     for hip, foot, tone in legs:
         knee = (hip + foot) / 2 + 0.02
         trousers = shade(wardrobe.trousers, tone)
-        sketch.line([at(hip * h, hip_y + 0.02), at(knee * h, 0.26 * h), at(foot * h, 0.02 * h)], trousers, width=0.08 * s)
+        sketch.line(
+            [at(hip * h, hip_y + 0.02), at(knee * h, 0.26 * h), at(foot * h, 0.02 * h)], trousers, width=0.08 * s
+        )
         toe = foot + (0.055 if sideways else 0.02)
         sketch.line([at((foot - 0.025) * h, 0.018 * h), at(toe * h, 0.018 * h)], wardrobe.shoes, width=0.036 * s)
     hem = hip_y - dice.pick((0.0, 0.0, 0.02, 0.14, 0.2)) * h
@@ -123,7 +125,9 @@ def pedestrian(camera: Camera, dice: Dice, x: float, z: float, height: float) ->
     person(sketch, place, dice, Wardrobe.drawn(dice), height)
     if dice.chance(0.07):
         h, colour = height, dice.near(dice.pick(_CLOTHES), 20)
-        sketch.line([place.at(0.1 * h, 0.62 * h), place.at(0.1 * h, 1.12 * h)], (60, 60, 60), width=0.02 * place.scale * h)
+        sketch.line(
+            [place.at(0.1 * h, 0.62 * h), place.at(0.1 * h, 1.12 * h)], (60, 60, 60), width=0.02 * place.scale * h
+        )
         rim = ((-0.22, 1.0), (-0.14, 1.1), (0.0, 1.16), (0.1, 1.17), (0.2, 1.16), (0.34, 1.1), (0.42, 1.0))
         sketch.polygon([place.at(a * h, b * h) for a, b in rim], colour)
     return sketch
@@ -187,7 +191,9 @@ def cyclist(camera: Camera, dice: Dice, x: float, z: float, turn: float) -> Sket
     for sign in (-1.0, 1.0):
         wrist = at(grip[0] + sign * 0.2 * (1 - turn), grip[1])
         elbow = at((neck[0] + grip[0]) / 2 + sign * 0.24 * (1 - turn), 1.18)
-        sketch.line([at(neck[0] + sign * wide * (1 - turn), neck[1] - 0.1), elbow, wrist], shade(wear.coat, 0.82), width=0.1 * s)
+        sketch.line(
+            [at(neck[0] + sign * wide * (1 - turn), neck[1] - 0.1), elbow, wrist], shade(wear.coat, 0.82), width=0.1 * s
+        )
     sketch.ellipse(at(*head), 0.1 * s, 0.125 * s, wear.skin)
     cap = dice.near(dice.pick(_CLOTHES), 20) if dice.chance(0.6) else wear.hair
     sketch.ellipse(at(head[0] - 0.015, head[1] + 0.055), 0.115 * s, 0.085 * s, cap)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from detdistill.data.scenes.canvas import Camera, Halo, Light, Point, Point3, Sketch
@@ -91,11 +92,20 @@ class Block:
     def __init__(self, camera: Camera, light: Light, pose: Pose, sketch: Sketch) -> None:
         self.camera, self.light, self.pose, self.sketch = camera, light, pose, sketch
         self.eye_along, self.eye_left = pose.eye()
+        self._view = (camera.focal, camera.centre, camera.horizon, camera.eye)
+        self._sin, self._cos = math.sin(pose.yaw), math.cos(pose.yaw)
 
     def quad(self, points: tuple[Point3, ...], colour: Colour, *, shines: bool = False) -> None:
         """A polygon whose corners are given in the solid's axes."""
-        world = self.pose.world
-        self.sketch.polygon(self.camera.points(world(*p) for p in points), colour, shines=shines)
+        # The same as camera.points(pose.world(...)), written out because half of a scene's time goes here.
+        s, c, x0, z0 = self._sin, self._cos, self.pose.x, self.pose.z
+        focal, centre, horizon, eye = self._view
+        corners: list[Point] = []
+        for along, left, up in points:
+            z = z0 + along * c + left * s
+            scale = focal / (z if z > 0.5 else 0.5)
+            corners.append((centre + scale * (x0 + along * s - left * c), horizon + scale * (eye - up)))
+        self.sketch.polygon(corners, colour, shines=shines)
 
     def end(self, along: float, left: tuple[float, float], up: tuple[float, float], colour: Colour) -> None:
         """A rectangle across the solid, at `along`."""
@@ -109,7 +119,7 @@ class Block:
 
     def box(self, along: tuple[float, float], half: float, up: tuple[float, float], colour: Colour) -> None:
         """A box symmetric to the solid's axis: its visible top, end and flank."""
-        (a0, a1), (u0, u1) = along, up
+        (a0, a1), u1 = along, up[1]
         if self.camera.eye > u1:
             top = ((a0, half, u1), (a1, half, u1), (a1, -half, u1), (a0, -half, u1))
             self.quad(top, shade(colour, 1.12))
@@ -165,7 +175,7 @@ def car(camera: Camera, light: Light, dice: Dice, pose: Pose) -> Solid:
         return half if up <= belt + 0.12 else half * 0.8
 
     strips = []
-    for kind, ((a0, u0), (a1, u1)) in enumerate(zip(outline, outline[1:], strict=False)):
+    for kind, ((a0, u0), (a1, u1)) in enumerate(pairwise(outline)):
         if (u1 - u0) * (block.eye_along - a0) - (a1 - a0) * (camera.eye - u0) <= 0:
             continue
         strips.append((pose.world((a0 + a1) / 2, 0, 0)[2], kind, a0, u0, a1, u1))
@@ -201,8 +211,7 @@ def _car_flank(
     block.flank(side * half, (-0.46 * length, 0.46 * length), (0.24, 0.42), shade(paint, tone * 0.6))
     middle = (sum(c[0] for c in cabin) / 4, sum(c[1] for c in cabin) / 4 + 0.02)
     panes = [
-        (middle[0] + (a - middle[0]) * 0.84, side * (w * 1.0), middle[1] + (u - middle[1]) * 0.76)
-        for a, u, w in cabin
+        (middle[0] + (a - middle[0]) * 0.84, side * (w * 1.0), middle[1] + (u - middle[1]) * 0.76) for a, u, w in cabin
     ]
     block.quad(tuple(panes), glass)
     post = middle[0] - 0.02 * length

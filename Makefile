@@ -1,0 +1,59 @@
+# Every target makes the environment it needs from python3 alone: with uv where it is present, with pip where not.
+
+PYTHON := .venv/bin/python
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check format bench clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.runtime  ## teacher, student alone and distilled student on drawn scenes (about 10 minutes)
+	.venv/bin/detdistill demo
+
+test: .venv/.dev  ## the tests that stay under 10 minutes
+	$(PYTHON) -m pytest -m "not slow" -n 2
+
+test-all: .venv/.dev  ## all tests
+	$(PYTHON) -m pytest -n 2
+
+check: .venv/.dev  ## style, types, layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: .venv/.dev  ## bring the style in order
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+bench: .venv/.runtime  ## what a distillation step costs beside its floor
+	$(PYTHON) -m detdistill.bench step --methods hint,frs,ssim --json runs/bench/step.json
+
+clean:  ## remove the environment and the caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(PYTHON):
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "python3 must be Python 3.11 or newer, got $$(python3 --version). Put a newer one first on PATH." >&2; exit 2; }
+	if command -v uv >/dev/null; then uv venv --allow-existing --python python3 .venv; else python3 -m venv .venv; fi
+
+# uv leaves bytecode out unless told, which doubles the time of every start where Python may not write it itself.
+define install
+	if command -v uv >/dev/null; then \
+		uv pip install --python $(PYTHON) --compile-bytecode -r $(1) && \
+		uv pip install --python $(PYTHON) --no-deps -e .; \
+	else \
+		$(PYTHON) -m pip install --disable-pip-version-check -r $(1) && \
+		$(PYTHON) -m pip install --disable-pip-version-check --no-deps -e .; \
+	fi
+endef
+
+.venv/.runtime: requirements/runtime.txt | $(PYTHON)
+	$(call install,requirements/runtime.txt)
+	touch $@
+
+.venv/.dev: requirements/dev.txt | $(PYTHON)
+	$(call install,requirements/dev.txt)
+	touch .venv/.runtime $@

@@ -1,0 +1,217 @@
+"""The main job on drawn scenes: teacher, student alone, distilled student, and the student alone for the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detdistill.data.scenes import make_scenes
+from detdistill.data.transforms import AugmentSettings, ImageSettings
+from detdistill.detectors.saved import load_detector
+from detdistill.detectors.settings import parse_detector
+from detdistill.evaluate.coco import CocoMetrics, ImageDetections
+from detdistill.files import write_json
+from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
+from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS, measure_fitted, relative_to_here
+from detdistill.jobs.interface import Progress, Silence
+from detdistill.jobs.opening import OpenedData, open_data
+from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings
+from detdistill.jobs.train import train_job
+from detdistill.recipes.frs import FRSSettings
+from detdistill.report.curves import learning_curves
+from detdistill.report.sheet import comparison_sheet, sheet_rows
+from detdistill.report.tables import Table, results_json, side_by_side
+from detdistill.train.run import METRICS
+from detdistill.train.settings import TrainSettings
+
+ALONE_EQUAL_TIME = "alone_equal_time"
+SCENES = "scenes"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """The demo's configuration; `benchmarks/` measures this very one over several seeds.
+
+    Attributes:
+        train_scenes: drawn for training.
+        val_scenes: drawn for validation.
+        width: of a scene, pixels.
+        height: of a scene, pixels.
+        augment: of both trainings.
+        teacher: detector of the teacher.
+        student: detector of the student.
+        teacher_training: of the teacher.
+        student_training: of the student, alone and distilled alike; searched for the student alone.
+        method: the recipe's numbers; chosen on other scenes than those that are reported.
+    """
+
+    train_scenes: int = 3000
+    val_scenes: int = 300
+    width: int = 160
+    height: int = 96
+    augment: AugmentSettings = AugmentSettings(flip=0.5)
+    teacher: str = "fcos/small"
+    student: str = "fcos/tiny"
+    teacher_training: TrainSettings = TrainSettings(
+        steps=1200,
+        batch_size=16,
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        warmup_steps=100,
+        clip_norm=10.0,
+        ema_decay=0.99,
+    )
+    student_training: TrainSettings = TrainSettings(
+        steps=600,
+        batch_size=16,
+        optimizer="adamw",
+        lr=2e-3,
+        weight_decay=0.05,
+        warmup_steps=100,
+        clip_norm=10.0,
+        ema_decay=0.99,
+    )
+    method: FRSSettings = FRSSettings(feature_gain=0.04, class_gain=0.05, standardize=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOutcome:
+    """What the demo measured.
+
+    Attributes:
+        out: its folder.
+        results: figures of teacher, alone, distilled and alone for the same time.
+        training: steps and seconds of each training.
+    """
+
+    out: Path
+    results: Mapping[str, CocoMetrics | None]
+    training: Mapping[str, tuple[int, float]]
+
+    def table(self) -> list[str]:
+        """Figures and cost of the four detectors."""
+        rows = tuple((name, steps, seconds) for name, (steps, seconds) in self.training.items())
+        return [
+            *side_by_side(self.results).text().splitlines(),
+            "",
+            *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines(),
+            "",
+            f"results, {PICTURES} and {CURVES} in {relative_to_here(self.out)}",
+        ]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``results.json`` holds."""
+        training = {
+            name: {"steps": steps, "seconds": round(seconds, 2)} for name, (steps, seconds) in self.training.items()
+        }
+        return {**results_json(self.results), "training": training}
+
+
+def demo_job(
+    *, out: Path, seed: int = 0, plan: DemoPlan | None = None, progress: Progress | None = None
+) -> DemoOutcome:
+    """Draws scenes, trains four detectors and compares them; an interrupted demo goes on where it was.
+
+    Args:
+        out: folder of the demo.
+        seed: decides scenes, weights and the order of images.
+        plan: another configuration; None for the demo's own.
+        progress: told how it goes.
+
+    Raises:
+        DistillError: the folder holds something else.
+        Interrupted: stopped by a signal, with the checkpoint saved.
+    """
+    watcher = progress or Silence()
+    chosen = plan or DemoPlan()
+    watcher.start("draw scenes", chosen.train_scenes + chosen.val_scenes)
+    make_scenes(
+        out / SCENES,
+        train=chosen.train_scenes,
+        val=chosen.val_scenes,
+        seed=seed,
+        width=chosen.width,
+        height=chosen.height,
+        progress=lambda done, total: watcher.advance(done),
+    )
+    watcher.finish()
+    configs = demo_configs(chosen, out=out, seed=seed)
+    teacher = train_job(configs[TEACHER], resume=True, progress=watcher)
+    alone = train_job(configs[ALONE], resume=True, progress=watcher)
+    distilled = distill_job(configs[DISTILLED], resume=True, progress=watcher)
+    equal_time = equal_time_config(configs[ALONE], out=out, alone=alone.seconds, distilled=distilled.seconds)
+    alone_equal_time = train_job(equal_time, resume=True, progress=watcher)
+    outcome = DemoOutcome(
+        out=out,
+        results={
+            TEACHER: teacher.metrics,
+            ALONE: alone.metrics,
+            ALONE_EQUAL_TIME: alone_equal_time.metrics,
+            DISTILLED: distilled.results[DISTILLED],
+        },
+        training={
+            TEACHER: (teacher.steps, teacher.seconds),
+            ALONE: (alone.steps, alone.seconds),
+            ALONE_EQUAL_TIME: (alone_equal_time.steps, alone_equal_time.seconds),
+            DISTILLED: (distilled.steps, distilled.seconds),
+        },
+    )
+    write_json(out / RESULTS, outcome.as_dict())
+    _draw(out, configs, watcher)
+    return outcome
+
+
+def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig]:
+    """The runs of the demo, by name: teacher, student alone and distilled student."""
+    data = DataSettings(
+        folder=out / SCENES,
+        image=ImageSettings(short_side=min(plan.width, plan.height), long_side=max(plan.width, plan.height)),
+        augment=plan.augment,
+    )
+    student = StudentChoice(plan.student, parse_detector(plan.student))
+    training = replace(plan.student_training, seed=seed)
+    alone = RunConfig(data=data, student=student, train=training, out=out / ALONE)
+    return {
+        TEACHER: replace(
+            alone,
+            student=StudentChoice(plan.teacher, parse_detector(plan.teacher)),
+            train=replace(plan.teacher_training, seed=seed),
+            out=out / TEACHER,
+        ),
+        ALONE: alone,
+        DISTILLED: replace(
+            alone,
+            out=out / DISTILLED,
+            teacher=TeacherSettings(source=str(out / TEACHER)),
+            method=MethodChoice("frs", plan.method),
+            alone=out / ALONE,
+        ),
+    }
+
+
+def equal_time_config(config: RunConfig, *, out: Path, alone: float, distilled: float) -> RunConfig:
+    """The student alone again, with as many steps as fit into the distilled student's training time.
+
+    Args:
+        config: of the student alone.
+        out: folder of the demo.
+        alone: seconds that its training took.
+        distilled: seconds that the distilled student's training took.
+    """
+    steps = max(config.train.steps, round(config.train.steps * distilled / alone))
+    return replace(config, train=replace(config.train, steps=steps), out=out / ALONE_EQUAL_TIME)
+
+
+def _draw(out: Path, configs: Mapping[str, RunConfig], watcher: Progress) -> None:
+    data = open_data(configs[ALONE].data, image=None, progress=watcher)
+    columns = {name: _found(out / name, configs[ALONE], data, watcher) for name in (TEACHER, ALONE, DISTILLED)}
+    comparison_sheet(out / PICTURES, sheet_rows(data.val, columns), class_names=data.val.class_names)
+    names = (TEACHER, ALONE, ALONE_EQUAL_TIME, DISTILLED)
+    learning_curves({name: out / name / METRICS for name in names}, out / CURVES)
+
+
+def _found(run: Path, config: RunConfig, data: OpenedData, watcher: Progress) -> list[ImageDetections]:
+    return measure_fitted(load_detector(run).detector, config, data, what=run.name, progress=watcher).found

@@ -1,0 +1,201 @@
+"""Trains a student with a teacher's help, and compares teacher, student alone and distilled student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detdistill.data.dataset import DetectionDataset, Draw
+from detdistill.data.loader import collate
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.saved import LoadedDetector, load_detector
+from detdistill.distill.recipe import Recipe
+from detdistill.distill.startup import prove
+from detdistill.distill.step import DistillationStep
+from detdistill.distill.term import pairing_note
+from detdistill.errors import ConfigError, DataError
+from detdistill.evaluate.coco import CocoMetrics
+from detdistill.files import write_json
+from detdistill.jobs.fitting import (
+    CURVES,
+    PICTURES,
+    RESULTS,
+    device_of,
+    fit,
+    measure_fitted,
+    new_student,
+    relative_to_here,
+    require_free,
+    training_data,
+)
+from detdistill.jobs.interface import Progress, Silence
+from detdistill.jobs.opening import Measured, OpenedData, open_data, open_detector, require_same_classes
+from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings
+from detdistill.recipes.catalogue import build_recipe
+from detdistill.report.curves import learning_curves
+from detdistill.report.sheet import comparison_sheet, sheet_rows
+from detdistill.report.tables import results_json, side_by_side
+from detdistill.train.run import METRICS
+from detdistill.types import Batch
+
+TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
+_PROOF_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DistillOutcome:
+    """A distilled student beside its teacher and its twin.
+
+    Attributes:
+        out: the run folder.
+        method: the recipe's name.
+        results: figures of teacher, student alone and distilled student; None where not known.
+        steps: of the training.
+        seconds: that the training took, without evaluation.
+    """
+
+    out: Path
+    method: str
+    results: Mapping[str, CocoMetrics | None]
+    steps: int
+    seconds: float
+
+    def table(self) -> list[str]:
+        """The figures side by side, and where the run is."""
+        lines = side_by_side(self.results).text().splitlines()
+        if self.results[ALONE] is None:
+            lines += [
+                "",
+                "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
+            ]
+        where = relative_to_here(self.out)
+        return [*lines, "", f"{self.method}: {self.steps} steps in {self.seconds:.0f} s; run folder {where}"]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``results.json`` holds."""
+        return {
+            **results_json(self.results),
+            "method": self.method,
+            "steps": self.steps,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> DistillOutcome:
+    """Distils a teacher into a student, and measures all on the same validation images.
+
+    Before the first step it proves that every term of the recipe reaches the student.
+
+    Args:
+        config: of the run, with teacher and method.
+        resume: go on from the latest checkpoint.
+        progress: told how it goes.
+
+    Raises:
+        DistillError: anything that cannot be used, in one sentence.
+        Interrupted: stopped by a signal, with the checkpoint saved.
+    """
+    watcher = progress or Silence()
+    choice, method = _teacher_and_method(config)
+    require_free(config.out, resume=resume)
+    loaded = open_detector(choice.source, allow=choice.allow, progress=watcher)
+    data = open_data(config.data, image=loaded.image or None, progress=watcher)
+    same_classes = require_same_classes(loaded, data.train, source=choice.source, allow=choice.allow)
+    alone = _open_alone(config, data)
+    student = new_student(config, data)
+    teacher = FrozenTeacher(loaded.detector, autocast=_autocast(config))
+    recipe = build_recipe(method.settings, student.spec, teacher.spec, seed=config.seed)
+    step = DistillationStep(student, teacher, recipe).to(device_of(config))
+    _tell(step, recipe, config, data, watcher)
+    results: dict[str, Measured | None] = {TEACHER: None, ALONE: None, DISTILLED: None}
+    if same_classes:
+        results[TEACHER] = measure_fitted(loaded.detector, config, data, what=TEACHER, progress=watcher)
+    if alone is not None:
+        results[ALONE] = measure_fitted(alone.detector, config, data, what=ALONE, progress=watcher)
+    fitted = fit(
+        step,
+        config,
+        data,
+        label=f"distil {config.student.detector} by {method.name}",
+        identity={"method": {"name": method.name, **asdict(method.settings)}, "teacher": teacher.digest()},
+        resume=resume,
+        progress=watcher,
+    )
+    results[DISTILLED] = measure_fitted(fitted.student, config, data, what=DISTILLED, progress=watcher)
+    outcome = DistillOutcome(
+        out=config.out,
+        method=method.name,
+        results={name: None if measured is None else measured.metrics for name, measured in results.items()},
+        steps=fitted.training.steps,
+        seconds=fitted.training.seconds,
+    )
+    write_json(config.out / RESULTS, outcome.as_dict())
+    _draw(config, data, results)
+    return outcome
+
+
+def _teacher_and_method(config: RunConfig) -> tuple[TeacherSettings, MethodChoice]:
+    if config.teacher is None or config.method is None:
+        missing = "teacher" if config.teacher is None else "method"
+        raise ConfigError(f"A distillation must have a {missing}, got none. Pass --{missing}.")
+    return config.teacher, config.method
+
+
+def _open_alone(config: RunConfig, data: OpenedData) -> LoadedDetector | None:
+    if config.alone is None:
+        return None
+    alone = load_detector(config.alone)
+    if alone.class_names != data.val.class_names:
+        raise ConfigError(
+            f"The student alone in {config.alone} must have the data's classes {list(data.val.class_names)}, got "
+            f"{list(alone.class_names)}. Give a run on this data."
+        )
+    return alone
+
+
+def _autocast(config: RunConfig) -> torch.dtype | None:
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.train.precision)
+
+
+def _tell(step: DistillationStep, recipe: Recipe, config: RunConfig, data: OpenedData, watcher: Progress) -> None:
+    """Says what is paired and capped, and proves that every term teaches."""
+    watcher.say(pairing_note(step.student.spec, step.teacher.spec))
+    for weighted in recipe.terms:
+        steps = weighted.warm_up.within(config.train.steps)
+        if steps != weighted.warm_up.steps:
+            watcher.say(
+                f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {config.train.steps}"
+            )
+    for proof in prove(step, _batch_with_boxes(config, data).to(device_of(config))):
+        watcher.say(f"start-up proof: {proof}")
+
+
+def _batch_with_boxes(config: RunConfig, data: OpenedData) -> Batch:
+    dataset: DetectionDataset = training_data(config, data)
+    samples = []
+    for index in range(len(dataset)):
+        if (~data.train.ignored[data.train.objects(index)]).any():
+            sample = dataset[Draw(epoch=0, index=index)]
+            if len(sample.targets.taught().labels):
+                samples.append(sample)
+        if len(samples) == _PROOF_IMAGES:
+            break
+    if not samples:
+        raise DataError(
+            "The training images must have at least one box to learn, got none. "
+            "Check the annotations with `detdistill data check`."
+        )
+    return collate(samples, pad_multiple=data.image.pad_multiple)
+
+
+def _draw(config: RunConfig, data: OpenedData, results: Mapping[str, Measured | None]) -> None:
+    columns = {name: measured.found for name, measured in results.items() if measured is not None}
+    comparison_sheet(config.out / PICTURES, sheet_rows(data.val, columns), class_names=data.val.class_names)
+    curves = {DISTILLED: config.out / METRICS}
+    if config.alone is not None and (config.alone / METRICS).is_file():
+        curves = {ALONE: config.alone / METRICS, **curves}
+    learning_curves(curves, config.out / CURVES)

@@ -1,0 +1,172 @@
+"""Trains a step on opened data into a run folder, and reads back the student that counts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detdistill.data.dataset import DetectionDataset
+from detdistill.data.loader import training_loader
+from detdistill.detectors.base import Detector
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.saved import load_detector, save_detector
+from detdistill.errors import ConfigError
+from detdistill.files import write_text
+from detdistill.jobs.interface import Progress
+from detdistill.jobs.opening import Measured, OpenedData, image_dict, measure
+from detdistill.jobs.settings import RunConfig
+from detdistill.train.launch import device_kind
+from detdistill.train.loop import TrainResult, train
+from detdistill.train.progress import Pace
+
+CONFIG, RESULTS, PICTURES, CURVES = "config.yaml", "results.json", "pictures.png", "curves.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A finished training.
+
+    Attributes:
+        student: the detector that counts: the average of its weights where one was kept.
+        training: how the training went.
+    """
+
+    student: Detector
+    training: TrainResult
+
+
+class _TrainingProgress:
+    """A job's watcher, as the training loop tells it."""
+
+    def __init__(self, watcher: Progress) -> None:
+        self._watcher = watcher
+
+    def begin(self, label: str, *, steps: int, done: int) -> None:
+        self._watcher.start(label, steps)
+        self._watcher.advance(done)
+
+    def advance(self, pace: Pace) -> None:
+        self._watcher.advance(pace.step, f"loss {pace.loss:.3f}")
+
+    def note(self, text: str) -> None:
+        self._watcher.say(text)
+
+    def end(self) -> None:
+        self._watcher.finish()
+
+
+def require_free(out: Path, *, resume: bool) -> None:
+    """Refuses a folder that holds something else, before any work is done.
+
+    Raises:
+        ConfigError: the folder is not empty and the run was not to be resumed, or it is no folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise ConfigError(
+            f"The run folder {out} must be new or empty, got one with files in it. "
+            "Choose another --out, or go on with that run by --resume."
+        )
+
+
+def new_student(config: RunConfig, data: OpenedData) -> Detector:
+    """The run's student with its initial weights: the same for every run with this seed, distilled or not."""
+    return build_detector(config.student.settings, data.train.class_names, seed=config.seed)
+
+
+def training_data(config: RunConfig, data: OpenedData) -> DetectionDataset:
+    """The training view of the data."""
+    return DetectionDataset(data.train, image=data.image, augment=config.data.augment, seed=config.seed)
+
+
+def device_of(config: RunConfig) -> torch.device:
+    """Where the run's first process computes."""
+    return torch.device(device_kind(config.train))
+
+
+def fit(
+    step: nn.Module,
+    config: RunConfig,
+    data: OpenedData,
+    *,
+    label: str,
+    identity: Mapping[str, Any],
+    resume: bool,
+    progress: Progress,
+) -> Fitted:
+    """Trains `step` into ``config.out``, which gets ``config.yaml``, checkpoints and ``metrics.csv``.
+
+    Args:
+        step: holds the student.
+        config: of the run.
+        data: opened for it.
+        label: what progress calls the training.
+        identity: what must be the same on resume beyond the settings.
+        resume: go on from the latest checkpoint, where there is one.
+        progress: told how it goes.
+
+    Raises:
+        ConfigError: other settings than those of the run that is resumed.
+        DataError: an image cannot be read.
+        DistillError: the loss is not finite.
+        Interrupted: stopped by a signal, with the checkpoint saved.
+    """
+    dataset = training_data(config, data)
+    settings = config.train
+    image = image_dict(data.image)
+    write_text(config.out / CONFIG, config.yaml())
+    result = train(
+        step,
+        settings,
+        loader=lambda start, rank, ranks: training_loader(
+            dataset,
+            batch_size=settings.batch_size,
+            steps=settings.steps,
+            start_step=start,
+            workers=settings.workers,
+            rank=rank,
+            ranks=ranks,
+        ),
+        save_student=lambda student, folder: save_detector(student, folder, image=image),
+        folder=config.out,
+        resume=resume,
+        progress=_TrainingProgress(progress),
+        label=label,
+        identity={
+            "student": config.student.settings.to_dict(),
+            "classes": list(data.train.class_names),
+            "images": len(data.train),
+            "boxes": len(data.train.boxes),
+            "image": image,
+            **identity,
+        },
+    )
+    return Fitted(student=load_detector(result.checkpoint).detector, training=result)
+
+
+def measure_fitted(
+    detector: Detector, config: RunConfig, data: OpenedData, *, what: str, progress: Progress
+) -> Measured:
+    """The figures of a detector on the run's validation images."""
+    return measure(
+        detector,
+        data.val,
+        data.image,
+        what=what,
+        backend=config.evaluate.backend,
+        batch_size=config.evaluate.batch_size,
+        device=device_of(config),
+        progress=progress,
+    )
+
+
+def relative_to_here(path: Path) -> str:
+    """A path as people would type it from here."""
+    return os.path.relpath(path)

@@ -1,0 +1,98 @@
+"""Trains a detector without a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detdistill.distill.step import SupervisedStep
+from detdistill.evaluate.coco import CocoMetrics
+from detdistill.files import write_json
+from detdistill.jobs.fitting import (
+    CURVES,
+    RESULTS,
+    fit,
+    measure_fitted,
+    new_student,
+    relative_to_here,
+    require_free,
+)
+from detdistill.jobs.interface import Progress, Silence
+from detdistill.jobs.opening import open_data
+from detdistill.jobs.settings import RunConfig
+from detdistill.report.curves import learning_curves
+from detdistill.report.tables import per_class, results_json, side_by_side
+from detdistill.train.run import METRICS
+
+STUDENT = "student"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOutcome:
+    """A trained detector.
+
+    Attributes:
+        out: its run folder.
+        metrics: on the validation images, in percent.
+        steps: of the training.
+        seconds: that the training took, without evaluation.
+    """
+
+    out: Path
+    metrics: CocoMetrics
+    steps: int
+    seconds: float
+
+    def table(self) -> list[str]:
+        """Its figures, overall and by class, and where it is."""
+        named = {STUDENT: self.metrics}
+        return [
+            *side_by_side(named).text().splitlines(),
+            "",
+            *per_class(named).text().splitlines(),
+            "",
+            f"{self.steps} steps in {self.seconds:.0f} s; run folder {relative_to_here(self.out)}",
+        ]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``results.json`` holds."""
+        return {**results_json({STUDENT: self.metrics}), "steps": self.steps, "seconds": round(self.seconds, 2)}
+
+
+def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> TrainOutcome:
+    """Trains a detector alone, measures it, and leaves a run folder.
+
+    Args:
+        config: of the run; teacher and method are not looked at.
+        resume: go on from the latest checkpoint.
+        progress: told how it goes.
+
+    Raises:
+        DistillError: anything that cannot be used, in one sentence.
+        Interrupted: stopped by a signal, with the checkpoint saved.
+    """
+    watcher = progress or Silence()
+    require_free(config.out, resume=resume)
+    data = open_data(config.data, image=None, progress=watcher)
+    step = SupervisedStep(new_student(config, data))
+    fitted = fit(
+        step,
+        config,
+        data,
+        label=f"train {config.student.detector}",
+        identity={"method": None},
+        resume=resume,
+        progress=watcher,
+    )
+    measured = measure_fitted(fitted.student, config, data, what=config.student.detector, progress=watcher)
+    outcome = TrainOutcome(
+        out=config.out,
+        metrics=measured.metrics,
+        steps=fitted.training.steps,
+        seconds=fitted.training.seconds,
+    )
+    write_json(config.out / RESULTS, outcome.as_dict())
+    learning_curves({STUDENT: config.out / METRICS}, config.out / CURVES)
+    return outcome
