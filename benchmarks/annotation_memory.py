@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +167,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"wrote {size / 1e6:.0f} MB in {time.perf_counter() - start:.0f} s", flush=True)
         command = [sys.executable, __file__, "--read", str(path), "--workers", str(given.workers)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    import numpy
-    import torch
-
     figures = json.loads(done.stdout)
     if (figures["images"], figures["boxes"], figures["problems"]) != (given.images, given.boxes, 0):
         raise RuntimeError(f"all images and boxes must have been read, got {figures}")
     kept = {name: figures[name] <= limit for name, limit in LIMITS.items()}
-    versions = {"python": platform.python_version(), "numpy": numpy.__version__, "torch": torch.__version__}
+    versions = {"python": platform.python_version(), "numpy": version("numpy"), "torch": version("torch")}
     result = {"file_bytes": size, **figures, "limits": LIMITS, "within_limits": kept, "versions": versions}
     result["hardware"] = {"cpus": os.cpu_count(), "machine": platform.machine()}
     for name, value in figures.items():

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from detdistill.errors import ConfigError
+
+Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
 
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
@@ -30,7 +32,7 @@ _RESOLVERS = (
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's plain scalars, refusing a key that stands twice."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: ClassVar[Resolvers] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[object, int] = {}
@@ -49,7 +51,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper, quoting what `_Loader` or a YAML 1.1 reader would take for something else."""
 
-    yaml_implicit_resolvers = dict(yaml.SafeDumper.yaml_implicit_resolvers)
+    yaml_implicit_resolvers: ClassVar[Resolvers] = dict(yaml.SafeDumper.yaml_implicit_resolvers)
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -57,7 +59,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, _pattern, _first in _RESOLVERS:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:

@@ -87,9 +87,7 @@ def torchvisions_losses(detector: FasterRCNNDetector, batch: Batch) -> dict[str,
         for module, stream in ((rpn, Stream.ANCHORS), (heads, Stream.REGIONS)):
             module.train()
             old = module.fg_bg_sampler
-            module.fg_bg_sampler = SeededSampler(
-                batch.seeds, stream, old.batch_size_per_image, old.positive_fraction
-            )
+            module.fg_bg_sampler = SeededSampler(batch.seeds, stream, old.batch_size_per_image, old.positive_fraction)
         proposals, first = rpn(images, features, targets)
         _, second = heads(features, proposals, images.image_sizes, targets)
     finally:
@@ -173,8 +171,14 @@ def test_ignored_boxes_are_not_taught(detector: FasterRCNNDetector) -> None:
     batch = batch_of(1)
     flags = torch.tensor([False, True, True])
     flagged = replace(batch, targets=(replace(batch.targets[0], ignored=flags),))
-    kept = replace(batch, targets=(batch.targets[0].__class__(*(t[:1] for t in (
-        batch.targets[0].boxes, batch.targets[0].labels, batch.targets[0].ignored))),))
+    kept = replace(
+        batch,
+        targets=(
+            batch.targets[0].__class__(
+                *(t[:1] for t in (batch.targets[0].boxes, batch.targets[0].labels, batch.targets[0].ignored))
+            ),
+        ),
+    )
     with torch.no_grad():
         totals = [detector(b, {Need.TASK_LOSS}).task_loss.total for b in (batch, flagged, kept)]
     assert totals[1] == totals[2] != totals[0]
@@ -192,9 +196,7 @@ def test_spec_and_observation_agree_and_only_what_is_asked_is_there(detector: Fa
     assert spec.class_logits is not None
     assert spec.class_logits.kind is ClassKind.OBJECTNESS is seen.class_logits.kind
     assert seen.pyramid.strides == spec.pyramid.strides == seen.class_logits.strides == (4, 8, 16, 32, 64)
-    for stride, maps, logits in zip(
-        seen.pyramid.strides, seen.pyramid.levels, seen.class_logits.levels, strict=True
-    ):
+    for stride, maps, logits in zip(seen.pyramid.strides, seen.pyramid.levels, seen.class_logits.levels, strict=True):
         grid = (-(-96 // stride), -(-160 // stride))
         assert maps.shape == (1, spec.pyramid.channels, *grid)
         assert logits.shape == (1, spec.class_logits.anchors, 1, *grid)
@@ -328,7 +330,7 @@ def test_class_slots_are_mapped_both_ways() -> None:
         loss = plain(batch, {Need.TASK_LOSS}).task_loss.total
         # The same model with slot 2 unused: our label 1 is its slot 3.
         mapped = FasterRCNNDetector(
-            plain.model, name="x", class_names=("a", "c"), strides=plain.spec.pyramid.strides, class_slots=(1, 3)
+            plain.model, ("a", "c"), name="x", strides=plain.spec.pyramid.strides, class_slots=(1, 3)
         )
         after = mapped.detect(batch)[0]
         relabelled = replace(batch.targets[0], labels=torch.tensor([0, 2, 2]))
@@ -346,9 +348,7 @@ def test_class_slots_are_mapped_both_ways() -> None:
 def test_slots_that_do_not_fit_are_refused(slots: tuple[int, ...]) -> None:
     model = build_faster_rcnn(settings(), CLASSES).model
     with pytest.raises(ConfigError, match=r"the classes of x must be one slot of 1 to 3 each, got 2 names"):
-        FasterRCNNDetector(
-            model, name="x", class_names=("a", "b"), strides=(4, 8, 16, 32, 64), class_slots=slots
-        )
+        FasterRCNNDetector(model, ("a", "b"), name="x", class_slots=slots)
 
 
 def test_sampler_counts_and_proportion() -> None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from detdistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detdistill.train.progress import Progress
+    from detdistill.jobs.interface import Progress
 
 Result = TypeVar("Result")
 Flag = Annotated[bool, Parameter(negative=())]
@@ -35,7 +35,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Path | None = No
     from detdistill.cli.show import show
     from detdistill.jobs.demo import demo_job
 
-    show(_interruptible(lambda progress: demo_job(out=out, seed=seed, progress=progress)), json=json)
+    show(_watched(lambda progress: demo_job(out=out, seed=seed, progress=progress)), json=json)
 
 
 def train(
@@ -66,7 +66,7 @@ def train(
     file, settings = split_arguments(arguments)
     options = {"student.detector": detector, "data.folder": data, "out": out, "train.steps": steps, "seed": seed}
     config = read_run_config(file, settings, purpose="train", options=options)
-    show(_interruptible(lambda progress: train_job(config, resume=resume, progress=progress)), json=json)
+    show(_watched(lambda progress: train_job(config, resume=resume, progress=progress)), json=json)
 
 
 def distill(
@@ -112,7 +112,7 @@ def distill(
         "seed": seed,
     }
     config = read_run_config(file, settings, purpose="distill", options=options)
-    show(_interruptible(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
+    show(_watched(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
 
 
 def evaluate(
@@ -136,7 +136,8 @@ def evaluate(
     from detdistill.cli.show import show
     from detdistill.jobs.evaluate import evaluate_job
 
-    show(evaluate_job(checkpoint, data, split=split, backend=backend, progress=_screen()), json=json)
+    outcome = _watched(lambda progress: evaluate_job(checkpoint, data, split=split, backend=backend, progress=progress))
+    show(outcome, json=json)
 
 
 def predict(checkpoint: str, /, *images: Path, out: Path, score: float = 0.3, json: Path | None = None) -> None:
@@ -157,7 +158,7 @@ def predict(checkpoint: str, /, *images: Path, out: Path, score: float = 0.3, js
             "predict must be given an image or a folder of images, got none. "
             "Write detdistill predict CHECKPOINT IMAGE --out DIR."
         )
-    show(predict_job(checkpoint, images, out=out, score=score, progress=_screen()), json=json)
+    show(_watched(lambda progress: predict_job(checkpoint, images, out=out, score=score, progress=progress)), json=json)
 
 
 def methods(name: str | None = None, /, *, json: Path | None = None) -> None:
@@ -199,7 +200,10 @@ def make(
     from detdistill.cli.show import show
     from detdistill.jobs.data import make_scenes_job
 
-    show(make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=_screen()), json=json)
+    outcome = _watched(
+        lambda progress: make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=progress)
+    )
+    show(outcome, json=json)
 
 
 def check(path: Path, /, *, json: Path | None = None) -> None:
@@ -212,7 +216,7 @@ def check(path: Path, /, *, json: Path | None = None) -> None:
     from detdistill.cli.show import show
     from detdistill.jobs.data import check_data_job
 
-    show(check_data_job(path, progress=_screen()), json=json)
+    show(_watched(lambda progress: check_data_job(path, progress=progress)), json=json)
 
 
 def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
@@ -226,19 +230,15 @@ def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str,
     return None, arguments
 
 
-def _screen() -> Progress:
-    from rich.console import Console
-
-    from detdistill.train.progress import visible_progress
-
-    return visible_progress(Console(stderr=True))
-
-
-def _interruptible(job: Callable[[Progress], Result]) -> Result:
-    """Runs a job that trains; its own interruption, with the checkpoint saved, becomes Ctrl-C's."""
+def _watched(job: Callable[[Progress], Result]) -> Result:
+    """Runs a job under the eyes of the screen; its own interruption, checkpoint saved, becomes Ctrl-C's."""
+    from detdistill.cli.show import ScreenProgress
     from detdistill.train.signals import Interrupted
 
+    progress = ScreenProgress()
     try:
-        return job(_screen())
+        return job(progress)
     except Interrupted as stopped:
         raise KeyboardInterrupt(str(stopped)) from stopped
+    finally:
+        progress.finish()

@@ -55,9 +55,8 @@ def _path(details: ErrorDetails, tree: dict[str, Any]) -> tuple[str | int, ...]:
     at: Any = tree
     location = details["loc"]
     for depth, part in enumerate(location):
-        if isinstance(at, dict) and part in at:
-            at = at[part]
-        elif isinstance(at, (list, tuple)) and isinstance(part, int) and part < len(at):
+        inside = part in at if isinstance(at, dict) else isinstance(at, list) and part in range(len(at))
+        if inside:
             at = at[part]
         elif not (depth == len(location) - 1 and details["type"] in _MISSING):
             continue
@@ -83,7 +82,9 @@ def _sentence(path: tuple[str | int, ...], several: list[ErrorDetails], method: 
     expected = list(dict.fromkeys(_expected(one) for one in several))
     remedy = "Change the value."
     if kind == "literal_error":
-        remedy = suggestion(str(value), str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", "))
+        remedy = suggestion(
+            str(value), str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        )
     if kind in _SECTION:
         remedy = f"Write its keys indented below '{path[-1]}:'." if path else "Write `key: value` lines."
     return f"{where(path)}: {key} must be {' or '.join(expected)}, got {_shown(value)}. {remedy}"

@@ -98,7 +98,9 @@ def _read(file: Path | None) -> Tree:
 
 
 def _long_form(tree: Tree) -> Tree:
-    return {key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value for key, value in tree.items()}
+    return {
+        key: {_SHORT[key]: value} if key in _SHORT and isinstance(value, str) else value for key, value in tree.items()
+    }
 
 
 def _long_override(override: Override) -> Override:
@@ -109,7 +111,7 @@ def _long_override(override: Override) -> Override:
 
 
 def _choose(tree: Tree, overrides: Sequence[Override], section: str) -> None:
-    """Lets overrides choose the section's detector, teacher or recipe first; another choice drops the old one's keys."""
+    """Lets overrides choose a section's detector, teacher or recipe; another choice drops the old keys."""
     key = _SHORT[section]
     for override in overrides:
         if override.path == (section,):
@@ -159,12 +161,10 @@ def _build(tree: Tree, overrides: Sequence[Override], named: str) -> RunConfig:
         return f"{named} and the command line" if below and named != _COMMAND_LINE else named
 
     train, student, method = tree.get("train"), tree.get("student"), tree.get("method")
-    if isinstance(train, dict):
-        if "seed" in train:
-            raise ConfigError(
-                f"{where(('train', 'seed'))}: the seed must be the key seed at the top, got train.seed. "
-                "Write seed instead."
-            )
+    if isinstance(train, dict) and "seed" in train:
+        raise ConfigError(
+            f"{where(('train', 'seed'))}: the seed must be the key seed at the top, got train.seed. Write seed instead."
+        )
     detector = ""
     if isinstance(student, dict):
         detector = str(student.get("detector", ""))

@@ -42,16 +42,17 @@ def run_model() -> type[BaseModel]:
 def _method_model(name: str) -> type[BaseModel]:
     settings_type = RECIPES[name].settings_type
     hints = get_type_hints(settings_type, include_extras=True)
+    tag: Any = Literal[name]
     settings: dict[str, Any] = {
         field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(settings_type)
     }
-    return create_model(name, __config__=STRICT, name=(Literal[name], ...), **settings)
+    return create_model(name, __config__=STRICT, name=(tag, ...), **settings)
 
 
 def _any_of(models: list[type[BaseModel]]) -> Any:
     if len(models) == 1:
         return models[0]
-    return Annotated[functools.reduce(operator.or_, models), Field(discriminator="name")]  # type: ignore[arg-type]
+    return Annotated[functools.reduce(operator.or_, models), Field(discriminator="name")]
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -1,9 +1,10 @@
 """Reads the lists of a large JSON object one entry at a time, in constant memory.
 
-Why not a streaming library: ijson (yajl) takes twice the time, because it makes a Python object of every polygon
-corner, and it refuses the NaN and Infinity that Python's own `json.dump` writes, where a reader must report the
-one bad box and go on. Here the file is read in chunks, polygons are cut out of each chunk by one regular
-expression, and the interpreter's own decoder, written in C, turns one entry at a time into a dict.
+Why not a streaming library: on a COCO file with polygons, ijson (yajl2_c) takes twice the time for one list and ten
+times for three lists of unknown order, because it makes a Python object of every polygon corner; and it refuses the
+NaN and Infinity that Python's own `json.dump` writes, where a reader must report the one bad box and go on.
+Here the file is read in chunks, polygons are cut out of each chunk by one regular expression, and the interpreter's
+own decoder, written in C, turns one entry at a time into a dict.
 """
 
 from __future__ import annotations

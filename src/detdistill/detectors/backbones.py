@@ -23,6 +23,18 @@ from detdistill.errors import ConfigError, MissingDependencyError
 CHANNELS_PER_GROUP = 8
 MAX_GROUPS = 32
 _SHOWN = 4
+# A file that is no checkpoint fails wherever torch's unpickler happens to trip over it.
+_BROKEN_FILE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    UnpicklingError,
+    SafetensorError,
+)
 # Transformers with windows accept other image sizes than their own only when told so.
 _BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {"swin_": {"strict_img_size": False}}
 
@@ -202,7 +214,7 @@ def _create_body(name: str, indices: tuple[int, ...], *, pretrained: bool | str 
         return timm.create_model(name, pretrained=True, **arguments)
     except (OSError, RuntimeError) as error:
         raise MissingDependencyError(
-            f"The pretrained weights of '{name}' must be downloadable or cached, got: {str(error).splitlines()[0]} "
+            f"The pretrained weights of '{name}' must be downloadable or cached, got the error '{str(error).partition(chr(10))[0]}'. "
             "Give detector.pretrained the path of a state dict (.safetensors or .pth) instead of true, or null."
         ) from error
 
@@ -219,8 +231,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    # torch tells a broken file by UnpicklingError, RuntimeError, EOFError, ... depending on where it is broken.
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
+    except _BROKEN_FILE as error:
         raise ConfigError(
             f"The weights {path} must be a state dict in .safetensors or .pth, got a file that cannot be read "
             f"({type(error).__name__}). Save the state dict alone with safetensors."

@@ -53,7 +53,8 @@ class FrozenTeacher:
         """
         batch = _drawn_by_image(batch)
         with torch.no_grad(), self._precision(batch.images):
-            return self._ready()(batch, needs)
+            detector = self._ready()
+            return detector.observe(detector.extract(batch), batch, needs)
 
     def observe_pyramid(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher's heads see on a given pyramid, such as the student's. No gradient flows.
@@ -102,7 +103,9 @@ class FrozenTeacher:
         batch = _drawn_by_image(batch)
         with torch.enable_grad(), self._precision(batch.images):
             images = batch.images.detach().clone().requires_grad_()
-            seen = self._ready()(replace(batch, images=images), frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES}))
+            detector = self._ready()
+            pyramid = detector.extract(replace(batch, images=images))
+            seen = detector.observe(pyramid, batch, frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES}))
             loss = _class_loss(seen.task_loss, self.spec)
             (gradient,) = torch.autograd.grad(loss.sum(), images)
         return gradient, loss.detach()

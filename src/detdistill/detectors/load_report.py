@@ -113,7 +113,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     metadata = getattr(tensors, "_metadata", None)
     if metadata is not None:
         state._metadata = metadata  # type: ignore[attr-defined]
-    handles = [part.register_load_state_dict_pre_hook(leave_out_other_shapes) for part in module.modules()]
+    register = nn.Module.register_load_state_dict_pre_hook
+    handles = [register(part, leave_out_other_shapes) for part in module.modules()]  # type: ignore[no-untyped-call]
     try:
         result = module.load_state_dict(state, strict=False)
     finally:

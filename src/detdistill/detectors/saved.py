@@ -164,7 +164,7 @@ def _latest(folder: Path) -> Path:
     pointer = folder / LATEST
     content = read_json(pointer)
     name = content.get("checkpoint") if isinstance(content, dict) else None
-    if not isinstance(name, str) or Path(name).name != name:
+    if not isinstance(name, str) or not name or Path(name).name != name:
         raise ConfigError(
             f'{pointer} must name a checkpoint beside it as {{"checkpoint": "step_000600"}}, got {content!r}. '
             "Give one of the checkpoint folders instead."

@@ -97,7 +97,7 @@ class RetinaNetDetector(Detector):
         self.settings = settings
         self.spec = _spec(model, "retinanet", class_names, name=name, strides=strides)
         self._pixels = Normaliser(mean, std)
-        self._slots = ClassSlots(class_slots or range(len(class_names)), slot_count(model))
+        self._slots = ClassSlots(range(len(class_names)) if class_slots is None else class_slots, slot_count(model))
 
     def extract(self, batch: Batch) -> Pyramid:
         """The neck's feature maps. Gradients flow to the parameters and to ``batch.images``."""
@@ -119,7 +119,7 @@ class RetinaNetDetector(Detector):
         """See `Detector.detect`."""
         return _detect(self.model, self._slots, self.extract(batch), batch)
 
-    def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> TaskLoss:
+    def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, *, per_image: bool) -> TaskLoss:
         with torch.autocast(batch.images.device.type, enabled=False):
             rows, levels = float_rows(outputs), _anchors(self.model, pyramid)
             anchors = torch.cat(levels)
@@ -176,7 +176,7 @@ class FCOSDetector(Detector):
         self.settings = settings
         self.spec = _spec(model, "fcos", class_names, name=name, strides=strides)
         self._pixels = Normaliser(mean, std)
-        self._slots = ClassSlots(class_slots or range(len(class_names)), slot_count(model))
+        self._slots = ClassSlots(range(len(class_names)) if class_slots is None else class_slots, slot_count(model))
 
     def extract(self, batch: Batch) -> Pyramid:
         """The neck's feature maps. Gradients flow to the parameters and to ``batch.images``."""
@@ -198,7 +198,7 @@ class FCOSDetector(Detector):
         """See `Detector.detect`."""
         return _detect(self.model, self._slots, self.extract(batch), batch)
 
-    def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> TaskLoss:
+    def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, *, per_image: bool) -> TaskLoss:
         with torch.autocast(batch.images.device.type, enabled=False):
             rows, levels = float_rows(outputs), _anchors(self.model, pyramid)
             anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)

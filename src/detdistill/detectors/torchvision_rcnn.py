@@ -59,10 +59,10 @@ class FasterRCNNDetector(Detector):
     Args:
         model: torchvision's model, taken over: its anchors and its RoI pooling are set to the nominal strides.
             Its backbone gives the levels ``"0"``, ``"1"``, ... fine to coarse; its own resizing is not used.
-        name: how messages call the detector.
         class_names: in label order.
-        strides: nominal pixels per cell of every level.
+        name: how messages call the detector.
         class_slots: the model's own class index of every label, 1 or more as 0 is the background. None: label + 1.
+        strides: nominal pixels per cell of every level.
         mean: subtracted from RGB in [0, 1], per channel. None: the model's own.
         std: what the difference is divided by, per channel. None: the model's own.
         settings: what it was built from, so that it can be saved; None where torchvision's builder made it.
@@ -79,18 +79,18 @@ class FasterRCNNDetector(Detector):
     def __init__(
         self,
         model: FasterRCNN,
+        class_names: Sequence[str],
         *,
         name: str,
-        class_names: tuple[str, ...],
-        strides: Sequence[int],
-        class_slots: tuple[int, ...] | None = None,
+        class_slots: Sequence[int] | None = None,
+        strides: Sequence[int] = (4, 8, 16, 32, 64),
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         settings: DetectorSettings | None = None,
     ) -> None:
         super().__init__()
-        strides = tuple(strides)
-        slots = tuple(range(1, len(class_names) + 1)) if class_slots is None else class_slots
+        class_names, strides = tuple(class_names), tuple(strides)
+        slots = tuple(range(1, len(class_names) + 1)) if class_slots is None else tuple(class_slots)
         in_model = model.roi_heads.box_predictor.cls_score.out_features
         _check_slots(slots, class_names=class_names, in_model=in_model, name=name)
         anchors = model.rpn.anchor_generator
@@ -201,7 +201,7 @@ class FasterRCNNDetector(Detector):
         return Targets(targets.boxes, self.slot_of_label[targets.labels], targets.ignored)
 
 
-def build_faster_rcnn(settings: DetectorSettings, class_names: tuple[str, ...]) -> FasterRCNNDetector:
+def build_faster_rcnn(settings: DetectorSettings, class_names: Sequence[str]) -> FasterRCNNDetector:
     """A Faster R-CNN on a timm backbone, with weights drawn from the global generator.
 
     Args:
@@ -245,9 +245,7 @@ def build_faster_rcnn(settings: DetectorSettings, class_names: tuple[str, ...]) 
         image_mean=list(settings.mean),
         image_std=list(settings.std),
     )
-    return FasterRCNNDetector(
-        model, name=settings.name, class_names=class_names, strides=settings.strides, settings=settings
-    )
+    return FasterRCNNDetector(model, class_names, name=settings.name, strides=settings.strides, settings=settings)
 
 
 def _sampler(torchvisions: object, batch: Batch, stream: Stream) -> SeededSampler:

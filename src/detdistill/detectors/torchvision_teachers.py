@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
-from urllib.error import URLError
 
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_builder, get_model_weights
@@ -23,7 +22,7 @@ from detdistill.errors import ConfigError, suggestion
 
 PREFIX = "torchvision:"
 _NOT_CLASSES = frozenset({"__background__", "N/A"})
-_CLASS_LAYERS = ("cls_logits.weight", "cls_score.weight")
+_CLASS_LAYERS = ("classification_head.cls_logits.weight", "box_predictor.cls_score.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,11 @@ def load_torchvision(text: str) -> LoadedDetector:
     published = get_model_weights(name).DEFAULT
     if file:
         path = Path(file).expanduser()
-        source, tensors = str(path), read_state_dict(path)
+        source = str(path)
+        tensors: Mapping[str, Tensor] = read_state_dict(path)
     else:
-        source, tensors = f"{name}'s published weights", _download(published, name)
+        source = f"{name}'s published weights"
+        tensors = _download(published, name)
     require_finite(tensors, source=source)
     model = get_model_builder(name)(weights=None, weights_backbone=None)
     report = load_tensors(model, tensors, source=source)
@@ -111,15 +112,16 @@ def wrap_torchvision(model: Any, name: str, *, categories: list[str]) -> Detecto
     names, indices = tuple(slots.values()), tuple(slots)
     called = f"{PREFIX}{name}"
     if known.family is FasterRCNNDetector:
-        return FasterRCNNDetector(model, name=called, class_names=names, strides=known.strides, class_slots=indices)
-    family = FCOSDetector if known.family is FCOSDetector else RetinaNetDetector
-    return family(model, name=called, class_names=names, strides=known.strides, class_slots=indices)
+        return FasterRCNNDetector(model, names, name=called, class_slots=indices, strides=known.strides)
+    if known.family is FCOSDetector:
+        return FCOSDetector(model, names, name=called, class_slots=indices, strides=known.strides)
+    return RetinaNetDetector(model, names, name=called, class_slots=indices, strides=known.strides)
 
 
 def _download(published: WeightsEnum, name: str) -> Mapping[str, Tensor]:
     try:
         tensors: Mapping[str, Tensor] = published.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ConfigError(
             f"the published weights of {name} must be in torch's cache or downloadable, got: {error}. "
             f"Fetch {published.url} on another machine and pass {PREFIX}{name}=FILE."

@@ -12,7 +12,7 @@ from detdistill.data.scenes import make_scenes
 from detdistill.data.sources import SPLITS, open_split
 from detdistill.data.summary import SplitSummary, summarise
 from detdistill.errors import ConfigError
-from detdistill.jobs.interface import Progress, Silence
+from detdistill.progress import Progress, Silence
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from detdistill.evaluate.coco import CocoMetrics, ImageDetections
 from detdistill.files import write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
 from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS, measure_fitted, relative_to_here
-from detdistill.jobs.interface import Progress, Silence
 from detdistill.jobs.opening import OpenedData, open_data
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.train import train_job
+from detdistill.progress import Progress, Silence
 from detdistill.recipes.frs import FRSSettings
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows

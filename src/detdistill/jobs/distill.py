@@ -32,9 +32,9 @@ from detdistill.jobs.fitting import (
     require_free,
     training_data,
 )
-from detdistill.jobs.interface import Progress, Silence
 from detdistill.jobs.opening import Measured, OpenedData, open_data, open_detector, require_same_classes
 from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings
+from detdistill.progress import Progress, Silence
 from detdistill.recipes.catalogue import build_recipe
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detdistill.evaluate.coco import Backend, CocoMetrics
-from detdistill.jobs.interface import Progress, Silence
 from detdistill.jobs.opening import (
     available_device,
     image_of,
@@ -17,6 +16,7 @@ from detdistill.jobs.opening import (
     read_split,
     require_same_classes,
 )
+from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
 
 

@@ -18,9 +18,9 @@ from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.saved import load_detector, save_detector
 from detdistill.errors import ConfigError
 from detdistill.files import write_text
-from detdistill.jobs.interface import Progress
 from detdistill.jobs.opening import Measured, OpenedData, image_dict, measure
 from detdistill.jobs.settings import RunConfig
+from detdistill.progress import Progress
 from detdistill.train.launch import device_kind
 from detdistill.train.loop import TrainResult, train
 from detdistill.train.progress import Pace

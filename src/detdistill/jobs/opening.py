@@ -22,8 +22,8 @@ from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
 from detdistill.evaluate.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.evaluate.detect import detect_split
-from detdistill.jobs.interface import Progress
 from detdistill.jobs.settings import DataSettings
+from detdistill.progress import Progress
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"
@@ -105,10 +105,7 @@ def open_detector(source: str, *, allow: tuple[str, ...] = (), progress: Progres
         ConfigError: there is no such detector, or not every tensor matched and that was not allowed.
     """
     names = frozenset(allow) - {CLASSES}
-    if source.startswith(PREFIX):
-        loaded = load_torchvision(source)
-    else:
-        loaded = load_detector(Path(source), allow=names)
+    loaded = load_torchvision(source) if source.startswith(PREFIX) else load_detector(Path(source), allow=names)
     progress.say(f"{source}: {loaded.report.text()}")
     return loaded
 
@@ -131,7 +128,7 @@ def require_same_classes(
         return False
     raise ConfigError(
         f"The teacher {source} must have the data's classes in the same order, got others ({comparison.text()}). "
-        "Train a teacher on this data, or allow it for methods that compare features alone with teacher.allow=[classes]."
+        "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone."
     )
 
 

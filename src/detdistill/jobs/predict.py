@@ -17,8 +17,8 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.evaluate.coco import ImageDetections
 from detdistill.evaluate.detect import detect_split
 from detdistill.files import atomic_file, write_json
-from detdistill.jobs.interface import Progress, Silence
 from detdistill.jobs.opening import available_device, image_of, open_detector
+from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
 from detdistill.report.tables import Table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +33,7 @@ class DataSettings:
     train: Path | None = None
     val: Path | None = None
     image: ImageSettings | None = None
-    augment: AugmentSettings = AugmentSettings()
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
 
     def __post_init__(self) -> None:
         if self.folder is None and (self.train is None or self.val is None):
@@ -122,7 +122,7 @@ class RunConfig:
     student: StudentChoice
     train: TrainSettings
     out: Path
-    evaluate: EvaluateSettings = EvaluateSettings()
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     teacher: TeacherSettings | None = None
     method: MethodChoice | None = None
     alone: Path | None = None
@@ -152,8 +152,3 @@ class RunConfig:
     def yaml(self) -> str:
         """The run as the text of a config file."""
         return dump_yaml(self.as_dict())
-
-
-def section_names() -> tuple[str, ...]:
-    """The keys that stand at the top of a config file."""
-    return (*(field.name for field in fields(RunConfig)), "seed")

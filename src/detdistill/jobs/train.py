@@ -19,9 +19,9 @@ from detdistill.jobs.fitting import (
     relative_to_here,
     require_free,
 )
-from detdistill.jobs.interface import Progress, Silence
 from detdistill.jobs.opening import open_data
 from detdistill.jobs.settings import RunConfig
+from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import per_class, results_json, side_by_side
 from detdistill.train.run import METRICS

@@ -85,10 +85,11 @@ def facade(camera: Camera, light: Light, dice: Dice, wall: Wall) -> Sketch:
     if shop:
         _shop(dice, light, patch, floor, columns)
     floors = min(6, int(height / floor))
+    lefts = [(column + 0.5 - wide / 2) / columns for column in range(columns)]
+    lefts = [left for left in lefts if _seen(camera, wall, left, left + wide / columns)]
     for level in range(1 if shop else 0, floors):
         low = level * floor + 0.25 * floor
-        for column in range(columns):
-            left = (column + 0.5 - wide / 2) / columns
+        for left in lefts:
             colour, shines = window()
             patch(left, left + wide / columns, low, low + tall * floor, colour, shines=shines)
         if dice.chance(0.3):
@@ -118,8 +119,14 @@ def _shop(dice: Dice, light: Light, patch: Callable[..., None], floor: float, co
             patch(start, start + 0.07, floor * 0.79, floor * 0.9, shade(awning, 0.4))
 
 
+def _seen(camera: Camera, wall: Wall, start: float, end: float) -> bool:
+    """Whether a part of the wall lies within the picture's width."""
+    (u0, _), (u1, _) = camera.points((wall.at(start, 0.0), wall.at(end, 0.0)))
+    return max(u0, u1) >= 0 and min(u0, u1) <= camera.width
+
+
 def houses(
-    camera: Camera, light: Light, dice: Dice, start: tuple[float, float], end: tuple[float, float], tone: float
+    camera: Camera, light: Light, dice: Dice, *, start: tuple[float, float], end: tuple[float, float], tone: float
 ) -> list[Sketch]:
     """A row of house fronts from one ground point (x, z) to another, with gaps; far ones first.
 
@@ -139,6 +146,8 @@ def houses(
         a0, a1 = done / length, (done + step) / length
         done += step
         if dice.chance(0.14):
+            continue
+        if not _seen(camera, whole, a0, a1):
             continue
         x0, _, z0 = whole.at(a0, 0)
         x1, _, z1 = whole.at(a1, 0)

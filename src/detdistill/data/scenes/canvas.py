@@ -264,11 +264,15 @@ class Canvas:
         """The instance map: which annotated thing every canvas pixel shows, 0 for none."""
         return np.asarray(self._ids, dtype=np.uint8)
 
-    def glow(self) -> None:
-        """Adds the halos of all lamps that nothing hides."""
+    def counts(self) -> list[int]:
+        """How many canvas pixels show each number of the instance map."""
+        return self._ids.histogram()
+
+    def bloom(self) -> Image.Image | None:
+        """The halos of all lamps that nothing hides, to add to the picture at its final size."""
         small = (self.camera.width // 4, self.camera.height // 4)
-        bloom = Image.new("RGB", small)
-        pen = ImageDraw.Draw(bloom)
+        light = Image.new("RGB", small)
+        pen = ImageDraw.Draw(light)
         lit = False
         for halo in self._halos:
             x, y = halo.centre
@@ -282,6 +286,7 @@ class Canvas:
             box = [(x / 4 - r, y / 4 - r), (x / 4 + r, y / 4 + r)]
             pen.ellipse(box, fill=(int(dim[0]), int(dim[1]), int(dim[2])))
             lit = True
-        if lit:
-            bloom = bloom.filter(ImageFilter.GaussianBlur(1.3)).resize(self.image.size, Image.Resampling.BILINEAR)
-            self.image.paste(ImageChops.add(self.image, bloom))
+        if not lit:
+            return None
+        size = (self.camera.width // SUPERSAMPLING, self.camera.height // SUPERSAMPLING)
+        return light.filter(ImageFilter.GaussianBlur(1.3)).resize(size, Image.Resampling.BILINEAR)

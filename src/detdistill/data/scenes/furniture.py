@@ -19,14 +19,15 @@ _SIGNS: Final[tuple[Colour, ...]] = ((210, 30, 34), (30, 80, 180), (236, 236, 23
 Maker = Callable[[Camera, Light, Dice, float, float], Sketch]
 
 
-def rectangle(sketch: Sketch, camera: Camera, corner: Point, size: Point, z: float, colour: Colour) -> None:
+def rectangle(sketch: Sketch, camera: Camera, corner: Point, size: Point, *, z: float, colour: Colour) -> None:
     """A rectangle that faces us: `corner` is its lower left (x, y) in metres."""
     (x, y), (w, h) = corner, size
     sketch.polygon(camera.points(((x, y, z), (x + w, y, z), (x + w, y + h, z), (x, y + h, z))), colour)
 
 
-def _pole(sketch: Sketch, camera: Camera, x: float, z: float, height: float, colour: Colour, width: float) -> None:
-    rectangle(sketch, camera, (x - width / 2, 0.0), (width, height), z, colour)
+def _pole(sketch: Sketch, camera: Camera, x: float, size: Point, *, z: float, colour: Colour) -> None:
+    width, height = size
+    rectangle(sketch, camera, (x - width / 2, 0.0), (width, height), z=z, colour=colour)
 
 
 def traffic_light(camera: Camera, dice: Dice, x: float, z: float) -> tuple[Sketch, Sketch]:
@@ -39,16 +40,20 @@ def traffic_light(camera: Camera, dice: Dice, x: float, z: float) -> tuple[Sketc
         side = 1.0 if dice.chance(0.5) else -1.0
         foot = x + side * dice.uniform(1.5, 3.0)
         top = base + height * 0.75
-        _pole(support, camera, foot, z, top, metal, 0.16)
-        rectangle(support, camera, (min(x, foot), top - 0.1), (abs(foot - x), 0.12), z, metal)
+        _pole(support, camera, foot, (0.16, top), z=z, colour=metal)
+        rectangle(support, camera, (min(x, foot), top - 0.1), (abs(foot - x), 0.12), z=z, colour=metal)
     else:
-        _pole(support, camera, x, z, base + 0.1, metal, 0.14)
+        _pole(support, camera, x, (0.14, base + 0.1), z=z, colour=metal)
     housing = Sketch(z)
     shell = dice.weighted((((30, 32, 32), 0.62), ((44, 52, 48), 0.2), ((206, 164, 44), 0.18)))
     if dice.chance(0.25):
-        rectangle(housing, camera, (x - 0.62 * width, base - 0.1), (1.24 * width, height + 0.2), z, (226, 226, 222))
-        rectangle(housing, camera, (x - 0.56 * width, base - 0.05), (1.12 * width, height + 0.1), z, (20, 20, 22))
-    rectangle(housing, camera, (x - width / 2, base), (width, height), z, dice.near(shell, 8))
+        rectangle(
+            housing, camera, (x - 0.62 * width, base - 0.1), (1.24 * width, height + 0.2), z=z, colour=(226, 226, 222)
+        )
+        rectangle(
+            housing, camera, (x - 0.56 * width, base - 0.05), (1.12 * width, height + 0.1), z=z, colour=(20, 20, 22)
+        )
+    rectangle(housing, camera, (x - width / 2, base), (width, height), z=z, colour=dice.near(shell, 8))
     on = dice.weighted(((0, 0.45), (1, 0.15), (2, 0.4)))
     scale = camera.scale(z)
     for lamp in range(3):
@@ -68,7 +73,7 @@ def tree(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> Sketch
     s, trunk = camera.scale(z), dice.uniform(1.6, 3.0)
     bark = dice.near((84, 66, 50), 14)
     leaf = dice.near(dice.pick(((62, 104, 52), (84, 122, 56), (48, 84, 58), (150, 122, 52))), 18)
-    _pole(sketch, camera, x, z, trunk + 1, bark, dice.uniform(0.18, 0.36))
+    _pole(sketch, camera, x, (dice.uniform(0.18, 0.36), trunk + 1), z=z, colour=bark)
     kind = dice.random()
     if kind < 0.2:
         for level in range(3):
@@ -105,17 +110,17 @@ def lamp_post(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> S
     sketch = Sketch(z)
     height, s = dice.uniform(3.2, 5.5), camera.scale(z)
     metal = dice.near(_POLE, 16)
-    _pole(sketch, camera, x, z, height, metal, 0.13)
+    _pole(sketch, camera, x, (0.13, height), z=z, colour=metal)
     bright: Colour = (255, 236, 184)
     if dice.chance(0.6):
         side = 1.0 if dice.chance(0.5) else -1.0
         head = x + side * 0.9
         sketch.line([camera.point(x, height, z), camera.point(head, height + 0.15, z)], metal, width=0.1 * s)
         lamp = (min(head, head + side * 0.5), height + 0.02)
-        rectangle(sketch, camera, lamp, (0.5, 0.2), z, metal)
+        rectangle(sketch, camera, lamp, (0.5, 0.2), z=z, colour=metal)
         centre = camera.point(head + side * 0.25, height + 0.02, z)
     else:
-        rectangle(sketch, camera, (x - 0.24, height), (0.48, dice.uniform(0.5, 0.9)), z, (52, 54, 56))
+        rectangle(sketch, camera, (x - 0.24, height), (0.48, dice.uniform(0.5, 0.9)), z=z, colour=(52, 54, 56))
         centre = camera.point(x, height + 0.3, z)
     glass = bright if light.lamps else (196, 196, 186)
     sketch.ellipse(centre, 0.2 * s, 0.2 * s, glass, shines=light.lamps)
@@ -128,7 +133,7 @@ def sign(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> Sketch
     """A traffic sign: a coloured disc, triangle, square or a dark board with dots, on a pole."""
     sketch = Sketch(z)
     s, height = camera.scale(z), dice.uniform(1.9, 3.0)
-    _pole(sketch, camera, x, z, height, _POLE, 0.08)
+    _pole(sketch, camera, x, (0.08, height), z=z, colour=_POLE)
     colour = dice.near(dice.pick(_SIGNS), 14)
     centre, r = camera.point(x, height, z), dice.uniform(0.3, 0.45) * s
     shape = dice.random()
@@ -142,11 +147,11 @@ def sign(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> Sketch
             sketch.polygon([(u - a, v + up * a * 0.7), (u + a, v + up * a * 0.7), (u, v - up * a)], fill)
     elif shape < 0.8:
         w, h = dice.uniform(0.5, 1.2), dice.uniform(0.4, 1.1)
-        rectangle(sketch, camera, (x - w / 2, height - h / 2), (w, h), z, colour)
-        rectangle(sketch, camera, (x - w * 0.3, height - h * 0.1), (w * 0.6, h * 0.2), z, shade(colour, 0.4))
+        rectangle(sketch, camera, (x - w / 2, height - h / 2), (w, h), z=z, colour=colour)
+        rectangle(sketch, camera, (x - w * 0.3, height - h * 0.1), (w * 0.6, h * 0.2), z=z, colour=shade(colour, 0.4))
     else:
         dark: Colour = (40, 44, 46)
-        rectangle(sketch, camera, (x - 0.25, height - 0.6), (0.5, 1.2), z, dark)
+        rectangle(sketch, camera, (x - 0.25, height - 0.6), (0.5, 1.2), z=z, colour=dark)
         for dot in range(dice.integer(1, 2)):
             grey = dice.near((150, 150, 144), 20)
             sketch.ellipse(camera.point(x, height + 0.3 - 0.6 * dot, z), 0.15 * s, 0.15 * s, grey)
@@ -158,12 +163,12 @@ def mailbox(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> Ske
     sketch = Sketch(z)
     height, width = dice.uniform(0.7, 1.5), dice.uniform(0.35, 0.8)
     colour = dice.near(dice.pick(((190, 30, 34), (36, 70, 150), (222, 178, 40), (88, 96, 92), (60, 90, 60))), 16)
-    rectangle(sketch, camera, (x - width / 2, 0.0), (width, height), z, colour)
-    rectangle(sketch, camera, (x - width * 0.4, 0.0), (width * 0.2, height), z, shade(colour, 1.15))
+    rectangle(sketch, camera, (x - width / 2, 0.0), (width, height), z=z, colour=colour)
+    rectangle(sketch, camera, (x - width * 0.4, 0.0), (width * 0.2, height), z=z, colour=shade(colour, 1.15))
     if dice.chance(0.5):
         s = camera.scale(z)
         sketch.ellipse(camera.point(x, height, z), width / 2 * s, 0.16 * s, shade(colour, 0.9))
-    rectangle(sketch, camera, (x - width * 0.3, height * 0.68), (width * 0.6, 0.09), z, shade(colour, 0.35))
+    rectangle(sketch, camera, (x - width * 0.3, height * 0.68), (width * 0.6, 0.09), z=z, colour=shade(colour, 0.35))
     return sketch
 
 
@@ -175,9 +180,9 @@ def bollards(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> Sk
         at = x + 1.1 * k
         if cones:
             sketch.polygon(camera.points(((at - 0.22, 0, z), (at + 0.22, 0, z), (at, 0.75, z))), (232, 98, 30))
-            rectangle(sketch, camera, (at - 0.12, 0.28), (0.24, 0.14), z, (236, 236, 230))
+            rectangle(sketch, camera, (at - 0.12, 0.28), (0.24, 0.14), z=z, colour=(236, 236, 230))
         else:
-            _pole(sketch, camera, at, z, 0.9, colour, 0.16)
+            _pole(sketch, camera, at, (0.16, 0.9), z=z, colour=colour)
     return sketch
 
 
@@ -186,8 +191,8 @@ def statue(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> Sket
     sketch = Sketch(z)
     stone = dice.near(dice.pick(((150, 150, 144), (116, 122, 116), (92, 112, 98), (110, 88, 62))), 8)
     base = dice.uniform(0.5, 1.1)
-    rectangle(sketch, camera, (x - 0.5, 0.0), (1.0, base), z, shade(stone, 0.9))
-    rectangle(sketch, camera, (x - 0.6, base - 0.1), (1.2, 0.12), z, shade(stone, 1.1))
+    rectangle(sketch, camera, (x - 0.5, 0.0), (1.0, base), z=z, colour=shade(stone, 0.9))
+    rectangle(sketch, camera, (x - 0.6, base - 0.1), (1.2, 0.12), z=z, colour=shade(stone, 1.1))
     place = stand(camera, dice, x, z, up=base)
     person(sketch, place, dice, Wardrobe.single(stone), dice.uniform(1.5, 1.9))
     return sketch
@@ -199,10 +204,10 @@ def billboard(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> S
     w, h = dice.uniform(1.2, 3.6), dice.uniform(1.3, 2.2)
     base = dice.uniform(0.3, 1.8)
     for side in (-0.35, 0.35):
-        _pole(sketch, camera, x + side * w, z, base + 0.2, (70, 70, 74), 0.12)
-    rectangle(sketch, camera, (x - w / 2, base), (w, h), z, (60, 60, 64))
+        _pole(sketch, camera, x + side * w, (0.12, base + 0.2), z=z, colour=(70, 70, 74))
+    rectangle(sketch, camera, (x - w / 2, base), (w, h), z=z, colour=(60, 60, 64))
     paper = dice.any_colour(90, 240)
-    rectangle(sketch, camera, (x - w / 2 + 0.07, base + 0.07), (w - 0.14, h - 0.14), z, paper)
+    rectangle(sketch, camera, (x - w / 2 + 0.07, base + 0.07), (w - 0.14, h - 0.14), z=z, colour=paper)
     motif, ink = dice.random(), shade(paper, 0.45)
     if motif < 0.3:
         place = stand(camera, dice, x + dice.uniform(-0.25, 0.25) * w, z, up=base + 0.1)
@@ -222,7 +227,7 @@ def billboard(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> S
     else:
         for line in range(dice.integer(2, 4)):
             long = w * dice.uniform(0.3, 0.8)
-            rectangle(sketch, camera, (x - w * 0.42, base + h * (0.75 - 0.2 * line)), (long, h * 0.1), z, ink)
+            rectangle(sketch, camera, (x - w * 0.42, base + h * (0.75 - 0.2 * line)), (long, h * 0.1), z=z, colour=ink)
         if dice.chance(0.4):
             s = camera.scale(z)
             sketch.ellipse(camera.point(x + 0.2 * w, base + 0.4 * h, z), 0.3 * h * s, 0.3 * h * s, dice.any_colour())
@@ -261,14 +266,14 @@ def shelter(camera: Camera, light: Light, dice: Dice, x: float, z: float) -> Ske
     sketch = Sketch(z)
     w, roof = dice.uniform(2.2, 3.6), dice.near((90, 96, 104), 24)
     if dice.chance(0.4):
-        rectangle(sketch, camera, (x - w / 2, 0.0), (w, 2.2), z, dice.near((170, 150, 120), 30))
-        rectangle(sketch, camera, (x - w * 0.35, 0.95), (w * 0.7, 0.8), z, (56, 62, 70))
+        rectangle(sketch, camera, (x - w / 2, 0.0), (w, 2.2), z=z, colour=dice.near((170, 150, 120), 30))
+        rectangle(sketch, camera, (x - w * 0.35, 0.95), (w * 0.7, 0.8), z=z, colour=(56, 62, 70))
     else:
-        rectangle(sketch, camera, (x - w * 0.4, 0.4), (w * 0.3, 0.08), z, (110, 84, 60))
+        rectangle(sketch, camera, (x - w * 0.4, 0.4), (w * 0.3, 0.08), z=z, colour=(110, 84, 60))
         for at in (-0.48, 0.0, 0.46):
-            rectangle(sketch, camera, (x + at * w, 0.0), (0.09, 2.2), z, (70, 74, 80))
-        rectangle(sketch, camera, (x + 0.2 * w, 0.5), (w * 0.25, 1.4), z, dice.any_colour(60, 220))
-    rectangle(sketch, camera, (x - w * 0.54, 2.15), (w * 1.08, 0.25), z, roof)
+            rectangle(sketch, camera, (x + at * w, 0.0), (0.09, 2.2), z=z, colour=(70, 74, 80))
+        rectangle(sketch, camera, (x + 0.2 * w, 0.5), (w * 0.25, 1.4), z=z, colour=dice.any_colour(60, 220))
+    rectangle(sketch, camera, (x - w * 0.54, 2.15), (w * 1.08, 0.25), z=z, colour=roof)
     return sketch
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from detdistill.data.scenes.buildings import houses
 from detdistill.data.scenes.canvas import SUPERSAMPLING, Camera, Canvas, Light, Point
 from detdistill.data.scenes.furniture import FURNITURE
 from detdistill.data.scenes.texture import Colour, Dice, shade
+
+# Metres: where the ground begins in front of the camera, and half the length of a street across the view.
+_NEAR: Final = 0.9
+_WIDE: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,6 @@ def _strip(canvas: Canvas, x: Point, z: Point, colour: Colour) -> None:
 
 def ground(canvas: Canvas, street: Street, dice: Dice, fall: str) -> None:
     """Paints road, pavements, verges and markings."""
-    near = 0.9
     if fall == "snow":
         verge, pave = dice.near((214, 218, 224), 10), dice.near((196, 198, 202), 12)
     else:
@@ -98,42 +101,49 @@ def ground(canvas: Canvas, street: Street, dice: Dice, fall: str) -> None:
         pave = dice.near(dice.pick(((152, 146, 138), (136, 134, 132), (166, 150, 130))), 14)
     road = dice.near(dice.pick(((84, 84, 88), (98, 96, 94), (70, 72, 78))), 14)
     paint = dice.near((214, 212, 204), 10)
-    wide = 90.0
-    for z0, z1 in ((near, 8.0), (8.0, 20.0), (20.0, 60.0), (60.0, 400.0)):
-        _strip(canvas, (-wide * 4, wide * 4), (z0, z1), verge if street.kind != "place" else road)
-    a, b = street.road
-    walk = street.walk
+    for z in ((_NEAR, 8.0), (8.0, 20.0), (20.0, 60.0), (60.0, 400.0)):
+        _strip(canvas, (-4 * _WIDE, 4 * _WIDE), z, verge if street.kind != "place" else road)
     if street.kind == "along":
-        for z0, z1 in ((near, 10.0), (10.0, 25.0), (25.0, 120.0)):
-            _strip(canvas, (a - walk, b + walk), (z0, z1), pave)
-            _strip(canvas, (a - 0.15, b + 0.15), (z0, z1), shade(pave, 0.75))
-            _strip(canvas, (a, b), (z0, z1), road)
-        middle = (a + b) / 2
-        for k in range(14):
-            _strip(canvas, (middle - 0.08, middle + 0.08), (2.0 + 4.5 * k, 4.2 + 4.5 * k), paint)
-        if dice.chance(0.5):
-            for edge in (a + 0.3, b - 0.4):
-                _strip(canvas, (edge, edge + 0.1), (near, 60.0), paint)
-        if dice.chance(0.4):
-            at = dice.uniform(5.0, 16.0)
-            for k in range(int((b - a) / 1.0)):
-                _strip(canvas, (a + 0.2 + k, a + 0.7 + k), (at, at + 2.6), paint)
+        _road_along(canvas, street, dice, colours=(pave, road, paint))
     elif street.kind == "across":
-        _strip(canvas, (-wide, wide), (a - walk, b + walk), pave)
-        _strip(canvas, (-wide, wide), (a - 0.2, b + 0.2), shade(pave, 0.75))
-        _strip(canvas, (-wide, wide), (a, b), road)
-        middle, start = (a + b) / 2, dice.uniform(0.0, 4.0)
-        for k in range(-9, 9):
-            _strip(canvas, (start + 4.5 * k, start + 4.5 * k + 2.2), (middle - 0.08, middle + 0.08), paint)
-        if dice.chance(0.4):
-            at = dice.uniform(-5.0, 5.0)
-            for k in range(int((b - a) / 1.0)):
-                _strip(canvas, (at, at + 2.6), (a + 0.2 + k, a + 0.7 + k), paint)
+        _road_across(canvas, street, dice, colours=(pave, road, paint))
     else:
         row = dice.uniform(6.0, 12.0)
         for k in range(-8, 9):
             _strip(canvas, (2.6 * k, 2.6 * k + 0.12), (row, row + 5.0), paint)
-        _strip(canvas, (-wide, wide), (street.back - walk, street.back), pave)
+        _strip(canvas, (-_WIDE, _WIDE), (street.back - street.walk, street.back), pave)
+
+
+def _road_along(canvas: Canvas, street: Street, dice: Dice, *, colours: tuple[Colour, Colour, Colour]) -> None:
+    (pave, road, paint), (a, b), walk = colours, street.road, street.walk
+    for z in ((_NEAR, 10.0), (10.0, 25.0), (25.0, 120.0)):
+        _strip(canvas, (a - walk, b + walk), z, pave)
+        _strip(canvas, (a - 0.15, b + 0.15), z, shade(pave, 0.75))
+        _strip(canvas, (a, b), z, road)
+    middle = (a + b) / 2
+    for k in range(14):
+        _strip(canvas, (middle - 0.08, middle + 0.08), (2.0 + 4.5 * k, 4.2 + 4.5 * k), paint)
+    if dice.chance(0.5):
+        for edge in (a + 0.3, b - 0.4):
+            _strip(canvas, (edge, edge + 0.1), (_NEAR, 60.0), paint)
+    if dice.chance(0.4):
+        at = dice.uniform(5.0, 16.0)
+        for k in range(int(b - a)):
+            _strip(canvas, (a + 0.2 + k, a + 0.7 + k), (at, at + 2.6), paint)
+
+
+def _road_across(canvas: Canvas, street: Street, dice: Dice, *, colours: tuple[Colour, Colour, Colour]) -> None:
+    (pave, road, paint), (a, b), walk = colours, street.road, street.walk
+    _strip(canvas, (-_WIDE, _WIDE), (a - walk, b + walk), pave)
+    _strip(canvas, (-_WIDE, _WIDE), (a - 0.2, b + 0.2), shade(pave, 0.75))
+    _strip(canvas, (-_WIDE, _WIDE), (a, b), road)
+    middle, start = (a + b) / 2, dice.uniform(0.0, 4.0)
+    for k in range(-9, 9):
+        _strip(canvas, (start + 4.5 * k, start + 4.5 * k + 2.2), (middle - 0.08, middle + 0.08), paint)
+    if dice.chance(0.4):
+        at = dice.uniform(-5.0, 5.0)
+        for k in range(int(b - a)):
+            _strip(canvas, (at, at + 2.6), (a + 0.2 + k, a + 0.7 + k), paint)
 
 
 def walls(canvas: Canvas, street: Street, dice: Dice) -> None:
@@ -142,16 +152,16 @@ def walls(canvas: Canvas, street: Street, dice: Dice) -> None:
     if street.kind == "along":
         left, right = street.road[0] - street.walk, street.road[1] + street.walk
         if dice.chance(0.75):
-            for sketch in houses(camera, light, dice, (-36.0, street.back), (36.0, street.back), 0.85):
+            for sketch in houses(camera, light, dice, start=(-36.0, street.back), end=(36.0, street.back), tone=0.85):
                 canvas.scenery(sketch)
         for x, tone in ((left - dice.uniform(0, 3), 2 - light.left), (right + dice.uniform(0, 3), light.left)):
             if dice.chance(0.8):
-                for sketch in houses(camera, light, dice, (x, street.back), (x, 2.0), tone):
+                for sketch in houses(camera, light, dice, start=(x, street.back), end=(x, 2.0), tone=tone):
                     canvas.scenery(sketch)
         return
     low, high = camera.reach(street.back)
     if dice.chance(0.85):
-        for sketch in houses(camera, light, dice, (low - 6, street.back), (high + 6, street.back), 0.95):
+        for sketch in houses(camera, light, dice, start=(low - 6, street.back), end=(high + 6, street.back), tone=0.95):
             canvas.scenery(sketch)
     else:
         for _ in range(12):

@@ -238,7 +238,7 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
     light, (top, bottom, clouds), fall = weather(dice)
     canvas = Canvas(camera_for(dice, width, height), light)
     camera = canvas.camera
-    backdrop = sky(dice, camera.width, camera.height, top, bottom, clouds)
+    backdrop = sky(dice, camera.width, int(camera.horizon) + 2, top=top, bottom=bottom, clouds=clouds)
     skyline(dice, backdrop, camera.horizon, mix(shade((96, 104, 110), light.ambient[1]), light.haze, 0.6))
     canvas.background(backdrop)
     street = plan_street(dice)
@@ -255,14 +255,14 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
     painted.extend((piece.z, piece, 0) for piece in _clutter(canvas, street, things, dice))
     for _, sketch, number in sorted(painted, key=lambda entry: -entry[0]):
         canvas.paint(sketch, number)
-    if light.lamps:
-        canvas.glow()
+    bloom = canvas.bloom() if light.lamps else None
     precipitation(canvas, fall, dice)
     objects = _annotate(canvas, things)
     night = light.haze[0] < 60
+    picture = ImageChops.multiply(canvas.image.reduce(SUPERSAMPLING), texture(dice, width, height))
     picture = develop(
         dice,
-        ImageChops.multiply(canvas.image.reduce(SUPERSAMPLING), texture(dice, width, height)),
+        picture if bloom is None else ImageChops.add(picture, bloom),
         grain=dice.uniform(3.0, 9.0) if night else dice.uniform(1.5, 6.0),
         blur=dice.uniform(0.3, 0.7) if dice.chance(0.3) else 0.0,
         exposure=dice.uniform(1.0, 1.4) if night else dice.uniform(0.85, 1.25),
@@ -271,7 +271,7 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
 
 
 def _annotate(canvas: Canvas, things: list[_Thing]) -> tuple[SceneObject, ...]:
-    counts = np.bincount(canvas.instances().ravel(), minlength=len(things) + 1)
+    counts = canvas.counts()
     kept: list[SceneObject] = []
     order = sorted(range(len(things)), key=lambda i: -things[i].sketch.z)
     scale = SUPERSAMPLING
@@ -280,7 +280,7 @@ def _annotate(canvas: Canvas, things: list[_Thing]) -> tuple[SceneObject, ...]:
         if shape is None:
             continue
         x1, y1, x2, y2 = (edge / scale for edge in shape.box)
-        seen = int(counts[i + 1])
+        seen = counts[i + 1]
         # What is cut off counts as unseen too: a sliver at the edge of the picture teaches nothing.
         visible = seen / shape.pixels * (1.0 - shape.truncated)
         if visible < _LEAST_VISIBLE or min(x2 - x1, y2 - y1) < _LEAST_SIDE_PX:

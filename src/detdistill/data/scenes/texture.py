@@ -119,7 +119,7 @@ def texture(dice: Dice, width: int, height: int) -> Image.Image:
     return tile.crop((left, top, left + width, top + height))
 
 
-def sky(dice: Dice, width: int, height: int, top: Colour, bottom: Colour, clouds: float) -> Image.Image:
+def sky(dice: Dice, width: int, height: int, *, top: Colour, bottom: Colour, clouds: float) -> Image.Image:
     """A sky from `top` to `bottom` colour with clouds.
 
     Args:
@@ -158,6 +158,20 @@ def skyline(dice: Dice, picture: Image.Image, horizon: float, colour: Colour) ->
         x += step
 
 
+@cache
+def _normal() -> NDArray[np.float32]:
+    return np.random.default_rng(20240608).standard_normal(_TILE * _TILE, dtype=np.float32)
+
+
+def _noise(dice: Dice, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Normal noise; a piece of a stored field where that is large enough, as drawing it anew takes long."""
+    count, field = math.prod(shape), _normal()
+    if count > field.size // 2:
+        return dice.generator.standard_normal(shape, dtype=np.float32)
+    start = dice.integer(0, field.size - count)
+    return field[start : start + count].reshape(shape)
+
+
 def develop(dice: Dice, picture: Image.Image, *, grain: float, blur: float, exposure: float) -> Image.Image:
     """Turns the finished drawing into a photograph: defocus, exposure, contrast, sensor noise.
 
@@ -171,7 +185,7 @@ def develop(dice: Dice, picture: Image.Image, *, grain: float, blur: float, expo
     if blur > 0:
         picture = picture.filter(ImageFilter.GaussianBlur(blur))
     values = np.asarray(picture, dtype=np.float32)
-    noise = dice.generator.standard_normal(values.shape, dtype=np.float32)
+    noise = _noise(dice, values.shape)
     contrast = dice.uniform(0.85, 1.15)
     gain = exposure * contrast
     offset = 110.0 * exposure * (1 - contrast) + dice.uniform(-6, 6)

@@ -266,7 +266,7 @@ def truck(camera: Camera, light: Light, dice: Dice, pose: Pose) -> Solid:
         if part == "cab":
             _cab(block, (back, nose), half * 0.94, roof, paint)
         else:
-            _hold(block, hold, half, (0.92, height), load, dice)
+            _hold(block, hold, half, (0.92, height), load=load, dice=dice)
     side = block.side(half)
     if side:
         for at in (nose - 1.0, tail + 0.95, tail + 2.0):
@@ -289,7 +289,7 @@ def _cab(block: Block, along: tuple[float, float], half: float, roof: float, pai
 
 
 def _hold(
-    block: Block, along: tuple[float, float], half: float, up: tuple[float, float], load: Colour, dice: Dice
+    block: Block, along: tuple[float, float], half: float, up: tuple[float, float], *, load: Colour, dice: Dice
 ) -> None:
     block.box(along, half, up, load)
     low, high = up

@@ -1,0 +1,127 @@
+"""How long work shows itself: one protocol for all of it, silence for libraries, bars and lines for people."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol, final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 15.0
+_NO_STAGE = TaskID(-1)
+
+
+class Progress(Protocol):
+    """Somebody who watches long work."""
+
+    def say(self, line: str) -> None:
+        """One line of text, such as a load report or a warning."""
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        """A stage of `total` steps begins, or goes on after `done` of them; the stage before it is over."""
+
+    def advance(self, done: int, note: str = "") -> None:
+        """`done` steps of the stage are over; `note` shows a figure beside the bar, such as the loss."""
+
+    def finish(self) -> None:
+        """The stage is over, however far it got."""
+
+
+@final
+class Silence:
+    """The watcher that looks away."""
+
+    def say(self, line: str) -> None:
+        """Drops the line."""
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        """Ignores the stage."""
+
+    def advance(self, done: int, note: str = "") -> None:
+        """Ignores the steps."""
+
+    def finish(self) -> None:
+        """Ignores the end."""
+
+
+@final
+class _Rate(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "-/s", style="progress.data.speed")
+
+
+@final
+class ScreenProgress:
+    """Shows work on standard error: a live bar on a terminal, a plain line now and then elsewhere.
+
+    Args:
+        console: where to show; standard error by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self._console,
+        )
+        self._live = self._console.is_terminal
+        self._stage = _NO_STAGE
+        self._what, self._total, self._done, self._first = "", 0, 0, 0
+        self._began = self._last_line = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Prints the line, above the bar where there is one."""
+        self._console.print(line)
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        """Opens a bar, or says what begins."""
+        self.finish()
+        self._what, self._total, self._done, self._first = what, total, done, done
+        self._began = self._last_line = time.monotonic()
+        if self._live:
+            self._bars.start()
+            self._stage = self._bars.add_task(what, total=total, completed=done, note="")
+        else:
+            self._console.print(f"{what}: {total} steps" + (f", going on after {done}" if done else ""))
+
+    def advance(self, done: int, note: str = "") -> None:
+        """Moves the bar; off a terminal it prints a line every quarter of a minute."""
+        self._done = done
+        if self._stage != _NO_STAGE:
+            self._bars.update(self._stage, completed=done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            rate = (done - self._first) / (now - self._began)
+            left = duration((self._total - done) / rate) if rate > 0 else "?"
+            said = f"{self._what}: {done}/{self._total}, {rate:.1f}/s, {left} left"
+            self._console.print(f"{said}, {note}" if note else said)
+
+    def finish(self) -> None:
+        """Closes the bar, or says how long the stage took."""
+        if self._what and not self._live:
+            took = duration(time.monotonic() - self._began)
+            self._console.print(f"{self._what}: {self._done}/{self._total} in {took}")
+        if self._stage != _NO_STAGE:
+            self._bars.stop()
+        self._what, self._stage = "", _NO_STAGE
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``0:07``, ``12:34`` or ``1:02:03``."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

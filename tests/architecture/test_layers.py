@@ -1,0 +1,174 @@
+"""The house rules that a reader relies on: where imports point, how long files are, what documents its source."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+from detdistill.recipes.catalogue import RECIPES
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "detdistill"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+LONGEST_FILE = 400
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+MODEL_PACKAGES = ("torchvision.models", "timm", "transformers")
+MAY_PRINT = {"cli", "bench"}
+
+# Public parts that follow no paper: plumbing and one-line arithmetic. A new part either documents its source, with
+# the sections below, or is named here.
+PLAIN_PARTS = {
+    "align": {"Align", "IdentityAlign", "ConvAlign"},
+    "compare": {"squared", "absolute", "bce"},
+    "focus": {"inside_cells", "inside_image"},
+    "normalize": {"by_cells", "by_mask_sum", "by_batch_mask_sum"},
+    "select": {"pyramid", "class_logits"},
+    "structural": {"Components", "gaussian_taps", "reflecting_blur", "dissimilarity"},
+}
+SECTIONS = ("Source", "Differs from the source")
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def layer_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def prints(tree: ast.Module) -> list[int]:
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Console"):
+            lines.append(node.lineno)
+        if isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr"):
+            owner = node.value
+            if isinstance(owner, ast.Name) and owner.id == "sys":
+                lines.append(node.lineno)
+    return lines
+
+
+def loose(tree: ast.Module) -> list[str]:
+    """Constructs that hide an interface: hasattr, **kwargs in a signature, an unfinished function."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in ("hasattr", "NotImplementedError"):
+            found.append(f"{node.id} on line {node.lineno}")
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.args.kwarg is not None:
+            found.append(f"**{node.args.kwarg.arg} in {node.name} on line {node.lineno}")
+    return found
+
+
+def section(documentation: str, title: str) -> str:
+    """The text of a docstring's section, empty where there is none."""
+    found = re.search(rf"^{title}:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(documentation), flags=re.MULTILINE)
+    return found.group(1).strip() if found else ""
+
+
+def test_imports_point_down() -> None:
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_logo=True) == 0, "run lint-imports"
+
+
+def test_every_folder_is_a_package() -> None:
+    # import-linter does not look into a folder without __init__.py.
+    folders = {path.parent for path in SOURCES}
+    assert not [name_of(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks", "examples"])
+def test_no_file_is_too_long(folder: str) -> None:
+    lengths = {
+        name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")
+    }
+    assert not {name: length for name, length in lengths.items() if length > LONGEST_FILE}
+
+
+def test_no_module_has_a_vague_name() -> None:
+    assert not [name_of(path) for path in SOURCES if VAGUE_NAMES & set(path.relative_to(PACKAGE).with_suffix("").parts)]
+
+
+def test_only_the_detectors_import_models() -> None:
+    elsewhere = [path for path in SOURCES if layer_of(path) != "detectors"]
+    found = {
+        name_of(path): module
+        for path in elsewhere
+        for module in imported(tree_of(path))
+        if any(module == package or module.startswith(f"{package}.") for package in MODEL_PACKAGES)
+    }
+    assert not found
+
+
+def test_only_the_command_line_prints() -> None:
+    elsewhere = [path for path in SOURCES if layer_of(path) not in MAY_PRINT]
+    assert not {name_of(path): lines for path in elsewhere if (lines := prints(tree_of(path)))}
+
+
+def test_no_interface_is_hidden() -> None:
+    assert not {name_of(path): found for path in SOURCES if (found := loose(tree_of(path)))}
+
+
+def test_nothing_is_left_to_do() -> None:
+    marks = re.compile(r"\b(?:TODO|FIXME|XXX)\b")
+    assert not [name_of(path) for path in SOURCES if marks.search(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_method_documents_its_source(name: str) -> None:
+    documentation = RECIPES[name].build.__doc__ or ""
+    assert not [title for title in SECTIONS if not section(documentation, title)]
+
+
+def test_every_part_documents_its_source_or_is_plain() -> None:
+    silent = []
+    for path in sorted((PACKAGE / "parts").glob("*.py")):
+        for node in tree_of(path).body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
+                continue
+            documentation = ast.get_docstring(node) or ""
+            given = [title for title in SECTIONS if section(documentation, title)]
+            plain = node.name in PLAIN_PARTS.get(path.stem, ())
+            if len(given) != len(SECTIONS) and not (plain and not given):
+                silent.append(f"{path.stem}.{node.name}")
+    assert not silent
+
+
+def test_the_plain_parts_exist() -> None:
+    for module, names in PLAIN_PARTS.items():
+        there = {
+            node.name
+            for node in tree_of(PACKAGE / "parts" / f"{module}.py").body
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        }
+        assert not names - there, f"parts/{module}.py"
+
+
+def test_the_checks_see_what_they_look_for() -> None:
+    bad = ast.parse(
+        "import sys\nimport timm\nfrom torchvision import models\n"
+        "def f(**options):\n    print(1)\n    hasattr(f, 'x')\n    raise NotImplementedError\n"
+        "sys.stdout.write('')\n"
+    )
+    assert set(imported(bad)) >= {"timm", "torchvision.models"}
+    assert prints(bad) == [8, 5] or sorted(prints(bad)) == [5, 8]
+    assert len(loose(bad)) == 3
+    assert section("One line.\n\nSource:\n    A paper.\n\nNeeds:\n    b\n", "Source") == "A paper."
+    assert section("One line.\n\nNeeds:\n    b\n", "Source") == ""

@@ -1,0 +1,223 @@
+"""A run that was killed at any moment and resumed ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from detdistill.errors import ConfigError
+from detdistill.train.checkpoint import CHECKPOINTS, LATEST, STUDENT
+from detdistill.train.logs import read_rows
+from detdistill.train.settings import TrainSettings
+from tiny_training import (
+    TinyStep,
+    checkpoint_tensors,
+    differing,
+    disk_loader,
+    fork,
+    images_on_disk,
+    run_tiny,
+    tiny_settings,
+)
+
+KILLED = 9
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.0}, {"optimizer": "adamw"}, {"accumulate": 2}])
+def test_resume_is_exact(tmp_path: Path, changes: dict[str, object]) -> None:
+    settings = tiny_settings(**changes)
+    run_tiny(tmp_path / "whole", settings)
+    run_until(tmp_path / "cut", settings, stop=8)
+    result = run_tiny(tmp_path / "cut", settings, resume=True)
+    assert (result.resumed_from, result.steps) == (5, 12)
+    assert not differing(checkpoint_tensors(tmp_path / "whole", 12), checkpoint_tensors(tmp_path / "cut", 12))
+    whole, cut = (read_rows(tmp_path / name / "metrics.csv") for name in ("whole", "cut"))
+    assert [drop_time(row) for row in whole] == [drop_time(row) for row in cut]
+    assert [row["seconds"] for row in cut] == sorted(row["seconds"] for row in cut)
+
+
+def drop_time(row: dict[str, float | None]) -> dict[str, float | None]:
+    return {name: value for name, value in row.items() if name != "seconds"}
+
+
+def run_until(folder: Path, settings: TrainSettings, *, stop: int) -> None:
+    """Runs in another process that dies before step `stop`."""
+
+    class Dying(TinyStep):
+        def forward(self, batch, clock):
+            if clock.step == stop:
+                os._exit(KILLED)
+            return super().forward(batch, clock)
+
+    process = fork(lambda: run_tiny(folder, settings, step=Dying()))
+    process.join(30)
+    assert process.exitcode == KILLED
+
+
+def test_the_comparison_can_fail(tmp_path: Path) -> None:
+    """Another seed changes what the dropout draws, and is seen."""
+    run_tiny(tmp_path / "one", tiny_settings())
+    run_tiny(tmp_path / "other", tiny_settings(seed=1))
+    found = differing(checkpoint_tensors(tmp_path / "one", 12), checkpoint_tensors(tmp_path / "other", 12))
+    assert "second.weight" in found
+
+
+def test_resume_without_a_checkpoint_begins(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,total\n2,1\n")
+    assert run_tiny(tmp_path, tiny_settings(), resume=True).resumed_from == 0
+    assert len(read_rows(tmp_path / "metrics.csv")) == 6
+
+
+def test_a_finished_run_resumes_to_its_result(tmp_path: Path) -> None:
+    first = run_tiny(tmp_path, tiny_settings())
+    again = run_tiny(tmp_path, tiny_settings(), resume=True)
+    assert (again.steps, again.seconds, again.checkpoint) == (12, first.seconds, first.checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.02}, r"train\.lr must be 0\.05 to resume from .*, got 0\.02\."),
+        ({"batch_size": 8}, r"train\.batch_size must be 4 to resume from .*, got 8\."),
+        ({"steps": 24}, r"train\.steps must be 12 to resume from .*, got 24\."),
+        ({"ema_decay": 0.0}, r"train\.ema_decay must be 0\.9 to resume from .*, got 0\.0\."),
+    ],
+)
+def test_another_setting_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    run_tiny(tmp_path, tiny_settings())
+    with pytest.raises(ConfigError, match=message):
+        run_tiny(tmp_path, tiny_settings(**changes), resume=True)
+
+
+def test_another_identity_is_refused_and_free_settings_are_not(tmp_path: Path) -> None:
+    run_tiny(tmp_path, tiny_settings(), identity={"teacher": "abc", "image": (1, 2)})
+    run_tiny(tmp_path, tiny_settings(log_every=3), identity={"teacher": "abc", "image": (1, 2)}, resume=True)
+    with pytest.raises(ConfigError, match=r"teacher must be 'abc' to resume from .*, got 'xyz'\."):
+        run_tiny(tmp_path, tiny_settings(), identity={"teacher": "xyz", "image": (1, 2)}, resume=True)
+
+
+def test_another_student_is_refused(tmp_path: Path) -> None:
+    run_tiny(tmp_path, tiny_settings())
+    with pytest.raises(ConfigError, match=r"trained parameters must be those of .*, got others\."):
+        run_tiny(tmp_path, tiny_settings(), step=TinyStep(norm=False), resume=True)
+
+
+def test_a_damaged_checkpoint_costs_steps_and_not_the_run(tmp_path: Path) -> None:
+    settings = tiny_settings()
+    run_tiny(tmp_path / "whole", settings)
+    run_until(tmp_path / "cut", settings, stop=11)
+    path = tmp_path / "cut" / CHECKPOINTS / "step_0000010" / STUDENT
+    path.write_bytes(path.read_bytes()[:-8])
+    result = run_tiny(tmp_path / "cut", settings, resume=True)
+    assert result.resumed_from == 5
+    assert "step_0000010 must be a whole checkpoint" in result.warnings[0]
+    assert not differing(checkpoint_tensors(tmp_path / "whole", 12), checkpoint_tensors(tmp_path / "cut", 12))
+
+
+def test_an_evaluation_that_a_kill_took_is_made_on_resume(tmp_path: Path) -> None:
+    settings = tiny_settings(evaluate_every=5)
+    process = fork(lambda: run_tiny(tmp_path, settings, evaluate=lambda student: os._exit(KILLED)))
+    process.join(30)
+    assert process.exitcode == KILLED
+    assert run_tiny(tmp_path, settings, evaluate=lambda student: {"AP": 1.0}, resume=True).resumed_from == 5
+    assert [row["step"] for row in read_rows(tmp_path / "evaluations.csv")] == [5, 10]
+
+
+def test_a_death_before_any_file_operation_of_a_checkpoint(tmp_path: Path) -> None:
+    """The process ends before the n-th operation on the run's files, for every n, and the run is resumed.
+
+    Four steps with a checkpoint after each (two kept), so that the operations of a first, a second, and a
+    third checkpoint with its removal of an older one, and of the log, are all among them.
+    """
+    settings = tiny_settings(steps=4, checkpoint_every=1, log_every=1, warmup_steps=1)
+    run_tiny(tmp_path / "whole", settings)
+    expected = checkpoint_tensors(tmp_path / "whole", 4)
+    deaths, resumed_from = 0, set()
+    while True:
+        folder = tmp_path / f"cut{deaths}"
+        process = fork(lambda folder=folder, operation=deaths: die_before(folder, operation, settings))
+        process.join(30)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == KILLED
+        result = run_tiny(folder, settings, resume=True)
+        resumed_from.add(result.resumed_from)
+        assert not differing(expected, checkpoint_tensors(folder, 4)), f"operation {deaths}"
+        assert sorted(entry.name for entry in (folder / CHECKPOINTS).iterdir()) == [
+            LATEST,
+            "step_0000003",
+            "step_0000004",
+        ]
+        assert [row["step"] for row in read_rows(folder / "metrics.csv")] == [1, 2, 3, 4]
+        deaths += 1
+    sys.stdout.write(f"{deaths} deaths, resumed from {sorted(resumed_from)}\n")
+    assert deaths > 100
+    assert resumed_from == {0, 1, 2, 3, 4}
+
+
+def die_before(folder: Path, operation: int, settings: TrainSettings) -> None:
+    seen = 0
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"} and str(
+            arguments[0]
+        ).startswith(str(folder)):
+            if seen == operation:
+                os._exit(KILLED)
+            seen += 1
+
+    sys.addaudithook(watch)
+    run_tiny(folder, settings)
+
+
+def kill_and_resume(tmp_path: Path, *, workers: int, kills: int, seed: int) -> None:
+    """Kills a run with SIGKILL after random times until it was killed `kills` times, then lets it end."""
+    settings = tiny_settings(steps=40, checkpoint_every=5, workers=workers, log_every=1)
+    dataset = images_on_disk(tmp_path / "images")
+    wait = 0.01
+
+    def run(folder: Path, *, resume: bool = False) -> None:
+        run_tiny(folder, settings, loader=disk_loader(dataset, settings, wait=wait), resume=resume)
+
+    began = time.monotonic()
+    run(tmp_path / "whole")
+    whole_seconds = time.monotonic() - began
+    rng = random.Random(seed)
+    killed = 0
+    for _ in range(20 * kills):
+        if killed == kills:
+            break
+        delay = rng.uniform(0.0, min(1.0, 2 / kills) * whole_seconds)
+        process = fork(lambda: run(tmp_path / "cut", resume=True))
+        process.join(delay)
+        if process.exitcode is None:
+            os.kill(process.pid or 0, signal.SIGKILL)
+            killed += 1
+        process.join(30)
+        pointer = tmp_path / "cut" / CHECKPOINTS / LATEST
+        latest = pointer.read_text() if pointer.exists() else "no checkpoint\n"
+        sys.stdout.write(f"seed {seed}: killed after {delay:.3f} s with {latest}")
+        if process.exitcode == 0:
+            (tmp_path / "cut").rename(tmp_path / f"ended{killed}")
+    assert killed == kills
+    run(tmp_path / "cut", resume=True)
+    assert not differing(checkpoint_tensors(tmp_path / "whole", 40), checkpoint_tensors(tmp_path / "cut", 40))
+    assert [row["step"] for row in read_rows(tmp_path / "cut" / "metrics.csv")] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_three_kills_at_random_moments(tmp_path: Path, workers: int) -> None:
+    kill_and_resume(tmp_path, workers=workers, kills=3, seed=workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ten_kills_at_random_moments(tmp_path: Path, workers: int) -> None:
+    kill_and_resume(tmp_path, workers=workers, kills=10, seed=10 + workers)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from detdistill.errors import ConfigError, DataError, DistillError
+from detdistill.train.checkpoint import (
+    CHECKPOINTS,
+    LATEST,
+    STUDENT,
+    DamagedCheckpoint,
+    Snapshot,
+    find_checkpoint,
+    has_checkpoints,
+    read_checkpoint,
+    remove_leftovers,
+    require_same,
+    write_checkpoint,
+)
+
+
+def save_student(folder: Path) -> None:
+    save_file({"weight": torch.ones(3)}, folder / STUDENT)
+
+
+def write(folder: Path, step: int, *, keep: int = 2) -> Path:
+    snapshot = Snapshot(
+        step=step,
+        seconds=1.5,
+        identity={"train": {"lr": 0.1}},
+        counters={"ema_updates": None},
+        tensors={"raw": torch.full((2,), float(step)), "scalar": torch.tensor(4.0)},
+    )
+    return write_checkpoint(folder, snapshot, save_student=save_student, keep=keep)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in (folder / CHECKPOINTS).iterdir())
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert find_checkpoint(tmp_path) == (None, ())
+    assert not has_checkpoints(tmp_path)
+    remove_leftovers(tmp_path)
+
+
+def test_no_tensors_at_all(tmp_path: Path) -> None:
+    snapshot = Snapshot(step=0, seconds=0.0, identity={}, counters={}, tensors={})
+    path = write_checkpoint(tmp_path, snapshot, save_student=save_student, keep=1)
+    assert read_checkpoint(path).snapshot.tensors == {}
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = write(tmp_path, 600)
+    assert path == tmp_path / CHECKPOINTS / "step_0000600"
+    assert {file.name for file in path.iterdir()} == {STUDENT, "training.safetensors", "training.json"}
+    assert json.loads((tmp_path / CHECKPOINTS / LATEST).read_text()) == {"checkpoint": "step_0000600"}
+    found, warnings = find_checkpoint(tmp_path)
+    assert found is not None
+    assert warnings == ()
+    assert (found.path, found.snapshot.step, found.snapshot.seconds) == (path, 600, 1.5)
+    assert found.snapshot.identity == {"train": {"lr": 0.1}}
+    assert torch.equal(found.snapshot.tensors["raw"], torch.full((2,), 600.0))
+    assert torch.equal(found.student["weight"], torch.ones(3))
+
+
+def test_older_ones_go_and_so_do_later_ones_of_before_a_resume(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        write(tmp_path, step)
+    assert names(tmp_path) == [LATEST, "step_0000010", "step_0000015"]
+    write(tmp_path, 12)
+    assert names(tmp_path) == [LATEST, "step_0000010", "step_0000012"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "sidecar", "json", "no keys"])
+def test_a_damaged_latest_falls_back_with_a_warning(tmp_path: Path, damage: str) -> None:
+    write(tmp_path, 5)
+    path = write(tmp_path, 10)
+    if damage == "cut":
+        (path / STUDENT).write_bytes((path / STUDENT).read_bytes()[:-4])
+    elif damage == "changed":
+        content = bytearray((path / "training.safetensors").read_bytes())
+        content[-1] ^= 1
+        (path / "training.safetensors").write_bytes(content)
+    elif damage == "missing":
+        (path / STUDENT).unlink()
+    elif damage == "sidecar":
+        (path / "training.safetensors").write_bytes(b"")
+    else:
+        (path / "training.json").write_text("{" if damage == "json" else "{}")
+    with pytest.raises(DamagedCheckpoint, match=r"step_0000010 must be a whole checkpoint, got .* earlier one\."):
+        read_checkpoint(path)
+    found, warnings = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found.snapshot.step == 5
+    assert len(warnings) == 1
+    assert "step_0000010 must be a whole checkpoint" in warnings[0]
+
+
+def test_only_damaged_ones_are_refused(tmp_path: Path) -> None:
+    (write(tmp_path, 5) / STUDENT).unlink()
+    with pytest.raises(DataError, match=r"must hold a whole checkpoint, got only damaged ones .* another folder\."):
+        find_checkpoint(tmp_path)
+
+
+def test_the_named_one_counts_and_not_a_later_one(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    write(tmp_path, 10)
+    (tmp_path / CHECKPOINTS / LATEST).write_text('{"checkpoint": "step_0000005"}')
+    found, _ = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found.snapshot.step == 5
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"checkpoint": "best"}'])
+def test_without_a_readable_pointer_the_newest_whole_one_counts(tmp_path: Path, content: str | None) -> None:
+    write(tmp_path, 5)
+    write(tmp_path, 10)
+    pointer = tmp_path / CHECKPOINTS / LATEST
+    if content is None:
+        pointer.unlink()
+    else:
+        pointer.write_text(content)
+    found, warnings = find_checkpoint(tmp_path)
+    assert found is not None
+    assert found.snapshot.step == 10
+    assert len(warnings) == (content is not None)
+
+
+def test_leftovers_are_removed(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    (tmp_path / CHECKPOINTS / "step_0000010.77.partial").mkdir()
+    (tmp_path / CHECKPOINTS / "step_0000010.77.partial" / STUDENT).write_text("half")
+    (tmp_path / CHECKPOINTS / "latest.json.77.partial").write_text("half")
+    (tmp_path / "metrics.csv.77.partial").write_text("half")
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [LATEST, "step_0000005"]
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_differing_key_is_named(tmp_path: Path) -> None:
+    stored = {"train": {"lr": 0.1, "steps": 5}, "data": "a"}
+    require_same(stored, json.loads(json.dumps(stored)), where=tmp_path)
+    with pytest.raises(ConfigError, match=r"train\.lr must be 0\.1 to resume from .*, got 0\.2\. Set it back"):
+        require_same(stored, {"train": {"lr": 0.2, "steps": 5}, "data": "a"}, where=tmp_path)
+    with pytest.raises(ConfigError, match=r"data must be 'a' to resume from .*, got None\."):
+        require_same(stored, {"train": {"lr": 0.1, "steps": 5}}, where=tmp_path)
+
+
+def test_a_disk_that_refuses(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINTS).write_text("a file where the folder should be")
+    with pytest.raises(DistillError, match=r"step_0000005 must be writable, got: .*\. Make room"):
+        write(tmp_path, 5)
+
+
+def test_a_student_that_was_not_written(tmp_path: Path) -> None:
+    snapshot = Snapshot(step=1, seconds=0.0, identity={}, counters={}, tensors={})
+    with pytest.raises(ConfigError, match=r"save_student must write student\.safetensors, got no such file\."):
+        write_checkpoint(tmp_path, snapshot, save_student=lambda folder: None, keep=1)
+    assert names(tmp_path) == []

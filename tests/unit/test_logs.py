@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from detdistill.errors import DataError, MissingDependencyError
+from detdistill.train.logs import MetricsLog, TensorboardLog, read_rows
+from detdistill.train.progress import BarProgress, LineProgress, Pace, SilentProgress, duration, visible_progress
+
+
+def test_no_file_no_rows(tmp_path: Path) -> None:
+    assert read_rows(tmp_path / "metrics.csv") == []
+    log = MetricsLog(tmp_path / "metrics.csv", step=0)
+    assert log.steps == set()
+    assert not log.path.exists()
+
+
+def test_rows_come_back(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "run" / "metrics.csv", step=0)
+    log.append({"step": 1, "total": 0.1, "lr": None})
+    log.append({"step": 2, "total": float("nan"), "lr": 3e-05})
+    assert log.path.read_text() == "step,total,lr\n1,0.1,\n2,nan,3e-05\n"
+    rows = read_rows(log.path)
+    assert rows[0] == {"step": 1.0, "total": 0.1, "lr": None}
+    assert rows[1]["lr"] == 3e-05
+
+
+def test_a_late_column_leaves_earlier_rows_empty(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "m.csv", step=0)
+    log.append({"step": 1, "total": 1.0})
+    log.append({"step": 2, "total": 2.0, "hint, L2": 3.0})
+    log.append({"step": 3, "total": 4.0})
+    assert log.path.read_text() == 'step,total,"hint, L2"\n1,1,\n2,2,3\n3,4,\n'
+
+
+def test_resume_drops_later_rows_and_an_unfinished_line(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("step,total\n5,1\n10,2\n15,3\n20,")
+    log = MetricsLog(path, step=10)
+    assert log.steps == {5, 10}
+    log.append({"step": 15, "total": 9.0})
+    assert path.read_text() == "step,total\n5,1\n10,2\n15,9\n"
+
+
+def test_an_unfinished_line_of_an_earlier_step_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("step,total\n5,1\n6,1")
+    MetricsLog(path, step=100)
+    assert path.read_text() == "step,total\n5,1\n"
+
+
+def test_an_unfinished_header_counts_as_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("step,tot")
+    MetricsLog(path, step=10).append({"step": 11, "total": 1.0})
+    assert path.read_text() == "step,total\n11,1\n"
+
+
+def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("step,total\n5,1\n")
+    MetricsLog(path, step=0).append({"step": 1, "loss": 2.0})
+    assert path.read_text() == "step,loss\n1,2\n"
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("time,total\n5,1\n")
+    with pytest.raises(DataError, match=r"m\.csv must be a metrics file .* Move it away\."):
+        MetricsLog(path, step=10)
+
+
+def test_tensorboard_missing_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'detdistill\[tensorboard\]'"):
+        TensorboardLog(tmp_path, step=0)
+
+
+def test_tensorboard_writes_events(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    log = TensorboardLog(tmp_path / "tb", step=4)
+    log.append({"step": 5, "total": 1.0, "lr": None})
+    log.close()
+    assert any(file.stat().st_size > 40 for file in (tmp_path / "tb").iterdir())
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (754, "12:34"), (3723, "1:02:03")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_plain_lines_come_now_and_then_and_at_the_end() -> None:
+    lines: list[str] = []
+    times = iter([0.0, 5.0, 20.0, 20.0, 21.0, 21.0, 21.0])
+    progress = LineProgress(lines.append, every_seconds=15, now=lambda: next(times))
+    progress.begin("student", steps=4, done=1)
+    progress.advance(Pace(step=2, loss=1.0, images_per_second=8.0, seconds_left=65.0))
+    progress.advance(Pace(step=3, loss=0.5, images_per_second=8.0, seconds_left=60.0))
+    progress.note("passed over: a checkpoint")
+    progress.advance(Pace(step=4, loss=0.25, images_per_second=8.0, seconds_left=0.0))
+    progress.end()
+    assert lines == [
+        "student: 4 steps, going on after 1",
+        "student: step 3/4, 8.0 images/s, 1:00 left, loss 0.5000",
+        "passed over: a checkpoint",
+        "student: step 4/4, 8.0 images/s, 0:00 left, loss 0.2500",
+    ]
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_lines() -> None:
+    screen = io.StringIO()
+    bar = visible_progress(Console(file=screen, force_terminal=True, width=100))
+    assert isinstance(bar, BarProgress)
+    bar.begin("student", steps=4, done=0)
+    bar.note("hello")
+    bar.advance(Pace(step=2, loss=1.0, images_per_second=8.0, seconds_left=65.0))
+    bar.end()
+    assert "2/4" in screen.getvalue()
+    assert "8.0 images/s, 1:05 left, loss 1.0000" in screen.getvalue()
+    pipe = io.StringIO()
+    lines = visible_progress(Console(file=pipe, force_terminal=False, width=20))
+    assert isinstance(lines, LineProgress)
+    lines.note("[a] line that is longer than the width")
+    assert pipe.getvalue() == "[a] line that is longer than the width\n"
+
+
+def test_silence() -> None:
+    progress = SilentProgress()
+    progress.begin("x", steps=1, done=0)
+    progress.advance(Pace(step=1, loss=0.0, images_per_second=0.0, seconds_left=0.0))
+    progress.note("x")
+    progress.end()

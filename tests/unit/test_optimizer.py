@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from detdistill.errors import ConfigError
+from detdistill.train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from tiny_training import TinyStep, tiny_settings
+
+
+def rates(**changes: object) -> list[float]:
+    settings = tiny_settings(**({"steps": 12, "lr": 1.0, "warmup_steps": 0} | changes))
+    return [learning_rate(step, settings) for step in range(settings.steps)]
+
+
+def test_constant_rate_without_warm_up() -> None:
+    assert rates(schedule="constant") == [1.0] * 12
+
+
+def test_warm_up_grows_linearly_and_reaches_the_rate() -> None:
+    assert rates(schedule="constant", warmup_steps=4)[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_warm_up_of_the_whole_run() -> None:
+    assert rates(schedule="cosine", steps=4, warmup_steps=4) == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_cosine_starts_at_the_rate_and_halves_in_the_middle() -> None:
+    found = rates(schedule="cosine", steps=14, warmup_steps=2)
+    assert found[2] == 1.0
+    assert found[2 + 6] == pytest.approx(0.5)
+    assert found[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 11 / 12)))
+    assert all(rate > 0 for rate in found)
+
+
+def test_step_schedule_drops_at_fractions_of_all_steps() -> None:
+    assert rates(schedule="step", milestones=(0.5, 0.75)) == pytest.approx([1.0] * 6 + [0.1] * 3 + [0.01] * 3)
+
+
+def test_no_milestones() -> None:
+    assert rates(schedule="step", milestones=()) == [1.0] * 12
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_norms_and_biases_are_not_decayed_and_terms_are_trained(name: str) -> None:
+    step = TinyStep()
+    optimizer = build_optimizer(step, tiny_settings(optimizer=name, weight_decay=0.1))
+    names = {id(parameter): key for key, parameter in step.named_parameters()}
+    groups = {g["weight_decay"]: {names[id(p)] for p in g["params"]} for g in optimizer.param_groups}
+    assert groups == {
+        0.1: {"student.first.weight", "student.second.weight", "terms.hint.weight"},
+        0.0: {"student.norm.weight", "student.norm.bias", "student.second.bias", "terms.hint.bias"},
+    }
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    step = TinyStep()
+    step.student.first.requires_grad_(False)
+    optimizer = build_optimizer(step, tiny_settings())
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert all(p is not step.student.first.weight for p in held)
+    assert len(held) == 6
+
+
+def test_a_group_without_parameters_is_left_out() -> None:
+    assert len(build_optimizer(nn.Linear(2, 2, bias=False), tiny_settings()).param_groups) == 1
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"trainable parameters, got none\. Freeze fewer"):
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), tiny_settings())
+
+
+def test_the_rate_reaches_every_group() -> None:
+    optimizer = build_optimizer(TinyStep(), tiny_settings())
+    set_learning_rate(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, r"train\.steps must be at least 1, got 0\."),
+        ({"workers": -1}, r"train\.workers must be at least 0, got -1\."),
+        ({"lr": 0.0}, r"train\.lr must be above 0, got 0\."),
+        ({"lr": float("nan")}, r"train\.lr must be a finite number of at least 0, got nan\."),
+        ({"ema_decay": 1.0}, r"train\.ema_decay must be at least 0 and below 1, got 1\.0\."),
+        ({"batch_size": 4, "accumulate": 3}, r"train\.accumulate must divide train\.batch_size \(4\), got 3\."),
+        ({"warmup_steps": 13}, r"train\.warmup_steps must be at most train\.steps \(12\), got 13\."),
+        ({"milestones": (0.9, 0.5)}, r"train\.milestones must be rising fractions .* got \[0\.9, 0\.5\]\."),
+        ({"optimizer": "lion"}, r"train\.optimizer must be one of sgd, adamw, got 'lion'\."),
+        ({"precision": "64"}, r"train\.precision must be one of 32-true, bf16-mixed, 16-mixed, got '64'\."),
+    ],
+)
+def test_wrong_settings(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny_settings(**changes)
+
+
+def test_sgd_matches_a_hand_computed_step() -> None:
+    # w = 2, gradient 1, decay 0.5: w - lr (1 + 0.5 · 2) = 2 - 0.1 · 2 = 1.8; the bias is not decayed: 2 - 0.1.
+    layer = nn.Linear(1, 1)
+    optimizer = build_optimizer(layer, tiny_settings(lr=0.1, weight_decay=0.5, momentum=0.0))
+    for parameter in layer.parameters():
+        parameter.data.fill_(2.0)
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert layer.weight.item() == pytest.approx(1.8)
+    assert layer.bias.item() == pytest.approx(1.9)

@@ -1,0 +1,64 @@
+"""OpenMP's threads are told to wait quietly before torch loads, whichever way the command line starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from detdistill.threads import quiet_threads
+
+# Starts the command line in a fresh process and reports, as JSON on its last line, what the process looks like after
+# it; `seen` is OMP_WAIT_POLICY at the moment torch was imported, null where it never was.
+PROBE = """
+import importlib.abc, json, os, sys
+
+class Watch(importlib.abc.MetaPathFinder):
+    seen = None
+    def find_spec(self, name, path, target=None):
+        if name == "torch" and Watch.seen is None:
+            Watch.seen = os.environ.get("OMP_WAIT_POLICY", "unset")
+
+sys.meta_path.insert(0, Watch())
+from detdistill.cli import main
+code = main(sys.argv[1:])
+print(json.dumps({"code": code, "torch": "torch" in sys.modules, "seen": Watch.seen}))
+"""
+
+
+def run(*arguments: str, policy: str | None = None) -> dict[str, object]:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    if policy is not None:
+        environment["OMP_WAIT_POLICY"] = policy
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], env=environment, capture_output=True, text=True, check=True
+    )
+    report: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["distill", "--help"], ["--version"], ["trian"], []])
+def test_no_torch_is_loaded_for_help(arguments: list[str]) -> None:
+    assert run(*arguments)["torch"] is False
+
+
+def test_the_policy_is_set_when_torch_loads() -> None:
+    assert run("methods") == {"code": 0, "torch": True, "seen": "PASSIVE"}
+
+
+def test_the_users_own_policy_stays() -> None:
+    assert run("methods", policy="ACTIVE")["seen"] == "ACTIVE"
+
+
+def test_quiet_threads_sets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    quiet_threads()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, detdistill; detdistill.__version__; dir(detdistill); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
