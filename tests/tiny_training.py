@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,8 @@ def fork(work: Callable[[], object]) -> multiprocessing.process.BaseProcess:
             code = 0
         except Interrupted:
             code = 130
+        except Exception:  # noqa: BLE001  this process has no caller that could report it
+            traceback.print_exc()
         finally:
             os._exit(code)
 

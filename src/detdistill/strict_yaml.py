@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -32,7 +32,7 @@ _RESOLVERS = (
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with YAML 1.2's plain scalars, refusing a key that stands twice."""
 
-    yaml_implicit_resolvers: ClassVar[Resolvers] = {}
+    yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012 (PyYAML's own declaration)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[object, int] = {}
@@ -51,7 +51,7 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """PyYAML's safe dumper, quoting what `_Loader` or a YAML 1.1 reader would take for something else."""
 
-    yaml_implicit_resolvers: ClassVar[Resolvers] = dict(yaml.SafeDumper.yaml_implicit_resolvers)
+    yaml_implicit_resolvers: Resolvers = dict(yaml.SafeDumper.yaml_implicit_resolvers)  # noqa: RUF012
 
     def ignore_aliases(self, data: object) -> bool:
         return True

@@ -4,6 +4,8 @@ import itertools
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import tiny_training
 from detdistill.errors import ConfigError, DataError, DistillError
 from detdistill.train.checkpoint import STUDENT
 from detdistill.train.launch import device_kind, make_fabric, require_precision
@@ -207,19 +210,38 @@ def test_an_error_of_any_rank_reaches_the_caller(tmp_path: Path) -> None:
         run_tiny(tmp_path, settings, loader=second_rank_runs_dry)
 
 
+TWO_RANKS = """
+import sys
+from pathlib import Path
+import torch
+from detdistill.train.signals import Interrupted
+from tiny_training import run_tiny, tiny_loader, tiny_settings
+
+torch.set_num_threads(1)
+settings = tiny_settings(steps=400, batch_size=2, devices=2)
+try:
+    run_tiny(Path(sys.argv[1]), settings, loader=tiny_loader(settings, wait=0.02))
+except Interrupted:
+    sys.exit(130)
+"""
+
+
 def test_two_ranks_are_interrupted_together(tmp_path: Path) -> None:
-    settings = tiny_settings(steps=200, batch_size=2, devices=2)
-    process = fork(lambda: run_tiny(tmp_path, settings, loader=tiny_loader(settings, wait=0.02)))
-    wait_for(tmp_path / "checkpoints" / "latest.json")
-    os.kill(process.pid or 0, signal.SIGINT)
-    process.join(20)
-    assert process.exitcode == 130
+    """Only the parent gets the signal; its ranks stop at the same step and save."""
+    paths = os.pathsep.join([str(Path(tiny_training.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen([sys.executable, "-c", TWO_RANKS, str(tmp_path)], env=os.environ | {"PYTHONPATH": paths})
+    try:
+        wait_for(tmp_path / "checkpoints" / "latest.json", seconds=60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    finally:
+        process.kill()
     done = max(int(entry.name[5:]) for entry in (tmp_path / "checkpoints").glob("step_*"))
-    assert 5 <= done < 200
+    assert 5 <= done < 400
 
 
-def wait_for(path: Path) -> None:
-    for _ in range(1000):
+def wait_for(path: Path, *, seconds: int = 20) -> None:
+    for _ in range(100 * seconds):
         if path.exists():
             return
         time.sleep(0.01)
@@ -251,7 +273,7 @@ def test_signal_handlers_and_the_global_generator_are_as_before(tmp_path: Path) 
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    message = r"step 8 of 12: the loss must be finite, got nan in hint\. Lower train\.lr .* step_0000005\."
+    message = r"step 8 of 12: the loss must be finite, got nan in hint\. Lower train\.lr .*step_0000005\."
     with pytest.raises(DistillError, match=message):
         run_tiny(tmp_path, tiny_settings(), step=TinyStep(poison=7))
     assert run_tiny(tmp_path, tiny_settings(), resume=True).resumed_from == 5

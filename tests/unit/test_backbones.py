@@ -79,12 +79,9 @@ def test_group_norm_keeps_the_activation_and_the_scale_of_what_it_replaces() -> 
     assert isinstance(fused, nn.Sequential)
     assert isinstance(fused[0], nn.GroupNorm)
     assert any(isinstance(module, nn.SiLU) for module in fused)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        plain = build_backbone("test_resnet", strides=(8, 16, 32)).body
-        torch.manual_seed(0)
-        grouped = build_backbone("test_resnet", strides=(8, 16, 32), norm="group").body
-    assert torch.equal(plain.layer1[0].bn3.weight, grouped.layer1[0].bn3[0].weight)
+    block = build_backbone("test_resnet", strides=(8, 16, 32), norm="group").body.layer1[0]
+    assert isinstance(block.bn2, nn.GroupNorm)
+    assert not block.bn2.weight.any()  # timm starts a residual block's last norm at zero
 
 
 @pytest.mark.parametrize(("stages", "frozen"), [(0, ""), (1, "layer1"), (2, "layer2"), (4, "layer4")])

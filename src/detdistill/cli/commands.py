@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from detdistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from detdistill.jobs.interface import Progress
+    from detdistill.progress import Progress
 
 Result = TypeVar("Result")
 Flag = Annotated[bool, Parameter(negative=())]
@@ -232,7 +232,7 @@ def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str,
 
 def _watched(job: Callable[[Progress], Result]) -> Result:
     """Runs a job under the eyes of the screen; its own interruption, checkpoint saved, becomes Ctrl-C's."""
-    from detdistill.cli.show import ScreenProgress
+    from detdistill.progress import ScreenProgress
     from detdistill.train.signals import Interrupted
 
     progress = ScreenProgress()

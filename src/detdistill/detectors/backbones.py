@@ -213,8 +213,9 @@ def _create_body(name: str, indices: tuple[int, ...], *, pretrained: bool | str 
     try:
         return timm.create_model(name, pretrained=True, **arguments)
     except (OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
         raise MissingDependencyError(
-            f"The pretrained weights of '{name}' must be downloadable or cached, got the error '{str(error).partition(chr(10))[0]}'. "
+            f"The pretrained weights of '{name}' must be downloadable or cached, got the error '{reason}'. "
             "Give detector.pretrained the path of a state dict (.safetensors or .pth) instead of true, or null."
         ) from error
 

@@ -86,15 +86,18 @@ class LoadReport:
             )
 
 
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> LoadReport:
-    """Copies tensors into a module by name, through the module's own renaming of older files.
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, current: bool = False) -> LoadReport:
+    """Copies tensors into a module by name.
 
     What does not fit is left out and reported: call `LoadReport.require_complete` on the result.
 
     Args:
         module: filled in place.
-        tensors: by name, as `module.state_dict()` names them, or as an older version of the module did.
+        tensors: by name.
         source: what the report and its error call the tensors.
+        current: the names are those of `module.state_dict()` as it is now. False: torch and torchvision may
+            rename what older versions of their layers wrote, by the versions that come with the tensors. A
+            safetensors file carries none, and torchvision would then rename tensors that need no renaming.
     """
     mismatched: dict[str, ShapeMismatch] = {}
 
@@ -110,7 +113,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
 
     state: OrderedDict[str, Tensor] = OrderedDict(tensors)
     # torch reads the versions that renaming needs from this attribute, which a plain copy loses.
-    metadata = getattr(tensors, "_metadata", None)
+    metadata = getattr(module.state_dict() if current else tensors, "_metadata", None)
     if metadata is not None:
         state._metadata = metadata  # type: ignore[attr-defined]
     register = nn.Module.register_load_state_dict_pre_hook

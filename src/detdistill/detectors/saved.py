@@ -120,7 +120,7 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     class_names = tuple(content["class_names"])
     # The weights are here: nothing is to be fetched for the backbone.
     detector = build_detector(replace(settings, pretrained=None), class_names, seed=0)
-    report = load_tensors(detector, tensors, source=str(weights))
+    report = load_tensors(detector, tensors, source=str(weights), current=True)
     report.require_complete(allow=allow)
     return LoadedDetector(
         detector=detector,

@@ -99,9 +99,9 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
             text = json.dumps(content, indent=2, allow_nan=False)
             (partial / _CONTENT).write_text(text + "\n", encoding="utf-8")
         write_json(checkpoints / LATEST, {"checkpoint": path.name})
-        kept = [step for step in _steps(checkpoints) if step <= snapshot.step][-keep:]
+        remove_surplus(folder, step=snapshot.step, keep=keep)
         for step in _steps(checkpoints):
-            if step not in kept:
+            if step > snapshot.step:
                 _discard(_path(checkpoints, step))
     except OSError as error:
         raise DistillError(
@@ -173,6 +173,13 @@ def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
 def has_checkpoints(folder: Path) -> bool:
     """Whether a run's folder holds any checkpoint."""
     return bool(_steps(folder / CHECKPOINTS))
+
+
+def remove_surplus(folder: Path, *, step: int, keep: int) -> None:
+    """Removes all but the last `keep` of a run's checkpoints up to and including `step`."""
+    checkpoints = folder / CHECKPOINTS
+    for surplus in [found for found in _steps(checkpoints) if found <= step][:-keep]:
+        _discard(_path(checkpoints, surplus))
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -20,6 +20,7 @@ from detdistill.train.checkpoint import (
     Snapshot,
     find_checkpoint,
     remove_leftovers,
+    remove_surplus,
     require_same,
     write_checkpoint,
 )
@@ -133,6 +134,8 @@ class _Run:
             return 0
         require_same(found.snapshot.identity, self.job.identity, where=found.path)
         self.state.restore(found)
+        if self.writes:
+            remove_surplus(self.job.folder, step=found.snapshot.step, keep=self.settings.keep_checkpoints)
         self.seconds = found.snapshot.seconds
         self.checkpoint = found.path
         return found.snapshot.step

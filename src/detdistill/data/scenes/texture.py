@@ -130,17 +130,18 @@ def sky(dice: Dice, width: int, height: int, *, top: Colour, bottom: Colour, clo
         bottom: colour at the lower edge.
         clouds: how much of it clouds cover, in [0, 1].
     """
-    ramp = np.linspace(0.0, 1.0, 16, dtype=np.float32)[:, None]
+    small = (max(2, width // 4), max(2, height // 4))
+    ramp = np.linspace(0.0, 1.0, small[1], dtype=np.float32)[:, None]
     column = np.asarray(top, dtype=np.float32) * (1 - ramp) + np.asarray(bottom, dtype=np.float32) * ramp
     picture = Image.fromarray(np.clip(column, 0, 255).astype(np.uint8)[:, None, :])
-    picture = picture.resize((1, height), Image.Resampling.BILINEAR).resize((width, height), Image.Resampling.NEAREST)
+    picture = picture.resize(small, Image.Resampling.NEAREST)
     if clouds > 0:
         cover = dice.generator.random((5, 7), dtype=np.float32)
         mask = np.clip((cover - 1 + clouds) * 400, 0, 190).astype(np.uint8)
-        shape = Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR)
+        shape = Image.fromarray(mask).resize(small, Image.Resampling.BICUBIC)
         tone = mix(bottom, (255.0, 255.0, 255.0), 0.45)
         picture.paste((int(tone[0]), int(tone[1]), int(tone[2])), (0, 0), shape)
-    return picture
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def skyline(dice: Dice, picture: Image.Image, horizon: float, colour: Colour) -> None:

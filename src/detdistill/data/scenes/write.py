@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -78,12 +80,26 @@ def _draw_job(job: _Job) -> list[tuple[SceneObject, ...]]:
     return drawn
 
 
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends with the parent even where that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def follow() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
 def _results(jobs: list[_Job], workers: int) -> Iterator[list[tuple[SceneObject, ...]]]:
     if workers <= 1:
         yield from map(_draw_job, jobs)
         return
     # Fresh processes rather than forks: the caller may have threads (torch, progress bars) running.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures: list[Future[list[tuple[SceneObject, ...]]]] = [pool.submit(_draw_job, job) for job in jobs]
         try:
             for future in futures:
@@ -236,7 +252,7 @@ def make_scenes(
         width: of the images in pixels.
         height: of the images in pixels.
         kitti: also write the same scenes in KITTI's layout under ``kitti/``.
-        workers: processes that draw; the result is the same with any number. Above 1, a script must keep its
+        workers: processes that draw, 0 or 1 for this one; the result is the same with any number. Above 1, a script must keep its
             own start under ``if __name__ == "__main__":``.
         progress: called with (scenes done, scenes in all).
 

@@ -1,0 +1,1 @@
+"""Measures what distillation costs, always against a floor in the same run."""

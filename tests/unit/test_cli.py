@@ -1,0 +1,225 @@
+"""The command line: which job a command calls, and what each way to end says to the shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from unittest.mock import Mock, create_autospec
+
+import pytest
+
+import detdistill
+from detdistill.cli import commands, main
+from detdistill.errors import DataError
+from detdistill.train.signals import Interrupted
+
+SHORT = ["--teacher", "runs/t", "--student", "fcos/tiny", "--data", "d", "--method", "frs", "--out", "runs/x"]
+
+
+class Found:
+    """A job's result."""
+
+    def table(self) -> list[str]:
+        return ["AP 12.5"]
+
+    def as_dict(self) -> Mapping[str, object]:
+        return {"AP": 12.5, "APs": None}
+
+
+def replace_job(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> Mock:
+    """Puts a stand-in for a job, which refuses arguments that the job itself does not take."""
+    home = __import__(f"detdistill.jobs.{module}", fromlist=[name])
+    job: Mock = create_autospec(getattr(home, name), return_value=Found())
+    monkeypatch.setattr(home, name, job)
+    return job
+
+
+def test_train_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace_job(monkeypatch, "train", "train_job")
+    line = [
+        "train",
+        "--detector",
+        "fcos/tiny",
+        "--data",
+        "d",
+        "--out",
+        "r",
+        "--steps",
+        "5",
+        "--seed",
+        "2",
+        "train.lr=1e-3",
+    ]
+    assert main(line) == 0
+    config = job.call_args.args[0]
+    assert (config.student.detector, config.data.folder, config.out) == ("fcos/tiny", Path("d"), Path("r"))
+    assert (config.train.steps, config.seed, config.train.lr) == (5, 2, 0.001)
+    assert job.call_args.kwargs["resume"] is False
+
+
+def test_distill_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace_job(monkeypatch, "distill", "distill_job")
+    assert main(["distill", *SHORT, "--alone", "runs/a", "--resume", "method.warmup_steps=3"]) == 0
+    config = job.call_args.args[0]
+    assert (config.teacher.source, config.method.name, config.alone) == ("runs/t", "frs", Path("runs/a"))
+    assert config.method.settings.warmup_steps == 3
+    assert job.call_args.kwargs["resume"] is True
+
+
+def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    job = replace_job(monkeypatch, "distill", "distill_job")
+    assert main(["distill", *SHORT]) == 0
+    first = job.call_args.args[0]
+    file = tmp_path / "a=b.yaml"
+    file.write_text(first.yaml())
+    assert main(["distill", str(file)]) == 0
+    assert job.call_args.args[0] == first
+    assert main(["distill", str(file), "method.warmup_steps=9", "seed=1"]) == 0
+    assert (job.call_args.args[0].method.settings.warmup_steps, job.call_args.args[0].seed) == (9, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "args", "kwargs"),
+    [
+        ("demo.demo_job", ["demo"], (), {"out": Path("runs/demo"), "seed": 0}),
+        ("demo.demo_job", ["demo", "--out", "o", "--seed", "4"], (), {"out": Path("o"), "seed": 4}),
+        (
+            "evaluate.evaluate_job",
+            ["evaluate", "runs/x", "--data", "d", "--split", "train", "--backend", "pycocotools"],
+            ("runs/x", Path("d")),
+            {"split": "train", "backend": "pycocotools"},
+        ),
+        (
+            "predict.predict_job",
+            ["predict", "runs/x", "a.png", "folder", "--out", "o", "--score", "0.5"],
+            ("runs/x", (Path("a.png"), Path("folder"))),
+            {"out": Path("o"), "score": 0.5},
+        ),
+        (
+            "data.make_scenes_job",
+            ["data", "make", "scenes", "--out", "o", "--train", "3", "--val", "2", "--seed", "1", "--kitti"],
+            (Path("o"),),
+            {"train": 3, "val": 2, "seed": 1, "kitti": True},
+        ),
+        ("data.check_data_job", ["data", "check", "d"], (Path("d"),), {}),
+    ],
+)
+def test_commands_call_their_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    name: str,
+    line: list[str],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job = replace_job(monkeypatch, *name.split("."))
+    assert main([*line, "--json", str(tmp_path / "r.json")]) == 0
+    assert job.call_args.args == args
+    assert {key: value for key, value in job.call_args.kwargs.items() if key != "progress"} == kwargs
+    assert capsys.readouterr().out == "AP 12.5\n"
+    assert json.loads((tmp_path / "r.json").read_text()) == {"AP": 12.5, "APs": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["trian"], "The command must be one of demo, train, distill, evaluate, predict, methods, data, got 'trian'. "
+                    "Did you mean 'train'?"),
+        (["data", "chek", "d"], "The command must be one of make, check, got 'data chek'. Did you mean 'check'?"),
+        (["distill", "--techer", "x"], "Unknown option: --techer. Did you mean --teacher?"),
+        (["train", "--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
+        (["evaluate"], 'Command "evaluate" parameter CHECKPOINT requires an argument.'),
+        (["evaluate", "x", "--data", "d", "--split", "test"], 'Invalid value "test" for --split.'),
+        (["predict", "x", "--out", "o"], "predict must be given an image or a folder of images, got none."),
+        (["methods", "fsr"], "got 'fsr'. Did you mean 'frs'?"),
+        (["distill", "none.yaml"], "none.yaml must be a readable file, got: No such file or directory."),
+        (["distill", *SHORT, "train.lrr=1"], "got the unknown 'lrr'. Did you mean 'lr'?"),
+        (["distill", *SHORT[:-4], "--method", "fsr"], "must be a known method, got 'fsr'. Did you mean 'frs'?"),
+        (["train", "--detector", "fcos/resnet81", "--data", "d", "--out", "r"], "Did you mean 'resnet18'?"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_two(capsys: pytest.CaptureFixture[str], line: list[str], message: str) -> None:
+    assert main(line) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert message in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_a_jobs_own_error_is_told_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = replace_job(monkeypatch, "data", "check_data_job")
+    job.side_effect = DataError("d must be a data set, got none. Check the path.")
+    assert main(["data", "check", "d"]) == 2
+    assert capsys.readouterr().err == "error: d must be a data set, got none. Check the path.\n"
+
+
+def test_a_refusal_of_the_system_is_told_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = replace_job(monkeypatch, "data", "check_data_job")
+    job.side_effect = PermissionError(13, "Permission denied", "/root/d")
+    assert main(["data", "check", "d"]) == 2
+    assert capsys.readouterr().err.startswith("error: /root/d must be a path that can be used, got: Permission denied.")
+    job.side_effect = OSError("no file in it")
+    with pytest.raises(OSError, match="no file in it"):
+        main(["data", "check", "d"])
+
+
+def test_an_interrupted_run_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    job = replace_job(monkeypatch, "distill", "distill_job")
+    job.side_effect = Interrupted(7, Path("runs/x/checkpoints/7"))
+    assert main(["distill", *SHORT]) == 130
+    assert "interrupted after step 7; the checkpoint is runs/x/checkpoints/7" in capsys.readouterr().err
+    job.side_effect = KeyboardInterrupt
+    assert main(["distill", *SHORT]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_methods_are_listed_and_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["methods", "--json", str(tmp_path / "all.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    written = json.loads((tmp_path / "all.json").read_text())
+    assert [line.split()[0] for line in lines[: len(written)]] == sorted(written)
+    assert main(["methods", "frs"]) == 0
+    told = capsys.readouterr().out
+    for title in ("Formula:", "Needs:", "Source:", "Differs from the source:", "  warmup_steps = 500"):
+        assert title in told.splitlines()
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == detdistill.__version__
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    for name in ("demo", "train", "distill", "evaluate", "predict", "methods", "data"):
+        assert f" {name} " in listed
+        assert main([name, "--help"]) == 0
+        assert capsys.readouterr().out.startswith(f"Usage: detdistill {name}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), (None, ())),
+        (("a=1",), (None, ("a=1",))),
+        (("run.yaml",), (Path("run.yaml"), ())),
+        (("run.yaml", "a=1", "b"), (Path("run.yaml"), ("a=1", "b"))),
+    ],
+)
+def test_the_first_argument_may_be_a_file(arguments: tuple[str, ...], expected: object) -> None:
+    assert commands.split_arguments(arguments) == expected
+
+
+def test_public_names_are_there_lazily() -> None:
+    for name in detdistill.__all__:
+        assert name in dir(detdistill)
+        assert getattr(detdistill, name) is not None
+    assert detdistill.errors.DistillError.__name__ == "DistillError"
+    with pytest.raises(AttributeError, match="module 'detdistill' has no attribute 'Batsch'"):
+        detdistill.Batsch  # noqa: B018

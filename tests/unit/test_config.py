@@ -1,0 +1,318 @@
+"""Config files and `key.sub=value` settings: what is taken, what is refused, and with which sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from detdistill.config import read_run_config, run_schema
+from detdistill.config.overrides import apply_override, merge, parse_override
+from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.settings import parse_detector
+from detdistill.errors import ConfigError
+from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
+from detdistill.recipes.catalogue import RECIPES
+from detdistill.recipes.frs import FRSSettings
+from detdistill.strict_yaml import dump_yaml, load_yaml, parse_yaml
+from detdistill.train.settings import TrainSettings
+
+FILE = """
+data:
+  folder: scenes
+  image: {short_side: 96, long_side: 160}
+student: fcos/tiny
+teacher:
+  source: runs/teacher
+  allow: [a, b]
+method:
+  name: frs
+  warmup_steps: 7
+train: {steps: 12, batch_size: 4, lr: 1e-3, milestones: [0.5, 0.9]}
+seed: 3
+out: runs/x
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def distil(file: Path | None, *settings: str, **options: object) -> RunConfig:
+    return read_run_config(
+        file, settings, purpose="distill", options={k.replace("__", "."): v for k, v in options.items()}
+    )
+
+
+def refusal(file: Path | None, *settings: str, **options: object) -> str:
+    with pytest.raises(ConfigError) as refused:
+        distil(file, *settings, **options)
+    return str(refused.value)
+
+
+# --- YAML -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("", None),
+        ("a: 1e-3", {"a": 0.001}),
+        ("a: 2E4", {"a": 20000.0}),
+        ("a: no", {"a": "no"}),
+        ("a: 010", {"a": 10}),
+        ("a: 1:30", {"a": "1:30"}),
+        ("a: 2026-01-01", {"a": "2026-01-01"}),
+        ("a: [1, -2.5, .5, ~, true]", {"a": [1, -2.5, 0.5, None, True]}),
+    ],
+)
+def test_yaml_has_no_surprises(text: str, content: object) -> None:
+    assert parse_yaml(text, "x") == content
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a: 1\nb: 2\na: 3",
+            "x, line 3: 'a' must stand once in its section, got it on line 1 and on line 3. Remove one",
+        ),
+        ("a: {b: 1,\n b: 2}", "x, line 2: 'b' must stand once"),
+        ("a: [1", "x, line 1 must be YAML, got: expected ',' or ']'"),
+        ("a: !!python/name:os.system", "x, line 1 must be YAML, got: could not determine a constructor"),
+        ("\x00", "x must be YAML text, got: unacceptable character"),
+        ("? [1, 2]\n: 3", "x, line 1: every key must be a word"),
+    ],
+)
+def test_bad_yaml_is_refused_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_yaml(text, "x")
+    assert str(refused.value).startswith(message)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml must be a readable file, got: No such file"):
+        load_yaml(tmp_path / "none.yaml")
+    (tmp_path / "image.yaml").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ConfigError, match="must be YAML in UTF-8, got other bytes"):
+        load_yaml(tmp_path / "image.yaml")
+
+
+def test_what_is_dumped_is_read_back() -> None:
+    words = ["1e-3", "no", "true", "010", "null", "", "x: y", "~", "1.5", "ünï"]
+    content = {"words": words, "numbers": (1, 2.5, 1e-05, True, None), "path": Path("a/b"), "deep": {"x": [{"y": 1}]}}
+    expected = {"words": words, "numbers": [1, 2.5, 1e-05, True, None], "path": "a/b", "deep": {"x": [{"y": 1}]}}
+    assert parse_yaml(dump_yaml(content), "x") == expected
+
+
+# --- overrides ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.b=9", {"a": {"b": 9}, "methods": [{"t": 1}, {"t": 2}], "none": None}),
+        ("methods.1.t=9", {"a": {"b": 1}, "methods": [{"t": 1}, {"t": 9}], "none": None}),
+        ("methods.2=9", {"a": {"b": 1}, "methods": [{"t": 1}, {"t": 2}, 9], "none": None}),
+        ("none.c=[1, x]", {"a": {"b": 1}, "methods": [{"t": 1}, {"t": 2}], "none": {"c": [1, "x"]}}),
+        ("new.c=a=b", {"a": {"b": 1}, "methods": [{"t": 1}, {"t": 2}], "none": None, "new": {"c": "a=b"}}),
+    ],
+)
+def test_a_setting_reaches_into_sections_and_lists(text: str, expected: object) -> None:
+    tree = {"a": {"b": 1}, "methods": [{"t": 1}, {"t": 2}], "none": None}
+    apply_override(tree, parse_override(text))
+    assert tree == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("methods.3.t=1", "'3' in 'methods.3.t=1' must be a position from 0 to 1, got '3': methods is a list of 2."),
+        ("methods.x=1", "'x' in 'methods.x=1' must be a position from 0 to 2, got 'x'"),
+        ("methods.-1=1", "'-1' in 'methods.-1=1' must be a position"),
+        ("empty.0.a=1", "'0' in 'empty.0.a=1' must be set as a whole, since it is empty"),
+        ("a.b.c=1", "a.b in 'a.b.c=1' must be a section or a list, got the value 1. Set it with a.b=VALUE."),
+    ],
+)
+def test_a_setting_that_leads_nowhere_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        apply_override({"a": {"b": 1}, "methods": [{"t": 1}, {"t": 2}], "empty": []}, parse_override(text))
+    assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize("text", ["foo", "=1", "a..b=1", ".a=1", ""])
+def test_a_setting_must_have_its_form(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"must have the form key\.sub=value"):
+        parse_override(text)
+
+
+def test_merge_replaces_lists_and_merges_sections() -> None:
+    below = {"a": {"b": 1, "c": [1, 2]}, "d": 1}
+    assert merge(below, {"a": {"c": [3]}, "d": {"e": 1}}) == {"a": {"b": 1, "c": [3]}, "d": {"e": 1}}
+    assert below == {"a": {"b": 1, "c": [1, 2]}, "d": 1}
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_becomes_plain_settings(file: Path) -> None:
+    config = distil(file)
+    assert config.data.image == ImageSettings(short_side=96, long_side=160)
+    assert config.student == StudentChoice("fcos/tiny", parse_detector("fcos/tiny"))
+    assert config.teacher is not None
+    assert (config.teacher.source, config.teacher.allow) == ("runs/teacher", ("a", "b"))
+    assert config.method is not None
+    assert config.method.settings == FRSSettings(warmup_steps=7)
+    assert config.train == TrainSettings(steps=12, batch_size=4, lr=0.001, milestones=(0.5, 0.9), seed=3)
+    assert (config.seed, config.out, config.alone) == (3, Path("runs/x"), None)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("detector", ["fcos/tiny", "retinanet/resnet18", "faster_rcnn/small"])
+def test_a_resolved_run_runs_again_as_it_is(tmp_path: Path, file: Path, name: str, detector: str) -> None:
+    config = distil(file, f"method={name}", f"student={detector}", "alone=runs/alone")
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(config.yaml())
+    again = distil(resolved)
+    assert again == config
+    assert again.yaml() == config.yaml()
+
+
+def test_options_win_over_the_file_and_settings_over_options(file: Path) -> None:
+    assert distil(file, train__steps=20).train.steps == 20
+    assert distil(file, "train.steps=30", train__steps=20).train.steps == 30
+    assert distil(file, train__steps=None).train.steps == 12
+
+
+def test_settings_reach_into_lists(file: Path) -> None:
+    assert distil(file, "train.milestones.1=0.8", "teacher.allow.2=c").train.milestones == (0.5, 0.8)
+    # The file does not write this list: the default is what is changed.
+    assert distil(file, "student.anchor_ratios.1=1.5").student.settings.anchor_ratios == (0.5, 1.5, 2.0)
+
+
+def test_one_seed_decides(file: Path) -> None:
+    assert distil(file, "seed=9").train.seed == 9
+    assert "train.seed. Write seed instead." in refusal(file, "train.seed=9")
+
+
+def test_another_method_drops_the_old_ones_settings(file: Path) -> None:
+    method = distil(file, method__name="ssim").method
+    assert method is not None
+    assert method.settings == RECIPES["ssim"].settings_type()
+
+
+def test_another_student_drops_the_old_ones_settings(tmp_path: Path, file: Path) -> None:
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(distil(file).yaml())
+    student = distil(resolved, "student.norm=frozen", student__detector="fcos/small").student
+    assert student.settings == dataclasses.replace(parse_detector("fcos/small"), norm="frozen")
+
+
+def test_the_same_student_keeps_the_files_settings(file: Path) -> None:
+    file.write_text(FILE.replace("student: fcos/tiny", "student: {detector: fcos/tiny, norm: group}"))
+    assert distil(file, student__detector="fcos/tiny").student.settings.norm == "group"
+
+
+def test_training_alone_leaves_the_teacher_aside(file: Path) -> None:
+    config = read_run_config(file, purpose="train")
+    assert (config.teacher, config.method) == (None, None)
+    assert config.train == distil(file).train
+
+
+def test_the_short_form_needs_no_file() -> None:
+    config = read_run_config(
+        None, purpose="train", options={"student.detector": "fcos/tiny", "data.folder": Path("d"), "out": Path("r")}
+    )
+    assert config.data == DataSettings(folder=Path("d"))
+    assert "teacher" not in config.as_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["train.lrr=1"],
+            "The command line: train.lrr must be a key of train, got the unknown 'lrr'. Did you mean 'lr'?",
+        ),
+        (["trian.lr=1"], "trian must be a key of a run, got the unknown 'trian'. Did you mean 'train'?"),
+        (
+            ["data.augment.flp=1"],
+            "data.augment.flp must be a key of data.augment, got the unknown 'flp'. Did you mean 'flip'?",
+        ),
+        (
+            ["data.image.shortside=1"],
+            "must be a key of data.image, got the unknown 'shortside'. Did you mean 'short_side'?",
+        ),
+        (["method.warmup=1"], "must be a key of method, got the unknown 'warmup'. Did you mean 'warmup_steps'?"),
+        (["student.nrm=batch"], "must be a key of student, got the unknown 'nrm'. Did you mean 'norm'?"),
+        (["method.name=fsr"], "method.name must be a known method, got 'fsr'. Did you mean 'frs'?"),
+        (["student.detector=fcos/resnet81"], "got 'resnet81'. Did you mean 'resnet18'?"),
+        (["train.lr=fast"], "The command line: train.lr must be a number, got 'fast'. Change the value."),
+        (["train.lr=.nan"], "train.lr must be a finite number, got nan."),
+        (["train.steps=1.5"], "train.steps must be a whole number, got 1.5."),
+        (["train.steps=true"], "train.steps must be a whole number, got True."),
+        (["train.optimizer=sdg"], "train.optimizer must be 'sgd' or 'adamw', got 'sdg'. Did you mean 'sgd'?"),
+        (["train.milestones=3"], "train.milestones must be a list, got 3."),
+        (["train=3"], "train must be a section of keys, got 3. Write its keys indented below 'train:'."),
+        (["student.pretrained=[1]"], "student.pretrained must be true or false or text, got [1]."),
+        (["data.augment.scale_jitter=[1, 1, 1]"], "data.augment.scale_jitter must be a list of at most 2 values"),
+        (["data.augment.flip=2"], "augment.flip must be between 0 and 1, got 2.0."),
+        (
+            ["data.image={short_side: 3}"],
+            "data.image.long_side must be given, got nothing. Add data.image.long_side=VALUE",
+        ),
+        (["data.folder="], "data.folder must be a data set folder or a COCO JSON, got nothing. Pass --data FOLDER"),
+        (["seed=-1"], "seed must be greater than or equal to 0, got -1."),
+        (["out="], "out must be text, got nothing."),
+        (
+            ["teacher="],
+            "teacher.source must be a run folder, a checkpoint or torchvision:NAME, got nothing. Pass --teacher",
+        ),
+        (["student.detector=3"], "student.detector must be a detector such as fcos/resnet18, got 3. Pass --student"),
+        (["train.lr=[1"], "The value in 'train.lr=[1', line 1 must be YAML"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(file: Path, settings: list[str], message: str) -> None:
+    said = refusal(file, *settings)
+    assert message in said
+    assert "\n" not in said
+
+
+def test_every_wrong_key_of_a_file_is_named(file: Path) -> None:
+    file.write_text(FILE.replace("lr: 1e-3", "lrr: 1e-3, stesp: 4"))
+    said = refusal(file).splitlines()
+    assert len(said) == 2
+    assert said[0].startswith(f"{file}: train.lrr must be a key of train")
+    assert said[1].endswith("got the unknown 'stesp'. Did you mean 'steps'?")
+
+
+def test_what_is_missing_is_named(file: Path) -> None:
+    assert "The command line: student.detector must be" in refusal(None)
+    assert "teacher.source must be" in refusal(None, student__detector="fcos/tiny")
+    assert "method.name must be the name of a method, got nothing. Pass --method" in refusal(file, "method=")
+    file.write_text(FILE.replace("out: runs/x", ""))
+    assert (
+        refusal(file) == f"{file}: out must be given, got nothing. Pass --out FOLDER, or write it in the config file."
+    )
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2", "3"])
+def test_a_file_without_sections_is_refused(file: Path, text: str) -> None:
+    file.write_text(text)
+    assert "must be a section of keys, got" in refusal(file)
+
+
+def test_the_splits_have_their_own_sources_or_the_folder() -> None:
+    data = DataSettings(folder=Path("f"), val=Path("v.json"))
+    assert (data.source("train"), data.source("val")) == (Path("f"), Path("v.json"))
+    with pytest.raises(ConfigError, match=r"data\.folder must be"):
+        DataSettings(val=Path("v.json"))
+
+
+def test_the_schema_tells_the_methods_apart_by_name() -> None:
+    methods = run_schema()["properties"]["method"]["anyOf"][0]
+    assert set(methods["discriminator"]["mapping"]) == set(RECIPES)
