@@ -290,6 +290,16 @@ def test_demanded_classes_are_matched_by_name(tmp_path):
     assert same.labels.tolist()[:2] == [0, 1]
 
 
+def test_three_demanded_classes_in_turn(tmp_path):
+    categories = [{"id": own, "name": name} for own, name in ((10, "a"), (20, "b"), (30, "c"))]
+    rows = [box(own, 1, [1, 1, 2, 2], category=own) for own in (10, 20, 30)]
+    path = write(tmp_path, images=[image(1)], annotations=rows, categories=categories)
+    annotations, _ = read_coco(path, class_names=("c", "a", "b"))
+    assert annotations.class_names == ("c", "a", "b")
+    assert annotations.category_ids.tolist() == [30, 10, 20]
+    assert annotations.labels.tolist() == [1, 2, 0]
+
+
 @pytest.mark.parametrize("demanded", [("car",), ("car", "person", "van"), ("car", "human")])
 def test_other_classes_are_refused_with_both_lists(tmp_path, demanded):
     with pytest.raises(DataError, match=r"must be \[.*\], got \['car', 'person'\] \(.*\)\. Make the names") as error:

@@ -71,7 +71,7 @@ def assert_same(one: Sample, other: Sample) -> None:
 
 def test_draw_seed_is_stable_and_tells_arguments_apart():
     # The value is part of the format: a resumed run must draw as the first one did.
-    assert draw_seed(0, 1, 2) == 8447404284048009651
+    assert draw_seed(0, 1, 2) == 4529435921577843265
     assert draw_seed(-5) >= 0
     assert draw_seed(2**70) < 2**63
     different = [(0, 1), (1, 0), (0, 1, 0), (), (0,), (1, 10), (0, 110), (11, 0)]
@@ -169,24 +169,41 @@ def test_real_images_are_read(real_data):
     assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16", "I"])
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
-def test_every_kind_of_image_becomes_rgb(tmp_path, mode, suffix):
+# 200 in every mode; dithering modes (palette of a few colours, black and white) only roughly.
+STORED = [
+    ("jpg", ["L", "CMYK"]),
+    ("png", ["L", "LA", "RGBA", "P", "1", "I;16"]),
+    ("webp", ["RGB", "RGBA"]),
+    ("gif", ["L", "P"]),
+    ("bmp", ["RGB", "L", "1"]),
+    ("tif", ["RGB", "RGBA", "CMYK", "I;16", "I"]),
+]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), [(suffix, mode) for suffix, modes in STORED for mode in modes])
+def test_every_kind_of_image_becomes_rgb(tmp_path, suffix, mode):
     path = tmp_path / f"image.{suffix}"
-    expected = Image.fromarray(np.full((20, 30, 3), 200, dtype=np.uint8))
-    if mode in {"I;16", "I"}:
-        image = Image.fromarray(np.full((20, 30), 200 * 256 + 99, dtype=np.uint16 if mode == "I;16" else np.int32))
+    if mode.startswith("I"):
+        kind = np.uint16 if mode == "I;16" else np.int32
+        image = Image.fromarray(np.full((20, 30), 200 * 256 + 99, dtype=kind))
     else:
-        image = expected.convert("RGB" if mode == "LA" else mode).convert(mode)
-    try:
-        image.save(path)
-    except (OSError, KeyError):
-        pytest.skip(f"{suffix} cannot hold {mode}")
+        grey = Image.fromarray(np.full((20, 30), 200, dtype=np.uint8))
+        image = (grey if mode in {"LA", "P", "1"} else grey.convert("RGB")).convert(mode)
+    assert image.mode == mode
+    image.save(path)
     pixels = read_image(path, image_id=1, size=(20, 30))
     assert pixels.shape == (3, 20, 30)
     assert pixels.dtype == torch.uint8
-    if mode not in {"1", "I"} or suffix == "tif":
-        assert (pixels.int() - 200).abs().max() <= (55 if mode == "1" else 8)
+    if mode == "1":
+        assert set(pixels.unique().tolist()) == {0, 255}
+    else:
+        assert (pixels.int() - 200).abs().max() <= 4
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "depth.tif")
+    with pytest.raises(DataError, match="its pixels are floating-point numbers"):
+        read_image(tmp_path / "depth.tif", image_id=1, size=(4, 4))
 
 
 def test_sixteen_bit_colour_png_becomes_rgb(tmp_path):

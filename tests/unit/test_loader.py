@@ -15,7 +15,7 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
-from detdistill.data.loader import BatchLoader, collate, draw_seed, evaluation_loader, training_loader
+from detdistill.data.loader import collate, draw_seed, evaluation_loader, training_loader
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.errors import ConfigError, DataError
 from detdistill.types import Batch, Targets
@@ -121,7 +121,7 @@ def test_collate_scales_every_value_exactly():
 
 
 def test_collate_of_nothing_is_refused():
-    with pytest.raises(DataError, match="A batch must have at least one sample, got none. Leave empty batches out."):
+    with pytest.raises(DataError, match="A batch must have at least one sample, got none"):
         collate([], pad_multiple=8)
 
 
@@ -274,7 +274,7 @@ def test_evaluation_refuses_numbers_out_of_range(dataset, batch_size, workers):
 
 def test_training_on_no_images_is_refused(tmp_path):
     empty = DetectionDataset(write_annotations(tmp_path, 0), image=IMAGE)
-    with pytest.raises(DataError, match="The training set must have at least one image, got none."):
+    with pytest.raises(DataError, match="The training set must have at least one image, got none"):
         training_loader(empty, batch_size=2, steps=3)
 
 
@@ -282,25 +282,40 @@ def signal_from_elsewhere(number: int, pid: int) -> None:
     subprocess.run(["/bin/sh", "-c", f"kill -{number} {pid}"], check=True)
 
 
-def worker_pids(loader: BatchLoader) -> list[int]:
-    before = {process.pid for process in multiprocessing.active_children()}
-    batches = iter(loader)
-    next(batches)
-    pids = [process.pid for process in multiprocessing.active_children() if process.pid not in before]
-    return [pid for pid in pids if pid is not None]
-
-
 def test_workers_outlast_signals_to_the_group_but_not_their_parents(dataset):
-    loader = evaluation_loader(dataset, batch_size=1, workers=1)
-    (pid,) = worker_pids(loader)
+    others = set(multiprocessing.active_children())
+    batches = iter(evaluation_loader(dataset, batch_size=1, workers=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal_from_elsewhere(number, pid)
+        signal_from_elsewhere(number, worker.pid)
     time.sleep(0.3)
-    assert len(list(loader)) == 11
-    worker = next(process for process in multiprocessing.active_children() if process.pid == pid)
-    worker.terminate()
+    assert len(list(batches)) == 10
+
+    batches = iter(evaluation_loader(dataset, batch_size=1, workers=1))
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    os.kill(worker.pid, signal.SIGTERM)
     worker.join(timeout=5)
     assert worker.exitcode == 0
+
+
+@pytest.mark.parametrize("end", ["all read", "left early", "error"])
+def test_workers_end_with_the_iteration(tmp_path, end):
+    annotations = write_annotations(tmp_path, 6)
+    loader = evaluation_loader(DetectionDataset(annotations, image=IMAGE), batch_size=1, workers=2)
+    others = set(multiprocessing.active_children())
+    started = time.monotonic()
+    if end == "error":
+        (tmp_path / "5.png").unlink()
+        with pytest.raises(DataError):
+            list(loader)
+    elif end == "left early":
+        next(iter(loader))
+    else:
+        list(loader)
+    assert set(multiprocessing.active_children()) <= others
+    assert time.monotonic() - started < 4
 
 
 ORPHANS = """

@@ -29,6 +29,8 @@ def scene(objects: tuple[int, ...], *, sizes: tuple[tuple[int, int], ...] | None
         side = torch.tensor([width, height])
         corner = torch.rand(count, 2, generator=draw) * side * 0.3
         extent = torch.rand(count, 2, generator=draw) * side * 0.68 + 5
+        if count > 5:  # one object for a coarse level
+            corner[0], extent[0] = torch.tensor([6.0, 3.0]), side - torch.tensor([14, 8])
         labels = torch.randint(0, len(CLASSES), (count,), generator=draw)
         targets.append(Targets(torch.cat([corner, corner + extent], 1), labels, torch.zeros(count, dtype=torch.bool)))
     ids = tuple(range(len(objects)))

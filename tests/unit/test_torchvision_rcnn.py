@@ -144,6 +144,39 @@ def test_batch_total_and_its_gradients_are_torchvisions_own(detector: FasterRCNN
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
+def test_every_level_gets_the_anchors_that_stand_on_it(detector: FasterRCNNDetector) -> None:
+    """Against a loop over levels and anchors."""
+    detector.eval()
+    batch = batch_of().image(0)
+    rpn = detector.model.rpn
+    with torch.no_grad():
+        seen = detector(batch, ALL)
+        _, deltas = rpn.head(list(seen.pyramid.levels))
+        grids = [tuple(level.shape[-2:]) for level in seen.pyramid.levels]
+        by_level = rpn.anchor_generator.anchors(grids, device=batch.images.device)
+        anchors = torch.cat(by_level)
+        (labels,), (matched,) = rpn.assign_targets_to_anchors([anchors], [{"boxes": batch.targets[0].boxes}])
+        old = rpn.fg_bg_sampler
+        sampler = SeededSampler(batch.seeds, Stream.ANCHORS, old.batch_size_per_image, old.positive_fraction)
+        (positive,), (negative,) = sampler([labels])
+        goals = rpn.box_coder.encode_single(matched, anchors)
+        number, start = int(positive.sum() + negative.sum()), 0
+        for level, own in enumerate(by_level):
+            logits = seen.class_logits.levels[level][0].permute(2, 3, 0, 1).reshape(-1)
+            offsets = deltas[level][0].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+            classification = box = 0.0
+            for i in range(len(own)):
+                if positive[start + i] or negative[start + i]:
+                    sign = 1.0 if positive[start + i] else -1.0
+                    classification += float(torch.nn.functional.softplus(-sign * logits[i]))
+                if positive[start + i]:
+                    for off in (offsets[i] - goals[start + i]).abs().tolist():
+                        box += 4.5 * off**2 if off < 1 / 9 else off - 1 / 18
+            assert seen.task_loss.classification[0, level].item() == pytest.approx(classification / number, rel=1e-4)
+            assert seen.task_loss.box[0, level].item() == pytest.approx(box / number, rel=1e-4)
+            start += len(own)
+
+
 def test_each_image_draws_and_costs_the_same_in_any_batch_whatever_the_global_generator(
     detector: FasterRCNNDetector,
 ) -> None:

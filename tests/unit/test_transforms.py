@@ -84,7 +84,7 @@ def test_draws_stay_in_their_ranges_and_differ():
     draws = [draw_augmentation(settings, generator(seed)) for seed in range(200)]
     for drawn in draws:
         assert 0.5 <= drawn.scale <= 2.0
-        assert 0.8 <= min(drawn.brightness, drawn.contrast, drawn.saturation)
+        assert min(drawn.brightness, drawn.contrast, drawn.saturation) >= 0.8
         assert max(drawn.brightness, drawn.contrast, drawn.saturation) <= 1.2
         assert abs(drawn.hue) <= 0.025
     assert min(drawn.scale for drawn in draws) < 0.6
@@ -219,3 +219,32 @@ def test_each_colour_change_changes_pixels_and_no_boxes(drawn):
     assert changed.shape == image.shape
     assert (changed != image).float().mean() > 0.3
     assert torch.equal(targets.boxes, boxes.boxes)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        # Two pixels: red-ish (200, 50, 50) and grey (80, 80, 80). Luma 94.85 and 80, mean 87.425.
+        (Augmentation(brightness=1.2), [[240, 60, 60], [96, 96, 96]]),
+        (Augmentation(contrast=0.5), [[144, 69, 69], [84, 84, 84]]),  # 0.5 x + 43.7125
+        (Augmentation(saturation=0.5), [[147, 72, 72], [80, 80, 80]]),  # 0.5 x + 0.5 luma
+        (Augmentation(saturation=0.0), [[95, 95, 95], [80, 80, 80]]),
+        (Augmentation(brightness=2.0), [[255, 100, 100], [160, 160, 160]]),  # cut off at 255
+    ],
+)
+def test_colour_values(drawn, expected):
+    image = torch.tensor([[200, 50, 50], [80, 80, 80]], dtype=torch.uint8).T.reshape(3, 1, 2)
+    changed, _ = transform_sample(image, targets_of(), settings=ImageSettings(1, 2), drawn=drawn)
+    assert changed.reshape(3, 2).T.tolist() == expected
+
+
+def test_hue_keeps_grey_and_luma_and_turns_back():
+    image = torch.tensor([[180, 70, 90], [80, 80, 80]], dtype=torch.uint8).T.reshape(3, 1, 2)
+    settings = ImageSettings(1, 2)
+    turned, _ = transform_sample(image, targets_of(), settings=settings, drawn=Augmentation(hue=0.05))
+    back, _ = transform_sample(turned, targets_of(), settings=settings, drawn=Augmentation(hue=-0.05))
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    assert turned[:, 0, 1].tolist() == [80, 80, 80]
+    assert (turned[:, 0, 0].int() - image[:, 0, 0].int()).abs().max() > 10
+    torch.testing.assert_close(luma @ turned[:, 0, 0].float(), luma @ image[:, 0, 0].float(), atol=1, rtol=0)
+    assert (back.int() - image.int()).abs().max() <= 2

@@ -35,7 +35,18 @@ _SAYS = {
 }
 _COMMAND_LINE = "The command line"
 
-TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType({"steps": 2000, "batch_size": 8})
+TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "steps": 2000,
+        "batch_size": 8,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "warmup_steps": 100,
+        "clip_norm": 10.0,
+        "ema_decay": 0.998,
+    }
+)
 """What a run trains with where neither the file nor the command line says; it wins over `TrainSettings`' own."""
 
 

@@ -17,7 +17,6 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.io import ImageReadMode, decode_image
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.transforms import AugmentSettings, ImageSettings, draw_augmentation, transform_sample
@@ -39,9 +38,6 @@ _BROKEN = (
     struct.error,
     zlib.error,
 )
-
-# torchvision decodes these about twice as fast as Pillow, to the same pixels; Pillow reads all other formats.
-_FAST_FORMATS = frozenset({"JPEG", "MPO", "PNG"})
 
 # Streams of random numbers that one sample draws from; Sample.seed itself is left to the detectors.
 _AUGMENT_STREAM = 1
@@ -96,7 +92,7 @@ class Sample:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # Sums over pixels (contrast) depend on how many threads share them; loader workers have one.
+    # The last bit of a result can depend on how many threads share the work; loader workers have one.
     threads = torch.get_num_threads()
     if threads == 1:
         yield
@@ -116,25 +112,15 @@ def _broken(what: str, error: Exception) -> DataError:
     )
 
 
-def _decode_with_pillow(image: Image.Image) -> Tensor:
+def _decode(image: Image.Image) -> Tensor:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion would cut everything above 255.
         grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        return torch.from_numpy(grey).expand(3, -1, -1).contiguous()
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-
-
-def _decode(data: bytes, image: Image.Image) -> Tensor:
-    if image.format not in _FAST_FORMATS:
-        return _decode_with_pillow(image)
-    try:
-        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        pixels: Tensor = decode_image(buffer, mode=ImageReadMode.RGB)
-    except RuntimeError:
-        return _decode_with_pillow(image)
-    return (pixels.to(torch.int32) >> 8).to(torch.uint8) if pixels.dtype == torch.uint16 else pixels
+        return torch.from_numpy(grey).expand(3, -1, -1)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
 
 def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
@@ -156,14 +142,14 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
     """
     what = f"Image {image_id} ({path})"
     try:
-        data = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(
             f"{what} must be a readable file, got: {error.strerror}."
             " Run `detdistill data check` to list all such images."
         ) from error
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width}x{height} pixels")
@@ -173,7 +159,7 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
                     f" got {width}x{height}."
                     " Run `detdistill data check` to list all such images."
                 )
-            pixels = _decode(data, image)
+            pixels = _decode(image)
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{what} must have at most {MAX_PIXELS} pixels, got a header that says more ({error})."
@@ -183,8 +169,6 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
         raise
     except _BROKEN as error:
         raise _broken(what, error) from error
-    if tuple(pixels.shape) != (3, *size):
-        raise _broken(what, ValueError(f"its pixels have shape {tuple(pixels.shape)}"))
     return pixels
 
 

@@ -22,7 +22,7 @@ CHUNK = 1 << 20
 LONGEST_ENTRY = 1 << 26
 _SPACE = re.compile(r"[ \t\r\n]*")
 _COMMA = re.compile(r"[ \t\r\n]*,")
-# Only number lists, and only those followed by the next key or the entry's end.
+# Only lists of numbers, and only those followed by the next key or the entry's end: never one cut by the window.
 _POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[^"{}]*\](?=\s*(?:,\s*"|\}))')
 _decoder = json.JSONDecoder()
 
@@ -58,10 +58,7 @@ class _Reader:
             raise _Invalid(f"one entry is longer than {LONGEST_ENTRY >> 20} million characters")
         chunk = self.file.read(max(CHUNK, len(rest)))
         self.ended = not chunk
-        text = rest + chunk
-        # A list of numbers that begins before the window's last brace also ends before it.
-        whole = text.rfind("}") + 1
-        self.text = _POLYGONS.sub('"segmentation":0', text[:whole]) + text[whole:]
+        self.text = _POLYGONS.sub('"segmentation":0', rest + chunk)
         self.at = 0
         return True
 

@@ -183,6 +183,8 @@ def _start_worker(_worker: int) -> None:
 class BatchLoader(Iterable[Batch]):
     """Batches of a fixed order; each iteration starts anew at its beginning. `len` is the number of batches.
 
+    Workers live as long as one iteration, which for training is the whole run.
+
     Args:
         dataset: where samples come from.
         order: the draws of every batch.
@@ -202,7 +204,6 @@ class BatchLoader(Iterable[Batch]):
             num_workers=workers,
             worker_init_fn=_start_worker,
             multiprocessing_context="fork" if workers and forks else None,
-            persistent_workers=workers > 0,
             # Only so that the loader leaves the global generator alone; nothing is drawn from it.
             generator=torch.Generator().manual_seed(0),
         )
@@ -211,10 +212,15 @@ class BatchLoader(Iterable[Batch]):
         return len(self._order)
 
     def __iter__(self) -> Iterator[Batch]:
-        for packed in self._loader:
-            if isinstance(packed, DataError):
-                raise packed
-            yield packed.unpack()
+        batches = iter(self._loader)
+        try:
+            for packed in batches:
+                if isinstance(packed, DataError):
+                    raise packed
+                yield packed.unpack()
+        finally:
+            # Ends the workers now: left to the garbage collector, an error's traceback would keep them alive.
+            del batches
 
 
 def _as_it_is(packed: Any) -> Any:

@@ -23,6 +23,9 @@ from detdistill.types import Targets
 COLOUR_RANGE = 0.4
 HUE_RANGE = 0.05
 
+# RGB to luma and chroma; the chroma rows add up to zero, so that grey has none.
+_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], dtype=torch.float64)
+
 # Boxes that end up narrower or lower than this are no objects any more.
 SMALLEST_BOX_PX = 1.0
 
@@ -109,7 +112,7 @@ class Augmentation:
         brightness: factor on the pixel values.
         contrast: factor on the distance to the image's mean grey.
         saturation: factor on the distance to each pixel's grey.
-        hue: shift on the colour circle, in turns.
+        hue: turn of the colours around grey (luma stays), in full turns.
     """
 
     scale: float = 1.0
@@ -150,15 +153,18 @@ def draw_augmentation(settings: AugmentSettings, generator: torch.Generator) -> 
 
 
 def _recolour(image: UInt8[Tensor, "3 h w"], drawn: Augmentation) -> UInt8[Tensor, "3 h w"]:
-    if drawn.brightness != 1:
-        image = F.adjust_brightness(image, drawn.brightness)
-    if drawn.contrast != 1:
-        image = F.adjust_contrast(image, drawn.contrast)
-    if drawn.saturation != 1:
-        image = F.adjust_saturation(image, drawn.saturation)
-    if drawn.hue != 0:
-        image = F.adjust_hue(image, drawn.hue)
-    return image
+    if (drawn.brightness, drawn.contrast, drawn.saturation, drawn.hue) == (1, 1, 1, 0):
+        return image
+    # All four changes are linear in a pixel's colour, the hue as a turn in the chroma plane, so they are one
+    # matrix and one offset: several times as fast as one after the other, and nothing is cut off in between.
+    angle = 2 * math.pi * drawn.hue
+    cosine, sine = drawn.saturation * math.cos(angle), drawn.saturation * math.sin(angle)
+    turn = torch.tensor([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]], dtype=torch.float64)
+    matrix = drawn.brightness * drawn.contrast * (_TO_YIQ.inverse() @ turn @ _TO_YIQ)
+    mean = image.sum(dim=(1, 2), dtype=torch.int64) / image[0].numel()
+    offset = drawn.brightness * (1 - drawn.contrast) * float(_TO_YIQ[0] @ mean.to(torch.float64))
+    pixels = matrix.to(torch.float32) @ image.flatten(1).to(torch.float32)
+    return pixels.add_(offset).round_().clamp_(0, 255).to(torch.uint8).reshape(image.shape)
 
 
 def transform_sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from detdistill.detectors.settings import parse_detector
 from detdistill.evaluate.coco import CocoMetrics, ImageDetections
 from detdistill.files import write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
-from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS, measure_fitted, relative_to_here
+from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS, measure_fitted
 from detdistill.jobs.opening import OpenedData, open_data
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.train import train_job
@@ -99,7 +100,7 @@ class DemoOutcome:
             "",
             *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines(),
             "",
-            f"results, {PICTURES} and {CURVES} in {relative_to_here(self.out)}",
+            f"results, {PICTURES} and {CURVES} in {self.out}",
         ]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -135,6 +136,7 @@ def demo_job(
         seed=seed,
         width=chosen.width,
         height=chosen.height,
+        workers=min(2, os.cpu_count() or 1),
         progress=lambda done, total: watcher.advance(done),
     )
     watcher.finish()

@@ -28,7 +28,6 @@ from detdistill.jobs.fitting import (
     fit,
     measure_fitted,
     new_student,
-    relative_to_here,
     require_free,
     training_data,
 )
@@ -72,8 +71,7 @@ class DistillOutcome:
                 "",
                 "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
             ]
-        where = relative_to_here(self.out)
-        return [*lines, "", f"{self.method}: {self.steps} steps in {self.seconds:.0f} s; run folder {where}"]
+        return [*lines, "", f"{self.method}: {self.steps} steps in {self.seconds:.0f} s; run folder {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
         """What ``results.json`` holds."""

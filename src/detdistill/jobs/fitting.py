@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,8 @@ def fit(
     dataset = training_data(config, data)
     settings = config.train
     image = image_dict(data.image)
-    write_text(config.out / CONFIG, config.yaml())
+    resolved = replace(config, data=replace(config.data, image=data.image))
+    write_text(config.out / CONFIG, resolved.yaml())
     result = train(
         step,
         settings,
@@ -165,8 +165,3 @@ def measure_fitted(
         device=device_of(config),
         progress=progress,
     )
-
-
-def relative_to_here(path: Path) -> str:
-    """A path as people would type it from here."""
-    return os.path.relpath(path)

@@ -16,7 +16,6 @@ from detdistill.jobs.fitting import (
     fit,
     measure_fitted,
     new_student,
-    relative_to_here,
     require_free,
 )
 from detdistill.jobs.opening import open_data
@@ -53,7 +52,7 @@ class TrainOutcome:
             "",
             *per_class(named).text().splitlines(),
             "",
-            f"{self.steps} steps in {self.seconds:.0f} s; run folder {relative_to_here(self.out)}",
+            f"{self.steps} steps in {self.seconds:.0f} s; run folder {self.out}",
         ]
 
     def as_dict(self) -> Mapping[str, Any]:

@@ -252,8 +252,8 @@ def make_scenes(
         width: of the images in pixels.
         height: of the images in pixels.
         kitti: also write the same scenes in KITTI's layout under ``kitti/``.
-        workers: processes that draw, 0 or 1 for this one; the result is the same with any number. Above 1, a script must keep its
-            own start under ``if __name__ == "__main__":``.
+        workers: processes that draw, 0 or 1 for this one; the result is the same with any number. Above 1, a
+            script must keep its own start under ``if __name__ == "__main__":``.
         progress: called with (scenes done, scenes in all).
 
     Raises:

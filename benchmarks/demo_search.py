@@ -1,0 +1,116 @@
+"""Searches the demo's numbers on other scenes (seed 100) than those that are reported (seeds 0, 1, 2).
+
+First the teacher's and the student's own learning rates, for each trained alone; then the recipe's gains, with the
+student's training as the first search left it. Every run is its own folder and is not repeated; the table is
+rewritten after each.
+
+    python benchmarks/demo_search.py --json benchmarks/results/demo_search.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detdistill.threads import quiet_threads
+
+quiet_threads()
+
+from detdistill.data.scenes import make_scenes  # noqa: E402
+from detdistill.files import read_json, write_json  # noqa: E402
+from detdistill.jobs.demo import SCENES, DemoPlan, demo_configs  # noqa: E402
+from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job  # noqa: E402
+from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings  # noqa: E402
+from detdistill.jobs.train import train_job  # noqa: E402
+from detdistill.progress import ScreenProgress  # noqa: E402
+from detdistill.recipes.catalogue import recipe_entry  # noqa: E402
+
+SEED = 100
+STUDENT_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+TEACHER_RATES = (2e-3, 4e-3)
+METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("frs", {"feature_gain": 0.02, "class_gain": 0.05, "standardize": True}),
+    ("frs", {"feature_gain": 0.04, "class_gain": 0.05, "standardize": True}),
+    ("frs", {"feature_gain": 0.08, "class_gain": 0.05, "standardize": True}),
+    ("frs", {"feature_gain": 0.04, "class_gain": 0.2, "standardize": True}),
+    ("frs", {}),
+    ("hint", {"gain": 1.0}),
+    ("hint", {"gain": 3.0}),
+    ("hint", {"gain": 10.0}),
+    ("ssim", {"gain": 4.0}),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the search."""
+
+    name: str
+    config: RunConfig
+
+
+def trials(plan: DemoPlan, out: Path, stage: str) -> Iterator[Trial]:
+    configs = demo_configs(plan, out=out, seed=SEED)
+    if stage in ("teacher", "all"):
+        for rate in TEACHER_RATES:
+            config = configs[TEACHER]
+            name = f"teacher_lr{rate:g}"
+            yield Trial(name, replace(config, train=replace(config.train, lr=rate), out=out / name))
+    if stage in ("student", "all"):
+        for rate in STUDENT_RATES:
+            config = configs[ALONE]
+            name = f"alone_lr{rate:g}"
+            yield Trial(name, replace(config, train=replace(config.train, lr=rate), out=out / name))
+    if stage in ("method", "all"):
+        teacher = TeacherSettings(source=str(out / f"teacher_lr{plan.teacher_training.lr:g}"))
+        for method, numbers in METHODS:
+            name = "_".join([method, *(f"{key}{value}" for key, value in numbers.items())])
+            choice = MethodChoice(method, recipe_entry(method).settings_type(**numbers))
+            config = replace(configs[DISTILLED], teacher=teacher, alone=None, method=choice, out=out / name)
+            yield Trial(name, config)
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    results = trial.config.out / "results.json"
+    if not results.is_file():
+        job = distill_job if trial.config.method else train_job
+        job(trial.config, resume=True, progress=ScreenProgress())
+    content = read_json(results)
+    figures = content.get(DISTILLED) or content["student"]
+    return {
+        "AP": figures["AP"],
+        "AP50": figures["AP50"],
+        "steps": content["steps"],
+        "seconds": content["seconds"],
+        "lr": trial.config.train.lr,
+        "method": None if trial.config.method is None else asdict(trial.config.method.settings),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage", choices=("teacher", "student", "method", "all"), default="all")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"))
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/demo_search.json"))
+    chosen = parser.parse_args()
+    plan = DemoPlan()
+    make_scenes(
+        chosen.out / SCENES,
+        train=plan.train_scenes,
+        val=plan.val_scenes,
+        seed=SEED,
+        width=plan.width,
+        height=plan.height,
+    )
+    table = read_json(chosen.json) if chosen.json.is_file() else {}
+    for trial in trials(plan, chosen.out, chosen.stage):
+        table[trial.name] = run(trial)
+        print(f"{trial.name:<60} AP {table[trial.name]['AP']:.1f}", flush=True)
+        write_json(chosen.json, table)
+
+
+if __name__ == "__main__":
+    main()
