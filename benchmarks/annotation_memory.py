@@ -7,6 +7,9 @@ forks then touch every array. Figures are MiB from /proc, Linux only.
 Growth is resident memory after reading minus resident memory after the imports. A worker's private memory is what
 it holds alone (Private_Clean + Private_Dirty). What the annotations add is that figure after touching every array
 minus the same worker's figure before, and, as a check, minus that of a worker whose data set holds none.
+
+Seconds are given on the wall and of processor time, with the machine's load average right after: on a machine that
+others use too, only the processor time says what indexing costs.
 """
 
 from __future__ import annotations
@@ -122,9 +125,10 @@ def measure(path: Path, workers: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     rss_before = _memory("Rss")
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     annotations, problems = read_coco(path, images_dir=path.parent)
-    seconds = time.perf_counter() - start
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    load = os.getloadavg()[0]
     rss_after = _memory("Rss")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     names = ("category_ids", "image_ids", "sizes", "name_bytes", "name_offsets", "offsets", "boxes", "labels")
@@ -139,6 +143,8 @@ def measure(path: Path, workers: int) -> dict[str, Any]:
         "problems": len(problems),
         "arrays_mib": arrays / MIB,
         "index_seconds": seconds,
+        "index_cpu_seconds": cpu_seconds,
+        "load_average": load,
         "after_imports_mib": rss_before,
         "growth_mib": rss_after - rss_before,
         "peak_mib": peak,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from detdistill.detectors.catalogue import build_detector as build_detector
     from detdistill.detectors.frozen import FrozenTeacher as FrozenTeacher
     from detdistill.detectors.saved import load_detector as load_detector
+    from detdistill.detectors.saved import save_detector as save_detector
     from detdistill.detectors.settings import parse_detector as parse_detector
     from detdistill.distill.step import DistillationStep as DistillationStep
     from detdistill.recipes.catalogue import build_recipe as build_recipe
@@ -40,6 +41,7 @@ _HOMES = {
     "build_detector": "detectors.catalogue",
     "build_recipe": "recipes.catalogue",
     "load_detector": "detectors.saved",
+    "save_detector": "detectors.saved",
     "parse_detector": "detectors.settings",
 }
 
@@ -55,6 +57,7 @@ __all__ = [  # noqa: RUF022 (the order of a run: data, detectors, recipe, step)
     "build_detector",
     "parse_detector",
     "load_detector",
+    "save_detector",
     "build_recipe",
     "DistillationStep",
     "errors",

@@ -224,6 +224,24 @@ def test_fcos_matches_by_hand() -> None:
     assert match_by_centre(boxes, anchors, counts=(9,), radius=0.25).tolist() == [-1, -1, -1, -1, 1, -1, -1, -1, -1]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_fcos_matches_are_torchvisions_for_boxes_of_every_size(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, batch = detector("fcos"), scene((0,))
+    draw = torch.Generator().manual_seed(seed)
+    centre = torch.rand(150, 2, generator=draw) * torch.tensor([160.0, 96.0])
+    half = 2 ** (1 + 9 * torch.rand(150, 1, generator=draw)) * (0.5 + torch.rand(150, 2, generator=draw))
+    target = Targets(torch.cat([centre - half, centre + half], 1), torch.zeros(150).long(), torch.zeros(150).bool())
+    batch = replace(batch, targets=(target,))
+    pyramid = built.extract(batch)
+    monkeypatch.setattr(built.model.head, "compute_loss", lambda targets, outputs, anchors, matched: matched)
+    theirs = torchvision_losses(built, pyramid, batch)[0]  # type: ignore[index]
+    counts = tuple(level.shape[2] * level.shape[3] for level in pyramid.levels)
+    anchors = torchvision_outputs(built.model, pyramid, batch)[1][0]
+    ours = match_by_centre(target.boxes, anchors, counts=counts, radius=1.5)
+    assert torch.equal(ours, theirs)
+    assert all((level >= 0).any() for level in ours.split(counts))
+
+
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
 @pytest.mark.parametrize("head_norm", ["none", "group"])
 @pytest.mark.parametrize("width", [32, 64, 40])

@@ -1,0 +1,148 @@
+"""Two gloo ranks equal one process that accumulates the same two half-batches, whatever the recipe.
+
+Batch-norm's running statistics are each rank's own and are left out. Batch-norm couples the images of a half,
+and the accumulating process sees the same halves.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from detdistill.distill.step import DistillationStep
+from detdistill.recipes.catalogue import RECIPES, build_recipe
+from detdistill.train.forward import Parcel, PlainStep
+from detdistill.train.launch import launch
+from detdistill.train.settings import TrainSettings
+from detdistill.types import Batch, Clock
+from scenes_in_memory import BOXES, scene_batch, tiny_student, tiny_teacher
+
+STEPS, RANKS, GRID, LR = 2, 2, (64, 96), 0.02
+FAMILY_OF = {"hint": "faster_rcnn", "frs": "fcos", "ssim": "retinanet"}
+# Rank 1 has no box at all in the first step, and rank 0 in the second.
+HALVES = ((BOXES[:1] * 2, ((), ())), (((), ()), (BOXES[1], ())))
+SIZES = ((64, 96), (50, 70))
+
+
+@dataclass(frozen=True)
+class Case:
+    recipe: str
+    family: str
+    norm: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe}-{self.family}-{self.norm}"
+
+
+CASES = [Case(recipe, family, "batch") for recipe, family in FAMILY_OF.items()]
+CASES += [Case(recipe, "fcos" if family != "fcos" else "retinanet", "group") for recipe, family in FAMILY_OF.items()]
+CASES += [Case("frs", "faster_rcnn", "frozen")]
+
+
+def step_of(case: Case) -> DistillationStep:
+    student = tiny_student(case.family, norm=case.norm).train()
+    teacher = tiny_teacher(case.family)
+    return DistillationStep(student, teacher, build_recipe(case.recipe, student.spec, teacher.spec, seed=3)).train()
+
+
+def half(step: int, rank: int) -> Batch:
+    return scene_batch(HALVES[step][rank], sizes=SIZES, grid=GRID, seed=2 * step + rank)
+
+
+def snapshot(step: nn.Module, index: int) -> dict[str, Tensor]:
+    found = {}
+    for name, parameter in step.named_parameters():
+        found[f"{index}.weight.{name}"] = parameter.detach().clone()
+        if parameter.grad is not None:
+            found[f"{index}.gradient.{name}"] = parameter.grad.detach().clone()
+    return found
+
+
+def on_this_rank(fabric: Fabric, case: Case) -> dict[str, Tensor]:
+    """This rank's gradients, joined with the other's, and weights at every step."""
+    step = step_of(case)
+    optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=LR, momentum=0.9)
+    module, optimizer = fabric.setup(PlainStep(step), optimizer)
+    found: dict[str, Tensor] = {}
+    for index in range(STEPS):
+        optimizer.zero_grad()
+        report = module(Parcel(half(index, fabric.global_rank), Clock(step=index, total_steps=STEPS)))
+        fabric.backward(report["total"]["total"])
+        optimizer.step()
+        found |= snapshot(step, index)
+    return found
+
+
+def in_one_process(case: Case) -> dict[str, Tensor]:
+    """The oracle: plain PyTorch, the halves one after the other."""
+    step = step_of(case)
+    optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=LR, momentum=0.9)
+    found: dict[str, Tensor] = {}
+    for index in range(STEPS):
+        optimizer.zero_grad()
+        for rank in range(RANKS):
+            (step(half(index, rank), Clock(step=index, total_steps=STEPS)).total / RANKS).backward()
+        optimizer.step()
+        found |= snapshot(step, index)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    """What each rank found, by case: one forked group that runs them all."""
+    folder: Path = tmp_path_factory.mktemp("ranks")
+
+    def main(fabric: Fabric) -> None:
+        found = {}
+        for case in CASES:
+            found |= {f"{case.name}/{name}": tensor for name, tensor in on_this_rank(fabric, case).items()}
+        save_file(found, folder / f"{fabric.global_rank}.safetensors")
+
+    settings = TrainSettings(steps=STEPS, batch_size=2, devices=RANKS, accelerator="cpu")
+    launch(main, settings)
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(RANKS)]
+
+
+def test_all_recipes_are_here_and_one_rank_is_without_boxes() -> None:
+    assert {case.recipe for case in CASES} == set(RECIPES)
+    for step, rank in itertools.product(range(STEPS), range(RANKS)):
+        count = sum(len(target.labels) for target in half(step, rank).targets)
+        assert (count == 0) == (step != rank)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_two_ranks_equal_one_process(case: Case, ranks: list[dict[str, Tensor]]) -> None:
+    expected = in_one_process(case)
+    own = [
+        {name.split("/", 1)[1]: tensor for name, tensor in found.items() if name.startswith(f"{case.name}/")}
+        for found in ranks
+    ]
+    trained = {name for name, p in step_of(case).named_parameters() if p.requires_grad}
+    assert {f"{STEPS - 1}.gradient.{name}" for name in trained} <= expected.keys()
+    assert any(name.startswith("0.gradient.terms.") for name in expected)
+    for found in own:
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+    moved = {name for name in trained if not torch.equal(expected[f"0.weight.{name}"], expected[f"1.weight.{name}"])}
+    assert moved
+    # The ranks agree to the bit, so that they never drift apart.
+    assert all(torch.equal(own[0][name], own[1][name]) for name in expected)
+
+
+def test_the_halves_matter() -> None:
+    """The oracle without the second half is another run: the comparison can fail."""
+    case = CASES[1]
+    step = step_of(case)
+    step(half(0, 0), Clock(step=0, total_steps=STEPS)).total.backward()
+    whole = in_one_process(case)
+    alone = {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
+    assert any((whole[f"0.gradient.{name}"] - grad).abs().max() > 1e-3 for name, grad in alone.items())
