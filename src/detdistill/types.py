@@ -102,18 +102,22 @@ class Batch:
             twins={name: images.to(device, non_blocking=True) for name, images in self.twins.items()},
         )
 
+    def part(self, first: int, last: int) -> Batch:
+        """The images `first` to `last` (not included), on the same padded grid."""
+        part = slice(first, last)
+        return Batch(
+            images=self.images[part],
+            sizes=self.sizes[part],
+            stored_sizes=self.stored_sizes[part],
+            targets=self.targets[part],
+            image_ids=self.image_ids[part],
+            seeds=self.seeds[part],
+            twins={name: images[part] for name, images in self.twins.items()},
+        )
+
     def image(self, index: int) -> Batch:
         """Image `index` alone, on the same padded grid."""
-        one = slice(index, index + 1)
-        return Batch(
-            images=self.images[one],
-            sizes=self.sizes[one],
-            stored_sizes=self.stored_sizes[one],
-            targets=self.targets[one],
-            image_ids=self.image_ids[one],
-            seeds=self.seeds[one],
-            twins={name: images[one] for name, images in self.twins.items()},
-        )
+        return self.part(index, index + 1)
 
 
 @dataclass(frozen=True, slots=True)

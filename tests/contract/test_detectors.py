@@ -260,7 +260,9 @@ def test_a_threshold_keeps_the_better_detections(family: str, batch: Batch) -> N
     assert len(kept) < len(scores)
 
 
-def test_weights_travel_by_state_dict_and_by_file(family: str, detector: Detector, batch: Batch, tmp_path: Path) -> None:
+def test_weights_travel_by_state_dict_and_by_file(
+    family: str, detector: Detector, batch: Batch, tmp_path: Path
+) -> None:
     expected = detector(batch, SEEN)
     other = tiny_student(family, seed=5).eval()
     assert not torch.equal(other(batch, SEEN).pyramid.levels[0], expected.pyramid.levels[0])

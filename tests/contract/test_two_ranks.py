@@ -131,7 +131,9 @@ def test_two_ranks_equal_one_process(case: Case, ranks: list[dict[str, Tensor]])
     for found in own:
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+            torch.testing.assert_close(
+                found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+            )
     moved = {name for name in trained if not torch.equal(expected[f"0.weight.{name}"], expected[f"1.weight.{name}"])}
     assert moved
     # The ranks agree to the bit, so that they never drift apart.

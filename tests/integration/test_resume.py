@@ -214,6 +214,7 @@ def kill_and_resume(tmp_path: Path, *, workers: int, kills: int, seed: int) -> N
         process.join(30)
         latest = pointer.read_text() if pointer.exists() else "no checkpoint\n"
         sys.stdout.write(f"seed {seed}: killed after {delay:.3f} s with {latest}")
+        assert process.exitcode in {0, -signal.SIGKILL}
         if process.exitcode == 0:
             (tmp_path / "cut").rename(tmp_path / f"ended{killed}")
     assert killed == kills

@@ -19,7 +19,6 @@ from detdistill.train.checkpoint import STUDENT
 from detdistill.train.launch import device_kind, make_fabric, require_precision
 from detdistill.train.logs import read_rows
 from detdistill.train.optimizer import learning_rate
-from detdistill.train.progress import Pace
 from detdistill.types import Clock
 from tiny_training import (
     TinyStep,
@@ -38,20 +37,22 @@ from tiny_training import (
 class Recorder:
     def __init__(self) -> None:
         self.begun: list[tuple[str, int, int]] = []
-        self.paces: list[Pace] = []
+        self.done: list[int] = []
         self.notes: list[str] = []
+        self.lines: list[str] = []
         self.ended = 0
 
-    def begin(self, label: str, *, steps: int, done: int) -> None:
-        self.begun.append((label, steps, done))
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        self.begun.append((what, total, done))
 
-    def advance(self, pace: Pace) -> None:
-        self.paces.append(pace)
+    def advance(self, done: int, note: str = "") -> None:
+        self.done.append(done)
+        self.notes.append(note)
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self.ended += 1
 
 
@@ -89,8 +90,8 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
         "step_0000012",
     ]
     assert progress.begun == [("student", 12, 0)]
-    assert [pace.step for pace in progress.paces] == list(range(1, 13))
-    assert progress.paces[-1].seconds_left == 0
+    assert progress.done == list(range(1, 13))
+    assert all("images/s, loss " in note for note in progress.notes)
     assert progress.ended == 1
     rows = read_rows(tmp_path / "metrics.csv")
     assert list(rows[0]) == ["step", "seconds", "lr", "total", "task", "hint", "seen", "gradient_norm"]

@@ -120,8 +120,14 @@ def test_sampling_leaves_the_global_generator_and_threads_alone(annotations):
     assert torch.get_num_threads() == threads
 
 
-def test_the_number_of_threads_changes_no_pixel(annotations):
-    dataset = DetectionDataset(annotations, image=ImageSettings(300, 400), augment=AUGMENT)
+def test_a_sample_is_made_by_one_thread_whatever_the_process_uses(annotations):
+    threads = []
+
+    def watch(image: torch.Tensor, targets: Targets, _: torch.Generator) -> tuple[torch.Tensor, Targets]:
+        threads.append(torch.get_num_threads())
+        return image, targets
+
+    dataset = DetectionDataset(annotations, image=IMAGE, augment=AUGMENT, sample_transform=watch)
     single = dataset[Draw(0, 0)]
     torch.set_num_threads(2)
     try:
@@ -129,6 +135,7 @@ def test_the_number_of_threads_changes_no_pixel(annotations):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+    assert threads == [1, 1]
     assert_same(single, double)
 
 
@@ -144,7 +151,7 @@ def test_sample_transform_comes_first_with_a_generator_of_its_own(annotations):
     seen = []
 
     def halve(image: torch.Tensor, targets: Targets, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
-        seen.append((tuple(image.shape), float(torch.rand((), generator=generator))))
+        seen.append((tuple(image.shape), generator.initial_seed()))
         keep = targets.boxes[:, 2] <= 32
         boxes, labels, ignored = targets.boxes[keep], targets.labels[keep], targets.ignored[keep]
         return image[:, :, :32], Targets(boxes=boxes, labels=labels, ignored=ignored)
@@ -156,6 +163,7 @@ def test_sample_transform_comes_first_with_a_generator_of_its_own(annotations):
     assert seen[0] == seen[1]
     assert seen[0][0] == (3, 48, 64)
     assert seen[0][1] != seen[2][1]
+    assert seen[0][1] not in {sample.seed, draw_seed(0, 0, 0, 1)}  # the detectors' and the augmentation's
     assert sample.size == (48, 32)  # 48 x 32 pixels already have the short side
     assert sample.stored_size == (48, 64)
     assert sample.targets.labels.tolist() == [0, 2]

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from detdistill.errors import DataError, MissingDependencyError
 from detdistill.train.logs import MetricsLog, TensorboardLog, read_rows
-from detdistill.train.progress import BarProgress, LineProgress, Pace, SilentProgress, duration, visible_progress
 
 
 def test_no_file_no_rows(tmp_path: Path) -> None:
@@ -86,51 +83,3 @@ def test_tensorboard_writes_events(tmp_path: Path) -> None:
     log.append({"step": 5, "total": 1.0, "lr": None})
     log.close()
     assert any(file.stat().st_size > 40 for file in (tmp_path / "tb").iterdir())
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (754, "12:34"), (3723, "1:02:03")])
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
-def test_plain_lines_come_now_and_then_and_at_the_end() -> None:
-    lines: list[str] = []
-    times = iter([0.0, 5.0, 20.0, 20.0, 21.0, 21.0, 21.0])
-    progress = LineProgress(lines.append, every_seconds=15, now=lambda: next(times))
-    progress.begin("student", steps=4, done=1)
-    progress.advance(Pace(step=2, loss=1.0, images_per_second=8.0, seconds_left=65.0))
-    progress.advance(Pace(step=3, loss=0.5, images_per_second=8.0, seconds_left=60.0))
-    progress.note("passed over: a checkpoint")
-    progress.advance(Pace(step=4, loss=0.25, images_per_second=8.0, seconds_left=0.0))
-    progress.end()
-    assert lines == [
-        "student: 4 steps, going on after 1",
-        "student: step 3/4, 8.0 images/s, 1:00 left, loss 0.5000",
-        "passed over: a checkpoint",
-        "student: step 4/4, 8.0 images/s, 0:00 left, loss 0.2500",
-    ]
-
-
-def test_a_terminal_gets_a_bar_and_a_pipe_lines() -> None:
-    screen = io.StringIO()
-    bar = visible_progress(Console(file=screen, force_terminal=True, width=100))
-    assert isinstance(bar, BarProgress)
-    bar.begin("student", steps=4, done=0)
-    bar.note("hello")
-    bar.advance(Pace(step=2, loss=1.0, images_per_second=8.0, seconds_left=65.0))
-    bar.end()
-    assert "2/4" in screen.getvalue()
-    assert "8.0 images/s, 1:05 left, loss 1.0000" in screen.getvalue()
-    pipe = io.StringIO()
-    lines = visible_progress(Console(file=pipe, force_terminal=False, width=20))
-    assert isinstance(lines, LineProgress)
-    lines.note("[a] line that is longer than the width")
-    assert pipe.getvalue() == "[a] line that is longer than the width\n"
-
-
-def test_silence() -> None:
-    progress = SilentProgress()
-    progress.begin("x", steps=1, done=0)
-    progress.advance(Pace(step=1, loss=0.0, images_per_second=0.0, seconds_left=0.0))
-    progress.note("x")
-    progress.end()

@@ -203,8 +203,8 @@ def transform_sample(
         image, boxes = F.crop(image, top, left, *crop), F.crop(boxes, top, left, *crop)
     if drawn.flip:
         image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
-    image = _recolour(image, drawn)
+    image = _recolour(image.contiguous(), drawn)
     clipped: Tensor = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     keep = (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
     kept = Targets(boxes=clipped[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])
-    return image.contiguous(), kept
+    return image, kept

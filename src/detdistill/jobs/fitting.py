@@ -22,7 +22,6 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.train.launch import device_kind
 from detdistill.train.loop import TrainResult, train
-from detdistill.train.progress import Pace
 
 CONFIG, RESULTS, PICTURES, CURVES = "config.yaml", "results.json", "pictures.png", "curves.png"
 
@@ -38,26 +37,6 @@ class Fitted:
 
     student: Detector
     training: TrainResult
-
-
-class _TrainingProgress:
-    """A job's watcher, as the training loop tells it."""
-
-    def __init__(self, watcher: Progress) -> None:
-        self._watcher = watcher
-
-    def begin(self, label: str, *, steps: int, done: int) -> None:
-        self._watcher.start(label, steps)
-        self._watcher.advance(done)
-
-    def advance(self, pace: Pace) -> None:
-        self._watcher.advance(pace.step, f"loss {pace.loss:.3f}")
-
-    def note(self, text: str) -> None:
-        self._watcher.say(text)
-
-    def end(self) -> None:
-        self._watcher.finish()
 
 
 def require_free(out: Path, *, resume: bool) -> None:
@@ -137,7 +116,7 @@ def fit(
         save_student=lambda student, folder: save_detector(student, folder, image=image),
         folder=config.out,
         resume=resume,
-        progress=_TrainingProgress(progress),
+        progress=progress,
         label=label,
         identity={
             "student": config.student.settings.to_dict(),

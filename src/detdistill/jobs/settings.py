@@ -13,7 +13,7 @@ from detdistill.strict_yaml import dump_yaml
 from detdistill.train.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    from detdistill.recipes.catalogue import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class MethodChoice:
     """
 
     name: str
-    settings: DataclassInstance
+    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)

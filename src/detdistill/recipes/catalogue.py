@@ -90,7 +90,7 @@ def build_recipe(method: str | Settings, student: DetectorSpec, teacher: Detecto
         entry = next(entry for entry in RECIPES.values() if isinstance(method, entry.settings_type))
         settings = method
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return entry.build(student, teacher, settings)
 
 

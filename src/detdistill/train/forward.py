@@ -60,17 +60,4 @@ def micro_batches(batch: Batch, count: int) -> Iterator[tuple[float, Batch]]:
     edges = [round(whole * index / count) for index in range(count + 1)]
     for first, last in pairwise(edges):
         if last > first:
-            yield (last - first) / whole, _between(batch, first, last) if count > 1 else batch
-
-
-def _between(batch: Batch, first: int, last: int) -> Batch:
-    part = slice(first, last)
-    return Batch(
-        images=batch.images[part],
-        sizes=batch.sizes[part],
-        stored_sizes=batch.stored_sizes[part],
-        targets=batch.targets[part],
-        image_ids=batch.image_ids[part],
-        seeds=batch.seeds[part],
-        twins={name: images[part] for name, images in batch.twins.items()},
-    )
+            yield (last - first) / whole, batch.part(first, last) if count > 1 else batch

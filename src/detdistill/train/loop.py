@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from detdistill.errors import ConfigError
+from detdistill.progress import Progress, Silence
 from detdistill.train.checkpoint import has_checkpoints
 from detdistill.train.launch import launch
-from detdistill.train.progress import Progress, SilentProgress
 from detdistill.train.run import Evaluate, Job, Loader, SaveStudent, TrainResult, train_rank
 from detdistill.train.settings import FREE_ON_RESUME, TrainSettings
 
@@ -75,7 +75,7 @@ def train(
         folder=folder,
         resume=resume,
         evaluate=evaluate,
-        progress=progress or SilentProgress(),
+        progress=progress or Silence(),
         label=label,
         identity=json.loads(json.dumps({"train": fixed, **(identity or {})})),
     )

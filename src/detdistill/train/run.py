@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from detdistill.data.dataset import draw_seed
 from detdistill.errors import DataError, DistillError
+from detdistill.progress import Progress
 from detdistill.train.checkpoint import (
     Snapshot,
     find_checkpoint,
@@ -29,7 +30,6 @@ from detdistill.train.forward import Parcel, PlainStep, micro_batches
 from detdistill.train.launch import require_precision
 from detdistill.train.logs import MetricsLog, TensorboardLog
 from detdistill.train.optimizer import build_optimizer, learning_rate, set_learning_rate
-from detdistill.train.progress import Pace, Progress
 from detdistill.train.settings import TrainSettings
 from detdistill.train.signals import Interrupted, StopFlag, watch_signals
 from detdistill.train.state import TrainingState
@@ -152,9 +152,9 @@ class _Run:
         settings, start = self.settings, self.start
         images = settings.batch_size * settings.devices
         if self.writes:
-            self.job.progress.begin(self.job.label, steps=settings.steps, done=start)
+            self.job.progress.start(self.job.label, settings.steps, done=start)
             for warning in self.warnings:
-                self.job.progress.note(warning)
+                self.job.progress.say(warning)
         self._evaluate_if_due(start)
         batches = self._batches(stop)
         before = self.seconds
@@ -189,7 +189,7 @@ class _Run:
     def close(self) -> None:
         """Ends progress and logs."""
         if self.writes:
-            self.job.progress.end()
+            self.job.progress.finish()
         if self.tensorboard is not None:
             self.tensorboard.close()
 
@@ -285,9 +285,7 @@ class _Run:
         if not self.writes:
             return
         settings = self.settings
-        left = (settings.steps - done) * settings.batch_size * settings.devices / max(rate, 1e-9)
-        loss = float(row["total"] or 0.0)
-        self.job.progress.advance(Pace(step=done, loss=loss, images_per_second=rate, seconds_left=left))
+        self.job.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
         if _due(done, settings.log_every) or done == settings.steps:
             row["seconds"] = self.seconds
             for log in (self.metrics, self.tensorboard):

@@ -121,4 +121,8 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Checkpoi
             f"tensor {name} must have the shape {expected.get(name)} to resume from {checkpoint.path}, "
             f"got {found.get(name)}. Use the student and the method that the run began with."
         )
-    module.load_state_dict(dict(tensors))
+    # With the module's own version marks, no layer takes these names for those of an older release.
+    current = module.state_dict()
+    for name, tensor in tensors.items():
+        current[name] = tensor
+    module.load_state_dict(current)

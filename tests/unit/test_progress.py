@@ -1,0 +1,57 @@
+"""Progress: bars on a terminal, lines elsewhere, nothing in a library."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from detdistill import progress as module
+from detdistill.progress import ScreenProgress, Silence, duration
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (754, "12:34"), (3723, "1:02:03")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_plain_lines_come_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    pipe = io.StringIO()
+    progress = ScreenProgress(Console(file=pipe, force_terminal=False, width=20, markup=False, soft_wrap=True))
+    progress.start("student", 40, done=10)
+    for at, done in ((5.0, 15), (20.0, 30)):
+        now[0] = at
+        progress.advance(done, "loss 0.500")
+    progress.say("[a] line that is longer than the width")
+    now[0] = 30.0
+    progress.advance(40)
+    progress.finish()
+    assert pipe.getvalue().splitlines() == [
+        "student: 40 steps, going on after 10",
+        "student: 30/40, 1.0/s, 0:10 left, loss 0.500",
+        "[a] line that is longer than the width",
+        "student: 40/40 in 0:30",
+    ]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    screen = io.StringIO()
+    bar = ScreenProgress(Console(file=screen, force_terminal=True, width=100))
+    bar.start("student", 4)
+    bar.say("hello")
+    bar.advance(2, "loss 1.000")
+    bar.finish()
+    assert "2/4" in screen.getvalue()
+    assert "loss 1.000" in screen.getvalue()
+    assert "hello" in screen.getvalue()
+
+
+def test_silence_takes_everything() -> None:
+    progress = Silence()
+    progress.start("x", 1)
+    progress.advance(1)
+    progress.say("x")
+    progress.finish()

@@ -1,0 +1,166 @@
+"""The start-up proof: it refuses what cannot teach, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from detdistill.detectors.base import Detector
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distill.startup import TermProof, prove
+from detdistill.distill.step import DistillationStep
+from detdistill.errors import DistillError
+from detdistill.recipes.catalogue import RECIPES, build_recipe
+from detdistill.types import Need
+from scenes_in_memory import FAMILIES, scene_batch, tiny_student, tiny_teacher
+
+FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
+
+
+def step_of(name: str, student: Detector, teacher: FrozenTeacher, **changes: object) -> DistillationStep:
+    settings = replace(RECIPES[name].settings_type(), **changes)
+    return DistillationStep(student, teacher, build_recipe(settings, student.spec, teacher.spec)).train()
+
+
+def twin_of(student: Detector) -> FrozenTeacher:
+    return FrozenTeacher(copy.deepcopy(student))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_proves_that_it_teaches(name: str, family: str) -> None:
+    step = step_of(name, tiny_student(family), tiny_teacher(family))
+    proofs = prove(step, scene_batch())
+    assert [proof.name for proof in proofs] == [term.name for term in step.recipe.terms]
+    for proof in proofs:
+        assert proof.loss > 0
+        assert proof.gradient_norm > 0
+        assert not proof.perturbed
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_figures_are_the_bare_terms(name: str) -> None:
+    """Before gain, warm-up and weight: recomputed from the term and plain autograd."""
+    step = step_of(name, tiny_student("fcos", norm="group"), tiny_teacher("fcos"))
+    batch = scene_batch()
+    proofs = prove(step, batch)
+    students, teachers = step.observe(batch)
+    for proof, weighted in zip(proofs, step.recipe.terms, strict=True):
+        view = weighted.view
+        loss = weighted.term(students[view], teachers[view], batch, None).values.sum(1).mean()
+        gradients = torch.autograd.grad(loss, [*step.student.parameters()], retain_graph=True, allow_unused=True)
+        norm = torch.cat([g.flatten() for g in gradients if g is not None]).double().norm()
+        assert proof.loss == pytest.approx(float(loss.detach()), rel=1e-6)
+        assert proof.gradient_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_the_proof_leaves_nothing_behind() -> None:
+    step = step_of("frs", tiny_student("faster_rcnn"), tiny_teacher("faster_rcnn"))
+    assert any("running_mean" in name for name, _ in step.student.named_buffers())
+    before = {name: tensor.clone() for name, tensor in step.state_dict(keep_vars=False).items()}
+    buffers = {name: tensor.clone() for name, tensor in step.named_buffers()}
+    modes = [module.training for module in step.modules()]
+    digest, random = step.teacher.digest(), torch.get_rng_state()
+    prove(step, scene_batch())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
+    assert all(parameter.grad is None for parameter in step.parameters())
+    assert [module.training for module in step.modules()] == modes
+    assert step.teacher.digest() == digest
+    # The step itself would have moved the statistics: the comparison above can fail.
+    step.observe(scene_batch())
+    assert any(not torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
+
+
+def test_buffers_are_restored_after_a_refusal_too() -> None:
+    step = step_of("hint", tiny_student("fcos"), spoilt(tiny_teacher("fcos")))
+    buffers = {name: tensor.clone() for name, tensor in step.named_buffers()}
+    with pytest.raises(DistillError):
+        prove(step, scene_batch())
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
+
+
+def spoilt(teacher: FrozenTeacher, value: float = float("nan")) -> FrozenTeacher:
+    with torch.no_grad():
+        next(p for name, p in teacher._detector.named_parameters() if "fpn" in name).fill_(value)
+    return teacher
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_teacher_of_nans_is_refused_with_the_remedy(name: str) -> None:
+    step = step_of(name, tiny_student("fcos"), spoilt(tiny_teacher("fcos")))
+    with pytest.raises(DistillError) as caught:
+        prove(step, scene_batch())
+    assert str(caught.value) == (
+        f"The loss of the term '{step.recipe.terms[0].name}' must be finite on the first batch, got nan. "
+        "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER`."
+    )
+
+
+@pytest.mark.parametrize("aligner", ["identity", "conv1x1"])
+@pytest.mark.parametrize("same", [False, True])
+def test_an_all_frozen_student_is_refused_with_the_remedy(aligner: str, same: bool) -> None:
+    """Also where the aligner would learn, and where student and teacher are equal, which is no excuse."""
+    student = tiny_student("fcos", norm="group").requires_grad_(False)
+    teacher = twin_of(student) if same else FrozenTeacher(tiny_student("fcos", seed=5))
+    step = step_of("hint", student, teacher, aligner=aligner)
+    with pytest.raises(DistillError) as caught:
+        prove(step, scene_batch())
+    assert str(caught.value) == (
+        f"The gradient of the term 'hint.features' to the student must be finite and not zero, got 0.0. {FROZEN_REMEDY}"
+    )
+
+
+def test_a_student_whose_features_are_frozen_is_refused_though_its_heads_learn() -> None:
+    student = tiny_student("fcos", norm="group")
+    student.model.backbone.requires_grad_(False)
+    for teacher in (tiny_teacher("fcos"), twin_of(student)):
+        step = step_of("ssim", tiny_student("fcos", norm="group"), teacher)
+        step.student.model.backbone.requires_grad_(False)
+        with pytest.raises(
+            DistillError, match=r"'ssim\.features' to the student must be finite and not zero, got 0\.0"
+        ):
+            prove(step, scene_batch())
+
+
+def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
+    batch = replace(scene_batch(((),)), sizes=((0, 0),))
+    step = step_of("hint", tiny_student("fcos"), tiny_teacher("fcos"))
+    with pytest.raises(DistillError, match="and that the data have boxes"):
+        prove(step, batch)
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm: str) -> None:
+    student = tiny_student("retinanet", norm=norm)
+    step = step_of(name, student, twin_of(student), aligner="identity")
+    students, teachers = step.observe(scene_batch())
+    levels = [seen[step.recipe.views[0]].pyramid.levels for seen in (students, teachers)]
+    assert all(map(torch.equal, *levels))
+    for proof in prove(step, scene_batch()):
+        assert proof.perturbed
+        assert 0 < proof.gradient_norm < float("inf")
+        assert "student equals teacher here: proved on a perturbed observation" in str(proof)
+
+
+def test_a_student_that_differs_only_in_its_statistics_needs_no_perturbation() -> None:
+    """Batch-norm in training mode: the student sees its batch's statistics, the teacher its stored ones."""
+    student = tiny_student("fcos", norm="batch")
+    step = step_of("hint", student, twin_of(student), aligner="identity")
+    (proof,) = prove(step, scene_batch())
+    assert not proof.perturbed
+    assert Need.PYRAMID in step.recipe.student_needs(step.recipe.views[0])
+
+
+def test_a_proof_reads_as_a_sentence() -> None:
+    plain = TermProof(name="hint.features", loss=1.23456, gradient_norm=0.000123456, perturbed=False)
+    assert str(plain) == "hint.features: loss 1.235, gradient to the student 0.0001235"
+    assert str(replace(plain, perturbed=True)) == (
+        "hint.features: loss 1.235, gradient to the student 0.0001235 "
+        "(student equals teacher here: proved on a perturbed observation)"
+    )
