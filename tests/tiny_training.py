@@ -70,7 +70,9 @@ def tiny_settings(**changes: Any) -> TrainSettings:
     plain: dict[str, Any] = {
         "steps": 12,
         "batch_size": 4,
+        "optimizer": "sgd",
         "lr": 0.05,
+        "weight_decay": 1e-4,
         "accelerator": "cpu",
         "checkpoint_every": 5,
         "log_every": 2,

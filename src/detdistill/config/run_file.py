@@ -35,18 +35,7 @@ _SAYS = {
 }
 _COMMAND_LINE = "The command line"
 
-TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "steps": 2000,
-        "batch_size": 8,
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "warmup_steps": 100,
-        "clip_norm": 10.0,
-        "ema_decay": 0.998,
-    }
-)
+TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType({"steps": 2000, "batch_size": 8})
 """What a run trains with where neither the file nor the command line says; it wins over `TrainSettings`' own."""
 
 

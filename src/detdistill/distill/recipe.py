@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detdistill.distill.term import Term
 from detdistill.distill.view import CLEAN, View
+from detdistill.errors import ConfigError
 from detdistill.types import Clock, Knowledge, Need, Observation
 
 
@@ -76,10 +77,21 @@ class Recipe:
     Attributes:
         name: the method.
         terms: what it compares.
+
+    Raises:
+        ConfigError: two terms bear one name, up to dots: one would hide the other in reports and checkpoints.
     """
 
     name: str
     terms: tuple[WeightedTerm, ...]
+
+    def __post_init__(self) -> None:
+        names = [term.name.replace(".", "_") for term in self.terms]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"The terms of the recipe '{self.name}' must have different names, got "
+                f"{[term.name for term in self.terms]}. Rename one."
+            )
 
     @property
     def views(self) -> tuple[View, ...]:

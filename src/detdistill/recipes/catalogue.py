@@ -87,8 +87,13 @@ def build_recipe(method: str | Settings, student: DetectorSpec, teacher: Detecto
         entry = recipe_entry(method)
         settings: Any = entry.settings_type()
     else:
-        entry = next(entry for entry in RECIPES.values() if isinstance(method, entry.settings_type))
-        settings = method
+        found = [entry for entry in RECIPES.values() if type(method) is entry.settings_type]
+        if not found:
+            raise ConfigError(
+                f"The method must be one of {', '.join(RECIPES)}, or the settings of one, got "
+                f"{type(method).__name__}. Pass a name or for example HintSettings()."
+            )
+        (entry,), settings = found, method
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return entry.build(student, teacher, settings)

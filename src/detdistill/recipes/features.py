@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
+
 from torch import nn
 
 from detdistill.detectors.base import DetectorSpec
@@ -45,8 +48,7 @@ def feature_term(
     """
     strides = shared_strides(student, teacher)
     kernels = {"identity": 0, "conv1x1": 1, "conv3x3": 3}
-    if aligner not in kernels:
-        raise ConfigError(f"The aligner must be one of {', '.join(kernels)}, got '{aligner}'. Choose one of them.")
+    require_one_of("aligner", aligner, kernels)
     align: nn.Module
     if aligner == "identity":
         align = IdentityAlign(student.pyramid.channels, teacher.pyramid.channels)
@@ -70,3 +72,26 @@ def feature_term(
         student_needs=frozenset({Need.PYRAMID}),
         teacher_needs=frozenset({Need.PYRAMID}) | focus_needs,
     )
+
+
+def require_one_of(name: str, value: object, known: Collection[object]) -> None:
+    """Refuses a recipe's setting that is not one of the known values.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if value not in known:
+        choices = ", ".join(map(str, known))
+        raise ConfigError(f"The recipe's {name} must be one of {choices}, got '{value}'. Choose one of them.")
+
+
+def require_gain(name: str, value: float) -> None:
+    """Refuses a multiplier that would turn learning around.
+
+    Raises:
+        ConfigError: it is negative or not finite.
+    """
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(
+            f"The recipe's {name} must be a finite number of at least 0, got {value}. Give one such as 1."
+        )

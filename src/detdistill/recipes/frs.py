@@ -13,7 +13,7 @@ from detdistill.distill.term import CellTerm, require_equal_class_layouts, share
 from detdistill.parts import compare, normalize, select
 from detdistill.parts.align import IdentityAlign
 from detdistill.parts.focus import inside_image, richness
-from detdistill.recipes.features import feature_term
+from detdistill.recipes.features import feature_term, require_gain, require_one_of
 from detdistill.types import ClassKind, Knowledge, Need
 
 PUBLISHED_GAINS = {
@@ -73,6 +73,7 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
 
     Raises:
         CapabilityError: no shared stride, no class scores, or class scores of another layout.
+        ConfigError: an unknown aligner, normalizer or scale, or a negative gain.
 
     Needs:
         Feature pyramids with a shared stride; dense class logits from the teacher; for the class term the same
@@ -87,7 +88,11 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         is left out; the warm-up of 500 steps is capped at 5 % of the run; `scale` and `standardize` are ours and
         off by default.
     """
+    require_one_of("normalizer", settings.normalizer, ("image", "batch"))
+    require_one_of("scale", settings.scale, ("source", "per_channel"))
     feature_gain, class_gain = _gains(student, settings)
+    require_gain("feature_gain", feature_gain)
+    require_gain("class_gain", class_gain)
     warm_up = WarmUp(steps=settings.warmup_steps, longest=0.05)
     divide = normalize.by_mask_sum if settings.normalizer == "image" else normalize.by_batch_mask_sum
     features = feature_term(

@@ -10,7 +10,7 @@ from torch import Tensor
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distill.recipe import Recipe, WeightedTerm
 from detdistill.parts import compare, normalize
-from detdistill.recipes.features import feature_term
+from detdistill.recipes.features import feature_term, require_gain, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
+        ConfigError: an unknown aligner or exponent, or a negative gain.
 
     Needs:
         Feature pyramids with at least one shared stride; any two detectors have them.
@@ -57,6 +58,8 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
         All levels of the neck instead of one hidden layer, together with the task instead of before it; padding
         is left out; `normalized` standardises both maps first, as PKD does with Pearson's correlation.
     """
+    require_one_of("p", settings.p, (1, 2))
+    require_gain("gain", settings.gain)
     measure = compare.absolute if settings.p == 1 else compare.squared
 
     def standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:

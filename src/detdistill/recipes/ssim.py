@@ -11,8 +11,8 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distill.recipe import Recipe, WeightedTerm
 from detdistill.parts import normalize
 from detdistill.parts.compare import rescale
-from detdistill.parts.structural import Components, dissimilarity, ssim_map
-from detdistill.recipes.features import feature_term
+from detdistill.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
+from detdistill.recipes.features import feature_term, require_gain, require_one_of
 
 _AXES = {"image": (1, 2, 3), "channel": (2, 3), "batch": (0, 1, 2, 3)}
 
@@ -57,7 +57,8 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
-        ConfigError: an even window or an exponent other than 0 and 1.
+        ConfigError: an even window, an exponent other than 0 and 1, an unknown aligner or rescaling, or a
+            negative gain.
 
     Needs:
         Feature pyramids with at least one shared stride; any two detectors have them.
@@ -70,6 +71,9 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
         enters; windows reflect at the image's own border, repeatedly where a map is smaller than the window.
     """
     components = Components(alpha=settings.alpha, beta=settings.beta, gamma=settings.gamma)
+    gaussian_taps(settings.window)  # refuses an even window now rather than in the first step
+    require_one_of("rescale_over", settings.rescale_over, _AXES)
+    require_gain("gain", settings.gain)
     axes = _AXES[settings.rescale_over]
 
     def structural(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ MILESTONE_FACTOR = 0.1
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """The learning rate of a step.
 
-    Warm-up of w steps: lr · (t + 1) / w for t < w. Then, with p = (t - w) / (steps - w): cosine
+    Warm-up of w steps, at most half of the run: lr · (t + 1) / w for t < w. Then, with p = (t - w) / (steps - w): cosine
     lr · (1 + cos πp) / 2, or lr · 0.1^(milestones passed, as fractions of all steps), or lr.
 
     Args:
@@ -25,10 +25,11 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     Returns:
         A rate above 0 for every step of the run.
     """
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
+    warmup = min(settings.warmup_steps, settings.steps // 2)
+    if step < warmup:
+        return settings.lr * (step + 1) / warmup
     if settings.schedule == "cosine":
-        passed = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+        passed = (step - warmup) / max(1, settings.steps - warmup)
         return settings.lr * 0.5 * (1.0 + math.cos(math.pi * passed))
     if settings.schedule == "step":
         drops = sum(step >= milestone * settings.steps for milestone in settings.milestones)

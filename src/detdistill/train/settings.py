@@ -36,7 +36,7 @@ class TrainSettings:
         momentum: of SGD.
         schedule: cosine to zero, ten times less at each milestone, or constant.
         milestones: where the step schedule drops, as fractions of `steps`.
-        warmup_steps: first steps, over which the rate grows linearly.
+        warmup_steps: first steps, over which the rate grows linearly; at most half of the run counts.
         clip_norm: largest norm of the whole gradient; 0 leaves it alone.
         ema_decay: of the average of the student's weights that is evaluated and saved; 0 turns it off.
         precision: 32-bit floats, or automatic mixed precision in bfloat16 or float16.
@@ -57,15 +57,15 @@ class TrainSettings:
     steps: int
     batch_size: int
     accumulate: int = 1
-    optimizer: OptimizerName = "sgd"
-    lr: float = 0.01
-    weight_decay: float = 1e-4
+    optimizer: OptimizerName = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
     momentum: float = 0.9
     schedule: ScheduleName = "cosine"
     milestones: tuple[float, ...] = (2 / 3, 11 / 12)
-    warmup_steps: int = 0
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
+    warmup_steps: int = 100
+    clip_norm: float = 10.0
+    ema_decay: float = 0.998
     precision: Precision = "32-true"
     seed: int = 0
     workers: int = 0
@@ -100,11 +100,6 @@ class TrainSettings:
             raise ConfigError(
                 f"train.accumulate must divide train.batch_size ({self.batch_size}), got {self.accumulate}. "
                 "Choose a divisor."
-            )
-        if self.warmup_steps > self.steps:
-            raise ConfigError(
-                f"train.warmup_steps must be at most train.steps ({self.steps}), got {self.warmup_steps}. "
-                "Warm up for fewer steps."
             )
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
             raise ConfigError(

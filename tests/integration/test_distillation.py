@@ -1,0 +1,416 @@
+"""A real short distillation by the job: what it leaves, what it leaves alone, and its twin without a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import detdistill.jobs.distill as distilling
+from detdistill.config.run_file import read_run_config
+from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.saved import load_detector, save_detector
+from detdistill.detectors.settings import DetectorSettings
+from detdistill.distill.step import DistillationStep
+from detdistill.errors import ConfigError, DistillError
+from detdistill.jobs import fitting
+from detdistill.jobs.distill import DistillOutcome, distill_job
+from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.train import train_job
+from detdistill.recipes.catalogue import RECIPES, build_recipe
+from detdistill.train.logs import read_rows
+from detdistill.types import Batch
+from scenes_in_memory import tiny_student, tiny_teacher
+
+CLASSES = ("disc", "bar")
+TRAIN, VAL, WIDTH, HEIGHT = 10, 3, 96, 64
+SMALL = [
+    "student.head_depth=1",
+    "student.strides=[8, 16, 32]",
+    "student.score_threshold=0.001",
+    "train.batch_size=4",
+    "train.steps=3",
+    "train.optimizer=sgd",
+    "train.lr=0.002",
+    "train.warmup_steps=1",
+    "train.log_every=1",
+    "train.checkpoint_every=2",
+    "train.ema_decay=0.5",
+    "train.accelerator=cpu",
+]
+STUDENT = ["student.fpn_channels=16", "seed=4"]
+TEACHER = ["student.fpn_channels=24", "seed=9"]
+
+
+def draw_data(folder: Path) -> Path:
+    """A hand-made COCO folder: bright rectangles on noise; every third image is empty."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    categories = [{"id": 3 * index + 1, "name": name} for index, name in enumerate(CLASSES)]
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        images, annotations = [], []
+        for index in range(count):
+            pixels = rng.integers(0, 90, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            name = f"{split}_{index}.png"
+            for kind in range(0 if index % 3 == 2 else 2):
+                width, height = ((20, 20), (48, 12))[kind]
+                x, y = int(rng.integers(0, WIDTH - width)), int(rng.integers(0, HEIGHT - height))
+                pixels[y : y + height, x : x + width] = (250, 60, 40) if kind == 0 else (40, 230, 250)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": 100 + index,
+                        "category_id": categories[kind]["id"],
+                        "bbox": [x, y, width, height],
+                        "area": width * height,
+                        "iscrowd": 0,
+                    }
+                )
+            Image.fromarray(pixels).save(folder / "images" / name)
+            images.append({"id": 100 + index, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@dataclass
+class Watcher:
+    """Everything the job said."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        self.lines.append(f"{what}: {total}")
+
+    def advance(self, done: int, note: str = "") -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+@dataclass
+class Witness:
+    """What a training began with and was fed, and the teacher it held."""
+
+    begun: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    fed: dict[str, list[Batch]] = field(default_factory=dict)
+    teachers: list[FrozenTeacher] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+
+    def frozen(self, detector: Any, *, autocast: torch.dtype | None = None) -> FrozenTeacher:
+        teacher = FrozenTeacher(detector, autocast=autocast)
+        self.teachers.append(teacher)
+        self.digests.append(teacher.digest())
+        return teacher
+
+    def train(self, step: nn.Module, settings: Any, **options: Any) -> Any:
+        name, loader = options["folder"].name, options["loader"]
+        self.begun[name] = {key: tensor.clone() for key, tensor in step.student.state_dict().items()}
+        self.fed[name] = []
+
+        def noted(start: int, rank: int, ranks: int) -> Iterator[Batch]:
+            batches: Iterable[Batch] = loader(start, rank, ranks)
+            for batch in batches:
+                self.fed[name].append(batch)
+                yield batch
+
+        return fitting_train(step, settings, **{**options, "loader": noted})
+
+
+fitting_train = fitting.train
+
+
+@dataclass(frozen=True)
+class Lab:
+    """One teacher, the student alone, and the student distilled by frs, on the same data."""
+
+    folder: Path
+    config: RunConfig
+    outcome: DistillOutcome
+    watcher: Watcher
+    witness: Witness
+    teacher_files: dict[str, str]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def distillation(folder: Path, out: str, *changes: str, method: str = "frs", **options: object) -> RunConfig:
+    chosen = {
+        "data": folder / "data",
+        "student": "fcos/test_resnet",
+        "teacher": folder / "teacher",
+        "method": method,
+        "out": folder / out,
+    }
+    return read_run_config(None, [*SMALL, *STUDENT, *changes], purpose="distill", options=chosen | options)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    folder = tmp_path_factory.mktemp("lab")
+    draw_data(folder / "data")
+    witness, watcher = Witness(), Watcher()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "train", witness.train)
+        patch.setattr(distilling, "FrozenTeacher", witness.frozen)
+        common = {"data": folder / "data"}
+        for out, detector, changes in (("teacher", "test_efficientnet", TEACHER), ("alone", "test_resnet", STUDENT)):
+            options = {**common, "student": f"fcos/{detector}", "out": folder / out}
+            train_job(read_run_config(None, [*SMALL, *changes], purpose="train", options=options))
+        teacher_files = hashes(folder / "teacher")
+        config = distillation(folder, "distilled", alone=folder / "alone")
+        outcome = distill_job(config, progress=watcher)
+    yield Lab(folder, config, outcome, watcher, witness, teacher_files)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step_*"))
+
+
+def test_the_teacher_stays_bit_identical_and_in_eval_mode(lab: Lab) -> None:
+    (teacher,) = lab.witness.teachers
+    assert [teacher.digest()] == lab.witness.digests
+    assert not any(module.training for module in teacher._detector.modules())
+    assert not any(p.requires_grad or p.grad is not None for p in teacher._detector.parameters())
+    assert hashes(lab.folder / "teacher") == lab.teacher_files
+    on_disk = FrozenTeacher(load_detector(lab.folder / "teacher").detector)
+    assert on_disk.digest() == teacher.digest()
+
+
+def test_no_checkpoint_holds_a_tensor_of_the_teacher(lab: Lab) -> None:
+    student = load_detector(lab.folder / "distilled").detector
+    teacher = load_detector(lab.folder / "teacher").detector
+    recipe = build_recipe(lab.config.method.settings, student.spec, teacher.spec)
+    step = DistillationStep(student, FrozenTeacher(teacher), recipe)
+    trained = {name for name, p in step.named_parameters() if p.requires_grad}
+    expected = {f"step_module.{name}" for name in step.state_dict()}
+    expected |= {f"optimizer.momentum_buffer.{name}" for name in trained}
+    taught = {name: tensor for name, tensor in teacher.state_dict().items() if len(tensor.unique()) > 1}
+    aligner_shapes = {tuple(p.shape) for name, p in step.named_parameters() if name.startswith("terms.")}
+    foreign = {tuple(t.shape) for t in taught.values()} - {tuple(t.shape) for t in student.state_dict().values()}
+    foreign -= aligner_shapes
+    assert len(taught) > 30
+    assert len(foreign) > 10
+    assert [path.name for path in checkpoints(lab.folder / "distilled")] == ["step_0000002", "step_0000003"]
+    files = sorted((lab.folder / "distilled").rglob("*.safetensors"))
+    assert len(files) == 4
+    for path in files:
+        tensors = load_file(path)
+        own = set(student.state_dict()) if path.name == "student.safetensors" else expected
+        assert set(tensors) == own
+        assert not [name for name, tensor in tensors.items() if tuple(tensor.shape) in foreign]
+        by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+        for tensor in tensors.values():
+            by_shape.setdefault(tuple(tensor.shape), []).append(tensor)
+        copies = [
+            name
+            for name, tensor in taught.items()
+            if any(torch.equal(tensor, other) for other in by_shape.get(tuple(tensor.shape), []))
+        ]
+        assert not copies
+    others = {path.suffix for path in (lab.folder / "distilled").rglob("*") if path.is_file()}
+    assert others <= {".safetensors", ".json", ".csv", ".yaml", ".png"}
+
+
+def test_a_step_moved_to_meta_takes_the_teacher_along(lab: Lab) -> None:
+    student = load_detector(lab.folder / "distilled").detector
+    teacher = FrozenTeacher(load_detector(lab.folder / "teacher").detector)
+    step = DistillationStep(student, teacher, build_recipe("frs", student.spec, teacher.spec)).to("meta")
+    assert {p.device.type for p in step.parameters()} == {"meta"}
+    assert {t.device.type for t in teacher._detector.state_dict().values()} == {"meta"}
+
+
+def test_the_distilled_student_predicts_with_nothing_else_around(lab: Lab, tmp_path: Path) -> None:
+    """A process that has the checkpoint's two files and one image, and may not import distillation."""
+    last = checkpoints(lab.folder / "distilled")[-1]
+    for name in ("student.safetensors", "student.json"):
+        shutil.copy(last / name, tmp_path / name)
+    shutil.copy(lab.folder / "data" / "images" / "val_0.png", tmp_path / "image.png")
+    told = json.loads((tmp_path / "student.json").read_text(encoding="utf-8"))
+    assert not [word for word in ("teacher", "align", "terms", str(lab.folder)) if word in json.dumps(told).lower()]
+    program = """
+import sys
+sys.modules["detdistill.distill"] = sys.modules["detdistill.recipes"] = None
+from pathlib import Path
+from detdistill.detectors.saved import load_detector
+from detdistill.jobs.predict import predict_job
+loaded = load_detector(Path("student.safetensors"))
+assert loaded.report.fraction == 1.0 and not loaded.report.missing and not loaded.report.unexpected
+outcome = predict_job(".", [Path("image.png")], out=Path("found"), score=0.0)
+print(len(outcome.found[0].boxes), ",".join(outcome.class_names))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, names = done.stdout.split()
+    assert names == ",".join(CLASSES)
+    written = json.loads((tmp_path / "found" / "predictions.json").read_text(encoding="utf-8"))
+    assert len(written["image.png"]) == int(found) > 0
+    assert (tmp_path / "found" / "image.png").is_file()
+
+
+def test_the_twins_begin_alike_and_see_the_same_images(lab: Lab) -> None:
+    alone, distilled = (lab.witness.begun[name] for name in ("alone", "distilled"))
+    assert alone.keys() == distilled.keys()
+    assert all(torch.equal(alone[name], distilled[name]) for name in alone)
+    ours, theirs = lab.witness.fed["alone"], lab.witness.fed["distilled"]
+    assert len(ours) == len(theirs) == 3
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.image_ids, one.seeds, one.sizes) == (other.image_ids, other.seeds, other.sizes)
+        assert torch.equal(one.images, other.images)
+        assert all(map(torch.equal, (t.boxes for t in one.targets), (t.boxes for t in other.targets)))
+    rows = [read_rows(lab.folder / name / "metrics.csv") for name in ("alone", "distilled")]
+    first = [float(row[0]["task"]) for row in rows]
+    assert first[0] == first[1]
+    # Distillation is the only difference, and it is one.
+    assert float(rows[0][0]["total"]) == first[0]
+    assert float(rows[1][0]["total"]) > first[1]
+    weights = [load_file(checkpoints(lab.folder / name)[-1] / "student.safetensors") for name in ("alone", "distilled")]
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_run_folder_holds_what_it_should(lab: Lab) -> None:
+    run = lab.folder / "distilled"
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    assert {"teacher", "alone", "distilled", "method", "steps", "seconds"} == results.keys()
+    assert (results["method"], results["steps"]) == ("frs", 3)
+    for name in ("teacher", "alone", "distilled"):
+        assert {"AP", "AP50"} <= results[name].keys()
+        assert all(0 <= results[name][key] <= 100 for key in ("AP", "AP50"))
+    for name in ("pictures.png", "curves.png"):
+        with Image.open(run / name) as picture:
+            assert picture.format == "PNG"
+            assert min(picture.size) > 100
+    assert (run / "metrics.csv").is_file()
+    assert lab.outcome.as_dict()["distilled"] == results["distilled"]
+    assert [row for row in lab.outcome.table() if row.startswith(("teacher", "alone", "distilled"))]
+
+
+def test_the_job_says_what_it_pairs_caps_and_proves(lab: Lab) -> None:
+    said = "\n".join(lab.watcher.lines)
+    assert "levels paired by stride: 8, 16, 32; none left over" in said
+    for name in ("frs.features", "frs.classes"):
+        assert f"{name}: warm-up of 500 steps capped at 0 of 3" in said
+        assert f"start-up proof: {name}: loss " in said
+    assert "perturbed" not in said
+    assert "distil fcos/test_resnet by frs: 3" in said
+
+
+def test_the_written_config_is_the_run_and_runs_again(lab: Lab) -> None:
+    """Run again as it is, in an empty place: the same bits."""
+    run, aside = lab.folder / "distilled", lab.folder / "aside"
+    again = read_run_config(run / "config.yaml", purpose="distill")
+    # What the run chose by itself, the teacher's image size, is written out.
+    image = ImageSettings(short_side=HEIGHT, long_side=WIDTH)
+    assert again == replace(lab.config, data=replace(lab.config.data, image=image))
+    assert again.yaml() == (run / "config.yaml").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="must be new or empty, got one with files in it"):
+        distill_job(again)
+    run.rename(aside)
+    try:
+        distill_job(again)
+        first, second = (load_file(checkpoints(one)[-1] / "student.safetensors") for one in (aside, run))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert (run / "config.yaml").read_bytes() == (aside / "config.yaml").read_bytes()
+        results = [json.loads((one / "results.json").read_text(encoding="utf-8")) for one in (aside, run)]
+        for result in results:
+            result.pop("seconds")
+        assert results[0] == results[1]
+    finally:
+        shutil.rmtree(run)
+        aside.rename(run)
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_self_distillation_is_proved_on_a_perturbed_observation_and_says_so(lab: Lab, method: str) -> None:
+    """The teacher is the student's own beginning: same architecture, same seed."""
+    changes = ["student.norm=group", "method.aligner=identity", "train.steps=1"]
+    teacher = lab.folder / f"self_{method}_teacher"
+    config = distillation(lab.folder, f"self_{method}", *changes, method=method, teacher=teacher)
+    settings: DetectorSettings = config.student.settings
+    student = fitting.build_detector(settings, CLASSES, seed=config.seed)
+    save_detector(student, teacher, image={"short_side": HEIGHT, "long_side": WIDTH, "pad_multiple": 32})
+    watcher = Watcher()
+    distill_job(config, progress=watcher)
+    proofs = [line for line in watcher.lines if line.startswith("start-up proof: ")]
+    assert proofs
+    assert all("(student equals teacher here: proved on a perturbed observation)" in line for line in proofs)
+
+
+def test_a_frozen_student_is_refused_before_any_step(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = distilling.new_student
+    monkeypatch.setattr(distilling, "new_student", lambda *given: build(*given).requires_grad_(False))
+    config = distillation(lab.folder, "frozen", method="hint")
+    with pytest.raises(DistillError, match="Check that the student is not frozen"):
+        distill_job(config)
+    assert not (lab.folder / "frozen").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["student.strides=[16, 32]", "student.detector=fcos/test_resnet"], None),
+        (["student.strides=[64]"], "must start at strides that the backbone"),
+        (["method.aligner=identity"], r"must get equal channels on both sides, got 16 \(student\) and 24 \(teacher\)"),
+        (["method.aligner=conv5x5"], "method.aligner"),
+        (["method=hnit"], "Did you mean 'hint'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_the_run_folder_exists(
+    lab: Lab, changes: list[str], message: str | None
+) -> None:
+    if message is None:
+        assert distillation(lab.folder, "unused", *changes).student.settings.strides == (16, 32)
+        return
+    with pytest.raises(ConfigError if "aligner=identity" not in changes[0] else DistillError, match=message):
+        distill_job(distillation(lab.folder, "unused", *changes))
+    assert not (lab.folder / "unused").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused_and_allowed_by_name(lab: Lab) -> None:
+    teacher = lab.folder / "other_classes"
+    save_detector(tiny_student("fcos", classes=("bar", "disc")), teacher, image={"short_side": 64, "long_side": 96})
+    config = distillation(lab.folder, "others", "train.steps=1", method="hint", teacher=teacher)
+    with pytest.raises(
+        ConfigError, match=r"must have the data's classes in the same order.*teacher\.allow=\[classes\]"
+    ):
+        distill_job(config)
+    allowed = replace(config, teacher=replace(config.teacher, allow=("classes",)))
+    outcome = distill_job(allowed)
+    # Its figures would mean nothing on these classes.
+    assert outcome.results["teacher"] is None
+    assert outcome.results["distilled"] is not None
+
+
+def test_pairs_across_families_distil_too(lab: Lab) -> None:
+    teacher = tiny_teacher("faster_rcnn", classes=CLASSES)._detector
+    save_detector(teacher, lab.folder / "two_stage", image={"short_side": 64, "long_side": 96})
+    config = distillation(lab.folder, "crossed", "train.steps=1", method="ssim", teacher=lab.folder / "two_stage")
+    outcome = distill_job(config)
+    assert outcome.method == "ssim"
+    assert outcome.results["alone"] is None
+    assert "The student alone is not known" in "\n".join(outcome.table())

@@ -1,0 +1,218 @@
+"""Aligners, masks, divisors and selections on their own: edges first."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from detdistill.errors import CapabilityError, ConfigError
+from detdistill.parts import select
+from detdistill.parts.align import ConvAlign, IdentityAlign
+from detdistill.parts.compare import rescale, standardize
+from detdistill.parts.focus import inside_cells, inside_image, richness
+from detdistill.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
+from observations import batch, observation, random_observation
+
+CPU = torch.device("cpu")
+
+
+def conv_align(**changes: object) -> ConvAlign:
+    torch.manual_seed(0)
+    return ConvAlign(2, 3, **{"strides": (8, 16), **changes})  # type: ignore[arg-type]
+
+
+def levels(channels: int, *grids: tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(2, channels, *grid, generator=generator) for grid in grids)
+
+
+# align
+
+
+def test_identity_leaves_both_sides_as_they_are() -> None:
+    student, teacher = levels(3, (4, 6), (2, 3)), levels(3, (4, 6), (2, 3))
+    aligned, goal = IdentityAlign(3, 3)(student, teacher)
+    assert all(ours is theirs for ours, theirs in zip(aligned, student, strict=True))
+    assert goal is teacher
+    assert not list(IdentityAlign(3, 3).parameters())
+
+
+def test_identity_refuses_other_channels() -> None:
+    with pytest.raises(CapabilityError) as caught:
+        IdentityAlign(3, 4)
+    assert str(caught.value) == (
+        "The identity aligner must get equal channels on both sides, got 3 (student) and 4 (teacher). "
+        "Choose a convolution as aligner (kernel 1 or 3)."
+    )
+
+
+@pytest.mark.parametrize("kernel", [0, 2, 5, -1])
+def test_other_kernels_are_refused(kernel: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        conv_align(kernel=kernel)
+    assert str(caught.value) == f"The aligner's kernel must be 1 or 3, got {kernel}. Choose 1 or 3."
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_each_stride_has_a_convolution_of_its_own(kernel: int) -> None:
+    align = conv_align(kernel=kernel)
+    names = [f"convs.stride_{stride}.{part}" for stride in (8, 16) for part in ("weight", "bias")]
+    assert list(align.state_dict()) == names
+    student, teacher = levels(2, (4, 6), (2, 3)), levels(3, (4, 6), (2, 3))
+    aligned, goal = align(student, teacher)
+    assert goal is teacher
+    for maps, out, stride in zip(student, aligned, (8, 16), strict=True):
+        conv = align.convs[f"stride_{stride}"]
+        assert conv.weight.shape == (3, 2, kernel, kernel)
+        assert torch.equal(out, F.conv2d(maps, conv.weight, conv.bias, padding=kernel // 2))
+    assert not torch.equal(align.convs["stride_8"].weight, align.convs["stride_16"].weight)
+
+
+def test_a_relu_follows_where_asked() -> None:
+    plain, clipped = (conv_align(relu=relu)(levels(2, (4, 6)), levels(3, (4, 6)))[0][0] for relu in (False, True))
+    assert (plain < 0).any()
+    assert torch.equal(clipped, plain.relu())
+
+
+def test_grids_that_differ_are_resized_after_the_convolution() -> None:
+    align, student, teacher = conv_align(), levels(2, (4, 6)), levels(3, (7, 9))
+    (out,), _ = align(student, teacher)
+    expected = F.interpolate(align.convs["stride_8"](student[0]), (7, 9), mode="bilinear", align_corners=False)
+    assert torch.equal(out, expected)
+    with pytest.raises(ValueError, match="zip"):
+        align(student, levels(3, (7, 9), (2, 2)))
+
+
+def test_an_empty_batch_passes() -> None:
+    aligned, _ = conv_align(kernel=3)((torch.zeros(0, 2, 4, 6),), (torch.zeros(0, 3, 4, 6),))
+    assert aligned[0].shape == (0, 3, 4, 6)
+
+
+# focus
+
+
+@pytest.mark.parametrize(
+    ("height", "rows"),
+    [(0, 0), (1, 1), (7, 1), (8, 1), (9, 2), (16, 2), (17, 3), (24, 3), (999, 3)],
+)
+def test_a_cell_is_inside_where_its_first_pixel_is(height: int, rows: int) -> None:
+    """Cell y at stride 8 begins at pixel 8·y: inside iff 8·y < height; the grid has 3 rows."""
+    inside = inside_cells([(height, 24)], 8, grid=(3, 3), device=CPU)
+    assert inside.shape == (1, 1, 3, 3)
+    assert inside.dtype == torch.bool
+    assert inside[0, 0].any(1).tolist() == [row < rows for row in range(3)]
+    assert torch.equal(inside_cells([(24, height)], 8, grid=(3, 3), device=CPU)[0, 0], inside[0, 0].T)
+
+
+def test_each_image_has_its_own_cells() -> None:
+    inside = inside_cells([(8, 32), (32, 8)], 8, grid=(4, 4), device=CPU)[:, 0]
+    assert inside[0].tolist() == [[True] * 4, *[[False] * 4] * 3]
+    assert inside[1].tolist() == [[True, False, False, False]] * 4
+    assert inside_cells([], 8, grid=(4, 4), device=CPU).shape == (0, 1, 4, 4)
+
+
+def test_the_default_focus_follows_the_levels_strides() -> None:
+    scene = batch([(20, 33), (64, 96)], grid=(64, 96))
+    masks = inside_image(random_observation(scene, seed=0), scene)
+    assert masks.strides == (8, 16)
+    assert [level.shape for level in masks.levels] == [(2, 1, 8, 12), (2, 1, 4, 6)]
+    assert [level.sum((1, 2, 3)).tolist() for level in masks.levels] == [[3 * 5, 96], [2 * 3, 24]]
+    assert all(level.dtype == torch.float32 for level in masks.levels)
+
+
+def test_richness_is_the_highest_score_over_anchors_and_classes() -> None:
+    """Logits 0 everywhere but anchor 1, class 2 at one cell: sigmoid(0) = 0.5, sigmoid(2) = 0.8808."""
+    scene = batch([(16, 9)], grid=(16, 16))
+    logits = torch.zeros(1, 2, 3, 2, 2)
+    logits[0, 1, 2, 1, 0] = 2.0
+    logits[0, 0, 0, 0, 1] = -5.0
+    logits.requires_grad_()
+    seen = observation([torch.zeros(1, 4, 2, 2)], [logits], strides=(8,))
+    masks = richness(seen, scene)
+    assert masks.strides == (8,)
+    torch.testing.assert_close(masks.levels[0], torch.tensor([[[[0.5, 0.5], [0.880797, 0.5]]]]))
+    assert not masks.levels[0].requires_grad
+    narrow = richness(seen, batch([(16, 8)], grid=(16, 16))).levels[0]
+    torch.testing.assert_close(narrow, torch.tensor([[[[0.5, 0.0], [0.880797, 0.0]]]]))
+
+
+def test_richness_without_class_logits_is_refused() -> None:
+    scene = batch([(16, 16)])
+    with pytest.raises(CapabilityError) as caught:
+        richness(observation([torch.zeros(1, 4, 2, 2)], strides=(8,)), scene)
+    assert str(caught.value) == (
+        "The teacher's observation must hold class logits for the feature richness, got none. "
+        "Use a teacher with dense class scores, or a method without a score mask such as 'ssim'."
+    )
+
+
+# normalize
+
+
+COST = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]], [[[5.0, 0.0]], [[7.0, 0.0]]]])
+MASK = torch.tensor([[[[0.5, 1.5]]], [[[4.0, 0.0]]]])
+INSIDE = torch.tensor([[[[True, True]]], [[[True, False]]]])
+
+
+def test_the_mean_over_channels_and_inside_cells() -> None:
+    """(1 + 2 + 3 + 4) / (2 channels · 2 cells), (5 + 7) / (2 · 1)."""
+    assert by_cells(COST, MASK, INSIDE).tolist() == [2.5, 6.0]
+
+
+def test_the_sum_over_the_masks_mass_of_each_image() -> None:
+    """10 / 2 and 12 / 4."""
+    assert by_mask_sum(COST, MASK, INSIDE).tolist() == [5.0, 3.0]
+
+
+def test_the_sum_over_the_masks_mass_of_the_batch() -> None:
+    """Mean over images = 22 / 6; each image its share."""
+    shares = by_batch_mask_sum(COST, MASK, INSIDE)
+    torch.testing.assert_close(shares, torch.tensor([10.0, 12.0]) * 2 / 6)
+    torch.testing.assert_close(shares.mean(), torch.tensor(22 / 6))
+    torch.testing.assert_close(by_batch_mask_sum(COST[:1], MASK[:1], INSIDE[:1]), by_mask_sum(COST, MASK, INSIDE)[:1])
+
+
+@pytest.mark.parametrize("divide", [by_cells, by_mask_sum, by_batch_mask_sum])
+def test_nothing_to_divide_by_is_a_finite_zero_in_the_graph(divide: object) -> None:
+    cost = torch.zeros(2, 3, 1, 2, requires_grad=True)
+    nothing = torch.zeros(2, 1, 1, 2)
+    values = divide(cost * nothing, nothing, nothing > 0)  # type: ignore[operator]
+    assert values.tolist() == [0.0, 0.0]
+    values.sum().backward()
+    assert cost.grad.isfinite().all()
+    assert divide(cost[:0], nothing[:0], nothing[:0] > 0).shape == (0,)  # type: ignore[operator]
+
+
+# compare's statistics
+
+
+@pytest.mark.parametrize("change", [standardize, rescale])
+def test_constant_maps_and_images_without_cells_stay_finite(change: object) -> None:
+    maps = torch.full((2, 3, 2, 2), 7.0, requires_grad=True)
+    inside = torch.tensor([True, False]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+    out = change(maps, inside) if change is standardize else rescale(maps, inside, axes=(1, 2, 3))
+    assert torch.equal(out, torch.zeros_like(maps))
+    out.sum().backward()
+    assert maps.grad.isfinite().all()
+
+
+# select
+
+
+def test_selections_keep_levels_and_strides() -> None:
+    seen = random_observation(batch([(32, 32)]), seed=0, anchors=2, classes=3)
+    assert select.pyramid(seen) is seen.pyramid
+    flat = select.class_logits(seen)
+    assert flat.strides == seen.class_logits.strides
+    for level, maps in zip(flat.levels, seen.class_logits.levels, strict=True):
+        assert level.shape == (1, 6, *maps.shape[-2:])
+        assert torch.equal(level[0, 4], maps[0, 1, 1])
+
+
+def test_selecting_class_logits_that_are_not_there_is_refused() -> None:
+    with pytest.raises(CapabilityError) as caught:
+        select.class_logits(observation([torch.zeros(1, 4, 2, 2)], strides=(8,)))
+    assert str(caught.value) == (
+        "The observation must hold class logits, got none. Ask for Need.CLASS_LOGITS when observing."
+    )

@@ -1,0 +1,208 @@
+"""The methods by name: what they say about themselves, what they refuse, and where their weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm
+from detdistill.errors import ConfigError
+from detdistill.recipes.catalogue import RECIPES, build_recipe, describe, recipe_entry
+from detdistill.recipes.features import feature_term
+from detdistill.recipes.frs import PUBLISHED_GAINS, FRSSettings
+from detdistill.recipes.hint import HintSettings
+from detdistill.recipes.ssim import SSIMSettings
+from detdistill.types import ClassKind, Knowledge, Need
+from observations import spec
+
+STUDENT, TEACHER = spec(channels=3), spec(channels=4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_method_describes_itself(name: str) -> None:
+    told = describe(name)
+    assert told.name == name
+    assert told.summary.endswith(".")
+    assert "L = " in told.formula
+    for text in (told.formula, told.needs, told.source, told.differs):
+        assert text.strip() == text != ""
+    titles = ("Args:", "Returns:", "Raises:", "Needs:", "Source:", "Differs from the source:", "Formula:")
+    joined = "\n".join((told.formula, told.needs, told.source, told.differs))
+    assert not [title for title in titles if title in joined]
+    default = RECIPES[name].settings_type()
+    assert told.defaults == {field.name: getattr(default, field.name) for field in fields(default)}
+    assert "aligner" in told.defaults
+
+
+def test_a_formula_keeps_its_lines() -> None:
+    lines = describe("frs").formula.splitlines()
+    assert lines[0].startswith("M = max over classes")
+    assert lines[1].startswith("L = a")
+    assert lines[2].startswith("  + b")
+
+
+@pytest.mark.parametrize(
+    ("written", "remedy"),
+    [
+        ("hnit", "Did you mean 'hint'?"),
+        ("FRS ", "Known: frs, hint, ssim."),
+        ("", "Known: frs, hint, ssim."),
+        ("ssim2", "Did you mean 'ssim'?"),
+    ],
+)
+def test_an_unknown_method_is_refused_with_a_suggestion(written: str, remedy: str) -> None:
+    for ask in (recipe_entry, describe, lambda name: build_recipe(name, STUDENT, TEACHER)):
+        with pytest.raises(ConfigError) as caught:
+            ask(written)
+        assert str(caught.value) == f"The method must be one of hint, frs, ssim, got '{written}'. {remedy}"
+
+
+def test_settings_of_no_method_are_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_recipe(WarmUp(), STUDENT, TEACHER)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "The method must be one of hint, frs, ssim, or the settings of one, got WarmUp. "
+        "Pass a name or for example HintSettings()."
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_name_builds_the_defaults(name: str) -> None:
+    by_name = build_recipe(name, STUDENT, TEACHER)
+    by_settings = build_recipe(RECIPES[name].settings_type(), STUDENT, TEACHER)
+    assert by_name.name == by_settings.name == name
+    assert [(term.name, term.gain, term.warm_up) for term in by_name.terms] == [
+        (term.name, term.gain, term.warm_up) for term in by_settings.terms
+    ]
+    assert all(term.name.startswith(f"{name}.") for term in by_name.terms)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (HintSettings(p=3), "p must be one of 1, 2, got '3'. Choose one of them."),
+        (HintSettings(gain=-1.0), "gain must be a finite number of at least 0, got -1.0. Give one such as 1."),
+        (HintSettings(gain=float("nan")), "gain must be a finite number of at least 0, got nan. Give one such as 1."),
+        (FRSSettings(normalizer="all"), "normalizer must be one of image, batch, got 'all'. Choose one of them."),
+        (FRSSettings(scale="x"), "scale must be one of source, per_channel, got 'x'. Choose one of them."),
+        (FRSSettings(class_gain=-0.1), "class_gain must be a finite number of at least 0, got -0.1. Give one such"),
+        (FRSSettings(feature_gain=-0.1), "feature_gain must be a finite number of at least 0, got -0.1. Give one"),
+        (SSIMSettings(rescale_over="x"), "rescale_over must be one of image, channel, batch, got 'x'. Choose one"),
+        (SSIMSettings(gain=-4.0), "gain must be a finite number of at least 0, got -4.0. Give one such as 1."),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_when_built(settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_recipe(settings, STUDENT, TEACHER)
+    assert str(caught.value).startswith(f"The recipe's {message}")
+
+
+@pytest.mark.parametrize("window", [0, 4, -3])
+def test_an_even_window_is_refused_when_built(window: int) -> None:
+    with pytest.raises(ConfigError, match=rf"must be a positive odd number of cells, got {window}\. Try 11\."):
+        build_recipe(SSIMSettings(window=window), STUDENT, TEACHER)
+
+
+def test_an_exponent_other_than_on_or_off_is_refused_when_built() -> None:
+    with pytest.raises(ConfigError, match=r"SSIM exponent beta must be 0 \(off\) or 1 \(on\), got 2\. Choose 0 or 1"):
+        build_recipe(SSIMSettings(beta=2), STUDENT, TEACHER)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_unknown_aligner_is_refused(name: str) -> None:
+    settings = replace(RECIPES[name].settings_type(), aligner="conv5x5")
+    with pytest.raises(ConfigError) as caught:
+        build_recipe(settings, STUDENT, TEACHER)
+    assert str(caught.value) == (
+        "The recipe's aligner must be one of identity, conv1x1, conv3x3, got 'conv5x5'. Choose one of them."
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_weights_are_drawn_from_the_seed_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights(seed: int) -> list[torch.Tensor]:
+        recipe = build_recipe(name, STUDENT, TEACHER, seed=seed)
+        return [p for term in recipe.terms for p in term.term.parameters()]
+
+    # torch.manual_seed would seed CUDA's generators too, which nobody restores.
+    monkeypatch.setattr(torch, "manual_seed", None)
+    torch.default_generator.manual_seed(1)
+    before = torch.get_rng_state()
+    first = weights(5)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    assert all(map(torch.equal, first, weights(5)))
+    assert not any(map(torch.equal, first, weights(6)))
+
+
+def test_frs_takes_the_gains_published_for_the_students_family() -> None:
+    for family in ("retinanet", "fcos", "faster_rcnn"):
+        kind = ClassKind.OBJECTNESS if family == "faster_rcnn" else ClassKind.SIGMOID
+        one = spec(family=family, kind=kind)
+        gains = [term.gain for term in build_recipe("frs", one, one).terms]
+        assert gains == list(PUBLISHED_GAINS[family])
+    unknown = spec(family="yolo")
+    assert [term.gain for term in build_recipe("frs", unknown, unknown).terms] == list(PUBLISHED_GAINS["fcos"])
+    own = build_recipe(FRSSettings(feature_gain=0.3, class_gain=0.4), unknown, unknown)
+    assert [term.gain for term in own.terms] == [0.3, 0.4]
+
+
+def test_frs_scaled_per_channel_has_the_published_strength() -> None:
+    """fcos, 4 of 256 channels, 3 of 80 classes: 0.01 · 64 and 0.05 · 80/3; retinanet with 1 of 9 anchors: 0.02 · 240."""
+    scaled = FRSSettings(scale="per_channel")
+    fcos, retinanet = spec(family="fcos"), spec(family="retinanet")
+    assert [t.gain for t in build_recipe(scaled, fcos, fcos).terms] == pytest.approx([0.64, 0.05 * 80 / 3])
+    assert [t.gain for t in build_recipe(scaled, retinanet, retinanet).terms] == pytest.approx([0.32, 0.02 * 240])
+    rpn = spec(family="faster_rcnn", kind=ClassKind.OBJECTNESS, anchors=6, classes=("object",))
+    assert [t.gain for t in build_recipe(scaled, rpn, rpn).terms] == pytest.approx([0.128, 0.05])
+    published = spec(family="retinanet", channels=256, anchors=9, classes=[str(index) for index in range(80)])
+    for scale in ("source", "per_channel"):
+        gains = [t.gain for t in build_recipe(FRSSettings(scale=scale), published, published).terms]
+        assert gains == pytest.approx([0.005, 0.02])
+
+
+def test_a_class_gain_of_zero_leaves_the_term_and_its_needs_out() -> None:
+    recipe = build_recipe(FRSSettings(class_gain=0), STUDENT, TEACHER)
+    assert [term.name for term in recipe.terms] == ["frs.features"]
+    (view,) = recipe.views
+    assert recipe.student_needs(view) == {Need.PYRAMID}
+    assert recipe.teacher_needs(view) == {Need.PYRAMID, Need.CLASS_LOGITS}
+    assert build_recipe("frs", STUDENT, TEACHER).student_needs(view) == {Need.PYRAMID, Need.CLASS_LOGITS}
+
+
+def test_every_term_says_what_kind_of_knowledge_it_carries() -> None:
+    kinds = {term.name: term.term.knowledge for name in RECIPES for term in build_recipe(name, STUDENT, TEACHER).terms}
+    assert kinds == {
+        "hint.features": Knowledge.FEATURE,
+        "frs.features": Knowledge.FEATURE,
+        "frs.classes": Knowledge.CLASSIFICATION,
+        "ssim.features": Knowledge.FEATURE,
+    }
+
+
+def test_a_hint_and_ssim_need_the_pyramid_alone() -> None:
+    for name in ("hint", "ssim"):
+        recipe = build_recipe(name, replace(STUDENT, class_logits=None), replace(TEACHER, class_logits=None))
+        (view,) = recipe.views
+        assert recipe.student_needs(view) == recipe.teacher_needs(view) == {Need.PYRAMID}
+
+
+def test_terms_of_one_name_are_refused() -> None:
+    term = build_recipe("hint", STUDENT, TEACHER).terms[0].term
+    for names in (("a", "a"), ("a.b", "a_b")):
+        with pytest.raises(ConfigError) as caught:
+            Recipe("r", tuple(WeightedTerm(name, term, 1.0) for name in names))
+        assert (
+            str(caught.value)
+            == f"The terms of the recipe 'r' must have different names, got {list(names)}. Rename one."
+        )
+
+
+def test_the_relu_of_an_aligner_is_the_recipes_choice() -> None:
+    for relu in (False, True):
+        recipe = build_recipe(FRSSettings(relu=relu, class_gain=0), STUDENT, TEACHER)
+        assert recipe.terms[0].term.align.relu is relu
+    assert callable(feature_term)
