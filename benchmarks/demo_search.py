@@ -29,8 +29,8 @@ from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.recipes.catalogue import recipe_entry  # noqa: E402
 
 SEED = 100
-STUDENT_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-TEACHER_RATES = (2e-3,)
+STUDENT_RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
+TEACHER_RATES = (4e-3,)
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("frs", {"feature_gain": 0.02, "class_gain": 0.05, "standardize": True}),
     ("frs", {"feature_gain": 0.04, "class_gain": 0.05, "standardize": True}),

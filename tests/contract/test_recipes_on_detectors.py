@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,10 +126,10 @@ def require_useful(recipe: Recipe, pair: Pair) -> None:
 
 
 @pytest.fixture(params=[(name, family) for name in RECIPES for family in FAMILIES], ids="-".join)
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[Recipe, Pair]]:
+def case(request: pytest.FixtureRequest) -> tuple[Recipe, Pair]:
     name, family = request.param
     pair = known_pair(family, family)
-    yield pair.recipe(name), pair
+    return pair.recipe(name), pair
 
 
 def test_the_pairs_differ_in_backbone_and_channels() -> None:
@@ -174,16 +173,19 @@ def test_padding_never_teaches(case: tuple[Recipe, Pair]) -> None:
             torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
 
 
-def test_levels_meet_by_stride(case: tuple[Recipe, Pair]) -> None:
+def require_paired_by_stride(recipe: Recipe, pair: Pair) -> None:
     """Another map at one stride, of either side, changes that stride's column and no other."""
-    recipe, pair = case
     before = [weighted.term(pair.shown, pair.taught, pair.batch, CLOCK) for weighted in recipe.terms]
-    for stride in pair.student.spec.pyramid.strides:
+    for stride in {*pair.student.spec.pyramid.strides, *pair.teacher.spec.pyramid.strides}:
         for shown, taught in ((stirred(pair.shown, stride), pair.taught), (pair.shown, stirred(pair.taught, stride))):
             for weighted, old in zip(recipe.terms, before, strict=True):
                 new = weighted.term(shown, taught, pair.batch, CLOCK)
                 same = (new.values == old.values).all(0)
                 assert same.tolist() == [column != stride for column in old.strides], weighted.name
+
+
+def test_levels_meet_by_stride(case: tuple[Recipe, Pair]) -> None:
+    require_paired_by_stride(*case)
 
 
 def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(case: tuple[Recipe, Pair]) -> None:
@@ -237,6 +239,7 @@ def test_only_shared_strides_are_paired(name: str) -> None:
     teacher = tiny_teacher("faster_rcnn", strides=(4, 8, 16))
     pair = pair_of(student, teacher, scene_batch(sizes=((70, 101), (50, 80), (33, 20)), grid=(70, 101)))
     require_useful(pair.recipe(PYRAMID_ONLY[name]), pair)
+    require_paired_by_stride(pair.recipe(PYRAMID_ONLY[name]), pair)
     note = pairing_note(student.spec, teacher.spec)
     assert note == "levels paired by stride: 8, 16; not paired: student: 32, 64; teacher: 4"
     assert pairing_note(student.spec, student.spec) == "levels paired by stride: 8, 16, 32, 64; none left over"

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import detdistill.jobs.distill as distilling
+from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
 from detdistill.config.run_file import read_run_config
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
@@ -36,8 +36,6 @@ from detdistill.train.logs import read_rows
 from detdistill.types import Batch
 from scenes_in_memory import tiny_student, tiny_teacher
 
-CLASSES = ("disc", "bar")
-TRAIN, VAL, WIDTH, HEIGHT = 10, 3, 96, 64
 SMALL = [
     "student.head_depth=1",
     "student.strides=[8, 16, 32]",
@@ -54,37 +52,6 @@ SMALL = [
 ]
 STUDENT = ["student.fpn_channels=16", "seed=4"]
 TEACHER = ["student.fpn_channels=24", "seed=9"]
-
-
-def draw_data(folder: Path) -> Path:
-    """A hand-made COCO folder: bright rectangles on noise; every third image is empty."""
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    categories = [{"id": 3 * index + 1, "name": name} for index, name in enumerate(CLASSES)]
-    for split, count in (("train", TRAIN), ("val", VAL)):
-        images, annotations = [], []
-        for index in range(count):
-            pixels = rng.integers(0, 90, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-            name = f"{split}_{index}.png"
-            for kind in range(0 if index % 3 == 2 else 2):
-                width, height = ((20, 20), (48, 12))[kind]
-                x, y = int(rng.integers(0, WIDTH - width)), int(rng.integers(0, HEIGHT - height))
-                pixels[y : y + height, x : x + width] = (250, 60, 40) if kind == 0 else (40, 230, 250)
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": 100 + index,
-                        "category_id": categories[kind]["id"],
-                        "bbox": [x, y, width, height],
-                        "area": width * height,
-                        "iscrowd": 0,
-                    }
-                )
-            Image.fromarray(pixels).save(folder / "images" / name)
-            images.append({"id": 100 + index, "file_name": name, "width": WIDTH, "height": HEIGHT})
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
-    return folder
 
 
 @dataclass
@@ -170,7 +137,7 @@ def distillation(folder: Path, out: str, *changes: str, method: str = "frs", **o
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("lab")
     draw_data(folder / "data")
     witness, watcher = Witness(), Watcher()
@@ -184,7 +151,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         teacher_files = hashes(folder / "teacher")
         config = distillation(folder, "distilled", alone=folder / "alone")
         outcome = distill_job(config, progress=watcher)
-    yield Lab(folder, config, outcome, watcher, witness, teacher_files)
+    return Lab(folder, config, outcome, watcher, witness, teacher_files)
 
 
 def checkpoints(run: Path) -> list[Path]:

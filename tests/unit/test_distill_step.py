@@ -15,13 +15,17 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distill.recipe import Recipe, WarmUp, Weigh, WeightedTerm
 from detdistill.distill.step import DistillationStep, SupervisedStep
-from detdistill.distill.term import Term, levels_at
+from detdistill.distill.term import CellTerm, Term, levels_at
 from detdistill.distill.view import CLEAN, View
 from detdistill.errors import CapabilityError, ShapeError
+from detdistill.parts import compare, select
+from detdistill.parts.align import IdentityAlign
+from detdistill.parts.focus import inside_image
+from detdistill.parts.normalize import by_mask_sum
 from detdistill.recipes.catalogue import RECIPES, build_recipe
 from detdistill.types import Batch, Clock, Cost, Detections, Knowledge, Need, Observation, Pyramid, TaskLoss
 from observations import batch as blank
-from observations import spec
+from observations import observation, random_observation, spec
 from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 
 START = Clock(step=0, total_steps=100)
@@ -364,6 +368,44 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
         assert float(value) == pytest.approx(float(plain.parts[part]), rel=0.05)
     report.total.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in step.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_term_computes_does_not_depend_on_autocast(name: str) -> None:
+    one = spec(channels=4)
+    recipe = build_recipe(replace(RECIPES[name].settings_type(), aligner="identity"), one, one)
+    scene = blank([(64, 96), (40, 50)])
+    seen, taught = (random_observation(scene, seed=seed) for seed in (0, 1))
+    for weighted in recipe.terms:
+        plain = weighted.term(seen, taught, scene, START).values
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(weighted.term(seen, taught, scene, START).values, plain)
+
+
+def test_padding_never_counts_whatever_the_focus_says() -> None:
+    """All cells of a 2×4 grid in focus, the left half inside: Σ cost / Σ mask = 4 · 1 / 4, not 4 / 8 nor 8 / 4."""
+
+    def everywhere(teacher: Observation, batch: Batch) -> Pyramid:
+        levels = tuple(torch.ones_like(level[:, :1]) for level in teacher.pyramid.levels)
+        return Pyramid(levels, teacher.pyramid.strides)
+
+    term = CellTerm(
+        knowledge=Knowledge.FEATURE,
+        select=select.pyramid,
+        align=IdentityAlign(1, 1),
+        compare=compare.squared,
+        focus=everywhere,
+        normalize=by_mask_sum,
+        inside=inside_image,
+        strides=(8,),
+        student_needs=frozenset({Need.PYRAMID}),
+        teacher_needs=frozenset({Need.PYRAMID}),
+    )
+    scene = blank([(16, 16)], grid=(16, 32))
+    maps = torch.ones(1, 1, 2, 4)
+    cost = term(observation([maps], strides=(8,)), observation([0 * maps], strides=(8,)), scene, START)
+    assert cost.values.tolist() == [[1.0]]
+    assert cost.strides == (8,)
 
 
 def test_levels_are_found_by_stride_or_refused() -> None:

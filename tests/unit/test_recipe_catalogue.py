@@ -151,7 +151,7 @@ def test_frs_takes_the_gains_published_for_the_students_family() -> None:
 
 
 def test_frs_scaled_per_channel_has_the_published_strength() -> None:
-    """fcos, 4 of 256 channels, 3 of 80 classes: 0.01 · 64 and 0.05 · 80/3; retinanet with 1 of 9 anchors: 0.02 · 240."""
+    """fcos, 4 of 256 channels, 3 of 80 classes: 0.01 · 64 and 0.05 · 80/3; retinanet, 1 of 9 anchors: 0.02 · 240."""
     scaled = FRSSettings(scale="per_channel")
     fcos, retinanet = spec(family="fcos"), spec(family="retinanet")
     assert [t.gain for t in build_recipe(scaled, fcos, fcos).terms] == pytest.approx([0.64, 0.05 * 80 / 3])

@@ -142,7 +142,10 @@ def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm:
     students, teachers = step.observe(scene_batch())
     levels = [seen[step.recipe.views[0]].pyramid.levels for seen in (students, teachers)]
     assert all(map(torch.equal, *levels))
-    for proof in prove(step, scene_batch()):
+    random = torch.get_rng_state()
+    proofs = prove(step, scene_batch())
+    assert torch.equal(torch.get_rng_state(), random)
+    for proof in proofs:
         assert proof.perturbed
         assert 0 < proof.gradient_norm < float("inf")
         assert "student equals teacher here: proved on a perturbed observation" in str(proof)

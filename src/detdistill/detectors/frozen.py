@@ -31,7 +31,7 @@ class FrozenTeacher:
     """
 
     def __init__(self, detector: Detector, *, autocast: torch.dtype | None = None) -> None:
-        self._detector = detector.eval().requires_grad_(False)
+        self._detector = detector.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._autocast = autocast
 
     @property

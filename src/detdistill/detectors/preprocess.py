@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
-from torch import Tensor, arange, tensor
+from torch import Tensor, arange, channels_last, tensor
 
 from detdistill.types import Batch
 
@@ -27,7 +27,10 @@ def normalise(batch: Batch, *, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, 
         batch: images in [0, 1]; gradients flow to the pixels inside, the padding's values never matter.
         mean: per channel.
         std: per channel.
+
+    Returns:
+        Normalised images, channels last in memory: convolutions are faster so, on CPUs and on GPUs.
     """
-    images = (batch.images - mean) / std
+    images = ((batch.images - mean) / std).contiguous(memory_format=channels_last)
     outside = outside_image(batch)
     return images if outside is None else images.masked_fill(outside, 0.0)

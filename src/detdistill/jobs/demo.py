@@ -56,24 +56,18 @@ class DemoPlan:
     teacher: str = "fcos/small"
     student: str = "fcos/tiny"
     teacher_training: TrainSettings = TrainSettings(
-        steps=1200,
+        steps=1000,
         batch_size=16,
-        optimizer="adamw",
-        lr=2e-3,
-        weight_decay=0.05,
+        lr=4e-3,
         warmup_steps=100,
-        clip_norm=10.0,
         ema_decay=0.99,
     )
     student_training: TrainSettings = TrainSettings(
-        steps=600,
+        steps=300,
         batch_size=16,
-        optimizer="adamw",
-        lr=2e-3,
-        weight_decay=0.05,
-        warmup_steps=100,
-        clip_norm=10.0,
-        ema_decay=0.99,
+        lr=8e-3,
+        warmup_steps=50,
+        ema_decay=0.98,
     )
     method: FRSSettings = FRSSettings(feature_gain=0.04, class_gain=0.05, standardize=True)
 

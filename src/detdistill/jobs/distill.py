@@ -11,9 +11,9 @@ import torch
 
 from detdistill.data.dataset import DetectionDataset, Draw
 from detdistill.data.loader import collate
+from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.saved import LoadedDetector, load_detector
-from detdistill.distill.recipe import Recipe
 from detdistill.distill.startup import prove
 from detdistill.distill.step import DistillationStep
 from detdistill.distill.term import pairing_note
@@ -107,13 +107,15 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     student = new_student(config, data)
     teacher = FrozenTeacher(loaded.detector, autocast=_autocast(config))
     recipe = build_recipe(method.settings, student.spec, teacher.spec, seed=config.seed)
-    step = DistillationStep(student, teacher, recipe).to(device_of(config))
-    _tell(step, recipe, config, data, watcher)
-    results: dict[str, Measured | None] = {TEACHER: None, ALONE: None, DISTILLED: None}
-    if same_classes:
-        results[TEACHER] = measure_fitted(loaded.detector, config, data, what=TEACHER, progress=watcher)
-    if alone is not None:
-        results[ALONE] = measure_fitted(alone.detector, config, data, what=ALONE, progress=watcher)
+    # Several processes are forked from this one, which must not have touched a GPU before.
+    forks = config.train.devices > 1
+    device = torch.device("cpu") if forks else device_of(config)
+    step = DistillationStep(student, teacher, recipe).to(device)
+    _tell(step, config, data, device=device, watcher=watcher)
+    others = {TEACHER: loaded.detector if same_classes else None, ALONE: alone.detector if alone else None}
+    results: dict[str, Measured | None] = {}
+    if not forks:
+        results = _measure(others, config, data, watcher)
     fitted = fit(
         step,
         config,
@@ -123,6 +125,8 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         resume=resume,
         progress=watcher,
     )
+    if forks:
+        results = _measure(others, config, data, watcher)
     results[DISTILLED] = measure_fitted(fitted.student, config, data, what=DISTILLED, progress=watcher)
     outcome = DistillOutcome(
         out=config.out,
@@ -159,16 +163,28 @@ def _autocast(config: RunConfig) -> torch.dtype | None:
     return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.train.precision)
 
 
-def _tell(step: DistillationStep, recipe: Recipe, config: RunConfig, data: OpenedData, watcher: Progress) -> None:
+def _measure(
+    detectors: Mapping[str, Detector | None], config: RunConfig, data: OpenedData, watcher: Progress
+) -> dict[str, Measured | None]:
+    """Figures of what there is beside the distilled student."""
+    return {
+        name: None if detector is None else measure_fitted(detector, config, data, what=name, progress=watcher)
+        for name, detector in detectors.items()
+    }
+
+
+def _tell(
+    step: DistillationStep, config: RunConfig, data: OpenedData, *, device: torch.device, watcher: Progress
+) -> None:
     """Says what is paired and capped, and proves that every term teaches."""
     watcher.say(pairing_note(step.student.spec, step.teacher.spec))
-    for weighted in recipe.terms:
+    for weighted in step.recipe.terms:
         steps = weighted.warm_up.within(config.train.steps)
         if steps != weighted.warm_up.steps:
             watcher.say(
                 f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {config.train.steps}"
             )
-    for proof in prove(step, _batch_with_boxes(config, data).to(device_of(config))):
+    for proof in prove(step, _batch_with_boxes(config, data).to(device)):
         watcher.say(f"start-up proof: {proof}")
 
 

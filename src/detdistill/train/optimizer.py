@@ -15,7 +15,8 @@ MILESTONE_FACTOR = 0.1
 def learning_rate(step: int, settings: TrainSettings) -> float:
     """The learning rate of a step.
 
-    Warm-up of w steps, at most half of the run: lr · (t + 1) / w for t < w. Then, with p = (t - w) / (steps - w): cosine
+    Warm-up of w steps, at most half of the run: lr · (t + 1) / w for t < w. Then, with p = (t - w) / (steps - w),
+    cosine
     lr · (1 + cos πp) / 2, or lr · 0.1^(milestones passed, as fractions of all steps), or lr.
 
     Args:

@@ -104,7 +104,7 @@ class _Run:
         self.job = job
         self.settings = settings
         self.writes = fabric.is_global_zero
-        job.step.to(fabric.device).train()
+        job.step.to(fabric.device).to(memory_format=torch.channels_last).train()
         self.student = job.step.get_submodule("student")
         optimizer = build_optimizer(job.step, settings)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,167 @@
+"""What a new user gets wrong: one clear sentence with the remedy, exit 2, no traceback, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detdistill import build_detector, parse_detector, save_detector
+from detdistill.cli import main
+from detdistill.data.scenes import SCENE_CLASSES, make_scenes
+
+IMAGE = {"short_side": 96, "long_side": 160}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, a teacher for them, a teacher of other classes and one of other strides."""
+    folder = tmp_path_factory.mktemp("home")
+    make_scenes(folder / "scenes", train=3, val=2, seed=0)
+    for name, classes, strides in (
+        ("teacher", SCENE_CLASSES, (8, 16, 32)),
+        ("others", ("cat", "dog"), (8, 16, 32)),
+        ("coarse", SCENE_CLASSES, (32, 64)),
+    ):
+        settings = parse_detector("fcos/tiny")
+        changed = type(settings)(**(settings.to_dict() | {"strides": strides}))
+        save_detector(build_detector(changed, classes, seed=0), folder / name, image=IMAGE)
+    return folder
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    lines = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in shown.err
+    assert lines[0].rstrip().endswith((".", "?"))
+    return lines[0]
+
+
+def distil(home: Path, out: Path, **changes: str) -> list[str]:
+    options = {
+        "teacher": str(home / "teacher"),
+        "student": "fcos/tiny",
+        "data": str(home / "scenes"),
+        "method": "frs",
+        "out": str(out),
+        "steps": "1",
+    } | changes
+    return ["distill", *(word for key, value in options.items() for word in (f"--{key}", value))]
+
+
+def spoiled(home: Path, tmp_path: Path, change: Callable[[dict[str, list[dict[str, object]]]], None]) -> Path:
+    """The scenes with another val.json."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "images").symlink_to(home / "scenes/images")
+    (data / "train.json").write_text((home / "scenes/train.json").read_text())
+    content = json.loads((home / "scenes/val.json").read_text())
+    change(content)
+    (data / "val.json").write_text(json.dumps(content))
+    return data
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": "no_such_folder"}, r"no_such_folder must be a folder or a COCO JSON file, got no such path"),
+        ({"teacher": "no_such_run"}, r"no_such_run must be a run folder, a checkpoint"),
+        ({"teacher": "torchvision:retinanet_resnet5"}, r"Did you mean 'retinanet_resnet50_fpn"),
+        ({"student": "fcso/tiny"}, r"Did you mean 'fcos'\?"),
+        ({"student": "fcos/resnet81"}, r"Did you mean 'resnet"),
+        ({"method": "fsr"}, r"Did you mean 'frs'\?"),
+        ({"alone": "no_such_run"}, r"no_such_run must be a run folder"),
+    ],
+    ids=lambda value: next(iter(value.items()))[1] if isinstance(value, dict) else "",
+)
+def test_a_wrong_option(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], said: str
+) -> None:
+    out = tmp_path / "run"
+    message = complaint(distil(home, out, **changes), capsys)
+    assert __import__("re").search(said, message), message
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["distil"], "Did you mean 'distill'?"),
+        (["evaluate", "x", "--dta", "y"], "--dta"),
+        (["methods", "ssmi"], "Did you mean 'ssim'?"),
+        (["data", "chek", "x"], "Did you mean 'check'?"),
+    ],
+)
+def test_a_misspelt_command(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in complaint(arguments, capsys)
+
+
+def test_a_misspelt_key(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = complaint([*distil(home, tmp_path / "run"), "train.lrr=0.1"], capsys)
+    assert "got the unknown 'lrr'. Did you mean 'lr'?" in message
+
+
+def test_a_json_that_is_no_coco(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.json").write_text('{"shapes": []}')
+    (data / "val.json").write_text("{}")
+    assert "train.json" in complaint(distil(home, tmp_path / "run", data=str(data)), capsys)
+
+
+def test_a_teacher_of_other_classes(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = complaint(distil(home, tmp_path / "run", teacher=str(home / "others")), capsys)
+    assert "must have the data's classes in the same order" in message
+    assert "teacher.allow=[classes]" in message
+
+
+def test_no_common_stride(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*distil(home, tmp_path / "run", teacher=str(home / "coarse")), "student.strides=[8,16]"]
+    message = complaint(arguments, capsys)
+    assert "must share at least one stride, got [8, 16]" in message
+    assert "student.strides=[32, 64]" in message
+
+
+def test_an_empty_validation_set(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def empty(content: dict[str, list[dict[str, object]]]) -> None:
+        content["images"], content["annotations"] = [], []
+
+    data = spoiled(home, tmp_path, empty)
+    assert "val.json must list at least one image" in complaint(distil(home, tmp_path / "run", data=str(data)), capsys)
+
+
+def test_an_image_that_is_no_image(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.png").write_text("not a picture")
+
+    def broken(content: dict[str, list[dict[str, object]]]) -> None:
+        for image in content["images"]:
+            image["file_name"] = "bad.png"
+
+    data = spoiled(home, tmp_path, broken)
+    (data / "images").unlink()
+    (data / "images").mkdir()
+    for path in (home / "scenes/images").rglob("*.png"):
+        link = data / "images" / path.relative_to(home / "scenes/images")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    (data / "images/bad.png").write_text("not a picture")
+    message = complaint(["evaluate", str(home / "teacher"), "--data", str(data)], capsys)
+    assert "bad.png" in message
+    assert "must be an image that can be decoded" in message
+    assert "bad.png must be an image" in complaint(
+        ["predict", str(home / "teacher"), str(tmp_path / "bad.png"), "--out", str(tmp_path / "drawn")], capsys
+    )
+
+
+def test_an_output_folder_that_exists(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    message = complaint(distil(home, out), capsys)
+    assert "must be new or empty, got one with files in it" in message
+    assert "--resume" in message
+    assert [path.name for path in out.iterdir()] == ["precious.txt"]
