@@ -1,7 +1,7 @@
 """Searches the demo's numbers on other scenes (seed 100) than those that are reported (seeds 0, 1, 2).
 
-First the teacher's and the student's own learning rates, for each trained alone; then the recipe's gains, with the
-student's training as the first search left it. Every run is its own folder and is not repeated; the table is
+First the student's own learning rate and schedule, for the student trained alone; then the recipe's gains, with the
+student's training as that search left it. Every run is its own folder and is not repeated; the table is
 rewritten after each.
 
     python benchmarks/demo_search.py --json benchmarks/results/demo_search.json
@@ -21,25 +21,26 @@ quiet_threads()
 
 from detdistill.data.scenes import make_scenes  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
-from detdistill.jobs.demo import SCENES, DemoPlan, demo_configs  # noqa: E402
+from detdistill.jobs.demo import SCENES, DemoPlan, demo_configs, write_labelled  # noqa: E402
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job  # noqa: E402
-from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings  # noqa: E402
+from detdistill.jobs.settings import MethodChoice, RunConfig  # noqa: E402
 from detdistill.jobs.train import train_job  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.recipes.catalogue import recipe_entry  # noqa: E402
 
 SEED = 100
-STUDENT_RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
-TEACHER_RATES = (4e-3,)
+STUDENT_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("frs", {"feature_gain": 0.02, "class_gain": 0.05, "standardize": True}),
-    ("frs", {"feature_gain": 0.04, "class_gain": 0.05, "standardize": True}),
-    ("frs", {"feature_gain": 0.08, "class_gain": 0.05, "standardize": True}),
-    ("frs", {"feature_gain": 0.04, "class_gain": 0.2, "standardize": True}),
     ("frs", {}),
+    ("frs", {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.02, "class_gain": 0.0}),
+    ("frs", {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.02, "class_gain": 1.5}),
+    ("frs", {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.02, "class_gain": 4.0}),
+    ("frs", {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.005, "class_gain": 1.5}),
+    ("frs", {"standardize": True, "aligner": "conv3x3", "feature_gain": 0.02, "class_gain": 1.5}),
+    ("hint", {"gain": 0.3}),
     ("hint", {"gain": 1.0}),
     ("hint", {"gain": 3.0}),
-    ("hint", {"gain": 10.0}),
+    ("hint", {"gain": 1.0, "normalized": False}),
     ("ssim", {"gain": 4.0}),
 )
 
@@ -55,21 +56,20 @@ class Trial:
 def trials(plan: DemoPlan, out: Path, stage: str) -> Iterator[Trial]:
     configs = demo_configs(plan, out=out, seed=SEED)
     if stage in ("teacher", "all"):
-        for rate in TEACHER_RATES:
-            config = configs[TEACHER]
-            name = f"teacher_lr{rate:g}"
-            yield Trial(name, replace(config, train=replace(config.train, lr=rate), out=out / name))
+        yield Trial(TEACHER, configs[TEACHER])
     if stage in ("student", "all"):
         for rate in STUDENT_RATES:
             config = configs[ALONE]
             name = f"alone_lr{rate:g}"
             yield Trial(name, replace(config, train=replace(config.train, lr=rate), out=out / name))
+        for schedule in ("constant", "step"):
+            name = f"alone_{schedule}"
+            yield Trial(name, replace(config, train=replace(config.train, schedule=schedule), out=out / name))
     if stage in ("method", "all"):
-        teacher = TeacherSettings(source=str(out / f"teacher_lr{plan.teacher_training.lr:g}"))
         for method, numbers in METHODS:
             name = "_".join([method, *(f"{key}{value}" for key, value in numbers.items())])
             choice = MethodChoice(method, recipe_entry(method).settings_type(**numbers))
-            config = replace(configs[DISTILLED], teacher=teacher, alone=None, method=choice, out=out / name)
+            config = replace(configs[DISTILLED], alone=None, method=choice, out=out / name)
             yield Trial(name, config)
 
 
@@ -105,6 +105,7 @@ def main() -> None:
         width=plan.width,
         height=plan.height,
     )
+    write_labelled(chosen.out, plan.labelled_scenes)
     table = read_json(chosen.json) if chosen.json.is_file() else {}
     for trial in trials(plan, chosen.out, chosen.stage):
         table[trial.name] = run(trial)

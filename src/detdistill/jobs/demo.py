@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,25 +11,22 @@ from typing import Any
 
 from detdistill.data.scenes import make_scenes
 from detdistill.data.transforms import AugmentSettings, ImageSettings
-from detdistill.detectors.saved import load_detector
 from detdistill.detectors.settings import parse_detector
-from detdistill.evaluate.coco import CocoMetrics, ImageDetections
-from detdistill.files import write_json
+from detdistill.evaluate.coco import CocoMetrics
+from detdistill.files import atomic_file, read_json, write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
-from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS, measure_fitted
-from detdistill.jobs.opening import OpenedData, open_data
+from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.train import train_job
 from detdistill.progress import Progress, Silence
 from detdistill.recipes.frs import FRSSettings
 from detdistill.report.curves import learning_curves
-from detdistill.report.sheet import comparison_sheet, sheet_rows
 from detdistill.report.tables import Table, results_json, side_by_side
 from detdistill.train.run import METRICS
 from detdistill.train.settings import TrainSettings
 
 ALONE_EQUAL_TIME = "alone_equal_time"
-SCENES = "scenes"
+SCENES, LABELLED = "scenes", "labelled.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,8 @@ class DemoPlan:
     """The demo's configuration; `benchmarks/` measures this very one over several seeds.
 
     Attributes:
-        train_scenes: drawn for training.
+        train_scenes: drawn for training; the teacher learns from all of them.
+        labelled_scenes: the first so many of them are all that the student learns from, alone and distilled alike.
         val_scenes: drawn for validation.
         width: of a scene, pixels.
         height: of a scene, pixels.
@@ -49,6 +48,7 @@ class DemoPlan:
     """
 
     train_scenes: int = 3000
+    labelled_scenes: int = 300
     val_scenes: int = 300
     width: int = 160
     height: int = 96
@@ -56,9 +56,11 @@ class DemoPlan:
     teacher: str = "fcos/small"
     student: str = "fcos/tiny"
     teacher_training: TrainSettings = TrainSettings(
-        steps=1000,
+        steps=600,
         batch_size=16,
         lr=4e-3,
+        workers=1,
+        threads=1,
         warmup_steps=100,
         ema_decay=0.99,
     )
@@ -66,10 +68,12 @@ class DemoPlan:
         steps=300,
         batch_size=16,
         lr=8e-3,
+        workers=1,
+        threads=1,
         warmup_steps=50,
         ema_decay=0.98,
     )
-    method: FRSSettings = FRSSettings(feature_gain=0.04, class_gain=0.05, standardize=True)
+    method: FRSSettings = FRSSettings(feature_gain=0.02, class_gain=1.5, standardize=True, aligner="conv1x1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,7 @@ def demo_job(
         progress=lambda done, total: watcher.advance(done),
     )
     watcher.finish()
+    write_labelled(out, chosen.labelled_scenes)
     configs = demo_configs(chosen, out=out, seed=seed)
     teacher = train_job(configs[TEACHER], resume=True, progress=watcher)
     alone = train_job(configs[ALONE], resume=True, progress=watcher)
@@ -156,7 +161,9 @@ def demo_job(
         },
     )
     write_json(out / RESULTS, outcome.as_dict())
-    _draw(out, configs, watcher)
+    with atomic_file(out / PICTURES) as partial:
+        shutil.copyfile(configs[DISTILLED].out / PICTURES, partial)
+    learning_curves({name: out / name / METRICS for name in outcome.training}, out / CURVES)
     return outcome
 
 
@@ -169,10 +176,12 @@ def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig
     )
     student = StudentChoice(plan.student, parse_detector(plan.student))
     training = replace(plan.student_training, seed=seed)
-    alone = RunConfig(data=data, student=student, train=training, out=out / ALONE)
+    labelled = replace(data, train=out / LABELLED)
+    alone = RunConfig(data=labelled, student=student, train=training, out=out / ALONE)
     return {
         TEACHER: replace(
             alone,
+            data=data,
             student=StudentChoice(plan.teacher, parse_detector(plan.teacher)),
             train=replace(plan.teacher_training, seed=seed),
             out=out / TEACHER,
@@ -188,6 +197,15 @@ def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig
     }
 
 
+def write_labelled(out: Path, scenes: int) -> None:
+    """Writes the annotations of the first training scenes, which are all that the demo's student learns from."""
+    content = read_json(out / SCENES / "train.json")
+    images = [{**image, "file_name": f"{SCENES}/images/{image['file_name']}"} for image in content["images"][:scenes]]
+    kept = {image["id"] for image in images}
+    boxes = [box for box in content["annotations"] if box["image_id"] in kept]
+    write_json(out / LABELLED, {**content, "images": images, "annotations": boxes})
+
+
 def equal_time_config(config: RunConfig, *, out: Path, alone: float, distilled: float) -> RunConfig:
     """The student alone again, with as many steps as fit into the distilled student's training time.
 
@@ -199,15 +217,3 @@ def equal_time_config(config: RunConfig, *, out: Path, alone: float, distilled: 
     """
     steps = max(config.train.steps, round(config.train.steps * distilled / alone))
     return replace(config, train=replace(config.train, steps=steps), out=out / ALONE_EQUAL_TIME)
-
-
-def _draw(out: Path, configs: Mapping[str, RunConfig], watcher: Progress) -> None:
-    data = open_data(configs[ALONE].data, image=None, progress=watcher)
-    columns = {name: _found(out / name, configs[ALONE], data, watcher) for name in (TEACHER, ALONE, DISTILLED)}
-    comparison_sheet(out / PICTURES, sheet_rows(data.val, columns), class_names=data.val.class_names)
-    names = (TEACHER, ALONE, ALONE_EQUAL_TIME, DISTILLED)
-    learning_curves({name: out / name / METRICS for name in names}, out / CURVES)
-
-
-def _found(run: Path, config: RunConfig, data: OpenedData, watcher: Progress) -> list[ImageDetections]:
-    return measure_fitted(load_detector(run).detector, config, data, what=run.name, progress=watcher).found

@@ -86,12 +86,23 @@ def train_rank(fabric: Fabric, job: Job) -> TrainResult:
     """The whole run of one rank; the global generator of torch is as it was afterwards."""
     require_precision(job.settings.precision, fabric.device.type)
     devices = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), watch_signals() as stop:
+    with torch.random.fork_rng(devices), _threads(job.settings.threads), watch_signals() as stop:
         run = _Run(fabric, job)
         try:
             return run.execute(stop)
         finally:
             run.close()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch's CPU threads within: `count`, or as they are where it is 0."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @final
