@@ -32,12 +32,13 @@ from detdistill.jobs.train import train_job  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 
 METHODS = ("hint", "frs", "ssim")
-IMAGES = {"bccd": (144, 192), "carla_sim": (176, 320)}
+IMAGES = {"bccd": (144, 192), "carla_sim": (144, 256)}
 TEACHER, ALONE = "teacher", "alone"
 COMMON = (
     "train.batch_size=8",
     "train.lr=1e-3",
     "train.warmup_steps=30",
+    "train.threads=1",
     "train.ema_decay=0.98",
     "data.augment.flip=0.5",
 )
@@ -55,17 +56,17 @@ class Group:
 
 
 GROUPS = (
-    Group("bccd, ImageNet student", "bccd", ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE), 250),
-    Group("bccd, student from scratch", "bccd", ("fcos/tiny",), 400),
+    Group("bccd, ImageNet student", "bccd", ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE), 150),
+    Group("bccd, student from scratch", "bccd", ("fcos/tiny",), 300),
     Group(
         "carla_sim, ImageNet student",
         "carla_sim",
         ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE),
-        250,
+        200,
     ),
 )
 TEACHER_STUDENT = ("fcos/tf_efficientnet_lite2", "student.fpn_channels=128", *LITE)
-TEACHER_STEPS = 400
+TEACHER_STEPS = 300
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,8 @@ def runs(out: Path, seeds: list[int]) -> Iterator[Run]:
                 yield Run(group, model, seed, folder / f"{model}_{seed}")
 
 
-def train(run: Run, *, data: Path, backbones: Path) -> dict[str, Any]:
-    results = run.out / "results.json"
-    if not results.is_file():
+def train(run: Run, *, data: Path, backbones: Path) -> None:
+    if not (run.out / "results.json").is_file():
         short, long = IMAGES[run.group.data]
         detector, *numbers = TEACHER_STUDENT if run.model == TEACHER else run.group.student
         settings = [*COMMON, *numbers, f"data.image.short_side={short}", f"data.image.long_side={long}"]
@@ -118,6 +118,13 @@ def train(run: Run, *, data: Path, backbones: Path) -> dict[str, Any]:
         else:
             config = read_run_config(None, settings, purpose="train", options=options)
             train_job(config, resume=True, progress=ScreenProgress())
+
+
+def figures_of(run: Run) -> dict[str, Any] | None:
+    """What a finished run measured; None where it is still to be made."""
+    results = run.out / "results.json"
+    if not results.is_file():
+        return None
     content = read_json(results)
     figures = content[DISTILLED] if run.model in METHODS else content["student"]
     return {"AP": figures["AP"], "AP50": figures["AP50"], "steps": content["steps"], "seconds": content["seconds"]}
@@ -151,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=os.environ.get("DETDISTILL_TEST_DATA"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--only", type=int, help="train this seed alone, such as beside another process")
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     parser.add_argument("--backbones", type=Path, default=Path("runs/backbones"))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/real_data.json"))
@@ -158,12 +166,13 @@ def main() -> None:
     if chosen.data is None:
         parser.error("give --data FOLDER_OF_DATA_SETS, or set DETDISTILL_TEST_DATA")
     planned = list(runs(chosen.out, chosen.seeds))
-    done: dict[str, dict[str, Any]] = {}
     for run in planned:
-        done[key(run)] = train(run, data=Path(chosen.data), backbones=chosen.backbones)
+        if chosen.only is None or run.seed == chosen.only:
+            train(run, data=Path(chosen.data), backbones=chosen.backbones)
+        done = {key(one): figures for one in planned if (figures := figures_of(one)) is not None}
         lines = table(done, planned)
         write_json(chosen.json, {"table": lines, "runs": done, "machine": machine(torch.device("cpu"))})
-    print("\n".join(table(done, planned)))
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":
