@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -47,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the command's name; None takes it from the process.
     """
     quiet_threads()
+    # Data-parallel training would warn once per process that all parameters were used.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
         build_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")

@@ -186,7 +186,7 @@ FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
-_SMALL = MappingProxyType({"backbone": "hgnetv2_b0", "fpn_channels": 64, "head_depth": 2, "strides": (8, 16, 32)})
+_SMALL = MappingProxyType({"backbone": "test_resnet", "fpn_channels": 64, "head_depth": 3, "strides": (8, 16, 32)})
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
