@@ -57,16 +57,16 @@ class Group:
 
 GROUPS = (
     Group("bccd, ImageNet student", "bccd", ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE), 150),
-    Group("bccd, student from scratch", "bccd", ("fcos/tiny",), 300),
+    Group("bccd, student from scratch", "bccd", ("fcos/tiny",), 250),
     Group(
         "carla_sim, ImageNet student",
         "carla_sim",
         ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE),
-        200,
+        150,
     ),
 )
 TEACHER_STUDENT = ("fcos/tf_efficientnet_lite2", "student.fpn_channels=128", *LITE)
-TEACHER_STEPS = 300
+TEACHER_STEPS = 250
 
 
 @dataclass(frozen=True)
