@@ -32,7 +32,7 @@ from detdistill.jobs.train import train_job  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 
 METHODS = ("hint", "frs", "ssim")
-IMAGES = {"bccd": (144, 192), "carla_sim": (144, 256)}
+IMAGES = {"bccd": (120, 160), "carla_sim": (120, 208)}
 TEACHER, ALONE = "teacher", "alone"
 COMMON = (
     "train.batch_size=8",
@@ -56,17 +56,17 @@ class Group:
 
 
 GROUPS = (
-    Group("bccd, ImageNet student", "bccd", ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE), 150),
-    Group("bccd, student from scratch", "bccd", ("fcos/tiny",), 250),
+    Group("bccd, ImageNet student", "bccd", ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE), 120),
+    Group("bccd, student from scratch", "bccd", ("fcos/tiny",), 200),
     Group(
         "carla_sim, ImageNet student",
         "carla_sim",
         ("fcos/tf_efficientnet_lite0", "student.fpn_channels=64", *LITE),
-        150,
+        120,
     ),
 )
 TEACHER_STUDENT = ("fcos/tf_efficientnet_lite2", "student.fpn_channels=128", *LITE)
-TEACHER_STEPS = 250
+TEACHER_STEPS = 200
 
 
 @dataclass(frozen=True)

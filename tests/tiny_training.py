@@ -151,7 +151,10 @@ def disk_loader(
 
 def save_tiny(student: nn.Module, folder: Path) -> None:
     assert not student.training
-    save_file({name: tensor.clone() for name, tensor in student.state_dict().items()}, folder / STUDENT)
+    tensors = {
+        name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in student.state_dict().items()
+    }
+    save_file(tensors, folder / STUDENT)
     write_json(folder / "student.json", {"tiny": True})
 
 

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.dense_losses import match_by_centre
-from detdistill.detectors.torchvision_dense import FCOSDetector, RetinaNetDetector
+from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, ClassKind, Need, Pyramid, Targets, TaskLoss
 
@@ -290,7 +290,7 @@ def wrapped(slots: tuple[int, ...] | None) -> Detector:
         torch.manual_seed(0)
         settings = parse_detector("fcos/tiny")
         model = build_detector(settings, ("x0", "x1", "x2", "x3"), seed=0).model.eval()
-    return FCOSDetector(model, CLASSES, name="wrapped", class_slots=slots, strides=settings.strides).eval()
+    return DenseDetector(model, CLASSES, name="wrapped", class_slots=slots, strides=settings.strides).eval()
 
 
 def test_class_slots_map_labels_both_ways() -> None:
@@ -319,7 +319,7 @@ def test_wrong_class_slots(slots: tuple[int, ...]) -> None:
 def test_wrong_number_of_strides() -> None:
     model = build_detector(parse_detector("fcos/tiny"), CLASSES, seed=0).model
     with pytest.raises(ConfigError, match=r"strides must be as many as the model's anchor levels, 3, got \(8, 16\)"):
-        FCOSDetector(model, CLASSES, name="x", strides=(8, 16))
+        DenseDetector(model, CLASSES, name="x", strides=(8, 16))
 
 
 @pytest.mark.slow
@@ -328,9 +328,9 @@ def test_torchvisions_own_builders(family: str) -> None:
     arguments = {"weights": None, "weights_backbone": None, "num_classes": 91}
     built: Detector
     if family == "fcos":
-        built = FCOSDetector(fcos_resnet50_fpn(**arguments), CLASSES, name="t", class_slots=(1, 3, 90))
+        built = DenseDetector(fcos_resnet50_fpn(**arguments), CLASSES, name="t", class_slots=(1, 3, 90))
     else:
-        built = RetinaNetDetector(retinanet_resnet50_fpn_v2(**arguments), CLASSES, name="t", class_slots=(1, 3, 90))
+        built = DenseDetector(retinanet_resnet50_fpn_v2(**arguments), CLASSES, name="t", class_slots=(1, 3, 90))
     built.eval()
     batch = scene((3,))
     with torch.no_grad():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor
+from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
 
 from detdistill.detectors.base import Detector
-from detdistill.detectors.torchvision_dense import FCOSDetector, RetinaNetDetector
+from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch
 
@@ -25,7 +26,7 @@ def torchvision_loss(detector: Detector, batch: Batch) -> Float[Tensor, ""]:
     Raises:
         CapabilityError: the detector is of another family.
     """
-    if not isinstance(detector, RetinaNetDetector | FCOSDetector):
+    if not isinstance(detector, DenseDetector):
         raise CapabilityError(
             f"The plain step must get a RetinaNet or an FCOS, got {detector.spec.name}. Choose retinanet/resnet18."
         )
@@ -35,7 +36,7 @@ def torchvision_loss(detector: Detector, batch: Batch) -> Float[Tensor, ""]:
     anchors = model.anchor_generator(ImageList(batch.images, list(batch.sizes)), features)
     taught = [target.taught() for target in batch.targets]
     targets = [{"boxes": target.boxes, "labels": target.labels} for target in taught]
-    if isinstance(detector, FCOSDetector):
+    if isinstance(model, FCOS):
         per_level = [level.shape[-2] * level.shape[-1] for level in features]
         losses = model.compute_loss(targets, outputs, anchors, per_level)
     else:

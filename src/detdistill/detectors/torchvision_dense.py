@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from typing import Any, final
 
 import torch
@@ -41,7 +41,7 @@ from detdistill.detectors.dense_losses import (
     total_over_positives,
 )
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
+from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, Targets, TaskLoss
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,11 +65,11 @@ def _spec(model: Any, family: str, class_names: Sequence[str], *, name: str, str
 
 
 @final
-class RetinaNetDetector(Detector):
-    """A torchvision RetinaNet; its losses and detections are torchvision's own, on nominal anchors.
+class DenseDetector(Detector):
+    """A torchvision RetinaNet or FCOS; its losses and detections are torchvision's own, on nominal anchors.
 
     Args:
-        model: a torchvision `RetinaNet`; its anchor generator is replaced by one that spaces by `strides`.
+        model: a torchvision `RetinaNet` or `FCOS`; its anchor generator is replaced by one that spaces by `strides`.
         class_names: our classes, in label order.
         name: how messages call it.
         class_slots: the model's logit index of every class; None = the label itself.
@@ -81,7 +81,7 @@ class RetinaNetDetector(Detector):
 
     def __init__(
         self,
-        model: RetinaNet,
+        model: RetinaNet | FCOS,
         class_names: Sequence[str],
         *,
         name: str,
@@ -95,7 +95,8 @@ class RetinaNetDetector(Detector):
         model.anchor_generator = nominal(model.anchor_generator, strides)
         self.model = model
         self.settings = settings
-        self.spec = _spec(model, "retinanet", class_names, name=name, strides=strides)
+        family, self._loss = ("fcos", _fcos_loss) if isinstance(model, FCOS) else ("retinanet", _retinanet_loss)
+        self.spec = _spec(model, family, class_names, name=name, strides=strides)
         self._pixels = Normaliser(mean, std)
         self._slots = ClassSlots(range(len(class_names)) if class_slots is None else class_slots, slot_count(model))
 
@@ -105,155 +106,99 @@ class RetinaNetDetector(Detector):
         return Pyramid(levels=tuple(levels.values()), strides=self.spec.pyramid.strides)
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
-        """What the heads see on `pyramid`; see `Detector.observe`."""
-        return _observe(
-            self.spec,
-            self.model,
-            self._slots,
-            pyramid,
-            needs,
-            task_loss=lambda outputs: self._task_loss(outputs, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs),
-        )
+        """What the heads see on `pyramid`; the head runs once, where it is needed. See `Detector.observe`."""
+        if not needs & HEAD_NEEDS:
+            return Observation(pyramid=pyramid)
+        outputs = self.model.head(list(pyramid.levels))
+        layout = self.spec.class_logits
+        shown = None
+        if Need.CLASS_LOGITS in needs and layout is not None:
+            levels = class_levels(self._slots.logits(outputs["cls_logits"]), pyramid, anchors=layout.anchors)
+            shown = ClassLogits(levels=levels, strides=pyramid.strides, kind=layout.kind)
+        loss = self._task_loss(outputs, pyramid, batch, needs) if needs & LOSS_NEEDS else None
+        return Observation(pyramid=pyramid, class_logits=shown, task_loss=loss)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`."""
-        return _detect(self.model, self._slots, self.extract(batch), batch)
+        pyramid = self.extract(batch)
+        outputs = self.model.head(list(pyramid.levels))
+        outputs["cls_logits"] = self._slots.logits(outputs["cls_logits"])
+        return find(self.model, outputs, _anchors(self.model, pyramid), batch)
 
-    def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, *, per_image: bool) -> TaskLoss:
+    def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> TaskLoss:
         with torch.autocast(batch.images.device.type, enabled=False):
-            rows, levels = float_rows(outputs), _anchors(self.model, pyramid)
-            anchors = torch.cat(levels)
-            targets = [self._slots.targets(target) for target in batch.targets]
-            matches = [match_by_iou(target.boxes, anchors, matcher=self.model.proposal_matcher) for target in targets]
-            given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels))
-            regression = self.model.head.regression_head
-            box = offset_costs(
-                rows["bbox_regression"][given.image, given.anchor],
-                given.boxes[given.objects],
-                anchors[given.anchor],
-                kind=regression._loss_type,
-                coder=regression.box_coder,
-            )
-            return total_over_images(
-                given.by_level(focal_cells(rows["cls_logits"], given)),
-                given.by_level(given.spread(box)),
-                given.positives(),
+            return self._loss(
+                self.model,
+                float_rows(outputs),
+                _anchors(self.model, pyramid),
+                [self._slots.targets(target) for target in batch.targets],
                 strides=pyramid.strides,
-                per_image=per_image,
+                per_image=Need.IMAGE_LOSSES in needs,
             )
 
 
-@final
-class FCOSDetector(Detector):
-    """A torchvision FCOS; its losses and detections are torchvision's own, on nominal anchors.
+def _retinanet_loss(
+    model: RetinaNet,
+    rows: dict[str, Tensor],
+    levels: tuple[Tensor, ...],
+    targets: list[Targets],
+    *,
+    strides: tuple[int, ...],
+    per_image: bool,
+) -> TaskLoss:
+    anchors = torch.cat(levels)
+    matches = [match_by_iou(target.boxes, anchors, matcher=model.proposal_matcher) for target in targets]
+    given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels))
+    regression = model.head.regression_head
+    box = offset_costs(
+        rows["bbox_regression"][given.image, given.anchor],
+        given.boxes[given.objects],
+        anchors[given.anchor],
+        kind=regression._loss_type,
+        coder=regression.box_coder,
+    )
+    return total_over_images(
+        given.by_level(focal_cells(rows["cls_logits"], given)),
+        given.by_level(given.spread(box)),
+        given.positives(),
+        strides=strides,
+        per_image=per_image,
+    )
 
-    Args:
-        model: a torchvision `FCOS`; its anchor generator is replaced by one that spaces by `strides`.
-        class_names: our classes, in label order.
-        name: how messages call it.
-        class_slots: the model's logit index of every class; None = the label itself.
-        strides: nominal pixels per cell of every level.
-        mean: of the pixels the model was made for.
-        std: of the same.
-        settings: what it was built from; None where a foreign model is wrapped.
-    """
 
-    def __init__(
-        self,
-        model: FCOS,
-        class_names: Sequence[str],
-        *,
-        name: str,
-        class_slots: Sequence[int] | None = None,
-        strides: tuple[int, ...] = TORCHVISION_STRIDES,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        settings: DetectorSettings | None = None,
-    ) -> None:
-        super().__init__()
-        model.anchor_generator = nominal(model.anchor_generator, strides)
-        self.model = model
-        self.settings = settings
-        self.spec = _spec(model, "fcos", class_names, name=name, strides=strides)
-        self._pixels = Normaliser(mean, std)
-        self._slots = ClassSlots(range(len(class_names)) if class_slots is None else class_slots, slot_count(model))
-
-    def extract(self, batch: Batch) -> Pyramid:
-        """The neck's feature maps. Gradients flow to the parameters and to ``batch.images``."""
-        levels = self.model.backbone(self._pixels(batch))
-        return Pyramid(levels=tuple(levels.values()), strides=self.spec.pyramid.strides)
-
-    def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
-        """What the heads see on `pyramid`; see `Detector.observe`."""
-        return _observe(
-            self.spec,
-            self.model,
-            self._slots,
-            pyramid,
-            needs,
-            task_loss=lambda outputs: self._task_loss(outputs, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs),
-        )
-
-    def detect(self, batch: Batch) -> tuple[Detections, ...]:
-        """See `Detector.detect`."""
-        return _detect(self.model, self._slots, self.extract(batch), batch)
-
-    def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, *, per_image: bool) -> TaskLoss:
-        with torch.autocast(batch.images.device.type, enabled=False):
-            rows, levels = float_rows(outputs), _anchors(self.model, pyramid)
-            anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)
-            targets = [self._slots.targets(target) for target in batch.targets]
-            radius = self.model.center_sampling_radius
-            matches = [match_by_centre(target.boxes, anchors, counts=counts, radius=radius) for target in targets]
-            given = assign(matches, targets, counts=counts)
-            positive, boxes, own = (given.image, given.anchor), given.boxes[given.objects], anchors[given.anchor]
-            box = generalized_box_iou_loss(
-                self.model.head.box_coder.decode(rows["bbox_regression"][positive], own), boxes, reduction="none"
-            )
-            centre = nn.functional.binary_cross_entropy_with_logits(
-                rows["bbox_ctrness"][positive].squeeze(1), centreness(boxes, own), reduction="none"
-            )
-            return total_over_positives(
-                given.by_level(focal_cells(rows["cls_logits"], given)),
-                given.by_level(given.spread(box)),
-                given.spread(centre).sum(dim=1),
-                given.positives(),
-                strides=pyramid.strides,
-                per_image=per_image,
-            )
+def _fcos_loss(
+    model: FCOS,
+    rows: dict[str, Tensor],
+    levels: tuple[Tensor, ...],
+    targets: list[Targets],
+    *,
+    strides: tuple[int, ...],
+    per_image: bool,
+) -> TaskLoss:
+    anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)
+    radius = model.center_sampling_radius
+    matches = [match_by_centre(target.boxes, anchors, counts=counts, radius=radius) for target in targets]
+    given = assign(matches, targets, counts=counts)
+    positive, boxes, own = (given.image, given.anchor), given.boxes[given.objects], anchors[given.anchor]
+    box = generalized_box_iou_loss(
+        model.head.box_coder.decode(rows["bbox_regression"][positive], own), boxes, reduction="none"
+    )
+    centre = nn.functional.binary_cross_entropy_with_logits(
+        rows["bbox_ctrness"][positive].squeeze(1), centreness(boxes, own), reduction="none"
+    )
+    return total_over_positives(
+        given.by_level(focal_cells(rows["cls_logits"], given)),
+        given.by_level(given.spread(box)),
+        given.spread(centre).sum(dim=1),
+        given.positives(),
+        strides=strides,
+        per_image=per_image,
+    )
 
 
 def _anchors(model: Any, pyramid: Pyramid) -> tuple[Float[Tensor, "_n 4"], ...]:
     generator: NominalAnchors = model.anchor_generator
     return generator.anchors(grids(pyramid), device=pyramid.levels[0].device)
-
-
-def _observe(
-    spec: DetectorSpec,
-    model: Any,
-    slots: ClassSlots,
-    pyramid: Pyramid,
-    needs: Set[Need],
-    *,
-    task_loss: Callable[[dict[str, Tensor]], TaskLoss],
-) -> Observation:
-    """Runs the head once, where it is needed, and shows what was asked for."""
-    if not needs & HEAD_NEEDS:
-        return Observation(pyramid=pyramid)
-    outputs = model.head(list(pyramid.levels))
-    shown = None
-    if Need.CLASS_LOGITS in needs and spec.class_logits is not None:
-        levels = class_levels(slots.logits(outputs["cls_logits"]), pyramid, anchors=spec.class_logits.anchors)
-        shown = ClassLogits(levels=levels, strides=pyramid.strides, kind=ClassKind.SIGMOID)
-    return Observation(
-        pyramid=pyramid, class_logits=shown, task_loss=task_loss(outputs) if needs & LOSS_NEEDS else None
-    )
-
-
-def _detect(model: Any, slots: ClassSlots, pyramid: Pyramid, batch: Batch) -> tuple[Detections, ...]:
-    outputs = model.head(list(pyramid.levels))
-    outputs["cls_logits"] = slots.logits(outputs["cls_logits"])
-    return find(model, outputs, _anchors(model, pyramid), batch)
 
 
 def _backbone(settings: DetectorSettings) -> PyramidBackbone:
@@ -275,7 +220,7 @@ def _fit_towers(head: Any, settings: DetectorSettings) -> None:
     nn.init.constant_(head.classification_head.cls_logits.bias, prior_bias(settings.class_prior))
 
 
-def build_retinanet(settings: DetectorSettings, class_names: Sequence[str]) -> RetinaNetDetector:
+def build_retinanet(settings: DetectorSettings, class_names: Sequence[str]) -> DenseDetector:
     """A RetinaNet with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
     octaves = [2 ** (octave / settings.anchor_octaves) for octave in range(settings.anchor_octaves)]
     sizes = [
@@ -299,7 +244,7 @@ def build_retinanet(settings: DetectorSettings, class_names: Sequence[str]) -> R
         bg_iou_thresh=settings.negative_iou,
         topk_candidates=settings.candidates_per_level,
     )
-    return RetinaNetDetector(
+    return DenseDetector(
         model,
         class_names,
         name=settings.name,
@@ -310,7 +255,7 @@ def build_retinanet(settings: DetectorSettings, class_names: Sequence[str]) -> R
     )
 
 
-def build_fcos(settings: DetectorSettings, class_names: Sequence[str]) -> FCOSDetector:
+def build_fcos(settings: DetectorSettings, class_names: Sequence[str]) -> DenseDetector:
     """An FCOS with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
     sizes, ratios = [(stride,) for stride in settings.strides], [(1.0,)] * len(settings.strides)
     backbone = _backbone(settings)
@@ -330,7 +275,7 @@ def build_fcos(settings: DetectorSettings, class_names: Sequence[str]) -> FCOSDe
         detections_per_img=settings.detections_per_image,
         topk_candidates=settings.candidates_per_level,
     )
-    return FCOSDetector(
+    return DenseDetector(
         model,
         class_names,
         name=settings.name,

@@ -16,7 +16,7 @@ from detdistill.detectors.backbones import read_state_dict
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
 from detdistill.detectors.saved import LoadedDetector
-from detdistill.detectors.torchvision_dense import FCOSDetector, RetinaNetDetector
+from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.detectors.torchvision_rcnn import FasterRCNNDetector
 from detdistill.errors import ConfigError, suggestion
 
@@ -48,9 +48,9 @@ _KNOWN: Mapping[str, _Known] = MappingProxyType(
         "fasterrcnn_resnet50_fpn_v2": _Known(FasterRCNNDetector, _TWO_STAGE),
         # Its backbone gives two maps of stride 32.
         "fasterrcnn_mobilenet_v3_large_fpn": _Known(FasterRCNNDetector, (32, 32, 64)),
-        "fcos_resnet50_fpn": _Known(FCOSDetector, _DENSE),
-        "retinanet_resnet50_fpn": _Known(RetinaNetDetector, _DENSE, eps=0.0),
-        "retinanet_resnet50_fpn_v2": _Known(RetinaNetDetector, _DENSE),
+        "fcos_resnet50_fpn": _Known(DenseDetector, _DENSE),
+        "retinanet_resnet50_fpn": _Known(DenseDetector, _DENSE, eps=0.0),
+        "retinanet_resnet50_fpn_v2": _Known(DenseDetector, _DENSE),
     }
 )
 TORCHVISION_DETECTORS: tuple[str, ...] = tuple(_KNOWN)
@@ -113,9 +113,7 @@ def wrap_torchvision(model: Any, name: str, *, categories: list[str]) -> Detecto
     called = f"{PREFIX}{name}"
     if known.family is FasterRCNNDetector:
         return FasterRCNNDetector(model, names, name=called, class_slots=indices, strides=known.strides)
-    if known.family is FCOSDetector:
-        return FCOSDetector(model, names, name=called, class_slots=indices, strides=known.strides)
-    return RetinaNetDetector(model, names, name=called, class_slots=indices, strides=known.strides)
+    return DenseDetector(model, names, name=called, class_slots=indices, strides=known.strides)
 
 
 def _download(published: WeightsEnum, name: str) -> Mapping[str, Tensor]:
