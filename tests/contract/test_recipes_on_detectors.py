@@ -15,6 +15,7 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distill.recipe import Recipe
 from detdistill.distill.step import DistillationStep
 from detdistill.distill.term import pairing_note
+from detdistill.distill.view import CLEAN
 from detdistill.errors import CapabilityError
 from detdistill.parts.focus import inside_cells
 from detdistill.recipes.catalogue import RECIPES, build_recipe
@@ -211,8 +212,8 @@ def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(case: tupl
 
 def test_each_term_alone_reaches_the_students_weights(case: tuple[Recipe, Pair]) -> None:
     recipe, pair = case
-    seen = pair.student(pair.batch, recipe.student_needs(recipe.views[0]))
-    taught = pair.teacher.observe(pair.batch, recipe.teacher_needs(recipe.views[0]))
+    seen = pair.student(pair.batch, recipe.student_needs(CLEAN))
+    taught = pair.teacher.observe(pair.batch, recipe.teacher_needs(CLEAN))
     assert seen.task_loss is None
     assert not any(level.requires_grad for level in leaves_of(taught))
     first = next(p for name, p in pair.student.named_parameters() if ".body." in name)
@@ -228,7 +229,7 @@ def test_each_term_alone_reaches_the_students_weights(case: tuple[Recipe, Pair])
 def test_pyramid_recipes_work_across_families(name: str, student: str, teacher: str) -> None:
     pair = known_pair(student, teacher)
     recipe = pair.recipe(PYRAMID_ONLY[name])
-    assert recipe.student_needs(recipe.views[0]) == {Need.PYRAMID}
+    assert recipe.student_needs(CLEAN) == {Need.PYRAMID}
     require_useful(recipe, pair)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, Draw, Sample, draw_seed, read_image
+from detdistill.data.dataset import DetectionDataset, Draw, Sample, Stored, draw_seed, read_image
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.errors import DataError
 from detdistill.types import Targets
@@ -123,9 +123,9 @@ def test_sampling_leaves_the_global_generator_and_threads_alone(annotations):
 def test_a_sample_is_made_by_one_thread_whatever_the_process_uses(annotations):
     threads = []
 
-    def watch(image: torch.Tensor, targets: Targets, _: torch.Generator) -> tuple[torch.Tensor, Targets]:
+    def watch(stored: Stored, _: torch.Generator) -> Stored:
         threads.append(torch.get_num_threads())
-        return image, targets
+        return stored
 
     dataset = DetectionDataset(annotations, image=IMAGE, augment=AUGMENT, sample_transform=watch)
     single = dataset[Draw(0, 0)]
@@ -150,11 +150,13 @@ def test_seed_epoch_and_index_each_matter(annotations):
 def test_sample_transform_comes_first_with_a_generator_of_its_own(annotations):
     seen = []
 
-    def halve(image: torch.Tensor, targets: Targets, generator: torch.Generator) -> tuple[torch.Tensor, Targets]:
-        seen.append((tuple(image.shape), generator.initial_seed()))
+    def halve(stored: Stored, generator: torch.Generator) -> Stored:
+        seen.append((tuple(stored.image.shape), generator.initial_seed()))
+        targets = stored.targets
         keep = targets.boxes[:, 2] <= 32
-        boxes, labels, ignored = targets.boxes[keep], targets.labels[keep], targets.ignored[keep]
-        return image[:, :, :32], Targets(boxes=boxes, labels=labels, ignored=ignored)
+        kept = Targets(boxes=targets.boxes[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])
+        halves = {name: twin[:, :, :32] for name, twin in stored.twins.items()}
+        return Stored(image=stored.image[:, :, :32], targets=kept, twins=halves)
 
     dataset = DetectionDataset(annotations, image=IMAGE, sample_transform=halve)
     sample = dataset[Draw(0, 0)]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm
+from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm, views
 from detdistill.distill.step import DistillationStep, SupervisedStep
 from detdistill.distill.term import CellTerm, levels_at
 from detdistill.distill.view import CLEAN, View
@@ -199,7 +199,7 @@ def test_each_detector_is_asked_for_what_its_terms_need_once_per_view() -> None:
     step_of(*terms, student=student, teacher=teacher)(lit(0.5, 0.5, frosted=0.25), START)
     assert student.asked == [(0.5, {Need.TASK_LOSS, Need.CLASS_LOGITS, Need.PYRAMID}), (0.25, frozenset())]
     assert teacher.asked == [(0.5, {Need.BOX_DISTRIBUTIONS}), (0.25, {Need.PYRAMID})]
-    assert Recipe("r", terms).views == (CLEAN, FROSTED)
+    assert views(terms) == (CLEAN, FROSTED)
 
 
 def test_terms_get_the_views_batch_and_the_clock() -> None:
@@ -262,7 +262,8 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
     plain = DistillationStep(student, teacher, recipe)(batch, Clock(0, 1))
     with torch.autocast("cpu", torch.bfloat16):
         step = DistillationStep(student, half, recipe)
-        seen, taught = step.observe(batch)
+        shown = step.see(batch, step.recipe.terms)
+        seen, taught = shown.students, shown.teachers
         assert seen[CLEAN].pyramid.levels[0].dtype == taught[CLEAN].pyramid.levels[0].dtype == torch.bfloat16
         for weighted in recipe.terms:
             assert weighted.term(seen[CLEAN], taught[CLEAN], batch, START).values.dtype == torch.float32

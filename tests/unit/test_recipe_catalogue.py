@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm
+from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm, views
+from detdistill.distill.view import CLEAN
 from detdistill.errors import ConfigError
 from detdistill.recipes.catalogue import RECIPES, build_recipe, describe, recipe_entry
 from detdistill.recipes.features import feature_term
@@ -167,10 +168,10 @@ def test_frs_scaled_per_channel_has_the_published_strength() -> None:
 def test_a_class_gain_of_zero_leaves_the_term_and_its_needs_out() -> None:
     recipe = build_recipe(FRSSettings(class_gain=0), STUDENT, TEACHER)
     assert [term.name for term in recipe.terms] == ["frs.features"]
-    (view,) = recipe.views
-    assert recipe.student_needs(view) == {Need.PYRAMID}
-    assert recipe.teacher_needs(view) == {Need.PYRAMID, Need.CLASS_LOGITS}
-    assert build_recipe("frs", STUDENT, TEACHER).student_needs(view) == {Need.PYRAMID, Need.CLASS_LOGITS}
+    assert views(recipe.terms) == (CLEAN,)
+    assert recipe.student_needs(CLEAN) == {Need.PYRAMID}
+    assert recipe.teacher_needs(CLEAN) == {Need.PYRAMID, Need.CLASS_LOGITS}
+    assert build_recipe("frs", STUDENT, TEACHER).student_needs(CLEAN) == {Need.PYRAMID, Need.CLASS_LOGITS}
 
 
 def test_every_term_says_what_kind_of_knowledge_it_carries() -> None:
@@ -186,8 +187,8 @@ def test_every_term_says_what_kind_of_knowledge_it_carries() -> None:
 def test_a_hint_and_ssim_need_the_pyramid_alone() -> None:
     for name in ("hint", "ssim"):
         recipe = build_recipe(name, replace(STUDENT, class_logits=None), replace(TEACHER, class_logits=None))
-        (view,) = recipe.views
-        assert recipe.student_needs(view) == recipe.teacher_needs(view) == {Need.PYRAMID}
+        assert views(recipe.terms) == (CLEAN,)
+        assert recipe.student_needs(CLEAN) == recipe.teacher_needs(CLEAN) == {Need.PYRAMID}
 
 
 def test_terms_of_one_name_are_refused() -> None:

@@ -12,6 +12,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distill.startup import TermProof, prove
 from detdistill.distill.step import DistillationStep
+from detdistill.distill.view import CLEAN
 from detdistill.errors import DistillError
 from detdistill.recipes.catalogue import RECIPES, build_recipe
 from detdistill.types import Need
@@ -47,7 +48,8 @@ def test_the_figures_are_the_bare_terms(name: str) -> None:
     step = step_of(name, tiny_student("fcos", norm="group"), tiny_teacher("fcos"))
     batch = scene_batch()
     proofs = prove(step, batch)
-    students, teachers = step.observe(batch)
+    shown = step.see(batch, step.recipe.terms)
+    students, teachers = shown.students, shown.teachers
     for proof, weighted in zip(proofs, step.recipe.terms, strict=True):
         view = weighted.view
         loss = weighted.term(students[view], teachers[view], batch, None).values.sum(1).mean()
@@ -72,7 +74,7 @@ def test_the_proof_leaves_nothing_behind() -> None:
     assert [module.training for module in step.modules()] == modes
     assert step.teacher.digest() == digest
     # The step itself would have moved the statistics: the comparison above can fail.
-    step.observe(scene_batch())
+    step.see(scene_batch(), step.recipe.terms)
     assert any(not torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
 
 
@@ -139,8 +141,9 @@ def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
 def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm: str) -> None:
     student = tiny_student("retinanet", norm=norm)
     step = step_of(name, student, twin_of(student), aligner="identity")
-    students, teachers = step.observe(scene_batch())
-    levels = [seen[step.recipe.views[0]].pyramid.levels for seen in (students, teachers)]
+    shown = step.see(scene_batch(), step.recipe.terms)
+    students, teachers = shown.students, shown.teachers
+    levels = [seen[CLEAN].pyramid.levels for seen in (students, teachers)]
     torch.testing.assert_close(*levels, rtol=1e-3, atol=1e-3)
     random = torch.get_rng_state()
     proofs = prove(step, scene_batch())
@@ -165,7 +168,7 @@ def test_a_student_that_differs_only_in_its_statistics_needs_no_perturbation() -
     step = step_of("hint", student, twin_of(student), aligner="identity")
     (proof,) = prove(step, scene_batch())
     assert not proof.perturbed
-    assert Need.PYRAMID in step.recipe.student_needs(step.recipe.views[0])
+    assert Need.PYRAMID in step.recipe.student_needs(CLEAN)
 
 
 def test_a_proof_reads_as_a_sentence() -> None:

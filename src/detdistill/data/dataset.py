@@ -6,10 +6,11 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -43,9 +44,28 @@ _BROKEN = (
 _AUGMENT_STREAM = 1
 _SAMPLE_TRANSFORM_STREAM = 2
 
-# A recipe's change to a sample before the resize: (RGB image uint8 (3, h, w) as stored, its targets in the
-# same pixels, the only source of randomness) -> the same two, of any size.
-SampleTransform = Callable[[Tensor, Targets, torch.Generator], tuple[Tensor, Targets]]
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One image as stored, before the resize.
+
+    Attributes:
+        image: RGB.
+        targets: ground truth in pixels of `image`.
+        twins: further versions of `image`, of its own size, by name.
+    """
+
+    image: UInt8[Tensor, "3 h w"]
+    targets: Targets
+    twins: Mapping[str, UInt8[Tensor, "3 h w"]]
+
+
+# A recipe's change to a sample before the resize; the generator is its only source of randomness. It may change
+# the size, and does so to the twins alike.
+SampleTransform = Callable[[Stored, torch.Generator], Stored]
+
+# Reads the twin of the image at an index of the data set: RGB, of the stored image's size.
+TwinReader = Callable[[int], UInt8[Tensor, "3 h w"]]
 
 
 def draw_seed(*numbers: int) -> int:
@@ -63,10 +83,11 @@ def draw_seed(*numbers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One use of one image: which pass over the data set, and which image."""
+    """One use of one image: which pass over the data set, which image, and whether without transform and twins."""
 
     epoch: int
     index: int
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +101,7 @@ class Sample:
         stored_size: height and width in pixels as stored on disk.
         image_id: the data set's own image id.
         seed: `draw_seed` of (seed, epoch, index).
+        twins: further versions of `image` that underwent the same, by name.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -88,6 +110,7 @@ class Sample:
     stored_size: tuple[int, int]
     image_id: int
     seed: int
+    twins: Mapping[str, UInt8[Tensor, "3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @contextmanager
@@ -180,8 +203,9 @@ class DetectionDataset(Dataset[Sample]):
         image: the size that models see.
         augment: what training may change; None gives the evaluation view, which only resizes.
         seed: of all random choices.
-        sample_transform: a recipe's change to image and boxes before the resize; None for none. It gets the
-            image as stored, its targets, and a generator of its own, seeded by (seed, epoch, index) too.
+        sample_transform: a recipe's change to image and boxes before the resize; None for none. It gets a
+            generator of its own, seeded by (seed, epoch, index) too.
+        twins: readers of further versions of every image, by name.
     """
 
     def __init__(
@@ -192,12 +216,14 @@ class DetectionDataset(Dataset[Sample]):
         augment: AugmentSettings | None = None,
         seed: int = 0,
         sample_transform: SampleTransform | None = None,
+        twins: Mapping[str, TwinReader] = MappingProxyType({}),
     ) -> None:
         self.annotations = annotations
         self.image = image
         self.augment = augment
         self.seed = seed
         self.sample_transform = sample_transform
+        self.twins = dict(twins)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -222,11 +248,17 @@ class DetectionDataset(Dataset[Sample]):
             labels=torch.tensor(annotations.labels[objects], dtype=torch.int64),
             ignored=torch.tensor(annotations.ignored[objects], dtype=torch.bool),
         )
-        if self.sample_transform is not None:
-            image, targets = self.sample_transform(image, targets, self._generator(draw, _SAMPLE_TRANSFORM_STREAM))
+        twins = {} if draw.plain else {name: read(index) for name, read in self.twins.items()}
+        if self.sample_transform is not None and not draw.plain:
+            generator = self._generator(draw, _SAMPLE_TRANSFORM_STREAM)
+            stored = self.sample_transform(Stored(image=image, targets=targets, twins=twins), generator)
+            image, targets, twins = stored.image, stored.targets, dict(stored.twins)
         drawn = None
         if self.augment is not None:
             drawn = draw_augmentation(self.augment, self._generator(draw, _AUGMENT_STREAM))
+        twins = {
+            name: transform_sample(twin, targets, settings=self.image, drawn=drawn)[0] for name, twin in twins.items()
+        }
         image, targets = transform_sample(image, targets, settings=self.image, drawn=drawn)
         return Sample(
             image=image,
@@ -235,6 +267,7 @@ class DetectionDataset(Dataset[Sample]):
             stored_size=(height, width),
             image_id=image_id,
             seed=draw_seed(self.seed, draw.epoch, index),
+            twins=twins,
         )
 
     def _generator(self, draw: Draw, stream: int) -> torch.Generator:

@@ -40,6 +40,7 @@ class _Packed:
     ignored: NDArray[np.bool_]
     image_ids: tuple[int, ...]
     seeds: tuple[int, ...]
+    twins: dict[str, UInt8[Tensor, "b 3 h w"]]
 
     def unpack(self) -> Batch:
         counts = list(self.counts)
@@ -56,6 +57,7 @@ class _Packed:
             targets=tuple(Targets(boxes=boxes, labels=labels, ignored=ignored) for boxes, labels, ignored in parts),
             image_ids=self.image_ids,
             seeds=self.seeds,
+            twins={name: images.to(torch.float32).div_(255) for name, images in self.twins.items()},
         )
 
 
@@ -66,11 +68,15 @@ def _round_up(pixels: int, multiple: int) -> int:
 def _pack(samples: Sequence[Sample], pad_multiple: int) -> _Packed:
     height = _round_up(max(sample.size[0] for sample in samples), pad_multiple)
     width = _round_up(max(sample.size[1] for sample in samples), pad_multiple)
-    images = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
-    for padded, sample in zip(images, samples, strict=True):
-        padded[:, : sample.size[0], : sample.size[1]] = sample.image
+
+    def padded(images: Sequence[Tensor]) -> Tensor:
+        grid = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
+        for place, image in zip(grid, images, strict=True):
+            place[:, : image.shape[1], : image.shape[2]] = image
+        return grid
+
     return _Packed(
-        images=images,
+        images=padded([sample.image for sample in samples]),
         sizes=tuple(sample.size for sample in samples),
         stored_sizes=tuple(sample.stored_size for sample in samples),
         counts=tuple(len(sample.targets.labels) for sample in samples),
@@ -79,6 +85,7 @@ def _pack(samples: Sequence[Sample], pad_multiple: int) -> _Packed:
         ignored=torch.cat([sample.targets.ignored for sample in samples]).numpy(),
         image_ids=tuple(sample.image_id for sample in samples),
         seeds=tuple(sample.seed for sample in samples),
+        twins={name: padded([sample.twins[name] for sample in samples]) for name in samples[0].twins},
     )
 
 
@@ -115,11 +122,14 @@ class _BatchData(Dataset["_Packed | DataError"]):
 class _TrainingOrder:
     """The draws of every step, from `start_step` on: an endless line of shuffled epochs, cut into batches."""
 
-    def __init__(self, dataset: DetectionDataset, *, batch_size: int, steps: range, rank: int, ranks: int) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, *, batch_size: int, steps: range, plain_from: int, rank: int, ranks: int
+    ) -> None:
         self.images = len(dataset)
         self.seed = dataset.seed
         self.batch_size = batch_size
         self.steps = steps
+        self.plain_from = plain_from
         self.rank = rank
         self.ranks = ranks
 
@@ -136,7 +146,7 @@ class _TrainingOrder:
                 if epoch != shuffled_epoch:
                     generator = torch.Generator().manual_seed(draw_seed(self.seed, epoch))
                     shuffled_epoch, order = epoch, torch.randperm(self.images, generator=generator)
-                draws.append(Draw(epoch=epoch, index=int(order[place])))
+                draws.append(Draw(epoch=epoch, index=int(order[place]), plain=step >= self.plain_from))
             yield draws
 
 
@@ -239,6 +249,7 @@ def training_loader(
     batch_size: int,
     steps: int,
     start_step: int = 0,
+    plain_from: int | None = None,
     workers: int = 0,
     rank: int = 0,
     ranks: int = 1,
@@ -255,6 +266,7 @@ def training_loader(
         batch_size: images per step and rank.
         steps: of the whole run.
         start_step: the first step wanted, 0 for a fresh run.
+        plain_from: from this step on samples come without the data set's transform and twins; None for never.
         workers: processes that read ahead; 0 reads in the calling process, to the same result.
         rank: this process's place among those that train together.
         ranks: how many train together.
@@ -274,7 +286,14 @@ def training_loader(
     _require("rank", rank, at_least=0, at_most=ranks - 1)
     if not len(dataset):
         raise DataError("The training set must have at least one image, got none. Check the annotation file.")
-    order = _TrainingOrder(dataset, batch_size=batch_size, steps=range(start_step, steps), rank=rank, ranks=ranks)
+    order = _TrainingOrder(
+        dataset,
+        batch_size=batch_size,
+        steps=range(start_step, steps),
+        plain_from=steps if plain_from is None else plain_from,
+        rank=rank,
+        ranks=ranks,
+    )
     return BatchLoader(dataset, order, workers=workers)
 
 

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
 
+from detdistill.data.dataset import SampleTransform
+from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distill.term import Term
 from detdistill.distill.view import CLEAN, View
+from detdistill.distill.weigh import Features, Weigh
 from detdistill.errors import ConfigError
-from detdistill.types import Clock, Knowledge, Need, Observation
+from detdistill.types import Batch, Clock, Need
 
-
-class Weigh(ABC):
-    """HOW MUCH each image and level counts; it sits outside every term, so it wraps any recipe."""
-
-    needs: frozenset[Need]
-
-    @abstractmethod
-    def __call__(
-        self, teacher: Observation, strides: Sequence[int | None], *, knowledge: Knowledge
-    ) -> Float[Tensor, "b l"]:
-        """The weight ≥ 0 of every image and stride, from the teacher's clean observation. No gradient flows."""
+# Makes the images of one twin of a batch, on the batch's own grid; the teacher is as before afterwards.
+TwinMaker = Callable[[FrozenTeacher, Batch], Float[Tensor, "b 3 h w"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +53,7 @@ class WeightedTerm:
         warm_up: factor over the course of the run.
         view: on which inputs it looks.
         weigh: weight per image and level; None weighs all alike.
+        until: share of the run after which the term is off; its view is then not computed either.
     """
 
     name: str
@@ -68,6 +62,11 @@ class WeightedTerm:
     warm_up: WarmUp = WarmUp()
     view: View = CLEAN
     weigh: Weigh | None = None
+    until: float = 1.0
+
+    def active(self, clock: Clock) -> bool:
+        """Whether the term counts at this step."""
+        return clock.step < round(self.until * clock.total_steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +76,9 @@ class Recipe:
     Attributes:
         name: the method.
         terms: what it compares.
+        twins: makers of the twins that its views look at, by name, for batches that do not bring them along.
+        sample_transform: what it changes about a sample before the resize; None for nothing.
+        transform_until: share of the run after which samples are left as they are.
 
     Raises:
         ConfigError: two terms bear one name, up to dots: one would hide the other in reports and checkpoints.
@@ -84,6 +86,9 @@ class Recipe:
 
     name: str
     terms: tuple[WeightedTerm, ...]
+    twins: Mapping[str, TwinMaker] = field(default_factory=dict)
+    sample_transform: SampleTransform | None = None
+    transform_until: float = 1.0
 
     def __post_init__(self) -> None:
         names = [term.name.replace(".", "_") for term in self.terms]
@@ -93,19 +98,32 @@ class Recipe:
                 f"{[term.name for term in self.terms]}. Rename one."
             )
 
-    @property
-    def views(self) -> tuple[View, ...]:
-        """The views in use, each once, the clean one first if it is there."""
-        return tuple(sorted({term.view for term in self.terms}, key=lambda view: view.twin or ""))
-
     def student_needs(self, view: View) -> frozenset[Need]:
         """What the terms on this view read from the student."""
-        needs = [weighted.term.student_needs for weighted in self.terms if weighted.view == view]
-        return frozenset[Need]().union(*needs)
+        return student_needs(self.terms, view)
 
     def teacher_needs(self, view: View) -> frozenset[Need]:
         """What the terms on this view read from the teacher, and on the clean view what the weights read."""
-        needs = [weighted.term.teacher_needs for weighted in self.terms if weighted.view == view]
-        if view == CLEAN:
-            needs += [weighted.weigh.needs for weighted in self.terms if weighted.weigh is not None]
-        return frozenset[Need]().union(*needs)
+        return teacher_needs(self.terms, view)
+
+
+def views(terms: Sequence[WeightedTerm]) -> tuple[View, ...]:
+    """The views of these terms, each once, the clean one first if it is there."""
+    return tuple(sorted({term.view for term in terms}, key=lambda view: view.twin or ""))
+
+
+def student_needs(terms: Sequence[WeightedTerm], view: View) -> frozenset[Need]:
+    """What the terms on this view read from the student."""
+    return frozenset[Need]().union(*(weighted.term.student_needs for weighted in terms if weighted.view == view))
+
+
+def teacher_needs(terms: Sequence[WeightedTerm], view: View) -> frozenset[Need]:
+    """What the terms on this view read from the teacher, and on the clean view what the weights read of it."""
+    needs = [weighted.term.teacher_needs for weighted in terms if weighted.view == view]
+    return frozenset[Need]().union(*needs, weight_needs(terms, Features.TEACHER) if view == CLEAN else ())
+
+
+def weight_needs(terms: Sequence[WeightedTerm], features: Features) -> frozenset[Need]:
+    """What the weights of these terms read of the teacher's heads on these features."""
+    weighs = [weighted.weigh for weighted in terms if weighted.weigh is not None]
+    return frozenset[Need]().union(*(weigh.needs for weigh in weighs if weigh.features is features))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detdistill.distill.recipe import WeightedTerm
-from detdistill.distill.step import DistillationStep
+from detdistill.distill.step import DistillationStep, Seen
 from detdistill.errors import DistillError
 from detdistill.types import Batch, Clock, Observation
 
@@ -56,25 +56,21 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
     """
     buffers = {name: buffer.clone() for name, buffer in step.student.named_buffers()}
     try:
-        students, teachers = step.observe(batch)
-        return tuple(
-            _prove_term(weighted, step, students[weighted.view], teachers[weighted.view], batch)
-            for weighted in step.recipe.terms
-        )
+        seen = step.see(batch, step.recipe.terms)
+        return tuple(_prove_term(weighted, step, seen) for weighted in step.recipe.terms)
     finally:
         for name, buffer in step.student.named_buffers():
             buffer.copy_(buffers[name])
 
 
-def _prove_term(
-    weighted: WeightedTerm, step: DistillationStep, student: Observation, teacher: Observation, batch: Batch
-) -> TermProof:
-    seen, clock = weighted.view(batch), Clock(step=0, total_steps=1)
+def _prove_term(weighted: WeightedTerm, step: DistillationStep, seen: Seen) -> TermProof:
+    student, teacher = seen.students[weighted.view], seen.teachers[weighted.view]
+    clock = Clock(step=0, total_steps=1)
     parameters = [parameter for parameter in step.student.parameters() if parameter.requires_grad]
     # At equality the gradient is zero, or rounding's: it would prove nothing.
     perturbed = _same(student, teacher)
     shown = _shaken(student) if perturbed else student
-    loss = weighted.term(shown, teacher, seen, clock).values.sum(1).mean()
+    loss = weighted.term(shown, teacher, weighted.view(seen.batch), clock).values.sum(1).mean()
     norm = _gradient_norm(loss, parameters)
     value = float(loss.detach())
     if not torch.isfinite(loss.detach()):

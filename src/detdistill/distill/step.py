@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe, WeightedTerm
+from detdistill.distill.recipe import Recipe, WeightedTerm, student_needs, teacher_needs, views, weight_needs
 from detdistill.distill.view import CLEAN, View
+from detdistill.distill.weigh import Features, Weigh
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Clock, Need, Observation, StepReport
+from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, StepReport
 
-Observations = dict[View, Observation]
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What both detectors saw of one batch.
+
+    Attributes:
+        batch: with the twins that its views look at.
+        students: by view; gradients flow. The clean one holds the task loss.
+        teachers: by view.
+        judged: what the teacher's heads saw on the student's features, where a weight reads that.
+    """
+
+    batch: Batch
+    students: Mapping[View, Observation]
+    teachers: Mapping[View, Observation]
+    judged: Observation | None = None
 
 
 def task_loss(observation: Observation) -> Tensor:
@@ -72,49 +90,112 @@ class DistillationStep(nn.Module):
         self.teacher.to(next(self.student.parameters()).device)
         return self
 
-    def observe(self, batch: Batch) -> tuple[Observations, Observations]:
-        """What student and teacher see on every view of the batch.
+    def see(self, batch: Batch, terms: Sequence[WeightedTerm]) -> Seen:
+        """What student and teacher see of the batch on every view of these terms.
 
-        Returns:
-            The student's observations (gradients flow; the clean one holds the task loss) and the teacher's.
+        On a twin the student's batch-norm layers normalise by the twin's own statistics, as on any batch in
+        training, and leave their running statistics alone: those stay the clean images'.
+
+        Args:
+            batch: on the step's device; twins that it lacks are made where the recipe knows how.
+            terms: the terms that will read it.
+
+        Raises:
+            CapabilityError: a twin is missing that the recipe cannot make.
         """
-        students: Observations = {}
-        teachers: Observations = {}
-        for view in dict.fromkeys((CLEAN, *self.recipe.views)):
-            seen = view(batch)
-            own = frozenset({Need.TASK_LOSS}) if view == CLEAN else frozenset[Need]()
-            students[view] = self.student(seen, own | self.recipe.student_needs(view))
-            teachers[view] = self.teacher.observe(seen, self.recipe.teacher_needs(view))
-        return students, teachers
+        wanted = {view.twin for view in views(terms)} & self.recipe.twins.keys() - batch.twins.keys()
+        if wanted:
+            made = {name: self.recipe.twins[name](self.teacher, batch) for name in sorted(map(str, wanted))}
+            batch = replace(batch, twins={**batch.twins, **made})
+        students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | student_needs(terms, CLEAN))}
+        teachers = {CLEAN: self.teacher.observe(batch, teacher_needs(terms, CLEAN))}
+        for view in views(terms):
+            if view != CLEAN:
+                seen = view(batch)
+                with running_statistics_kept(self.student):
+                    students[view] = self.student(seen, student_needs(terms, view))
+                teachers[view] = self.teacher.observe(seen, teacher_needs(terms, view))
+        judged = weight_needs(terms, Features.STUDENT)
+        return Seen(
+            batch=batch,
+            students=students,
+            teachers=teachers,
+            judged=self.teacher.observe_pyramid(students[CLEAN].pyramid, batch, judged) if judged else None,
+        )
 
     def forward(self, batch: Batch, clock: Clock) -> StepReport:
         """The report of one batch.
 
         Args:
             batch: images, targets and seeds, on the step's device.
-            clock: where the run is; warm-ups read it.
+            clock: where the run is; warm-ups and schedules read it.
 
         Returns:
-            `total` = task + Σ gain · warm-up · mean over images of Σ over levels of weight · cost.
+            `total` = task + Σ gain · warm-up · mean over images of Σ over levels of weight · cost. A term that is
+            off at this step adds nothing and reports 0.
         """
-        students, teachers = self.observe(batch)
-        total = task_loss(students[CLEAN])
+        active = [weighted for weighted in self.recipe.terms if weighted.active(clock)]
+        seen = self.see(batch, active)
+        total = task_loss(seen.students[CLEAN])
         parts = {"task": total.detach()}
         diagnostics: dict[str, Tensor] = {}
+        weights = _Weights(seen)
         for weighted in self.recipe.terms:
-            view = weighted.view
-            cost = weighted.term(students[view], teachers[view], view(batch), clock)
+            if not weighted.active(clock):
+                parts[weighted.name] = total.new_zeros(())
+                continue
+            cost = weighted.term(
+                seen.students[weighted.view], seen.teachers[weighted.view], weighted.view(seen.batch), clock
+            )
             values = cost.values
             if weighted.weigh is not None:
-                weight = weighted.weigh(teachers[CLEAN], cost.strides, knowledge=weighted.term.knowledge).detach()
+                weight = weights(weighted.weigh, cost, weighted.term.knowledge)
                 values = values * weight
-                diagnostics[f"{weighted.name}/weight"] = weight.mean()
+                diagnostics |= _told(weighted.name, weight, cost.strides)
             loss = weighted.gain * weighted.warm_up(clock) * values.sum(1).mean()
             total = total + loss
             parts[weighted.name] = loss.detach()
             for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
                 diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
         return StepReport(total=total, parts=parts, diagnostics=diagnostics)
+
+
+class _Weights:
+    """The weights of one step, each computed once however many terms share it."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+        self.known: dict[tuple[Weigh, tuple[int | None, ...], Knowledge], Tensor] = {}
+
+    def __call__(self, weigh: Weigh, cost: Cost, knowledge: Knowledge) -> Tensor:
+        key = (weigh, cost.strides, knowledge)
+        if key not in self.known:
+            judged = self.seen.judged if weigh.features is Features.STUDENT else None
+            self.known[key] = weigh(
+                self.seen.teachers[CLEAN] if judged is None else judged, cost.strides, knowledge=knowledge
+            ).detach()
+        return self.known[key]
+
+
+def _told(name: str, weight: Tensor, strides: Sequence[int | None]) -> dict[str, Tensor]:
+    """Mean, spread over images and levels, and each level's mean of a term's weight."""
+    levels = {f"{name}/weight_stride_{stride}": level for stride, level in zip(strides, weight.mean(0), strict=True)}
+    return {f"{name}/weight": weight.mean(), f"{name}/weight_sd": weight.std(correction=0), **levels}
+
+
+@contextmanager
+def running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch-norm layers within neither change their running statistics nor count the batch."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, counted in before:
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None if counted is None else counted.clone()
+    try:
+        yield
+    finally:
+        for norm, momentum, counted in before:
+            norm.momentum, norm.num_batches_tracked = momentum, counted
 
 
 def _key(weighted: WeightedTerm) -> str:

@@ -1,0 +1,73 @@
+"""Attention maps of a feature map: which cells and which channels are strong, relative to the rest of the image."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def spatial_attention(
+    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
+) -> Float[Tensor, "b 1 h w"]:
+    """How strong each cell is: N · softmax over inside cells of (mean over channels of |maps|) / temperature.
+
+    Args:
+        maps: feature maps; gradients flow, detach where a mask is wanted.
+        inside: cells inside the image.
+        temperature: the smaller, the sharper.
+
+    Returns:
+        Attention ≥ 0; over an image it sums to its number of inside cells, so its mean is 1; 0 in the padding.
+
+    Source:
+        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
+
+    Differs from the source:
+        Softmax and cell count leave padding out.
+    """
+    strength = maps.abs().mean(dim=1, keepdim=True) / temperature
+    share = strength.masked_fill(~inside, -torch.inf).flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
+    return inside.sum(dim=(2, 3), keepdim=True) * share
+
+
+def channel_attention(
+    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
+) -> Float[Tensor, "b c 1 1"]:
+    """How strong each channel is: C · softmax over channels of (mean over inside cells of |maps|) / temperature.
+
+    Args:
+        maps: feature maps; gradients flow, detach where a mask is wanted.
+        inside: cells inside the image.
+        temperature: the smaller, the sharper.
+
+    Returns:
+        Attention ≥ 0; over an image's channels it sums to their number, so its mean is 1.
+
+    Source:
+        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
+
+    Differs from the source:
+        The mean leaves padding out.
+    """
+    return maps.shape[1] * (inside_mean(maps.abs(), inside) / temperature).softmax(dim=1)[:, :, None, None]
+
+
+def inside_mean(maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c"]:
+    """The mean over the cells inside the image; 0 where there is none.
+
+    Args:
+        maps: feature maps; gradients flow.
+        inside: cells inside the image.
+
+    Returns:
+        One value per image and channel.
+
+    Source:
+        None: average pooling.
+
+    Differs from the source:
+        Padding is left out.
+    """
+    cells = inside.sum(dim=(2, 3)).clamp(min=1)
+    return maps.masked_fill(~inside, 0.0).sum(dim=(2, 3)) / cells
