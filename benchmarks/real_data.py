@@ -88,36 +88,41 @@ def runs(out: Path, seeds: list[int]) -> Iterator[Run]:
                 yield Run(group, model, seed, folder / f"{model}_{seed}")
 
 
+def settings_of(group: Group, *, teacher: bool, backbones: Path) -> list[str]:
+    """The settings that every run of a group shares, for its teacher or its students."""
+    short, long = IMAGES[group.data]
+    detector, *numbers = TEACHER_STUDENT if teacher else group.student
+    settings = [*COMMON, *numbers, f"data.image.short_side={short}", f"data.image.long_side={long}"]
+    backbone = detector.partition("/")[2]
+    if backbone.startswith("tf_"):
+        settings += [f"student.pretrained={backbones / backbone}.safetensors", "student.head_depth=2"]
+    return settings
+
+
 def train(run: Run, *, data: Path, backbones: Path) -> None:
-    if not (run.out / "results.json").is_file():
-        short, long = IMAGES[run.group.data]
-        detector, *numbers = TEACHER_STUDENT if run.model == TEACHER else run.group.student
-        settings = [*COMMON, *numbers, f"data.image.short_side={short}", f"data.image.long_side={long}"]
-        backbone = detector.partition("/")[2]
-        if backbone.startswith("tf_"):
-            settings += [f"student.pretrained={backbones / backbone}.safetensors", "student.head_depth=2"]
-        options: dict[str, object] = {
-            "student.detector": detector,
-            "data.folder": data / run.group.data,
-            "out": run.out,
-            "seed": run.seed,
-            "train.steps": TEACHER_STEPS if run.model == TEACHER else run.group.student_steps,
+    if (run.out / "results.json").is_file():
+        return
+    teacher = run.model == TEACHER
+    options: dict[str, object] = {
+        "student.detector": TEACHER_STUDENT[0] if teacher else run.group.student[0],
+        "data.folder": data / run.group.data,
+        "out": run.out,
+        "seed": run.seed,
+        "train.steps": TEACHER_STEPS if teacher else run.group.student_steps,
+    }
+    settings = settings_of(run.group, teacher=teacher, backbones=backbones)
+    if run.model in METHODS:
+        folder = run.out.parent
+        options |= {
+            "method.name": run.model,
+            "teacher.source": folder.parent / f"{run.group.data}_teacher_{run.seed}",
+            "alone": folder / f"alone_{run.seed}",
         }
-        if run.model in METHODS:
-            folder = run.out.parent
-            options |= {
-                "method.name": run.model,
-                "teacher.source": folder.parent / f"{run.group.data}_teacher_{run.seed}",
-                "alone": folder / f"alone_{run.seed}",
-            }
-            distill_job(
-                read_run_config(None, settings, purpose="distill", options=options),
-                resume=True,
-                progress=ScreenProgress(),
-            )
-        else:
-            config = read_run_config(None, settings, purpose="train", options=options)
-            train_job(config, resume=True, progress=ScreenProgress())
+        config = read_run_config(None, settings, purpose="distill", options=options)
+        distill_job(config, resume=True, progress=ScreenProgress())
+    else:
+        config = read_run_config(None, settings, purpose="train", options=options)
+        train_job(config, resume=True, progress=ScreenProgress())
 
 
 def figures_of(run: Run) -> dict[str, Any] | None:
