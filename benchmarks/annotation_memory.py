@@ -32,12 +32,17 @@ MIB = 1024 * 1024
 LIMITS = {"growth_mib": 300.0, "peak_mib": 1024.0, "workers_private_mib": 50.0}
 
 
-def write_coco(path: Path, *, images: int, boxes: int, seed: int = 0) -> int:
+CLASS_NAMES = tuple(f"class {k}" for k in range(80))
+
+
+def write_coco(
+    path: Path, *, images: int, boxes: int, seed: int = 0, class_names: tuple[str, ...] = CLASS_NAMES
+) -> int:
     """Writes a COCO file of that many images and boxes with polygons and a few run-length crowds; its bytes."""
     draw = random.Random(seed)
     pool = [f"{draw.random() * 640:.2f}" for _ in range(200_000)]
     with path.open("w", encoding="utf-8") as out:
-        categories = [{"supercategory": "thing", "id": k + 1 + k // 9, "name": f"class {k}"} for k in range(80)]
+        categories = [{"supercategory": "thing", "id": k + 1 + k // 9, "name": class_names[k]} for k in range(80)]
         out.write('{"info": {"description": "made by annotation_memory.py"}, "licenses": [], "images": [')
         for i in range(images):
             name = f"{(i * 581_869) % 10**12:012d}.jpg"

@@ -38,7 +38,7 @@ from detdistill.progress import ScreenProgress  # noqa: E402
 
 SEEDS = (0, 1, 2)
 ALONE, SDA, SELF = "alone", "alone + SDA", "self-distillation (frs)"
-DRAWN_STEPS = 250
+DRAWN_STEPS = 200
 
 DRAWN_ROWS = {
     "hint": "hint",
@@ -110,6 +110,10 @@ def train(run: Run, places: Places) -> dict[str, Any] | None:
     if teacher is None:
         return None
     out = places.out / run.name
+    shared = None if drawn else shared_run(run, places)
+    if shared is not None and places.data is not None:
+        real_data.train(shared, data=places.data, backbones=places.backbones)
+        return figures_in(shared.out, run)
     options: dict[str, object] = {"out": out, "seed": run.seed}
     settings = drawn_settings(run, places) if drawn else photo_settings(run, places)
     if run.row == SDA:
@@ -124,6 +128,11 @@ def train(run: Run, places: Places) -> dict[str, Any] | None:
             teacher = alone
         options |= {"method": run.method, "teacher.source": teacher, "twins.folder": places.out / "twins"}
         distill_job(read_run_config(None, settings, purpose="distill", options=options), resume=True, progress=WATCH)
+    return figures_in(out, run)
+
+
+def figures_in(out: Path, run: Run) -> dict[str, Any]:
+    """What a finished run's folder says."""
     content = read_json(out / "results.json")
     figures = content["student"] if run.method is None else content[DISTILLED]
     return {
@@ -184,6 +193,16 @@ def photo_teacher(run: Run, places: Places) -> Path | None:
             made = real_data.Run(group, real_data.TEACHER, run.seed, out)
             real_data.train(made, data=places.data, backbones=places.backbones)
         return out
+
+
+def shared_run(run: Run, places: Places) -> real_data.Run | None:
+    """The run of `real_data.py` that this one equals; None where there is none."""
+    model = real_data.ALONE if run.row in (ALONE, "fcos alone") else run.method
+    if model not in (real_data.ALONE, *real_data.METHODS) or run.row.startswith("gfl"):
+        return None
+    kind = "scratch" if run.group.endswith("_scratch") else "imagenet"
+    group = photo_group(run)
+    return real_data.Run(group, model, run.seed, places.photos / f"{group.data}_{kind}" / f"{model}_{run.seed}")
 
 
 def photo_settings(run: Run, places: Places) -> list[str]:

@@ -132,7 +132,7 @@ def figures_of(run: Run) -> dict[str, Any] | None:
         return None
     content = read_json(results)
     figures = content[DISTILLED] if run.model in METHODS else content["student"]
-    return {"AP": figures["AP"], "AP50": figures["AP50"], "steps": content["steps"], "seconds": content["seconds"]}
+    return {"AP": figures["AP"], "AP50": figures["AP50"], "steps": content["steps"]}
 
 
 def table(done: dict[str, dict[str, Any]], planned: list[Run]) -> list[str]:

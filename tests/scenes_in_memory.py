@@ -85,17 +85,18 @@ def scene_batch(
 
 
 def map_levels(seen: Observation, change: Any) -> Observation:
-    """The observation with `change(level, stride)` in place of every level of its pyramid and its class logits."""
+    """The observation with `change(level, stride)` in place of every level of all its maps."""
     pyramid = seen.pyramid
     levels = tuple(change(level, stride) for level, stride in zip(pyramid.levels, pyramid.strides, strict=True))
     changed = replace(seen, pyramid=Pyramid(levels, pyramid.strides))
-    logits = seen.class_logits
-    if logits is None:
-        return changed
-    levels = tuple(change(level, stride) for level, stride in zip(logits.levels, logits.strides, strict=True))
-    return replace(changed, class_logits=replace(logits, levels=levels))
+    for name, maps in (("class_logits", seen.class_logits), ("box_distributions", seen.box_distributions)):
+        if maps is not None:
+            levels = tuple(change(level, stride) for level, stride in zip(maps.levels, maps.strides, strict=True))
+            changed = replace(changed, **{name: replace(maps, levels=levels)})
+    return changed
 
 
 def leaves_of(seen: Observation) -> list[torch.Tensor]:
     """The maps of an observation, pyramid first."""
-    return [*seen.pyramid.levels, *(() if seen.class_logits is None else seen.class_logits.levels)]
+    maps = (seen.pyramid, seen.class_logits, seen.box_distributions)
+    return [level for one in maps if one is not None for level in one.levels]

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from detdistill.detectors.base import Detector as Detector
     from detdistill.detectors.catalogue import build_detector as build_detector
     from detdistill.detectors.frozen import FrozenTeacher as FrozenTeacher
+    from detdistill.detectors.inherit import inherit as inherit
     from detdistill.detectors.saved import load_detector as load_detector
     from detdistill.detectors.saved import save_detector as save_detector
     from detdistill.detectors.settings import parse_detector as parse_detector
     from detdistill.distill.step import DistillationStep as DistillationStep
     from detdistill.recipes.catalogue import build_recipe as build_recipe
+    from detdistill.recipes.catalogue import method_text as method_text
+    from detdistill.recipes.catalogue import parse_method as parse_method
     from detdistill.types import Batch as Batch
     from detdistill.types import Clock as Clock
     from detdistill.types import Cost as Cost
@@ -40,9 +43,12 @@ _HOMES = {
     "Targets": "types",
     "build_detector": "detectors.catalogue",
     "build_recipe": "recipes.catalogue",
+    "inherit": "detectors.inherit",
     "load_detector": "detectors.saved",
-    "save_detector": "detectors.saved",
+    "method_text": "recipes.catalogue",
     "parse_detector": "detectors.settings",
+    "parse_method": "recipes.catalogue",
+    "save_detector": "detectors.saved",
 }
 
 __all__ = [  # noqa: RUF022 (the order of a run: data, detectors, recipe, step)
@@ -58,7 +64,10 @@ __all__ = [  # noqa: RUF022 (the order of a run: data, detectors, recipe, step)
     "parse_detector",
     "load_detector",
     "save_detector",
+    "inherit",
     "build_recipe",
+    "parse_method",
+    "method_text",
     "DistillationStep",
     "errors",
     "__version__",

@@ -97,6 +97,9 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         said = error.problem or "a syntax error"
         raise ConfigError(f"{where}{line} must be YAML, got: {said}. Mend that line.") from error
+    except (ValueError, KeyError, OverflowError, RecursionError) as error:  # tags such as !!int x, endless nesting
+        said = str(error).splitlines()[0] if str(error) else "a value that cannot be read"
+        raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
     except yaml.YAMLError as error:
         said = str(error).splitlines()[0]
         raise ConfigError(f"{where} must be YAML text, got: {said}. Write the file anew.") from error

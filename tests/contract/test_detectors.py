@@ -18,7 +18,7 @@ from detdistill.types import Batch, ClassKind, Need, Pyramid, TaskLoss
 from scenes_in_memory import CLASSES, FAMILIES, STUDENT_CHANNELS, leaves_of, scene_batch, tiny_settings, tiny_student
 
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
-SEEN = frozenset({Need.CLASS_LOGITS, *LOSSES})
+SEEN = frozenset({Need.CLASS_LOGITS, Need.BOX_DISTRIBUTIONS, *LOSSES})
 ASKABLE = (Need.PYRAMID, Need.CLASS_LOGITS, Need.TASK_LOSS, Need.IMAGE_LOSSES, Need.BOX_DISTRIBUTIONS)
 
 
@@ -97,7 +97,8 @@ def test_observe_answers_what_is_asked_and_nothing_else(detector: Detector, batc
             seen = detector.observe(pyramid, batch, frozenset(needs))
             assert seen.pyramid is pyramid
             assert (seen.class_logits is not None) == (Need.CLASS_LOGITS in needs)
-            assert seen.box_distributions is None
+            offered = detector.spec.box_distributions is not None
+            assert (seen.box_distributions is not None) == (offered and Need.BOX_DISTRIBUTIONS in needs)
             assert (seen.task_loss is not None) == bool(LOSSES & set(needs)), needs
             if seen.task_loss is not None:
                 assert bool(per_image(seen.task_loss)) == (Need.IMAGE_LOSSES in needs)
@@ -123,6 +124,16 @@ def test_class_logits_are_laid_out_as_the_spec_says(detector: Detector, batch: B
     assert layout.classes == (CLASSES if layout.kind is ClassKind.SIGMOID else ("object",))
     for level, maps in zip(logits.levels, seen.pyramid.levels, strict=True):
         assert tuple(level.shape) == (3, layout.anchors, len(layout.classes), *maps.shape[-2:])
+
+
+def test_box_distributions_are_laid_out_as_the_spec_says(detector: Detector, batch: Batch) -> None:
+    layout, seen = detector.spec.box_distributions, detector(batch, frozenset({Need.BOX_DISTRIBUTIONS}))
+    if layout is None:
+        assert seen.box_distributions is None
+        return
+    assert seen.box_distributions.strides == layout.strides == seen.pyramid.strides
+    for level, maps in zip(seen.box_distributions.levels, seen.pyramid.levels, strict=True):
+        assert tuple(level.shape) == (3, layout.anchors, 4, layout.bins, *maps.shape[-2:])
 
 
 def test_a_cells_logits_come_from_its_place_in_the_pyramid(family: str, batch: Batch) -> None:

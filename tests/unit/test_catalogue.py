@@ -46,10 +46,11 @@ def test_weights_are_a_function_of_the_seed(name: str) -> None:
 
 
 def test_families_defaults_on_a_backbone() -> None:
-    fcos, retinanet, rcnn = (parse_detector(f"{family}/resnet18") for family in FAMILIES)
+    fcos, retinanet, rcnn, gfl = (parse_detector(f"{family}/resnet18") for family in FAMILIES)
     assert (fcos.family, fcos.backbone, fcos.fpn_channels, fcos.head_depth) == ("fcos", "resnet18", 256, 4)
     assert fcos.strides == retinanet.strides == (8, 16, 32, 64, 128)
     assert rcnn.strides == (4, 8, 16, 32, 64)
+    assert (gfl.anchor_scale, gfl.box_bins, gfl.nms_threshold) == (8.0, 17, 0.6)
     assert (fcos.nms_threshold, retinanet.nms_threshold) == (0.6, 0.5)
     assert fcos.name == "fcos/resnet18"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock, create_autospec
 
@@ -11,7 +12,12 @@ import pytest
 
 import detdistill
 from detdistill.cli import commands, main
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.saved import save_detector
+from detdistill.detectors.settings import parse_detector
 from detdistill.errors import DataError
+from detdistill.recipes.aid import AIDSettings
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS
 from detdistill.train.signals import Interrupted
 
 SHORT = ["--teacher", "runs/t", "--student", "fcos/tiny", "--data", "d", "--method", "frs", "--out", "runs/x"]
@@ -65,6 +71,30 @@ def test_distill_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (config.teacher.source, config.method.name, config.alone) == ("runs/t", "frs", Path("runs/a"))
     assert config.method.settings.warmup_steps == 3
     assert job.call_args.kwargs["resume"] is True
+    assert config.inherit is False
+
+
+def test_distill_reads_a_method_made_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = replace_job(monkeypatch, "distill", "distill_job")
+    line = ["aid(ikd(frs+ssim), alpha=0.5)" if word == "frs" else word for word in SHORT]
+    assert main(["distill", *line, "--inherit", "method.control=true"]) == 0
+    config = job.call_args.args[0]
+    assert (config.method.name, config.inherit) == ("aid", True)
+    assert config.method.settings == AIDSettings(recipe="ikd(frs + ssim)", alpha=0.5, control=True)
+
+
+def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = replace(parse_detector("fcos/tiny"), fpn_channels=16)
+    save_detector(build_detector(settings, ("a",), seed=0), tmp_path / "t", image={"short_side": 8, "long_side": 8})
+    line = ["distill", "--self", "--teacher", str(tmp_path / "t"), "--data", "d", "--method", "frs", "--out", "r"]
+    job = replace_job(monkeypatch, "distill", "distill_job")
+    assert main(line) == 0
+    assert job.call_args.args[0].student.settings == settings
+    chain = replace_job(monkeypatch, "generations", "generations_job")
+    assert main([*line, "--generations", "3", "--resume"]) == 0
+    assert chain.call_args.args[0] == job.call_args.args[0]
+    assert {key: chain.call_args.kwargs[key] for key in ("generations", "resume")} == {"generations": 3, "resume": True}
+    job.assert_called_once()
 
 
 def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -126,9 +156,8 @@ def test_commands_call_their_jobs(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["trian"], "The command must be one of demo, train, distill, evaluate, predict, methods, data, got 'trian'. "
-                    "Did you mean 'train'?"),
-        (["data", "chek", "d"], "The command must be one of make, check, got 'data chek'. Did you mean 'check'?"),
+        (["trian"], "got 'trian'. Did you mean 'train'?"),
+        (["data", "chek", "d"], "The command must be one of make, check, convert, got 'data chek'. Did you"),
         (["distill", "--techer", "x"], "Unknown option: --techer. Did you mean --teacher?"),
         (["train", "--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
         (["evaluate"], 'Command "evaluate" parameter CHECKPOINT requires an argument.'),
@@ -136,6 +165,9 @@ def test_commands_call_their_jobs(
         (["predict", "x", "--out", "o"], "predict must be given an image or a folder of images, got none."),
         (["methods", "fsr"], "got 'fsr'. Did you mean 'frs'?"),
         (["distill", "none.yaml"], "none.yaml must be a readable file, got: No such file or directory."),
+        (["distill", *SHORT[:-4], "--out", "r", "--method", "aid(fsr)"], "must be one of hint, "),
+        (["distill", *SHORT, "--generations", "2"], "--generations must come with --self, got 2 generations"),
+        (["distill", *SHORT, "--self"], "the student of a self-distillation must be its teacher's architecture, got a"),
         (["distill", *SHORT, "train.lrr=1"], "got the unknown 'lrr'. Did you mean 'lr'?"),
         (["distill", *SHORT[:-4], "--method", "fsr"], "must be a known method, got 'fsr'. Did you mean 'frs'?"),
         (["train", "--detector", "fcos/resnet81", "--data", "d", "--out", "r"], "Did you mean 'resnet18'?"),
@@ -185,7 +217,10 @@ def test_methods_are_listed_and_told(capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["methods", "--json", str(tmp_path / "all.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     written = json.loads((tmp_path / "all.json").read_text())
-    assert [line.split()[0] for line in lines[: len(written)]] == sorted(written)
+    assert [line.split()[0] for line in lines[: len(written)]] == sorted(written) == sorted({*RECIPES, *WRAPPERS})
+    assert all(described[key] for described in written.values() for key in ("formula", "needs", "source", "differs"))
+    assert main(["methods", "aid"]) == 0
+    assert "  alpha = 0.1" in capsys.readouterr().out.splitlines()
     assert main(["methods", "frs"]) == 0
     told = capsys.readouterr().out
     for title in ("Formula:", "Needs:", "Source:", "Differs from the source:", "  warmup_steps = 500"):

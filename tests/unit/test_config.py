@@ -13,7 +13,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.settings import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
-from detdistill.recipes.catalogue import RECIPES
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS
 from detdistill.recipes.frs import FRSSettings
 from detdistill.strict_yaml import dump_yaml, load_yaml, parse_yaml
 from detdistill.train.settings import TrainSettings
@@ -315,4 +315,4 @@ def test_the_splits_have_their_own_sources_or_the_folder() -> None:
 
 def test_the_schema_tells_the_methods_apart_by_name() -> None:
     methods = run_schema()["properties"]["method"]["anyOf"][0]
-    assert set(methods["discriminator"]["mapping"]) == set(RECIPES)
+    assert set(methods["discriminator"]["mapping"]) == {*RECIPES, *WRAPPERS, "sum"}

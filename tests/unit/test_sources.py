@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from detdistill.data.image_files import candidate_folders, header_size, images_folder
-from detdistill.data.sources import DataSplit, find_split, open_split
+from detdistill.data.sources import DataSplit, find_split, open_split, present_splits
 from detdistill.errors import ConfigError, DataError
+from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
 
 
 def write(path: Path, *names: str, category: str = "car") -> Path:
@@ -90,6 +91,52 @@ def test_a_json_file_is_the_split_asked_for_unless_its_name_says_another(tmp_pat
     assert len(open_split(tmp_path / "traffic_train.json", "val", exact=True)[0]) == 1
 
 
+# Formats.
+
+
+@pytest.mark.parametrize(
+    ("make", "format_name"),
+    [(make_coco, "COCO"), (make_voc, "Pascal VOC"), (make_yolo, "YOLO"), (make_kitti, "KITTI")],
+)
+def test_the_format_is_recognised_and_said(tmp_path, make, format_name):
+    make(tmp_path)
+    said = []
+    assert present_splits(tmp_path) == ("train", "val")
+    for split, images in (("train", 3), ("val", 2)):
+        annotations, problems = open_split(tmp_path, split, say=said.append)
+        assert (len(annotations), problems.summary()) == (images, [])
+        assert {"Car", "Van"} <= set(annotations.class_names)
+    assert [line.split(":")[0] for line in said] == [
+        f"{split} data read as {format_name}" for split in ("train", "val")
+    ]
+
+
+def test_coco_wins_where_a_folder_holds_several_formats_and_a_file_names_another(tmp_path):
+    make_coco(tmp_path)
+    make_yolo(tmp_path)
+    make_voc(tmp_path)
+    assert find_split(tmp_path, "train").text().startswith("COCO: train.json")
+    assert find_split(tmp_path / "data.yaml", "train").text().startswith("YOLO: data.yaml")
+    listed = tmp_path / "ImageSets" / "Main" / "train.txt"
+    assert find_split(listed, "train").text().startswith("Pascal VOC: the list ImageSets/Main/train.txt")
+    assert find_split(listed, "val").text().startswith("Pascal VOC: the list ImageSets/Main/val.txt")
+    assert find_split(listed, "val", exact=True).text().startswith("Pascal VOC: the list ImageSets/Main/train.txt")
+    assert present_splits(tmp_path / "data.yaml") == ("train", "val")
+    assert present_splits(listed) == ("val",)
+
+
+def test_a_folder_of_no_known_format_names_them_all(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"\(COCO\), data\.yaml .* \(YOLO\), .* \(KITTI\) or .* \(Pascal VOC\), got none"
+    ):
+        present_splits(tmp_path)
+    with pytest.raises(ConfigError, match=r"absent must be a folder or a COCO JSON file"):
+        present_splits(tmp_path / "absent")
+    (tmp_path / "list.txt").write_text("a\n")
+    with pytest.raises(ConfigError, match=r"must be a list of a Pascal VOC or KITTI data set, got a text file with no"):
+        find_split(tmp_path / "list.txt", "train")
+
+
 # What cannot be found.
 
 
@@ -149,7 +196,10 @@ def test_open_split(tmp_path):
 
 def test_open_split_without_images(tmp_path):
     write(tmp_path / "val.json")
-    with pytest.raises(DataError, match=r"val\.json must list at least one image that can be used, got none\."):
+    with pytest.raises(
+        DataError,
+        match=r"val\.json, images in the folder itself\) must list at least one image that can be used, got none\.",
+    ):
         open_split(tmp_path, "val")
     write(tmp_path / "val.json", "/a.png")
     with pytest.raises(DataError, match=r"got none; 1 entries were skipped: unusable file name\. Add images"):

@@ -58,6 +58,7 @@ def test_counts_balance_and_sizes(tmp_path):
         ("images without boxes", "2 (50.0 %)"),
         ("boxes", "4 (1.0 per image)"),
         ("ignored boxes", "1"),
+        ("ignore regions", "0"),
         ("small / medium / large", "2 / 1 / 1"),
         ("box side, px", "10 to 100, median 40"),
         ("image width, px", "400 to 400, median 400"),
@@ -69,6 +70,12 @@ def test_counts_balance_and_sizes(tmp_path):
     ]
     assert json.loads(json.dumps(summary.as_dict()))["classes"][1]["name"] == "van"
     assert summary.as_dict()["problems"] == {"box without extent": 1}
+
+
+def test_a_region_ignored_by_every_class_counts_once(tmp_path):
+    boxes = [(0, 0, [0, 0, 9, 9], 81, 1), (0, 1, [0, 0, 9, 9], 81, 1), (1, 0, [0, 0, 9, 9], 81, 1)]
+    summary = summarise(*split(tmp_path, images=2, boxes=boxes))
+    assert (summary.regions, summary.ignored, summary.boxes) == (1, 1, 0)
 
 
 def test_real_data(real_data):

@@ -155,17 +155,21 @@ def test_class_logits_are_the_heads_own_as_maps(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_pyramid_runs_no_head(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_tower_of_the_head_runs_only_for_who_reads_it(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built = detector(family)
 
     def fail(levels: list[Tensor]) -> None:
-        raise AssertionError("the head ran")
+        raise AssertionError("the tower ran")
 
-    monkeypatch.setattr(built.model.head, "forward", fail)
+    monkeypatch.setattr(built.model.head.regression_head, "forward", fail)
+    assert built(scene((1,)), {Need.CLASS_LOGITS}).class_logits is not None
+    with pytest.raises(AssertionError, match="the tower ran"):
+        built(scene((1,)), {Need.TASK_LOSS})
+    monkeypatch.setattr(built.model.head.classification_head, "forward", fail)
     seen = built(scene((1,)), {Need.PYRAMID})
     assert seen.class_logits is None
     assert seen.task_loss is None
-    with pytest.raises(AssertionError, match="the head ran"):
+    with pytest.raises(AssertionError, match="the tower ran"):
         built(scene((1,)), {Need.CLASS_LOGITS})
 
 

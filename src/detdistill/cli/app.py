@@ -32,11 +32,15 @@ def build_app() -> App:
         commands.evaluate,
         commands.predict,
         commands.methods,
+        commands.profile,
+        commands.reproduce,
+        commands.pictures,
     ):
         app.command(command)
-    data = App(name="data", help="Draw a data set, or check one.", help_format="plaintext")
+    data = App(name="data", help="Draw a data set, check one, or write one in another format.", help_format="plaintext")
     data.command(commands.make, name="make")
     data.command(commands.check, name="check")
+    data.command(commands.convert, name="convert")
     app.command(data)
     return app
 

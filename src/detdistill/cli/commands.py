@@ -75,6 +75,9 @@ def distill(
     student: str | None = None,
     data: Path | None = None,
     method: str | None = None,
+    itself: Annotated[bool, Parameter(name="--self", negative=())] = False,
+    generations: int = 1,
+    inherit: Flag = False,
     out: Path | None = None,
     alone: Path | None = None,
     steps: int | None = None,
@@ -88,7 +91,10 @@ def distill(
         teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
         data: Data set folder, or COCO JSON.
-        method: What to distil by; `detdistill methods` lists them.
+        method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
+        itself: Self-distillation: the student has its teacher's architecture.
+        generations: With --self: how many students, each taught by the one before.
+        inherit: Let the student's neck and heads start from the teacher's weights.
         out: Folder of the run.
         alone: Run folder of the same student trained alone, to show it beside.
         steps: How long to train.
@@ -99,20 +105,30 @@ def distill(
     from detdistill.cli.show import show
     from detdistill.config import read_run_config
     from detdistill.jobs.distill import distill_job
+    from detdistill.jobs.generations import generations_job
 
     file, settings = split_arguments(arguments)
+    if generations != 1 and not itself:
+        raise ConfigError(f"--generations must come with --self, got {generations} generations without it. Add --self.")
     options = {
         "teacher.source": teacher,
         "student.detector": student,
         "data.folder": data,
         "method.name": method,
+        "inherit": inherit or None,
         "out": out,
         "alone": alone,
         "train.steps": steps,
         "seed": seed,
     }
-    config = read_run_config(file, settings, purpose="distill", options=options)
-    show(_watched(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
+    config = read_run_config(file, settings, purpose="distill", options=options, itself=itself)
+    if generations == 1:
+        show(_watched(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
+        return
+    chain = _watched(
+        lambda progress: generations_job(config, generations=generations, resume=resume, progress=progress)
+    )
+    show(chain, json=json)
 
 
 def evaluate(
@@ -206,17 +222,133 @@ def make(
     show(outcome, json=json)
 
 
-def check(path: Path, /, *, json: Path | None = None) -> None:
-    """Read a data set as training would, and tell every problem by file and id.
+def convert(
+    path: Path,
+    /,
+    *,
+    to: Literal["coco", "voc", "yolo", "kitti"],
+    out: Path,
+    json: Path | None = None,
+) -> None:
+    """Write a data set in another format, images as hard links where the disk allows it.
 
     Args:
-        path: Data set folder, or COCO JSON.
+        path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
+        to: The format to write.
+        out: A new or empty folder.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.data import convert_data_job
+
+    show(_watched(lambda progress: convert_data_job(path, to=to, out=out, progress=progress)), json=json)
+
+
+def check(path: Path, /, *, json: Path | None = None) -> None:
+    """Read a data set as training would, and tell every problem by file and line.
+
+    Args:
+        path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
     from detdistill.jobs.data import check_data_job
 
     show(_watched(lambda progress: check_data_job(path, progress=progress)), json=json)
+
+
+def profile(
+    model: str, /, *, size: tuple[int, int] | None = None, classes: int | None = None, json: Path | None = None
+) -> None:
+    """Tell what a detector costs: parameters, multiply-adds, and time an image.
+
+    Args:
+        model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, or torchvision:NAME.
+        size: Height and width of the image in pixels; 224 224 by default.
+        classes: How many classes a detector has that is no run; 80 by default.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.profile import profile_job
+
+    show(_watched(lambda progress: profile_job(model, size=size, classes=classes, progress=progress)), json=json)
+
+
+def reproduce(
+    paper: Literal["aid", "frs", "ssim", "ikd"],
+    /,
+    *,
+    row: str | None = None,
+    data: Path | None = None,
+    scale: Literal["smoke", "full"] = "smoke",
+    plan: Flag = False,
+    out: Path | None = None,
+    json: Path | None = None,
+) -> None:
+    """Train a paper's rows and print our figures beside the published ones.
+
+    Args:
+        paper: Whose tables.
+        row: One row alone, and the one it is measured against; without it all rows.
+        data: Folder of the data sets: kitti and coco at full scale, small ones at smoke scale.
+        scale: smoke tests the code in minutes; full is the paper's own size and needs its data and a GPU.
+        plan: At full scale: check the data, estimate time and disk, and stop.
+        out: Folder of runs and table; runs/reproduce-SCALE by default. What is finished there is not trained again.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.reproduce import reproduce_job
+
+    outcome = _watched(
+        lambda progress: reproduce_job(
+            paper, row=row, data=data, scale=scale, out=out, plan_only=plan, progress=progress
+        )
+    )
+    show(outcome, json=json)
+
+
+def pictures(
+    *,
+    alone: Path,
+    distilled: Path,
+    teacher: str,
+    data: Path,
+    out: Path,
+    seed: int = 0,
+    images: int = 6,
+    score: float = 0.3,
+    json: Path | None = None,
+) -> None:
+    """Draw what student alone, distilled student and teacher find on the same images.
+
+    Args:
+        alone: Run folder of the student alone.
+        distilled: Run folder of the distilled student.
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        data: Data set folder, or COCO JSON; its validation images are drawn.
+        out: The PNG to write.
+        seed: Decides which images are drawn at random.
+        images: How many of these; those where distillation changed most come on top.
+        score: Leave out what a detector is less sure of, 0 to 1.
+        json: Also write the table to this file.
+    """
+    from detdistill.cli.show import show
+    from detdistill.jobs.pictures import pictures_job
+
+    outcome = _watched(
+        lambda progress: pictures_job(
+            alone=alone,
+            distilled=distilled,
+            teacher=teacher,
+            data=data,
+            out=out,
+            seed=seed,
+            images=images,
+            score=score,
+            progress=progress,
+        )
+    )
+    show(outcome, json=json)
 
 
 def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:

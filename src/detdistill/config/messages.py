@@ -16,7 +16,11 @@ Where = Callable[[tuple[str | int, ...]], str]
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 _SECTION = ("dataclass_type", "model_type", "model_attributes_type", "dict_type")
-_OPTIONS: dict[tuple[str | int, ...], str] = {("out",): "Pass --out FOLDER"}
+_OPTIONS: dict[tuple[str | int, ...], str] = {
+    ("out",): "Pass --out FOLDER",
+    ("method", "recipe"): "Write the method that is wrapped, as in --method 'aid(frs)'",
+    ("method", "recipes"): "Write the methods, as in --method 'frs + ssim'",
+}
 _EXPECTED = {
     "float_parsing": "a number",
     "float_type": "a number",

@@ -11,19 +11,31 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from detdistill.config.messages import as_config_error
+from detdistill.config.messages import Where, as_config_error
 from detdistill.config.overrides import Override, Tree, apply_override, merge, parse_override
 from detdistill.config.schema import as_tree, defaults, run_model
 from detdistill.detectors.settings import DetectorSettings, parse_detector
 from detdistill.errors import ConfigError, suggestion
-from detdistill.jobs.settings import DataSettings, EvaluateSettings, MethodChoice, RunConfig, StudentChoice
-from detdistill.recipes.catalogue import RECIPES
+from detdistill.jobs.generations import same_architecture
+from detdistill.jobs.settings import (
+    DataSettings,
+    EvaluateSettings,
+    MethodChoice,
+    RunConfig,
+    StudentChoice,
+    TwinSettings,
+)
+from detdistill.recipes.catalogue import WRAPPERS, Settings, parse_method
+from detdistill.recipes.composition import canonical, method_name
+from detdistill.recipes.entries import known_methods, settings_types
 from detdistill.strict_yaml import load_yaml
 from detdistill.train.settings import TrainSettings
 
 # `student: fcos/resnet18` is short for a section with this one key.
 _SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}
 _CHOSEN = ("student", "teacher", "method")
+# Settings that choose a section and are then spent; a method's name may be a text that stands for several keys.
+_CHOOSING = {*((section,) for section in _CHOSEN), ("method", "name")}
 _NEEDED = {
     "train": {"student": "--detector"},
     "distill": {"student": "--student", "teacher": "--teacher", "method": "--method"},
@@ -45,6 +57,7 @@ def read_run_config(
     *,
     purpose: Literal["train", "distill"],
     options: Mapping[str, object] | None = None,
+    itself: bool = False,
 ) -> RunConfig:
     """The run that a config file and the command line describe, complete and checked.
 
@@ -54,6 +67,7 @@ def read_run_config(
         purpose: ``"train"`` leaves the sections teacher, method and alone aside, so the same file trains the student
             alone; ``"distill"`` needs teacher and method.
         options: values by dotted key, such as ``{"student.detector": "fcos/tiny"}``; None values are left out.
+        itself: self-distillation: the student is what its teacher's checkpoint says that the teacher is.
 
     Raises:
         ConfigError: anything cannot be read or used; it says which key, what is wrong, and what to do.
@@ -63,16 +77,19 @@ def read_run_config(
     overrides += [_long_override(parse_override(text)) for text in settings]
     tree = _long_form(_read(file))
     if purpose == "train":
-        for key in ("teacher", "method", "alone"):
+        for key in ("teacher", "method", "alone", "twins", "inherit"):
             tree.pop(key, None)
     named = str(file) if file is not None else _COMMAND_LINE
     for section in ("student", "teacher", "method"):
         _choose(tree, overrides, section)
+    if itself:
+        tree["student"] = _teachers_own(tree, named)
     for section, option in _NEEDED[purpose].items():
         _require(tree, section, option=option, named=named)
+    _compose(tree, named)
     tree = merge(_defaults(tree), tree)
     for override in overrides:
-        if not (len(override.path) == 1 and override.path[0] in _CHOSEN):
+        if override.path not in _CHOOSING:
             apply_override(tree, override)
     return _build(tree, overrides, named)
 
@@ -141,13 +158,41 @@ def _defaults(tree: Tree) -> Tree:
     student = tree.get("student")
     if isinstance(student, dict) and isinstance(student.get("detector"), str):
         below["student"] = as_tree(parse_detector(student["detector"]))
+    below["twins"] = defaults(TwinSettings)
     method = tree.get("method")
     if isinstance(method, dict) and isinstance(method.get("name"), str):
-        name = method["name"]
-        if name not in RECIPES:
-            raise ConfigError(f"method.name must be a known method, got '{name}'. {suggestion(name, RECIPES)}")
-        below["method"] = defaults(RECIPES[name].settings_type)
+        below["method"] = defaults(settings_types()[method["name"]])
+        if method["name"] in WRAPPERS:
+            del below["method"]["recipe"]
     return below
+
+
+def _teachers_own(tree: Tree, named: str) -> Tree:
+    """The section of a student that has its teacher's architecture."""
+    _require(tree, "teacher", option=_NEEDED["distill"]["teacher"], named=named)
+    if "student" in tree:
+        raise ConfigError(
+            f"{named}: the student of a self-distillation must be its teacher's architecture, got a student of its "
+            "own. Leave out --student and the section student, or --self."
+        )
+    choice = same_architecture(tree["teacher"]["source"])
+    return {"detector": choice.detector, **as_tree(choice.settings)}
+
+
+def _compose(tree: Tree, named: str) -> None:
+    """Takes a method's text, such as ``aid(frs, alpha=0.5)``, apart into the keys that it stands for."""
+    method = tree.get("method")
+    if not isinstance(method, dict) or not isinstance(method.get("name"), str) or method["name"] in settings_types():
+        return
+    text: str = method["name"]
+    if text.isidentifier():
+        raise ConfigError(f"method.name must be a known method, got '{text}'. {suggestion(text, known_methods())}")
+    try:
+        settings = parse_method(text)
+    except ConfigError as error:
+        raise ConfigError(f"{named}: {error}") from error
+    rest = {key: value for key, value in method.items() if key != "name"}
+    tree["method"] = merge({"name": method_name(settings), **as_tree(settings)}, rest)
 
 
 def _build(tree: Tree, overrides: Sequence[Override], named: str) -> RunConfig:
@@ -175,10 +220,10 @@ def _build(tree: Tree, overrides: Sequence[Override], named: str) -> RunConfig:
         model = run_model().model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
         raise as_config_error(error, tree=tree, method=name, where=where) from error
-    return _as_run(model, detector)
+    return _as_run(model, detector, where)
 
 
-def _as_run(model: BaseModel, detector: str) -> RunConfig:
+def _as_run(model: BaseModel, detector: str, where: Where) -> RunConfig:
     parts: dict[str, Any] = {name: getattr(model, name) for name in type(model).model_fields}
     settings: DetectorSettings = parts["student"]
     train: TrainSettings = parts["train"]
@@ -189,14 +234,21 @@ def _as_run(model: BaseModel, detector: str) -> RunConfig:
         out=parts["out"],
         evaluate=parts["evaluate"],
         teacher=parts["teacher"],
-        method=_method(parts["method"]),
+        method=_method(parts["method"], where),
+        twins=parts["twins"],
+        inherit=parts["inherit"],
         alone=parts["alone"],
     )
 
 
-def _method(model: BaseModel | None) -> MethodChoice | None:
+def _method(model: BaseModel | None, where: Where) -> MethodChoice | None:
     if model is None:
         return None
     values: dict[str, Any] = {key: getattr(model, key) for key in type(model).model_fields}
     name = str(values.pop("name"))
-    return MethodChoice(name=name, settings=RECIPES[name].settings_type(**values))
+    try:
+        settings: Settings = canonical(settings_types()[name](**values))
+    except ConfigError as error:
+        key = "recipes" if "recipes" in values else "recipe"
+        raise ConfigError(f"{where(('method', key))}: method.{key}: {error}") from error
+    return MethodChoice(name=name, settings=settings)

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.jobs.settings import DataSettings, EvaluateSettings, TeacherSettings
-from detdistill.recipes.catalogue import RECIPES
+from detdistill.jobs.settings import DataSettings, EvaluateSettings, TeacherSettings, TwinSettings
+from detdistill.recipes.catalogue import WRAPPERS
+from detdistill.recipes.entries import settings_types
 from detdistill.train.settings import TrainSettings
 
 # pydantic hands this on to every plain dataclass below the model.
@@ -22,8 +23,8 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 @functools.cache
 def run_model() -> type[BaseModel]:
-    """The model of a whole config file, with one variant of `method` per recipe, told apart by `name`."""
-    method = _any_of([_method_model(name) for name in sorted(RECIPES)])
+    """The model of a whole config file, with one variant of `method` per kind of settings, told apart by `name`."""
+    method = _any_of([_method_model(name) for name in sorted(settings_types())])
     return create_model(
         "Run",
         __config__=STRICT,
@@ -33,6 +34,8 @@ def run_model() -> type[BaseModel]:
         method=(method | None, None),
         train=(TrainSettings, ...),
         evaluate=(EvaluateSettings, EvaluateSettings()),
+        twins=(TwinSettings, TwinSettings()),
+        inherit=(bool, False),
         seed=(Annotated[int, Field(ge=0)], 0),
         out=(Path, ...),
         alone=(Path | None, None),
@@ -40,12 +43,15 @@ def run_model() -> type[BaseModel]:
 
 
 def _method_model(name: str) -> type[BaseModel]:
-    settings_type = RECIPES[name].settings_type
+    settings_type = settings_types()[name]
     hints = get_type_hints(settings_type, include_extras=True)
     tag: Any = Literal[name]
     settings: dict[str, Any] = {
         field.name: (hints[field.name], _default(field)) for field in dataclasses.fields(settings_type)
     }
+    if name in WRAPPERS:
+        # What is wrapped is always said, although the settings have a default for it.
+        settings["recipe"] = (hints["recipe"], ...)
     return create_model(name, __config__=STRICT, name=(tag, ...), **settings)
 
 
@@ -88,7 +94,7 @@ def known_keys(path: tuple[str | int, ...], *, method: str | None) -> list[str]:
 
     Args:
         path: keys from the top; empty for the top itself.
-        method: the recipe that is chosen, None where there is none.
+        method: the name of the method that is chosen, None where there is none.
     """
     sections: dict[str, tuple[Any, list[str]]] = {
         "data": (DataSettings, []),
@@ -96,9 +102,10 @@ def known_keys(path: tuple[str | int, ...], *, method: str | None) -> list[str]:
         "teacher": (TeacherSettings, []),
         "train": (TrainSettings, []),
         "evaluate": (EvaluateSettings, []),
+        "twins": (TwinSettings, []),
     }
-    if method in RECIPES:
-        sections["method"] = (RECIPES[method].settings_type, ["name"])
+    if method in settings_types():
+        sections["method"] = (settings_types()[method], ["name"])
     if not path:
         return sorted(run_model().model_fields)
     kind, extra = sections.get(str(path[0]), (None, []))

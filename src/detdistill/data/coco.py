@@ -85,8 +85,12 @@ def _read_columns(json_path: Path, problems: Problems) -> Columns:
     return columns
 
 
-def _label_order(json_path: Path, own: Sequence[str], demanded: Sequence[str] | None) -> list[int]:
-    """For every label, which of the file's classes it is."""
+def label_order(source: Path, own: Sequence[str], demanded: Sequence[str] | None) -> list[int]:
+    """For every label, which of the source's classes it is.
+
+    Raises:
+        DataError: the source has other classes than those demanded.
+    """
     if demanded is None or tuple(demanded) == tuple(own):
         return list(range(len(own)))
     if sorted(demanded) != sorted(own):
@@ -94,8 +98,8 @@ def _label_order(json_path: Path, own: Sequence[str], demanded: Sequence[str] | 
         unknown = [name for name in own if name not in demanded]
         difference = [f"{word} {names}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
         raise DataError(
-            f"the classes of {json_path} must be {list(demanded)}, got {list(own)} ({'; '.join(difference)}). "
-            f"Make the names in its categories the same, or use the data that these classes come from."
+            f"the classes of {source} must be {list(demanded)}, got {list(own)} ({'; '.join(difference)}). "
+            f"Make the names of its classes the same, or use the data that these classes come from."
         )
     return [list(own).index(name) for name in demanded]
 
@@ -153,7 +157,7 @@ def read_coco(
     """
     problems = Problems()
     columns = _read_columns(json_path, problems)
-    order = _label_order(json_path, columns.class_names, class_names)
+    order = label_order(json_path, columns.class_names, class_names)
     if images_dir is None:
         images_dir, _ = images_folder(json_path, columns.first_names(20))
     if check_images or columns.lacks_sizes:

@@ -151,10 +151,7 @@ def _regions(columns: Columns) -> tuple[_Boxes, NDArray[np.float32]]:
     rows = np.frombuffer(columns.region_rows, dtype=np.int64)
     kept = np.append(np.frombuffer(columns.kept, dtype=np.bool_), True)
     regions = _Boxes(columns.region_boxes, rows, good=kept[rows], columns=columns)
-
-    def where(row: int) -> str:
-        return columns.image_place(int(rows[row]))
-
+    where = columns.region_place
     boxes = regions.clip("ignore region", where)
     if len(columns.class_names) > MOST_CLASSES_FOR_REGIONS:
         regions.report(

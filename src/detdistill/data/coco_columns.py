@@ -105,6 +105,10 @@ class Columns:
         own = self.ids[row]
         return f"{self.source}, annotation {own}" if own != NO_ID else f"{self.source}, annotation without id"
 
+    def region_place(self, row: int) -> str:
+        """Where ignore region `row` stands, for problems."""
+        return self.image_place(self.region_rows[row])
+
     def skip_image(self, row: int, kind: str, what: str) -> None:
         """Leaves image `row` out."""
         self.kept[row] = 0

@@ -13,6 +13,8 @@ from PIL import Image
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
+LONGEST_NAME = 2048
+
 
 def unsafe_name(name: object) -> str | None:
     """Why a file name from an annotation file must not be opened; None where it may be.
@@ -25,6 +27,8 @@ def unsafe_name(name: object) -> str | None:
         return "holds characters that no file name has"
     if name[0] in "/\\" or re.match(r"[A-Za-z]:", name):
         return "is absolute"
+    if len(name.encode()) > LONGEST_NAME or any(len(part.encode()) > 255 for part in name.split("/")):
+        return "is longer than a file name can be"
     normal = os.path.normpath(name.replace("\\", "/"))
     if normal in {".", ".."} or normal.startswith("../"):
         return "leads out of the images' folder"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.ignored import find_regions
 from detdistill.data.problems import Problems
 
 SMALL_PX2, MEDIUM_PX2 = 32.0**2, 96.0**2
@@ -41,7 +42,8 @@ class SplitSummary:
         images: images that can be used.
         images_without_boxes: how many of them have none (ignored boxes do not count).
         boxes: boxes to learn, without the ignored ones.
-        ignored: crowd boxes and ignore regions (a region counts once for every class).
+        ignored: boxes that one class ignores, such as crowds and difficult ones.
+        regions: places that every class ignores, such as KITTI's DontCare.
         classes: in label order.
         small: boxes below 32x32 square pixels of area, as COCO counts.
         medium: boxes from there to 96x96.
@@ -58,6 +60,7 @@ class SplitSummary:
     images_without_boxes: int
     boxes: int
     ignored: int
+    regions: int
     classes: tuple[ClassCount, ...]
     small: int
     medium: int
@@ -82,6 +85,7 @@ class SplitSummary:
             ("images without boxes", f"{self.images_without_boxes} ({share})"),
             ("boxes", f"{self.boxes} ({per_image})"),
             ("ignored boxes", str(self.ignored)),
+            ("ignore regions", str(self.regions)),
             ("small / medium / large", f"{self.small} / {self.medium} / {self.large}"),
         ]
         for name, spread in (
@@ -109,6 +113,7 @@ def _spread(values: NDArray[Any]) -> Spread | None:
 
 def summarise(annotations: Annotations, problems: Problems) -> SplitSummary:
     """Counts what is in a split."""
+    regions = find_regions(annotations)
     used = ~annotations.ignored
     labels = annotations.labels[used]
     image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[used]
@@ -126,7 +131,8 @@ def summarise(annotations: Annotations, problems: Problems) -> SplitSummary:
         images=len(annotations),
         images_without_boxes=len(annotations) - len(np.unique(image_of)),
         boxes=total,
-        ignored=int(annotations.ignored.sum()),
+        ignored=int((annotations.ignored & ~regions.members).sum()),
+        regions=len(regions.images),
         classes=tuple(
             ClassCount(name, count, 100.0 * count / total if total else 0.0, seen)
             for name, count, seen in zip(annotations.class_names, counts, images_of_class, strict=True)

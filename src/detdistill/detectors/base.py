@@ -32,11 +32,15 @@ class ClassLayout:
 
 @dataclass(frozen=True, slots=True)
 class BoxLayout:
-    """How box distributions are laid out: on which strides, anchors a cell, bins an edge."""
+    """How box distributions are laid out: on which strides, anchors a cell, bins an edge.
+
+    `anchor_scale` is the side, in strides, of the square around each cell by whose overlap objects are given to cells.
+    """
 
     strides: tuple[int, ...]
     anchors: int
     bins: int
+    anchor_scale: float = 8.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 
 from detdistill.detectors.base import Detector
+from detdistill.detectors.gfl import build_gfl
 from detdistill.detectors.settings import FAMILIES, PRESETS, DetectorSettings, parse_detector
 from detdistill.detectors.torchvision_dense import build_fcos, build_retinanet
 from detdistill.detectors.torchvision_rcnn import build_faster_rcnn
@@ -16,7 +17,7 @@ from detdistill.errors import ConfigError
 __all__ = ["BUILDERS", "FAMILIES", "PRESETS", "DetectorSettings", "build_detector", "parse_detector"]
 
 BUILDERS: Mapping[str, Callable[[DetectorSettings, tuple[str, ...]], Detector]] = MappingProxyType(
-    {"fcos": build_fcos, "retinanet": build_retinanet, "faster_rcnn": build_faster_rcnn}
+    {"fcos": build_fcos, "retinanet": build_retinanet, "faster_rcnn": build_faster_rcnn, "gfl": build_gfl}
 )
 """How each family is built."""
 

@@ -131,6 +131,19 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     )
 
 
+def saved_settings(path: Path) -> DetectorSettings:
+    """What a detector that `load_detector` would read was built from, without reading its weights.
+
+    Args:
+        path: as for `load_detector`.
+
+    Raises:
+        ConfigError: there is no such thing, or it is none of ours.
+    """
+    settings, _ = _described(find_weights(path).with_suffix(".json"))
+    return settings
+
+
 def find_weights(path: Path) -> Path:
     """The weights file behind a run folder, a checkpoints folder, a checkpoint or the file itself.
 

@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args
 
 from detdistill.errors import ConfigError, suggestion
 
-Family = Literal["fcos", "retinanet", "faster_rcnn"]
+Family = Literal["fcos", "retinanet", "faster_rcnn", "gfl"]
 Norm = Literal["batch", "frozen", "group"]
 FpnNorm = Literal["none", "batch", "group"]
 HeadNorm = Literal["none", "group"]
 
 FAMILIES: tuple[str, ...] = get_args(Family)
 MAX_FREEZE_STAGES = 4
+_FEWEST_BINS = 2
 _TUPLES = ("strides", "mean", "std", "anchor_ratios")
 
 
@@ -24,7 +25,7 @@ class DetectorSettings:
     """Everything that decides a detector's architecture, its loss and its detections; JSON-able with `asdict`.
 
     Attributes:
-        family: "fcos", "retinanet" or "faster_rcnn".
+        family: "fcos", "retinanet", "faster_rcnn" or "gfl".
         backbone: a timm model name.
         fpn_channels: channels of every pyramid level.
         head_depth: convolutions before the prediction layers of the dense heads.
@@ -39,11 +40,14 @@ class DetectorSettings:
         pretrained: None = random weights; True = timm's own, downloaded; a path = a state dict in timm's names.
         mean: subtracted from RGB in [0, 1], per channel.
         std: what the difference is divided by, per channel.
-        box_bias_init: first bias of FCOS's box layer, in strides: the box it predicts before it has learnt
-            anything reaches this far to each side. 0 (torchvision's) starts at the kink of the ReLU behind it.
+        box_bias_init: FCOS and GFL, in strides: the box that is predicted before anything is learnt reaches
+            this far to each side. FCOS: 0 (torchvision's) starts at the kink of the ReLU behind it. GFL: (box_bins −
+            1) / 2 (the paper's) starts with all distances alike.
+        box_bins: GFL: an edge's distribution is over distances of 0, 1, ..., box_bins − 1 strides.
         class_prior: first score of every class in the dense heads.
         centre_radius: FCOS: cells nearer than this many strides to a box's centre learn it.
-        anchor_scale: RetinaNet and Faster R-CNN: side of the smallest anchor, in strides.
+        anchor_scale: RetinaNet and Faster R-CNN: side of the smallest anchor, in strides. GFL: side of the one
+            square around each cell by whose overlap objects are given to cells.
         anchor_octaves: anchor sizes per octave on every level.
         anchor_ratios: height / width of the anchors.
         positive_iou: RetinaNet: anchors that overlap a box at least so much learn it.
@@ -72,6 +76,7 @@ class DetectorSettings:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     box_bias_init: float = 3.0
+    box_bins: int = 17
     class_prior: float = 0.01
     centre_radius: float = 1.5
     anchor_scale: float = 4.0
@@ -105,6 +110,7 @@ class DetectorSettings:
                 f"detector.freeze_stages must be 0 to {MAX_FREEZE_STAGES}, got {self.freeze_stages}. "
                 "0 trains the whole backbone."
             )
+        _check_boxes(self)
         doubling = all(coarse == 2 * fine for fine, coarse in zip(self.strides, self.strides[1:], strict=False))
         power = bool(self.strides) and self.strides[0] >= 2 and self.strides[0].bit_count() == 1
         if not (doubling and power):
@@ -159,6 +165,18 @@ class DetectorSettings:
         return cls(**values)
 
 
+def _check_boxes(settings: DetectorSettings) -> None:
+    if settings.box_bins < _FEWEST_BINS:
+        raise ConfigError(f"detector.box_bins must be {_FEWEST_BINS} or more, got {settings.box_bins}. 17 is usual.")
+    if settings.family == "gfl" and not 0 < settings.box_bias_init < settings.box_bins - 1:
+        raise ConfigError(
+            f"detector.box_bias_init must lie between 0 and the last of GFL's bins, {settings.box_bins - 1}, got "
+            f"{settings.box_bias_init}. Leave it out."
+        )
+    if settings.anchor_scale <= 0:
+        raise ConfigError(f"detector.anchor_scale must be above 0, got {settings.anchor_scale}. Leave it out.")
+
+
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"detector.{name} must be one of {known}, got '{value}'. {suggestion(str(value), known)}")
@@ -183,28 +201,21 @@ FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "head_norm": "none",
             }
         ),
+        "gfl": MappingProxyType({"anchor_scale": 8.0}),
     }
 )
 
+_TINY = MappingProxyType({"backbone": "test_resnet", "fpn_channels": 32, "head_depth": 2, "strides": (8, 16, 32)})
 _SMALL = MappingProxyType({"backbone": "test_resnet", "fpn_channels": 64, "head_depth": 3, "strides": (8, 16, 32)})
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "fcos/tiny": MappingProxyType(
-            {"backbone": "test_resnet", "fpn_channels": 32, "head_depth": 2, "strides": (8, 16, 32)}
-        ),
+        "fcos/tiny": _TINY,
         "fcos/small": _SMALL,
-        "retinanet/tiny": MappingProxyType(
-            {
-                "backbone": "test_resnet",
-                "fpn_channels": 32,
-                "head_depth": 2,
-                "strides": (8, 16, 32),
-                "head_norm": "group",
-                "anchor_scale": 2.0,
-            }
-        ),
+        "retinanet/tiny": MappingProxyType({**_TINY, "head_norm": "group", "anchor_scale": 2.0}),
         "retinanet/small": MappingProxyType({**_SMALL, "head_norm": "group", "anchor_scale": 2.0}),
+        "gfl/tiny": _TINY,
+        "gfl/small": _SMALL,
         "faster_rcnn/small": MappingProxyType(
             {
                 "backbone": "resnet10t",

@@ -109,7 +109,7 @@ class DenseDetector(Detector):
         """What the heads see on `pyramid`; the head runs once, where it is needed. See `Detector.observe`."""
         if not needs & HEAD_NEEDS:
             return Observation(pyramid=pyramid)
-        outputs = self.model.head(list(pyramid.levels))
+        outputs = self._head(list(pyramid.levels), boxes=bool(needs & LOSS_NEEDS))
         layout = self.spec.class_logits
         shown = None
         if Need.CLASS_LOGITS in needs and layout is not None:
@@ -124,6 +124,13 @@ class DenseDetector(Detector):
         outputs = self.model.head(list(pyramid.levels))
         outputs["cls_logits"] = self._slots.logits(outputs["cls_logits"])
         return find(self.model, outputs, _anchors(self.model, pyramid), batch)
+
+    def _head(self, levels: list[Tensor], *, boxes: bool) -> dict[str, Tensor]:
+        """What the head says; the box tower is left out where nobody reads it."""
+        if boxes:
+            outputs: dict[str, Tensor] = self.model.head(levels)
+            return outputs
+        return {"cls_logits": self.model.head.classification_head(levels)}
 
     def _task_loss(self, outputs: dict[str, Tensor], pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> TaskLoss:
         with torch.autocast(batch.images.device.type, enabled=False):

@@ -187,15 +187,14 @@ def _told(name: str, weight: Tensor, strides: Sequence[int | None]) -> dict[str,
 def running_statistics_kept(model: nn.Module) -> Iterator[None]:
     """Batch-norm layers within neither change their running statistics nor count the batch."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm, _, counted in before:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None if counted is None else counted.clone()
+    tracking = [norm for norm in norms if norm.training and norm.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm, momentum, counted in before:
-            norm.momentum, norm.num_batches_tracked = momentum, counted
+        for norm in tracking:
+            norm.track_running_stats = True
 
 
 def _key(weighted: WeightedTerm) -> str:

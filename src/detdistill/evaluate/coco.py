@@ -7,7 +7,7 @@ array of precisions, so that they differ in speed alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -171,16 +171,9 @@ def coco_results(annotations: Annotations, detections: Sequence[ImageDetections]
     Raises:
         DataError: as in `evaluate_coco`.
     """
-    known = set(annotations.image_ids.tolist())
+    check_detections(detections, annotations.image_ids.tolist(), classes=len(annotations.class_names))
     results: list[dict[str, Any]] = []
     for found in detections:
-        if found.image_id not in known:
-            raise DataError(
-                f"The image id of every detection must be an image of the data set's, or the only entry of it, "
-                f"got {found.image_id}. Evaluate on the split that the detections were made for, each image once."
-            )
-        known.remove(found.image_id)
-        _check(found, len(annotations.class_names))
         categories = annotations.category_ids[found.labels].tolist()
         scores = found.scores.astype(np.float64).tolist()
         results += [
@@ -188,6 +181,28 @@ def coco_results(annotations: Annotations, detections: Sequence[ImageDetections]
             for category, box, score in zip(categories, _corner_and_size(found.boxes), scores, strict=True)
         ]
     return results
+
+
+def check_detections(detections: Sequence[ImageDetections], image_ids: Iterable[int], *, classes: int) -> None:
+    """Refuses detections that cannot belong to a split.
+
+    Args:
+        detections: at most one entry per image.
+        image_ids: of the split.
+        classes: how many classes the labels are of.
+
+    Raises:
+        DataError: as in `evaluate_coco`.
+    """
+    known = set(image_ids)
+    for found in detections:
+        if found.image_id not in known:
+            raise DataError(
+                f"The image id of every detection must be an image of the data set's, or the only entry of it, "
+                f"got {found.image_id}. Evaluate on the split that the detections were made for, each image once."
+            )
+        known.remove(found.image_id)
+        _check(found, classes)
 
 
 def _check(found: ImageDetections, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Draws a data set, or checks one."""
+"""Draws a data set, checks one, or writes one in another format."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detdistill.data.annotations import Annotations
+from detdistill.data.kitti import KittiSplit
 from detdistill.data.problems import Problems
 from detdistill.data.scenes import make_scenes
-from detdistill.data.sources import SPLITS, open_split
+from detdistill.data.sources import SPLITS, find_split, open_split, present_splits
 from detdistill.data.summary import SplitSummary, summarise
-from detdistill.errors import ConfigError
+from detdistill.data.writers import Format, require_empty, write_data_set
 from detdistill.progress import Progress, Silence
 
 
@@ -21,11 +23,13 @@ class DataOutcome:
 
     Attributes:
         path: where it is.
+        sources: the format each split was recognised as, with its files.
         splits: figures of every split that was found.
         problems: what was repaired or skipped, by split.
     """
 
     path: Path
+    sources: Mapping[str, str]
     splits: Mapping[str, SplitSummary]
     problems: Mapping[str, Problems]
 
@@ -35,7 +39,8 @@ class DataOutcome:
         for name, summary in self.splits.items():
             rows = summary.rows()
             width = max(len(title) for title, _ in rows)
-            lines += [f"{self.path} ({name})", *(f"  {title:<{width}}  {value}" for title, value in rows)]
+            lines += [f"{self.path} ({name}), read as {self.sources[name]}"]
+            lines += [*(f"  {title:<{width}}  {value}" for title, value in rows)]
             lines += [f"  {line}" for line in self.problems[name].summary()] + [""]
         return lines[:-1]
 
@@ -44,7 +49,11 @@ class DataOutcome:
         return {
             "path": str(self.path),
             "splits": {
-                name: {**summary.as_dict(), "problem_list": [problem.text() for problem in self.problems[name]]}
+                name: {
+                    "read_as": self.sources[name],
+                    **summary.as_dict(),
+                    "problem_list": [problem.text() for problem in self.problems[name]],
+                }
                 for name, summary in self.splits.items()
             },
         }
@@ -54,7 +63,7 @@ def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutco
     """Reads a data set as training would, every image decoded, and counts what is in it.
 
     Args:
-        path: a folder with one split or both, or a COCO JSON that is taken as it is.
+        path: a folder with one split or both, or a COCO JSON or list that is taken as it is; see `find_split`.
         progress: told how many images were looked at.
 
     Raises:
@@ -65,7 +74,8 @@ def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutco
     summaries: dict[str, SplitSummary] = {}
     found: dict[str, Problems] = {}
     names: tuple[str, ...] | None = None
-    for split in _splits(path):
+    sources: dict[str, str] = {}
+    for split in present_splits(path):
         started = False
 
         def advance(done: int, total: int, split: str = split) -> None:
@@ -82,23 +92,101 @@ def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutco
         names = annotations.class_names
         summaries[split] = summarise(annotations, problems)
         found[split] = problems
-    return DataOutcome(path=path, splits=summaries, problems=found)
+        sources[split] = find_split(path, split, exact=path.is_file()).text()
+    return DataOutcome(path=path, sources=sources, splits=summaries, problems=found)
 
 
-def _splits(path: Path) -> tuple[str, ...]:
-    if path.is_file():
-        return ("val",)
-    present = tuple(
-        split
-        for split in SPLITS
-        if (path / f"{split}.json").is_file() or any((path / "annotations").glob(f"instances_{split}*.json"))
-    )
-    if not present and path.is_dir():
-        raise ConfigError(
-            f"{path} must hold train.json, val.json or annotations/instances_*.json, got none of them. "
-            "Give the folder of a COCO data set, or a JSON file."
+@dataclass(frozen=True, slots=True)
+class ConvertOutcome:
+    """What was read of a data set, and what was written.
+
+    Attributes:
+        out: the new folder.
+        to: its format.
+        sources: the format each split was recognised as, with its files.
+        images: written images by split.
+        boxes: written boxes by split, those to ignore left out.
+        problems: what was repaired or skipped on reading and on writing, by split.
+    """
+
+    out: Path
+    to: Format
+    sources: Mapping[str, str]
+    images: Mapping[str, int]
+    boxes: Mapping[str, int]
+    problems: Mapping[str, Problems]
+
+    def table(self) -> list[str]:
+        """What was written, and problems, of every split."""
+        lines = []
+        for name, images in self.images.items():
+            lines += [f"{name}: {images} images and {self.boxes[name]} boxes, read as {self.sources[name]}"]
+            lines += [f"  {line}" for line in self.problems[name].summary()]
+        return [*lines, f"written to {self.out} (--to {self.to})"]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The counts, and every kept problem as a line of text."""
+        return {
+            "out": str(self.out),
+            "format": self.to,
+            "splits": {
+                name: {
+                    "read_as": self.sources[name],
+                    "images": images,
+                    "boxes": self.boxes[name],
+                    "problems": dict(self.problems[name].counts),
+                    "problem_list": [problem.text() for problem in self.problems[name]],
+                }
+                for name, images in self.images.items()
+            },
+        }
+
+
+def convert_data_job(path: Path, *, to: Format, out: Path, progress: Progress | None = None) -> ConvertOutcome:
+    """Writes a data set in another format, images as hard links where the disk allows it.
+
+    Args:
+        path: a data set in any format; see `find_split`.
+        to: the format to write.
+        out: a new or empty folder.
+        progress: told what was recognised, and how many images are settled.
+
+    Raises:
+        ConfigError: there is no such data set, or the folder is in use.
+        DataError: a split cannot be used at all, or an image cannot be read.
+    """
+    require_empty(out)
+    watcher = progress or Silence()
+    annotations: dict[str, Annotations] = {}
+    problems: dict[str, Problems] = {}
+    sources: dict[str, str] = {}
+    kitti_labels: dict[str, Path] = {}
+    names: tuple[str, ...] | None = None
+    for split in present_splits(path):
+        annotations[split], problems[split] = open_split(
+            path, split, class_names=names, exact=path.is_file(), say=watcher.say
         )
-    return present or SPLITS
+        names = annotations[split].class_names
+        found = find_split(path, split, exact=path.is_file())
+        sources[split] = found.text()
+        if isinstance(found, KittiSplit):
+            kitti_labels[split] = found.labels_dir
+    started = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal started
+        if not started:
+            watcher.start(f"write {to}", total)
+            started = True
+        watcher.advance(done)
+
+    written = write_data_set(annotations, out, to=to, kitti_labels=kitti_labels, progress=advance)
+    watcher.finish()
+    for split, lost in written.problems.items():
+        problems[split].extend([lost])
+    return ConvertOutcome(
+        out=out, to=to, sources=sources, images=written.images, boxes=written.boxes, problems=problems
+    )
 
 
 def make_scenes_job(
@@ -124,6 +212,7 @@ def make_scenes_job(
     opened = {split: open_split(out, split) for split in SPLITS}
     return DataOutcome(
         path=out,
+        sources={split: find_split(out, split).text() for split in SPLITS},
         splits={split: summarise(*pair) for split, pair in opened.items()},
         problems={split: problems for split, (_, problems) in opened.items()},
     )

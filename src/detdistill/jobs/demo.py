@@ -128,19 +128,7 @@ def demo_job(
     """
     watcher = progress or Silence()
     chosen = plan or DemoPlan()
-    watcher.start("draw scenes", chosen.train_scenes + chosen.val_scenes)
-    make_scenes(
-        out / SCENES,
-        train=chosen.train_scenes,
-        val=chosen.val_scenes,
-        seed=seed,
-        width=chosen.width,
-        height=chosen.height,
-        workers=min(2, os.cpu_count() or 1),
-        progress=lambda done, total: watcher.advance(done),
-    )
-    watcher.finish()
-    write_labelled(out, chosen.labelled_scenes)
+    make_demo_scenes(chosen, out=out, seed=seed, progress=watcher)
     configs = demo_configs(chosen, out=out, seed=seed)
     teacher = train_job(configs[TEACHER], resume=True, progress=watcher)
     alone = train_job(configs[ALONE], resume=True, progress=watcher)
@@ -167,6 +155,33 @@ def demo_job(
         shutil.copyfile(configs[DISTILLED].out / PICTURES, partial)
     learning_curves({name: out / name / METRICS for name in outcome.training}, out / CURVES)
     return outcome
+
+
+def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress) -> None:
+    """Draws the demo's scenes where they are not there yet, and writes which of them the student has labels for.
+
+    Args:
+        plan: says how many and how large.
+        out: folder of the demo.
+        seed: decides the scenes.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: the folder holds other scenes.
+    """
+    progress.start("draw scenes", plan.train_scenes + plan.val_scenes)
+    make_scenes(
+        out / SCENES,
+        train=plan.train_scenes,
+        val=plan.val_scenes,
+        seed=seed,
+        width=plan.width,
+        height=plan.height,
+        workers=min(2, os.cpu_count() or 1),
+        progress=lambda done, total: progress.advance(done),
+    )
+    progress.finish()
+    write_labelled(out, plan.labelled_scenes)
 
 
 def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from detdistill.data.dataset import DetectionDataset, Draw
 from detdistill.data.loader import collate
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.inherit import InheritReport, inherit
 from detdistill.detectors.saved import LoadedDetector, load_detector
 from detdistill.distill.startup import prove
 from detdistill.distill.step import DistillationStep
@@ -32,6 +33,7 @@ from detdistill.jobs.fitting import (
     training_data,
 )
 from detdistill.jobs.opening import Measured, OpenedData, open_data, open_detector, require_same_classes
+from detdistill.jobs.samples import SampleChanges, open_twins, reached, recipe_changes, weighed_constantly
 from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings
 from detdistill.progress import Progress, Silence
 from detdistill.recipes.catalogue import build_recipe
@@ -42,6 +44,7 @@ from detdistill.train.run import METRICS
 from detdistill.types import Batch
 
 TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
+INHERITED = "inherited.json"
 _PROOF_IMAGES = 4
 
 
@@ -51,10 +54,11 @@ class DistillOutcome:
 
     Attributes:
         out: the run folder.
-        method: the recipe's name.
+        method: the recipe's name, such as ``"aid(frs)"``.
         results: figures of teacher, student alone and distilled student; None where not known.
         steps: of the training.
         seconds: that the training took, without evaluation.
+        sample_specific: shares of the images that sample-specific augmentation reaches; None where it is off.
     """
 
     out: Path
@@ -62,6 +66,7 @@ class DistillOutcome:
     results: Mapping[str, CocoMetrics | None]
     steps: int
     seconds: float
+    sample_specific: Mapping[str, float] | None = None
 
     def table(self) -> list[str]:
         """The figures side by side, and where the run is."""
@@ -75,12 +80,15 @@ class DistillOutcome:
 
     def as_dict(self) -> Mapping[str, Any]:
         """What ``results.json`` holds."""
-        return {
+        content = {
             **results_json(self.results),
             "method": self.method,
             "steps": self.steps,
             "seconds": round(self.seconds, 2),
         }
+        if self.sample_specific is not None:
+            content["sample_specific"] = dict(self.sample_specific)
+        return content
 
 
 def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> DistillOutcome:
@@ -105,13 +113,22 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     same_classes = require_same_classes(loaded, data.train, source=choice.source, allow=choice.allow)
     alone = _open_alone(config, data)
     student = new_student(config, data)
+    inherited = inherit(student, loaded.detector, source=choice.source) if config.inherit else None
     teacher = FrozenTeacher(loaded.detector, autocast=_autocast(config))
     recipe = build_recipe(method.settings, student.spec, teacher.spec, seed=config.seed)
+    changes = recipe_changes(recipe, config.data)
     # Several processes are forked from this one, which must not have touched a GPU before.
     forks = config.train.devices > 1
     device = torch.device("cpu") if forks else device_of(config)
+    recipe = weighed_constantly(recipe, teacher, config, data, device=device, progress=watcher)
     step = DistillationStep(student, teacher, recipe).to(device)
-    _tell(step, config, data, device=device, watcher=watcher)
+    _tell(step, config, watcher, inherited=inherited)
+    for proof in prove(step, _batch_with_boxes(config, data, changes).to(device)):
+        watcher.say(f"start-up proof: {proof}")
+    if inherited is not None:
+        write_json(config.out / INHERITED, inherited.as_dict())
+    shares = reached(changes, data, progress=watcher)
+    twins = open_twins(recipe, teacher, config, data, device=device, progress=watcher)
     others = {TEACHER: loaded.detector if same_classes else None, ALONE: alone.detector if alone else None}
     results: dict[str, Measured | None] = {}
     if not forks:
@@ -120,20 +137,28 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         step,
         config,
         data,
-        label=f"distil {config.student.detector} by {method.name}",
-        identity={"method": {"name": method.name, **asdict(method.settings)}, "teacher": teacher.digest()},
+        label=f"distil {config.student.detector} by {recipe.name}",
+        identity={
+            "method": {"name": method.name, **asdict(method.settings)},
+            "teacher": teacher.digest(),
+            **changes.identity(),
+            **({"inherit": True} if config.inherit else {}),
+            **({"twins": sorted(twins)} if recipe.twins else {}),
+        },
         resume=resume,
         progress=watcher,
+        changes=replace(changes, twins=twins),
     )
     if forks:
         results = _measure(others, config, data, watcher)
     results[DISTILLED] = measure_fitted(fitted.student, config, data, what=DISTILLED, progress=watcher)
     outcome = DistillOutcome(
         out=config.out,
-        method=method.name,
+        method=recipe.name,
         results={name: None if measured is None else measured.metrics for name, measured in results.items()},
         steps=fitted.training.steps,
         seconds=fitted.training.seconds,
+        sample_specific=shares,
     )
     write_json(config.out / RESULTS, outcome.as_dict())
     _draw(config, data, results)
@@ -173,10 +198,10 @@ def _measure(
     }
 
 
-def _tell(
-    step: DistillationStep, config: RunConfig, data: OpenedData, *, device: torch.device, watcher: Progress
-) -> None:
-    """Says what is paired and capped, and proves that every term teaches."""
+def _tell(step: DistillationStep, config: RunConfig, watcher: Progress, *, inherited: InheritReport | None) -> None:
+    """Says what is inherited, paired and capped."""
+    if inherited is not None:
+        watcher.say("\n".join(inherited.lines()))
     watcher.say(pairing_note(step.student.spec, step.teacher.spec))
     for weighted in step.recipe.terms:
         steps = weighted.warm_up.within(config.train.steps)
@@ -184,12 +209,10 @@ def _tell(
             watcher.say(
                 f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {config.train.steps}"
             )
-    for proof in prove(step, _batch_with_boxes(config, data).to(device)):
-        watcher.say(f"start-up proof: {proof}")
 
 
-def _batch_with_boxes(config: RunConfig, data: OpenedData) -> Batch:
-    dataset: DetectionDataset = training_data(config, data)
+def _batch_with_boxes(config: RunConfig, data: OpenedData, changes: SampleChanges) -> Batch:
+    dataset: DetectionDataset = training_data(config, data, changes=changes)
     samples = []
     for index in range(len(dataset)):
         if (~data.train.ignored[data.train.objects(index)]).any():

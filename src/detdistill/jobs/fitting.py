@@ -18,6 +18,7 @@ from detdistill.detectors.saved import load_detector, save_detector
 from detdistill.errors import ConfigError
 from detdistill.files import write_text
 from detdistill.jobs.opening import Measured, OpenedData, image_dict, measure
+from detdistill.jobs.samples import UNCHANGED, SampleChanges
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.train.launch import device_kind
@@ -59,9 +60,22 @@ def new_student(config: RunConfig, data: OpenedData) -> Detector:
     return build_detector(config.student.settings, data.train.class_names, seed=config.seed)
 
 
-def training_data(config: RunConfig, data: OpenedData) -> DetectionDataset:
-    """The training view of the data."""
-    return DetectionDataset(data.train, image=data.image, augment=config.data.augment, seed=config.seed)
+def training_data(config: RunConfig, data: OpenedData, *, changes: SampleChanges = UNCHANGED) -> DetectionDataset:
+    """The training view of the data.
+
+    Args:
+        config: of the run.
+        data: opened for it.
+        changes: what a recipe changes about samples, and the twins it looks at.
+    """
+    return DetectionDataset(
+        data.train,
+        image=data.image,
+        augment=config.data.augment,
+        seed=config.seed,
+        sample_transform=changes.transform,
+        twins=changes.twins,
+    )
 
 
 def device_of(config: RunConfig) -> torch.device:
@@ -78,6 +92,7 @@ def fit(
     identity: Mapping[str, Any],
     resume: bool,
     progress: Progress,
+    changes: SampleChanges = UNCHANGED,
 ) -> Fitted:
     """Trains `step` into ``config.out``, which gets ``config.yaml``, checkpoints and ``metrics.csv``.
 
@@ -89,6 +104,7 @@ def fit(
         identity: what must be the same on resume beyond the settings.
         resume: go on from the latest checkpoint, where there is one.
         progress: told how it goes.
+        changes: what a recipe changes about samples, and the twins it looks at.
 
     Raises:
         ConfigError: other settings than those of the run that is resumed.
@@ -96,7 +112,7 @@ def fit(
         DistillError: the loss is not finite.
         Interrupted: stopped by a signal, with the checkpoint saved.
     """
-    dataset = training_data(config, data)
+    dataset = training_data(config, data, changes=changes)
     settings = config.train
     image = image_dict(data.image)
     resolved = replace(config, data=replace(config.data, image=data.image))
@@ -109,6 +125,7 @@ def fit(
             batch_size=settings.batch_size,
             steps=settings.steps,
             start_step=start,
+            plain_from=round(changes.until * settings.steps),
             workers=settings.workers,
             rank=rank,
             ranks=ranks,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from detdistill.recipes.catalogue import RECIPES, RecipeDescription, describe
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS, RecipeDescription, describe
+from detdistill.recipes.grammar import written
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,13 @@ class MethodsOutcome:
         if not self.detailed:
             width = max(len(method.name) for method in self.methods)
             lines = [f"{method.name:<{width}}  {method.summary}" for method in self.methods]
-            return [*lines, "", "detdistill methods NAME tells more."]
+            wrappers = " and ".join(method.name for method in self.methods if method.wraps)
+            return [
+                *lines,
+                "",
+                f'They add up, --method "frs + ssim", and {wrappers} wrap them, --method "aid(frs, alpha=0.5)".',
+                "detdistill methods NAME tells more.",
+            ]
         return [line for method in self.methods for line in _details(method)]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -43,7 +50,7 @@ def methods_job(name: str | None = None) -> MethodsOutcome:
     Raises:
         ConfigError: there is no method of that name.
     """
-    names = sorted(RECIPES) if name is None else [name]
+    names = sorted(RECIPES | WRAPPERS) if name is None else [name]
     return MethodsOutcome(methods=tuple(describe(one) for one in names), detailed=name is not None)
 
 
@@ -58,5 +65,7 @@ def _details(method: RecipeDescription) -> list[str]:
     for title, text in parts.items():
         lines += [f"{title}:", *(f"  {line}".rstrip() for line in text.splitlines()), ""]
     lines += ["Settings (change one with method.KEY=VALUE):"]
-    lines += [f"  {key} = {value!r}" for key, value in method.defaults.items()]
+    lines += [f"  {key} = {written(value)}" for key, value in method.defaults.items()]
+    example = f"{method.name}(METHOD, KEY=VALUE)" if method.wraps else f"{method.name}(KEY=VALUE)"
+    lines += ["", f'On the command line: --method "{example}"']
     return lines

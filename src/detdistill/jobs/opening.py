@@ -75,7 +75,7 @@ def read_split(
     progress: Progress,
 ) -> Annotations:
     """Reads one split and tells what was repaired or skipped in it; see `open_split` for the arguments."""
-    annotations, problems = open_split(data, split, class_names=class_names, exact=exact)
+    annotations, problems = open_split(data, split, class_names=class_names, exact=exact, say=progress.say)
     for line in problems.summary():
         progress.say(f"{split} data: {line}")
     return annotations

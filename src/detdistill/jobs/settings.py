@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
@@ -27,6 +28,9 @@ class DataSettings:
         image: to what size images are brought. None: the teacher's size where there is a teacher,
             else the training images' own median size, at most 800 x 1333.
         augment: how training images are varied.
+        sample_specific: noise or a crop for training images by the size of their objects, without a method that
+            brings this along (`ikd` does); None for none, ``{}`` for the published numbers.
+        sample_specific_until: share of the run after which that is off, as it is in `ikd`, whose control it is.
     """
 
     folder: Path | None = None
@@ -34,12 +38,19 @@ class DataSettings:
     val: Path | None = None
     image: ImageSettings | None = None
     augment: AugmentSettings = field(default_factory=AugmentSettings)
+    sample_specific: SampleSpecificSettings | None = None
+    sample_specific_until: float = 2 / 3
 
     def __post_init__(self) -> None:
         if self.folder is None and (self.train is None or self.val is None):
             raise ConfigError(
                 "data.folder must be a data set folder or a COCO JSON, got nothing. "
                 "Pass --data FOLDER, or give data.train and data.val."
+            )
+        if not 0 <= self.sample_specific_until <= 1:
+            raise ConfigError(
+                "data.sample_specific_until must be between 0 and 1, the share of the run, got "
+                f"{self.sample_specific_until}. Give one such as 0.667."
             )
 
     def source(self, split: Literal["train", "val"]) -> Path:
@@ -82,12 +93,25 @@ class MethodChoice:
     """The recipe that distils.
 
     Attributes:
-        name: its key in `detdistill.recipes.catalogue.RECIPES`.
-        settings: an instance of that entry's settings type.
+        name: of the outermost method, as in `detdistill.recipes.entries.settings_types`; ``"sum"`` for several.
+        settings: an instance of the settings type of that name.
     """
 
     name: str
     settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class TwinSettings:
+    """Where the twins of the training images come from, for a method that looks at such (`ikd`).
+
+    Attributes:
+        folder: of the cache on disk, which several runs may share; None for ``twins`` in the run's folder.
+        on_the_fly: make them anew at every step instead of keeping them.
+    """
+
+    folder: Path | None = None
+    on_the_fly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +139,8 @@ class RunConfig:
         evaluate: how it is measured.
         teacher: the detector that teaches; None for plain training.
         method: the recipe that distils; None for plain training.
+        twins: where the twins come from that the method looks at.
+        inherit: whether the student's neck and heads start from the teacher's, where names and shapes match.
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
     """
 
@@ -125,6 +151,8 @@ class RunConfig:
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     teacher: TeacherSettings | None = None
     method: MethodChoice | None = None
+    twins: TwinSettings = field(default_factory=TwinSettings)
+    inherit: bool = False
     alone: Path | None = None
 
     @property
@@ -140,6 +168,8 @@ class RunConfig:
             content["teacher"] = asdict(self.teacher)
         if self.method is not None:
             content["method"] = {"name": self.method.name, **asdict(self.method.settings)}
+            content["twins"] = asdict(self.twins)
+            content["inherit"] = self.inherit
         train = asdict(self.train)
         content["seed"] = train.pop("seed")
         content["train"] = train

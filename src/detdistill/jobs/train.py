@@ -19,6 +19,7 @@ from detdistill.jobs.fitting import (
     require_free,
 )
 from detdistill.jobs.opening import open_data
+from detdistill.jobs.samples import own_changes, reached
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
@@ -37,12 +38,14 @@ class TrainOutcome:
         metrics: on the validation images, in percent.
         steps: of the training.
         seconds: that the training took, without evaluation.
+        sample_specific: shares of the images that sample-specific augmentation reaches; None where it is off.
     """
 
     out: Path
     metrics: CocoMetrics
     steps: int
     seconds: float
+    sample_specific: Mapping[str, float] | None = None
 
     def table(self) -> list[str]:
         """Its figures, overall and by class, and where it is."""
@@ -57,7 +60,10 @@ class TrainOutcome:
 
     def as_dict(self) -> Mapping[str, Any]:
         """What ``results.json`` holds."""
-        return {**results_json({STUDENT: self.metrics}), "steps": self.steps, "seconds": round(self.seconds, 2)}
+        content = {**results_json({STUDENT: self.metrics}), "steps": self.steps, "seconds": round(self.seconds, 2)}
+        if self.sample_specific is not None:
+            content["sample_specific"] = dict(self.sample_specific)
+        return content
 
 
 def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> TrainOutcome:
@@ -75,15 +81,17 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
     watcher = progress or Silence()
     require_free(config.out, resume=resume)
     data = open_data(config.data, image=None, progress=watcher)
+    changes = own_changes(config.data)
     step = SupervisedStep(new_student(config, data))
     fitted = fit(
         step,
         config,
         data,
         label=f"train {config.student.detector}",
-        identity={"method": None},
+        identity={"method": None, **changes.identity()},
         resume=resume,
         progress=watcher,
+        changes=changes,
     )
     measured = measure_fitted(fitted.student, config, data, what=config.student.detector, progress=watcher)
     outcome = TrainOutcome(
@@ -91,6 +99,7 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
         metrics=measured.metrics,
         steps=fitted.training.steps,
         seconds=fitted.training.seconds,
+        sample_specific=reached(changes, data, progress=watcher),
     )
     write_json(config.out / RESULTS, outcome.as_dict())
     learning_curves({STUDENT: config.out / METRICS}, config.out / CURVES)

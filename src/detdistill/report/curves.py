@@ -22,7 +22,9 @@ Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 _NO_CURVE = ("step", "seconds")
 _FIRST = ("total", "task")
 _LAST = ("lr",)
-_MOST_PANELS = 15
+_MOST_PANELS = 9
+# What is logged below a loss, such as frs.features/cost_stride_8, comes after the losses.
+_BELOW = "/"
 # Yellow is left out: a thin line of it cannot be seen on white.
 _LINE_COLOURS: tuple[Colour, ...] = tuple(CLASS_COLOURS[i] for i in (6, 2, 3, 0, 5, 1, 7, 10))
 
@@ -124,7 +126,7 @@ def _number(text: str | None) -> float | None:
 
 def _panel_names(curves: Mapping[str, Mapping[str, Series]]) -> list[str]:
     names = list(dict.fromkeys(name for of_run in curves.values() for name in of_run))
-    middle = [name for name in names if name not in _FIRST + _LAST]
+    middle = sorted((name for name in names if name not in _FIRST + _LAST), key=lambda name: _BELOW in name)
     first = [name for name in _FIRST if name in names]
     last = [name for name in _LAST if name in names]
     return first + middle[: _MOST_PANELS - len(first) - len(last)] + last

@@ -63,22 +63,34 @@ def sheet_rows(
     filled = order[np.diff(annotations.offsets) > 0]
     candidates = filled if len(filled) else order
     picks = np.unique(np.linspace(0, max(0, len(candidates) - 1), num=min(count, len(candidates))).round().astype(int))
-    by_image = {title: {one.image_id: one for one in found} for title, found in columns.items()}
-    rows = []
-    for index in candidates[picks].tolist():
-        image_id = int(annotations.image_ids[index])
-        objects = annotations.objects(index)
-        rows.append(
-            SheetRow(
-                image=_read(annotations.path(index)),
-                boxes=annotations.boxes[objects],
-                labels=annotations.labels[objects],
-                detections={title: found.get(image_id, _nothing(image_id)) for title, found in by_image.items()},
-                ignored=annotations.ignored[objects],
-                caption=f"image {image_id} · {annotations.file_name(index)}",
-            )
-        )
-    return rows
+    return [sheet_row(annotations, index, columns) for index in candidates[picks].tolist()]
+
+
+def sheet_row(
+    annotations: Annotations, index: int, columns: Mapping[str, Sequence[ImageDetections]], *, remark: str = ""
+) -> SheetRow:
+    """The row of one image.
+
+    Args:
+        annotations: the split.
+        index: of the image.
+        columns: each model's detections of the split, by column title; the image may be absent.
+        remark: stands behind the image's name.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
+    image_id, objects = int(annotations.image_ids[index]), annotations.objects(index)
+    found = {title: [one for one in entries if one.image_id == image_id] for title, entries in columns.items()}
+    caption = f"image {image_id} · {annotations.file_name(index)}"
+    return SheetRow(
+        image=_read(annotations.path(index)),
+        boxes=annotations.boxes[objects],
+        labels=annotations.labels[objects],
+        detections={title: own[-1] if own else _nothing(image_id) for title, own in found.items()},
+        ignored=annotations.ignored[objects],
+        caption=f"{caption} · {remark}" if remark else caption,
+    )
 
 
 def comparison_sheet(

@@ -1,0 +1,83 @@
+"""Reads the small text files of other formats: label files and lists; what is wrong with one has kind and line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from detdistill.errors import DataError
+
+MOST_BYTES = 64 * 2**20
+
+
+class FileFlaw(Exception):
+    """What makes a whole label file unusable, before it is decided what that means for the data set.
+
+    Args:
+        kind: a short noun phrase, as `Problem.kind`.
+        what: the facts.
+        line: where in the file; None where no line can be told.
+    """
+
+    def __init__(self, kind: str, what: str, *, line: int | None = None) -> None:
+        super().__init__(kind, what, line)
+        self.kind, self.what, self.line = kind, what, line
+
+    def where(self, path: Path) -> str:
+        """The file, and the line where there is one."""
+        return f"{path}, line {self.line}" if self.line is not None else str(path)
+
+    def refusal(self, path: Path) -> DataError:
+        """The flaw as an error, for files that nothing can do without."""
+        return DataError(f"{self.where(path)} must be a readable text file in UTF-8, got: {self.what}. Mend the file.")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a label file.
+
+    Raises:
+        FileFlaw: it cannot be read, or is so large that it is none.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise FileFlaw("label file too large", f"{size} bytes, at most {MOST_BYTES} are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileFlaw("label file missing", "no such file") from None
+    except OSError as error:
+        raise FileFlaw("label file unreadable", error.strerror or "it cannot be opened") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a label file, without a byte order mark.
+
+    Raises:
+        FileFlaw: it cannot be read, or is no text in UTF-8.
+    """
+    content = read_bytes(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise FileFlaw("label file not UTF-8", f"byte {content[error.start]:#04x} is no text", line=line) from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise FileFlaw("label file not UTF-8", "a zero byte is no text", line=line)
+    return text
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Line number, from 1, and content of every line that is not blank, without the space around it."""
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        if stripped := line.strip():
+            yield number, stripped
+
+
+def number(text: str) -> float:
+    """A word as a number; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

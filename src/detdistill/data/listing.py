@@ -1,0 +1,195 @@
+"""Which images belong to a split: a list of names, a share drawn by a seed, or all that are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, final
+
+import numpy as np
+
+from detdistill.data.image_files import unsafe_name
+from detdistill.data.label_text import FileFlaw, numbered_lines, read_text
+from detdistill.data.problems import Problems
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+)
+TRAIN_SHARE = 0.8
+CLASS_LIST = "classes.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a split: its name without the ending, and where that was read, for problems."""
+
+    stem: str
+    where: str
+
+
+class Choice(Protocol):
+    """A way to say which of a folder's images are the split's."""
+
+    def text(self) -> str:
+        """The way in a few words."""
+
+    def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
+        """The split's images.
+
+        Args:
+            stems: the labelled images of the folder, in order.
+            problems: takes entries that cannot be used.
+
+        Raises:
+            DataError: the list cannot be read.
+        """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ListFile:
+    """The images that a text file names, one a line.
+
+    Attributes:
+        path: the file.
+        folder: the data set's folder, which the text is relative to.
+    """
+
+    path: Path
+    folder: Path
+
+    def text(self) -> str:
+        """Name of the list."""
+        return f"the list {shown(self.path, self.folder)}"
+
+    def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
+        """The entries in the list's order; a second column (VOC's lists for one class) is passed over."""
+        known, found, seen = set(stems), list[Entry](), set[str]()
+        for where, line in read_list(self.path):
+            first = line.split()[0]
+            name = first if line not in known and (first in known or len(line.split()) == 2) else line
+            stem = name if name in known else without_suffix(name)
+            flaw = unsafe_name(stem)
+            if flaw is not None:
+                problems.add("unusable file name", where, what=f"{name!r} {flaw}", action="skipped")
+            elif stem in seen:
+                problems.add("image listed twice", where, what=f"{stem!r} is the second", action="skipped")
+            else:
+                seen.add(stem)
+                found.append(Entry(stem, where))
+        return found
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Four fifths of the images for training and one for validation, drawn by a seed."""
+
+    split: str
+    labels: Path
+    seed: int = 0
+
+    def text(self) -> str:
+        """What is drawn."""
+        of = "8 of every 10 images" if self.split == "train" else "2 of every 10 images"
+        return f"{of}, drawn by seed {self.seed} as there are no split lists"
+
+    def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
+        """The split's share, in the folder's order."""
+        del problems
+        train, val = split_by_seed(stems, seed=self.seed)
+        return [Entry(stem, str(self.labels)) for stem in (train if self.split == "train" else val)]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """All labelled images of a folder."""
+
+    labels: Path
+
+    def text(self) -> str:
+        """Name of the folder."""
+        return f"all of {self.labels.name}/"
+
+    def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
+        """Every image."""
+        del problems
+        return [Entry(stem, str(self.labels)) for stem in stems]
+
+
+def split_by_seed(stems: Sequence[str], *, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Divides image names 8:2 at random.
+
+    The division depends on the set of names and the seed alone, not on the order the names come in.
+
+    Args:
+        stems: all names, each once.
+        seed: a whole number from 0.
+
+    Returns:
+        The names to train on and those to validate on, each in the order given; two or more names leave neither
+        empty.
+    """
+    ordered = sorted(stems)
+    count = min(max(1, round(TRAIN_SHARE * len(ordered))), max(len(ordered) - 1, 1))
+    drawn = np.random.default_rng(seed).permutation(len(ordered))[:count]
+    chosen = {ordered[index] for index in drawn.tolist()}
+    return [stem for stem in stems if stem in chosen], [stem for stem in stems if stem not in chosen]
+
+
+def read_list(path: Path) -> list[tuple[str, str]]:
+    """Place (file and line) and text of every line of a list that is not blank.
+
+    Raises:
+        DataError: the file cannot be read, or is no text.
+    """
+    try:
+        text = read_text(path)
+    except FileFlaw as flaw:
+        raise flaw.refusal(path) from None
+    return [(f"{path}, line {number}", line) for number, line in numbered_lines(text)]
+
+
+def read_class_list(folder: Path) -> tuple[str, ...] | None:
+    """The classes that ``classes.txt`` of a data set names, in order; None without such a file.
+
+    Raises:
+        DataError: the file cannot be read, or is no text.
+    """
+    path = folder / CLASS_LIST
+    if not path.is_file():
+        return None
+    names = tuple(dict.fromkeys(" ".join(line.split()) for _, line in read_list(path)))
+    return names or None
+
+
+def files_below(folder: Path, suffixes: frozenset[str]) -> list[str]:
+    """The files with one of the endings in a folder and its sub-folders, as names relative to it, in order."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        base = Path(place).relative_to(folder)
+        found += [(base / name).as_posix() for name in names if Path(name).suffix.lower() in suffixes]
+    return sorted(name for name in found if unsafe_name(name) is None)
+
+
+def by_stem(names: Sequence[str]) -> dict[str, str]:
+    """File names by their name without the ending; of two alike, the first."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(without_suffix(name), name)
+    return found
+
+
+def without_suffix(name: str) -> str:
+    """A name without the ending of an image or label file; other endings belong to the name."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES | {".xml", ".txt"} else name
+
+
+def shown(path: Path, folder: Path) -> str:
+    """A path as a reader of messages wants it: relative to the data set where it lies in it."""
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -1,0 +1,186 @@
+"""Sample-specific augmentation: noise for images of small objects alone, a crop for all others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from detdistill.data.annotations import Annotations
+from detdistill.data.dataset import Stored
+from detdistill.data.transforms import SMALLEST_BOX_PX
+from detdistill.errors import ConfigError
+from detdistill.types import Targets
+
+# How often a crop that leaves no box is drawn anew before the image stays whole.
+MOST_CROPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSpecificSettings:
+    """What is done to which image.
+
+    Attributes:
+        noise_probability: of noise on an image whose boxes are all small.
+        noise_sd: standard deviation of that noise, on pixel values in [0, 1].
+        smallest_crop: height and width of a crop are at least this share of the image's.
+        small_px: a box is small if its area is less than the square of this length, in pixels of the stored image.
+
+    Raises:
+        ConfigError: a number is out of its range.
+    """
+
+    noise_probability: float = 0.3
+    noise_sd: float = 0.08
+    smallest_crop: float = 0.8
+    small_px: float = 32.0
+
+    def __post_init__(self) -> None:
+        for name, value, fits, expected in (
+            ("noise_probability", self.noise_probability, 0 <= self.noise_probability <= 1, "between 0 and 1"),
+            ("noise_sd", self.noise_sd, 0 <= self.noise_sd < math.inf, "a finite number of at least 0"),
+            ("smallest_crop", self.smallest_crop, 0 < self.smallest_crop <= 1, "more than 0 and at most 1"),
+            ("small_px", self.small_px, 0 <= self.small_px < math.inf, "a finite number of at least 0"),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"The sample-specific augmentation's {name} must be {expected}, got {value}. Give such a number."
+                )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SampleSpecific:
+    """The augmentation of one sample as stored; a recipe's `sample_transform`.
+
+    All boxes small: with a probability the image gets Gaussian noise, its twins do not. At least one box that is
+    not small: image, boxes and twins are always cropped. An image without boxes is left alone. Boxes flagged as
+    ignored do not decide anything; a crop clips them like the others.
+
+    Args:
+        settings: the numbers.
+
+    Source:
+        Liang et al., Inconsistent Knowledge Distillation, ACM MM 2023: sample-specific data augmentation.
+
+    Differs from the source:
+        It acts before the resize, where the source's one-stage pipelines crop after resize and flip; the twins are
+        cropped with the image, where the source crops them at a place of their own.
+    """
+
+    settings: SampleSpecificSettings = SampleSpecificSettings()
+
+    def __call__(self, stored: Stored, generator: torch.Generator) -> Stored:
+        """The changed sample.
+
+        Args:
+            stored: image, targets and twins of one size.
+            generator: the only source of randomness.
+        """
+        boxes = stored.targets.taught().boxes
+        if not len(boxes):
+            return stored
+        if bool((_areas(boxes) < self.settings.small_px**2).all()):
+            if float(torch.rand((), generator=generator, dtype=torch.float64)) >= self.settings.noise_probability:
+                return stored
+            image = noised(stored.image, sd=self.settings.noise_sd, generator=generator)
+            return Stored(image=image, targets=stored.targets, twins=stored.twins)
+        return self._cropped(stored, generator)
+
+    def _cropped(self, stored: Stored, generator: torch.Generator) -> Stored:
+        height, width = stored.image.shape[-2:]
+        for _ in range(MOST_CROPS):
+            top, left, rows, columns = draw_crop(
+                height, width, smallest=self.settings.smallest_crop, generator=generator
+            )
+            targets = _clipped(stored.targets, top=top, left=left, rows=rows, columns=columns)
+            if len(targets.taught().labels):
+                window = (slice(None), slice(top, top + rows), slice(left, left + columns))
+                return Stored(
+                    image=stored.image[window].contiguous(),
+                    targets=targets,
+                    twins={name: twin[window].contiguous() for name, twin in stored.twins.items()},
+                )
+        return stored
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Shares of a data set's images, each in [0, 1]; images without boxes count among all images.
+
+    Attributes:
+        noise_eligible: images whose boxes are all small.
+        noised_expected: of these, those that get noise in one epoch, on average.
+        cropped: images with a box that is not small.
+    """
+
+    noise_eligible: float
+    noised_expected: float
+    cropped: float
+
+
+def shares(annotations: Annotations, settings: SampleSpecificSettings) -> Shares:
+    """How many images of a data set the augmentation reaches, by the boxes as stored.
+
+    Args:
+        annotations: the split; boxes flagged as ignored do not count.
+        settings: the size rule and the probability.
+    """
+    images = len(annotations)
+    image_of = np.repeat(np.arange(images), np.diff(annotations.offsets))
+    taught = ~annotations.ignored
+    boxes = annotations.boxes
+    small = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) < settings.small_px**2
+    every = np.bincount(image_of[taught], minlength=images)
+    large = np.bincount(image_of[taught & ~small], minlength=images)
+    whole = max(images, 1)
+    eligible = float(((every > 0) & (large == 0)).sum()) / whole
+    return Shares(
+        noise_eligible=eligible,
+        noised_expected=eligible * settings.noise_probability,
+        cropped=float((large > 0).sum()) / whole,
+    )
+
+
+def noised(image: UInt8[Tensor, "3 h w"], *, sd: float, generator: torch.Generator) -> UInt8[Tensor, "3 h w"]:
+    """Gaussian noise on every pixel and channel, clipped to the range and truncated to whole values.
+
+    Args:
+        image: pixel values 0..255.
+        sd: standard deviation on values in [0, 1].
+        generator: the only source of randomness.
+    """
+    noise = torch.randn(image.shape, generator=generator) * sd
+    return (image.float().div_(255) + noise).clamp_(0, 1).mul_(255).to(torch.uint8)
+
+
+def draw_crop(height: int, width: int, *, smallest: float, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Top, left, height and width in pixels of a crop; both ratios and the position uniform and independent.
+
+    Args:
+        height: of the image, pixels.
+        width: of the image, pixels.
+        smallest: the least share of each side.
+        generator: four numbers are taken from it.
+    """
+    tall, wide, down, right = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    rows = math.ceil(height * (smallest + (1 - smallest) * tall))
+    columns = math.ceil(width * (smallest + (1 - smallest) * wide))
+    return int(down * (height - rows + 1)), int(right * (width - columns + 1)), rows, columns
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _clipped(targets: Targets, *, top: int, left: int, rows: int, columns: int) -> Targets:
+    """The objects that are left in a crop, in its pixels."""
+    boxes = targets.boxes - targets.boxes.new_tensor([left, top, left, top])
+    boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
+    keep = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
+    return Targets(boxes=boxes[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])

@@ -1,0 +1,134 @@
+"""The ``data.yaml`` of a YOLO data set: where its splits are, and what its classes are called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as brief
+from typing import Any
+
+from detdistill.data.image_files import unsafe_name
+from detdistill.errors import ConfigError, DataError
+from detdistill.strict_yaml import load_yaml
+
+SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation")}
+
+
+@dataclass(frozen=True, slots=True)
+class YoloData:
+    """What a ``data.yaml`` says.
+
+    Attributes:
+        file: the YAML file.
+        root: the folder that its splits are relative to; the file's own or one in it.
+        names: class names by class id.
+        splits: the places of every split, as written.
+        keypoints: whether label lines carry key points behind the box.
+    """
+
+    file: Path
+    root: Path
+    names: Mapping[int, str]
+    splits: Mapping[str, tuple[str, ...]]
+    keypoints: bool
+
+    def places(self, split: str) -> tuple[Path, ...]:
+        """The folders and lists of a split.
+
+        Raises:
+            ConfigError: it has none, or one is missing.
+            DataError: one leads out of the data set.
+        """
+        if not self.splits.get(split):
+            raise ConfigError(
+                f"{self.file} must say where the {split} images are, got no {split!r}. "
+                f"Add a line such as {split}: images/{split}."
+            )
+        return tuple(self._place(written) for written in self.splits[split])
+
+    def _place(self, written: str) -> Path:
+        for root in dict.fromkeys((self.root, self.file.parent)):
+            # Many files lead out of their own folder by mistake: ../train/images stands for train/images.
+            for text in dict.fromkeys((_within(written, root), re.sub(r"^(?:\.\./)+", "", written))):
+                itself = os.path.normpath(text) == "."
+                if itself or (unsafe_name(text) is None and (root / text).exists()):
+                    return root / os.path.normpath(text)
+        flaw = unsafe_name(_within(written, self.root))
+        if flaw is not None:
+            raise DataError(
+                f"{self.file} must name places inside {self.file.parent}, got {written!r}, which {flaw}. "
+                f"Put data.yaml at the top of the data set and write places relative to it."
+            )
+        raise ConfigError(
+            f"{self.file} must name a folder of images or a list of them, got {written!r}, and {self.root / written} "
+            f"does not exist. Correct the line."
+        )
+
+
+def _within(written: str, root: Path) -> str:
+    """An absolute place inside the data set as a relative one; anything else as it is."""
+    if os.path.isabs(written):
+        normal = Path(os.path.normpath(written))
+        base = Path(os.path.abspath(root))
+        if normal.is_relative_to(base):
+            return normal.relative_to(base).as_posix()
+    return written
+
+
+def read_data_yaml(path: Path) -> YoloData:
+    """Reads a ``data.yaml``; ``download`` and other keys are passed over.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML.
+        DataError: it names no classes, or none that can be used.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold the keys train, val and names, got no keys. Write it as YOLO does.")
+    names = _names(path, content.get("names"), content.get("nc"))
+    splits = {}
+    for split, keys in SPLIT_KEYS.items():
+        written = next((content[key] for key in keys if content.get(key) is not None), None)
+        places = written if isinstance(written, list) else [] if written is None else [written]
+        if not all(isinstance(place, str) and place.strip() for place in places):
+            raise DataError(f"{split!r} of {path} must be a place or a list of them, got {brief(written)}. Correct it.")
+        splits[split] = tuple(places)
+    return YoloData(
+        file=path,
+        root=_root(path, content.get("path")),
+        names=names,
+        splits=splits,
+        keypoints=content.get("kpt_shape") is not None,
+    )
+
+
+def _root(path: Path, written: Any) -> Path:
+    """The folder named by ``path`` where it lies in the file's own, else the file's own."""
+    if isinstance(written, str) and unsafe_name(written) is None and (path.parent / written).is_dir():
+        return path.parent / os.path.normpath(written)
+    return path.parent
+
+
+def _names(path: Path, written: Any, count: Any) -> dict[int, str]:
+    items: list[tuple[Any, Any]] = []
+    if isinstance(written, list):
+        items = list(enumerate(written))
+    elif isinstance(written, dict):
+        items = list(written.items())
+    names: dict[int, str] = {}
+    for own, name in items:
+        usable = isinstance(own, int) and not isinstance(own, bool) and 0 <= own < 2**31
+        if not usable or not isinstance(name, str | int | float) or not str(name).strip():
+            raise DataError(
+                f"'names' of {path} must give a text for every class number, got {brief(name)} for {brief(own)}. "
+                f"Correct it."
+            )
+        names[own] = " ".join(str(name).split())
+    if not names:
+        raise DataError(f"'names' of {path} must list the classes, got {brief(written)}. Add names: [first, second].")
+    if isinstance(count, int) and not isinstance(count, bool) and count != len(names):
+        raise DataError(f"'names' of {path} must list the nc = {count} classes, got {len(names)}. Correct one of them.")
+    return names

@@ -1,0 +1,100 @@
+"""The inheriting strategy: a student whose neck and heads start from its teacher's weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from detdistill.detectors.base import Detector
+from detdistill.detectors.load_report import ShapeMismatch
+from detdistill.errors import ConfigError
+
+# Detectors call the backbone without its neck the body.
+_BODY = "body"
+
+
+@dataclass(frozen=True, slots=True)
+class InheritReport:
+    """What a student took over, tensor by tensor.
+
+    Attributes:
+        source: the teacher.
+        inherited: name and shape of the student's tensors that are the teacher's now.
+        other_shape: tensors of both, with different shapes; in the teacher (`in_file`) and in the student.
+        not_in_teacher: tensors of the student's neck and heads that the teacher does not have.
+        body: how many tensors the student's backbone has; they stay its own.
+    """
+
+    source: str
+    inherited: tuple[tuple[str, tuple[int, ...]], ...]
+    other_shape: tuple[ShapeMismatch, ...]
+    not_in_teacher: tuple[str, ...]
+    body: int
+
+    def lines(self) -> list[str]:
+        """The report, one line a tensor below a headline."""
+        wanted = len(self.inherited) + len(self.other_shape) + len(self.not_in_teacher)
+        return [
+            f"inherited {len(self.inherited)} of {wanted} tensors of neck and heads from {self.source}; the backbone's "
+            f"{self.body} stay the student's own",
+            *(f"  inherited: {name} {shape}" for name, shape in self.inherited),
+            *(
+                f"  other shape: {bad.name} {bad.in_file} in the teacher, {bad.in_model} here"
+                for bad in self.other_shape
+            ),
+            *(f"  not in the teacher: {name}" for name in self.not_in_teacher),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return {
+            "source": self.source,
+            "inherited": {name: list(shape) for name, shape in self.inherited},
+            "other_shape": {
+                bad.name: {"teacher": list(bad.in_file), "student": list(bad.in_model)} for bad in self.other_shape
+            },
+            "not_in_teacher": list(self.not_in_teacher),
+            "body": self.body,
+        }
+
+
+def inherit(student: Detector, teacher: Detector, *, source: str) -> InheritReport:
+    """Copies the teacher's neck and heads into the student, where names and shapes match; never the backbone.
+
+    Args:
+        student: changed in place; on any device.
+        teacher: read alone.
+        source: what messages call the teacher.
+
+    Returns:
+        What was taken over and what was not.
+
+    Raises:
+        ConfigError: nothing matched.
+    """
+    theirs = teacher.state_dict()
+    inherited: list[tuple[str, tuple[int, ...]]] = []
+    other_shape: list[ShapeMismatch] = []
+    missing: list[str] = []
+    body = 0
+    for name, tensor in student.state_dict().items():
+        if _BODY in name.split("."):
+            body += 1
+        elif name not in theirs:
+            missing.append(name)
+        elif theirs[name].shape != tensor.shape:
+            other_shape.append(ShapeMismatch(name, tuple(theirs[name].shape), tuple(tensor.shape)))
+        else:
+            with torch.no_grad():
+                tensor.copy_(theirs[name])
+            inherited.append((name, tuple(tensor.shape)))
+    if not inherited:
+        raise ConfigError(
+            f"The teacher {source} must share a tensor of neck or heads with the student to inherit it, by name and "
+            f"shape, got none: {teacher.spec.name} has {teacher.spec.pyramid.channels} channels in the neck, "
+            f"{student.spec.name} has {student.spec.pyramid.channels}. Take a student of the same family with "
+            f"student.fpn_channels={teacher.spec.pyramid.channels}, or leave out --inherit."
+        )
+    return InheritReport(source, tuple(inherited), tuple(other_shape), tuple(missing), body)

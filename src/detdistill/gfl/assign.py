@@ -1,0 +1,184 @@
+"""Which cells learn which object: adaptive training sample selection (ATSS), and the region around its positives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+ANCHOR_SCALE = 8.0
+CANDIDATES = 9
+BACKGROUND = -1
+REGION_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """The cells of a pyramid, level by level, fine to coarse, row by row.
+
+    Attributes:
+        points: x and y of every cell in pixels: column · stride and row · stride.
+        strides: pixels per cell of the level that every cell belongs to.
+        counts: cells per level.
+    """
+
+    points: Float[Tensor, "n 2"]
+    strides: Float[Tensor, " n"]
+    counts: tuple[int, ...]
+
+    def anchors(self, scale: float) -> Float[Tensor, "n 4"]:
+        """One square around every cell's point, `scale` strides wide, in pixels."""
+        half = (self.strides * (scale / 2))[:, None]
+        return torch.cat((self.points - half, self.points + half), dim=1)
+
+    def inside(self, size: tuple[int, int]) -> Bool[Tensor, " n"]:
+        """Which cells lie inside an image of this height and width in pixels."""
+        height, width = size
+        return (self.points[:, 0] < width) & (self.points[:, 1] < height)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the cells of one image learn.
+
+    Attributes:
+        matched: index of the object that every cell learns, or BACKGROUND.
+        thresholds: the overlap from which on a cell learns each object, in [0, 1].
+    """
+
+    matched: Int64[Tensor, " n"]
+    thresholds: Float[Tensor, " m"]
+
+
+def make_cells(grids: Sequence[tuple[int, int]], strides: Sequence[int], *, device: torch.device) -> Cells:
+    """The cells of a pyramid.
+
+    Args:
+        grids: rows and columns of every level.
+        strides: nominal pixels per cell of every level.
+        device: where they are made.
+    """
+    points, widths = [], []
+    for (rows, columns), stride in zip(grids, strides, strict=True):
+        y, x = torch.meshgrid(
+            torch.arange(rows, device=device) * stride, torch.arange(columns, device=device) * stride, indexing="ij"
+        )
+        points.append(torch.stack((x, y), dim=-1).reshape(-1, 2).float())
+        widths.append(torch.full((rows * columns,), float(stride), device=device))
+    return Cells(torch.cat(points), torch.cat(widths), tuple(rows * columns for rows, columns in grids))
+
+
+def match_by_atss(
+    boxes: Float[Tensor, "m 4"], cells: Cells, *, size: tuple[int, int], scale: float = ANCHOR_SCALE
+) -> Match:
+    """Which object every cell of one image learns.
+
+    The candidates of an object are the 9 cells of each level whose points are nearest to its centre, of those
+    inside the image (of equally near ones the first). With the overlap (IoU) of a candidate's anchor and the object,
+    the object's threshold is mean + standard deviation (of a sample) over its candidates, at most their highest
+    overlap: where few levels hold a small object, none would reach the sum. A candidate learns the object when its
+    overlap reaches the threshold and its point lies inside the box; one that could learn several takes the one it
+    overlaps most. Cells in the padding are background, so that an image's matches are its own.
+
+    Args:
+        boxes: of the image's objects, in pixels.
+        cells: of the padded grid.
+        size: height and width of the image in pixels.
+        scale: side of the anchors in strides.
+    """
+    count = boxes.shape[0]
+    background = torch.full_like(cells.points[:, 0], BACKGROUND, dtype=torch.int64)
+    if count == 0:
+        return Match(background, cells.points.new_zeros(0))
+    boxes = boxes.float()
+    chosen, real = _candidates(boxes, cells, cells.inside(size))
+    overlaps = box_overlaps(cells.anchors(scale)[chosen], boxes[:, None])[0]
+    number = real.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = torch.where(real, overlaps, 0.0).sum(dim=1, keepdim=True) / number
+    squares = torch.where(real, (overlaps - mean).square(), 0.0).sum(dim=1, keepdim=True)
+    spread = (squares / (number - 1).clamp(min=1)).sqrt()
+    highest = torch.where(real, overlaps, 0.0).amax(dim=1, keepdim=True)
+    thresholds = torch.minimum(mean + spread, highest)
+    within = box_distances(boxes[:, None], cells.points[chosen]).amin(dim=2) > 0
+    learns = real & within & (overlaps >= thresholds)
+    table = overlaps.new_full((count, len(background)), -1.0)
+    table.scatter_(1, chosen, torch.where(learns, overlaps, -1.0))
+    best, matched = table.max(dim=0)
+    return Match(torch.where(best >= 0, matched, background), thresholds[:, 0])
+
+
+def _candidates(
+    boxes: Float[Tensor, "m 4"], cells: Cells, inside: Bool[Tensor, " n"]
+) -> tuple[Int64[Tensor, "m c"], Bool[Tensor, "m c"]]:
+    """The cells nearest to each centre on every level, and which of them are inside the image."""
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    squares = (centres[:, None] - cells.points).square().sum(dim=2).masked_fill(~inside, torch.inf)
+    chosen, first = [], 0
+    for level in torch.split(squares, list(cells.counts), dim=1):
+        chosen.append(first + level.argsort(dim=1, stable=True)[:, :CANDIDATES])
+        first += level.shape[1]
+    together = torch.cat(chosen, dim=1)
+    return together, inside[together]
+
+
+def valuable_region(
+    boxes: Float[Tensor, "m 4"], cells: Cells, match: Match, *, size: tuple[int, int], scale: float = ANCHOR_SCALE
+) -> Bool[Tensor, " n"]:
+    """The cells around an image's positives that still see an object well enough to say where its edges are.
+
+    Those inside the image that learn nothing and whose anchor's DIoU with an object (IoU − squared distance of the
+    centres / squared diagonal of the common hull) lies between a quarter of its threshold and the threshold.
+
+    Args:
+        boxes: of the image's objects, in pixels.
+        cells: of the padded grid.
+        match: of these boxes and cells.
+        size: height and width of the image in pixels.
+        scale: side of the anchors in strides.
+    """
+    anchors, boxes = cells.anchors(scale)[:, None], boxes.float()
+    overlaps, hull = box_overlaps(anchors, boxes)[0], _hull(anchors, boxes)
+    apart = (anchors[..., :2] + anchors[..., 2:] - boxes[:, :2] - boxes[:, 2:]) / 2
+    distances = overlaps - apart.square().sum(dim=2) / hull.square().sum(dim=2)
+    near = (distances >= REGION_SHARE * match.thresholds) & (distances < match.thresholds)
+    return near.any(dim=1) & cells.inside(size) & (match.matched == BACKGROUND)
+
+
+def box_distances(boxes: Float[Tensor, "*p 4"], points: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 4"]:
+    """How far the left, top, right and bottom edges lie from the points, in pixels; negative outside the box."""
+    return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
+
+
+def boxes_at(distances: Float[Tensor, "*p 4"], points: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 4"]:
+    """The boxes whose edges lie so far from the points: the inverse of `box_distances`. Gradients flow."""
+    return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
+
+
+def box_overlaps(
+    first: Float[Tensor, "*#p 4"], second: Float[Tensor, "*#p 4"]
+) -> tuple[Float[Tensor, "*p"], Float[Tensor, "*p"]]:
+    """IoU in [0, 1] and generalised IoU in [−1, 1] of boxes, pair by pair. Gradients flow.
+
+    GIoU = IoU − (hull − union) / hull, where the hull is the smallest box around both. Empty pairs give 0.
+    """
+    shared = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
+        min=0
+    )
+    overlap = shared.prod(dim=-1)
+    union = _area(first) + _area(second) - overlap
+    hull = _hull(first, second).prod(dim=-1)
+    tiny = torch.finfo(union.dtype).tiny
+    iou = overlap / union.clamp(min=tiny)
+    return iou, iou - (hull - union) / hull.clamp(min=tiny)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+
+
+def _hull(first: Tensor, second: Tensor) -> Tensor:
+    """Width and height of the smallest box around each pair."""
+    return torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])

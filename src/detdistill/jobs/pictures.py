@@ -1,0 +1,117 @@
+"""Draws what student alone, distilled student and teacher find on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detdistill.data.annotations import Annotations
+from detdistill.data.dataset import DetectionDataset
+from detdistill.data.loader import evaluation_loader
+from detdistill.errors import ConfigError
+from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluate.detect import detect_split
+from detdistill.jobs.opening import available_device, image_of, open_detector, read_split, require_same_classes
+from detdistill.progress import Progress, Silence
+from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
+from detdistill.report.tables import Cell, Table
+
+_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PicturesOutcome:
+    """What was drawn.
+
+    Attributes:
+        out: the picture.
+        names: file names of the images.
+        picks: why each was chosen, and what both students did in it.
+    """
+
+    out: Path
+    names: Sequence[str]
+    picks: Sequence[Pick]
+
+    def table(self) -> list[str]:
+        """A line an image, and where the picture is."""
+        rows: list[tuple[Cell, ...]] = [
+            (name, pick.reason, pick.alone.text(), pick.distilled.text(), f"{pick.change:+d}")
+            for name, pick in zip(self.names, self.picks, strict=True)
+        ]
+        table = Table(("image", "chosen as", "student alone", "distilled student", "change"), tuple(rows))
+        return [
+            *table.text().splitlines(),
+            "",
+            "change = found less wrong, distilled against alone",
+            f"picture {self.out}",
+        ]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The counts of every image."""
+        return {
+            name: {
+                "chosen as": pick.reason,
+                "objects": pick.alone.objects,
+                "alone": {"found": pick.alone.found, "wrong": pick.alone.wrong},
+                "distilled": {"found": pick.distilled.found, "wrong": pick.distilled.wrong},
+            }
+            for name, pick in zip(self.names, self.picks, strict=True)
+        }
+
+
+def pictures_job(
+    *,
+    alone: Path,
+    distilled: Path,
+    teacher: str,
+    data: Path,
+    out: Path,
+    seed: int = 0,
+    images: int = 6,
+    score: float = 0.3,
+    progress: Progress | None = None,
+) -> PicturesOutcome:
+    """Runs three detectors on a data set's validation images and draws some of them side by side.
+
+    Args:
+        alone: run folder of the student alone.
+        distilled: run folder of the distilled student.
+        teacher: run folder, checkpoint, or ``"torchvision:NAME[=FILE]"``.
+        data: data set folder, or a COCO JSON that is taken as it is.
+        out: the PNG to write.
+        seed: of the images drawn at random.
+        images: how many of these; see `choose_pictures`.
+        score: leave out what a detector is less sure of, 0 to 1.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: a checkpoint or the data are not there, or their classes differ.
+        DataError: the data cannot be used.
+    """
+    watcher = progress or Silence()
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out must be a file name that ends in .png, got {out}. Write for example pictures.png.")
+    annotations = read_split(data, "val", exact=data.is_file(), progress=watcher)
+    students = [_found(str(source), annotations, watcher) for source in (alone, distilled)]
+    taught = _found(teacher, annotations, watcher)
+    picks = choose_pictures(
+        annotations, alone=students[0], distilled=students[1], seed=seed, images=images, score=score
+    )
+    draw_pictures(out, annotations, picks, alone=students[0], distilled=students[1], teacher=taught, score=score)
+    names = tuple(annotations.file_name(pick.index) for pick in picks)
+    return PicturesOutcome(out=out, names=names, picks=tuple(picks))
+
+
+def _found(source: str, annotations: Annotations, progress: Progress) -> list[ImageDetections]:
+    """What a detector finds in every image of the split, at the size that it was trained on."""
+    loaded = open_detector(source, progress=progress)
+    require_same_classes(loaded, annotations, source=source, allow=())
+    device = available_device()
+    loader = evaluation_loader(DetectionDataset(annotations, image=image_of(loaded, annotations)), batch_size=_BATCH)
+    progress.start(f"look with {source}", len(annotations))
+    found = detect_split(loaded.detector.to(device), loader, device=device, progress=progress.advance)
+    progress.finish()
+    return found

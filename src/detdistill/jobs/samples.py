@@ -1,0 +1,182 @@
+"""What happens to training samples beside augmentation: a recipe's own change to them, and their twins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from detdistill.data.dataset import DetectionDataset, SampleTransform, TwinReader
+from detdistill.data.loader import evaluation_loader
+from detdistill.data.sample_specific import SampleSpecific, shares
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distill.recipe import Recipe
+from detdistill.distill.twin_cache import RepeatableMaker, open_twin_cache
+from detdistill.distill.view import CLEAN
+from detdistill.distill.weigh import ConstantWeigh, with_constant_weights
+from detdistill.errors import ConfigError
+from detdistill.jobs.opening import OpenedData
+from detdistill.jobs.settings import DataSettings, RunConfig
+from detdistill.progress import Progress
+from detdistill.types import Batch
+
+TWINS = "twins"
+
+
+@dataclass(frozen=True, slots=True)
+class SampleChanges:
+    """What happens to training samples beside augmentation.
+
+    Attributes:
+        transform: a change before the resize; None for none.
+        until: share of the run after which samples come plain: without transform and twins.
+        twins: readers of further versions of every image, by name.
+    """
+
+    transform: SampleTransform | None = None
+    until: float = 1.0
+    twins: Mapping[str, TwinReader] = field(default_factory=lambda: MappingProxyType({}))
+
+    def identity(self) -> dict[str, Any]:
+        """What of it must be the same on resume."""
+        if not isinstance(self.transform, SampleSpecific):
+            return {}
+        return {"sample_specific": {**asdict(self.transform.settings), "until": self.until}}
+
+
+UNCHANGED = SampleChanges()
+
+
+def own_changes(settings: DataSettings) -> SampleChanges:
+    """The change to samples that a run's data section asks for."""
+    if settings.sample_specific is None:
+        return UNCHANGED
+    return SampleChanges(transform=SampleSpecific(settings.sample_specific), until=settings.sample_specific_until)
+
+
+def recipe_changes(recipe: Recipe, settings: DataSettings) -> SampleChanges:
+    """The change to samples that a recipe asks for, else that of the data section; twins are not opened yet.
+
+    Raises:
+        ConfigError: both ask for one.
+    """
+    own = own_changes(settings)
+    if recipe.sample_transform is None:
+        looks = [weighted.until for weighted in recipe.terms if weighted.view != CLEAN]
+        return own if own.transform is not None else SampleChanges(until=max(looks, default=1.0))
+    if own.transform is not None:
+        raise ConfigError(
+            f"data.sample_specific must be left out with a method that changes the samples itself, got both it and "
+            f"{recipe.name}. Set the method's own numbers, such as method.small_px=32."
+        )
+    return SampleChanges(transform=recipe.sample_transform, until=recipe.transform_until)
+
+
+def open_twins(
+    recipe: Recipe,
+    teacher: FrozenTeacher,
+    config: RunConfig,
+    data: OpenedData,
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, TwinReader]:
+    """Readers of the twins that a recipe looks at, made where they are not on the disk yet.
+
+    Args:
+        recipe: knows how they are made.
+        teacher: they are made against it.
+        config: says where they are kept; a run that makes them on the fly gets no reader.
+        data: opened for the run.
+        device: where they are made.
+        progress: told how far it is.
+
+    Raises:
+        DataError: an image cannot be read, or the disk has too little room.
+    """
+    if config.twins.on_the_fly:
+        return {}
+    return {
+        name: open_twin_cache(
+            config.twins.folder or config.out / TWINS,
+            maker=maker,
+            teacher=teacher,
+            annotations=data.train,
+            image=data.image,
+            batch_size=config.train.batch_size,
+            device=device,
+            progress=progress,
+        )
+        for name, maker in recipe.twins.items()
+        if isinstance(maker, RepeatableMaker)
+    }
+
+
+def weighed_constantly(
+    recipe: Recipe,
+    teacher: FrozenTeacher,
+    config: RunConfig,
+    data: OpenedData,
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> Recipe:
+    """The recipe with every constant weight measured on the training images as they are, without augmentation.
+
+    Args:
+        recipe: returned as it is where it holds none; the teacher then looks at nothing.
+        teacher: looks at every training image once.
+        config: of the run.
+        data: opened for it.
+        device: where the teacher computes.
+        progress: told how far it is, and the weights.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+
+    def batches() -> Iterator[Batch]:
+        teacher.to(device)
+        progress.start("measure constant weights", len(data.train))
+        seen = 0
+        plain = DetectionDataset(data.train, image=data.image)
+        for batch in evaluation_loader(plain, batch_size=config.evaluate.batch_size):
+            yield batch.to(device)
+            seen += len(batch)
+            progress.advance(seen)
+        progress.finish()
+
+    measured = with_constant_weights(recipe, teacher, batches())
+    for before, after in zip(recipe.terms, measured.terms, strict=True):
+        if before.weigh is not after.weigh and isinstance(after.weigh, ConstantWeigh):
+            weights = (
+                f"{value:.4f} {'off the levels' if stride is None else f'at stride {stride}'}"
+                for (knowledge, stride), value in after.weigh.weights.items()
+                if knowledge is after.term.knowledge
+            )
+            progress.say(f"{after.name}: constant weight {', '.join(weights)}")
+    return measured
+
+
+def reached(changes: SampleChanges, data: OpenedData, *, progress: Progress) -> dict[str, float] | None:
+    """How many training images sample-specific augmentation reaches: said, and as ``results.json`` holds it.
+
+    Args:
+        changes: of the run.
+        data: opened for it.
+        progress: told.
+
+    Returns:
+        Shares in [0, 1] by name; None where the run has no such augmentation.
+    """
+    if not isinstance(changes.transform, SampleSpecific):
+        return None
+    found = shares(data.train, changes.transform.settings)
+    progress.say(
+        f"sample-specific augmentation: {found.cropped:.1%} of the training images are cropped, "
+        f"{found.noise_eligible:.1%} hold small boxes alone and noise reaches {found.noised_expected:.1%} in an epoch"
+    )
+    return asdict(found)

@@ -1,0 +1,199 @@
+"""Which images show what distillation changed: some at random, those that it fixed most, those that it broke most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import box_iou
+
+from detdistill.data.annotations import Annotations
+from detdistill.errors import ConfigError
+from detdistill.evaluate.coco import ImageDetections
+from detdistill.report.sheet import comparison_sheet, sheet_row
+
+HIT_IOU = 0.5
+ALONE, DISTILLED, TEACHER = "student alone", "distilled student", "teacher"
+_RANDOM, _FIXED, _BROKEN = "random", "fixed most", "broken most"
+# Wide pictures, as a driving camera takes them, are unreadable in panels of the usual width.
+_WIDE, _PANEL_PX, _WIDE_PANEL_PX = 2.0, 480, 720
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a detector did in one image.
+
+    Attributes:
+        found: objects that a detection of their class covers with an IoU of 0.5 or more.
+        objects: all objects, ignored ones left out.
+        wrong: detections that are none of these, nor on an ignored object.
+    """
+
+    found: int
+    objects: int
+    wrong: int
+
+    @property
+    def balance(self) -> int:
+        """Found less wrong: what the choice of pictures goes by."""
+        return self.found - self.wrong
+
+    def text(self) -> str:
+        """In words."""
+        return f"{self.found}/{self.objects} found, {self.wrong} wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """An image to show.
+
+    Attributes:
+        index: in the split.
+        reason: why it was chosen.
+        alone: what the student alone did in it.
+        distilled: what the distilled student did.
+    """
+
+    index: int
+    reason: str
+    alone: Counts
+    distilled: Counts
+
+    @property
+    def change(self) -> int:
+        """How much the balance rose by distillation."""
+        return self.distilled.balance - self.alone.balance
+
+    def remark(self) -> str:
+        """Reason and counts, for the picture's caption."""
+        return f"{self.reason} · alone {self.alone.text()} → distilled {self.distilled.text()} ({self.change:+d})"
+
+
+def count_hits(annotations: Annotations, index: int, found: ImageDetections | None, *, score: float) -> Counts:
+    """Counts what was found in one image, and what is wrong.
+
+    Best detections first, each takes the free object of its class that it overlaps most, if by 0.5 or more. One that
+    gets none is wrong, unless it lies on an ignored object of its class by half of its own area.
+
+    Args:
+        annotations: the split.
+        index: of the image.
+        found: its detections; None for none.
+        score: leave out what the detector is less sure of.
+    """
+    rows = annotations.objects(index)
+    boxes, labels, ignored = annotations.boxes[rows], annotations.labels[rows], annotations.ignored[rows]
+    objects = int((~ignored).sum())
+    if found is None:
+        return Counts(0, objects, 0)
+    kept = found.above(score)
+    overlaps = box_iou(torch.from_numpy(kept.boxes.copy()), torch.from_numpy(boxes.copy())).numpy()
+    on_ignored = _on(kept.boxes, boxes) >= HIT_IOU
+    free, hits, wrong = ~ignored, 0, 0
+    for guess in np.argsort(-kept.scores, kind="stable").tolist():
+        own = labels == kept.labels[guess]
+        candidates = np.where(own & free, overlaps[guess], -1.0)
+        best = int(candidates.argmax()) if len(candidates) else -1
+        if best >= 0 and candidates[best] >= HIT_IOU:
+            free[best] = False
+            hits += 1
+        elif not (on_ignored[guess] & own & ignored).any():
+            wrong += 1
+    return Counts(hits, objects, wrong)
+
+
+def choose_pictures(
+    annotations: Annotations,
+    *,
+    alone: Sequence[ImageDetections],
+    distilled: Sequence[ImageDetections],
+    seed: int = 0,
+    images: int = 6,
+    extremes: int = 2,
+    score: float = 0.3,
+) -> list[Pick]:
+    """Images drawn at random by a seed; then those that distillation fixed most, and those that it broke most.
+
+    The extremes go by the change of (found − wrong) from the student alone to the distilled one; an image that changed
+    to the better is never among the broken, nor one that is shown already. Equal changes keep the split's order.
+
+    Args:
+        annotations: the split.
+        alone: detections of the student alone.
+        distilled: detections of the distilled student.
+        seed: of the random ones.
+        images: how many at random, at most all.
+        extremes: how many fixed and how many broken ones at most.
+        score: leave out detections below.
+
+    Raises:
+        ConfigError: no image is asked for, or a number cannot be used.
+    """
+    if images < 1 or seed < 0:
+        raise ConfigError(f"--images must be at least 1 and --seed at least 0, got {images} and {seed}. Change them.")
+    if not 0 <= score <= 1:
+        raise ConfigError(f"--score must be between 0 and 1, got {score}. Try 0.3.")
+    by_model = [{one.image_id: one for one in entries} for entries in (alone, distilled)]
+    ids = annotations.image_ids.tolist()
+    counted = [
+        [count_hits(annotations, index, found.get(ids[index]), score=score) for found in by_model]
+        for index in range(len(annotations))
+    ]
+    changes = np.array([after.balance - before.balance for before, after in counted])
+    drawn = np.random.default_rng(seed).permutation(len(annotations))[:images]
+    picked: dict[int, str] = dict.fromkeys(np.sort(drawn).tolist(), _RANDOM)
+    for reason, signed in ((_FIXED, changes), (_BROKEN, -changes)):
+        order = np.argsort(-signed, kind="stable").tolist()
+        fresh = [index for index in order if signed[index] > 0 and index not in picked]
+        picked.update(dict.fromkeys(fresh[:extremes], reason))
+    return [Pick(index, reason, *counted[index]) for index, reason in picked.items()]
+
+
+def draw_pictures(
+    path: Path,
+    annotations: Annotations,
+    picks: Sequence[Pick],
+    *,
+    alone: Sequence[ImageDetections],
+    distilled: Sequence[ImageDetections],
+    teacher: Sequence[ImageDetections],
+    score: float = 0.3,
+) -> None:
+    """Writes a picture with ground truth, student alone, distilled student and teacher side by side.
+
+    Args:
+        path: the PNG to write.
+        annotations: the split.
+        picks: the images, in order.
+        alone: detections of the student alone.
+        distilled: detections of the distilled student.
+        teacher: detections of the teacher.
+        score: leave out detections below.
+
+    Raises:
+        ConfigError: there are no images.
+        DataError: an image cannot be read.
+    """
+    columns = {ALONE: alone, DISTILLED: distilled, TEACHER: teacher}
+    rows = [sheet_row(annotations, pick.index, columns, remark=pick.remark()) for pick in picks]
+    wide = bool(rows) and float(np.median([row.image.width / row.image.height for row in rows])) > _WIDE
+    comparison_sheet(
+        path,
+        rows,
+        class_names=annotations.class_names,
+        score_threshold=score,
+        panel_px=_WIDE_PANEL_PX if wide else _PANEL_PX,
+    )
+
+
+def _on(guesses: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The share of each detection's own area that lies on each box."""
+    corner = np.maximum(guesses[:, None, :2], boxes[None, :, :2])
+    sides = np.clip(np.minimum(guesses[:, None, 2:], boxes[None, :, 2:]) - corner, 0, None)
+    area = np.clip(guesses[:, 2:] - guesses[:, :2], 1e-6, None).prod(axis=1)
+    shares: NDArray[np.float32] = sides.prod(axis=2) / area[:, None]
+    return shares

@@ -1,0 +1,105 @@
+"""The same five small images with the same boxes, as folders in every format that is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+WIDTH, HEIGHT = 40, 30
+TRAIN, VAL = ("a", "b", "c"), ("d", "e")
+Object = tuple[str, float, float, float, float]
+# Class and x1, y1, x2, y2; image c has none.
+OBJECTS: Mapping[str, Sequence[Object]] = {
+    "a": [("Car", 2, 3, 12, 13), ("Van", 20, 10, 40, 30)],
+    "b": [("Van", 0, 0, 8, 6)],
+    "c": [],
+    "d": [("Car", 5, 5, 25, 20), ("Car", 30, 4, 38, 9)],
+    "e": [("Van", 1, 2, 30, 28)],
+}
+UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"
+
+
+def picture(path: Path, *, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height)).save(path)
+    return path
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _lists(folder: Path) -> None:
+    for split, stems in (("train", TRAIN), ("val", VAL)):
+        write(folder / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
+
+
+def make_coco(folder: Path) -> Path:
+    for split, stems in (("train", TRAIN), ("val", VAL)):
+        images = [
+            {"id": own, "file_name": f"{stem}.png", "width": WIDTH, "height": HEIGHT} for own, stem in enumerate(stems)
+        ]
+        boxes = [
+            {"image_id": own, "category_id": 1 + (name == "Van"), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            for own, stem in enumerate(stems)
+            for name, x1, y1, x2, y2 in OBJECTS[stem]
+        ]
+        rows = [{"id": own, "area": 9, **box} for own, box in enumerate(boxes)]
+        categories = [{"id": 1, "name": "Car"}, {"id": 2, "name": "Van"}]
+        content = {"images": images, "annotations": rows, "categories": categories}
+        write(folder / f"{split}.json", json.dumps(content, indent=1))
+        for stem in stems:
+            picture(folder / "images" / f"{stem}.png")
+    return folder
+
+
+def voc_object(name: str, corners: Sequence[object], *, difficult: int = 0) -> str:
+    tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
+    box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
+    return f"<object>\n<name>{name}</name>\n<difficult>{difficult}</difficult>\n<bndbox>{box}</bndbox>\n</object>\n"
+
+
+def voc_xml(objects: str, *, name: str = "a.png", size: tuple[object, object] = (WIDTH, HEIGHT)) -> str:
+    written = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    return f"<annotation>\n<filename>{name}</filename>\n{written}\n{objects}</annotation>\n"
+
+
+def make_voc(folder: Path) -> Path:
+    for stem in (*TRAIN, *VAL):
+        objects = "".join(voc_object(name, (x1 + 1, y1 + 1, x2, y2)) for name, x1, y1, x2, y2 in OBJECTS[stem])
+        write(folder / "Annotations" / f"{stem}.xml", voc_xml(objects, name=f"{stem}.png"))
+        picture(folder / "JPEGImages" / f"{stem}.png")
+    _lists(folder / "ImageSets" / "Main")
+    return folder
+
+
+def make_yolo(folder: Path) -> Path:
+    write(folder / "data.yaml", "path: .\ntrain: images/train\nval: images/val\nnames: [Car, Van]\n")
+    for split, stems in (("train", TRAIN), ("val", VAL)):
+        for stem in stems:
+            lines = [
+                f"{int(name == 'Van')} {(x1 + x2) / 2 / WIDTH} {(y1 + y2) / 2 / HEIGHT} "
+                f"{(x2 - x1) / WIDTH} {(y2 - y1) / HEIGHT}\n"
+                for name, x1, y1, x2, y2 in OBJECTS[stem]
+            ]
+            write(folder / "labels" / split / f"{stem}.txt", "".join(lines))
+            picture(folder / "images" / split / f"{stem}.png")
+    return folder
+
+
+def kitti_line(kind: str, box: Sequence[object], *, truncated: object = 0, occluded: object = 0) -> str:
+    return f"{kind} {truncated} {occluded} -10 {' '.join(map(str, box))} {UNKNOWN_3D}\n"
+
+
+def make_kitti(folder: Path) -> Path:
+    for stem in (*TRAIN, *VAL):
+        lines = [kitti_line(name, box) for name, *box in OBJECTS[stem]]
+        write(folder / "training" / "label_2" / f"{stem}.txt", "".join(lines))
+        picture(folder / "training" / "image_2" / f"{stem}.png")
+    _lists(folder / "ImageSets")
+    return folder

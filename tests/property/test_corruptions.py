@@ -1,0 +1,170 @@
+"""Thousands of damaged data sets: each is read with its flaws told, or refused in a sentence; nothing else happens."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detdistill.data.sources import open_split, present_splits
+from detdistill.errors import DistillError
+from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
+
+MAKERS = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo, "kitti": make_kitti}
+SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png")
+TOKENS = (
+    "nan", "inf", "-1", "0", "1e999", "-7.5", "9" * 400, "99999999999999999999", "../../etc/passwd", "/etc/passwd", "a" * 300,
+    "", " ", "\0", "é", "\ud7ff", "&e;", "<!DOCTYPE x>", "null", "[[", "}", "{", "'", '"', "true", "!!int x", "*a", "&a [*a]",
+    "<object>", "</object>", "DontCare", "%s", "\r", "\t", "1_0", "0x10", "٣", "images/../../../x", "..", ".",
+)  # fmt: skip
+
+
+def flip(data: bytes, draw: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(draw.choice((1, 1, 3, 30))):
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def truncate(data: bytes, draw: random.Random) -> bytes:
+    return data[: draw.randrange(len(data))]
+
+
+def empty(data: bytes, draw: random.Random) -> bytes:
+    del data, draw
+    return b""
+
+
+def drop_line(data: bytes, draw: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    del lines[draw.randrange(len(lines))]
+    return b"".join(lines)
+
+
+def repeat_line(data: bytes, draw: random.Random) -> bytes:
+    lines = data.splitlines(keepends=True)
+    lines.insert(draw.randrange(len(lines)), draw.choice(lines))
+    return b"".join(lines)
+
+
+def words(data: bytes) -> list[tuple[int, int]]:
+    """Where every run of letters and digits, with what belongs to numbers and paths, begins and ends."""
+    spans, begin = [], None
+    for place, byte in enumerate(data + b" "):
+        inside = chr(byte).isalnum() or byte in b"./_-"
+        if inside and begin is None:
+            begin = place
+        elif not inside and begin is not None:
+            spans.append((begin, place))
+            begin = None
+    return spans
+
+
+def put_token(data: bytes, draw: random.Random) -> bytes:
+    spans = words(data)
+    if not spans:
+        return draw.choice(TOKENS).encode()
+    begin, end = draw.choice(spans)
+    return data[:begin] + draw.choice(TOKENS).encode() + data[end:]
+
+
+def swap_words(data: bytes, draw: random.Random) -> bytes:
+    spans = words(data)
+    if len(spans) < 2:
+        return data[::-1]
+    (a, b), (c, d) = sorted(draw.sample(spans, 2))
+    return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
+
+
+def insert_bytes(data: bytes, draw: random.Random) -> bytes:
+    place = draw.randrange(len(data) + 1)
+    return data[:place] + draw.randbytes(draw.choice((1, 4, 100))) + data[place:]
+
+
+DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
+    flip, truncate, empty, drop_line, repeat_line, put_token, put_token, put_token, swap_words, swap_words, insert_bytes,
+)  # fmt: skip
+
+
+def damage(folder: Path, draw: random.Random) -> dict[Path, bytes | None]:
+    """Damages one to three files of a folder, or removes one.
+
+    Returns:
+        What the files held, to put it back.
+    """
+    before: dict[Path, bytes | None] = {}
+    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+    # An image is damaged now and then, as reading text is what is tested here.
+    chosen = [path for path in files if path.suffix != ".png" or draw.random() < 0.1]
+    for path in draw.sample(chosen, min(len(chosen), draw.choice((1, 1, 2, 3)))):
+        data = path.read_bytes()
+        before[path] = data
+        if draw.random() < 0.03:
+            path.unlink()
+        elif data:
+            path.write_bytes(draw.choice(DAMAGES)(data, draw))
+    return before
+
+
+def read(folder: Path, *, check_images: bool) -> str:
+    """Reads a folder as training and as `data check` does, and says how that ended."""
+    try:
+        names = None
+        found = 0
+        for split in present_splits(folder):
+            annotations, problems = open_split(folder, split, class_names=names, check_images=check_images)
+            names = annotations.class_names
+            found += len(problems)
+            assert (annotations.boxes[:, 2:] > annotations.boxes[:, :2]).all()
+            assert all(
+                annotations.path(index).resolve().is_relative_to(folder.resolve()) for index in range(len(annotations))
+            )
+    except DistillError as error:
+        message = str(error)
+        assert " must " in message, message
+        assert ", got" in message, message
+        assert message.endswith("."), message
+        assert str(folder) in message, message
+        return "refused"
+    return "told" if found else "unseen"
+
+
+def damage_and_read(folder: Path, *, seeds: range) -> Counter[str]:
+    """Ends of so many readings over all formats in turn; the first that ends otherwise fails with its seed."""
+    ends: Counter[str] = Counter()
+    for name, make in MAKERS.items():
+        make(folder / name)
+    for seed in seeds:
+        draw = random.Random(seed)
+        name = tuple(MAKERS)[seed % len(MAKERS)]
+        before = damage(folder / name, draw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                ends[read(folder / name, check_images=seed % 3 == 0)] += 1
+            except Exception as error:
+                kept = folder.parent / f"seed{seed}"
+                shutil.copytree(folder / name, kept)
+                raise AssertionError(f"corruption {seed} of {name}, kept in {kept}: {error!r}") from error
+        for path, data in before.items():
+            path.write_bytes(data)
+    return ends
+
+
+def test_four_hundred_damaged_folders(tmp_path):
+    ends = damage_and_read(tmp_path / "data", seeds=range(400))
+    assert ends.total() == 400
+    # Damage of every outcome is among them.
+    assert min(ends["refused"], ends["told"], ends["unseen"]) > 40
+
+
+@pytest.mark.slow
+def test_two_thousand_damaged_folders(tmp_path):
+    ends = damage_and_read(tmp_path / "data", seeds=range(1000, 3000))
+    assert ends.total() == 2000
+    print(dict(ends))

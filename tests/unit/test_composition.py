@@ -1,0 +1,314 @@
+"""Methods as text: what is taken, what is refused, text ⇄ settings, and what a composition builds."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import fields, replace
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detdistill.detectors.base import BoxLayout, DetectorSpec
+from detdistill.distill.recipe import Recipe
+from detdistill.distill.view import CLEAN
+from detdistill.distill.weigh import MeanOf
+from detdistill.errors import ConfigError
+from detdistill.recipes import catalogue
+from detdistill.recipes.aid import AIDSettings
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS, SumSettings, build_recipe, method_text, parse_method
+from detdistill.recipes.composition import base_methods, canonical, method_name, parts, structure
+from detdistill.recipes.frs import FRSSettings
+from detdistill.recipes.grammar import take_apart, written
+from detdistill.recipes.hint import HintSettings
+from detdistill.recipes.ikd import IKDSettings
+from detdistill.recipes.ssim import SSIMSettings
+from observations import spec
+
+STUDENT, TEACHER = spec(channels=3), spec(channels=4)
+KNOWN = ", ".join((*RECIPES, *WRAPPERS))
+KEYS = ", ".join(field.name for field in fields(HintSettings))
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_method(text)
+    said = str(caught.value)
+    assert said.endswith((".", "?"))
+    assert "\n" not in said
+    return said
+
+
+# --- text to settings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "canonical_text"),
+    [
+        ("frs", FRSSettings(), "frs"),
+        (" frs ( ) ", FRSSettings(), "frs"),
+        ("frs(warmup_steps=500)", FRSSettings(), "frs"),
+        (
+            "frs(standardize=true,feature_gain=1e-2)",
+            FRSSettings(feature_gain=0.01, standardize=True),
+            "frs(feature_gain=0.01, standardize=true)",
+        ),
+        ("frs(class_gain=0)", FRSSettings(class_gain=0.0), "frs(class_gain=0.0)"),
+        ("frs(class_gain=null, aligner='conv1x1')", FRSSettings(aligner="conv1x1"), "frs(aligner=conv1x1)"),
+        ('frs(aligner="conv1x1",)', FRSSettings(aligner="conv1x1"), "frs(aligner=conv1x1)"),
+        ("hint(gain=-.5)", HintSettings(gain=-0.5), "hint(gain=-0.5)"),
+        ("hint(p=1)", HintSettings(p=1), "hint(p=1)"),
+        ("frs+ssim", SumSettings(("frs", "ssim")), "frs + ssim"),
+        ("aid(frs,alpha=.5)", AIDSettings(recipe="frs", alpha=0.5), "aid(frs, alpha=0.5)"),
+        ("aid(frs+ssim)", AIDSettings(recipe="frs + ssim"), "aid(frs + ssim)"),
+        ("aid(ikd(frs+ssim ( )))", AIDSettings(recipe="ikd(frs + ssim)"), "aid(ikd(frs + ssim))"),
+        (
+            "aid(ikd(frs(relu=true), until=0.5), control=true) + hint",
+            SumSettings(("aid(ikd(frs(relu=true), until=0.5), control=true)", "hint")),
+            "aid(ikd(frs(relu=true), until=0.5), control=true) + hint",
+        ),
+    ],
+)
+def test_a_text_becomes_settings_and_its_shortest_text(text: str, expected: Any, canonical_text: str) -> None:
+    parsed = parse_method(text)
+    assert parsed == expected
+    assert [type(getattr(parsed, field.name)) for field in fields(parsed)] == [
+        type(getattr(expected, field.name)) for field in fields(expected)
+    ]
+    assert method_text(parsed) == canonical_text
+    assert parse_method(canonical_text) == parsed == canonical(parsed)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "The method '' must have the name of a method at position 1, got the end. Write for example frs, or"),
+        ("fsr", f"The method must be one of {KNOWN}, got 'fsr'. Did you mean 'frs'?"),
+        ("x", f"The method must be one of {KNOWN}, got 'x'. Choose one of them."),
+        ("aid(fsr)", f"The method at position 5 of 'aid(fsr)' must be one of {KNOWN}, got 'fsr'. Did you mean 'frs'?"),
+        ("sum(frs)", f"The method at position 1 of 'sum(frs)' must be one of {KNOWN}, got 'sum'."),
+        ("hint(gian=2)", f"The keys of hint in 'hint(gian=2)' must be among {KEYS}, got 'gian' at position 6. Did you "
+                         "mean 'gain'?"),
+        ("hint(zzz=2)", f"must be among {KEYS}, got 'zzz' at position 6. Choose one of them."),
+        ("aid(frs, recipe=ssim)", "The keys of aid in 'aid(frs, recipe=ssim)' must be among alpha, "),
+        ("aid", "aid at position 1 of 'aid' must be given the method that it wraps, got none. Write for example"),
+        ("frs + ikd(until=1)", "ikd at position 7 of 'frs + ikd(until=1)' must be given the method that it wraps, got"),
+        ("frs(ssim)", "frs at position 1 of 'frs(ssim)' must be given key=value alone, got the method 'ssim' to wrap. "
+                      "Join methods by +, as in frs + ssim."),
+        ("frs(3)", "The method 'frs(3)' must have key=value at position 5, got '3'. Write it like frs(KEY=VALUE)."),
+        ("aid(frs, 3)", "must have key=value at position 10, got '3'. Write it like aid(METHOD, KEY=VALUE)."),
+        ("aid(alpha=1, frs)", "must have key=value at position 14, got 'frs'. Write it like aid(METHOD, KEY=VALUE), "
+                              "the method first."),
+        ("aid(frs, ssim)", "must have key=value at position 10, got 'ssim'. Write it like aid(METHOD, KEY=VALUE)."),
+        ("aid(frs", "must have a comma or ) at position 8, got the end. Close every parenthesis"),
+        ("aid(frs alpha=1)", "must have a comma or ) at position 9, got 'alpha'. Close every parenthesis, and"),
+        ("aid(frs, alpha=", "must have a value at position 16, got the end. Write a number, a word, true, false"),
+        ("aid(frs, alpha=+)", "must have a value at position 16, got '+'."),
+        ("frs)", "must have + or its end at position 4, got ')'. Take it away."),
+        ("frs ssim", "must have + or its end at position 5, got 'ssim'. Join methods by +."),
+        ("frs +", "must have the name of a method at position 6, got the end."),
+        ("frs + 2", "must have the name of a method at position 7, got '2'."),
+        ("(frs)", "must have the name of a method at position 1, got '('."),
+        ("frs(relu=[true)", "must have a comma or ] at position 15, got ')'. Close the list."),
+        ("frs(relu=true, relu=true)", "must have every key of frs once at position 16, got 'relu'. Remove one 'relu'."),
+        ("frs;", "must be words, numbers and ( ) , = +, got ';' at position 4. Quote text that is no word."),
+        ("frs(aligner='a", "got ''' at position 13. Close the quotation."),
+        (r'frs(aligner="\q")', "must have quoted text at position 13, got"),
+        ("frs(feature_gain=2x)", "must have a comma or ) at position 19, got 'x'."),
+        ("frs(feature_gain=1e999)", "must have a finite number at position 18, got '1e999'. Write a smaller one."),
+        ("frs(feature_gain=fast)", "feature_gain at position 5 of 'frs(feature_gain=fast)' must be a number or null, "
+                                   "got 'fast'. Change the value."),
+        ("frs(feature_gain=true)", "must be a number or null, got true."),
+        ("frs(feature_gain=[1, 2])", "must be a number or null, got [1, 2]."),
+        ("frs(warmup_steps=1.0)", "must be a whole number, got 1.0."),
+        ("frs(relu=1)", "relu at position 5 of 'frs(relu=1)' must be true or false, got 1."),
+        ("frs(aligner=conv4x4)", "must be identity or conv1x1 or conv3x3, got 'conv4x4'. Did you mean 'conv3x3'?"),
+        ("hint(p=1.0)", "p at position 6 of 'hint(p=1.0)' must be 1 or 2, got 1.0."),
+        ("frs + ssim + frs(relu=true)", "The sum 'frs + ssim + frs(relu=true)' must have every method once, got 'frs' "
+                                        "2 times. Raise the gains of one 'frs' instead."),
+        ("frs + aid(ikd(frs))", "must have every method once, got 'frs' 2 times."),
+    ],
+)  # fmt: skip
+def test_what_is_no_method_is_refused_in_one_sentence(text: str, said: str) -> None:
+    assert said in refusal(text)
+
+
+def test_a_sum_is_two_methods_or_more() -> None:
+    with pytest.raises(ConfigError, match=r"method\.recipes must be two methods or more, got \['frs'\]\."):
+        SumSettings(("frs",))
+
+
+def test_a_sum_in_a_sum_is_one_sum() -> None:
+    nested = SumSettings(("frs+ssim", "hint ( )"))
+    assert parts(nested) == (FRSSettings(), SSIMSettings(), HintSettings())
+    assert canonical(nested) == SumSettings(("frs", "ssim", "hint"))
+    assert method_text(nested) == "frs + ssim + hint"
+
+
+def test_names() -> None:
+    whole = parse_method("aid(ikd(frs + ssim(window=3)), alpha=0.5) + hint(gain=2)")
+    assert structure(whole) == "aid(ikd(frs + ssim)) + hint"
+    assert base_methods(whole) == ("frs", "ssim", "hint")
+    assert method_name(whole) == "sum"
+    assert method_name(IKDSettings()) == "ikd"
+
+
+# --- round trips ----------------------------------------------------------------------------------------------------
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def values_of(hint: Any) -> st.SearchStrategy[Any]:
+    if get_origin(hint) is Literal:
+        return st.sampled_from(get_args(hint))
+    if get_origin(hint) in (Union, type(int | None)):
+        return st.one_of([values_of(member) for member in get_args(hint)])
+    if get_origin(hint) is tuple:
+        return st.lists(values_of(get_args(hint)[0]), max_size=3).map(tuple)
+    plain = {float: NUMBERS, int: st.integers(), bool: st.booleans(), type(None): st.none()}
+    return plain.get(hint, st.text())
+
+
+def settings_of(kind: type[Any], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(kind)
+    return st.fixed_dictionaries({}, optional={name: values_of(hint) for name, hint in hints.items()}).flatmap(
+        lambda some: st.builds(kind, **{name: st.just(value) for name, value in some.items()} | fixed)
+    )
+
+
+def bases(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
+    return st.one_of([settings_of(RECIPES[name].settings_type) for name in names])
+
+
+def compositions(names: tuple[str, ...] = tuple(RECIPES), depth: int = 2) -> st.SearchStrategy[Any]:
+    if depth == 0:
+        return bases(names)
+    below = compositions(names, depth - 1)
+    wrapped = [settings_of(entry.settings_type, recipe=below.map(method_text)) for entry in WRAPPERS.values()]
+    half = len(names) // 2
+    if not half:
+        return st.one_of(bases(names), *wrapped)
+    first, second = compositions(names[:half], depth - 1), compositions(names[half:], depth - 1)
+    added = st.tuples(first, second).map(lambda pair: canonical(SumSettings(tuple(map(method_text, pair)))))
+    return st.one_of(bases(names), *wrapped, added)
+
+
+@given(compositions())
+@settings(max_examples=150, deadline=None)
+def test_settings_survive_their_text(chosen: Any) -> None:
+    text = method_text(chosen)
+    again = parse_method(text)
+    assert again == chosen
+    assert method_text(again) == text
+    spaced = text.replace(" + ", "+").replace(", ", " ,  ")
+    if "'" not in text and '"' not in text:
+        assert parse_method(spaced) == chosen
+
+
+@given(st.text(alphabet=string.printable, max_size=12) | st.text(alphabet="frsaid()+,=\"' 1.-[]", max_size=20))
+@settings(max_examples=400, deadline=None)
+def test_any_text_is_a_method_or_one_sentence(text: str) -> None:
+    try:
+        parsed = parse_method(text)
+    except ConfigError as error:
+        said = str(error)
+    else:
+        said = "a method must come back"
+        assert parse_method(method_text(parsed)) == parsed
+    assert " must " in said
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | NUMBERS | st.text(),
+        lambda inside: st.lists(inside, max_size=3).map(tuple),
+        max_leaves=5,
+    )
+)
+def test_a_value_is_read_as_it_was_written(value: object) -> None:
+    (call,) = take_apart(f"frs(key={written(value)})")
+    assert repr(call.options["key"].value) == repr(value)
+
+
+# --- recipes --------------------------------------------------------------------------------------------------------
+
+
+def weights(recipe: Recipe, beginning: str) -> list[torch.Tensor]:
+    terms = [weighted.term for weighted in recipe.terms if weighted.name.startswith(beginning)]
+    return [parameter for term in terms for parameter in term.parameters()]
+
+
+def test_a_sum_has_the_terms_of_all_and_each_starts_as_alone() -> None:
+    recipe = build_recipe("hint + aid(frs + ssim)", STUDENT, TEACHER, seed=5)
+    assert recipe.name == "hint + aid(frs + ssim)"
+    assert [term.name for term in recipe.terms] == ["hint.features", "frs.features", "frs.classes", "ssim.features"]
+    assert [term.weigh is None for term in recipe.terms] == [True, False, False, False]
+    assert (recipe.twins, recipe.sample_transform, recipe.transform_until) == ({}, None, 1.0)
+    for name in ("hint", "frs", "ssim"):
+        alone = weights(build_recipe(name, STUDENT, TEACHER, seed=5), name)
+        assert len(alone) > 0
+        assert all(map(torch.equal, alone, weights(recipe, name)))
+
+
+def test_a_sum_keeps_transform_schedule_and_twins() -> None:
+    for text in ("hint + ikd(frs, until=0.25)", "ikd(frs, until=0.25) + hint"):
+        recipe = build_recipe(text, STUDENT, TEACHER)
+        assert recipe.sample_transform is not None
+        assert recipe.transform_until == 0.25
+        assert list(recipe.twins) == ["adversarial"]
+        assert [term.name for term in recipe.terms if term.view != CLEAN] == ["ikd.adversarial"]
+    assert build_recipe("aid(ikd(frs, until=0.25))", STUDENT, TEACHER).transform_until == 0.25
+
+
+def test_wrappers_commute_up_to_the_name() -> None:
+    one, other = (build_recipe(text, STUDENT, TEACHER, seed=3) for text in ("aid(ikd(frs))", "ikd(aid(frs))"))
+    assert (one.name, other.name) == ("aid(ikd(frs))", "ikd(aid(frs))")
+    assert [term.name for term in one.terms] == [term.name for term in other.terms]
+    assert [term.weigh is None for term in one.terms] == [term.weigh is None for term in other.terms]
+    assert all(map(torch.equal, weights(one, ""), weights(other, "")))
+
+
+def test_settings_build_what_their_text_builds() -> None:
+    text = "aid(frs(class_gain=0), control=true)"
+    by_text, by_settings = (build_recipe(method, STUDENT, TEACHER) for method in (text, parse_method(text)))
+    for recipe in (by_text, by_settings):
+        assert recipe.name == "aid(frs)"
+        assert [term.name for term in recipe.terms] == ["frs.features"]
+        assert isinstance(recipe.terms[0].weigh, MeanOf)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ikd(frs) + ikd(ssim)", "must have at most one method that changes the samples, got ikd(frs) and ikd(ssim). "
+                                 "Wrap the sum instead, as in ikd(frs + ssim)."),
+        ("ikd(frs, augment=false, eps_255=2) + ikd(ssim, augment=false)",
+         "must make every twin in one way, got two for 'adversarial'. Wrap the sum instead"),
+        ("ikd(ikd(frs))", "Wrap with ikd once."),
+        ("aid(aid(frs))", "Wrap the method in aid once."),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_recipe(text, STUDENT, TEACHER)
+    assert said in str(caught.value)
+
+
+def test_twins_of_one_maker_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = catalogue.WRAPPERS["ikd"].wrap(build_recipe("frs", STUDENT, TEACHER), STUDENT, TEACHER, IKDSettings()).twins
+    build = RECIPES["frs"].build
+
+    def looking(student: DetectorSpec, teacher: DetectorSpec, chosen: Any) -> Recipe:
+        return replace(build(student, teacher, chosen), twins=maker)
+
+    monkeypatch.setitem(RECIPES, "frs", replace(RECIPES["frs"], build=looking))
+    recipe = build_recipe("frs + ikd(ssim)", STUDENT, TEACHER)
+    assert recipe.twins == maker
+
+
+def test_a_wrapped_method_must_fit_the_detectors_too() -> None:
+    other = replace(TEACHER, class_logits=None, box_distributions=BoxLayout((8, 16), 1, 17))
+    with pytest.raises(TypeError, match=r"The recipe 'frs' must|class logits"):
+        build_recipe("ikd(ssim + frs)", STUDENT, other)

@@ -1,0 +1,147 @@
+"""The overhead benchmark on tiny detectors: which parts it measures, and how ratios are made of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from detdistill.bench import overhead
+from detdistill.bench.__main__ import BAD_INPUT, main
+from detdistill.bench.overhead import OverheadOutcome, OverheadSettings, Ratio, bench_overhead
+from detdistill.bench.rounds import interleaved, noise_batch
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distill.step import DistillationStep
+from detdistill.errors import ConfigError
+from detdistill.progress import Silence
+from detdistill.types import Batch, Need
+
+TINY = OverheadSettings(teacher="retinanet/tiny", student="retinanet/tiny", batch_size=2, image_px=64, rounds=2)
+NAMES = ["aid_frs", "aid_frs_plain", "aid_attention", "aid_attention_plain", "attention", "ikd_fgd"]
+LOSSES = {Need.TASK_LOSS, Need.IMAGE_LOSSES}
+STUDENT = "student step (plain)"
+
+
+def outcome(milliseconds: Mapping[str, list[float]], compared: Mapping[str, Ratio]) -> OverheadOutcome:
+    return OverheadOutcome(TINY, milliseconds, compared, {"device": "made up"})
+
+
+def test_a_ratio_is_taken_in_every_round() -> None:
+    measured = outcome(
+        {"a": [3.0, 12.0], "b": [1.0, 2.0], "c": [2.0, 4.0]}, {"x": Ratio("a", ("b", "c"), "a ÷ (b + c)")}
+    )
+    assert measured.ratios() == {"x": [1.0, 2.0]}
+    told = measured.as_dict()
+    assert told["ratios"] == {"x": 1.5}
+    assert told["milliseconds"]["a"]["all"] == [3.0, 12.0]
+    assert told["compared"]["x"] == {"step": "a", "floor": ("b", "c"), "meaning": "a ÷ (b + c)"}
+    assert any(line.split()[:2] == ["x", "1.500"] for line in measured.table())
+
+
+def test_parts_take_turns_after_two_rounds_that_do_not_count() -> None:
+    turns: list[str] = []
+    parts = {name: (lambda name=name: turns.append(name)) for name in "ab"}
+    measured = interleaved(parts, 3, device=torch.device("cpu"), progress=Silence())
+    assert turns == ["a", "b"] * 5
+    assert {name: len(times) for name, times in measured.items()} == {"a": 3, "b": 3}
+
+
+def test_fewer_than_two_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        OverheadSettings(rounds=1)
+    assert str(caught.value) == "--rounds must be at least 2, got 1. Leave it out."
+    assert main(["overhead", "--rounds", "1"]) == BAD_INPUT
+    assert capsys.readouterr().err.strip() == f"error: {caught.value}"
+
+
+def test_images_of_noise_carry_boxes_inside_them() -> None:
+    batch = noise_batch(2, 64, boxes=3, classes=4)
+    assert batch.images.shape == (2, 3, 64, 64)
+    for target in batch.targets:
+        assert target.boxes.shape == (3, 4)
+        assert (target.boxes[:, 2:] > target.boxes[:, :2]).all()
+        assert ((target.boxes >= 0) & (target.boxes <= 64)).all()
+        assert target.labels.max() < 4
+
+
+def test_each_part_does_what_its_name_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One round of every part, watched: what the teacher is asked, and on which images."""
+    asked: list[tuple[bool, frozenset[Need]]] = []
+    steps: list[str] = []
+    observe, forward = FrozenTeacher.observe, DistillationStep.forward
+    clean = noise_batch(2, 64, boxes=6, classes=5).images
+
+    def watched(teacher: FrozenTeacher, batch: Batch, needs: Any) -> Any:
+        asked.append((torch.equal(batch.images, clean), frozenset(needs)))
+        return observe(teacher, batch, needs)
+
+    def stepped(step: DistillationStep, batch: Batch, clock: Any) -> Any:
+        steps.append(step.recipe.name)
+        return forward(step, batch, clock)
+
+    def once(parts: Mapping[str, Any], rounds: int, **_: Any) -> dict[str, list[float]]:
+        found = {}
+        for name, run in parts.items():
+            asked.clear()
+            steps.clear()
+            run()
+            seen[name] = (list(steps), list(asked))
+            found[name] = [1.0] * rounds
+        return found
+
+    seen: dict[str, tuple[list[str], list[tuple[bool, frozenset[Need]]]]] = {}
+    monkeypatch.setattr(FrozenTeacher, "observe", watched)
+    monkeypatch.setattr(DistillationStep, "forward", stepped)
+    monkeypatch.setattr(overhead, "interleaved", once)
+    compared = bench_overhead(TINY).compared
+    assert list(compared) == NAMES
+    assert seen[STUDENT] == seen["student forward-backward on the twins"] == ([], [])
+    for method, own in (("frs", {Need.PYRAMID, Need.CLASS_LOGITS}), ("attention", {Need.PYRAMID})):
+        assert seen[f"step {method}"] == ([method], [(True, own)])
+        fuller = f"step {method}, the teacher asked for what aid needs"
+        # Beside aid's step stands the same step with the same teacher's work, without the weights.
+        assert seen[fuller] == ([method], [(True, own | LOSSES)])
+        assert seen[f"step aid({method})"] == ([f"aid({method})"], [(True, own | LOSSES)])
+        assert compared[f"aid_{method}"].floor == (fuller,)
+        assert compared[f"aid_{method}_plain"].floor == (f"step {method}",)
+        assert compared[f"aid_{method}"].step == compared[f"aid_{method}_plain"].step == f"step aid({method})"
+    assert seen["teacher.observe for attention"] == ([], [(True, {Need.PYRAMID})])
+    assert compared["attention"].step == "step attention"
+    assert compared["attention"].floor == (STUDENT, "teacher.observe for attention")
+    # The twins are at hand: the step makes none, and looks at them once.
+    floor = compared["ikd_fgd"].floor
+    assert floor[::2] == (STUDENT, "student forward-backward on the twins")
+    assert seen[compared["ikd_fgd"].step] == (["ikd(fgd)"], seen[floor[1]][1] + seen[floor[3]][1])
+    assert [on_clean for on_clean, _ in seen["step ikd(fgd)"][1]] == [True, False]
+
+
+def test_the_second_view_is_computed_forward_and_back() -> None:
+    student = overhead.build_detector(overhead.parse_detector("retinanet/tiny"), ("a",), seed=0)
+    batch = noise_batch(2, 64, boxes=1, classes=1)
+    overhead._forward_backward(student, batch, overhead.CLEAN, needs=frozenset({Need.CLASS_LOGITS}))()
+    first = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+    assert any("body" in name and grad.any() for name, grad in first.items())
+    overhead._forward_backward(student, batch, overhead.CLEAN, needs=frozenset())()
+    # Gradients of one pass do not pile up on the next, and only what is read is gone back from.
+    assert all(p.grad is None for name, p in student.named_parameters() if "classification_head" in name)
+
+
+def test_the_command_prints_and_writes_every_ratio(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    written = tmp_path / "overhead.json"
+    tiny = ["--teacher", "retinanet/tiny", "--student", "retinanet/tiny", "--batch-size", "1", "--image-px", "64"]
+    assert main(["overhead", *tiny, "--rounds", "2", "--json", str(written)]) == 0
+    told = json.loads(written.read_text())
+    assert list(told["ratios"]) == NAMES
+    for name, ratio in told["compared"].items():
+        steps = told["milliseconds"][ratio["step"]]["all"]
+        floors = [told["milliseconds"][part]["all"] for part in ratio["floor"]]
+        expected = statistics.median(step / sum(floor) for step, *floor in zip(steps, *floors, strict=True))
+        assert told["ratios"][name] == pytest.approx(expected, rel=0.01)
+    assert told["settings"]["rounds"] == 2
+    assert told["machine"]["torch"] == torch.__version__
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in NAMES)
