@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from detdistill.detectors.base import ClassLayout, DetectorSpec, PyramidLayout
-from detdistill.types import Batch, ClassKind, ClassLogits, Observation, Pyramid, Targets
+from detdistill.detectors.base import BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
+from detdistill.types import Batch, BoxDistributions, ClassKind, ClassLogits, Observation, Pyramid, Targets, TaskLoss
 
 
 def spec(
@@ -20,13 +21,18 @@ def spec(
     anchors: int = 1,
     classes: Sequence[str] = ("a", "b", "c"),
     kind: ClassKind = ClassKind.SIGMOID,
+    bins: int | None = None,
 ) -> DetectorSpec:
+    """A spec; with box distributions where `bins` are given."""
     return DetectorSpec(
         name=f"{family}/made-up",
         family=family,
         class_names=tuple(classes),
         pyramid=PyramidLayout(strides=tuple(strides), channels=channels),
         class_logits=ClassLayout(strides=tuple(strides), kind=kind, anchors=anchors, classes=tuple(classes)),
+        box_distributions=None
+        if bins is None
+        else BoxLayout(strides=tuple(strides), anchors=1, bins=bins, anchor_scale=3.0),
     )
 
 
@@ -43,6 +49,34 @@ def batch(sizes: Sequence[tuple[int, int]], *, grid: tuple[int, int] | None = No
         targets=(none,) * len(sizes),
         image_ids=tuple(range(len(sizes))),
         seeds=tuple(range(len(sizes))),
+    )
+
+
+def with_boxes(scene: Batch, *, seed: int, most: int = 3) -> Batch:
+    """The batch with 0 to `most` boxes in every image, the last one of three or more ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = []
+    for height, width in scene.sizes:
+        count = int(torch.randint(most + 1, (), generator=generator))
+        corners = torch.rand(count, 2, 2, generator=generator).sort(dim=1).values * torch.tensor([width, height])
+        labels = torch.randint(3, (count,), generator=generator)
+        ignored = torch.arange(count) >= 2
+        targets.append(Targets(boxes=corners.flatten(1), labels=labels, ignored=ignored))
+    return replace(scene, targets=tuple(targets))
+
+
+def random_losses(images: int, *, seed: int, strides: Sequence[int] = (8, 16), two_stage: bool = False) -> TaskLoss:
+    """A task loss of noise, each image on its own."""
+    generator = torch.Generator().manual_seed(seed)
+    classification, box = torch.rand((2, images, len(strides)), generator=generator) * 2
+    regions = torch.rand((2, images), generator=generator)
+    return TaskLoss(
+        total=torch.zeros(()),
+        strides=tuple(strides),
+        classification=classification,
+        box=box,
+        roi_classification=regions[0] if two_stage else None,
+        roi_box=regions[1] if two_stage else None,
     )
 
 
@@ -68,8 +102,9 @@ def random_observation(
     strides: Sequence[int] = (8, 16),
     requires_grad: bool = False,
     dtype: torch.dtype = torch.float32,
+    bins: int | None = None,
 ) -> Observation:
-    """Noise on the grid of a batch."""
+    """Noise on the grid of a batch; with box distributions where `bins` are given."""
     generator = torch.Generator().manual_seed(seed)
     features, logits = [], []
     height, width = shape.images.shape[-2:]
@@ -79,4 +114,11 @@ def random_observation(
         features.append(noise.requires_grad_(requires_grad))
         noise = torch.randn(len(shape), anchors, classes, *grid, generator=generator, dtype=dtype)
         logits.append(noise.requires_grad_(requires_grad))
-    return observation(features, logits, strides=strides)
+    seen = observation(features, logits, strides=strides)
+    if bins is None:
+        return seen
+    edges = []
+    for level in features:
+        noise = 3 * torch.randn(len(shape), 1, 4, bins, *level.shape[-2:], generator=generator, dtype=dtype)
+        edges.append(noise.requires_grad_(requires_grad))
+    return replace(seen, box_distributions=BoxDistributions(levels=tuple(edges), strides=tuple(strides)))

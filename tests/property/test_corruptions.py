@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from detdistill.data.sources import open_split, present_splits
-from detdistill.errors import DistillError
+from detdistill.data.summary import summarise
+from detdistill.errors import DataError, DistillError
+from detdistill.jobs.data import convert_data_job
 from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
 
 MAKERS = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo, "kitti": make_kitti}
 SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png")
 TOKENS = (
-    "nan", "inf", "-1", "0", "1e999", "-7.5", "9" * 400, "99999999999999999999", "../../etc/passwd", "/etc/passwd", "a" * 300,
-    "", " ", "\0", "é", "\ud7ff", "&e;", "<!DOCTYPE x>", "null", "[[", "}", "{", "'", '"', "true", "!!int x", "*a", "&a [*a]",
-    "<object>", "</object>", "DontCare", "%s", "\r", "\t", "1_0", "0x10", "٣", "images/../../../x", "..", ".",
+    "nan", "inf", "-1", "0", "1e999", "-7.5", "9" * 400, "99999999999999999999", "1_0", "0x10", "٣", "true", "null",
+    "../../etc/passwd", "/etc/passwd", "images/../../../x", "..", ".", "a" * 300, "", " ", "\0", "\r", "\t", "é",
+    "\ud7ff", "\\ud800", "&e;", "<!DOCTYPE x>", "<object>", "</object>", "DontCare", "%s", "[[", "}", "{", "'", '"',
+    "!!int x", "*a", "&a [*a]",
 )  # fmt: skip
 
 
@@ -87,7 +92,8 @@ def insert_bytes(data: bytes, draw: random.Random) -> bytes:
 
 
 DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
-    flip, truncate, empty, drop_line, repeat_line, put_token, put_token, put_token, swap_words, swap_words, insert_bytes,
+    flip, truncate, empty, drop_line, repeat_line, put_token, put_token, put_token, swap_words, swap_words,
+    insert_bytes,
 )  # fmt: skip
 
 
@@ -120,6 +126,11 @@ def read(folder: Path, *, check_images: bool) -> str:
             annotations, problems = open_split(folder, split, class_names=names, check_images=check_images)
             names = annotations.class_names
             found += len(problems)
+            shown = [
+                *problems.summary(),
+                *(f"{name} {value}" for name, value in summarise(annotations, problems).rows()),
+            ]
+            assert "\n".join(shown).encode()
             assert (annotations.boxes[:, 2:] > annotations.boxes[:, :2]).all()
             assert all(
                 annotations.path(index).resolve().is_relative_to(folder.resolve()) for index in range(len(annotations))
@@ -129,9 +140,24 @@ def read(folder: Path, *, check_images: bool) -> str:
         assert " must " in message, message
         assert ", got" in message, message
         assert message.endswith("."), message
+        assert len(message.encode()) < 4000, message
         assert str(folder) in message, message
         return "refused"
     return "told" if found else "unseen"
+
+
+def rewrite(folder: Path, out: Path, *, to: Literal["coco", "voc", "yolo", "kitti"]) -> None:
+    """Writes a damaged folder in a format; what is written is without a flaw."""
+    try:
+        convert_data_job(folder, to=to, out=out)
+    except DistillError:
+        assert not out.exists()
+        return
+    for split in present_splits(out):
+        with contextlib.suppress(DataError):  # a split of which no image was left
+            # KITTI's own label files are copied, flaws and all.
+            assert open_split(out, split)[1].summary() == [] or (folder / "training").is_dir()
+    shutil.rmtree(out)
 
 
 def damage_and_read(folder: Path, *, seeds: range) -> Counter[str]:
@@ -147,6 +173,8 @@ def damage_and_read(folder: Path, *, seeds: range) -> Counter[str]:
             warnings.simplefilter("ignore")
             try:
                 ends[read(folder / name, check_images=seed % 3 == 0)] += 1
+                if seed % 40 < len(MAKERS):
+                    rewrite(folder / name, folder / "out", to=tuple(MAKERS)[seed // 40 % len(MAKERS)])
             except Exception as error:
                 kept = folder.parent / f"seed{seed}"
                 shutil.copytree(folder / name, kept)
@@ -167,4 +195,3 @@ def test_four_hundred_damaged_folders(tmp_path):
 def test_two_thousand_damaged_folders(tmp_path):
     ends = damage_and_read(tmp_path / "data", seeds=range(1000, 3000))
     assert ends.total() == 2000
-    print(dict(ends))

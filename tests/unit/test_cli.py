@@ -118,7 +118,13 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
             "evaluate.evaluate_job",
             ["evaluate", "runs/x", "--data", "d", "--split", "train", "--backend", "pycocotools"],
             ("runs/x", Path("d")),
-            {"split": "train", "backend": "pycocotools"},
+            {"split": "train", "protocol": "coco", "backend": "pycocotools"},
+        ),
+        (
+            "evaluate.evaluate_job",
+            ["evaluate", "runs/x", "--data", "d", "--protocol", "aid_merged"],
+            ("runs/x", Path("d")),
+            {"split": "val", "protocol": "aid_merged", "backend": "hotcoco"},
         ),
         (
             "predict.predict_job",
@@ -131,6 +137,12 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
             ["data", "make", "scenes", "--out", "o", "--train", "3", "--val", "2", "--seed", "1", "--kitti"],
             (Path("o"),),
             {"train": 3, "val": 2, "seed": 1, "kitti": True},
+        ),
+        (
+            "data.make_coco_traffic_job",
+            ["data", "make", "coco-traffic", "--coco", "c", "--out", "o"],
+            (Path("c"), Path("o")),
+            {},
         ),
         ("data.check_data_job", ["data", "check", "d"], (Path("d"),), {}),
     ],
@@ -158,6 +170,10 @@ def test_commands_call_their_jobs(
     [
         (["trian"], "got 'trian'. Did you mean 'train'?"),
         (["data", "chek", "d"], "The command must be one of make, check, convert, got 'data chek'. Did you"),
+        (["data", "make", "senes"], "one of scenes, coco-traffic, got 'data make senes'. Did you mean 'scenes'?"),
+        (["data", "make", "--out", "o"], "must be one of scenes, coco-traffic, got 'data make"),
+        (["data", "make", "coco-traffic", "--out", "o"], "requires an argument"),
+        (["evaluate", "x", "--data", "d", "--protocol", "kity"], 'Invalid value "kity" for --protocol.'),
         (["distill", "--techer", "x"], "Unknown option: --techer. Did you mean --teacher?"),
         (["train", "--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
         (["evaluate"], 'Command "evaluate" parameter CHECKPOINT requires an argument.'),

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detdistill.cli import main
 from detdistill.data.coco_traffic import DECIDING_CLASSES, TRAFFIC_CLASSES, filter_traffic, make_coco_traffic
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
+from detdistill.jobs.data import make_coco_traffic_job
+from detdistill.progress import Silence
 
 DECIDING_IDS = {2, 3, 4, 6, 7, 8, 10, 11, 13}
 OTHERS = [{"id": 50 + k, "name": name, "supercategory": "thing"} for k, name in enumerate(TRAFFIC_CLASSES)]
@@ -61,7 +64,11 @@ def test_the_preset_is_aids():
 def test_coco_mini_equals_the_slow_filter(real_data, tmp_path):
     coco, out, done = native(real_data, tmp_path / "coco"), tmp_path / "traffic", []
     counts = make_coco_traffic(coco, out, lambda *steps: done.append(steps))
-    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    total = 2 * sum(path.stat().st_size for path in (coco / "annotations").iterdir())
+    assert {step[1] for step in done} == {total}
+    read = [step[0] for step in done]
+    assert read == sorted(read)
+    assert 0 < read[0] < read[-1] == total
     for split, year in (("train", "train2017"), ("val", "val2017")):
         source = coco / "annotations" / f"instances_{year}.json"
         written = json.loads((out / "annotations" / source.name).read_text())
@@ -95,7 +102,8 @@ def test_plain_layout_and_the_same_again(real_data, tmp_path):
     before = (out / "annotations" / "instances_train.json").stat().st_mtime_ns
     done: list[tuple[int, int]] = []
     assert make_coco_traffic(real_data / "coco_mini", out, lambda *steps: done.append(steps)) == first
-    assert done == [(4, 4)]
+    (step,) = done
+    assert step[0] == step[1] > 0
     assert (out / "annotations" / "instances_train.json").stat().st_mtime_ns == before
     assert len(open_split(out, "val")[0]) == first["val"].images
 
@@ -164,6 +172,54 @@ def test_a_folder_with_something_else_is_refused(real_data, tmp_path):
     make_coco_traffic(real_data / "coco_mini", out)
     with pytest.raises(ConfigError, match=r"got something else\. Give another folder, or delete that one"):
         make_coco_traffic(native(real_data, tmp_path / "coco"), out)
+
+
+class Watcher(Silence):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.totals: list[int] = []
+        self.done: list[int] = []
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        self.totals.append(total)
+
+    def advance(self, done: int, note: str = "") -> None:
+        self.done.append(done)
+
+
+def test_the_command_tells_what_was_kept(real_data, tmp_path, capsys):
+    coco, out = native(real_data, tmp_path / "coco"), tmp_path / "traffic"
+    watcher = Watcher()
+    made = make_coco_traffic_job(coco, out, progress=watcher)
+    assert watcher.done[-1] == watcher.totals[0] == max(watcher.done) > 0
+    assert len(watcher.totals) == 1
+    line = ["data", "make", "coco-traffic", "--coco", str(coco), "--out", str(out), "--json", str(tmp_path / "r.json")]
+    assert main(line) == 0
+    assert capsys.readouterr().out.splitlines() == made.table()
+    written = json.loads((tmp_path / "r.json").read_text())
+    assert written == json.loads(json.dumps(made.as_dict()))
+    train = made.splits["train"]
+    assert written["splits"]["train"]["boxes"]["person"] == train.boxes["person"] > 0
+    table = made.table()
+    assert table[0] == f"train: {train.images} of {train.images_in_source} images kept"
+    rows = {row.rsplit(maxsplit=2)[0]: row.split()[-2:] for row in table[5:-2]}
+    assert list(rows) == [*TRAFFIC_CLASSES, "all"]
+    assert rows["traffic light"] == [str(kept.boxes["traffic light"]) for kept in made.splits.values()]
+    assert rows["all"] == [str(sum(kept.boxes.values())) for kept in made.splits.values()]
+    assert table[-1] == f"written to {out}"
+
+
+def test_the_command_refuses_what_is_no_coco_in_a_sentence(tmp_path, capsys):
+    line = ["data", "make", "coco-traffic", "--coco", str(tmp_path / "coco"), "--out", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert f"data {tmp_path / 'coco'} must be a folder or a COCO JSON file, got no such path" in capsys.readouterr().err
+    (tmp_path / "coco").mkdir()
+    write(tmp_path / "coco" / "train.json")
+    assert main(line) == 2
+    said = capsys.readouterr().err
+    assert f"error: {tmp_path / 'coco'} must hold val.json or annotations/instances_val*.json, got train.json" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failure_leaves_no_folder(tmp_path):

@@ -20,7 +20,7 @@ from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo, picture,
 MAKERS = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo, "kitti": make_kitti}
 FORMATS = tuple(MAKERS)
 SPLITS = ("train", "val")
-QUICK = {"bccd": "voc", "coco_mini": "yolo"}
+QUICK = {"coco_mini": "yolo"}
 
 
 def objects(annotations: Annotations) -> dict[str, list[tuple[str, bool, list[float]]]]:
@@ -82,7 +82,7 @@ def test_every_format_becomes_every_other_and_comes_back(tmp_path, source, targe
 
 
 ALL_ROUND_TRIPS = [
-    pytest.param(name, target, marks=[] if name.startswith("kitti") or target == QUICK[name] else pytest.mark.slow)
+    pytest.param(name, target, marks=[] if name.startswith("kitti") or target == QUICK.get(name) else pytest.mark.slow)
     for name, target in product(["bccd", "kitti33/native_kitti", "coco_mini"], FORMATS)
 ]
 
@@ -200,7 +200,7 @@ def test_names_stay_apart_and_readable(tmp_path, target):
         "x/A.png",
         "x/ü & <b>.png",
         "x/deep/a b .png",
-        "x/tab\there.png",
+        "x/t\tb.png",
         "x/images/c.v1.png",
     ]
     rows = [box(own, 4, [own, 1, 5, 5]) for own in range(len(names))]
@@ -214,7 +214,7 @@ def test_names_stay_apart_and_readable(tmp_path, target):
         found[split] = [annotations.file_name(index) for index in range(len(annotations))]
         assert all(annotations.path(index).is_file() for index in range(len(annotations)))
     ends = {name.removeprefix("images/train/") for name in found["train"]}
-    expected = {"a.png", "a-2.jpg", "A-3.png", "ü & <b>.png", "deep/a b.png", "tab_here.png", "images/c.v1.png"}
+    expected = {"a.png", "a-2.jpg", "A-3.png", "ü & <b>.png", "deep/a b.png", "t_b.png", "images/c.v1.png"}
     assert ends == expected
     assert not ends & {name.removeprefix("images/val/") for name in found["val"]}
 

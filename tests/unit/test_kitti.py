@@ -49,14 +49,17 @@ def test_what_a_label_file_holds(tmp_path):
     assert labels.lines.tolist() == [1, 3, 4]
 
 
+COLUMNS = "wrong number of columns"
+NUMBERS = "box not four finite numbers"
+FLAGS = "truncated or occluded no number"
 FLAWED = [
-    ("Car 0 0 -10 1 2 3", "wrong number of columns", "15 columns (16 with a score), got 7"),
-    (kitti_line("Car", (1, 2, 3, 4)).strip() + " .5 .5", "wrong number of columns", "15 columns (16 with a score), got 17"),
-    (kitti_line("Car", ("nan", 2, 3, 4)), "box not four finite numbers", "finite numbers in columns 5 to 8, got nan 2 3 4"),
-    (kitti_line("Car", ("x", 2, 3, 4)), "box not four finite numbers", "finite numbers in columns 5 to 8, got x 2 3 4"),
+    ("Car 0 0 -10 1 2 3", COLUMNS, "15 columns (16 with a score), got 7"),
+    (kitti_line("Car", (1, 2, 3, 4)).strip() + " .5 .5", COLUMNS, "15 columns (16 with a score), got 17"),
+    (kitti_line("Car", ("nan", 2, 3, 4)), NUMBERS, "finite numbers in columns 5 to 8, got nan 2 3 4"),
+    (kitti_line("Car", ("x", 2, 3, 4)), NUMBERS, "finite numbers in columns 5 to 8, got x 2 3 4"),
     (kitti_line("Car", (3, 2, 1, 4)), "box without extent", "left, top, right, bottom in columns 5 to 8, got 3 2 1 4"),
     (kitti_line("Car", (1, 4, 3, 2)), "box without extent", "left, top, right, bottom in columns 5 to 8, got 1 4 3 2"),
-    (kitti_line("Car", (1, 2, 3, 4), occluded="x"), "truncated or occluded no number", "numbers in columns 2 and 3, got 0 x"),
+    (kitti_line("Car", (1, 2, 3, 4), occluded="x"), FLAGS, "numbers in columns 2 and 3, got 0 x"),
     (kitti_line("Car", (1, 2, 3, 4)).strip() + " inf", "score no number", "a finite score in column 16, got inf"),
 ]  # fmt: skip
 

@@ -126,9 +126,7 @@ def test_coco_wins_where_a_folder_holds_several_formats_and_a_file_names_another
 
 
 def test_a_folder_of_no_known_format_names_them_all(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"\(COCO\), data\.yaml .* \(YOLO\), .* \(KITTI\) or .* \(Pascal VOC\), got none"
-    ):
+    with pytest.raises(ConfigError, match=r"\(COCO\), data\.yaml .* \(YOLO\), .* \(KITTI\) or .* \(Pascal VOC\), got"):
         present_splits(tmp_path)
     with pytest.raises(ConfigError, match=r"absent must be a folder or a COCO JSON file"):
         present_splits(tmp_path / "absent")
@@ -198,7 +196,7 @@ def test_open_split_without_images(tmp_path):
     write(tmp_path / "val.json")
     with pytest.raises(
         DataError,
-        match=r"val\.json, images in the folder itself\) must list at least one image that can be used, got none\.",
+        match=r"val\.json must list at least one image that can be used, got none\.",
     ):
         open_split(tmp_path, "val")
     write(tmp_path / "val.json", "/a.png")

@@ -29,9 +29,7 @@ def only(problems) -> str:
 
 
 def test_a_split_without_a_usable_image_is_refused(tmp_path):
-    with pytest.raises(
-        DataError, match=r"\(Pascal VOC: .*\) must list at least one image that can be used, got none; 1"
-    ):
+    with pytest.raises(DataError, match=r"train split .* must list at least one image that can be used, got none; 1"):
         one(tmp_path, b"", good=False)
 
 
@@ -234,7 +232,7 @@ def test_a_missing_size_is_read_from_the_image(tmp_path, size):
     [
         (
             "../../etc/passwd",
-            "unusable file name | {path}: filename '../../etc/passwd' leads out of the images' folder",
+            "unusable file name | {path}: filename '../../etc/passwd' leads out of",
         ),
         ("/etc/passwd", "unusable file name | {path}: filename '/etc/passwd' is absolute"),
         ("x" * 300, "unusable file name | "),

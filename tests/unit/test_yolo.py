@@ -138,9 +138,7 @@ def test_places_that_many_files_write(tmp_path, where):
 @pytest.mark.parametrize("where", ["../../../etc", "/etc", "..", "images/../../x", "a\\..\\..\\b"])
 def test_places_outside_the_data_set_are_refused(tmp_path, where):
     path = data_yaml(tmp_path / "data", f"train: '{where}'\nnames: [Car, Van]\n")
-    with pytest.raises(
-        DataError, match=r"must name places inside .*, got '.*', which (leads|is absolute).*Put data\.yaml"
-    ):
+    with pytest.raises(DataError, match=r"must name places inside .*, got '.*', which (leads|is absolute)"):
         open_split(path, "train")
 
 
@@ -162,9 +160,11 @@ def test_a_place_that_is_not_there(tmp_path):
         ("names: {a: Car}\n", "must give a text for every class number, got 'Car' for 'a'"),
         ("names: {-1: Car}\n", "must give a text for every class number"),
         ("names: [[Car]]\n", "must give a text for every class number"),
+        ('names: ["\\ud800"]\n', "must give a text for every class number"),
+        ("a: &a [[b, b], [b, b]]\nnames: &n [*a, *n]\n", "must give a text for every class number, got a list for 0"),
         ("names: ['']\n", "must give a text for every class number"),
         ("names: [Car]\nnc: 2\n", r"must list the nc = 2 classes, got 1\. Correct"),
-        ("names: [Car]\ntrain: {a: b}\n", "'train' of .* must be a place or a list of them, got {'a': 'b'}"),
+        ("names: [Car]\ntrain: {a: b}\n", "'train' of .* must be a place or places, got a dict"),
         ("names: [Car]\nnames: [Van]\n", "'names' must stand once in its section"),
         ("names: [Car\n", "must be YAML, got"),
         ("names: !!int x\n", r"must be plain YAML, got: invalid literal for int"),

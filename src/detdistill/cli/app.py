@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, UnknownCommandError
 
 import detdistill
-from detdistill.cli import commands
+from detdistill.cli import commands, commands_data
 from detdistill.errors import DistillError, suggestion
 from detdistill.threads import quiet_threads
 
@@ -37,10 +37,13 @@ def build_app() -> App:
         commands.pictures,
     ):
         app.command(command)
-    data = App(name="data", help="Draw a data set, check one, or write one in another format.", help_format="plaintext")
-    data.command(commands.make, name="make")
-    data.command(commands.check, name="check")
-    data.command(commands.convert, name="convert")
+    data = App(name="data", help="Make a data set, check one, or write one in another format.", help_format="plaintext")
+    make = App(name="make", help="Draw a data set, or take a part of one.", help_format="plaintext")
+    make.command(commands_data.scenes)
+    make.command(commands_data.coco_traffic)
+    data.command(make)
+    data.command(commands_data.check)
+    data.command(commands_data.convert)
     app.command(data)
     return app
 

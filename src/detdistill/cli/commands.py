@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from detdistill.cli.watch import watched
 from detdistill.errors import ConfigError
 
-if TYPE_CHECKING:
-    from detdistill.progress import Progress
-
-Result = TypeVar("Result")
 Flag = Annotated[bool, Parameter(negative=())]
 Arguments = Annotated[
     str,
@@ -35,7 +31,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Path | None = No
     from detdistill.cli.show import show
     from detdistill.jobs.demo import demo_job
 
-    show(_watched(lambda progress: demo_job(out=out, seed=seed, progress=progress)), json=json)
+    show(watched(lambda progress: demo_job(out=out, seed=seed, progress=progress)), json=json)
 
 
 def train(
@@ -66,7 +62,7 @@ def train(
     file, settings = split_arguments(arguments)
     options = {"student.detector": detector, "data.folder": data, "out": out, "train.steps": steps, "seed": seed}
     config = read_run_config(file, settings, purpose="train", options=options)
-    show(_watched(lambda progress: train_job(config, resume=resume, progress=progress)), json=json)
+    show(watched(lambda progress: train_job(config, resume=resume, progress=progress)), json=json)
 
 
 def distill(
@@ -123,11 +119,9 @@ def distill(
     }
     config = read_run_config(file, settings, purpose="distill", options=options, itself=itself)
     if generations == 1:
-        show(_watched(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
+        show(watched(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
         return
-    chain = _watched(
-        lambda progress: generations_job(config, generations=generations, resume=resume, progress=progress)
-    )
+    chain = watched(lambda progress: generations_job(config, generations=generations, resume=resume, progress=progress))
     show(chain, json=json)
 
 
@@ -137,22 +131,29 @@ def evaluate(
     *,
     data: Path,
     split: Literal["train", "val"] = "val",
+    protocol: Literal["coco", "kitti", "kitti11", "voc", "voc11", "aid", "aid_merged"] = "coco",
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
     json: Path | None = None,
 ) -> None:
-    """Measure a detector's average precision as COCO does.
+    """Measure a detector's average precision as COCO, KITTI, Pascal VOC or AID does.
 
     Args:
         checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        data: Data set folder, or COCO JSON.
+        data: Data set folder, or COCO JSON; for kitti and kitti11 a data set in KITTI's own layout.
         split: Which images of the folder.
-        backend: What computes the figures; all three agree.
+        protocol: By whose rules. kitti11 and voc11 are the older means over 11 recall points. aid is VOC's AP over
+            Car, Pedestrian and Cyclist, all else ignored; aid_merged merges most other types of KITTI into these.
+        backend: What computes COCO's figures; all three agree.
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
     from detdistill.jobs.evaluate import evaluate_job
 
-    outcome = _watched(lambda progress: evaluate_job(checkpoint, data, split=split, backend=backend, progress=progress))
+    outcome = watched(
+        lambda progress: evaluate_job(
+            checkpoint, data, split=split, protocol=protocol, backend=backend, progress=progress
+        )
+    )
     show(outcome, json=json)
 
 
@@ -174,7 +175,7 @@ def predict(checkpoint: str, /, *images: Path, out: Path, score: float = 0.3, js
             "predict must be given an image or a folder of images, got none. "
             "Write detdistill predict CHECKPOINT IMAGE --out DIR."
         )
-    show(_watched(lambda progress: predict_job(checkpoint, images, out=out, score=score, progress=progress)), json=json)
+    show(watched(lambda progress: predict_job(checkpoint, images, out=out, score=score, progress=progress)), json=json)
 
 
 def methods(name: str | None = None, /, *, json: Path | None = None) -> None:
@@ -188,73 +189,6 @@ def methods(name: str | None = None, /, *, json: Path | None = None) -> None:
     from detdistill.jobs.methods import methods_job
 
     show(methods_job(name), json=json)
-
-
-def make(
-    what: Literal["scenes"] = "scenes",
-    /,
-    *,
-    out: Path,
-    train: int = 3000,
-    val: int = 300,
-    seed: int = 0,
-    kitti: Flag = False,
-    json: Path | None = None,
-) -> None:
-    """Draw street scenes with cars, trucks, pedestrians, cyclists and traffic lights.
-
-    Args:
-        what: What to draw.
-        out: Folder for train.json, val.json and images/.
-        train: Training scenes.
-        val: Validation scenes.
-        seed: Decides every scene.
-        kitti: Also write KITTI's layout.
-        json: Also write the table to this file.
-    """
-    del what
-    from detdistill.cli.show import show
-    from detdistill.jobs.data import make_scenes_job
-
-    outcome = _watched(
-        lambda progress: make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=progress)
-    )
-    show(outcome, json=json)
-
-
-def convert(
-    path: Path,
-    /,
-    *,
-    to: Literal["coco", "voc", "yolo", "kitti"],
-    out: Path,
-    json: Path | None = None,
-) -> None:
-    """Write a data set in another format, images as hard links where the disk allows it.
-
-    Args:
-        path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
-        to: The format to write.
-        out: A new or empty folder.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.data import convert_data_job
-
-    show(_watched(lambda progress: convert_data_job(path, to=to, out=out, progress=progress)), json=json)
-
-
-def check(path: Path, /, *, json: Path | None = None) -> None:
-    """Read a data set as training would, and tell every problem by file and line.
-
-    Args:
-        path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.data import check_data_job
-
-    show(_watched(lambda progress: check_data_job(path, progress=progress)), json=json)
 
 
 def profile(
@@ -271,7 +205,7 @@ def profile(
     from detdistill.cli.show import show
     from detdistill.jobs.profile import profile_job
 
-    show(_watched(lambda progress: profile_job(model, size=size, classes=classes, progress=progress)), json=json)
+    show(watched(lambda progress: profile_job(model, size=size, classes=classes, progress=progress)), json=json)
 
 
 def reproduce(
@@ -299,7 +233,7 @@ def reproduce(
     from detdistill.cli.show import show
     from detdistill.jobs.reproduce import reproduce_job
 
-    outcome = _watched(
+    outcome = watched(
         lambda progress: reproduce_job(
             paper, row=row, data=data, scale=scale, out=out, plan_only=plan, progress=progress
         )
@@ -316,7 +250,7 @@ def pictures(
     out: Path,
     seed: int = 0,
     images: int = 6,
-    score: float = 0.3,
+    score: float = 0.4,
     json: Path | None = None,
 ) -> None:
     """Draw what student alone, distilled student and teacher find on the same images.
@@ -335,7 +269,7 @@ def pictures(
     from detdistill.cli.show import show
     from detdistill.jobs.pictures import pictures_job
 
-    outcome = _watched(
+    outcome = watched(
         lambda progress: pictures_job(
             alone=alone,
             distilled=distilled,
@@ -360,17 +294,3 @@ def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str,
     if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
         return Path(arguments[0]), arguments[1:]
     return None, arguments
-
-
-def _watched(job: Callable[[Progress], Result]) -> Result:
-    """Runs a job under the eyes of the screen; its own interruption, checkpoint saved, becomes Ctrl-C's."""
-    from detdistill.progress import ScreenProgress
-    from detdistill.train.signals import Interrupted
-
-    progress = ScreenProgress()
-    try:
-        return job(progress)
-    except Interrupted as stopped:
-        raise KeyboardInterrupt(str(stopped)) from stopped
-    finally:
-        progress.finish()

@@ -6,7 +6,7 @@ import math
 from array import array
 from typing import Any
 
-from detdistill.data.image_files import unsafe_name
+from detdistill.data.image_files import is_text, unsafe_name
 from detdistill.data.problems import Problems
 
 NO_ID = -(2**63)
@@ -129,7 +129,7 @@ class Columns:
         self._seen["categories"] += 1
         own = whole(entry.get("id")) if isinstance(entry, dict) else None
         name = entry.get("name") if isinstance(entry, dict) else None
-        if own is None or not isinstance(name, str) or not name.strip():
+        if own is None or not isinstance(name, str) or not name.strip() or not is_text(name):
             self._bad_entry("categories", "id must be a whole number and name a text")
             return
         where = f"{self.source}, category {own}"

@@ -26,6 +26,11 @@ class DataSplit:
     json: Path
     images_dir: Path
 
+    @property
+    def source(self) -> Path:
+        """What messages call the split's data."""
+        return self.json
+
     def text(self) -> str:
         """What is read, in a line."""
         images = shown(self.images_dir, self.json.parent)

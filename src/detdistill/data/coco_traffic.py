@@ -85,7 +85,7 @@ def make_coco_traffic(
         coco: COCO's folder, with ``annotations/instances_train2017.json`` and ``train2017``, or any layout that
             `find_coco` knows.
         out: a new or empty folder; one made of the same files is left as it is.
-        progress: called with (passes over files done, passes in all).
+        progress: called with (bytes read, bytes in all); every file is read twice.
 
     Returns:
         What was kept, by split.
@@ -95,25 +95,28 @@ def make_coco_traffic(
         DataError: a file is no COCO file, or lacks one of the 13 classes.
     """
     sources = {split: find_coco(coco, split) for split in SPLITS}
-    passes = 2 * len(sources)
+    sizes = {split: 2 * source.json.stat().st_size for split, source in sources.items()}
+    total = sum(sizes.values())
     made = _made_before(out, sources)
     if made is not None:
         if progress is not None:
-            progress(passes, passes)
+            progress(total, total)
         return made
     counts: dict[str, TrafficSplit] = {}
+    before = 0
     with atomic_folder(out) as folder:
-        for number, (split, source) in enumerate(sources.items()):
+        for split, source in sources.items():
 
-            def advance(done: int, before: int = 2 * number) -> None:
+            def advance(done: int, before: int = before) -> None:
                 if progress is not None:
-                    progress(before + done, passes)
+                    progress(before + done, total)
 
             name = _tail(source.json, split)
             counts[split] = filter_traffic(
                 source.json, folder / "annotations" / f"instances_{name}.json", progress=advance
             )
             (folder / name).symlink_to(source.images_dir.resolve(), target_is_directory=True)
+            before += sizes[split]
         write_json(
             folder / RECORD,
             {"sources": _described(sources), "splits": {split: asdict(kept) for split, kept in counts.items()}},
@@ -130,29 +133,30 @@ def filter_traffic(source: Path, target: Path, *, progress: Callable[[int], None
     Args:
         source: COCO's file, of any size.
         target: written whole or not at all.
-        progress: called with the passes done, 1 and 2.
+        progress: called with the bytes read so far, in the end twice the file's size.
 
     Raises:
         ConfigError: the file cannot be read.
         DataError: it is no COCO file, or lacks one of the 13 classes.
     """
-    index = _index(source)
-    if progress is not None:
-        progress(1)
+    index = _index(source, progress)
+    size = source.stat().st_size
+
+    def advance(read: int) -> None:
+        if progress is not None:
+            progress(size + read)
+
     with atomic_file(target) as partial, partial.open("w", encoding="utf-8") as out:
-        counts = _copy(source, index, out)
-    if progress is not None:
-        progress(2)
-    return counts
+        return _copy(source, index, out, progress=advance)
 
 
-def _index(source: Path) -> _Index:
+def _index(source: Path, progress: Callable[[int], None] | None) -> _Index:
     """Reads the categories, and which images show which of them."""
     entries: list[dict[str, Any]] = []
     licenses: list[Any] = []
     shown: dict[int, set[int]] = {}
     seen: set[str] = set()
-    for key, entry in walk(source, ("annotations", "categories", "licenses")):
+    for key, entry in walk(source, ("annotations", "categories", "licenses"), progress=progress):
         if entry is BEGIN:
             seen.add(key)
         elif key == "licenses":
@@ -190,7 +194,7 @@ def _index(source: Path) -> _Index:
     return _Index(label_of_id=label_of_id, categories=categories, licenses=tuple(licenses), images=images)
 
 
-def _copy(source: Path, index: _Index, out: TextIO) -> TrafficSplit:
+def _copy(source: Path, index: _Index, out: TextIO, *, progress: Callable[[int], None]) -> TrafficSplit:
     """Writes what is kept, the lists in the order of the source."""
     head = {
         "info": {"description": "COCO traffic: the images of COCO that show traffic, 13 classes"},
@@ -202,7 +206,7 @@ def _copy(source: Path, index: _Index, out: TextIO) -> TrafficSplit:
     images = images_in_source = 0
     boxes = [0] * len(TRAFFIC_CLASSES)
     opened, separator = False, ""
-    for key, entry in walk(source, wanted):
+    for key, entry in walk(source, wanted, progress=progress):
         if entry is BEGIN:
             out.write("\n]" if opened else "")
             opened, separator = key in wanted, "\n"

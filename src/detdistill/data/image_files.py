@@ -16,6 +16,11 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.err
 LONGEST_NAME = 2048
 
 
+def is_text(word: str) -> bool:
+    """Whether a word can be written to a file: no zero byte, no half of a character."""
+    return not any(character == "\0" or "\ud800" <= character <= "\udfff" for character in word)
+
+
 def unsafe_name(name: object) -> str | None:
     """Why a file name from an annotation file must not be opened; None where it may be.
 
@@ -23,7 +28,7 @@ def unsafe_name(name: object) -> str | None:
     """
     if not isinstance(name, str) or not name.strip():
         return "is not a text"
-    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+    if not is_text(name):
         return "holds characters that no file name has"
     if name[0] in "/\\" or re.match(r"[A-Za-z]:", name):
         return "is absolute"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TextIO
@@ -43,8 +43,9 @@ class _Invalid(Exception):
 class _Reader:
     """A window that moves over the text; what lies before `at` has been read."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, progress: Callable[[int], None] | None) -> None:
         self.file = file
+        self.progress = progress
         self.text = ""
         self.at = 0
         self.ended = False
@@ -60,6 +61,8 @@ class _Reader:
         self.ended = not chunk
         self.text = _POLYGONS.sub('"segmentation":0', rest + chunk)
         self.at = 0
+        if self.progress is not None:
+            self.progress(self.file.buffer.tell())
         return True
 
     def peek(self) -> str:
@@ -155,7 +158,9 @@ def _walk(reader: _Reader, path: Path, wanted: Collection[str]) -> Iterator[tupl
             return
 
 
-def walk(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any | Literal[Begin.BEGIN]]]:
+def walk(
+    path: Path, wanted: Collection[str], *, progress: Callable[[int], None] | None = None
+) -> Iterator[tuple[str, Any | Literal[Begin.BEGIN]]]:
     """Yields the entries of the wanted top-level lists, one at a time, in the order of the file.
 
     Polygons (a ``"segmentation"`` that is a list of numbers) are not decoded: they read as 0.
@@ -163,6 +168,7 @@ def walk(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any | Liter
     Args:
         path: a JSON file in UTF-8 whose top level is an object.
         wanted: keys whose lists are yielded; other values are passed over.
+        progress: called now and then with how many bytes of the file are read.
 
     Yields:
         (key, `BEGIN`) for every top-level key, then (key, entry) for each entry of a wanted list.
@@ -173,7 +179,7 @@ def walk(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, Any | Liter
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = _Reader(file)
+            reader = _Reader(file, progress)
             yield from _walk(reader, path, wanted)
             if reader.peek():
                 raise _Invalid("there is more text behind the end of the object")

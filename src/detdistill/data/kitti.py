@@ -63,6 +63,11 @@ class KittiSplit:
     training: Path
     choice: Choice
 
+    @property
+    def source(self) -> Path:
+        """What messages call the split's data."""
+        return self.folder
+
     def text(self) -> str:
         """What is read, in a line."""
         return f"KITTI: {self.choice.text()}, images in {shown(self.training / IMAGES, self.folder)}"

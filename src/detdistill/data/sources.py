@@ -22,6 +22,10 @@ _YAML = (".yaml", ".yml")
 class Split(Protocol):
     """One split of a data set in some format, found but not read."""
 
+    @property
+    def source(self) -> Path:
+        """What messages call the split's data: a file or a folder."""
+
     def text(self) -> str:
         """The format, the list or file, and the images' folder, in a line."""
 
@@ -157,7 +161,7 @@ def open_split(
     if len(annotations) == 0:
         skipped = f"; {problems.skipped} entries were skipped: {', '.join(problems.counts)}" if problems.skipped else ""
         raise DataError(
-            f"the {split} split of {data} ({found.text()}) must list at least one image that can be used, "
-            f"got none{skipped}. Add images to it, or give other data."
+            f"the {split} split {found.source} must list at least one image that can be used, got none{skipped}. "
+            f"Add images to it, or give other data."
         )
     return annotations, problems

@@ -63,6 +63,11 @@ class VocSplit:
     choice: Choice
     other: tuple[Path, Choice] | None = None
 
+    @property
+    def source(self) -> Path:
+        """What messages call the split's data."""
+        return self.folder
+
     def text(self) -> str:
         """What is read, in a line."""
         images = shown(self.images_dir, self.folder)

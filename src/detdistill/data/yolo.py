@@ -38,6 +38,11 @@ class YoloSplit:
     data: YoloData
     places: tuple[Path, ...]
 
+    @property
+    def source(self) -> Path:
+        """What messages call the split's data."""
+        return self.data.file
+
     def text(self) -> str:
         """What is read, in a line."""
         folder = self.data.file.parent

@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as brief
 from typing import Any
 
-from detdistill.data.image_files import unsafe_name
+from detdistill.data.image_files import is_text, unsafe_name
 from detdistill.errors import ConfigError, DataError
 from detdistill.strict_yaml import load_yaml
 
@@ -94,7 +93,7 @@ def read_data_yaml(path: Path) -> YoloData:
         written = next((content[key] for key in keys if content.get(key) is not None), None)
         places = written if isinstance(written, list) else [] if written is None else [written]
         if not all(isinstance(place, str) and place.strip() for place in places):
-            raise DataError(f"{split!r} of {path} must be a place or a list of them, got {brief(written)}. Correct it.")
+            raise DataError(f"{split!r} of {path} must be a place or places, got {_brief(written)}. Correct it.")
         splits[split] = tuple(places)
     return YoloData(
         file=path,
@@ -112,6 +111,11 @@ def _root(path: Path, written: Any) -> Path:
     return path.parent
 
 
+def _brief(value: Any) -> str:
+    """A value for a message; a list or mapping by its kind alone, as few lines of YAML make endless ones."""
+    return repr(value)[:60] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+
+
 def _names(path: Path, written: Any, count: Any) -> dict[int, str]:
     items: list[tuple[Any, Any]] = []
     if isinstance(written, list):
@@ -121,14 +125,14 @@ def _names(path: Path, written: Any, count: Any) -> dict[int, str]:
     names: dict[int, str] = {}
     for own, name in items:
         usable = isinstance(own, int) and not isinstance(own, bool) and 0 <= own < 2**31
-        if not usable or not isinstance(name, str | int | float) or not str(name).strip():
+        if not usable or not isinstance(name, str | int | float) or not str(name).strip() or not is_text(str(name)):
             raise DataError(
-                f"'names' of {path} must give a text for every class number, got {brief(name)} for {brief(own)}. "
+                f"'names' of {path} must give a text for every class number, got {_brief(name)} for {_brief(own)}. "
                 f"Correct it."
             )
         names[own] = " ".join(str(name).split())
     if not names:
-        raise DataError(f"'names' of {path} must list the classes, got {brief(written)}. Add names: [first, second].")
+        raise DataError(f"'names' of {path} must list the classes, got {_brief(written)}. Add names: [first, second].")
     if isinstance(count, int) and not isinstance(count, bool) and count != len(names):
         raise DataError(f"'names' of {path} must list the nc = {count} classes, got {len(names)}. Correct one of them.")
     return names

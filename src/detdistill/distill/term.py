@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from detdistill.detectors.base import DetectorSpec
@@ -93,34 +95,73 @@ class CellTerm(Term):
             ShapeError: a level is missing, or the maps do not fit after alignment.
         """
         del clock
-        # An aligner's kernel must not carry padding into the image: outside cells enter it as zeros.
-        seen = zip(
-            levels_at(self.select(student), self.strides),
-            levels_at(self.inside(student, batch), self.strides),
-            strict=True,
-        )
-        students, teachers = self.align(
-            tuple(torch.where(inside > 0, maps, 0.0) for maps, inside in seen),
-            levels_at(self.select(teacher), self.strides),
+        levels = aligned_levels(
+            self.select(student),
+            self.select(teacher),
+            inside=(self.inside(student, batch), self.inside(teacher, batch)),
+            align=self.align,
+            strides=self.strides,
         )
         masks = levels_at(self.focus(teacher, batch), self.strides)
-        insides = levels_at(self.inside(teacher, batch), self.strides)
         with torch.autocast(masks[0].device.type, enabled=False):
-            columns = [
-                self._level_cost(student_maps.float(), teacher_maps.float(), mask, inside > 0)
-                for student_maps, teacher_maps, mask, inside in zip(students, teachers, masks, insides, strict=True)
-            ]
+            columns = [self._level_cost(level, mask) for level, mask in zip(levels, masks, strict=True)]
         return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
 
-    def _level_cost(self, student: Tensor, teacher: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
-        if student.shape != teacher.shape:
+    def _level_cost(self, level: AlignedLevel, mask: Tensor) -> Tensor:
+        mask = mask * level.inside
+        cost = self.compare(level.student.float(), level.teacher.float(), level.inside)
+        return self.normalize(torch.where(level.inside, cost * mask, 0.0), mask, level.inside)
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedLevel:
+    """One level of both sides on one grid, in the teacher's channels.
+
+    Attributes:
+        stride: the nominal stride in pixels.
+        student: gradients flow. In the padding it says nothing of the image.
+        teacher: constant.
+        inside: cells inside the image.
+    """
+
+    stride: int
+    student: Float[Tensor, "b c h w"]
+    teacher: Float[Tensor, "b c h w"]
+    inside: Bool[Tensor, "b 1 h w"]
+
+
+def aligned_levels(
+    student: Pyramid, teacher: Pyramid, *, inside: tuple[Pyramid, Pyramid], align: nn.Module, strides: Sequence[int]
+) -> tuple[AlignedLevel, ...]:
+    """The paired levels of two pyramids, the student's taken to the teacher's space.
+
+    Args:
+        student: gradients flow.
+        teacher: constant.
+        inside: masks of 0 and 1 on the student's levels and on the teacher's: the cells inside the image.
+        align: a module (levels, levels) → (levels, levels) that takes the student's to the teacher's.
+        strides: the levels to pair, in the order that `align` was built for.
+
+    Returns:
+        One entry per stride.
+
+    Raises:
+        ShapeError: a level is missing, or the maps do not fit after alignment.
+    """
+    # An aligner's kernel must not carry padding into the image: outside cells enter it as zeros.
+    seen = zip(levels_at(student, strides), levels_at(inside[0], strides), strict=True)
+    students, teachers = align(
+        tuple(torch.where(within > 0, maps, 0.0) for maps, within in seen), levels_at(teacher, strides)
+    )
+    levels = []
+    for stride, ours, theirs, within in zip(strides, students, teachers, levels_at(inside[1], strides), strict=True):
+        if ours.shape != theirs.shape:
             raise ShapeError(
-                f"The aligned student map must be {tuple(teacher.shape)} as the teacher's, got "
-                f"{tuple(student.shape)}. Choose an aligner that changes the channels (kernel 1 or 3)."
+                f"The aligned student map of stride {stride} must be {tuple(theirs.shape)} as the teacher's, got "
+                f"{tuple(ours.shape)}. Build the recipe for the specs of these two detectors."
             )
-        mask = mask * inside
-        cost = self.compare(student, teacher, inside)
-        return self.normalize(torch.where(inside, cost * mask, 0.0), mask, inside)
+        levels.append(AlignedLevel(stride=stride, student=ours, teacher=theirs, inside=within > 0))
+    return tuple(levels)
 
 
 def levels_at(maps: Pyramid, strides: Sequence[int]) -> tuple[Tensor, ...]:

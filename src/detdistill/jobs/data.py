@@ -1,13 +1,15 @@
-"""Draws a data set, checks one, or writes one in another format."""
+"""Draws a data set, takes the traffic of COCO, checks a data set, or writes one in another format."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.coco_traffic import TRAFFIC_CLASSES, TrafficSplit, make_coco_traffic
 from detdistill.data.kitti import KittiSplit
 from detdistill.data.problems import Problems
 from detdistill.data.scenes import make_scenes
@@ -15,6 +17,7 @@ from detdistill.data.sources import SPLITS, find_split, open_split, present_spli
 from detdistill.data.summary import SplitSummary, summarise
 from detdistill.data.writers import Format, require_empty, write_data_set
 from detdistill.progress import Progress, Silence
+from detdistill.report.tables import Cell, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,3 +219,56 @@ def make_scenes_job(
         splits={split: summarise(*pair) for split, pair in opened.items()},
         problems={split: problems for split, (_, problems) in opened.items()},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficOutcome:
+    """What was taken of COCO.
+
+    Attributes:
+        out: the folder of COCO traffic.
+        splits: what was kept, by split.
+    """
+
+    out: Path
+    splits: Mapping[str, TrafficSplit]
+
+    def table(self) -> list[str]:
+        """Images of every split, then boxes of every class."""
+        lines = [f"{name}: {kept.images} of {kept.images_in_source} images kept" for name, kept in self.splits.items()]
+        kept_boxes = [kept.boxes for kept in self.splits.values()]
+        rows: list[tuple[Cell, ...]] = [(name, *(boxes[name] for boxes in kept_boxes)) for name in TRAFFIC_CLASSES]
+        rows.append(("all", *(sum(boxes.values()) for boxes in kept_boxes)))
+        boxes = Table(("boxes", *self.splits), tuple(rows))
+        return [*lines, "", *boxes.text().splitlines(), "", f"written to {self.out}"]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The counts."""
+        return {"out": str(self.out), "splits": {name: asdict(kept) for name, kept in self.splits.items()}}
+
+
+def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = None) -> TrafficOutcome:
+    """Writes the part of COCO that shows traffic, with 13 classes; images are linked.
+
+    Args:
+        coco: COCO's folder.
+        out: a new or empty folder; one made of the same files is left as it is.
+        progress: told how many megabytes of COCO's files are read, each twice.
+
+    Raises:
+        ConfigError: a file is missing, or the folder holds something else.
+        DataError: a file is no COCO file, or lacks one of the 13 classes.
+    """
+    watcher = progress or Silence()
+    started = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal started
+        if not started:
+            watcher.start("read COCO, in MB", math.ceil(total / 1e6))
+            started = True
+        watcher.advance(math.ceil(done / 1e6))
+
+    splits = make_coco_traffic(coco, out, progress=advance)
+    watcher.finish()
+    return TrafficOutcome(out=out, splits=splits)

@@ -1,23 +1,30 @@
-"""Measures a detector as COCO does."""
+"""Measures a detector as COCO, KITTI, Pascal VOC or AID does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from detdistill.evaluate.coco import Backend, CocoMetrics
-from detdistill.jobs.opening import (
-    available_device,
-    image_of,
-    measure,
-    open_detector,
-    read_split,
-    require_same_classes,
-)
+from detdistill.jobs.opening import available_device, detect, image_of, open_detector
+from detdistill.jobs.protocols import Metrics, ProtocolName, open_examination
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
+
+_RULES: Mapping[ProtocolName, str] = MappingProxyType(
+    {
+        "coco": "COCO",
+        "kitti": "KITTI, 40 recall points",
+        "kitti11": "KITTI, 11 recall points",
+        "voc": "Pascal VOC, area under the curve",
+        "voc11": "Pascal VOC, 11 recall points",
+        "aid": "AID, other types ignored",
+        "aid_merged": "AID, other types merged",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +34,27 @@ class EvaluateOutcome:
     Attributes:
         checkpoint: what was measured.
         metrics: in percent.
+        protocol: by whose rules.
+        images: on how many images.
     """
 
     checkpoint: str
-    metrics: CocoMetrics
+    metrics: Metrics
+    protocol: ProtocolName
+    images: int
 
     def table(self) -> list[str]:
-        """The figures, then those of every class."""
+        """By whose rules and on how many images, then the figures, all and by class."""
+        lines = [f"{self.checkpoint} on {self.images} images by the rules of {_RULES[self.protocol]}, in percent", ""]
+        if not isinstance(self.metrics, CocoMetrics):
+            return [*lines, *self.metrics.text().splitlines()]
         named = {self.checkpoint: self.metrics}
-        return [*side_by_side(named).text().splitlines(), "", *per_class(named).text().splitlines()]
+        return [*lines, *side_by_side(named).text().splitlines(), "", *per_class(named).text().splitlines()]
 
     def as_dict(self) -> Mapping[str, Any]:
-        """The checkpoint and its figures."""
-        return {"checkpoint": self.checkpoint, **self.metrics.as_dict()}
+        """The checkpoint, the protocol and the figures."""
+        described = {"checkpoint": self.checkpoint, "protocol": self.protocol, "images": self.images}
+        return {**described, **self.metrics.as_dict()}
 
 
 def evaluate_job(
@@ -47,36 +62,43 @@ def evaluate_job(
     data: Path,
     *,
     split: Literal["train", "val"] = "val",
+    protocol: ProtocolName = "coco",
     backend: Backend = "hotcoco",
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
-    """COCO's figures of a checkpoint on a split.
+    """The figures of a checkpoint on a split.
 
     Args:
         checkpoint: run folder, checkpoint, or ``"torchvision:NAME[=FILE]"``.
-        data: data set folder, or a COCO JSON that is taken as it is.
+        data: data set folder, or a COCO JSON or list that is taken as it is.
         split: which images of a folder.
-        backend: computes the figures.
+        protocol: by whose rules; see `open_examination`.
+        backend: computes COCO's figures.
         batch_size: images at a time.
         progress: told how far it is.
 
     Raises:
-        ConfigError: the checkpoint or the data are not there, or their classes differ.
-        DataError: the data cannot be used.
+        ConfigError: the checkpoint or the data are not there, or do not fit the protocol.
+        DataError: the data cannot be used, or its classes are not the detector's.
     """
     watcher = progress or Silence()
     loaded = open_detector(checkpoint, progress=watcher)
-    annotations = read_split(data, split, exact=data.is_file(), progress=watcher)
-    require_same_classes(loaded, annotations, source=checkpoint, allow=())
-    measured = measure(
+    examination = open_examination(
+        protocol, data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher
+    )
+    found = detect(
         loaded.detector,
-        annotations,
-        image_of(loaded, annotations),
+        examination.annotations,
+        image_of(loaded, examination.annotations),
         what=checkpoint,
-        backend=backend,
         batch_size=batch_size,
         device=available_device(),
         progress=watcher,
     )
-    return EvaluateOutcome(checkpoint=checkpoint, metrics=measured.metrics)
+    return EvaluateOutcome(
+        checkpoint=checkpoint,
+        metrics=examination.measure(found),
+        protocol=protocol,
+        images=len(examination.annotations),
+    )

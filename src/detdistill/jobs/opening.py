@@ -159,11 +159,26 @@ def measure(
         DataError: an image cannot be read.
         DistillError: the detector's output is not finite.
     """
+    found = detect(detector, annotations, image, what=what, batch_size=batch_size, device=device, progress=progress)
+    return Measured(metrics=evaluate_coco(annotations, found, backend=backend), found=found)
+
+
+def detect(
+    detector: Detector,
+    annotations: Annotations,
+    image: ImageSettings,
+    *,
+    what: str,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress,
+) -> list[ImageDetections]:
+    """What a detector finds in the images of a split; the arguments and errors are those of `measure`."""
     loader = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
     progress.start(f"evaluate {what}", len(annotations))
     found = detect_split(detector.to(device), loader, device=device, progress=progress.advance)
     progress.finish()
-    return Measured(metrics=evaluate_coco(annotations, found, backend=backend), found=found)
+    return found
 
 
 def available_device() -> torch.device:

@@ -53,14 +53,14 @@ class PreparedData:
         folder: as `open_split` takes it.
         train_images: how many images there are to learn from.
         val_images: how many there are to be measured on.
-        pixels: mean pixels of a training image as stored.
+        size: median height and width of a training image as stored.
         notes: in which way it is not the paper's, a sentence each.
     """
 
     folder: Path
     train_images: int
     val_images: int
-    pixels: float
+    size: tuple[int, int]
     notes: tuple[str, ...] = ()
 
 
@@ -103,7 +103,7 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
     counts = _prepared(folder, source, classes if name == "kitti" else None, limits=limits, progress=progress)
     words = {"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"}[name]
     note = f"{counts['train']} training and {counts['val']} validation images of {shown} stand for {words}."
-    return PreparedData(folder, counts["train"], counts["val"], counts["pixels"], notes=(note,))
+    return PreparedData(folder, counts["train"], counts["val"], tuple(counts["size"]), notes=(note,))
 
 
 def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, progress: Progress) -> PreparedData:
@@ -141,7 +141,7 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
     published = _PUBLISHED_IMAGES.get(name)
     if published is not None and counted != published:
         notes = (f"The {name} folder has {counted} images, the paper's {published}: figures cannot be compared.",)
-    return PreparedData(folder, train, val, _pixels(splits["train"]), notes=notes)
+    return PreparedData(folder, train, val, _median_size(splits["train"]), notes=notes)
 
 
 def _smoke_source(name: DataName, root: Path) -> Path:
@@ -177,8 +177,9 @@ def _opened(folder: Path, progress: Progress) -> dict[Split, Annotations]:
     return {"train": train, "val": read_split(folder, "val", class_names=train.class_names, progress=progress)}
 
 
-def _pixels(annotations: Annotations) -> float:
-    return float(annotations.sizes.astype(np.int64).prod(axis=1).mean())
+def _median_size(annotations: Annotations) -> tuple[int, int]:
+    height, width = np.median(annotations.sizes, axis=0).astype(int).tolist()
+    return height, width
 
 
 def _require_images(annotations: Annotations, split: str) -> None:
@@ -214,7 +215,7 @@ def _prepared(
     splits = _opened(source, progress)
     if classes is not None:
         splits = {split: aid_classes(annotations, classes) for split, annotations in splits.items()}
-    counts: dict[str, Any] = {"pixels": _pixels(splits["train"])}
+    counts: dict[str, Any] = {"size": _median_size(splits["train"])}
     names: dict[Split, tuple[str, ...]] = {}
     with atomic_folder(folder) as partial:
         for split in _SPLITS:

@@ -25,7 +25,7 @@ from detdistill.progress import Progress
 from detdistill.recipes.composition import structure
 from detdistill.types import Clock, Need
 
-_STEPS = 3
+_ROUNDS, _ENOUGH_SECONDS = 3, 5.0
 _BOXES = 7
 _PAD_PX = 32
 # A twin is a PNG of a photograph with noise: two and a half bytes a pixel, generously.
@@ -72,7 +72,7 @@ class Plan:
             time_needed = f"time cannot be estimated: the memory of {self.device} is too small for one image a step"
         else:
             time_needed = (
-                f"about {_long(self.seconds)} on {self.device} (measured by {_STEPS} steps of each detector; reading "
+                f"about {_long(self.seconds)} on {self.device} (measured by a few steps of each detector; reading "
                 "images, evaluation and the methods' own work come on top)"
             )
         return [
@@ -105,7 +105,7 @@ def make_plan(
     by_name = {run.name: run for run in runs}
     todo = [run for run in runs if run.name not in finished]
     teachers = [by_name[run.needs] for run in todo if run.needs is not None]
-    keys = list(dict.fromkeys(_key(run.config) for run in [*todo, *teachers]))
+    keys = list(dict.fromkeys(_key(run.config, data[run.name]) for run in [*todo, *teachers]))
     progress.start("measure detectors", len(keys))
     for number, key in enumerate(keys, start=1):
         costs[key] = look(*key)
@@ -115,15 +115,15 @@ def make_plan(
     space = 0.0
     twins: set[str] = set()
     for run in todo:
-        cost = costs[_key(run.config)]
-        teacher = None if run.needs is None else costs[_key(by_name[run.needs].config)]
+        cost = costs[_key(run.config, data[run.name])]
+        teacher = None if run.needs is None else costs[_key(by_name[run.needs].config, data[run.needs])]
         images = run.config.train.steps * run.config.train.batch_size
         space += run.config.train.keep_checkpoints * _TENSORS_A_CHECKPOINT * 4 * cost.parameters * _ROOM
         took = _seconds(run, cost, teacher, images)
         if _looks_at_twins(run.config) and run.needs is not None and run.needs not in twins:
             twins.add(run.needs)
             prepared = data[run.name]
-            space += prepared.train_images * prepared.pixels * _TWIN_BYTES_A_PIXEL
+            space += prepared.train_images * prepared.size[0] * prepared.size[1] * _TWIN_BYTES_A_PIXEL
             if took is not None and teacher is not None and teacher.step is not None:
                 took += _TWIN_PASSES * prepared.train_images * teacher.step
         seconds = None if seconds is None or took is None else seconds + took
@@ -177,9 +177,9 @@ def _timed(detector: Detector, side_px: int, device: torch.device) -> tuple[floa
 
 
 def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """The fastest of a few rounds: the first ones allocate and choose algorithms."""
-    found = []
-    for _ in range(_STEPS):
+    """The fastest of a few rounds, as the first ones allocate and choose algorithms; fewer where one takes long."""
+    found: list[float] = []
+    while len(found) < _ROUNDS and sum(found) < _ENOUGH_SECONDS:
         began = time.perf_counter()
         work()
         if device.type == "cuda":
@@ -188,12 +188,9 @@ def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
     return min(found)
 
 
-def _key(config: RunConfig) -> tuple[DetectorSettings, int]:
-    """The detector, and the side of a square as large as a 4:3 image that it sees."""
-    image = config.data.image
-    if image is None:
-        raise ConfigError("A paper's run must say its image size, got none. Report this as a bug.")
-    height, width = image.resized(480, 640)
+def _key(config: RunConfig, data: PreparedData) -> tuple[DetectorSettings, int]:
+    """The detector, and the side of a square as large as the images that it sees."""
+    height, width = data.size if config.data.image is None else config.data.image.resized(*data.size)
     return config.student.settings, max(_PAD_PX, round((height * width) ** 0.5 / _PAD_PX) * _PAD_PX)
 
 

@@ -39,8 +39,8 @@ _SMOKE_WIDTHS = MappingProxyType(
 )
 _SMOKE_FASTER_RCNN: Mapping[str, Any] = MappingProxyType(
     {
-        "strides": (4, 8, 16, 32),
-        "anchor_scale": 4.0,
+        "strides": (8, 16, 32),
+        "anchor_scale": 2.0,
         "roi_samples": 64,
         "rpn_samples": 64,
         "proposals_train": 96,

@@ -71,7 +71,7 @@ def pictures_job(
     out: Path,
     seed: int = 0,
     images: int = 6,
-    score: float = 0.3,
+    score: float = 0.4,
     progress: Progress | None = None,
 ) -> PicturesOutcome:
     """Runs three detectors on a data set's validation images and draws some of them side by side.

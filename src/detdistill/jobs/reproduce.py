@@ -146,6 +146,7 @@ def reproduce_job(
     scale: Scale = "smoke",
     out: Path | None = None,
     plan_only: bool = False,
+    papers: Path | None = None,
     progress: Progress | None = None,
 ) -> ReproduceOutcome:
     """Trains what a paper's rows need, each training once and each in a folder of its own, and fills its table.
@@ -161,6 +162,7 @@ def reproduce_job(
         scale: ``"smoke"`` for a test of minutes, ``"full"`` for the paper's size.
         out: folder of runs and tables; None for ``runs/reproduce-SCALE``.
         plan_only: full: check the data, estimate time and disk, train nothing.
+        papers: folder of row files; None for those that come with detdistill.
         progress: told how it goes.
 
     Raises:
@@ -172,7 +174,7 @@ def reproduce_job(
         raise ConfigError("--plan must come with --scale full, got --scale smoke. A smoke test takes minutes.")
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data} must be a folder of data sets, got no such folder. Check the path.")
-    about, all_rows = read_paper(paper)
+    about, all_rows = read_paper(paper, folder=papers)
     rows = chosen_rows(all_rows, row)
     folder = out or Path("runs") / f"reproduce-{scale}"
     prepared = _data_of(rows, root=data, scale=scale, out=folder, progress=watcher)

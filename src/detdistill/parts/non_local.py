@@ -52,6 +52,7 @@ class NonLocalBlock(nn.Module):
         Returns:
             Maps in float32; meaningless in the padding.
         """
+        maps = maps.float()  # a teacher in half precision beside a student in full precision
         queries, rest = torch.split(self.project(maps), [self.inner, 2 * self.inner], dim=1)
         with torch.autocast(maps.device.type, enabled=False):
             pooled, counted = inside_max_pool(rest.float(), inside, pool=self.pool)
@@ -67,7 +68,7 @@ class NonLocalBlock(nn.Module):
             spread = torch.linalg.vector_norm(spread, dim=0, keepdim=True) if self.batch_norm else spread
             variance = spread.square() / cells
             scale = self.gain[:, None, None] * (variance + _EPSILON).rsqrt()
-            return torch.addcmul(maps.float(), expanded, scale).add_(self.bias[:, None, None])
+            return torch.addcmul(maps, expanded, scale).add_(self.bias[:, None, None])
 
 
 def dot_product_attention(

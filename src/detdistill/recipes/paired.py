@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
-from detdistill.distill.term import levels_at
-from detdistill.errors import ShapeError
+from detdistill.distill.term import AlignedLevel, aligned_levels
 from detdistill.parts.align import Align, ConvAlign, IdentityAlign
 from detdistill.parts.focus import inside_image
 from detdistill.recipes.features import require_one_of
 from detdistill.types import Batch, Observation
 
 
-@dataclass(frozen=True, slots=True)
-class PairedLevel:
-    """One level of both pyramids on one grid.
-
-    Attributes:
-        stride: the nominal stride in pixels.
-        student: aligned to the teacher's channels; gradients flow. In the padding it says nothing of the image.
-        teacher: constant.
-        inside: cells inside the image.
-    """
-
-    stride: int
-    student: Float[Tensor, "b c h w"]
-    teacher: Float[Tensor, "b c h w"]
-    inside: Bool[Tensor, "b 1 h w"]
-
-
 def paired_levels(
     student: Observation, teacher: Observation, batch: Batch, *, align: Align, strides: Sequence[int]
-) -> tuple[PairedLevel, ...]:
+) -> tuple[AlignedLevel, ...]:
     """The paired levels of both pyramids, the student's aligned.
 
     Args:
@@ -53,26 +30,13 @@ def paired_levels(
     Raises:
         ShapeError: a level is missing, or the maps do not fit after alignment.
     """
-    # An aligner's kernel must not carry padding into the image: outside cells enter it as zeros.
-    students, teachers = align(
-        tuple(
-            torch.where(inside > 0, maps, 0.0)
-            for maps, inside in zip(
-                levels_at(student.pyramid, strides), levels_at(inside_image(student, batch), strides), strict=True
-            )
-        ),
-        levels_at(teacher.pyramid, strides),
+    return aligned_levels(
+        student.pyramid,
+        teacher.pyramid,
+        inside=(inside_image(student, batch), inside_image(teacher, batch)),
+        align=align,
+        strides=strides,
     )
-    insides = levels_at(inside_image(teacher, batch), strides)
-    paired = []
-    for stride, ours, theirs, inside in zip(strides, students, teachers, insides, strict=True):
-        if ours.shape != theirs.shape:
-            raise ShapeError(
-                f"The aligned student map of stride {stride} must be {tuple(theirs.shape)} as the teacher's, got "
-                f"{tuple(ours.shape)}. Build the recipe for the specs of these two detectors."
-            )
-        paired.append(PairedLevel(stride=stride, student=ours, teacher=theirs, inside=inside > 0))
-    return tuple(paired)
 
 
 def aligner_for(student: DetectorSpec, teacher: DetectorSpec, aligner: str, *, strides: Sequence[int]) -> Align:

@@ -114,7 +114,7 @@ def choose_pictures(
     seed: int = 0,
     images: int = 6,
     extremes: int = 2,
-    score: float = 0.3,
+    score: float = 0.4,
 ) -> list[Pick]:
     """Images drawn at random by a seed; then those that distillation fixed most, and those that it broke most.
 
@@ -136,7 +136,7 @@ def choose_pictures(
     if images < 1 or seed < 0:
         raise ConfigError(f"--images must be at least 1 and --seed at least 0, got {images} and {seed}. Change them.")
     if not 0 <= score <= 1:
-        raise ConfigError(f"--score must be between 0 and 1, got {score}. Try 0.3.")
+        raise ConfigError(f"--score must be between 0 and 1, got {score}. Try 0.4.")
     by_model = [{one.image_id: one for one in entries} for entries in (alone, distilled)]
     ids = annotations.image_ids.tolist()
     counted = [
@@ -161,7 +161,7 @@ def draw_pictures(
     alone: Sequence[ImageDetections],
     distilled: Sequence[ImageDetections],
     teacher: Sequence[ImageDetections],
-    score: float = 0.3,
+    score: float = 0.4,
 ) -> None:
     """Writes a picture with ground truth, student alone, distilled student and teacher side by side.
 

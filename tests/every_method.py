@@ -1,0 +1,208 @@
+"""Every method on whatever it works on: which cases there are, what both sides show, and how that is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detdistill.distill.recipe import Recipe, WeightedTerm
+from detdistill.distill.step import Seen
+from detdistill.distill.term import Term
+from detdistill.distill.view import CLEAN, View
+from detdistill.parts.focus import inside_cells
+from detdistill.recipes.attention import AttentionSettings
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS, SumSettings, method_text, parse_method
+from detdistill.recipes.composition import base_methods
+from detdistill.recipes.fgd import FGDSettings
+from detdistill.recipes.frs import FRSSettings
+from detdistill.recipes.hint import HintSettings
+from detdistill.recipes.ikd import ADVERSARIAL
+from detdistill.recipes.mgd import MGDSettings
+from detdistill.recipes.ssim import SSIMSettings
+from detdistill.types import Batch, BoxDistributions, ClassLogits, Clock, Cost, Knowledge, Observation, Pyramid
+from scenes_in_memory import FAMILIES, leaves_of, map_levels
+
+CLOCK = Clock(step=0, total_steps=1)
+TWIN = View(ADVERSARIAL)
+
+PYRAMID_ONLY: Mapping[str, Any] = MappingProxyType(
+    {
+        "hint": HintSettings(),
+        "attention": AttentionSettings(),
+        "frs": FRSSettings(class_gain=0),
+        "ssim": SSIMSettings(),
+        "fgd": FGDSettings(),
+        "mgd": MGDSettings(),
+    }
+)
+"""How each recipe is asked to read nothing but the student's pyramid; those that cannot are not here."""
+
+# One iteration makes a twin too; what five do is tests/reference/test_ikd.py's.
+OPTIONS = {"ikd": ", attack_steps=1"}
+WRAPPED = [f"{wrapper}({name}{OPTIONS.get(wrapper, '')})" for wrapper in WRAPPERS for name in RECIPES]
+METHODS = [*RECIPES, *WRAPPED]
+
+OBJECTS_ALONE = frozenset({"fgd.foreground", "fgd.background", "ld.boxes"})
+"""Terms that may find no position in an image at a level: it has no objects there, or nothing but objects."""
+
+
+def both_wrappers(name: str) -> tuple[str, str]:
+    """A method in both wrappers, and in the other order."""
+    option = OPTIONS["ikd"]
+    return f"aid(ikd({name}{option}))", f"ikd(aid({name}){option})"
+
+
+def families_of(method: str) -> Sequence[str]:
+    """The detectors that a method works on, on both sides: LD compares distributions, which GFL alone has."""
+    return FAMILIES if PYRAMID_ONLY.keys() >= {*base_methods(parse_method(method))} else ("gfl",)
+
+
+def first_family(method: str) -> str:
+    """One of them, where one is enough."""
+    return families_of(method)[0]
+
+
+def aligned_by(method: str, aligner: str) -> str:
+    """The method with this aligner in every recipe that has one."""
+    settings: Any = parse_method(method)
+    if isinstance(settings, SumSettings):
+        return " + ".join(aligned_by(part, aligner) for part in settings.recipes)
+    names = {field.name for field in fields(settings)}
+    if "recipe" in names:
+        settings = replace(settings, recipe=aligned_by(settings.recipe, aligner))
+    if "aligner" in names:
+        settings = replace(settings, aligner=aligner)
+    return method_text(settings)
+
+
+def awake(recipe: Recipe) -> Recipe:
+    """The recipe, in place, with other values where its terms start at zero.
+
+    As they start, FGD's context blocks and the non-local blocks of `attention` add nothing, and the layers before
+    their last one get no gradient: a check of them would be one of nothing.
+    """
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in trained_by(recipe):
+            if not parameter.any():
+                parameter.normal_(std=0.5, generator=generator)
+    return recipe
+
+
+def trained_by(recipe: Recipe) -> list[nn.Parameter]:
+    """What the terms train, each once."""
+    return list(dict.fromkeys(p for weighted in recipe.terms for p in weighted.term.parameters()))
+
+
+def cost_of(weighted: WeightedTerm, seen: Seen) -> Cost:
+    """The cost of one term after its weight, before its gain."""
+    view = weighted.view
+    cost = weighted.term(seen.students[view], seen.teachers[view], view(seen.batch), CLOCK)
+    if weighted.weigh is None:
+        return cost
+    weight = weighted.weigh(seen.teachers[CLEAN], cost.strides, knowledge=weighted.term.knowledge).detach()
+    assert tuple(weight.shape) == tuple(cost.values.shape)
+    assert ((weight > 0) & (weight <= 1)).all()
+    return replace(cost, values=cost.values * weight)
+
+
+def costs_of(recipe: Recipe, seen: Seen) -> Tensor:
+    """The weighted costs of all terms (b, terms · levels)."""
+    return torch.cat([cost_of(weighted, seen).values for weighted in recipe.terms], dim=1)
+
+
+def leaves(seen: Seen) -> list[Tensor]:
+    """The student's maps on all views."""
+    return [level for one in seen.students.values() for level in leaves_of(one)]
+
+
+def compared_by(term: Term, student: Observation) -> Pyramid | ClassLogits | BoxDistributions:
+    """The student's maps that a term of this knowledge compares."""
+    maps: Pyramid | ClassLogits | BoxDistributions | None = {
+        Knowledge.FEATURE: student.pyramid,
+        Knowledge.CLASSIFICATION: student.class_logits,
+        Knowledge.LOCALIZATION: student.box_distributions,
+    }[term.knowledge]
+    assert maps is not None
+    return maps
+
+
+def changed(seen: Seen, change: Callable[[Observation, int], Observation]) -> Seen:
+    """Every observation as `change` makes it; its second argument differs from observation to observation."""
+    students = {view: change(one, 2 * index) for index, (view, one) in enumerate(seen.students.items())}
+    teachers = {view: change(one, 2 * index + 1) for index, (view, one) in enumerate(seen.teachers.items())}
+    return replace(seen, students=students, teachers=teachers)
+
+
+def images_of(seen: Seen, index: list[int]) -> Seen:
+    """Some images of a batch, in that order."""
+
+    def rows(one: Observation, number: int) -> Observation:
+        del number
+        chosen = map_levels(one, lambda level, stride: level[index])
+        loss = one.task_loss
+        if loss is None:
+            return chosen
+        parts = ("classification", "box", "roi_classification", "roi_box")
+        own = {name: getattr(loss, name)[index] for name in parts if getattr(loss, name) is not None}
+        return replace(chosen, task_loss=replace(loss, **own))
+
+    batch = seen.batch
+    return replace(
+        changed(seen, rows),
+        batch=Batch(
+            images=batch.images[index],
+            sizes=tuple(batch.sizes[i] for i in index),
+            stored_sizes=tuple(batch.stored_sizes[i] for i in index),
+            targets=tuple(batch.targets[i] for i in index),
+            image_ids=tuple(batch.image_ids[i] for i in index),
+            seeds=tuple(batch.seeds[i] for i in index),
+            twins={name: images[index] for name, images in batch.twins.items()},
+        ),
+    )
+
+
+def noise_outside(seen: Seen, *, seed: int) -> Seen:
+    """Other values in the padding of every map of both sides."""
+    sizes = seen.batch.sizes
+
+    def spoilt(one: Observation, number: int) -> Observation:
+        generator = torch.Generator().manual_seed(100 * seed + number)
+
+        def spoil(level: Tensor, stride: int) -> Tensor:
+            inside = inside_cells(sizes, stride, grid=(level.shape[-2], level.shape[-1]), device=level.device)
+            inside = inside.reshape(len(sizes), *(1,) * (level.dim() - 3), *level.shape[-2:])
+            noise = 100 * torch.randn(level.shape, generator=generator)
+            return torch.where(inside, level.detach(), noise).requires_grad_(level.requires_grad)
+
+        return map_levels(one, spoil)
+
+    return changed(seen, spoilt)
+
+
+def require_equal_without_padding(recipe: Recipe, seen: Seen, *, seed: int) -> None:
+    """Costs, and their gradients to the student's maps and to what the terms train, are blind to the padding."""
+    values, gradients = [], []
+    for one in (seen, noise_outside(seen, seed=seed)):
+        value = costs_of(recipe, one)
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad(value.sum(), [*leaves(one), *trained_by(recipe)], allow_unused=True))
+    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-5)
+    for before, after in zip(*gradients, strict=True):
+        assert (before is None) == (after is None)
+        if before is not None:
+            torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+def require_equal_in_any_batch(recipe: Recipe, seen: Seen) -> Tensor:
+    """An image costs alone what it costs among others; returns the costs."""
+    together = costs_of(recipe, seen)
+    alone = [costs_of(recipe, images_of(seen, [index])) for index in range(len(seen.batch))]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together.mean(0), torch.stack(alone).mean((0, 1)), rtol=1e-5, atol=1e-5)
+    return together
