@@ -201,8 +201,9 @@ def require_equal_without_padding(recipe: Recipe, seen: Seen, *, seed: int) -> N
 
 def require_equal_in_any_batch(recipe: Recipe, seen: Seen) -> Tensor:
     """An image costs alone what it costs among others; returns the costs."""
-    together = costs_of(recipe, seen)
-    alone = [costs_of(recipe, images_of(seen, [index])) for index in range(len(seen.batch))]
+    with torch.no_grad():
+        together = costs_of(recipe, seen)
+        alone = [costs_of(recipe, images_of(seen, [index])) for index in range(len(seen.batch))]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together.mean(0), torch.stack(alone).mean((0, 1)), rtol=1e-5, atol=1e-5)
     return together

@@ -21,7 +21,7 @@ from every_method import CLOCK, TWIN, awake, compared_by, cost_of
 from scenes_in_memory import map_levels, scene_batch, tiny_student, tiny_teacher
 
 SHOWN = frozenset({Need.CLASS_LOGITS, Need.BOX_DISTRIBUTIONS})
-TAUGHT = SHOWN | {Need.TASK_LOSS, Need.IMAGE_LOSSES}
+LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ def with_twins(batch: Batch, teacher: FrozenTeacher) -> Batch:
     return replace(batch, twins={ADVERSARIAL: images})
 
 
-def pair_of(student: Detector, teacher: FrozenTeacher, batch: Batch) -> Pair:
-    """What both showed of a batch with twins."""
+def pair_of(
+    student: Detector, teacher: FrozenTeacher, batch: Batch, *, taught: frozenset[Need] = SHOWN | LOSSES
+) -> Pair:
+    """What both showed of a batch with twins; of the clean view the teacher also what `taught` says."""
     students, teachers = {}, {}
     for view in (CLEAN, TWIN):
         with torch.no_grad():
             shown = student(view(batch), SHOWN)
         students[view] = map_levels(shown, lambda level, stride: level.detach().requires_grad_())
-        teachers[view] = teacher.observe(view(batch), TAUGHT if view == CLEAN else SHOWN)
+        teachers[view] = teacher.observe(view(batch), taught if view == CLEAN else SHOWN)
     return Pair(student, teacher, Seen(batch, students, teachers))
 
 

@@ -6,6 +6,8 @@ and the accumulating process sees the same halves.
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +18,28 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from detdistill.detectors.base import Detector
+from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distill.step import DistillationStep
-from detdistill.recipes.catalogue import RECIPES, build_recipe
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS, build_recipe
+from detdistill.recipes.composition import parse_method, structure
 from detdistill.train.forward import Parcel, PlainStep
 from detdistill.train.launch import launch
 from detdistill.train.settings import TrainSettings
 from detdistill.types import Batch, Clock
+from every_method import OPTIONS, awake, both_wrappers, families_of, trained_by
 from scenes_in_memory import BOXES, scene_batch, tiny_student, tiny_teacher
 
 STEPS, RANKS, GRID, LR = 2, 2, (64, 96), 0.02
-FAMILY_OF = {"hint": "faster_rcnn", "frs": "fcos", "ssim": "retinanet"}
+FAMILY_OF = {
+    "hint": "faster_rcnn",
+    "attention": "gfl",
+    "frs": "fcos",
+    "ssim": "retinanet",
+    "fgd": "retinanet",
+    "mgd": "fcos",
+    "ld": "gfl",
+}
 # Rank 1 has no box at all in the first step, and rank 0 in the second.
 HALVES = ((BOXES[:1] * 2, ((), ())), (((), ()), (BOXES[1], ())))
 SIZES = ((64, 96), (50, 70))
@@ -33,24 +47,42 @@ SIZES = ((64, 96), (50, 70))
 
 @dataclass(frozen=True)
 class Case:
-    recipe: str
+    method: str
     family: str
     norm: str
 
     @property
     def name(self) -> str:
-        return f"{self.recipe}-{self.family}-{self.norm}"
+        return f"{self.method}-{self.family}-{self.norm}"
 
 
-CASES = [Case(recipe, family, "batch") for recipe, family in FAMILY_OF.items()]
-CASES += [Case(recipe, "fcos" if family != "fcos" else "retinanet", "group") for recipe, family in FAMILY_OF.items()]
-CASES += [Case("frs", "faster_rcnn", "frozen")]
+def other_family(name: str) -> str:
+    others = [family for family in families_of(name) if family != FAMILY_OF[name]]
+    return others[len(name) % len(others)] if others else FAMILY_OF[name]
+
+
+# Every recipe alone, and in both wrappers at once on another family: what aid and ikd add is each image's own too.
+CASES = [Case(name, family, "batch") for name, family in FAMILY_OF.items()]
+CASES += [Case(both_wrappers(name)[index % 2], other_family(name), "group") for index, name in enumerate(FAMILY_OF)]
+CASES += [Case("frs", "faster_rcnn", "frozen"), Case("hint", "fcos", "group")]
+# Batch-norm normalises the twins of a half by their own statistics.
+CASES += [Case(f"ikd(ssim{OPTIONS['ikd']})", "faster_rcnn", "batch")]
+
+
+@functools.cache
+def teacher_of(family: str) -> FrozenTeacher:
+    return tiny_teacher(family)
+
+
+@functools.cache
+def student_of(family: str, norm: str) -> Detector:
+    return tiny_student(family, norm=norm).train()
 
 
 def step_of(case: Case) -> DistillationStep:
-    student = tiny_student(case.family, norm=case.norm).train()
-    teacher = tiny_teacher(case.family)
-    return DistillationStep(student, teacher, build_recipe(case.recipe, student.spec, teacher.spec, seed=3)).train()
+    student, teacher = copy.deepcopy(student_of(case.family, case.norm)), teacher_of(case.family)
+    recipe = awake(build_recipe(case.method, student.spec, teacher.spec, seed=3))
+    return DistillationStep(student, teacher, recipe).train()
 
 
 def half(step: int, rank: int) -> Batch:
@@ -112,7 +144,13 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
 
 
 def test_all_recipes_are_here_and_one_rank_is_without_boxes() -> None:
-    assert {case.recipe for case in CASES} == set(RECIPES)
+    assert set(FAMILY_OF) == set(RECIPES)
+    assert len({case.name for case in CASES}) == len(CASES)
+    structures = {structure(parse_method(case.method)) for case in CASES}
+    for name in RECIPES:
+        assert name in structures
+        assert structures & {f"aid(ikd({name}))", f"ikd(aid({name}))"}
+    assert all(any(one.startswith(f"{wrapper}(") for one in structures) for wrapper in WRAPPERS)
     for step, rank in itertools.product(range(STEPS), range(RANKS)):
         count = sum(len(target.labels) for target in half(step, rank).targets)
         assert (count == 0) == (step != rank)
@@ -125,9 +163,15 @@ def test_two_ranks_equal_one_process(case: Case, ranks: list[dict[str, Tensor]])
         {name.split("/", 1)[1]: tensor for name, tensor in found.items() if name.startswith(f"{case.name}/")}
         for found in ranks
     ]
-    trained = {name for name, p in step_of(case).named_parameters() if p.requires_grad}
-    assert {f"{STEPS - 1}.gradient.{name}" for name in trained} <= expected.keys()
-    assert any(name.startswith("0.gradient.terms.") for name in expected)
+    step, last = step_of(case), Clock(step=STEPS - 1, total_steps=STEPS)
+    trained = {name: p for name, p in step.named_parameters() if p.requires_grad}
+    # ikd's term is over by the last step: nobody asks for its gradients any more.
+    over = {id(p) for weighted in step.recipe.terms if not weighted.active(last) for p in weighted.term.parameters()}
+    assert bool(over) == ("ikd(" in case.method)
+    for index in range(STEPS):
+        silent = {id(p) for name, p in trained.items() if f"{index}.gradient.{name}" not in expected}
+        assert silent == (over if index == STEPS - 1 else set())
+    assert any(name.startswith("0.gradient.terms.") for name in expected) == bool(trained_by(step.recipe))
     for found in own:
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():

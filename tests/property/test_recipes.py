@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -10,105 +11,99 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detdistill.distill.recipe import Recipe
+from detdistill.distill.recipe import Recipe, views
+from detdistill.distill.step import Seen
+from detdistill.distill.view import CLEAN
 from detdistill.parts.focus import inside_cells
-from detdistill.recipes.catalogue import RECIPES, build_recipe
-from detdistill.recipes.frs import FRSSettings
-from detdistill.recipes.hint import HintSettings
-from detdistill.recipes.ssim import SSIMSettings
-from detdistill.types import Batch, Clock, Cost, Observation, Pyramid
-from observations import batch, random_observation, spec
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS, build_recipe
+from detdistill.recipes.ikd import ADVERSARIAL
+from detdistill.types import Batch, Cost, Knowledge
+from every_method import (
+    OBJECTS_ALONE,
+    aligned_by,
+    compared_by,
+    cost_of,
+    costs_of,
+    images_of,
+    leaves,
+    require_equal_in_any_batch,
+    require_equal_without_padding,
+    trained_by,
+)
+from observations import batch, random_losses, random_observation, spec, with_boxes
+from scenes_in_memory import targets_of
 
-VARIANTS = {
-    **{name: entry.settings_type() for name, entry in RECIPES.items()},
-    "hint-l1-raw": HintSettings(p=1, normalized=False, aligner="conv3x3"),
-    "frs-standardized": FRSSettings(standardize=True, relu=True),
-    "ssim-channel": SSIMSettings(rescale_over="channel", window=5),
-    "ssim-structure": SSIMSettings(alpha=0, beta=0),
-}
-GRID = (64, 96)
-CLOCK = Clock(step=0, total_steps=1)
-STUDENT, TEACHER = spec(channels=3), spec(channels=4)
+# Left out are the options that couple images on purpose, as the sources do: frs(normalizer=batch), attention's
+# coupling=batch and norm=batch, ssim(rescale_over=batch), aid's granularity of level and batch.
+VARIANTS = [
+    *RECIPES,
+    "hint(p=1, normalized=false, aligner=conv3x3)",
+    "attention(channel_mask=false)",
+    "attention(normalize=true)",
+    "attention(student_mask=0.0)",
+    "frs(standardize=true, relu=true)",
+    "ssim(rescale_over=channel, window=5)",
+    "ssim(alpha=0, beta=0)",
+    "fgd(temperature=0.2)",
+    "mgd(drop=0.2, aligner=conv3x3)",
+    "ld(temperature=3.0, valuable_region=true, class_gain=10.0)",
+    "aid(frs, alpha=0.5)",
+    "aid(ld, granularity=image)",
+    "ikd(hint)",
+    "aid(ikd(frs + ssim))",
+    "ikd(aid(fgd), bounds=source)",
+]
+# A generator has to learn to be the identity: at equality, what it paints is not the teacher's map.
+NEVER_ZERO = {"mgd", "mgd(drop=0.2, aligner=conv3x3)"}
+GRID, BINS = (64, 96), 5
+STUDENT, TEACHER = spec(channels=3, bins=BINS), spec(channels=4, bins=BINS)
 image_size = st.tuples(st.integers(1, GRID[0]), st.integers(1, GRID[1]))
 seeds = st.integers(0, 1000)
 few = settings(max_examples=15, deadline=None)
 
 
+@functools.cache
 def recipe_of(variant: str) -> Recipe:
-    return build_recipe(VARIANTS[variant], STUDENT, TEACHER, seed=3)
+    """Not to be trained."""
+    return build_recipe(variant, STUDENT, TEACHER, seed=3)
 
 
-def costs(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> list[Cost]:
-    return [weighted.term(student, teacher, scene, CLOCK) for weighted in recipe.terms]
+def observed(
+    recipe: Recipe, scene: Batch, *, seed: int, requires_grad: bool = False, channels: int = 4, same: bool = False
+) -> Seen:
+    """What both sides show of a batch on the recipe's views; where they are the `same`, both show the teacher's."""
+    scene = replace(scene, twins={ADVERSARIAL: torch.ones_like(scene.images)})
+    students, teachers = {}, {}
+    for view in views(recipe.terms):
+        own = seed + 2000 * (view != CLEAN)
+        teachers[view] = random_observation(scene, seed=own + 1, channels=channels, bins=BINS)
+        students[view] = random_observation(
+            scene, seed=own + same, channels=channels if same else 3, bins=BINS, requires_grad=requires_grad
+        )
+    teachers[CLEAN] = replace(teachers[CLEAN], task_loss=random_losses(len(scene), seed=seed))
+    return Seen(scene, students, teachers)
 
 
-def total(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> Tensor:
-    return torch.cat([cost.values for cost in costs(recipe, student, teacher, scene)], dim=1)
-
-
-def rows(seen: Observation, index: list[int]) -> Observation:
-    assert seen.class_logits is not None
-    return replace(
-        seen,
-        pyramid=Pyramid(tuple(level[index] for level in seen.pyramid.levels), seen.pyramid.strides),
-        class_logits=replace(seen.class_logits, levels=tuple(level[index] for level in seen.class_logits.levels)),
-    )
-
-
-def with_noise_outside(seen: Observation, scene: Batch, seed: int) -> Observation:
-    generator = torch.Generator().manual_seed(seed)
-    assert seen.class_logits is not None
-
-    def spoil(level: Tensor, stride: int) -> Tensor:
-        inside = inside_cells(scene.sizes, stride, grid=(level.shape[-2], level.shape[-1]), device=level.device)
-        inside = inside.reshape(len(scene), *(1,) * (level.dim() - 3), *level.shape[-2:])
-        noise = 100 * torch.randn(level.shape, generator=generator)
-        return torch.where(inside, level.detach(), noise).requires_grad_(level.requires_grad)
-
-    strides = seen.pyramid.strides
-    return replace(
-        seen,
-        pyramid=Pyramid(tuple(map(spoil, seen.pyramid.levels, strides)), strides),
-        class_logits=replace(seen.class_logits, levels=tuple(map(spoil, seen.class_logits.levels, strides))),
-    )
+def scene_of(sizes: list[tuple[int, int]], *, seed: int) -> Batch:
+    """Images with 0 to 3 boxes each."""
+    return with_boxes(batch(sizes, grid=GRID), seed=seed)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @few
 @given(sizes=st.lists(image_size, min_size=1, max_size=3), seed=seeds)
 def test_padding_never_teaches(variant: str, sizes: list[tuple[int, int]], seed: int) -> None:
-    recipe, scene = recipe_of(variant), batch(sizes, grid=GRID)
-    student = random_observation(scene, seed=seed, channels=3, requires_grad=True)
-    teacher = random_observation(scene, seed=seed + 1)
-    values, gradients = [], []
-    for ours, theirs in (
-        (student, teacher),
-        (with_noise_outside(student, scene, seed + 2), with_noise_outside(teacher, scene, seed + 3)),
-    ):
-        assert ours.class_logits is not None
-        value = total(recipe, ours, theirs, scene)
-        leaves = [*ours.pyramid.levels, *ours.class_logits.levels]
-        values.append(value.detach())
-        gradients.append(torch.autograd.grad(value.sum(), leaves, allow_unused=True))
-    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-5)
-    for before, after in zip(*gradients, strict=True):
-        assert (before is None) == (after is None)
-        if before is not None:
-            torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+    recipe = recipe_of(variant)
+    seen = observed(recipe, scene_of(sizes, seed=seed), seed=seed, requires_grad=True)
+    require_equal_without_padding(recipe, seen, seed=seed + 2)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @few
 @given(sizes=st.lists(image_size, min_size=2, max_size=3), seed=seeds)
 def test_an_image_costs_the_same_in_any_batch(variant: str, sizes: list[tuple[int, int]], seed: int) -> None:
-    recipe, scene = recipe_of(variant), batch(sizes, grid=GRID)
-    student = random_observation(scene, seed=seed, channels=3)
-    teacher = random_observation(scene, seed=seed + 1)
-    together = total(recipe, student, teacher, scene)
-    alone = torch.cat(
-        [total(recipe, rows(student, [i]), rows(teacher, [i]), scene.image(i)) for i in range(len(scene))]
-    )
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    recipe = recipe_of(variant)
+    together = require_equal_in_any_batch(recipe, observed(recipe, scene_of(sizes, seed=seed), seed=seed))
     assert together.min() >= 0
     assert together.isfinite().all()
 
@@ -119,61 +114,82 @@ def test_an_image_costs_the_same_in_any_batch(variant: str, sizes: list[tuple[in
 def test_the_order_of_images_does_not_matter(
     variant: str, sizes: list[tuple[int, int]], order: list[int], seed: int
 ) -> None:
-    recipe, scene = recipe_of(variant), batch(sizes, grid=GRID)
-    student = random_observation(scene, seed=seed, channels=3)
-    teacher = random_observation(scene, seed=seed + 1)
-    shuffled = batch([sizes[index] for index in order], grid=GRID)
-    straight = total(recipe, student, teacher, scene)
-    permuted = total(recipe, rows(student, order), rows(teacher, order), shuffled)
+    recipe = recipe_of(variant)
+    seen = observed(recipe, scene_of(sizes, seed=seed), seed=seed)
+    with torch.no_grad():
+        straight, permuted = costs_of(recipe, seen), costs_of(recipe, images_of(seen, order))
     torch.testing.assert_close(straight[order], permuted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equal_observations_are_a_minimum_with_a_finite_zero_gradient(variant: str) -> None:
-    same = spec(channels=3)
-    recipe = build_recipe(replace(VARIANTS[variant], aligner="identity"), same, same)
-    scene = batch([(64, 96), (40, 50)], grid=GRID)
-    teacher = random_observation(scene, seed=0, channels=3)
-    student = random_observation(scene, seed=0, channels=3, requires_grad=True)
-    assert student.class_logits is not None
-    value = total(recipe, student, teacher, scene)
-    leaves = [*student.pyramid.levels, *student.class_logits.levels]
-    gradients = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+    same = spec(channels=3, bins=BINS)
+    recipe = build_recipe(aligned_by(variant, "identity"), same, same)
+    scene = scene_of([(64, 96), (40, 50)], seed=1)
+    seen = observed(recipe, scene, seed=0, channels=3, same=True, requires_grad=True)
+    value = costs_of(recipe, seen)
+    gradients = torch.autograd.grad(value.sum(), leaves(seen), allow_unused=True)
     for gradient in gradients:
         if gradient is not None:
-            torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=2e-5, rtol=0)
-    other = random_observation(scene, seed=1, channels=3)
-    # Classes keep the teacher's entropy, and a ReLU is no identity: minimal, not zero.
-    assert (value <= total(recipe, other, teacher, scene) + 1e-6).all()
+            assert gradient.isfinite().all()
+            if variant not in NEVER_ZERO:
+                torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=2e-5, rtol=0)
+    if variant not in NEVER_ZERO:
+        other = observed(recipe, scene, seed=9, channels=3, same=True)
+        # Classes keep the teacher's entropy, and a ReLU is no identity: minimal, not zero.
+        assert (value <= costs_of(recipe, replace(seen, students=other.students)) + 1e-6).all()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_only_the_student_and_the_aligner_get_gradients(variant: str) -> None:
-    recipe, scene = recipe_of(variant), batch([(64, 96)], grid=GRID)
-    student = random_observation(scene, seed=0, channels=3, requires_grad=True)
-    teacher = random_observation(scene, seed=1, requires_grad=False)
-    total(recipe, student, teacher, scene).sum().backward()
-    assert all(level.grad is not None and level.grad.abs().sum() > 0 for level in student.pyramid.levels)
-    trained = [parameter for weighted in recipe.terms for parameter in weighted.term.parameters()]
-    assert trained
-    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in trained)
+    recipe = recipe_of(variant)
+    scene = replace(batch([(64, 96)]), targets=(targets_of([(4, 6, 22, 24), (20, 8, 70, 60)]),))
+    seen = observed(recipe, scene, seed=0, requires_grad=True)
+    for weighted in recipe.terms:
+        value = cost_of(weighted, seen).values.sum()
+        read = compared_by(weighted.term, seen.students[weighted.view]).levels
+        trained = [*weighted.term.parameters()]
+        gradients = torch.autograd.grad(value, [*read, *trained], allow_unused=True)
+        assert all(one is not None and one.abs().sum() > 0 for one in gradients[: len(read)]), weighted.name
+        assert bool(trained) == (weighted.term.knowledge is Knowledge.FEATURE)
+        if trained:
+            assert any(one is not None and one.abs().sum() > 0 for one in gradients[len(read) :]), weighted.name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_image_without_boxes_stays_in_the_graph(variant: str) -> None:
+    """A term that finds no position costs a connected 0; all others cost something."""
+    recipe = recipe_of(variant)
+    seen = observed(recipe, batch([(64, 96), (40, 50)], grid=GRID), seed=0, requires_grad=True)
+    for weighted in recipe.terms:
+        cost: Cost = cost_of(weighted, seen)
+        read = compared_by(weighted.term, seen.students[weighted.view]).levels
+        gradients = torch.autograd.grad(cost.values.sum(), read)
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        silent = weighted.name.startswith("ld.") or weighted.name == "fgd.foreground"
+        assert cost.values.any() == any(gradient.any() for gradient in gradients) == (not silent), weighted.name
+        assert not silent or weighted.name in OBJECTS_ALONE | {"ld.region", "ld.classes"}
+
+
+def test_every_method_is_here() -> None:
+    assert {*RECIPES} <= {*VARIANTS}
+    assert all(any(variant.startswith(f"{wrapper}(") for variant in VARIANTS) for wrapper in WRAPPERS)
+    assert {*VARIANTS} >= NEVER_ZERO
 
 
 @few
 @given(seed=seeds, sizes=st.lists(image_size, min_size=1, max_size=3))
 def test_batch_normalizer_is_the_sources_sum_over_the_batch(seed: int, sizes: list[tuple[int, int]]) -> None:
-    scene = batch(sizes, grid=GRID)
-    student = random_observation(scene, seed=seed, channels=3)
-    teacher = random_observation(scene, seed=seed + 1)
-    per_image = build_recipe(FRSSettings(), STUDENT, TEACHER, seed=3)
-    coupled = build_recipe(FRSSettings(normalizer="batch"), STUDENT, TEACHER, seed=3)
-    ours, theirs = (total(recipe, student, teacher, scene) for recipe in (per_image, coupled))
+    seen = observed(recipe_of("frs"), batch(sizes, grid=GRID), seed=seed)
+    ours, theirs = (costs_of(recipe_of(method), seen) for method in ("frs", "frs(normalizer=batch)"))
     if len(sizes) == 1:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    logits = seen.teachers[CLEAN].class_logits
+    assert logits is not None
     masks = [
         level.sigmoid().amax((1, 2))[:, None]
-        * inside_cells(scene.sizes, stride, grid=(level.shape[-2], level.shape[-1]), device=level.device)
-        for level, stride in zip(teacher.class_logits.levels, (8, 16), strict=True)  # type: ignore[union-attr]
+        * inside_cells(seen.batch.sizes, stride, grid=(level.shape[-2], level.shape[-1]), device=level.device)
+        for level, stride in zip(logits.levels, (8, 16), strict=True)
     ]
-    mass = torch.stack([mask.flatten(1).sum(1) for mask in masks], dim=1).repeat(1, 2)
+    mass: Tensor = torch.stack([mask.flatten(1).sum(1) for mask in masks], dim=1).repeat(1, 2)
     torch.testing.assert_close(theirs.mean(0), (ours * mass).sum(0) / mass.sum(0), rtol=1e-4, atol=1e-4)

@@ -10,28 +10,35 @@ import torch
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distill.recipe import views
 from detdistill.distill.startup import TermProof, prove
 from detdistill.distill.step import DistillationStep
 from detdistill.distill.view import CLEAN
 from detdistill.errors import DistillError
 from detdistill.recipes.catalogue import RECIPES, build_recipe
 from detdistill.types import Need
-from scenes_in_memory import FAMILIES, scene_batch, tiny_student, tiny_teacher
+from every_method import aligned_by, both_wrappers, families_of, first_family
+from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 
 FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
 
 
-def step_of(name: str, student: Detector, teacher: FrozenTeacher, **changes: object) -> DistillationStep:
-    settings = replace(RECIPES[name].settings_type(), **changes)
-    return DistillationStep(student, teacher, build_recipe(settings, student.spec, teacher.spec)).train()
+# Every recipe on every detector, and each once in both wrappers, with twins made on the fly.
+WRAPPED = [both_wrappers(name)[0] for name in RECIPES]
+CASES = [(name, family) for name in RECIPES for family in families_of(name)]
+CASES += [(name, families_of(name)[index % len(families_of(name))]) for index, name in enumerate(WRAPPED)]
+
+
+def step_of(method: str, student: Detector, teacher: FrozenTeacher, *, aligner: str | None = None) -> DistillationStep:
+    method = method if aligner is None else aligned_by(method, aligner)
+    return DistillationStep(student, teacher, build_recipe(method, student.spec, teacher.spec)).train()
 
 
 def twin_of(student: Detector) -> FrozenTeacher:
     return FrozenTeacher(copy.deepcopy(student))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("name", "family"), CASES)
 def test_every_recipe_proves_that_it_teaches(name: str, family: str) -> None:
     step = step_of(name, tiny_student(family), tiny_teacher(family))
     proofs = prove(step, scene_batch())
@@ -42,17 +49,18 @@ def test_every_recipe_proves_that_it_teaches(name: str, family: str) -> None:
         assert not proof.perturbed
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, WRAPPED[0]])
 def test_the_figures_are_the_bare_terms(name: str) -> None:
     """Before gain, warm-up and weight: recomputed from the term and plain autograd."""
-    step = step_of(name, tiny_student("fcos", norm="group"), tiny_teacher("fcos"))
+    family = first_family(name)
+    step = step_of(name, tiny_student(family, norm="group"), tiny_teacher(family))
     batch = scene_batch()
     proofs = prove(step, batch)
     shown = step.see(batch, step.recipe.terms)
     students, teachers = shown.students, shown.teachers
     for proof, weighted in zip(proofs, step.recipe.terms, strict=True):
         view = weighted.view
-        loss = weighted.term(students[view], teachers[view], batch, None).values.sum(1).mean()
+        loss = weighted.term(students[view], teachers[view], view(shown.batch), None).values.sum(1).mean()
         gradients = torch.autograd.grad(loss, [*step.student.parameters()], retain_graph=True, allow_unused=True)
         norm = torch.cat([g.flatten() for g in gradients if g is not None]).double().norm()
         assert proof.loss == pytest.approx(float(loss.detach()), rel=1e-6)
@@ -94,7 +102,8 @@ def spoilt(teacher: FrozenTeacher, value: float = float("nan")) -> FrozenTeacher
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_teacher_of_nans_is_refused_with_the_remedy(name: str) -> None:
-    step = step_of(name, tiny_student("fcos"), spoilt(tiny_teacher("fcos")))
+    family = first_family(name)
+    step = step_of(name, tiny_student(family), spoilt(tiny_teacher(family)))
     with pytest.raises(DistillError) as caught:
         prove(step, scene_batch())
     assert str(caught.value) == (
@@ -136,15 +145,18 @@ def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
         prove(step, batch)
 
 
-@pytest.mark.parametrize("norm", ["group", "frozen"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [*((name, norm) for name in RECIPES for norm in ("group", "frozen")), *((name, "group") for name in WRAPPED)],
+)
 def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm: str) -> None:
-    student = tiny_student("retinanet", norm=norm)
+    student = tiny_student("retinanet" if "retinanet" in families_of(name) else first_family(name), norm=norm)
     step = step_of(name, student, twin_of(student), aligner="identity")
     shown = step.see(scene_batch(), step.recipe.terms)
     students, teachers = shown.students, shown.teachers
-    levels = [seen[CLEAN].pyramid.levels for seen in (students, teachers)]
-    torch.testing.assert_close(*levels, rtol=1e-3, atol=1e-3)
+    for view in views(step.recipe.terms):
+        levels = [seen[view].pyramid.levels for seen in (students, teachers)]
+        torch.testing.assert_close(*levels, rtol=1e-3, atol=1e-3)
     random = torch.get_rng_state()
     proofs = prove(step, scene_batch())
     assert torch.equal(torch.get_rng_state(), random)
@@ -157,7 +169,7 @@ def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm:
 @pytest.mark.parametrize("name", RECIPES)
 def test_rounding_does_not_hide_that_both_are_equal(name: str) -> None:
     """A teacher in bfloat16 differs from its equal by rounding, whose gradient would prove nothing."""
-    student = tiny_student("fcos", norm="group")
+    student = tiny_student(first_family(name), norm="group")
     teacher = FrozenTeacher(copy.deepcopy(student), autocast=torch.bfloat16)
     assert all(proof.perturbed for proof in prove(step_of(name, student, teacher, aligner="identity"), scene_batch()))
 

@@ -51,6 +51,7 @@ class PreparedData:
 
     Attributes:
         folder: as `open_split` takes it.
+        identity: what tells it from other data in the same folder of runs.
         train_images: how many images there are to learn from.
         val_images: how many there are to be measured on.
         size: median height and width of a training image as stored.
@@ -58,6 +59,7 @@ class PreparedData:
     """
 
     folder: Path
+    identity: str
     train_images: int
     val_images: int
     size: tuple[int, int]
@@ -103,7 +105,7 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
     counts = _prepared(folder, source, classes if name == "kitti" else None, limits=limits, progress=progress)
     words = {"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"}[name]
     note = f"{counts['train']} training and {counts['val']} validation images of {shown} stand for {words}."
-    return PreparedData(folder, counts["train"], counts["val"], tuple(counts["size"]), notes=(note,))
+    return PreparedData(folder, folder.name, counts["train"], counts["val"], tuple(counts["size"]), notes=(note,))
 
 
 def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, progress: Progress) -> PreparedData:
@@ -141,7 +143,8 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
     published = _PUBLISHED_IMAGES.get(name)
     if published is not None and counted != published:
         notes = (f"The {name} folder has {counted} images, the paper's {published}: figures cannot be compared.",)
-    return PreparedData(folder, train, val, _median_size(splits["train"]), notes=notes)
+    identity = folder.name if folder != source else str(source.resolve())
+    return PreparedData(folder, identity, train, val, _median_size(splits["train"]), notes=notes)
 
 
 def _smoke_source(name: DataName, root: Path) -> Path:

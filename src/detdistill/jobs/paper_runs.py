@@ -98,10 +98,10 @@ def row_runs(row: PaperRow, data: PreparedData, *, scale: Scale, out: Path) -> R
         return RowRuns(row, runs)
     settings = row.method_settings
     if teacher is not None:
-        runs[TEACHER] = _named(_alone(row, teacher, data, scale=scale), out)
+        runs[TEACHER] = _named(_alone(row, teacher, data, scale=scale), data, out)
     alone = _alone(row, student, data, scale=scale)
     if settings is None or student.published is not None:
-        runs[ALONE] = _named(alone, out)
+        runs[ALONE] = _named(alone, data, out)
     if settings is not None:
         taught = replace(
             alone,
@@ -110,7 +110,7 @@ def row_runs(row: PaperRow, data: PreparedData, *, scale: Scale, out: Path) -> R
             twins=TwinSettings(folder=out / TWINS),
             inherit=row.inherit,
         )
-        runs[DISTILLED] = _named(taught, out, teacher=runs[TEACHER].name)
+        runs[DISTILLED] = _named(taught, data, out, teacher=runs[TEACHER].name)
     return RowRuns(row, runs)
 
 
@@ -181,17 +181,19 @@ def _full_training(model: PaperModel, images: int) -> TrainSettings:
     )
 
 
-def _named(config: RunConfig, out: Path, *, teacher: str | None = None) -> PaperRun:
+def _named(config: RunConfig, data: PreparedData, out: Path, *, teacher: str | None = None) -> PaperRun:
     content = config.as_dict()
     for key in ("out", "twins"):
         content.pop(key, None)
+    # Where the folder lies does not matter, and which it is says the data's identity.
+    content["data"]["folder"] = data.identity
     for key in FREE_ON_RESUME:
         content["train"].pop(key)
     if teacher is not None:
         content["teacher"] = teacher
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
     student = config.student.settings
-    words = [config.data.source("train").name, student.family, student.backbone.partition(".")[0]]
+    words = [Path(data.identity).name, student.family, student.backbone.partition(".")[0]]
     if config.method is not None:
         words += structure(config.method.settings).replace(")", "").replace("(", "_").split(" + ")
     name = "-".join([*words, digest])
