@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from types import MappingProxyType
@@ -199,11 +200,28 @@ def require_equal_without_padding(recipe: Recipe, seen: Seen, *, seed: int) -> N
             torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
 
 
+def without_padding(seen: Seen) -> Seen:
+    """A batch of one image, cut to the image's own size and its maps to the cells inside."""
+    (height, width) = seen.batch.sizes[0]
+
+    def cut(one: Observation, number: int) -> Observation:
+        del number
+        return map_levels(
+            one, lambda level, stride: level[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+        )
+
+    batch = seen.batch
+    twins = {name: images[..., :height, :width] for name, images in batch.twins.items()}
+    return replace(changed(seen, cut), batch=replace(batch, images=batch.images[..., :height, :width], twins=twins))
+
+
 def require_equal_in_any_batch(recipe: Recipe, seen: Seen) -> Tensor:
-    """An image costs alone what it costs among others; returns the costs."""
+    """An image costs alone, with its padding and without any, what it costs among others; returns the costs."""
     with torch.no_grad():
         together = costs_of(recipe, seen)
-        alone = [costs_of(recipe, images_of(seen, [index])) for index in range(len(seen.batch))]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(together.mean(0), torch.stack(alone).mean((0, 1)), rtol=1e-5, atol=1e-5)
+        single = [images_of(seen, [index]) for index in range(len(seen.batch))]
+        for given in (single, [without_padding(one) for one in single]):
+            alone = torch.cat([costs_of(recipe, one) for one in given])
+            torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(together.mean(0), alone.mean(0), rtol=1e-5, atol=1e-5)
     return together

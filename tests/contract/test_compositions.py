@@ -30,7 +30,7 @@ METHODS = [
 ]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.cache
 def step_of(method: str, family: str) -> tuple[StepReport, dict[str, Tensor]]:
     """The report of a step on the batch with twins, and its gradients by name."""
     pair = known_pair(family, family)

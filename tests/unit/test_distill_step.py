@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm, views
+from detdistill.distill.recipe import WarmUp, WeightedTerm, views
 from detdistill.distill.step import DistillationStep, SupervisedStep
 from detdistill.distill.term import CellTerm, levels_at
 from detdistill.distill.view import CLEAN, View
@@ -261,7 +261,7 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
     student, teacher = tiny_student(family, norm="group"), tiny_teacher(family)
     recipe = build_recipe(name, student.spec, teacher.spec, seed=1)
     half = FrozenTeacher(copy.deepcopy(teacher._detector), autocast=torch.bfloat16)
-    batch = scene_batch()
+    batch = scene_batch().image(0)
     plain = DistillationStep(student, teacher, recipe)(batch, Clock(0, 1))
     with torch.autocast("cpu", torch.bfloat16):
         step = DistillationStep(student, half, recipe)

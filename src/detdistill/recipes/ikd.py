@@ -100,7 +100,8 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         per image.
 
     Source:
-        Liang et al., Inconsistent Knowledge Distillation for Object Detection, ACM MM 2023; numbers from the
+        Liang et al., Exploring Inconsistent Knowledge Distillation for Object Detection with Data Augmentation,
+        ACM MM 2023; numbers from the
         authors' configurations.
 
     Differs from the source:
