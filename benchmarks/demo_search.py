@@ -28,17 +28,21 @@ from detdistill.jobs.settings import MethodChoice, RunConfig  # noqa: E402
 from detdistill.jobs.train import train_job  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.recipes.catalogue import recipe_entry  # noqa: E402
+from detdistill.train.settings import ScheduleName  # noqa: E402
 
 SEED = 100
 STUDENT_RATES = (4e-3, 8e-3, 1.6e-2)
-METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("frs", {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.02, "class_gain": 1.5}),
-    ("frs", {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.02, "class_gain": 4.0}),
-    ("hint", {"gain": 3.0}),
-    ("hint", {"gain": 1.0}),
-    ("frs", {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.02, "class_gain": 0.0}),
-    ("frs", {}),
-    ("ssim", {"gain": 4.0}),
+_FRS = {"standardize": True, "aligner": "conv1x1", "feature_gain": 0.02}
+# The class gain was chosen while the schedule was still the cosine; the rest with the student's own schedule.
+METHODS: tuple[tuple[str, dict[str, Any], ScheduleName], ...] = (
+    ("frs", {**_FRS, "class_gain": 1.5}, "cosine"),
+    ("frs", {**_FRS, "class_gain": 4.0}, "cosine"),
+    ("frs", {**_FRS, "class_gain": 1.5}, "step"),
+    ("frs", {**_FRS, "class_gain": 0.0}, "step"),
+    ("hint", {"gain": 3.0}, "step"),
+    ("hint", {"gain": 1.0}, "step"),
+    ("hint", {"gain": 0.3}, "step"),
+    ("ssim", {"gain": 4.0}, "step"),
 )
 
 
@@ -58,17 +62,17 @@ def trials(plan: DemoPlan, out: Path, stage: str) -> Iterator[Trial]:
     if stage in ("teacher", "all"):
         yield Trial(TEACHER, configs[TEACHER])
     if stage in ("student", "all"):
+        alone = configs[ALONE]
         for rate in STUDENT_RATES:
-            config = configs[ALONE]
             name = f"alone_lr{rate:g}"
-            yield Trial(name, replace(config, train=replace(config.train, lr=rate), out=out / name))
-        yield Trial("alone_step", replace(config, train=replace(config.train, schedule="step"), out=out / "alone_step"))
+            yield Trial(name, replace(alone, train=replace(alone.train, lr=rate, schedule="cosine"), out=out / name))
+        yield Trial("alone_step", replace(alone, train=replace(alone.train, schedule="step"), out=out / "alone_step"))
     if stage in ("method", "all"):
-        for method, numbers in METHODS:
-            name = "_".join([method, *(f"{key}{value}" for key, value in numbers.items())])
+        for method, numbers, schedule in METHODS:
+            name = "_".join([method, *(f"{key}{value}" for key, value in numbers.items()), schedule])
             choice = MethodChoice(method, recipe_entry(method).settings_type(**numbers))
             config = replace(configs[DISTILLED], alone=None, method=choice, out=out / name)
-            yield Trial(name, config)
+            yield Trial(name, replace(config, train=replace(config.train, schedule=schedule)))
 
 
 def run(trial: Trial) -> dict[str, Any]:
@@ -84,6 +88,7 @@ def run(trial: Trial) -> dict[str, Any]:
         "steps": content["steps"],
         "seconds": content["seconds"],
         "lr": trial.config.train.lr,
+        "schedule": trial.config.train.schedule,
         "method": None if trial.config.method is None else asdict(trial.config.method.settings),
     }
 

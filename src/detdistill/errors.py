@@ -33,16 +33,19 @@ class MissingDependencyError(DistillError, ImportError):
     """An optional package is needed and not installed."""
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
     """The remedy sentence for a misspelt name: the closest known name, or all of them.
 
     Args:
         word: what was written.
         known: the names that exist.
+        listed: whether the sentence before has named them all already.
 
     Returns:
-        ``"Did you mean 'x'?"`` where one is close, else ``"Known: a, b, c."``.
+        ``"Did you mean 'x'?"`` where one is close, else ``"Known: a, b, c."``, or ``"Choose one of them."``.
     """
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(names)}."
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return "Choose one of them." if listed else f"Known: {', '.join(names)}."

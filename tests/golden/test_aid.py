@@ -124,6 +124,14 @@ def test_a6_weights_of_images_and_of_the_batch_differ(by: str, total: float) -> 
     assert float(report(costs, loss, granularity=by).parts["known.term"]) == pytest.approx(total, abs=1e-6)
 
 
+def test_one_image_weighs_alike_alone_and_as_a_batch() -> None:
+    # Where the source takes a batch's mean, at batch size 1 it is the image's: exp(−0.04), exp(−0.14); exp(−0.17)
+    loss = judged([[0.1, 0.9]], [[0.2, 0.4]], roi=([0.05], [0.05]))
+    by_level, by_image = torch.tensor([[0.9607894, 0.8693582]]), torch.tensor([[0.8436648, 0.8436648]])
+    for by, expected in (("image_level", by_level), ("level", by_level), ("image", by_image), ("batch", by_image)):
+        torch.testing.assert_close(weights(loss, (8, 16), by=by), expected, rtol=0, atol=1e-6)
+
+
 def test_a7_two_stages() -> None:
     # RoI class + box 0.3 + 0.2 = 0.5 on every level; RPN (0.1, 0.2, 0, 0, 0) as halves of class and box:
     # exp(−0.06), exp(−0.07), exp(−0.05) three times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from detdistill.parts.compare import rescale
 from detdistill.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
 from detdistill.recipes.ssim import SSIMSettings, build_ssim
 from detdistill.types import Clock
+from made_up_steps import Known, lit, step_of
 from observations import batch, observation, spec
 
 
@@ -109,20 +111,26 @@ def test_s8_symmetry_range_and_closed_form() -> None:
 
 
 def test_s9_levels_add_up() -> None:
-    # every level's loss is summed, not averaged: two equal levels cost twice one, times lambda 4
+    # summed over levels, not averaged: losses 0.2 and 0.4, lambda 4: 4 · (0.2 + 0.4) = 2.4
+    layout = spec(strides=(8, 16), channels=2)
+    (weighted,) = build_ssim(layout, layout, SSIMSettings(aligner="identity")).terms
+    step = step_of(replace(weighted, term=Known([[0.2, 0.4]], (8, 16))))
+    clock = Clock(step=0, total_steps=1)
+    parts = step(lit(0.5), clock).parts
+    assert float(parts["ssim.features"]) == pytest.approx(2.4, abs=1e-6)
+    # Each level is normalised on its own: beside another it costs what it costs alone.
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 1, 2, 8, 8, generator=generator)
-    one, two = spec(strides=(8,), channels=2), spec(strides=(8, 16), channels=2)
-    settings = SSIMSettings(aligner="identity")
-    single = build_ssim(one, one, settings).terms[0]
-    double = build_ssim(two, two, settings).terms[0]
-    clock = Clock(step=0, total_steps=1)
     # strides 8 and 16 on one 8 × 8 map: the image must cover both, 128 × 128 pixels
     scene = batch([(128, 128)])
-    a = single.term(observation([x], strides=(8,)), observation([y], strides=(8,)), scene, clock)
-    b = double.term(observation([x, x]), observation([y, y]), scene, clock)
-    assert single.gain == 4.0
-    torch.testing.assert_close(b.values.sum(1), 2 * a.values.sum(1))
+    both = weighted.term(observation([x, 5 * y]), observation([y, x + 2]), scene, clock).values
+    one = spec(strides=(8,), channels=2)
+    (single,) = build_ssim(one, one, SSIMSettings(aligner="identity")).terms
+    alone = [
+        single.term(observation([ours], strides=(8,)), observation([theirs], strides=(8,)), scene, clock).values
+        for ours, theirs in ((x, y), (5 * y, x + 2))
+    ]
+    torch.testing.assert_close(both, torch.cat(alone, dim=1))
 
 
 def test_s10_gaussian_taps() -> None:

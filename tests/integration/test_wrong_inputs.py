@@ -68,7 +68,7 @@ def spoiled(home: Path, tmp_path: Path, change: Callable[[dict[str, list[dict[st
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data": "no_such_folder"}, r"no_such_folder must be a folder or a COCO JSON file, got no such path"),
+        ({"data": "no_such_folder"}, r"no_such_folder must be a data set folder or file, got no such path"),
         ({"teacher": "no_such_run"}, r"no_such_run must be a run folder, a checkpoint"),
         ({"teacher": "torchvision:retinanet_resnet5"}, r"Did you mean 'retinanet_resnet50_fpn"),
         ({"student": "fcso/tiny"}, r"Did you mean 'fcos'\?"),

@@ -16,8 +16,9 @@ from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.saved import save_detector
 from detdistill.detectors.settings import parse_detector
 from detdistill.errors import DataError
+from detdistill.jobs.methods import setting_meanings
 from detdistill.recipes.aid import AIDSettings
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS
+from detdistill.recipes.catalogue import RECIPES, WRAPPERS, describe
 from detdistill.train.signals import Interrupted
 
 SHORT = ["--teacher", "runs/t", "--student", "fcos/tiny", "--data", "d", "--method", "frs", "--out", "runs/x"]
@@ -169,9 +170,9 @@ def test_commands_call_their_jobs(
     ("line", "message"),
     [
         (["trian"], "got 'trian'. Did you mean 'train'?"),
-        (["data", "chek", "d"], "The command must be one of make, check, convert, got 'data chek'. Did you"),
-        (["data", "make", "senes"], "one of scenes, coco-traffic, got 'data make senes'. Did you mean 'scenes'?"),
-        (["data", "make", "--out", "o"], "must be one of scenes, coco-traffic, got 'data make"),
+        (["data", "chek", "d"], "The command after 'data' must be one of make, check, convert, got 'chek'. Did you"),
+        (["data", "make", "senes"], "one of scenes, coco-traffic, got 'senes'. Did you mean 'scenes'?"),
+        (["data", "make", "--out", "o"], "command after 'data make' must be one of scenes, coco-traffic, got '"),
         (["data", "make", "coco-traffic", "--out", "o"], "requires an argument"),
         (["evaluate", "x", "--data", "d", "--protocol", "kity"], 'Invalid value "kity" for --protocol.'),
         (["distill", "--techer", "x"], "Unknown option: --techer. Did you mean --teacher?"),
@@ -180,6 +181,9 @@ def test_commands_call_their_jobs(
         (["evaluate", "x", "--data", "d", "--split", "test"], 'Invalid value "test" for --split.'),
         (["predict", "x", "--out", "o"], "predict must be given an image or a folder of images, got none."),
         (["methods", "fsr"], "got 'fsr'. Did you mean 'frs'?"),
+        (["methods", "frs + ssim"], "The method must be one name, got 'frs + ssim'. Ask for each method by itself"),
+        (["reproduce", "aid", "--plan"], "--plan must come with --scale full, got --scale smoke. Add --scale full."),
+        (["reproduce", "frs", "--row", "zzz"], "faster-1x, fcos-2x, got 'zzz'. Choose one of them."),
         (["distill", "none.yaml"], "none.yaml must be a readable file, got: No such file or directory."),
         (["distill", *SHORT[:-4], "--out", "r", "--method", "aid(fsr)"], "must be one of hint, "),
         (["distill", *SHORT, "--generations", "2"], "--generations must come with --self, got 2 generations"),
@@ -241,6 +245,12 @@ def test_methods_are_listed_and_told(capsys: pytest.CaptureFixture[str], tmp_pat
     told = capsys.readouterr().out
     for title in ("Formula:", "Needs:", "Source:", "Differs from the source:", "  warmup_steps = 500"):
         assert title in told.splitlines()
+    assert "  class_gain = null\n      multiplier of the class term; null takes the published one; 0" in told
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *WRAPPERS])
+def test_every_setting_says_what_it_means(name: str) -> None:
+    assert setting_meanings(name).keys() == describe(name).defaults.keys()
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

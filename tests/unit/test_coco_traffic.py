@@ -213,7 +213,7 @@ def test_the_command_tells_what_was_kept(real_data, tmp_path, capsys):
 def test_the_command_refuses_what_is_no_coco_in_a_sentence(tmp_path, capsys):
     line = ["data", "make", "coco-traffic", "--coco", str(tmp_path / "coco"), "--out", str(tmp_path / "out")]
     assert main(line) == 2
-    assert f"data {tmp_path / 'coco'} must be a folder or a COCO JSON file, got no such path" in capsys.readouterr().err
+    assert f"data {tmp_path / 'coco'} must be a data set folder or file, got no such path" in capsys.readouterr().err
     (tmp_path / "coco").mkdir()
     write(tmp_path / "coco" / "train.json")
     assert main(line) == 2

@@ -286,6 +286,8 @@ def test_settings_build_what_their_text_builds() -> None:
                                  "Wrap the sum instead, as in ikd(frs + ssim)."),
         ("ikd(frs, augment=false, eps_255=2) + ikd(ssim, augment=false)",
          "must make every twin in one way, got two for 'adversarial'. Wrap the sum instead"),
+        ("ikd(frs) + ikd(ssim, augment=false)",
+         "must have every term once, got ikd.adversarial more than once. Wrap the sum instead, as in ikd(frs + ssim)."),
         ("ikd(ikd(frs))", "Wrap with ikd once."),
         ("aid(aid(frs))", "Wrap the method in aid once."),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from detdistill.detectors.base import BoxLayout
 from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm, views
 from detdistill.distill.view import CLEAN
 from detdistill.errors import ConfigError
+from detdistill.recipes import attention, fgd, ikd, mgd
 from detdistill.recipes.catalogue import RECIPES, WRAPPERS, build_recipe, describe, recipe_entry
 from detdistill.recipes.entries import settings_types
 from detdistill.recipes.features import feature_term
@@ -27,6 +29,23 @@ METHODS = (*RECIPES, *WRAPPERS)
 WITH_ALIGNER = [
     name for name, entry in RECIPES.items() if "aligner" in {one.name for one in fields(entry.settings_type)}
 ]
+
+
+def published_rows() -> list[tuple[str, tuple[float, ...]]]:
+    """What `null` stands for among a method's settings, by method."""
+    rows: list[tuple[str, tuple[float, ...]]] = [("frs", gains) for gains in PUBLISHED_GAINS.values()]
+    for ours in attention.PUBLISHED_NUMBERS.values():
+        rows.append(("attention", (ours.features, ours.pooled, ours.relations, ours.temperature)))
+    for one in fgd.PUBLISHED_NUMBERS.values():
+        rows.append(("fgd", (one.foreground, one.background, one.attention, one.relation, one.temperature)))
+    rows += [("mgd", (one.gain, one.drop)) for one in (mgd.ONE_STAGE, mgd.TWO_STAGE)]
+    return rows + [("ikd", (gain,)) for gain in (ikd.ONE_STAGE_GAIN, ikd.TWO_STAGE_GAIN)]
+
+
+@pytest.mark.parametrize(("name", "numbers"), published_rows())
+def test_the_formula_tells_the_published_numbers(name: str, numbers: tuple[float, ...]) -> None:
+    told = [float(found) for found in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-\d+)?", describe(name).formula)]
+    assert any(tuple(told[at : at + len(numbers)]) == numbers for at in range(len(told)))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -104,6 +123,7 @@ def test_a_name_builds_the_defaults(name: str) -> None:
         (FRSSettings(scale="x"), "scale must be one of source, per_channel, got 'x'. Choose one of them."),
         (FRSSettings(class_gain=-0.1), "class_gain must be a finite number of at least 0, got -0.1. Give one such"),
         (FRSSettings(feature_gain=-0.1), "feature_gain must be a finite number of at least 0, got -0.1. Give one"),
+        (FRSSettings(warmup_steps=-5), "warmup_steps must be at least 0, got -5. Give a number of steps such as 500."),
         (SSIMSettings(rescale_over="x"), "rescale_over must be one of image, channel, batch, got 'x'. Choose one"),
         (SSIMSettings(gain=-4.0), "gain must be a finite number of at least 0, got -4.0. Give one such as 1."),
     ],

@@ -128,7 +128,7 @@ def test_coco_wins_where_a_folder_holds_several_formats_and_a_file_names_another
 def test_a_folder_of_no_known_format_names_them_all(tmp_path):
     with pytest.raises(ConfigError, match=r"\(COCO\), data\.yaml .* \(YOLO\), .* \(KITTI\) or .* \(Pascal VOC\), got"):
         present_splits(tmp_path)
-    with pytest.raises(ConfigError, match=r"absent must be a folder or a COCO JSON file"):
+    with pytest.raises(ConfigError, match=r"absent must be a data set folder or file"):
         present_splits(tmp_path / "absent")
     (tmp_path / "list.txt").write_text("a\n")
     with pytest.raises(ConfigError, match=r"must be a list of a Pascal VOC or KITTI data set, got a text file with no"):
@@ -139,7 +139,7 @@ def test_a_folder_of_no_known_format_names_them_all(tmp_path):
 
 
 def test_no_such_path(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent must be a folder or a COCO JSON file, got no such path\. Check"):
+    with pytest.raises(ConfigError, match=r"absent must be a data set folder or file, got no such path\. Check"):
         find_split(tmp_path / "absent", "train")
 
 

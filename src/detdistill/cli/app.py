@@ -88,6 +88,5 @@ def _unknown_command(error: UnknownCommandError) -> str:
     word = error.unused_tokens[0] if error.unused_tokens else ""
     chain = " ".join(error.command_chain or ())
     known = [name for name in (error.app or build_app()) if not name.startswith("-")]
-    return (
-        f"The command must be one of {', '.join(known)}, got '{f'{chain} {word}'.strip()}'. {suggestion(word, known)}"
-    )
+    what = f"command after '{chain}'" if chain else "command"
+    return f"The {what} must be one of {', '.join(known)}, got '{word}'. {suggestion(word, known, listed=True)}"

@@ -48,11 +48,11 @@ def train(
 
     Args:
         detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
-        data: Data set folder, or COCO JSON.
+        data: Data set folder, COCO JSON, or data.yaml.
         out: Folder of the run.
         steps: How long to train.
         seed: Decides everything that is drawn at random.
-        resume: Go on from the run's last checkpoint.
+        resume: Go on from the run's last checkpoint; where there is none, start.
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
@@ -86,7 +86,7 @@ def distill(
     Args:
         teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
-        data: Data set folder, or COCO JSON.
+        data: Data set folder, COCO JSON, or data.yaml.
         method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
         itself: Self-distillation: the student has its teacher's architecture.
         generations: With --self: how many students, each taught by the one before.
@@ -95,7 +95,7 @@ def distill(
         alone: Run folder of the same student trained alone, to show it beside.
         steps: How long to train.
         seed: Decides everything that is drawn at random.
-        resume: Go on from the run's last checkpoint.
+        resume: Go on from the run's last checkpoint; where there is none, start.
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
@@ -139,7 +139,7 @@ def evaluate(
 
     Args:
         checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        data: Data set folder, or COCO JSON; for kitti and kitti11 a data set in KITTI's own layout.
+        data: Data set folder, COCO JSON, or data.yaml; for kitti and kitti11 a data set in KITTI's own layout.
         split: Which images of the folder.
         protocol: By whose rules. kitti11 and voc11 are the older means over 11 recall points. aid is VOC's AP over
             Car, Pedestrian and Cyclist, all else ignored; aid_merged merges most other types of KITTI into these.
@@ -182,7 +182,7 @@ def methods(name: str | None = None, /, *, json: Path | None = None) -> None:
     """List what a student can be distilled by, or tell all about one method.
 
     Args:
-        name: The method to tell about.
+        name: The method to tell about: formula, source, needs, settings.
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
@@ -192,7 +192,12 @@ def methods(name: str | None = None, /, *, json: Path | None = None) -> None:
 
 
 def profile(
-    model: str, /, *, size: tuple[int, int] | None = None, classes: int | None = None, json: Path | None = None
+    model: str,
+    /,
+    *,
+    size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
+    classes: int | None = None,
+    json: Path | None = None,
 ) -> None:
     """Tell what a detector costs: parameters, multiply-adds, and time an image.
 
@@ -259,7 +264,7 @@ def pictures(
         alone: Run folder of the student alone.
         distilled: Run folder of the distilled student.
         teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        data: Data set folder, or COCO JSON; its validation images are drawn.
+        data: Data set folder, COCO JSON, or data.yaml; its validation images are drawn.
         out: The PNG to write.
         seed: Decides which images are drawn at random.
         images: How many of these; those where distillation changed most come on top.

@@ -86,9 +86,8 @@ def _sentence(path: tuple[str | int, ...], several: list[ErrorDetails], method: 
     expected = list(dict.fromkeys(_expected(one) for one in several))
     remedy = "Change the value."
     if kind == "literal_error":
-        remedy = suggestion(
-            str(value), str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        )
+        choices = str(details["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        remedy = suggestion(str(value), choices, listed=True)
     if kind in _SECTION:
         remedy = f"Write its keys indented below '{path[-1]}:'." if path else "Write `key: value` lines."
     return f"{where(path)}: {key} must be {' or '.join(expected)}, got {_shown(value)}. {remedy}"

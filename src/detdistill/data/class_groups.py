@@ -46,9 +46,10 @@ def group_classes(annotations: Annotations, groups: Mapping[str, Sequence[str]])
     label_of: dict[str, int] = {}
     for label, (name, members) in enumerate(groups.items()):
         if not set(members) & set(annotations.class_names):
+            wanted = name if tuple(members) == (name,) else f"one of {', '.join(members)} for {name}"
             raise DataError(
-                f"The data's classes must include one of {', '.join(members)} for {name}, got "
-                f"{list(annotations.class_names)}. {suggestion(name, annotations.class_names)}"
+                f"The data's classes must include {wanted}, got {list(annotations.class_names)}. "
+                "Give data whose classes are spelled so, capitals included."
             )
         label_of.update(dict.fromkeys(members, label))
     everywhere = np.array([name not in label_of for name in annotations.class_names])[annotations.labels]
@@ -91,7 +92,8 @@ def aid_classes(annotations: Annotations, mode: ClassMode) -> Annotations:
     """
     if mode not in AID_GROUPS:
         raise ConfigError(
-            f"The class mode must be one of {', '.join(AID_GROUPS)}, got '{mode}'. {suggestion(mode, AID_GROUPS)}"
+            f"The class mode must be one of {', '.join(AID_GROUPS)}, got '{mode}'. "
+            f"{suggestion(mode, AID_GROUPS, listed=True)}"
         )
     return group_classes(annotations, AID_GROUPS[mode])
 

@@ -116,7 +116,7 @@ def find_coco(data: Path, split: str, *, exact: bool = False) -> DataSplit:
         DataError: the file is no COCO file, or none of its first images is in any of the folders.
     """
     if not data.exists():
-        raise ConfigError(f"data {data} must be a folder or a COCO JSON file, got no such path. Check the path.")
+        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
     beside = data if exact or data.is_dir() else file_of_split(data, split)
     json = _json_in_folder(data, split) if data.is_dir() else beside
     names = first_file_names(json)

@@ -105,7 +105,7 @@ def present_splits(data: Path) -> tuple[str, ...]:
     if data.is_file():
         return yolo_splits(data) if data.suffix.lower() in _YAML else ("val",)
     if not data.is_dir():
-        raise ConfigError(f"data {data} must be a folder or a COCO JSON file, got no such path. Check the path.")
+        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
     present = coco_splits(data)
     if present:
         return present

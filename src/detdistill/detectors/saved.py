@@ -215,7 +215,7 @@ def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
     if family not in FAMILIES:
         raise ConfigError(
             f"the detector's family in {path} must be one of {', '.join(FAMILIES)}, got {family!r}. "
-            f"{suggestion(str(family), FAMILIES)}"
+            f"{suggestion(str(family), FAMILIES, listed=True)}"
         )
     return DetectorSettings.from_dict(settings), content
 

@@ -179,7 +179,10 @@ def _check_boxes(settings: DetectorSettings) -> None:
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ConfigError(f"detector.{name} must be one of {known}, got '{value}'. {suggestion(str(value), known)}")
+        raise ConfigError(
+            f"detector.{name} must be one of {', '.join(known)}, got '{value}'. "
+            f"{suggestion(str(value), known, listed=True)}"
+        )
 
 
 def _at_least_one(name: str, value: int) -> None:
@@ -242,7 +245,8 @@ def family_settings(family: str, backbone: str) -> DetectorSettings:
     """
     if family not in FAMILIES:
         raise ConfigError(
-            f"The detector's family must be one of {FAMILIES}, got '{family}'. {suggestion(family, FAMILIES)}"
+            f"The detector's family must be one of {', '.join(FAMILIES)}, got '{family}'. "
+            f"{suggestion(family, FAMILIES, listed=True)}"
         )
     return DetectorSettings(family=family, backbone=backbone, **FAMILY_DEFAULTS[family])  # type: ignore[arg-type]
 

@@ -119,7 +119,7 @@ def evaluate_coco(
     if backend not in _BACKENDS:
         raise ConfigError(
             f"The evaluation backend must be one of {', '.join(_BACKENDS)}, got '{backend}'. "
-            f"{suggestion(backend, _BACKENDS)}"
+            f"{suggestion(backend, _BACKENDS, listed=True)}"
         )
     results = coco_results(annotations, detections)
     if len(annotations) == 0 or len(annotations.class_names) == 0:

@@ -71,6 +71,7 @@ class DemoPlan:
         devices=2,
         accelerator="cpu",
         lr=8e-3,
+        schedule="step",
         threads=1,
         warmup_steps=50,
         ema_decay=0.98,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from detdistill.errors import ConfigError
 from detdistill.recipes.catalogue import RECIPES, WRAPPERS, RecipeDescription, describe
+from detdistill.recipes.entries import settings_types
 from detdistill.recipes.grammar import written
+
+_INDENT = " " * 6
+_ATTRIBUTE = re.compile(r"(\w+): (.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +56,32 @@ def methods_job(name: str | None = None) -> MethodsOutcome:
         name: the one to describe in full; None for all, one line each.
 
     Raises:
-        ConfigError: there is no method of that name.
+        ConfigError: there is no method of that name, or it is a composition.
     """
+    if name is not None and not name.isidentifier():
+        raise ConfigError(
+            f"The method must be one name, got '{name}'. Ask for each method by itself, as in detdistill methods frs."
+        )
     names = sorted(RECIPES | WRAPPERS) if name is None else [name]
     return MethodsOutcome(methods=tuple(describe(one) for one in names), detailed=name is not None)
+
+
+def setting_meanings(name: str) -> dict[str, str]:
+    """What each number of a method means, from the documentation of its settings, in the command line's words.
+
+    Args:
+        name: a method that there is.
+    """
+    _, _, attributes = (inspect.getdoc(settings_types()[name]) or "").partition("Attributes:\n")
+    meanings: dict[str, str] = {}
+    key = ""
+    for line in inspect.cleandoc(attributes).splitlines():
+        started = _ATTRIBUTE.match(line)
+        if started is not None:
+            key, meanings[started[1]] = started[1], started[2]
+        elif key and line:
+            meanings[key] += f" {line.strip()}"
+    return {key: re.sub(r"\bNone\b", "null", text).replace("`", "") for key, text in meanings.items()}
 
 
 def _details(method: RecipeDescription) -> list[str]:
@@ -65,7 +95,12 @@ def _details(method: RecipeDescription) -> list[str]:
     for title, text in parts.items():
         lines += [f"{title}:", *(f"  {line}".rstrip() for line in text.splitlines()), ""]
     lines += ["Settings (change one with method.KEY=VALUE):"]
-    lines += [f"  {key} = {written(value)}" for key, value in method.defaults.items()]
+    meanings = setting_meanings(method.name)
+    for key, value in method.defaults.items():
+        lines += [
+            f"  {key} = {written(value)}",
+            *textwrap.wrap(meanings[key], width=110, initial_indent=_INDENT, subsequent_indent=_INDENT),
+        ]
     example = f"{method.name}(METHOD, KEY=VALUE)" if method.wraps else f"{method.name}(KEY=VALUE)"
     lines += ["", f'On the command line: --method "{example}"']
     return lines

@@ -206,7 +206,9 @@ def read_paper(paper: str, *, folder: Path | None = None) -> tuple[Paper, tuple[
         ConfigError: an unknown paper, or a file that cannot be used; it says which, and what is wrong.
     """
     if paper not in PAPERS:
-        raise ConfigError(f"The paper must be one of {', '.join(PAPERS)}, got '{paper}'. {suggestion(paper, PAPERS)}")
+        raise ConfigError(
+            f"The paper must be one of {', '.join(PAPERS)}, got '{paper}'. {suggestion(paper, PAPERS, listed=True)}"
+        )
     home = (folder or papers_folder()) / paper
     about = read_part(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE))
     rows = [_read_row(path) for path in sorted(home.glob("*.yaml")) if path.name != PAPER_FILE]
@@ -234,7 +236,9 @@ def chosen_rows(rows: tuple[PaperRow, ...], name: str | None) -> tuple[PaperRow,
         return rows
     by_name = {row.name: row for row in rows}
     if name not in by_name:
-        raise ConfigError(f"The row must be one of {', '.join(by_name)}, got '{name}'. {suggestion(name, by_name)}")
+        raise ConfigError(
+            f"The row must be one of {', '.join(by_name)}, got '{name}'. {suggestion(name, by_name, listed=True)}"
+        )
     row = by_name[name]
     return (row,) if row.against is None else (by_name[row.against], row)
 

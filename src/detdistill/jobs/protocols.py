@@ -72,7 +72,8 @@ def open_examination(
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(
-            f"The protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'. {suggestion(protocol, PROTOCOLS)}"
+            f"The protocol must be one of {', '.join(PROTOCOLS)}, got '{protocol}'. "
+            f"{suggestion(protocol, PROTOCOLS, listed=True)}"
         )
     if protocol != "coco" and backend != "hotcoco":
         raise ConfigError(f"The backend {backend} must come with the protocol coco, got {protocol}. Leave it out.")

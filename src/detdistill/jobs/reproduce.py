@@ -64,7 +64,7 @@ def reproduce_job(
     """
     watcher = progress or Silence()
     if plan_only and scale == "smoke":
-        raise ConfigError("--plan must come with --scale full, got --scale smoke. A smoke test takes minutes.")
+        raise ConfigError("--plan must come with --scale full, got --scale smoke. Add --scale full.")
     if data is not None and not data.is_dir():
         raise ConfigError(f"--data {data} must be a folder of data sets, got no such folder. Check the path.")
     about, all_rows = read_paper(paper, folder=papers)

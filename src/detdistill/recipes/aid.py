@@ -34,7 +34,8 @@ class AIDSettings:
         loss_source: whose features the teacher's heads read for the loss: the teacher's (the paper), or the
             student's (part of the authors' code), which needs equal pyramids.
         control: hold each level's weight at its mean over the training images: as much weight, adapted to nothing.
-        weigh_adversarial: weigh the terms on other views too, by the loss on the clean view.
+        weigh_adversarial: weigh the terms on other views too, by the loss on the clean view; those that this wraps,
+            so write ``aid(ikd(...))``.
     """
 
     recipe: str = "attention"

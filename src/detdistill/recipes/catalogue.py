@@ -138,9 +138,17 @@ def _summed(recipes: Sequence[Recipe]) -> Recipe:
                     f"The sum '{name}' must make every twin in one way, got two for '{twin}'. "
                     "Wrap the sum instead, as in ikd(frs + ssim)."
                 )
+    terms = tuple(term for recipe in recipes for term in recipe.terms)
+    names = [term.name for term in terms]
+    twice = sorted({term for term in names if names.count(term) > 1})
+    if twice:
+        raise ConfigError(
+            f"The sum '{name}' must have every term once, got {', '.join(twice)} more than once. "
+            "Wrap the sum instead, as in ikd(frs + ssim)."
+        )
     return Recipe(
         name=name,
-        terms=tuple(term for recipe in recipes for term in recipe.terms),
+        terms=terms,
         twins=twins,
         sample_transform=changing[0].sample_transform if changing else None,
         transform_until=changing[0].transform_until if changing else 1.0,

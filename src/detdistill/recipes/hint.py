@@ -34,7 +34,8 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
     """The student's feature maps imitate the teacher's, every cell of every level alike.
 
     Formula:
-        L = gain · Σ_levels mean over channels and inside cells of |A(S) − T|^p
+        L = gain · Σ_levels mean over channels and inside cells of |ν(A(S)) − ν(T)|^p
+        ν: each channel of each image to zero mean and unit variance over its inside cells; off with `normalized` off
 
     Args:
         student: spec of the student.

@@ -101,13 +101,13 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
 
     Source:
         Liang et al., Exploring Inconsistent Knowledge Distillation for Object Detection with Data Augmentation,
-        ACM MM 2023; numbers from the
-        authors' configurations.
+        ACM MM 2023; numbers from the authors' configurations.
 
     Differs from the source:
         The attack's distances are in 1/255 of the pixel range (`bounds: source` is the source's); its shrunk copies
-        keep their ratio and their boxes; padding is left out; a twin undergoes its own image's crop, flip and
-        resize, where the source crops it elsewhere. From the cache it is its image plus the attack's change brought
+        keep their ratio and their boxes; padding is left out. Crops come before the resize, where the source's
+        one-stage pipelines crop after resize and flip; a twin undergoes its own image's crop, flip and resize, where
+        the source crops it elsewhere. From the cache it is its image plus the attack's change brought
         back to the stored size, where the source brings back the whole image; made on the fly it starts from the
         augmented image, noise included. On the second view the student's batch-norm layers normalise by the twins'
         own statistics and keep their running statistics, where the source lets the twins change them.

@@ -55,6 +55,7 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
     Formula:
         L = α · Σ (G(A(S) · M) − T)² over levels, channels and cells, mean over images
         M drops each cell with probability λ, one mask per image and level; G: Conv3×3, ReLU, Conv3×3
+        α, λ: one-stage 2e-5, 0.65; two-stage 5e-7, 0.45
 
     Args:
         student: spec of the student.
