@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from detdistill.data.annotations import Annotations
-from detdistill.detectors.base import Detector, DetectorSpec, PyramidLayout
+from detdistill.detectors.base import Detector, DetectorSpec, PyramidLayout, evaluating
 from detdistill.errors import DistillError
-from detdistill.evaluate.detect import detect_split, evaluate_detector, evaluating
+from detdistill.evaluate.detect import detect_split, evaluate_detector
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, Targets
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from detdistill.detectors.settings import DetectorSettings
@@ -106,3 +108,16 @@ class Detector(nn.Module, ABC):
     def forward(self, batch: Batch, needs: Set[Need]) -> Observation:
         """`extract`, then `observe`."""
         return self.observe(self.extract(batch), batch, needs)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients within; afterwards every sub-module is in the mode it was in before."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training

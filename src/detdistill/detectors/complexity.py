@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model_builder, get_model_weights
 
-from detdistill.detectors.base import Detector
+from detdistill.detectors.base import Detector, evaluating
 from detdistill.detectors.torchvision_rcnn import FasterRCNNDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, TORCHVISION_DETECTORS, wrap_torchvision
 from detdistill.errors import ConfigError, suggestion
@@ -62,7 +61,7 @@ def complexity(detector: Detector, *, height: int, width: int) -> Complexity:
     _require_size(height, width)
     device = next(detector.parameters()).device
     batch = plain_batch(height, width, device=device)
-    with _at_rest(detector):
+    with evaluating(detector):
         features = _macs(lambda: detector.extract(batch))
         parts, proposals = _head_macs(detector, batch, features)
     return Complexity(
@@ -91,7 +90,7 @@ def seconds_per_image(detector: Detector, *, height: int, width: int, rounds: in
     device = next(detector.parameters()).device
     batch = plain_batch(height, width, device=device)
     times: list[float] = []
-    with _at_rest(detector):
+    with evaluating(detector):
         for _ in range(2 + rounds):
             _wait(device)
             begin = time.perf_counter()
@@ -147,19 +146,6 @@ def _head_macs(detector: Detector, batch: Batch, features: int) -> tuple[dict[st
         HEADS: _macs(lambda: detector.observe(pyramid, batch, {Need.CLASS_LOGITS})),
         SECOND_STAGE: _macs(lambda: heads.box_predictor(heads.box_head(pooled))),
     }, proposals
-
-
-@contextmanager
-def _at_rest(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients within; afterwards every sub-module is in the mode it was in before."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _macs(run: Callable[[], object]) -> int:

@@ -227,6 +227,18 @@ def _fit_towers(head: Any, settings: DetectorSettings) -> None:
     nn.init.constant_(head.classification_head.cls_logits.bias, prior_bias(settings.class_prior))
 
 
+def _dense(model: RetinaNet | FCOS, class_names: Sequence[str], settings: DetectorSettings) -> DenseDetector:
+    return DenseDetector(
+        model,
+        class_names,
+        name=settings.name,
+        strides=settings.strides,
+        mean=settings.mean,
+        std=settings.std,
+        settings=settings,
+    )
+
+
 def build_retinanet(settings: DetectorSettings, class_names: Sequence[str]) -> DenseDetector:
     """A RetinaNet with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
     octaves = [2 ** (octave / settings.anchor_octaves) for octave in range(settings.anchor_octaves)]
@@ -251,15 +263,7 @@ def build_retinanet(settings: DetectorSettings, class_names: Sequence[str]) -> D
         bg_iou_thresh=settings.negative_iou,
         topk_candidates=settings.candidates_per_level,
     )
-    return DenseDetector(
-        model,
-        class_names,
-        name=settings.name,
-        strides=settings.strides,
-        mean=settings.mean,
-        std=settings.std,
-        settings=settings,
-    )
+    return _dense(model, class_names, settings)
 
 
 def build_fcos(settings: DetectorSettings, class_names: Sequence[str]) -> DenseDetector:
@@ -282,12 +286,4 @@ def build_fcos(settings: DetectorSettings, class_names: Sequence[str]) -> DenseD
         detections_per_img=settings.detections_per_image,
         topk_candidates=settings.candidates_per_level,
     )
-    return DenseDetector(
-        model,
-        class_names,
-        name=settings.name,
-        strides=settings.strides,
-        mean=settings.mean,
-        std=settings.std,
-        settings=settings,
-    )
+    return _dense(model, class_names, settings)

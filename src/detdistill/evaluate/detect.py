@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import nn
 
 from detdistill.data.annotations import Annotations
-from detdistill.detectors.base import Detector
+from detdistill.detectors.base import Detector, evaluating
 from detdistill.errors import DistillError
 from detdistill.evaluate.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.types import Batch, Detections
 
 Progress = Callable[[int], None]
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients within; afterwards every sub-module is in the mode it was in before."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def detect_split(

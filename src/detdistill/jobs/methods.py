@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from detdistill.errors import ConfigError
 from detdistill.recipes.catalogue import RECIPES, WRAPPERS, RecipeDescription, describe
@@ -81,6 +81,9 @@ def setting_meanings(name: str) -> dict[str, str]:
             key, meanings[started[1]] = started[1], started[2]
         elif key and line:
             meanings[key] += f" {line.strip()}"
+    for key, hint in get_type_hints(settings_types()[name]).items():
+        if get_origin(hint) is Literal:
+            meanings[key] += f" One of {', '.join(map(written, get_args(hint)))}."
     return {key: re.sub(r"\bNone\b", "null", text).replace("`", "") for key, text in meanings.items()}
 
 
@@ -99,7 +102,9 @@ def _details(method: RecipeDescription) -> list[str]:
     for key, value in method.defaults.items():
         lines += [
             f"  {key} = {written(value)}",
-            *textwrap.wrap(meanings[key], width=110, initial_indent=_INDENT, subsequent_indent=_INDENT),
+            *textwrap.wrap(
+                meanings[key], width=110, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+            ),
         ]
     example = f"{method.name}(METHOD, KEY=VALUE)" if method.wraps else f"{method.name}(KEY=VALUE)"
     lines += ["", f'On the command line: --method "{example}"']
