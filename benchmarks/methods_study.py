@@ -139,7 +139,6 @@ def figures_in(out: Path, run: Run) -> dict[str, Any]:
         **{key: figures[key] for key in ("AP", "AP50", "AP75")},
         "method": run.method,
         "steps": content["steps"],
-        "seconds": content["seconds"],
         "teacher": (content.get(TEACHER) or {}).get("AP"),
         "sample_specific": content.get("sample_specific"),
         "machine": machine(torch.device("cpu")),
@@ -236,15 +235,15 @@ def locked(folder: Path) -> Iterator[bool]:
 def table(places: Places) -> list[str]:
     """Mean ± standard error of what there is, beside the same seeds alone."""
     lines = [
-        "| data | row | AP | ± s.e. | against alone | ± s.e. | AP50 | seconds | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| data | row | AP | ± s.e. | against alone | ± s.e. | AP50 | seeds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     runs = planned()
     for group, row in dict.fromkeys((run.group, run.row) for run in runs):
         mine = [run for run in runs if (run.group, run.row) == (group, row)]
         have = {run.seed: read_json(result(run, places)) for run in mine if result(run, places).is_file()}
         if not have:
-            lines.append(f"| {group} | `{row}` | missing | | | | | | |")
+            lines.append(f"| {group} | `{row}` | missing | | | | | |")
             continue
         against = "drawn" if group == "sweep" else group
         alone = {seed: result(Run(against, ALONE, None, seed), places) for seed in have}
@@ -253,7 +252,7 @@ def table(places: Places) -> list[str]:
         values = [one["AP"] for one in have.values()]
         lines.append(
             f"| {group} | `{row}` | {mean(values):.1f} | {error(values)} | {gain} | "
-            f"{mean(one['AP50'] for one in have.values()):.1f} | {mean(one['seconds'] for one in have.values()):.0f} | "
+            f"{mean(one['AP50'] for one in have.values()):.1f} | "
             f"{', '.join(map(str, sorted(have)))}{'' if len(have) == len(mine) else ' (others missing)'} |"
         )
     return lines
