@@ -99,7 +99,8 @@ def test_finds_what_torchvisions_own_model_finds(name: str, tmp_path: Path) -> N
         assert not named.all()
         # The second stage drops the unnamed slots after its last cut.
         assert ours_named == theirs_named
-        torch.testing.assert_close(ours.scores, theirs["scores"][named])
+        # The image itself enters ours channels last too, so the last bits differ: 1.4e-5 was seen.
+        torch.testing.assert_close(ours.scores, theirs["scores"][named], atol=5e-5, rtol=1e-5)
         torch.testing.assert_close(ours.boxes, theirs["boxes"][named], atol=1e-3, rtol=1e-4)
     else:
         kept = len(theirs_named)
