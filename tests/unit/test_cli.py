@@ -217,7 +217,9 @@ def test_a_refusal_of_the_system_is_told_without_a_traceback(
     job = replace_job(monkeypatch, "data", "check_data_job")
     job.side_effect = PermissionError(13, "Permission denied", "/nowhere/d")
     assert main(["data", "check", "d"]) == 2
-    assert capsys.readouterr().err.startswith("error: /nowhere/d must be a path that can be used, got: Permission denied.")
+    assert capsys.readouterr().err.startswith(
+        "error: /nowhere/d must be a path that can be used, got: Permission denied."
+    )
     job.side_effect = OSError("no file in it")
     with pytest.raises(OSError, match="no file in it"):
         main(["data", "check", "d"])
