@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -135,7 +135,7 @@ def _of_call(call: Call, text: str) -> Settings:
         where = "" if call.name == text.strip() else f" at position {call.at} of '{text}'"
         raise ConfigError(
             f"The method{where} must be one of {', '.join(known_methods())}, got '{call.name}'. "
-            f"{_closest(call.name, known_methods())}"
+            f"{suggestion(call.name, known_methods(), listed=True)}"
         )
     if call.name in RECIPES and call.inner:
         raise ConfigError(
@@ -160,24 +160,19 @@ def _filled(call: Call, settings_type: type[Any], text: str, fixed: Mapping[str,
         if key not in hints:
             raise ConfigError(
                 f"The keys of {call.name} in '{text}' must be among {', '.join(hints)}, got '{key}' at position "
-                f"{option.at}. {_closest(key, hints)}"
+                f"{option.at}. {suggestion(key, hints, listed=True)}"
             )
         found = _fit(option.value, hints[key])
         if found is None:
             words = [str(choice) for choice in _choices(hints[key])]
+            remedy = suggestion(str(option.value), words, listed=True) if words else "Change the value."
             raise ConfigError(
                 f"{key} at position {option.at} of '{text}' must be {' or '.join(_expected(hints[key]))}, got "
-                f"{_shown(option.value)}. {_closest(str(option.value), words) if words else 'Change the value.'}"
+                f"{_shown(option.value)}. {remedy}"
             )
         values[key] = found[0]
     settings: Settings = settings_type(**values)
     return settings
-
-
-def _closest(word: str, known: Iterable[str]) -> str:
-    """The remedy for a word of a list that the sentence has already named."""
-    said = suggestion(word, known)
-    return "Choose one of them." if said.startswith("Known") else said
 
 
 def _shown(value: object) -> str:
