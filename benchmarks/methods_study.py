@@ -58,9 +58,29 @@ DRAWN_ROWS = {
     SELF: "frs",
 }
 PHOTO_ROWS = {key: DRAWN_ROWS[key] for key in ("frs", "aid(frs)", "control of aid(frs)", "ikd(fgd)")}
-# Gains other than the published ones, for methods that the published gain does not help at this size.
-SWEEP: dict[str, str] = {}
-BEST_DRAWN = "ssim"
+BEST_DRAWN = "hint"
+# Choices that the sources leave open, on every seed.
+OPTIONS = {
+    "drawn": ("frs(scale=per_channel)", "ssim(rescale_over=channel)"),
+    "bccd": ("frs(scale=per_channel)", "ssim", "ssim(rescale_over=channel)"),
+}
+# Gains other than the published ones, for methods that these do not help at this size, on the first seed.
+SWEEP = {
+    "drawn": (
+        "fgd(strength=0.1)",
+        "fgd(strength=0.01)",
+        "attention(feature_gain=0.005)",
+        "attention(nonlocal_gain=0)",
+        "ikd(fgd(strength=0.01))",
+    ),
+    "bccd": (
+        "frs(feature_gain=0.001)",
+        "frs(class_gain=0.5)",
+        "frs(feature_gain=0.02, standardize=true)",
+        "fgd(strength=0.01)",
+        "ikd(fgd(strength=0.01))",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,10 @@ class Run:
     def name(self) -> str:
         return f"{self.group}/{re.sub(r'[^a-z0-9]+', '_', self.row.lower()).strip('_')}_{self.seed}"
 
+    @property
+    def data(self) -> str:
+        return self.group.removesuffix("_scratch").removesuffix("_changed")
+
 
 def planned() -> list[Run]:
     runs = []
@@ -87,7 +111,9 @@ def planned() -> list[Run]:
         for group in ("bccd", "carla_sim"):
             runs += [Run(group, row, method, seed) for row, method in rows.items()]
         runs += [Run("bccd_scratch", f"{family} alone", None, seed) for family in ("fcos", "gfl")]
-    runs += [Run("sweep", row, method, seed) for row, method in SWEEP.items() for seed in SEEDS[:1]]
+    for changed, seeds in ((OPTIONS, SEEDS), (SWEEP, SEEDS[:1])):
+        for group, methods in changed.items():
+            runs += [Run(f"{group}_changed", method, method, seed) for method in methods for seed in seeds]
     return runs
 
 
@@ -105,7 +131,7 @@ class Places:
 
 def train(run: Run, places: Places) -> dict[str, Any] | None:
     """Makes one run; None where something it needs is being made by another process."""
-    drawn = run.group in ("drawn", "sweep")
+    drawn = run.data == "drawn"
     teacher = drawn_teacher(run.seed, places) if drawn else photo_teacher(run, places)
     if teacher is None:
         return None
@@ -178,8 +204,7 @@ def drawn_settings(run: Run, places: Places) -> list[str]:
 
 def photo_group(run: Run) -> real_data.Group:
     scratch = run.group.endswith("_scratch")
-    data = run.group.removesuffix("_scratch")
-    return next(group for group in real_data.GROUPS if group.data == data and ("scratch" in group.name) == scratch)
+    return next(group for group in real_data.GROUPS if group.data == run.data and ("scratch" in group.name) == scratch)
 
 
 def photo_teacher(run: Run, places: Places) -> Path | None:
@@ -245,8 +270,7 @@ def table(places: Places) -> list[str]:
         if not have:
             lines.append(f"| {group} | `{row}` | missing | | | | | |")
             continue
-        against = "drawn" if group == "sweep" else group
-        alone = {seed: result(Run(against, ALONE, None, seed), places) for seed in have}
+        alone = {seed: result(Run(group.removesuffix("_changed"), ALONE, None, seed), places) for seed in have}
         pairs = [have[seed]["AP"] - read_json(file)["AP"] for seed, file in alone.items() if file.is_file()]
         gain = f"{mean(pairs):+.1f} | {error(pairs)}" if pairs and row != ALONE else " | "
         values = [one["AP"] for one in have.values()]
