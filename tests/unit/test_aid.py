@@ -87,6 +87,11 @@ def test_other_views_are_weighed_only_on_request_by_the_one_weight() -> None:
             "The loss_source of aid's control must be teacher_features, got student_features, whose mean changes as "
             "the student learns. Leave loss_source out.",
         ),
+        (
+            {"weigh_adversarial": True},
+            "aid's weigh_adversarial must be false for 'plain', whose terms all are on the clean view, got true. Wrap "
+            "the method in ikd inside aid, as in aid(ikd(frs), weigh_adversarial=true), or leave it out.",
+        ),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -133,10 +133,6 @@ def test_given_numbers_are_taken_as_they_are_and_zero_leaves_a_term_out() -> Non
             AttentionSettings(temperature=0.0),
             "The recipe's temperature must be a finite number above 0, got 0.0. Give one such as 0.1.",
         ),
-        (
-            AttentionSettings(feature_gain=0, channel_gain=0, cell_gain=0, nonlocal_gain=0),
-            "The gains of the recipe 'attention' must not all be 0, got 0 for all four. Leave one of them out.",
-        ),
     ],
 )
 def test_wrong_settings_are_refused(settings: AttentionSettings, message: str) -> None:

@@ -248,11 +248,6 @@ def test_a_gain_of_zero_leaves_its_term_out() -> None:
             "The recipe's temperature must be a finite number above 0, got 0.0. Give one such as 0.5.",
         ),
         (
-            FGDSettings(strength=0.0),
-            "The gains of the recipe 'fgd' must not all be 0, got 0 for every term. "
-            "Raise strength or one of the gains.",
-        ),
-        (
             FGDSettings(relation_gain=-1.0),
             "The recipe's relation_gain must be a finite number of at least 0, got -1.0. Give one such as 1.",
         ),

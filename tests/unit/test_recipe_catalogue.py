@@ -16,7 +16,6 @@ from detdistill.errors import ConfigError
 from detdistill.recipes import attention, fgd, ikd, mgd
 from detdistill.recipes.catalogue import RECIPES, WRAPPERS, build_recipe, describe, recipe_entry
 from detdistill.recipes.entries import settings_types
-from detdistill.recipes.features import feature_term
 from detdistill.recipes.frs import PUBLISHED_GAINS, FRSSettings
 from detdistill.recipes.hint import HintSettings
 from detdistill.recipes.ssim import SSIMSettings
@@ -210,6 +209,33 @@ def test_a_class_gain_of_zero_leaves_the_term_and_its_needs_out() -> None:
     assert build_recipe("frs", STUDENT, TEACHER).student_needs(CLEAN) == {Need.PYRAMID, Need.CLASS_LOGITS}
 
 
+def test_a_feature_gain_of_zero_leaves_the_class_term_alone() -> None:
+    recipe = build_recipe(FRSSettings(feature_gain=0), STUDENT, TEACHER)
+    assert [term.name for term in recipe.terms] == ["frs.classes"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "hint(gain=0)",
+        "ssim(gain=0)",
+        "mgd(gain=0)",
+        "ld(gain=0)",
+        "fgd(strength=0)",
+        "frs(feature_gain=0, class_gain=0)",
+        "attention(feature_gain=0, channel_gain=0, cell_gain=0, nonlocal_gain=0)",
+    ],
+)
+def test_a_method_without_any_gain_is_refused(method: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_recipe(method, STUDENT, TEACHER)
+    name = method.partition("(")[0]
+    assert str(caught.value) == (
+        f"At least one gain of the recipe '{name}' must be above 0, got 0 for every term. Raise one of them, or train "
+        "the student alone with detdistill train."
+    )
+
+
 def test_every_term_says_what_kind_of_knowledge_it_carries() -> None:
     kinds = {term.name: term.term.knowledge for name in RECIPES for term in build_recipe(name, STUDENT, TEACHER).terms}
     others = {
@@ -244,4 +270,3 @@ def test_the_relu_of_an_aligner_is_the_recipes_choice() -> None:
     for relu in (False, True):
         recipe = build_recipe(FRSSettings(relu=relu, class_gain=0), STUDENT, TEACHER)
         assert recipe.terms[0].term.align.relu is relu
-    assert callable(feature_term)

@@ -12,6 +12,23 @@ Normalize = Callable[[Tensor, Tensor, Tensor], Tensor]
 _TINY = torch.finfo(torch.float32).tiny
 
 
+def plain_sum(
+    cost: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"], inside: Bool[Tensor, "b 1 h w"]
+) -> Float[Tensor, " b"]:
+    """The sum over channels and cells, divided by nothing.
+
+    Args:
+        cost: cost times mask; gradients flow.
+        mask: not used.
+        inside: not used; the mask is 0 outside.
+
+    Returns:
+        One value ≥ 0 per image.
+    """
+    del mask, inside
+    return cost.flatten(1).sum(1)
+
+
 def by_cells(
     cost: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"], inside: Bool[Tensor, "b 1 h w"]
 ) -> Float[Tensor, " b"]:

@@ -102,8 +102,8 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
     Raises:
         CapabilityError: the teacher has no loss on a level that is weighed, or its heads cannot read the student's
             features.
-        ConfigError: an unknown granularity or loss source, an alpha below 0, a recipe that is weighed already, or a
-            control of a weight that reads the student.
+        ConfigError: an unknown granularity or loss source, an alpha below 0, a recipe that is weighed already, a
+            control of a weight that reads the student, or `weigh_adversarial` without a term on another view.
 
     Needs:
         A teacher that gives the class and box loss of each image and level; RetinaNet, FCOS, GFL and Faster R-CNN
@@ -134,6 +134,11 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         raise ConfigError(
             f"The terms of '{recipe.name}' must be free of weights for aid to weigh them, got weights on {weighed}. "
             "Wrap the method in aid once."
+        )
+    if settings.weigh_adversarial and all(term.view == CLEAN for term in recipe.terms):
+        raise ConfigError(
+            f"aid's weigh_adversarial must be false for '{recipe.name}', whose terms all are on the clean view, got "
+            "true. Wrap the method in ikd inside aid, as in aid(ikd(frs), weigh_adversarial=true), or leave it out."
         )
     if features is Features.STUDENT:
         _require_equal_pyramids(student, teacher)

@@ -24,7 +24,7 @@ from detdistill.recipes.attention_terms import (
     Relations,
     stride_key,
 )
-from detdistill.recipes.features import require_gain, require_one_of
+from detdistill.recipes.features import recipe_of, require_gain, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +158,10 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
     for name, residual, given, default in zip(_NAMES, made, gains, defaults, strict=True):
         gain = factor * default if given is None else given
         require_gain(f"gain of attention.{name}", gain)
-        if gain > 0:
-            coupled = settings.coupling == "batch"
-            term = NormTerm(residual(), strides=parts.strides, coupled=coupled, normalize=settings.normalize)
-            terms.append(WeightedTerm(name=f"attention.{name}", term=term, gain=gain))
-    if not terms:
-        raise ConfigError(
-            "The gains of the recipe 'attention' must not all be 0, got 0 for all four. Leave one of them out."
-        )
-    return Recipe(name="attention", terms=tuple(terms))
+        coupled = settings.coupling == "batch"
+        term = NormTerm(residual(), strides=parts.strides, coupled=coupled, normalize=settings.normalize)
+        terms.append(WeightedTerm(name=f"attention.{name}", term=term, gain=gain))
+    return recipe_of("attention", terms)
 
 
 class _Parts:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from torch import nn
 
 from detdistill.detectors.base import DetectorSpec
+from detdistill.distill.recipe import Recipe, WeightedTerm
 from detdistill.distill.term import CellTerm, Compare, Focus, Normalize, shared_strides
 from detdistill.errors import ConfigError
 from detdistill.parts import select
@@ -72,6 +73,21 @@ def feature_term(
         student_needs=frozenset({Need.PYRAMID}),
         teacher_needs=frozenset({Need.PYRAMID}) | focus_needs,
     )
+
+
+def recipe_of(name: str, terms: Iterable[WeightedTerm]) -> Recipe:
+    """The recipe of the terms that count: a gain of 0 leaves its term out.
+
+    Raises:
+        ConfigError: every gain is 0.
+    """
+    counting = tuple(term for term in terms if term.gain > 0)
+    if not counting:
+        raise ConfigError(
+            f"At least one gain of the recipe '{name}' must be above 0, got 0 for every term. Raise one of them, or "
+            "train the student alone with detdistill train."
+        )
+    return Recipe(name=name, terms=counting)
 
 
 def require_one_of(name: str, value: object, known: Collection[object]) -> None:

@@ -20,7 +20,8 @@ from detdistill.parts.attention import channel_attention, spatial_attention
 from detdistill.parts.box_masks import background, foreground
 from detdistill.parts.context import ContextBlock
 from detdistill.parts.focus import inside_cells, inside_image
-from detdistill.recipes.features import require_gain
+from detdistill.parts.normalize import plain_sum
+from detdistill.recipes.features import recipe_of, require_gain
 from detdistill.recipes.paired import aligner_for, paired_levels
 from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid
 
@@ -122,7 +123,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
             align=align,
             compare=measure,
             focus=focus,
-            normalize=_summed,
+            normalize=plain_sum,
             inside=inside_image,
             strides=strides,
             student_needs=frozenset({Need.PYRAMID}),
@@ -139,7 +140,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
         ("fgd.attention", cell_term(attention, inside_image), numbers.attention),
         ("fgd.relation", GlobalRelation(align, strides=strides, channels=teacher.pyramid.channels), numbers.relation),
     )
-    return Recipe(name="fgd", terms=tuple(WeightedTerm(name, term, gain) for name, term, gain in terms if gain > 0))
+    return recipe_of("fgd", [WeightedTerm(name, term, gain) for name, term, gain in terms])
 
 
 class GlobalRelation(Term):
@@ -205,12 +206,6 @@ def _attention_difference(ours: Tensor, theirs: Tensor, inside: Tensor, *, tempe
     return cells + channels.sum(dim=1, keepdim=True) / inside.sum(dim=(2, 3), keepdim=True).clamp(min=1)
 
 
-def _summed(cost: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
-    """The plain sum over channels and cells, each image alone."""
-    del mask, inside
-    return cost.flatten(1).sum(1)
-
-
 def _numbers(student: DetectorSpec, settings: FGDSettings) -> FGDNumbers:
     published = PUBLISHED_NUMBERS.get(student.family, _TWO_STAGE if student.two_stage else _ANCHORS)
     temperature = published.temperature if settings.temperature is None else settings.temperature
@@ -219,7 +214,7 @@ def _numbers(student: DetectorSpec, settings: FGDSettings) -> FGDNumbers:
             f"The recipe's temperature must be a finite number above 0, got {temperature}. Give one such as 0.5."
         )
     require_gain("strength", settings.strength)
-    numbers = FGDNumbers(
+    return FGDNumbers(
         foreground=_gain("foreground_gain", settings.foreground_gain, published.foreground) * settings.strength,
         background=_gain("background_gain", settings.background_gain, published.background) * settings.strength,
         attention=_gain("attention_gain", settings.attention_gain, published.attention) * settings.strength,
@@ -227,11 +222,6 @@ def _numbers(student: DetectorSpec, settings: FGDSettings) -> FGDNumbers:
         temperature=temperature,
         levels=published.levels,
     )
-    if not any((numbers.foreground, numbers.background, numbers.attention, numbers.relation)):
-        raise ConfigError(
-            "The gains of the recipe 'fgd' must not all be 0, got 0 for every term. Raise strength or one of the gains."
-        )
-    return numbers
 
 
 def _gain(name: str, ours: float | None, published: float) -> float:

@@ -14,7 +14,7 @@ from detdistill.errors import ConfigError
 from detdistill.parts import compare, normalize, select
 from detdistill.parts.align import IdentityAlign
 from detdistill.parts.focus import inside_image, richness
-from detdistill.recipes.features import feature_term, require_gain, require_one_of
+from detdistill.recipes.features import feature_term, recipe_of, require_gain, require_one_of
 from detdistill.types import ClassKind, Knowledge, Need
 
 PUBLISHED_GAINS = {
@@ -35,8 +35,9 @@ class FRSSettings:
     """Numbers of the recipe `frs`.
 
     Attributes:
-        feature_gain: multiplier of the feature term; None takes the published one of the student's family.
-        class_gain: multiplier of the class term; None takes the published one; 0 leaves the term out.
+        feature_gain: multiplier of the feature term; None takes the published one of the student's family, 0 leaves
+            the term out.
+        class_gain: multiplier of the class term; None and 0 as above.
         warmup_steps: both gains grow from 0 over this many steps, at most 5 % of the run.
         normalizer: divide by the mask's mass of each image, or of the whole batch as the source does.
         scale: ``"source"`` keeps the sums over channels and classes; ``"per_channel"`` multiplies them to the
@@ -71,11 +72,11 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         settings: the numbers.
 
     Returns:
-        A recipe of the terms `frs.features` and, unless its gain is 0, `frs.classes`.
+        A recipe of the terms `frs.features` and `frs.classes`, each unless its gain is 0.
 
     Raises:
         CapabilityError: no shared stride, no class scores, or class scores of another layout.
-        ConfigError: an unknown aligner, normalizer or scale, or a negative gain or warm-up.
+        ConfigError: an unknown aligner, normalizer or scale, a negative gain or warm-up, or no gain above 0.
 
     Needs:
         Feature pyramids with a shared stride; dense class logits from the teacher; for the class term the same
@@ -119,7 +120,7 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         class_scale = _class_scale(student) if scaled else 1.0
         classes = _class_term(student, teacher, divide)
         terms.append(WeightedTerm("frs.classes", classes, class_gain * class_scale, warm_up=warm_up))
-    return Recipe(name="frs", terms=tuple(terms))
+    return recipe_of("frs", terms)
 
 
 def _standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:

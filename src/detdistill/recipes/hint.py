@@ -10,7 +10,7 @@ from torch import Tensor
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distill.recipe import Recipe, WeightedTerm
 from detdistill.parts import compare, normalize
-from detdistill.recipes.features import feature_term, require_gain, require_one_of
+from detdistill.recipes.features import feature_term, recipe_of, require_gain, require_one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
-        ConfigError: an unknown aligner or exponent, or a negative gain.
+        ConfigError: an unknown aligner or exponent, or a gain that is not above 0.
 
     Needs:
         Feature pyramids with at least one shared stride; any two detectors have them.
@@ -73,4 +73,4 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
         compare=standardized if settings.normalized else measure,
         normalize=normalize.by_cells,
     )
-    return Recipe(name="hint", terms=(WeightedTerm(name="hint.features", term=term, gain=settings.gain),))
+    return recipe_of("hint", [WeightedTerm(name="hint.features", term=term, gain=settings.gain)])

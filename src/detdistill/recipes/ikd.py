@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
 from detdistill.detectors.base import DetectorSpec
@@ -16,6 +16,7 @@ from detdistill.errors import ConfigError
 from detdistill.parts import compare, select
 from detdistill.parts.align import ConvAlign, IdentityAlign
 from detdistill.parts.focus import inside_image
+from detdistill.parts.normalize import plain_sum
 from detdistill.recipes.attack import AdversarialTwins, AttackSettings
 from detdistill.recipes.features import require_gain
 from detdistill.types import Knowledge, Need
@@ -175,15 +176,9 @@ def _adversarial_term(student: DetectorSpec, teacher: DetectorSpec) -> CellTerm:
         align=align,
         compare=compare.squared,
         focus=inside_image,
-        normalize=_sum,
+        normalize=plain_sum,
         inside=inside_image,
         strides=strides,
         student_needs=frozenset({Need.PYRAMID}),
         teacher_needs=frozenset({Need.PYRAMID}),
     )
-
-
-def _sum(cost: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
-    """Each image's sum over channels and cells."""
-    del mask, inside
-    return cost.flatten(1).sum(1)

@@ -16,7 +16,7 @@ from detdistill.distill.term import Term, levels_at, require_equal_class_layouts
 from detdistill.errors import CapabilityError, ConfigError, ShapeError
 from detdistill.gfl.assign import Cells, make_cells, match_by_atss, valuable_region
 from detdistill.parts.distributions import softened_divergence
-from detdistill.recipes.features import require_gain
+from detdistill.recipes.features import recipe_of, require_gain
 from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid
 
 _FEWEST_CLASSES = 2
@@ -65,7 +65,7 @@ def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings)
     Raises:
         CapabilityError: no box distributions, or of another layout; for `ld.classes` class scores of another layout
             or of a single class.
-        ConfigError: a gain is negative, or a temperature is not positive.
+        ConfigError: a gain is negative or all are 0, or a temperature is not positive.
 
     Needs:
         Box distributions with the same number of bins on both sides, which the family `gfl` offers, and class
@@ -111,7 +111,7 @@ def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings)
             temperature=settings.class_temperature,
         )
         terms.append(WeightedTerm("ld.classes", classes, settings.class_gain))
-    return Recipe(name="ld", terms=tuple(terms))
+    return recipe_of("ld", terms)
 
 
 @final

@@ -16,7 +16,7 @@ from detdistill.distill.term import Term, shared_strides
 from detdistill.errors import ConfigError
 from detdistill.parts.align import Align
 from detdistill.parts.generation import Generation, kept_cells
-from detdistill.recipes.features import require_gain
+from detdistill.recipes.features import recipe_of, require_gain
 from detdistill.recipes.paired import aligner_for, paired_levels
 from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation
 
@@ -68,7 +68,7 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
-        ConfigError: an unknown aligner, a negative gain, or a `drop` outside [0, 1).
+        ConfigError: an unknown aligner, a gain that is not above 0, or a `drop` outside [0, 1).
 
     Needs:
         Feature pyramids with at least one shared stride; any two detectors have them. With a two-stage student the
@@ -98,7 +98,7 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
         channels=teacher.pyramid.channels,
         drop=drop,
     )
-    return Recipe(name="mgd", terms=(WeightedTerm(name="mgd.features", term=term, gain=gain),))
+    return recipe_of("mgd", [WeightedTerm(name="mgd.features", term=term, gain=gain)])
 
 
 class MaskedGeneration(Term):

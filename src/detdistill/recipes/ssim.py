@@ -12,7 +12,7 @@ from detdistill.distill.recipe import Recipe, WeightedTerm
 from detdistill.parts import normalize
 from detdistill.parts.compare import rescale
 from detdistill.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
-from detdistill.recipes.features import feature_term, require_gain, require_one_of
+from detdistill.recipes.features import feature_term, recipe_of, require_gain, require_one_of
 
 _AXES = {"image": (1, 2, 3), "channel": (2, 3), "batch": (0, 1, 2, 3)}
 
@@ -58,7 +58,7 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
         ConfigError: an even window, an exponent other than 0 and 1, an unknown aligner or rescaling, or a
-            negative gain.
+            gain that is not above 0.
 
     Needs:
         Feature pyramids with at least one shared stride; any two detectors have them.
@@ -93,4 +93,4 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
         compare=structural,
         normalize=normalize.by_cells,
     )
-    return Recipe(name="ssim", terms=(WeightedTerm(name="ssim.features", term=term, gain=settings.gain),))
+    return recipe_of("ssim", [WeightedTerm(name="ssim.features", term=term, gain=settings.gain)])
