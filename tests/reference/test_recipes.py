@@ -46,7 +46,8 @@ def aligned(recipe: Recipe, maps: Tensor, stride: int) -> Tensor:
     assert isinstance(align, ConvAlign)
     conv = align.convs[f"stride_{stride}"]
     assert isinstance(conv, nn.Conv2d)
-    return F.conv2d(maps[None], conv.weight, conv.bias, padding=conv.padding)[0]
+    made = F.conv2d(maps[None], conv.weight, conv.bias, padding=conv.padding)[0]
+    return made.clamp(min=0) if align.relu else made
 
 
 def standardize(channel: Tensor) -> Tensor:
@@ -77,6 +78,10 @@ def slow_frs(recipe: Recipe, student: Observation, teacher: Observation, setting
     assert student.class_logits is not None
     assert teacher.class_logits is not None
     total = torch.zeros(())
+    feature_gain, class_gain = 0.005, 0.02
+    if settings.scale == "per_channel":
+        feature_gain *= 256 / teacher.pyramid.levels[0].shape[1]
+        class_gain *= 9 * 80 / teacher.class_logits.levels[0][0, ..., 0, 0].numel()
     for image in range(len(SIZES)):
         for level, stride in enumerate(STRIDES):
             s = aligned(recipe, cut(student.pyramid.levels[level], image, stride), stride)
@@ -97,7 +102,7 @@ def slow_frs(recipe: Recipe, student: Observation, teacher: Observation, setting
                             target, score = q[a, k, y, x], p[a, k, y, x]
                             bce = -(target * score.log() + (1 - target) * (1 - score).log())
                             classes = classes + mask * bce
-            total = total + (0.005 * features / mass + 0.02 * classes / mass) / len(SIZES)
+            total = total + (feature_gain * features / mass + class_gain * classes / mass) / len(SIZES)
     return total
 
 
@@ -125,12 +130,25 @@ def slow_blur(maps: Tensor, window: int) -> Tensor:
     return torch.stack(rows).reshape(height, width)
 
 
+def unit_range(images: list[Tensor], over: str) -> list[Tensor]:
+    """Every image's maps (c, h, w), moved by the least and the greatest of the values that go together."""
+    rescaled = []
+    for maps in images:
+        together = {"channel": maps.flatten(1), "image": maps.reshape(1, -1), "batch": None}[over]
+        if together is None:
+            together = torch.cat([every.flatten() for every in images])[None]
+        low, high = together.amin(1)[:, None, None], together.amax(1)[:, None, None]
+        rescaled.append((maps - low) / (high - low + 1e-8))
+    return rescaled
+
+
 def slow_ssim(recipe: Recipe, student: Observation, teacher: Observation, settings: SSIMSettings) -> Tensor:
     total = torch.zeros(())
-    for image in range(len(SIZES)):
-        for stride, ours, theirs in zip(STRIDES, student.pyramid.levels, teacher.pyramid.levels, strict=True):
-            s, t = aligned(recipe, cut(ours, image, stride), stride), cut(theirs, image, stride)
-            s, t = ((maps - maps.min()) / (maps.max() - maps.min() + 1e-8) for maps in (s, t))
+    for stride, ours, theirs in zip(STRIDES, student.pyramid.levels, teacher.pyramid.levels, strict=True):
+        images_s = [aligned(recipe, cut(ours, image, stride), stride) for image in range(len(SIZES))]
+        images_t = [cut(theirs, image, stride) for image in range(len(SIZES))]
+        over = settings.rescale_over
+        for s, t in zip(unit_range(images_s, over), unit_range(images_t, over), strict=True):
             channels = []
             for x, y in zip(s, t, strict=True):
                 mean_x, mean_y = slow_blur(x, settings.window), slow_blur(y, settings.window)
@@ -147,10 +165,14 @@ def slow_ssim(recipe: Recipe, student: Observation, teacher: Observation, settin
 CASES = [
     ("hint", build_hint, slow_hint, HintSettings(p=1, normalized=False)),
     ("hint", build_hint, slow_hint, HintSettings(p=2, normalized=False)),
+    ("hint", build_hint, slow_hint, HintSettings(p=1, normalized=True)),
     ("hint", build_hint, slow_hint, HintSettings(p=2, normalized=True)),
     ("frs", build_frs, slow_frs, FRSSettings()),
     ("frs", build_frs, slow_frs, FRSSettings(standardize=True, aligner="conv1x1")),
+    ("frs", build_frs, slow_frs, FRSSettings(scale="per_channel", relu=True)),
     ("ssim", build_ssim, slow_ssim, SSIMSettings(window=5)),
+    ("ssim", build_ssim, slow_ssim, SSIMSettings(window=5, rescale_over="channel")),
+    ("ssim", build_ssim, slow_ssim, SSIMSettings(window=5, rescale_over="batch")),
 ]
 
 
