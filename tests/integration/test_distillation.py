@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import detdistill.jobs.distill as distilling
 from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
@@ -33,8 +32,8 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
 from detdistill.recipes.catalogue import RECIPES, build_recipe
 from detdistill.train.logs import read_rows
-from detdistill.types import Batch
 from scenes_in_memory import tiny_student, tiny_teacher
+from watched_jobs import Watcher, Witness
 
 SMALL = [
     "student.head_depth=1",
@@ -55,30 +54,9 @@ TEACHER = ["student.fpn_channels=24", "seed=9"]
 
 
 @dataclass
-class Watcher:
-    """Everything the job said."""
+class TeacherWitness(Witness):
+    """Also the teachers that a training held, and their digests when it got them."""
 
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
-        self.lines.append(f"{what}: {total}")
-
-    def advance(self, done: int, note: str = "") -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-@dataclass
-class Witness:
-    """What a training began with and was fed, and the teacher it held."""
-
-    begun: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    fed: dict[str, list[Batch]] = field(default_factory=dict)
     teachers: list[FrozenTeacher] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
 
@@ -87,22 +65,6 @@ class Witness:
         self.teachers.append(teacher)
         self.digests.append(teacher.digest())
         return teacher
-
-    def train(self, step: nn.Module, settings: Any, **options: Any) -> Any:
-        name, loader = options["folder"].name, options["loader"]
-        self.begun[name] = {key: tensor.clone() for key, tensor in step.student.state_dict().items()}
-        self.fed[name] = []
-
-        def noted(start: int, rank: int, ranks: int) -> Iterator[Batch]:
-            batches: Iterable[Batch] = loader(start, rank, ranks)
-            for batch in batches:
-                self.fed[name].append(batch)
-                yield batch
-
-        return fitting_train(step, settings, **{**options, "loader": noted})
-
-
-fitting_train = fitting.train
 
 
 @dataclass(frozen=True)
@@ -113,7 +75,7 @@ class Lab:
     config: RunConfig
     outcome: DistillOutcome
     watcher: Watcher
-    witness: Witness
+    witness: TeacherWitness
     teacher_files: dict[str, str]
 
 
@@ -140,7 +102,7 @@ def distillation(folder: Path, out: str, *changes: str, method: str = "frs", **o
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("lab")
     draw_data(folder / "data")
-    witness, watcher = Witness(), Watcher()
+    witness, watcher = TeacherWitness(), Watcher()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "train", witness.train)
         patch.setattr(distilling, "FrozenTeacher", witness.frozen)

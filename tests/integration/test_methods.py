@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from coco_by_hand import TRAIN, draw_data
 from detdistill.cli import main
 from detdistill.config.run_file import read_run_config
 from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
-from detdistill.jobs import distill, fitting, train
+from detdistill.jobs import fitting
 from detdistill.jobs.distill import distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
 from detdistill.train.logs import read_rows
-from detdistill.types import Batch
+from watched_jobs import Watcher, Witness, no_curves
 
 SMALL = [
     "student.head_depth=1",
@@ -38,57 +36,9 @@ NARROW, WIDE = ["student.fpn_channels=16", "seed=4"], ["student.fpn_channels=24"
 EVERYTHING = "aid(ikd(frs(warmup_steps=0) + ssim, attack_steps=1), control=true)"
 
 
-@dataclass
-class Watcher:
-    """Everything a job said."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
-        self.lines.append(f"{what}: {total}")
-
-    def advance(self, done: int, note: str = "") -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-
-@dataclass
-class Witness:
-    """What trainings began with and were fed, by run folder."""
-
-    begun: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    fed: dict[str, list[Batch]] = field(default_factory=dict)
-
-    def train(self, step: nn.Module, settings: Any, **options: Any) -> Any:
-        name, loader = options["folder"].name, options["loader"]
-        self.begun[name] = {key: tensor.clone() for key, tensor in step.student.state_dict().items()}
-        self.fed[name] = []
-
-        def noted(start: int, rank: int, ranks: int) -> Iterator[Batch]:
-            for batch in loader(start, rank, ranks):
-                self.fed[name].append(batch)
-                yield batch
-
-        return real_train(step, settings, **{**options, "loader": noted})
-
-
-real_train = fitting.train
-
-
 @pytest.fixture(scope="module", autouse=True)
-def no_curves() -> Iterator[None]:
-    """Most of a tiny run's time goes into drawing its curves, which others test."""
-    with pytest.MonkeyPatch.context() as patch:
-        for job in (distill, train):
-            patch.setattr(job, "learning_curves", lambda *_given: None)
+def quick() -> Iterator[None]:
+    with no_curves():
         yield
 
 

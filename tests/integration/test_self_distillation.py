@@ -18,11 +18,12 @@ from detdistill.config.run_file import read_run_config
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
-from detdistill.jobs import distill, fitting, generations, train
+from detdistill.jobs import fitting, generations
 from detdistill.jobs.generations import generations_job
 from detdistill.jobs.train import train_job
 from detdistill.train.run import _Run
 from detdistill.train.signals import Interrupted
+from watched_jobs import no_curves
 
 SMALL = [
     "train.batch_size=4",
@@ -37,11 +38,9 @@ CHAIN = ("generation_1", "generation_2")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_curves() -> Iterator[None]:
-    """Most of a tiny run's time goes into drawing its curves; the chain of the fixture draws its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for job in (distill, train):
-            patch.setattr(job, "learning_curves", lambda *_given: None)
+def quick() -> Iterator[None]:
+    """Without the curves of each run; the chain of the fixture draws its own."""
+    with no_curves():
         yield
 
 

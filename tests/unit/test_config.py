@@ -12,11 +12,12 @@ from detdistill.config.overrides import apply_override, merge, parse_override
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.settings import parse_detector
 from detdistill.errors import ConfigError
-from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
+from detdistill.jobs.settings import DataSettings, StudentChoice
 from detdistill.recipes.catalogue import RECIPES, WRAPPERS
 from detdistill.recipes.frs import FRSSettings
 from detdistill.strict_yaml import dump_yaml, load_yaml, parse_yaml
 from detdistill.train.settings import TrainSettings
+from run_files import distil, refusal, run_file
 
 FILE = """
 data:
@@ -37,21 +38,7 @@ out: runs/x
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "run.yaml"
-    path.write_text(FILE)
-    return path
-
-
-def distil(file: Path | None, *settings: str, **options: object) -> RunConfig:
-    return read_run_config(
-        file, settings, purpose="distill", options={k.replace("__", "."): v for k, v in options.items()}
-    )
-
-
-def refusal(file: Path | None, *settings: str, **options: object) -> str:
-    with pytest.raises(ConfigError) as refused:
-        distil(file, *settings, **options)
-    return str(refused.value)
+    return run_file(tmp_path, FILE)
 
 
 # --- YAML -----------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from detdistill.jobs.settings import RunConfig, StudentChoice, TwinSettings
 from detdistill.recipes.aid import AIDSettings
 from detdistill.recipes.catalogue import SumSettings
 from detdistill.recipes.frs import FRSSettings
+from run_files import distil, refusal, run_file
 
 FILE = """
 data: {folder: scenes}
@@ -32,21 +33,7 @@ out: runs/x
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "run.yaml"
-    path.write_text(FILE)
-    return path
-
-
-def distil(file: Path | None, *settings: str, **options: object) -> RunConfig:
-    return read_run_config(
-        file, settings, purpose="distill", options={k.replace("__", "."): v for k, v in options.items()}
-    )
-
-
-def refusal(file: Path | None, *settings: str) -> str:
-    with pytest.raises(ConfigError) as refused:
-        distil(file, *settings)
-    return str(refused.value)
+    return run_file(tmp_path, FILE)
 
 
 # --- methods that are made of others --------------------------------------------------------------------------------

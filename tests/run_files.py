@@ -1,0 +1,32 @@
+"""Config files of a distillation, read and refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detdistill.config import read_run_config
+from detdistill.errors import ConfigError
+from detdistill.jobs.settings import RunConfig
+
+
+def run_file(folder: Path, text: str) -> Path:
+    """The file of that text."""
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def distil(file: Path | None, *settings: str, **options: object) -> RunConfig:
+    """The distillation's configuration; two underscores in an option's name are a dot."""
+    return read_run_config(
+        file, settings, purpose="distill", options={k.replace("__", "."): v for k, v in options.items()}
+    )
+
+
+def refusal(file: Path | None, *settings: str, **options: object) -> str:
+    """What the refused configuration's error says."""
+    with pytest.raises(ConfigError) as refused:
+        distil(file, *settings, **options)
+    return str(refused.value)
