@@ -39,6 +39,7 @@ from detdistill.progress import ScreenProgress  # noqa: E402
 SEEDS = (0, 1, 2)
 ALONE, SDA, SELF = "alone", "alone + SDA", "self-distillation (frs)"
 DRAWN_STEPS = 200
+SHARES = ("noise_eligible", "noised_expected", "cropped")
 
 DRAWN_ROWS = {
     "hint": "hint",
@@ -279,6 +280,17 @@ def table(places: Places) -> list[str]:
             f"{mean(one['AP50'] for one in have.values()):.1f} | "
             f"{', '.join(map(str, sorted(have)))}{'' if len(have) == len(mine) else ' (others missing)'} |"
         )
+    return [*lines, "", *shares(runs, places)]
+
+
+def shares(runs: list[Run], places: Places) -> list[str]:
+    """How many images `alone + SDA` and `ikd(...)` change, which the sizes of the boxes decide."""
+    lines = ["| data | images that may be noised | noised | cropped |", "|---|---|---|---|"]
+    for data in dict.fromkeys(run.data for run in runs):
+        done = [read_json(result(run, places)) for run in runs if run.data == data and result(run, places).is_file()]
+        found = [one["sample_specific"] for one in done if one["sample_specific"]]
+        cells = [f"{mean(one[key] for one in found):.0%}" for key in SHARES] if found else ["missing", "", ""]
+        lines.append(f"| {data} | {' | '.join(cells)} |")
     return lines
 
 
