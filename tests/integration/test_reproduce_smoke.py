@@ -10,7 +10,7 @@ from PIL import Image
 
 from detdistill.data.scenes import make_scenes
 from detdistill.errors import ConfigError
-from detdistill.jobs import paper_data
+from detdistill.jobs.papers import data as paper_data
 from detdistill.jobs.pictures import pictures_job
 from detdistill.jobs.reproduce import reproduce_job
 

@@ -13,10 +13,10 @@ from detdistill.errors import ConfigError
 from detdistill.files import read_json, write_json
 from detdistill.jobs import reproduce
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
-from detdistill.jobs.paper_data import PreparedData
-from detdistill.jobs.paper_rows import PAPERS, PaperRow, chosen_rows, papers_folder, read_paper
-from detdistill.jobs.paper_runs import in_order, row_runs, smoke_detector
-from detdistill.jobs.paper_table import SMOKE_HEADLINE
+from detdistill.jobs.papers.data import PreparedData
+from detdistill.jobs.papers.rows import PAPERS, PaperRow, chosen_rows, papers_folder, read_paper
+from detdistill.jobs.papers.runs import in_order, row_runs, smoke_detector
+from detdistill.jobs.papers.table import SMOKE_HEADLINE
 from detdistill.jobs.reproduce import reproduce_job
 from detdistill.jobs.settings import RunConfig
 

@@ -15,11 +15,11 @@ from detdistill.files import read_json, write_json, write_text
 from detdistill.jobs.distill import DISTILLED, distill_job
 from detdistill.jobs.fitting import RESULTS, device_of
 from detdistill.jobs.opening import measure, open_data
-from detdistill.jobs.paper_data import PreparedData, full_data, smoke_data
-from detdistill.jobs.paper_plan import Plan, make_plan, require_room
-from detdistill.jobs.paper_rows import Metric, PaperRow, chosen_rows, read_paper
-from detdistill.jobs.paper_runs import PaperRun, Scale, in_order, row_runs
-from detdistill.jobs.paper_table import ReproduceOutcome, differences_of, notes_of, table_lines
+from detdistill.jobs.papers.data import PreparedData, full_data, smoke_data
+from detdistill.jobs.papers.plan import Plan, make_plan, require_room
+from detdistill.jobs.papers.rows import Metric, PaperRow, chosen_rows, read_paper
+from detdistill.jobs.papers.runs import PaperRun, Scale, in_order, row_runs
+from detdistill.jobs.papers.table import ReproduceOutcome, differences_of, notes_of, table_lines
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import STUDENT, train_job
 from detdistill.progress import Progress, Silence

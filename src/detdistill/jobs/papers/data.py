@@ -22,7 +22,7 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.evaluate.coco import coco_dict
 from detdistill.files import atomic_folder, read_json, write_json
 from detdistill.jobs.opening import read_split
-from detdistill.jobs.paper_rows import DataName
+from detdistill.jobs.papers.rows import DataName
 from detdistill.progress import Progress
 
 MADE_FROM = "made_from.json"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
-from detdistill.jobs.paper_data import PreparedData
-from detdistill.jobs.paper_plan import Plan
-from detdistill.jobs.paper_rows import Metric, Paper, PaperRow
-from detdistill.jobs.paper_runs import SMOKE_STEPS_AN_EPOCH, RowRuns, Scale
+from detdistill.jobs.papers.data import PreparedData
+from detdistill.jobs.papers.plan import Plan
+from detdistill.jobs.papers.rows import Metric, Paper, PaperRow
+from detdistill.jobs.papers.runs import SMOKE_STEPS_AN_EPOCH, RowRuns, Scale
 from detdistill.report.tables import Cell, Table
 
 SMOKE_HEADLINE = "smoke: these figures test the code, not the paper"

@@ -14,8 +14,8 @@ from typing import Any, Literal
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.settings import DetectorSettings, Family, family_settings, parse_detector
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
-from detdistill.jobs.paper_data import PreparedData
-from detdistill.jobs.paper_rows import DataName, PaperModel, PaperRow
+from detdistill.jobs.papers.data import PreparedData
+from detdistill.jobs.papers.rows import DataName, PaperModel, PaperRow
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings, TwinSettings
 from detdistill.recipes.composition import method_name, structure
 from detdistill.train.settings import FREE_ON_RESUME, TrainSettings

@@ -18,8 +18,8 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.distill.step import SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.jobs.opening import available_device
-from detdistill.jobs.paper_data import PreparedData
-from detdistill.jobs.paper_runs import PaperRun
+from detdistill.jobs.papers.data import PreparedData
+from detdistill.jobs.papers.runs import PaperRun
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.recipes.composition import structure
