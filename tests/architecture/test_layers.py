@@ -27,7 +27,7 @@ PLAIN_PARTS = {
     "align": {"Align", "IdentityAlign", "ConvAlign"},
     "compare": {"squared", "absolute", "bce"},
     "focus": {"inside_cells", "inside_image"},
-    "normalize": {"by_cells", "by_mask_sum", "by_batch_mask_sum"},
+    "normalize": {"plain_sum", "by_cells", "by_mask_sum", "by_batch_mask_sum"},
     "select": {"pyramid", "class_logits"},
     "structural": {"Components", "gaussian_taps", "reflecting_blur", "dissimilarity"},
 }
