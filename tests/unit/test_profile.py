@@ -11,6 +11,8 @@ from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.complexity import FEATURES, HEADS, SECOND_STAGE, complexity, seconds_per_image
 from detdistill.detectors.saved import save_detector
 from detdistill.errors import ConfigError
+from detdistill.jobs.papers.complexity import complexity_text, count_complexity
+from detdistill.jobs.papers.rows import Paper, PublishedComplexity, read_paper
 from detdistill.jobs.profile import profile_job
 
 
@@ -19,12 +21,7 @@ def build(name: str, classes: int = 3, **changes: object) -> torch.nn.Module:
 
 
 # AID's table 3. Its multiply-adds, there called GFLOPs, fit 224 x 224 pixels.
-TABLE_3 = {
-    "faster_rcnn/resnet50": (41.17, 23.40),
-    "faster_rcnn/resnet101": (60.17, 27.13),
-    "gfl/resnet50": (32.06, 10.07),
-    "gfl/resnet101": (51.05, 13.79),
-}
+TABLE_3 = {said.detector: (said.parameters, said.gflops) for said in read_paper("aid")[0].complexity}
 
 
 @pytest.mark.parametrize("name", TABLE_3)
@@ -35,6 +32,18 @@ def test_detectors_stand_beside_aids_table(name):
     assert found.parameters / 1e6 == pytest.approx(millions, rel=0.02)
     assert found.total_macs / 1e9 == pytest.approx(billions, rel=0.02)
     assert found.proposals == (1000 if name.startswith("faster") else None)
+
+
+def test_a_papers_table_of_costs_stands_beside_ours():
+    said = PublishedComplexity("fcos/tiny", parameters=0.5, gflops=0.25, classes=2, pixels=64)
+    own = complexity(build("fcos/tiny", classes=2), height=64, width=64)
+    (line,) = count_complexity(Paper("a paper", "made up", complexity=(said,)))
+    assert (line.published, line.parameters, line.gflops) == (said, own.parameters / 1e6, own.total_macs / 1e9)
+    header, _, row, empty = complexity_text([line])
+    assert header.split() == ["detector", "classes", "pixels", "parameters,", "M", "ours", "GFLOPs", "ours"]
+    assert row.split() == ["fcos/tiny", "2", "64", "0.50", f"{line.parameters:.2f}", "0.25", f"{line.gflops:.2f}"]
+    assert empty == ""
+    assert complexity_text([]) == []
 
 
 @pytest.mark.slow

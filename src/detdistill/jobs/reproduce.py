@@ -15,6 +15,7 @@ from detdistill.files import read_json, write_json, write_text
 from detdistill.jobs.distill import DISTILLED, distill_job
 from detdistill.jobs.fitting import RESULTS, device_of
 from detdistill.jobs.opening import measure, open_data
+from detdistill.jobs.papers.complexity import count_complexity
 from detdistill.jobs.papers.data import PreparedData, full_data, smoke_data
 from detdistill.jobs.papers.plan import Plan, make_plan, require_room
 from detdistill.jobs.papers.rows import Metric, PaperRow, chosen_rows, read_paper
@@ -93,6 +94,7 @@ def reproduce_job(
         differences=differences_of(about, rows),
         notes=notes_of(prepared.values(), scale),
         plan=plan if plan_only else None,
+        complexity=count_complexity(about) if row is None and not plan_only else (),
     )
     if not plan_only:
         name = paper if row is None else f"{paper}-{row}"

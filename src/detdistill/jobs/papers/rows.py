@@ -26,6 +26,25 @@ Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedComplexity:
+    """What a paper says that a detector costs.
+
+    Attributes:
+        detector: its short name here, such as ``"gfl/resnet50"``.
+        parameters: in millions.
+        gflops: billions of multiply-adds of one image, as papers count them.
+        classes: that the detector knows.
+        pixels: height and width of the image.
+    """
+
+    detector: str
+    parameters: float
+    gflops: float
+    classes: int
+    pixels: int
+
+
+@dataclass(frozen=True, slots=True)
 class Paper:
     """What all rows of a paper share.
 
@@ -33,11 +52,13 @@ class Paper:
         title: the paper.
         figures: where its figures were read.
         differences: what we do otherwise in every row, a sentence each.
+        complexity: its table of what the detectors cost, where it has one.
     """
 
     title: str
     figures: str
     differences: tuple[str, ...] = ()
+    complexity: tuple[PublishedComplexity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

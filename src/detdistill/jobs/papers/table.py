@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.papers.complexity import ComplexityLine, complexity_text
 from detdistill.jobs.papers.data import PreparedData
 from detdistill.jobs.papers.plan import Plan
 from detdistill.jobs.papers.rows import Metric, Paper, PaperRow
@@ -65,6 +66,7 @@ class ReproduceOutcome:
         differences: from the paper at full scale, a sentence each, with the rows that it is about; no rows for all.
         notes: what else differs here: of a smoke test, or of the data.
         plan: what a full reproduction takes, where no more was asked for; else None.
+        complexity: what the paper's detectors cost, where it has a table of that.
     """
 
     paper: Paper
@@ -74,6 +76,7 @@ class ReproduceOutcome:
     differences: Mapping[str, Sequence[str]]
     notes: Sequence[str] = ()
     plan: Plan | None = None
+    complexity: Sequence[ComplexityLine] = ()
 
     def table(self) -> list[str]:
         """The table, and everything that differs from the paper, in words."""
@@ -89,6 +92,7 @@ class ReproduceOutcome:
             "",
             *table.text().splitlines(),
             "",
+            *complexity_text(self.complexity),
             *notes,
             f"Differences from the paper{' at full scale' if smoke else ''}:",
             *differences,
@@ -117,6 +121,7 @@ class ReproduceOutcome:
                 }
                 for line in self.lines
             ],
+            "complexity": [asdict(line) for line in self.complexity],
             "notes": list(self.notes),
             "differences": {sentence: list(rows) for sentence, rows in self.differences.items()},
         }
