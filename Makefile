@@ -4,10 +4,10 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench clean
+.PHONY: help demo test test-all check format bench study-demo study-photos study-methods clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.runtime  ## teacher, student alone and distilled student on drawn scenes (about 10 minutes)
 	.venv/bin/detdistill demo
@@ -28,8 +28,22 @@ format: .venv/.dev  ## bring the style in order
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/.runtime  ## what a distillation step costs beside its floor
+bench: .venv/.runtime  ## what a distillation step costs beside its floor, and what aid, attention and ikd add
 	$(PYTHON) -m detdistill.bench step --methods hint,frs,ssim --json runs/bench/step.json
+	$(PYTHON) -m detdistill.bench overhead --json runs/bench/overhead.json
+
+# The studies go on where they were stopped. Those on photographs need DETDISTILL_TEST_DATA, the folder of data sets.
+
+study-demo: .venv/.runtime  ## the demo over three seeds (about half an hour)
+	$(PYTHON) benchmarks/demo_study.py --seeds 0 1 2 --json benchmarks/results/demo_study.json
+
+study-photos: .venv/.dev  ## hint, frs and ssim on photographs (about an hour)
+	$(PYTHON) benchmarks/imagenet_backbones.py --out runs/backbones
+	$(PYTHON) benchmarks/real_data.py --data $(DETDISTILL_TEST_DATA) --json benchmarks/results/real_data.json
+
+study-methods: .venv/.dev  ## every method on drawn scenes and photographs (about three hours on one core)
+	$(PYTHON) benchmarks/imagenet_backbones.py --out runs/backbones
+	$(PYTHON) benchmarks/methods_study.py --data $(DETDISTILL_TEST_DATA)
 
 clean:  ## remove the environment and the caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detdistill.errors import DistillError
 from detdistill.files import write_json
@@ -53,15 +53,7 @@ def _step(chosen: argparse.Namespace) -> StepBenchOutcome:
     from detdistill.bench.step import StepBenchSettings, bench_step
     from detdistill.progress import ScreenProgress
 
-    settings = StepBenchSettings(
-        methods=tuple(chosen.methods.split(",")),
-        teacher=chosen.teacher,
-        student=chosen.student,
-        batch_size=chosen.batch_size,
-        image_px=chosen.image_px,
-        classes=chosen.classes,
-        rounds=chosen.rounds,
-    )
+    settings = StepBenchSettings(methods=tuple(chosen.methods.split(",")), **_common(chosen))
     return bench_step(settings, progress=ScreenProgress())
 
 
@@ -69,15 +61,11 @@ def _overhead(chosen: argparse.Namespace) -> OverheadOutcome:
     from detdistill.bench.overhead import OverheadSettings, bench_overhead
     from detdistill.progress import ScreenProgress
 
-    settings = OverheadSettings(
-        teacher=chosen.teacher,
-        student=chosen.student,
-        batch_size=chosen.batch_size,
-        image_px=chosen.image_px,
-        classes=chosen.classes,
-        rounds=chosen.rounds,
-    )
-    return bench_overhead(settings, progress=ScreenProgress())
+    return bench_overhead(OverheadSettings(**_common(chosen)), progress=ScreenProgress())
+
+
+def _common(chosen: argparse.Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(chosen).items() if key not in ("command", "methods", "json")}
 
 
 if __name__ == "__main__":
