@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from detdistill.threads import quiet_threads
@@ -166,6 +166,7 @@ def figures_in(out: Path, run: Run) -> dict[str, Any]:
         **{key: figures[key] for key in ("AP", "AP50", "AP75")},
         "method": run.method,
         "steps": content["steps"],
+        "seconds": content["seconds"],
         "teacher": (content.get(TEACHER) or {}).get("AP"),
         "sample_specific": content.get("sample_specific"),
         "machine": machine(torch.device("cpu")),
@@ -261,15 +262,15 @@ def locked(folder: Path) -> Iterator[bool]:
 def table(places: Places) -> list[str]:
     """Mean ± standard error of what there is, beside the same seeds alone."""
     lines = [
-        "| data | row | AP | ± s.e. | against alone | ± s.e. | AP50 | seeds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| data | row | AP | ± s.e. | against alone | ± s.e. | AP50 | seconds | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     runs = planned()
     for group, row in dict.fromkeys((run.group, run.row) for run in runs):
         mine = [run for run in runs if (run.group, run.row) == (group, row)]
         have = {run.seed: read_json(result(run, places)) for run in mine if result(run, places).is_file()}
         if not have:
-            lines.append(f"| {group} | `{row}` | missing | | | | | |")
+            lines.append(f"| {group} | `{row}` | missing | | | | | | |")
             continue
         alone = {seed: result(Run(group.removesuffix("_changed"), ALONE, None, seed), places) for seed in have}
         pairs = [have[seed]["AP"] - read_json(file)["AP"] for seed, file in alone.items() if file.is_file()]
@@ -278,6 +279,7 @@ def table(places: Places) -> list[str]:
         lines.append(
             f"| {group} | `{row}` | {mean(values):.1f} | {error(values)} | {gain} | "
             f"{mean(one['AP50'] for one in have.values()):.1f} | "
+            f"{median(one['seconds'] for one in have.values()):.0f} | "
             f"{', '.join(map(str, sorted(have)))}{'' if len(have) == len(mine) else ' (others missing)'} |"
         )
     return [*lines, "", *shares(runs, places)]

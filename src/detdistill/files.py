@@ -69,6 +69,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_once(path: Path, content: bytes) -> bytes:
+    """Writes a file unless there is one, and returns what is there: of two writers at once, the first one's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        partial.write_bytes(content)
+        _sync(partial)
+        os.link(partial, path)
+        _sync(path.parent)
+    except FileExistsError:
+        return path.read_bytes()
+    finally:
+        partial.unlink(missing_ok=True)
+    return content
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes `text` in UTF-8, whole or not at all."""
     with atomic_file(path) as partial:

@@ -169,3 +169,8 @@ def test_an_even_window_is_refused(window: int) -> None:
 def test_other_exponents_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"must be 0 \(off\) or 1 \(on\), got 2"):
         Components(alpha=2)
+    with pytest.raises(ConfigError) as caught:
+        Components(alpha=0, beta=0, gamma=0)
+    assert str(caught.value) == (
+        "One of SSIM's exponents alpha, beta and gamma must be 1, got 0 for all. Leave one out."
+    )

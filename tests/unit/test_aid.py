@@ -88,6 +88,11 @@ def test_other_views_are_weighed_only_on_request_by_the_one_weight() -> None:
             "the student learns. Leave loss_source out.",
         ),
         (
+            {"control": True, "granularity": "batch"},
+            "The granularity of aid's control must be image_level or image, got batch, whose mean depends on which "
+            "images share a batch. Leave granularity out.",
+        ),
+        (
             {"weigh_adversarial": True},
             "aid's weigh_adversarial must be false for 'plain', whose terms all are on the clean view, got true. Wrap "
             "the method in ikd inside aid, as in aid(ikd(frs), weigh_adversarial=true), or leave it out.",

@@ -150,7 +150,7 @@ def test_a_teacher_without_class_losses_is_refused() -> None:
     [
         ({"eps_255": -1.0}, "attack's eps_255 must be between 0 and 255, got -1.0"),
         ({"step_255": 300.0}, "attack's step_255 must be between 0 and 255, got 300.0"),
-        ({"steps": 0}, "attack's steps must be at least 1, got 0"),
+        ({"steps": 0}, "attack's steps .ikd's attack_steps. must be at least 1, got 0"),
         ({"decay": float("inf")}, "attack's decay must be a finite number of at least 0, got inf"),
         ({"diversity": 2.0}, "attack's diversity must be between 0 and 1, got 2.0"),
         ({"smallest_scale": 0.0}, "attack's smallest_scale must be more than 0 and at most 1, got 0.0"),

@@ -101,7 +101,7 @@ def test_a_text_becomes_settings_and_its_shortest_text(text: str, expected: Any,
         ("aid(frs, 3)", "must have key=value at position 10, got '3'. Write it like aid(METHOD, KEY=VALUE)."),
         ("aid(alpha=1, frs)", "must have key=value at position 14, got 'frs'. Write it like aid(METHOD, KEY=VALUE), "
                               "the method first."),
-        ("aid(frs, ssim)", "must have key=value at position 10, got 'ssim'. Write it like aid(METHOD, KEY=VALUE)."),
+        ("aid(frs, ssim)", "must have key=value at position 10, got 'ssim'. Join methods by +, as in aid(frs + ssim)."),
         ("aid(frs", "must have a comma or ) at position 8, got the end. Close every parenthesis"),
         ("aid(frs alpha=1)", "must have a comma or ) at position 9, got 'alpha'. Close every parenthesis, and"),
         ("aid(frs, alpha=", "must have a value at position 16, got the end. Write a number, a word, true, false"),

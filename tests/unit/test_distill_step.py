@@ -12,7 +12,7 @@ from torch import nn
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distill.recipe import WarmUp, WeightedTerm, views
 from detdistill.distill.step import DistillationStep, SupervisedStep
-from detdistill.distill.term import CellTerm, levels_at
+from detdistill.distill.term import CellTerm, levels_at, shared_strides
 from detdistill.distill.view import CLEAN, View
 from detdistill.errors import CapabilityError, ShapeError
 from detdistill.parts import compare, select
@@ -338,6 +338,14 @@ def test_levels_are_found_by_stride_or_refused() -> None:
         "The observation must have levels of strides [8, 64], got [8, 16, 32]. "
         "Build the recipe for the specs of these two detectors."
     )
+
+
+def test_the_finest_levels_are_the_students_whatever_the_teacher_has() -> None:
+    student = spec(family="faster_rcnn", strides=(4, 8, 16, 32, 64))
+    for strides, paired in (((4, 8, 16, 32, 64), (4, 8, 16, 32)), ((8, 16, 32, 64, 128), (8, 16, 32))):
+        assert shared_strides(student, spec(strides=strides), last=4) == paired
+    with pytest.raises(CapabilityError, match="must share at least one stride"):
+        shared_strides(student, spec(strides=(64, 128)), last=4)
 
 
 def test_maps_that_do_not_fit_after_alignment_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from detdistill.distill.startup import prove
 from detdistill.distill.step import DistillationStep
 from detdistill.distill.view import CLEAN, View
 from detdistill.errors import CapabilityError, ConfigError
+from detdistill.jobs.samples import recipe_changes
+from detdistill.jobs.settings import DataSettings
 from detdistill.recipes.attack import AdversarialTwins, AttackSettings
 from detdistill.recipes.hint import HintSettings, build_hint
 from detdistill.recipes.ikd import ADVERSARIAL, TERM, IKDSettings, wrap_ikd
@@ -102,7 +105,8 @@ def test_a_term_of_its_name_is_refused() -> None:
     ("settings", "message"),
     [
         (IKDSettings(adversarial_gain=-1.0), "adversarial_gain must be a finite number of at least 0"),
-        (IKDSettings(until=1.5), "until must be between 0 and 1, got 1.5"),
+        (IKDSettings(until=1.5), "until must be above 0 and at most 1, got 1.5"),
+        (IKDSettings(until=0.0), "until must be above 0 and at most 1, got 0.0"),
         (IKDSettings(eps_255=-1.0), "attack's eps_255"),
         (IKDSettings(smallest_crop=2.0), "smallest_crop must be more than 0"),
     ],
@@ -162,3 +166,17 @@ def test_the_start_up_proof_covers_the_twins() -> None:
     proofs = prove(make_step(IKDSettings()), scene_batch())
     assert [proof.name for proof in proofs] == ["hint.features", TERM]
     assert all(proof.gradient_norm > 0 for proof in proofs)
+
+
+def test_augmentation_of_the_data_section_must_last_as_long_as_the_twins(tmp_path: Path) -> None:
+    layout = spec()
+    twins = wrap_ikd(build_hint(layout, layout, HintSettings()), layout, layout, IKDSettings(augment=False, until=0.9))
+    assert recipe_changes(twins, DataSettings(folder=tmp_path)).until == 0.9
+    data = DataSettings(folder=tmp_path, sample_specific=SampleSpecificSettings(), sample_specific_until=0.9)
+    assert recipe_changes(twins, data).until == 0.9
+    with pytest.raises(ConfigError) as caught:
+        recipe_changes(twins, replace(data, sample_specific_until=0.3))
+    assert str(caught.value) == (
+        "data.sample_specific_until must be the share of the run for which ikd(hint) looks at its twins, 0.9, got 0.3. "
+        "Set both to the same share."
+    )

@@ -90,3 +90,25 @@ def test_nothing_to_inherit_is_refused() -> None:
         "got none: faster_rcnn/test_resnet has 24 channels in the neck, fcos/test_resnet has 16. Take a student of the "
         "same family with student.fpn_channels=24, or leave out --inherit."
     )
+
+
+def test_necks_of_different_families_match() -> None:
+    student, teacher = detector(small("gfl"), seed=0), detector(small("fcos"), seed=1)
+    report = inherit(student, teacher, source="runs/t")
+    taken = [name for name, _ in report.inherited]
+    neck = [name for name in student.state_dict() if ".fpn." in f".{name}"]
+    assert neck
+    assert set(neck) <= set(taken)
+    theirs = {name.removeprefix("model."): tensor for name, tensor in teacher.state_dict().items()}
+    for name in taken:
+        assert torch.equal(student.state_dict()[name], theirs[name])
+
+
+def test_as_many_other_classes_are_refused() -> None:
+    student, teacher = detector(small("fcos"), seed=0, classes=("b", "a", "c")), detector(small("fcos"), seed=1)
+    with pytest.raises(ConfigError) as caught:
+        inherit(student, teacher, source="runs/t")
+    assert str(caught.value) == (
+        "The classes of the teacher runs/t must be the student's, in the same order, to inherit its heads, got a, b, c "
+        "and here b, a, c. Leave out --inherit."
+    )

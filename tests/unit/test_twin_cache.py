@@ -214,6 +214,38 @@ def test_damage_is_found_said_and_mended(tmp_path: Path, annotations: Annotation
     assert torch.equal(mended(3), before)
 
 
+def test_of_two_builds_at_once_the_first_ones_twins_stay(tmp_path: Path, annotations: Annotations) -> None:
+    readers = []
+
+    class Late(Brighter):
+        """Another arithmetic; before its second batch, another process builds everything."""
+
+        def __call__(self, teacher: FrozenTeacher, batch: Batch) -> Tensor:
+            if len(self.asked) == 1:
+                readers.append(opened(tmp_path / "twins", annotations, Brighter()))
+            return super().__call__(teacher, batch) - 1 / 255
+
+    late = opened(tmp_path / "twins", annotations, Late())
+    (first,) = readers
+    for index in range(len(SIZES)):
+        assert torch.equal(late(index), first(index))
+    added = [(first(index).int() - stored_image(annotations, index).int()).unique().tolist() for index in (0, 4)]
+    assert added == [[9], [10]]
+
+
+def test_what_a_killed_build_left_is_kept_if_it_is_whole(tmp_path: Path, annotations: Annotations) -> None:
+    reader = opened(tmp_path / "twins", annotations, Brighter())
+    before = [reader(index) for index in range(len(SIZES))]
+    (index_file,) = (tmp_path / "twins").glob(f"*/{INDEX}")
+    index_file.unlink()
+    content = reader.path(1).read_bytes()
+    reader.path(1).write_bytes(content[:60] + bytes([content[60] ^ 4]) + content[61:])
+    kept = reader.path(2).stat().st_mtime_ns
+    mended = opened(tmp_path / "twins", annotations, Brighter())
+    assert all(torch.equal(mended(index), twin) for index, twin in enumerate(before))
+    assert mended.path(2).stat().st_mtime_ns == kept
+
+
 def test_all_damage_is_counted(tmp_path: Path, annotations: Annotations) -> None:
     reader = opened(tmp_path / "twins", annotations, Brighter())
     for index in (0, 2, 4):

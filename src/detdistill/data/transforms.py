@@ -55,17 +55,19 @@ class ImageSettings:
                 f" got {self.long_side}. Give a larger number."
             )
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
+    def resized(self, height: int, width: int, *, short_side: int | None = None) -> tuple[int, int]:
         """Height and width in pixels after the resize, rounded to the nearest pixel and at least 1.
 
         Args:
             height: of the stored image, pixels.
             width: of the stored image, pixels.
+            short_side: in the place of the settings' own; `long_side` bounds it all the same.
         """
         short, long = min(height, width), max(height, width)
+        wanted = self.short_side if short_side is None else short_side
         # Exact fractions: in floats, 480 * (320 / 480) can fall below 320.
-        if long * self.short_side <= self.long_side * short:
-            new, old = self.short_side, short
+        if long * wanted <= self.long_side * short:
+            new, old = wanted, short
         else:
             new, old = self.long_side, long
         return max((2 * height * new + old) // (2 * old), 1), max((2 * width * new + old) // (2 * old), 1)
@@ -81,11 +83,16 @@ class AugmentSettings:
         scale_jitter: range that a factor on the image's size is drawn from. An image that gets larger than
             its nominal size is cropped at random to it, one that gets smaller stays smaller, so the padded grid
             never grows beyond what the resize alone would need.
+        short_sides: lowest and highest whole number of pixels that the nominal short side is drawn from, in the place
+            of `ImageSettings.short_side`: training at several scales as detectors' papers have it. The ratio stays,
+            and so does the bound of `ImageSettings.long_side`, so nothing changes about an image whose long side
+            decides at all of them. None for the one nominal size.
     """
 
     flip: float = 0.5
     colour: float = 0.0
     scale_jitter: tuple[float, float] = (1.0, 1.0)
+    short_sides: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("flip", "colour"):
@@ -97,6 +104,11 @@ class AugmentSettings:
             raise ConfigError(
                 f"augment.scale_jitter must be two factors with 0 < low <= high, got {low}, {high}."
                 " Give for example 0.8, 1.25."
+            )
+        if self.short_sides is not None and not 1 <= self.short_sides[0] <= self.short_sides[1]:
+            raise ConfigError(
+                f"augment.short_sides must be two whole numbers of pixels with 1 <= low <= high, got"
+                f" {self.short_sides[0]}, {self.short_sides[1]}. Give for example 480, 800."
             )
 
 
@@ -113,6 +125,7 @@ class Augmentation:
         contrast: factor on the distance to the image's mean grey.
         saturation: factor on the distance to each pixel's grey.
         hue: turn of the colours around grey (luma stays), in full turns.
+        short_side: the short side of the nominal size in pixels; None for that of `ImageSettings`.
     """
 
     scale: float = 1.0
@@ -123,22 +136,24 @@ class Augmentation:
     contrast: float = 1.0
     saturation: float = 1.0
     hue: float = 0.0
+    short_side: int | None = None
 
 
 def draw_augmentation(settings: AugmentSettings, generator: torch.Generator) -> Augmentation:
     """Draws the parameters of one sample's augmentation.
 
-    Always takes eight numbers from `generator`, so that switching one kind of change on or off leaves the
+    Always takes nine numbers from `generator`, so that switching one kind of change on or off leaves the
     draws of all others as they were.
 
     Args:
         settings: the ranges to draw from.
         generator: the only source of randomness.
     """
-    scale, crop_y, crop_x, flip, brightness, contrast, saturation, hue = torch.rand(
-        8, generator=generator, dtype=torch.float64
+    scale, crop_y, crop_x, flip, brightness, contrast, saturation, hue, side = torch.rand(
+        9, generator=generator, dtype=torch.float64
     ).tolist()
     low, high = settings.scale_jitter
+    sides = settings.short_sides
     reach = settings.colour * COLOUR_RANGE
     return Augmentation(
         scale=low + (high - low) * scale,
@@ -149,6 +164,7 @@ def draw_augmentation(settings: AugmentSettings, generator: torch.Generator) -> 
         contrast=1 + reach * (2 * contrast - 1),
         saturation=1 + reach * (2 * saturation - 1),
         hue=settings.colour * HUE_RANGE * (2 * hue - 1),
+        short_side=None if sides is None else sides[0] + int(side * (sides[1] - sides[0] + 1)),
     )
 
 
@@ -192,7 +208,7 @@ def transform_sample(
     drawn = drawn or Augmentation()
     height, width = image.shape[-2:]
     boxes = tv_tensors.BoundingBoxes(targets.boxes, format="XYXY", canvas_size=(height, width))
-    nominal = settings.resized(height, width)
+    nominal = settings.resized(height, width, short_side=drawn.short_side)
     size = [max(round(side * drawn.scale), 1) for side in nominal]
     image = F.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
     boxes = F.resize(boxes, size)

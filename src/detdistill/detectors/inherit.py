@@ -13,6 +13,7 @@ from detdistill.errors import ConfigError
 
 # Detectors call the backbone without its neck the body.
 _BODY = "body"
+_WRAPPER = "model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +70,30 @@ def inherit(student: Detector, teacher: Detector, *, source: str) -> InheritRepo
         source: what messages call the teacher.
 
     Returns:
-        What was taken over and what was not.
+        What was taken over and what was not. Names are compared without the wrapper that some families put around
+        their network, so that necks of different families match.
 
     Raises:
-        ConfigError: nothing matched.
+        ConfigError: nothing matched, or the classes are as many but not the same in the same order.
     """
-    theirs = teacher.state_dict()
+    _require_same_order(student, teacher, source=source)
+    theirs = {name.removeprefix(_WRAPPER): tensor for name, tensor in teacher.state_dict().items()}
     inherited: list[tuple[str, tuple[int, ...]]] = []
     other_shape: list[ShapeMismatch] = []
     missing: list[str] = []
     body = 0
-    for name, tensor in student.state_dict().items():
+    for full_name, tensor in student.state_dict().items():
+        name = full_name.removeprefix(_WRAPPER)
         if _BODY in name.split("."):
             body += 1
         elif name not in theirs:
-            missing.append(name)
+            missing.append(full_name)
         elif theirs[name].shape != tensor.shape:
-            other_shape.append(ShapeMismatch(name, tuple(theirs[name].shape), tuple(tensor.shape)))
+            other_shape.append(ShapeMismatch(full_name, tuple(theirs[name].shape), tuple(tensor.shape)))
         else:
             with torch.no_grad():
                 tensor.copy_(theirs[name])
-            inherited.append((name, tuple(tensor.shape)))
+            inherited.append((full_name, tuple(tensor.shape)))
     if not inherited:
         raise ConfigError(
             f"The teacher {source} must share a tensor of neck or heads with the student to inherit it, by name and "
@@ -98,3 +102,13 @@ def inherit(student: Detector, teacher: Detector, *, source: str) -> InheritRepo
             f"student.fpn_channels={teacher.spec.pyramid.channels}, or leave out --inherit."
         )
     return InheritReport(source, tuple(inherited), tuple(other_shape), tuple(missing), body)
+
+
+def _require_same_order(student: Detector, teacher: Detector, *, source: str) -> None:
+    """Other classes in the same number would have weights of the same shapes, each taken for another class."""
+    ours, theirs = student.spec.class_names, teacher.spec.class_names
+    if len(ours) == len(theirs) and ours != theirs:
+        raise ConfigError(
+            f"The classes of the teacher {source} must be the student's, in the same order, to inherit its heads, got "
+            f"{', '.join(theirs)} and here {', '.join(ours)}. Leave out --inherit."
+        )

@@ -186,7 +186,7 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
     Args:
         student: spec of the student.
         teacher: spec of the teacher.
-        last: keep at most this many levels, the finest ones; None keeps all.
+        last: look at no more than this many of the student's levels, its finest ones; None looks at all.
 
     Returns:
         At least one stride.
@@ -194,7 +194,7 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
     Raises:
         CapabilityError: there is none.
     """
-    shared = [stride for stride in student.pyramid.strides if stride in teacher.pyramid.strides]
+    shared = [stride for stride in student.pyramid.strides[:last] if stride in teacher.pyramid.strides]
     if not shared:
         raise CapabilityError(
             f"Student and teacher must share at least one stride, got {list(student.pyramid.strides)} "
@@ -202,7 +202,7 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
             "Build the student with the teacher's strides, for example student.strides="
             f"{list(teacher.pyramid.strides)}."
         )
-    return tuple(shared[:last])
+    return tuple(shared)
 
 
 def pairing_note(student: DetectorSpec, teacher: DetectorSpec) -> str:

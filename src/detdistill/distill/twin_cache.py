@@ -27,7 +27,7 @@ from detdistill.data.loader import collate
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.errors import ConfigError, DataError
-from detdistill.files import atomic_file, read_json, write_json
+from detdistill.files import read_json, write_json, write_once
 from detdistill.progress import Progress, duration
 from detdistill.types import Batch
 
@@ -110,7 +110,7 @@ def open_twin_cache(
     of the image file, its id and boxes, the teacher's digest, the maker's identity and the image size; so any run
     of the same teacher on the same data finds it. Every file is checked here and again when it is read. An
     interrupted build goes on where it was: it makes the same batches, so the twins come out the same. Two
-    processes that build at once do the same work twice.
+    processes that build at once do the same work twice, and keep the twins of the one that was first.
 
     Args:
         folder: of the cache; each teacher, maker and image size get a folder of their own in it.
@@ -221,9 +221,8 @@ class _Build:
             if index in wanted:
                 height, width = batch.sizes[row]
                 inside = (row, slice(None), slice(height), slice(width))
-                content = _encoded(self._stored(index, twins[inside], batch.images[inside]))
-                with atomic_file(_file(self.home, self.names[index])) as partial:
-                    partial.write_bytes(content)
+                made = _encoded(self._stored(index, twins[inside], batch.images[inside]))
+                content = write_once(_file(self.home, self.names[index]), made)
                 self.known[self.names[index]] = hashlib.sha256(content).hexdigest()
                 size += len(content)
         return size
@@ -283,6 +282,10 @@ def _intact(home: Path, names: Sequence[str], progress: Progress) -> dict[str, s
     """Name and checksum of the twins whose files are as they were written; says which are not."""
     known = _index(home, progress)
     there = [name for name in names if name in known]
+    for name in set(names).difference(there):
+        # Left by a build that was killed, or being read by one that runs: what it was to be is known by its own sums.
+        if not _is_png(_file(home, name)):
+            _file(home, name).unlink(missing_ok=True)
     if not there:
         return known
     damaged: list[str] = []
@@ -291,6 +294,7 @@ def _intact(home: Path, names: Sequence[str], progress: Progress) -> dict[str, s
         path = _file(home, name)
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known[name]:
             damaged.append(name)
+            path.unlink(missing_ok=True)
         progress.advance(number + 1)
     progress.finish()
     for name in damaged:
@@ -315,6 +319,16 @@ def _index(home: Path, progress: Progress) -> dict[str, str]:
 
 def _file(home: Path, name: str) -> Path:
     return home / f"{name[:32]}.png"
+
+
+def _is_png(path: Path) -> bool:
+    """Whether a file is there and agrees with the checksums that a PNG holds."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except (OSError, SyntaxError):
+        return False
+    return True
 
 
 def _bytes(digests: Sequence[str]) -> NDArray[np.uint8]:

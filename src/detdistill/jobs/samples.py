@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -61,12 +61,17 @@ def recipe_changes(recipe: Recipe, settings: DataSettings) -> SampleChanges:
     """The change to samples that a recipe asks for, else that of the data section; twins are not opened yet.
 
     Raises:
-        ConfigError: both ask for one.
+        ConfigError: both ask for one, or for different shares of the run.
     """
     own = own_changes(settings)
     if recipe.sample_transform is None:
-        looks = [weighted.until for weighted in recipe.terms if weighted.view != CLEAN]
-        return own if own.transform is not None else SampleChanges(until=max(looks, default=1.0))
+        until = max((weighted.until for weighted in recipe.terms if weighted.view != CLEAN), default=own.until)
+        if own.transform is not None and own.until != until:
+            raise ConfigError(
+                f"data.sample_specific_until must be the share of the run for which {recipe.name} looks at its twins, "
+                f"{until:g}, got {own.until:g}. Set both to the same share."
+            )
+        return replace(own, until=until)
     if own.transform is not None:
         raise ConfigError(
             f"data.sample_specific must be left out with a method that changes the samples itself, got both it and "

@@ -27,6 +27,8 @@ class Components:
         for name, exponent in (("alpha", self.alpha), ("beta", self.beta), ("gamma", self.gamma)):
             if exponent not in (0, 1):
                 raise ConfigError(f"The SSIM exponent {name} must be 0 (off) or 1 (on), got {exponent}. Choose 0 or 1.")
+        if not (self.alpha or self.beta or self.gamma):
+            raise ConfigError("One of SSIM's exponents alpha, beta and gamma must be 1, got 0 for all. Leave one out.")
 
 
 def gaussian_taps(

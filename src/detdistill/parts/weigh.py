@@ -15,6 +15,7 @@ from detdistill.types import Knowledge, TaskLoss
 Granularity = Literal["image_level", "level", "image", "batch"]
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 BY_LEVEL = ("image_level", "level")
+BY_IMAGE = ("image_level", "image")
 _COUPLED = ("level", "batch")
 _FLOAT = torch.finfo(torch.float32)
 

@@ -15,7 +15,7 @@ from detdistill.distill.term import shared_strides
 from detdistill.distill.view import CLEAN
 from detdistill.distill.weigh import Features, MeanOf, Weigh
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.parts.weigh import BY_LEVEL, GRANULARITIES, Granularity, by_teacher_loss
+from detdistill.parts.weigh import BY_IMAGE, BY_LEVEL, GRANULARITIES, Granularity, by_teacher_loss
 from detdistill.recipes.features import require_gain, require_one_of
 from detdistill.types import Knowledge, Need, Observation
 
@@ -103,7 +103,8 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         CapabilityError: the teacher has no loss on a level that is weighed, or its heads cannot read the student's
             features.
         ConfigError: an unknown granularity or loss source, an alpha below 0, a recipe that is weighed already, a
-            control of a weight that reads the student, or `weigh_adversarial` without a term on another view.
+            control of a weight that reads the student or is shared over a batch, or `weigh_adversarial` without a term
+            on another view.
 
     Needs:
         A teacher that gives the class and box loss of each image and level; RetinaNet, FCOS, GFL and Faster R-CNN
@@ -115,10 +116,11 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
 
     Differs from the source:
         An image on a level has a weight of its own (`granularity: level` shares it over the batch, as the authors'
-        code). The teacher reads its own features, as in the paper (the code's attention variants read the student's:
-        `loss_source: student_features`, where we take the teacher's RPN too, the code the student's). Every level has
-        its own weight, also where the code always takes the first level's. The gains are those of the wrapped
-        method, not retuned. What a two-stage teacher samples depends on the image alone, so its loss does not flicker.
+        code does, but by the mean over images where the code divides by the batch's positives). The teacher reads its
+        own features, as in the paper (the code's attention variants read the student's: `loss_source:
+        student_features`, where we take the teacher's RPN too, the code the student's). Every level has its own
+        weight, also where the code always takes the first level's. The gains are those of the wrapped method, not
+        retuned. What a two-stage teacher samples depends on the image alone, so its loss does not flicker.
     """
     require_gain("alpha", settings.alpha)
     require_one_of("granularity", settings.granularity, GRANULARITIES)
@@ -128,6 +130,11 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         raise ConfigError(
             "The loss_source of aid's control must be teacher_features, got student_features, whose mean changes as "
             "the student learns. Leave loss_source out."
+        )
+    if settings.control and settings.granularity not in BY_IMAGE:
+        raise ConfigError(
+            f"The granularity of aid's control must be image_level or image, got {settings.granularity}, whose mean "
+            "depends on which images share a batch. Leave granularity out."
         )
     weighed = [term.name for term in recipe.terms if term.weigh is not None]
     if weighed:

@@ -60,7 +60,7 @@ class AttackSettings:
         for name, value, fits, expected in (
             ("eps_255", self.eps_255, 0 <= self.eps_255 <= 255, "between 0 and 255"),
             ("step_255", self.step_255, 0 <= self.step_255 <= 255, "between 0 and 255"),
-            ("steps", self.steps, self.steps >= 1, "at least 1"),
+            ("steps (ikd's attack_steps)", self.steps, self.steps >= 1, "at least 1"),
             ("decay", self.decay, 0 <= self.decay < math.inf, "a finite number of at least 0"),
             ("diversity", self.diversity, 0 <= self.diversity <= 1, "between 0 and 1"),
             ("smallest_scale", self.smallest_scale, 0 < self.smallest_scale <= 1, "more than 0 and at most 1"),

@@ -138,7 +138,8 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
         images, so the default ones are √2 times as large (not with `coupling: batch`, nor with `normalize`, which
         is ours). Attention, means, keys and statistics leave padding out. Where the channels of student and
         teacher differ, the teacher's attention alone weighs the channels; where their grids differ, the student's
-        maps are resized first. A pool larger than the map is made smaller. Where the authors' code and the paper's
+        maps are resized first. A pool larger than the map is made smaller, and so are inner channels of the non-local
+        blocks that are more than the map has. Where the authors' code and the paper's
         text seem to part, the code is followed: the mean of two softmaxes instead of one softmax of the sum, and
         these temperatures, which the text has the other way round.
     """

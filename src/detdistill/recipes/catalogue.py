@@ -13,6 +13,7 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distill.recipe import Recipe, TwinMaker
 from detdistill.errors import ConfigError, suggestion
 from detdistill.recipes.composition import (
+    WRAPPED,
     inner,
     method_name,
     method_text,
@@ -179,7 +180,7 @@ def describe(name: str) -> RecipeDescription:
         needs=sections["Needs"],
         source=sections["Source"],
         differs=sections["Differs from the source"],
-        defaults={field.name: getattr(default, field.name) for field in fields(settings_type)},
+        defaults={field.name: getattr(default, field.name) for field in fields(settings_type) if field.name != WRAPPED},
     )
 
 

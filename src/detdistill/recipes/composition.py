@@ -11,7 +11,7 @@ from detdistill.errors import ConfigError, suggestion
 from detdistill.recipes.entries import RECIPES, WRAPPERS, Settings, SumSettings, known_methods, settings_types
 from detdistill.recipes.grammar import Call, take_apart, written
 
-_INNER = "recipe"
+WRAPPED = "recipe"
 
 
 def parse_method(text: str) -> Settings:
@@ -43,7 +43,7 @@ def method_text(settings: Settings) -> str:
     inside = [method_text(inner(settings))] if name in WRAPPERS else []
     for field in fields(settings):
         value, default = getattr(settings, field.name), getattr(type(settings)(), field.name)
-        if not (name in WRAPPERS and field.name == _INNER) and (value != default or type(value) is not type(default)):
+        if not (name in WRAPPERS and field.name == WRAPPED) and (value != default or type(value) is not type(default)):
             inside.append(f"{field.name}={written(value)}")
     return f"{name}({', '.join(inside)})" if inside else name
 
@@ -74,7 +74,7 @@ def canonical(settings: Settings) -> Settings:
         return SumSettings(tuple(map(method_text, parts(settings))))
     if method_name(settings) in WRAPPERS:
         wrapper: Any = settings
-        rewritten: Settings = replace(wrapper, **{_INNER: method_text(inner(settings))})
+        rewritten: Settings = replace(wrapper, **{WRAPPED: method_text(inner(settings))})
         return rewritten
     return settings
 
@@ -96,7 +96,7 @@ def method_name(settings: Settings) -> str:
 
 def inner(settings: Settings) -> Settings:
     """Settings of the method that a wrapper wraps."""
-    text: str = getattr(settings, _INNER)
+    text: str = getattr(settings, WRAPPED)
     return parse_method(text)
 
 
@@ -149,7 +149,7 @@ def _of_call(call: Call, text: str) -> Settings:
             f"{call.name} at position {call.at} of '{text}' must be given the method that it wraps, got none. "
             f"Write for example {call.name}(frs)."
         )
-    return _filled(call, entry.settings_type, text, {_INNER: method_text(_of_sum(call.inner, text))})
+    return _filled(call, entry.settings_type, text, {WRAPPED: method_text(_of_sum(call.inner, text))})
 
 
 def _filled(call: Call, settings_type: type[Any], text: str, fixed: Mapping[str, str]) -> Settings:

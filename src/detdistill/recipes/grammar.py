@@ -155,6 +155,8 @@ class _Reader:
                 self._option(name.text, options)
             elif first and self.now.kind == "word":
                 inner = self._sum()
+            elif inner and self.now.kind == "word":
+                self._refuse("key=value", f"Join methods by +, as in {name.text}({inner[-1].name} + {self.now.text})")
             else:
                 first_in = "METHOD, " if inner or self.now.kind == "word" else ""
                 remedy = f"Write it like {name.text}({first_in}KEY=VALUE)"

@@ -105,8 +105,11 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         ACM MM 2023; numbers from the authors' configurations.
 
     Differs from the source:
-        The attack's distances are in 1/255 of the pixel range (`bounds: source` is the source's); its shrunk copies
-        keep their ratio and their boxes; padding is left out. Crops come before the resize, where the source's
+        The attack's distances are in 1/255 of the pixel range; `bounds: source` has the source's numbers and clipping,
+        but on images in [0, 1] where the source's are normalised (equal where all channels have one standard
+        deviation). Its shrunk copies keep their ratio and their boxes, framed by the image's mean colour; padding is
+        left out. A crop that leaves no box is drawn again, at last given up, where the source drops the image; boxes
+        that a crop leaves too small are dropped. Crops come before the resize, where the source's
         one-stage pipelines crop after resize and flip; a twin undergoes its own image's crop, flip and resize, where
         the source crops it elsewhere. From the cache it is its image plus the attack's change brought
         back to the stored size, where the source brings back the whole image; made on the fly it starts from the
@@ -117,9 +120,9 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
     if gain is None:
         gain = TWO_STAGE_GAIN if student.two_stage else ONE_STAGE_GAIN
     require_gain("adversarial_gain", gain)
-    if not 0 <= settings.until <= 1:
+    if not 0 < settings.until <= 1:
         raise ConfigError(
-            f"The recipe's until must be between 0 and 1, got {settings.until}. Give a share such as 0.667."
+            f"The recipe's until must be above 0 and at most 1, got {settings.until}. Give a share such as 0.667."
         )
     attack = AttackSettings(
         eps_255=settings.eps_255,

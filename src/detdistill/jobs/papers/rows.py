@@ -73,7 +73,8 @@ class PaperSchedule:
         accumulate: micro-batches that a step is computed in.
         warmup_steps: first steps, over which the rate grows linearly.
         clip_norm: largest norm of the gradient; 0 for none.
-        scale_jitter: range of a factor on the image's size, for training at several scales.
+        short_sides: range in pixels that the short side is drawn from, for training at several scales, while the long
+            side stays bounded; None for the row's one size.
     """
 
     epochs: int
@@ -83,7 +84,7 @@ class PaperSchedule:
     accumulate: int = 1
     warmup_steps: int = 500
     clip_norm: float = 0.0
-    scale_jitter: tuple[float, float] = (1.0, 1.0)
+    short_sides: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
