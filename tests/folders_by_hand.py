@@ -58,7 +58,7 @@ def make_coco(folder: Path) -> Path:
     return folder
 
 
-def voc_object(name: str, corners: Sequence[object], *, difficult: int = 0) -> str:
+def voc_object(name: str, corners: Sequence[object], *, difficult: object = 0) -> str:
     tags = zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
     box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in tags)
     return f"<object>\n<name>{name}</name>\n<difficult>{difficult}</difficult>\n<bndbox>{box}</bndbox>\n</object>\n"

@@ -35,16 +35,19 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012 (PyYAML's own declaration)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[object, int] = {}
-        for key_node, _ in node.value:
+        lines: dict[object, tuple[int, str]] = {}
+        # What is tagged as a section and is none, PyYAML refuses.
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
                 raise _Problem("every key must be a word, got a list or a section as a key", line, "Quote the key")
-            key = key_node.value
+            key, text = self.construct_object(key_node), key_node.value
             if key in lines:
-                said = f"'{key}' must stand once in its section, got it on line {lines[key]} and on line {line}"
+                before, as_text = lines[key]
+                first = f"line {before}" if as_text == text else f"line {before} (as '{as_text}')"
+                said = f"'{text}' must stand once in its section, got it on {first} and on line {line}"
                 raise _Problem(said, line, "Remove one of the two")
-            lines[key] = line
+            lines[key] = line, text
         return super().construct_mapping(node, deep=deep)
 
 
@@ -97,8 +100,11 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         said = error.problem or "a syntax error"
         raise ConfigError(f"{where}{line} must be YAML, got: {said}. Mend that line.") from error
-    except (ValueError, KeyError, OverflowError, RecursionError) as error:  # tags such as !!int x, endless nesting
+    except (ValueError, OverflowError, RecursionError) as error:  # tags such as !!int x, endless nesting
         said = str(error).splitlines()[0] if str(error) else "a value that cannot be read"
+        raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
+    except (AttributeError, LookupError, TypeError) as error:  # what PyYAML trips over in values such as !!bool x
+        said = "a value that does not fit the tag (!!...) before it"
         raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
     except yaml.YAMLError as error:
         said = str(error).splitlines()[0]

@@ -185,6 +185,13 @@ def test_an_inheriting_student_starts_from_its_teachers_neck_and_heads(home: Pat
         distill_job(config, resume=True)
 
 
+def test_a_run_goes_on_with_its_own_augmentation_alone(home: Path) -> None:
+    distill_job(distillation(home, "flipped", "train.steps=1", method="hint"))
+    changed = distillation(home, "flipped", "train.steps=1", "data.augment.flip=0.25", method="hint")
+    with pytest.raises(ConfigError, match=r"augment\.flip must be 0\.5 to resume"):
+        distill_job(changed, resume=True)
+
+
 def test_a_composition_that_cannot_work_is_one_sentence_and_leaves_nothing(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -236,8 +236,8 @@ def test_class_names_that_cannot_be_written(tmp_path):
     coco(tmp_path / "in", [image(1, "a.png")], [], categories)
     with pytest.raises(DataError, match=r"got 'a b' and 'a_b', which both become 'a_b'\. Rename one of them"):
         convert_data_job(tmp_path / "in", to="kitti", out=tmp_path / "out")
-    coco(tmp_path / "care", [image(1, "a.png")], [], [{"id": 1, "name": "DontCare"}])
-    with pytest.raises(DataError, match=r"must differ from KITTI's DontCare"):
+    coco(tmp_path / "care", [image(1, "a.png")], [], [{"id": 1, "name": "dontCare"}])
+    with pytest.raises(DataError, match=r"must differ from KITTI's DontCare, got 'dontCare'\."):
         convert_data_job(tmp_path / "care", to="kitti", out=tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["care", "in"]
 
@@ -313,6 +313,9 @@ def test_a_single_split(tmp_path):
         outcome = convert_data_job(tmp_path / "in", to=target, out=tmp_path / target)
         assert dict(outcome.images) == {"train": 3}
         assert len(open_split(tmp_path / target, "train")[0]) == 3
+        assert list(check_data_job(tmp_path / target).splits) == ["train"]
+        back = convert_data_job(tmp_path / target, to="coco", out=tmp_path / f"{target}_back")
+        assert dict(back.images) == {"train": 3}
 
 
 # The commands.

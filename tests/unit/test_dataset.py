@@ -13,6 +13,7 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample, Stored, draw_seed, read_image
+from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.errors import DataError
 from detdistill.types import Targets
@@ -169,6 +170,20 @@ def test_sample_transform_comes_first_with_a_generator_of_its_own(annotations):
     assert sample.size == (48, 32)  # 48 x 32 pixels already have the short side
     assert sample.stored_size == (48, 64)
     assert sample.targets.labels.tolist() == [0, 2]
+
+
+def test_twins_have_the_drawn_short_side_crop_and_flip_of_their_image(annotations):
+    stored = read_image(annotations.path(0), image_id=7, size=(48, 64))
+    dataset = DetectionDataset(
+        annotations,
+        image=IMAGE,
+        augment=AugmentSettings(flip=0.5, short_sides=(20, 40)),
+        sample_transform=SampleSpecific(SampleSpecificSettings(small_px=4)),
+        twins={"same": lambda _: stored},
+    )
+    samples = [dataset[Draw(epoch, 0)] for epoch in range(20)]
+    assert len({sample.size for sample in samples}) > 10
+    assert all(torch.equal(sample.twins["same"], sample.image) for sample in samples)
 
 
 def test_real_images_are_read(real_data):

@@ -57,6 +57,8 @@ FLAWED = [
     (kitti_line("Car", (1, 2, 3, 4)).strip() + " .5 .5", COLUMNS, "15 columns (16 with a score), got 17"),
     (kitti_line("Car", ("nan", 2, 3, 4)), NUMBERS, "finite numbers in columns 5 to 8, got nan 2 3 4"),
     (kitti_line("Car", ("x", 2, 3, 4)), NUMBERS, "finite numbers in columns 5 to 8, got x 2 3 4"),
+    (kitti_line("Car", ("1_0.0", 2, 30, 4)), NUMBERS, "finite numbers in columns 5 to 8, got 1_0.0 2 30 4"),
+    (kitti_line("Car", ("\u0661", 2, 3, 4)), NUMBERS, "finite numbers in columns 5 to 8, got \u0661 2 3 4"),
     (kitti_line("Car", (3, 2, 1, 4)), "box without extent", "left, top, right, bottom in columns 5 to 8, got 3 2 1 4"),
     (kitti_line("Car", (1, 4, 3, 2)), "box without extent", "left, top, right, bottom in columns 5 to 8, got 1 4 3 2"),
     (kitti_line("Car", (1, 2, 3, 4), occluded="x"), FLAGS, "numbers in columns 2 and 3, got 0 x"),
@@ -117,6 +119,14 @@ def test_dont_care_is_ignored_for_every_class(tmp_path):
     assert len(problems) == 0
 
 
+def test_dont_care_in_any_case_of_letters(tmp_path):
+    annotations, problems = one(tmp_path, kitti_line("dontcare", (1, 2, 30, 20)) + kitti_line("Car", (1, 2, 3, 4)))
+    assert annotations.class_names == KITTI_TYPES
+    mine = annotations.objects(0)
+    assert annotations.ignored[mine].tolist().count(True) == 8
+    assert len(problems) == 0
+
+
 def test_classes(tmp_path):
     annotations, _ = one(tmp_path, kitti_line("bus", (1, 2, 3, 4)) + kitti_line("DontCare", (1, 2, 3, 4)))
     assert annotations.class_names == (*KITTI_TYPES, "bus")
@@ -146,6 +156,17 @@ def test_without_lists_the_images_are_divided(tmp_path):
     with pytest.raises(ConfigError, match=r"ImageSets must hold train\.txt and val\.txt"):
         open_split(tmp_path, "train")
     assert len(open_split(tmp_path / "ImageSets" / "all.txt", "train")[0]) == 1
+
+
+def test_without_lists_an_image_without_label_file_is_told(tmp_path):
+    make_kitti(tmp_path)
+    bare = picture(tmp_path / "training" / "image_2" / "bare.png")
+    assert len(open_split(tmp_path, "train")[1]) == 0  # the lists do not name it
+    for split in ("train", "val"):
+        (tmp_path / "ImageSets" / f"{split}.txt").unlink()
+    annotations, problems = open_split(tmp_path, "train")
+    assert len(annotations) == 4
+    assert only(problems) == f"image without label file | {bare}: no bare.txt (skipped)"
 
 
 def test_missing_files_are_told(tmp_path):

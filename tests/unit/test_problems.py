@@ -18,6 +18,9 @@ def test_counts_by_kind_and_action():
     problems.add("no size", "a.json, image 2", what="no file", action="skipped")
     assert problems.counts == {"flat box": 2, "no size": 2}
     assert (problems.repaired, problems.skipped, len(problems)) == (1, 3, 4)
+    problems.add("in both", "a.txt, line 1", what="'a'", action="kept")
+    assert (problems.repaired, problems.skipped, len(problems)) == (1, 3, 5)
+    assert problems.summary()[-2:] == ["in both: 1 kept", "  a.txt, line 1: 'a'"]
     assert next(iter(problems)) == Problem("flat box", "a.json, annotation 3", "bbox [1, 1, 0, 5]", "skipped")
     assert next(iter(problems)).text() == "a.json, annotation 3: bbox [1, 1, 0, 5] (skipped)"
 

@@ -1,8 +1,7 @@
-"""The papers' row files, the runs that they stand for, and the table, without any training."""
+"""The papers' row files and the runs that they stand for, without any training."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +9,11 @@ from pathlib import Path
 import pytest
 
 from detdistill.errors import ConfigError
-from detdistill.files import read_json, write_json
-from detdistill.jobs import reproduce
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.papers.data import PreparedData
 from detdistill.jobs.papers.rows import PAPERS, PaperRow, chosen_rows, papers_folder, read_paper
 from detdistill.jobs.papers.runs import in_order, row_runs, smoke_detector
-from detdistill.jobs.papers.table import SMOKE_HEADLINE
-from detdistill.jobs.reproduce import reproduce_job
-from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.papers.table import table_lines
 
 # The poster's tables: no distillation, Zhang and Ma, AID with a student R50; the same with R101.
 AID = {
@@ -78,6 +73,7 @@ def test_aids_24_rows_are_the_posters_and_need_four_teachers(tmp_path: Path) -> 
                 "retinanet-r50-1x-l2": (None, 36.4, 39.0),
                 "retinanet-r50-1x-s": (None, 36.4, 39.6),
                 "retinanet-r50-1x-sc": (None, 36.4, 40.0),
+                "retinanet-r50-1x-ssim-no-adapter": (None, 36.4, 40.1),
                 "retinanet-r18-1x-ssim": (None, 32.6, 36.1),
                 "retinanet-r50-2x-ssim": (None, 37.4, 40.6),
             },
@@ -105,12 +101,47 @@ def test_the_other_papers_rows_are_the_published_ones(paper: str, published: dic
 
 def test_rows_that_we_lack_a_detector_for_are_kept_and_never_substituted() -> None:
     lacking = {(paper, name) for paper in PAPERS for name, row in rows_of(paper).items() if row.needs is not None}
-    assert {name for paper, name in lacking if paper == "ikd"} == {"reppoints", "mask"}
+    assert {name for paper, name in lacking if paper == "ikd"} == {"reppoints-fgd", "reppoints", "mask-fgd", "mask"}
     assert {"cascade-faster-1x", "fsaf", "reppoints"} <= {name for paper, name in lacking if paper == "ssim"}
     assert not {paper for paper, _ in lacking} & {"aid", "frs"}
     for paper, name in lacking:
         row = rows_of(paper)[name]
         assert row.student is row.teacher is row.method is None
+
+
+@pytest.mark.parametrize(
+    ("paper", "row", "figure", "gain"),
+    [
+        ("ssim", "cascade-faster-1x", 40.9, "+3.5"),
+        ("ssim", "cascade-faster-1x-l1", 38.6, "2.3 below SSIM"),
+        ("ssim", "cascade-faster-1x-no-adapter", 39.8, None),
+        ("ssim", "cascade-faster-other-configuration", 41.0, None),
+        ("ssim", "fsaf", None, "+2.3"),
+        ("ssim", "reppoints", None, "+3.3"),
+        ("ikd", "reppoints-fgd", 42.0, "+3.4"),
+        ("ikd", "reppoints", 43.0, "at most +1.0"),
+        ("ikd", "mask-fgd", 42.1, "+2.9 (masks: AP 37.8)"),
+        ("ikd", "mask", None, "at most +1.0"),
+    ],
+)
+def test_rows_that_we_lack_a_detector_for_show_their_published_figures(
+    paper: str, row: str, figure: float | None, gain: str | None
+) -> None:
+    rows = read_paper(paper)[1]
+    (line,) = table_lines([rows_of(paper)[row]], {}, {})
+    assert (line.published, line.published_gain) == (figure, gain)
+    assert line.model.startswith("not covered: needs")
+    for one in rows:
+        assert one.needs is None or one.published is not None or one.published_gain is not None
+
+
+def test_ssim_without_adapter_is_the_row_with_its_own_method(tmp_path: Path) -> None:
+    rows = rows_of("ssim")
+    plain, bare = rows["retinanet-r50-1x-ssim"], rows["retinanet-r50-1x-ssim-no-adapter"]
+    assert (plain.method, bare.method) == ("ssim", "ssim(aligner=identity)")
+    one, other = (row_runs(row, DATA, scale="full", out=tmp_path).runs for row in (plain, bare))
+    assert (one[TEACHER], one[ALONE]) == (other[TEACHER], other[ALONE])
+    assert one[DISTILLED].name != other[DISTILLED].name
 
 
 def test_a_full_run_is_the_papers_schedule(tmp_path: Path) -> None:
@@ -122,7 +153,8 @@ def test_a_full_run_is_the_papers_schedule(tmp_path: Path) -> None:
     assert student.train.milestones == pytest.approx((8 / 12, 11 / 12))
     assert (student.train.optimizer, student.train.lr, student.train.ema_decay) == ("sgd", 0.01, 0)
     assert student.train.batch_size / student.train.accumulate == 2
-    assert teacher.data.augment.scale_jitter == (0.6, 1.0)
+    assert (teacher.data.augment.short_sides, student.data.augment.short_sides) == ((480, 800), None)
+    assert teacher.data.augment.scale_jitter == (1.0, 1.0)
     assert (student.data.image and (student.data.image.short_side, student.data.image.long_side)) == (800, 1333)
     settings = student.student.settings
     assert (settings.backbone, settings.norm, settings.freeze_stages) == ("resnet50.tv_in1k", "frozen", 1)
@@ -140,11 +172,24 @@ def test_a_run_is_named_by_what_decides_it(tmp_path: Path) -> None:
     assert row_runs(row, moved, scale="full", out=tmp_path / "b").runs[DISTILLED].name == here
     others = [
         row_runs(row, replace(DATA, identity="other"), scale="full", out=tmp_path),
+        row_runs(row, replace(DATA, digest="other"), scale="full", out=tmp_path),
         row_runs(replace(row, method="frs(class_gain=0.0)"), DATA, scale="full", out=tmp_path),
         row_runs(rows_of("frs")["gfl-2x"], DATA, scale="full", out=tmp_path),
         row_runs(row, DATA, scale="smoke", out=tmp_path),
     ]
-    assert len({here, *(one.runs[DISTILLED].name for one in others)}) == 5
+    assert len({here, *(one.runs[DISTILLED].name for one in others)}) == 6
+
+
+def test_several_scales_do_nothing_to_kittis_wide_images(tmp_path: Path) -> None:
+    row = rows_of("aid")["kitti-gfl-r101"]
+    run = row_runs(row, DATA, scale="full", out=tmp_path).runs[ALONE].config
+    assert run.data.image is not None
+    assert run.data.augment.short_sides == (480, 800)
+    sizes = {run.data.image.resized(375, 1242, short_side=side) for side in run.data.augment.short_sides or ()}
+    assert sizes == {(402, 1333)}
+    smoke = row_runs(row, DATA, scale="smoke", out=tmp_path).runs[ALONE].config.data
+    # A test's short side is 96 where the paper's is 800.
+    assert smoke.augment.short_sides == (58, 96)
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -205,7 +250,8 @@ def test_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
         (("drops: [1]", "drops: 1"), "drops must be a list, got 1."),
         (("drops: [1]", "drops: [2]"), "train.drops must be rising epochs between 1 and 1, got [2]."),
         (("epochs: 2, drops: [1]", "epochs: 0, drops: []"), "must be at least 1, got 0 and 2. Raise them."),
-        (("lr: 0.01", "scale_jitter: [1.0], lr: 0.01"), "scale_jitter must be a list of 2, got [1.0]."),
+        (("lr: 0.01", "short_sides: [480], lr: 0.01"), "short_sides must be a list of 2, got [480]."),
+        (("lr: 0.01", "short_sides: [1.5, 2], lr: 0.01"), "short_sides[0] must be a whole number, got 1.5."),
         (("{detector: fcos/tiny", "{settings: 3, detector: fcos/tiny"), "settings must be a section of keys, got 3."),
         (("fcos/tiny", "fcos/tini"), "The detector's backbone must be a preset or a timm model, got 'tini'."),
         (("{detector: fcos/tiny", "{settings: {nrm: 1}, detector: fcos/tiny"), "known keys, got 'nrm'."),
@@ -258,97 +304,3 @@ def test_the_row_files_are_found_in_an_installed_package(monkeypatch: pytest.Mon
         papers_folder()
     (package / "papers").mkdir()
     assert papers_folder() == package / "papers"
-
-
-# The table, on runs that only pretend to train.
-
-
-@pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[RunConfig]:
-    """Jobs that write the results 10, 20, 30, ... in the order in which they are called."""
-    made: list[RunConfig] = []
-
-    def job(config: RunConfig, *, resume: bool, progress: object) -> None:
-        assert resume
-        made.append(config)
-        name = DISTILLED if config.method else "student"
-        figures = {"AP": 10.0 * len(made), "AP50": 5.0, "per_class": {}}
-        write_json(config.out / "results.json", {name: figures, "steps": 1})
-
-    monkeypatch.setattr(reproduce, "train_job", job)
-    monkeypatch.setattr(reproduce, "distill_job", job)
-    monkeypatch.setattr(
-        reproduce, "smoke_data", lambda *_, **__: replace(DATA, notes=("drawn scenes stand for COCO.",))
-    )
-    monkeypatch.setattr(reproduce, "_voc", lambda config, _: {"mAP": 1.5})
-    return made
-
-
-def test_the_table_is_filled_with_ours_beside_the_published(pretended: list[RunConfig], tmp_path: Path) -> None:
-    outcome = reproduce_job("ikd", row="retinanet-ikd", out=tmp_path)
-    # teacher 10, alone 20, fgd 30, ikd 40; the teacher of both is one.
-    assert len(pretended) == 4
-    expected = [
-        ("retinanet-fgd", "teacher", 41.0, 10.0, None, None),
-        ("retinanet-fgd", "alone", 37.4, 20.0, None, None),
-        ("retinanet-fgd", "fgd", 40.7, 30.0, pytest.approx(3.3), 10.0),
-        ("retinanet-ikd", "ikd(fgd)", None, 40.0, "at most +1.0", 10.0),
-    ]
-    assert [line.cells()[:2] for line in outcome.lines] == [one[:2] for one in expected]
-    figures = [(line.published, line.ours, line.published_gain, line.our_gain) for line in outcome.lines]
-    assert figures == [one[2:] for one in expected]
-    text = outcome.table()
-    assert text[0] == SMOKE_HEADLINE
-    assert any("drawn scenes stand for COCO" in line for line in text)
-    assert any("+3.3" in line and "+10.0" in line and "40.7" in line for line in text)
-    assert [config.inherit for config in pretended] == [False, False, True, True]
-    assert json.loads((tmp_path / "ikd-retinanet-ikd.json").read_text())["lines"][0]["published"] == 41.0
-    assert (tmp_path / "ikd-retinanet-ikd.txt").read_text().splitlines() == text
-
-
-def test_finished_runs_are_not_made_again_and_papers_share_them(pretended: list[RunConfig], tmp_path: Path) -> None:
-    before = reproduce_job("ssim", out=tmp_path)
-    # A teacher, three students alone, seven methods.
-    assert len(pretended) == 11
-    assert [line.ours for line in reproduce_job("ssim", out=tmp_path).lines] == [line.ours for line in before.lines]
-    assert len(pretended) == 11
-    reproduce_job("frs", row="retinanet-2x", out=tmp_path)
-    # Its teacher and its student alone are SSIM's.
-    assert len(pretended) == 12
-
-
-def test_every_row_of_every_paper_gets_a_line(pretended: list[RunConfig], tmp_path: Path) -> None:
-    for paper in PAPERS:
-        outcome = reproduce_job(paper, out=tmp_path / paper)
-        rows = rows_of(paper)
-        assert {line.row for line in outcome.lines} == set(rows)
-        for line in outcome.lines:
-            if rows[line.row].needs is None:
-                assert line.ours is not None
-            else:
-                assert line.model == f"not covered: needs {rows[line.row].needs}"
-                assert (line.ours, line.published) == (None, rows[line.row].published)
-    assert len(pretended) == 24 + 14 + 11 + 12
-
-
-def test_kittis_rows_have_vocs_figure(pretended: list[RunConfig], tmp_path: Path) -> None:
-    (line,) = reproduce_job("aid", row="kitti-gfl-r50", out=tmp_path).lines
-    assert (line.metric, line.ours) == ("VOC AP50", 1.5)
-    assert read_json(pretended[0].out / "voc.json") == {"mAP": 1.5}
-
-
-def test_differences_say_whose_they_are(pretended: list[RunConfig], tmp_path: Path) -> None:
-    outcome = reproduce_job("frs", out=tmp_path)
-    assert outcome.differences["One seed."] == ()
-    about_fcos = [rows for sentence, rows in outcome.differences.items() if "FCOS" in sentence]
-    assert about_fcos == [("fcos-2x",)]
-    assert any(line.endswith("[fcos-2x]") for line in outcome.table())
-
-
-def test_wrong_arguments_are_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--plan must come with --scale full, got --scale smoke"):
-        reproduce_job("frs", plan_only=True)
-    with pytest.raises(ConfigError, match="must be a folder of data sets, got no such folder"):
-        reproduce_job("frs", data=tmp_path / "none")
-    with pytest.raises(ConfigError, match="--data must be the folder of the data sets at --scale full, got none"):
-        reproduce_job("frs", scale="full")

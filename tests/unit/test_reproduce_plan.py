@@ -13,6 +13,7 @@ from detdistill.data.scenes import make_scenes
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import read_json
+from detdistill.jobs.papers import data as paper_data
 from detdistill.jobs.papers import plan as paper_plan
 from detdistill.jobs.papers.data import PreparedData, full_data, smoke_data
 from detdistill.jobs.papers.plan import Cost, make_plan, require_room
@@ -90,7 +91,7 @@ def test_full_kitti_gets_the_papers_classes_and_keeps_its_lists(scenes: Path, tm
     out = tmp_path / "out"
     prepared = full_data("kitti", "ignored", root=scenes, out=out, progress=Silence())
     assert (prepared.train_images, prepared.val_images, prepared.size) == (4, 2, (96, 160))
-    assert "has 6 images, the paper's 7481: figures cannot be compared" in prepared.notes[0]
+    assert "has 6 images, the paper's 7481: figures cannot be compared" in prepared.notes[1]
     content = read_json(prepared.folder / "annotations/instances_train.json")
     assert [one["name"] for one in content["categories"]] == ["Car", "Pedestrian", "Cyclist"]
     assert (prepared.folder / "val.txt").read_text().split() == ["000004", "000005"]
@@ -98,6 +99,72 @@ def test_full_kitti_gets_the_papers_classes_and_keeps_its_lists(scenes: Path, tm
     shutil.copytree(scenes / "kitti", tmp_path / "copy")
     with pytest.raises(ConfigError, match=r"got one made from other data\. Give another --out, or delete it"):
         full_data("kitti", "ignored", root=tmp_path / "copy", out=out, progress=Silence())
+
+
+def divide(kitti: Path, train: str, val: str) -> None:
+    """Other lists, one digit an image."""
+    for name, numbers in (("train", train), ("val", val)):
+        (kitti / f"ImageSets/{name}.txt").write_text("".join(f"00000{number}\n" for number in numbers))
+
+
+def test_a_division_that_is_not_ours_is_told(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paper_data, "_PUBLISHED_IMAGES", {"kitti": 6})
+
+    def notes(name: str) -> tuple[str, ...]:
+        return full_data("kitti", "ignored", root=scenes, out=tmp_path / name, progress=Silence()).notes
+
+    divide(scenes / "kitti", "012", "345")
+    assert notes("half") == (
+        "KITTI is divided by the folder's own lists, 3 training and 3 validation images, the paper's 8 : 2: figures "
+        "cannot be compared.",
+    )
+    monkeypatch.setattr(paper_data, "_SHARE_SLACK", 0.05)
+    divide(scenes / "kitti", "01234", "5")
+    assert notes("fifths") == ("KITTI is divided by the folder's own lists, 5 training and 1 validation images.",)
+    # A second run of the same data says it again.
+    assert len(notes("fifths")) == 1
+    shutil.rmtree(scenes / "kitti/ImageSets")
+    assert notes("drawn") == ()
+
+
+def test_changed_lists_or_labels_are_not_taken_for_the_data_made_before(scenes: Path, tmp_path: Path) -> None:
+    out, kitti = tmp_path / "out", scenes / "kitti"
+
+    def prepared() -> PreparedData:
+        return full_data("kitti", "ignored", root=scenes, out=out, progress=Silence())
+
+    def refused() -> None:
+        with pytest.raises(ConfigError, match=r"got one made before its lists or labels changed\. Give another --out"):
+            prepared()
+
+    before = prepared()
+    assert prepared() == before
+    divide(kitti, "0124", "35")
+    refused()
+    divide(kitti, "0123", "45")
+    assert prepared() == before
+    label = kitti / "training/label_2/000004.txt"
+    text = label.read_text()
+    label.write_text(text + "Car 0 0 -10 10 10 40 40 -1 -1 -1 -1000 -1000 -1000 -10\n")
+    refused()
+    # Made anew, it is other data, and its runs are other runs.
+    shutil.rmtree(before.folder)
+    assert prepared().digest != before.digest
+    label.write_text(text)
+    shutil.rmtree(before.folder)
+    assert prepared() == before
+
+
+def test_an_image_in_both_splits_is_refused_before_anything_is_written(scenes: Path, tmp_path: Path) -> None:
+    out, kitti = tmp_path / "out", scenes / "kitti"
+    divide(kitti, "01234", "345")
+    with pytest.raises(DataError, match=r"must share no image, got 2 in both, such as 000003\.png\. Take them out"):
+        full_data("kitti", "ignored", root=scenes, out=out, progress=Silence())
+    divide(kitti, "01234", "5")
+    assert full_data("kitti", "ignored", root=scenes, out=out, progress=Silence()).val_images == 1
+    shutil.copyfile(scenes / "coco/train.json", scenes / "coco/val.json")
+    with pytest.raises(DataError, match="must share no image, got 4 in both"):
+        full_data("coco", "ignored", root=scenes, out=out, progress=Silence())
 
 
 def test_full_data_is_checked_for_layout_and_images(scenes: Path, tmp_path: Path) -> None:

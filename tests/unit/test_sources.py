@@ -125,6 +125,41 @@ def test_coco_wins_where_a_folder_holds_several_formats_and_a_file_names_another
     assert present_splits(listed) == ("val",)
 
 
+@pytest.mark.parametrize("make", [make_voc, make_kitti])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mkdocs.yml", "site_name: x\n"),
+        ("dataset.yaml", "- names\n"),
+        ("broken.yaml", "a: [\n"),
+        ("bytes.yaml", "a: \0\n"),
+        ("empty.yml", ""),
+    ],
+)
+def test_a_yaml_file_that_lists_no_classes_is_passed_over(tmp_path, make, name, text):
+    make(tmp_path)
+    (tmp_path / name).write_text(text)
+    assert present_splits(tmp_path) == ("train", "val")
+    assert len(open_split(tmp_path, "train")[0]) == 3
+
+
+def test_which_yaml_file_counts_as_a_data_yaml(tmp_path):
+    make_yolo(tmp_path)
+    (tmp_path / "mkdocs.yml").write_text("site_name: x\n")
+    assert find_split(tmp_path, "train").text().startswith("YOLO: data.yaml")
+    (tmp_path / "data.yaml").rename(tmp_path / "dataset.yaml")
+    assert find_split(tmp_path, "train").text().startswith("YOLO: dataset.yaml")
+    (tmp_path / "dataset.yaml").rename(tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"got none of them"):
+        present_splits(tmp_path)
+    (tmp_path / "mkdocs.yml").unlink()
+    assert find_split(tmp_path, "train").text().startswith("YOLO: mine.yaml")
+    (tmp_path / "mine.yaml").rename(tmp_path / "data.yaml")
+    (tmp_path / "data.yaml").write_text("train: images/train\n")
+    with pytest.raises(DataError, match=r"'names' of .*data\.yaml must list the classes"):
+        present_splits(tmp_path)
+
+
 def test_a_folder_of_no_known_format_names_them_all(tmp_path):
     with pytest.raises(ConfigError, match=r"\(COCO\), data\.yaml .* \(YOLO\), .* \(KITTI\) or .* \(Pascal VOC\), got"):
         present_splits(tmp_path)

@@ -1,77 +1,77 @@
+"""The seed that divides a data set without lists, from the command line to the lists that are written."""
+
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import pytest
 
-from detdistill.data.split import SplitNames, read_split_lists, saved_split, split_names, write_split
-from detdistill.errors import ConfigError, DataError
+from detdistill.cli import main
+from detdistill.data.listing import split_by_seed
+from detdistill.data.scenes import make_scenes
+from detdistill.errors import ConfigError
+from detdistill.files import read_json
+from detdistill.jobs.data import convert_data_job
 
-NAMES = [f"{i:06d}" for i in range(100)]
-
-
-def test_eight_to_two_by_the_seed_alone():
-    one = split_names(NAMES, seed=3)
-    assert (len(one.train), len(one.val)) == (80, 20)
-    assert sorted(one.train + one.val) == NAMES
-    assert split_names(reversed(NAMES), seed=3) == one
-    assert split_names(NAMES, seed=4) != one
-    assert split_names(NAMES[:2], seed=0) in {
-        SplitNames(("000000",), ("000001",)),
-        SplitNames(("000001",), ("000000",)),
-    }
+NAMES = [f"{number:06d}" for number in range(6)]
 
 
-def test_lists_are_saved_and_win(tmp_path):
-    made = saved_split(tmp_path, NAMES, seed=1)
-    assert (tmp_path / "train.txt").read_text().split() == list(made.train)
-    assert saved_split(tmp_path, NAMES, seed=2) == made
-    own = SplitNames(("000007",), ("000001", "000002"))
-    write_split(tmp_path, own)
-    assert saved_split(tmp_path, NAMES, seed=1) == own == read_split_lists(tmp_path)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "drawn"
+    make_scenes(folder, train=4, val=2, seed=0, kitti=True)
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ([], r"must be two or more, got 0\. Add images"),
-        (["a"], r"must be two or more, got 1\."),
-        (["a", "a"], r"images to split must stand once each, got 'a' twice\. Remove"),
-        (["a", "../b"], r"must be file names, got '\.\./b', which leads out"),
-        (["a", "b\nc"], "which holds a line break. Rename"),
-    ],
-)
-def test_names_that_cannot_be_split(names, message):
-    with pytest.raises(DataError, match=message):
-        split_names(names, seed=0)
+@pytest.fixture
+def unlisted(drawn: Path, tmp_path: Path) -> Path:
+    """KITTI without lists."""
+    shutil.copytree(drawn / "kitti", tmp_path / "kitti")
+    shutil.rmtree(tmp_path / "kitti/ImageSets")
+    return tmp_path / "kitti"
 
 
-def test_a_negative_seed_is_refused():
-    with pytest.raises(ConfigError, match=r"must be a whole number from 0, got -1\."):
-        split_names(NAMES, seed=-1)
+def listed(folder: Path) -> tuple[list[str], list[str]]:
+    train, val = ((folder / f"{name}.txt").read_text().split() for name in ("train", "val"))
+    return train, val
 
 
-@pytest.mark.parametrize(
-    ("train", "val", "kind", "message"),
-    [
-        ("000001\n", None, ConfigError, r"must hold train\.txt and val\.txt, got train\.txt alone\. Add val\.txt"),
-        (None, "000001\n", ConfigError, r"got val\.txt alone\. Add train\.txt, or delete val\.txt"),
-        ("000001\n", " \n", DataError, r"val\.txt must name at least one image, got none\. Write"),
-        ("000001\n", "000001\n", DataError, r"must stand once each, got '000001' twice"),
-        ("000001\n", "/etc/passwd\n", DataError, r"got '/etc/passwd', which is absolute"),
-        ("000001\n", "zzz\nyyy\n", DataError, r"must name images of the data set, got yyy and 1 more"),
-    ],
-)
-def test_lists_that_cannot_be_used(tmp_path, train, val, kind, message):
-    for name, text in (("train.txt", train), ("val.txt", val)):
-        if text is not None:
-            (tmp_path / name).write_text(text)
-    with pytest.raises(kind, match=message):
-        saved_split(tmp_path, NAMES, seed=0)
+def test_the_seed_decides_the_division_of_kitti(unlisted: Path, tmp_path: Path) -> None:
+    for seed in (None, 0, 3):
+        outcome = convert_data_job(unlisted, to="kitti", out=tmp_path / f"{seed}", split_seed=seed)
+        assert listed(tmp_path / f"{seed}/ImageSets") == split_by_seed(NAMES, seed=seed or 0)
+        assert f"drawn by seed {seed or 0}" in outcome.sources["val"]
+    assert split_by_seed(NAMES, seed=3) != split_by_seed(NAMES, seed=0)
 
 
-def test_a_list_that_is_no_text(tmp_path):
-    (tmp_path / "train.txt").write_bytes(b"\xff\xfe\x00")
-    (tmp_path / "val.txt").write_text("a\n")
-    with pytest.raises(DataError, match=r"train\.txt must be text in UTF-8, got a byte that is not\. Save"):
-        read_split_lists(tmp_path)
-    with pytest.raises(ConfigError, match="must be a readable file, got: No such file"):
-        read_split_lists(tmp_path / "none")
+@pytest.mark.parametrize("layout", ["Annotations", "one folder"])
+def test_the_seed_decides_the_division_of_voc(unlisted: Path, layout: str, tmp_path: Path) -> None:
+    voc, out = tmp_path / "voc", tmp_path / "out"
+    convert_data_job(unlisted, to="voc", out=voc)
+    shutil.rmtree(voc / "ImageSets")
+    if layout == "one folder":
+        for place in ("Annotations", "JPEGImages"):
+            for path in sorted((voc / place).iterdir()):
+                path.rename(voc / path.name)
+            (voc / place).rmdir()
+    convert_data_job(voc, to="voc", out=out, split_seed=3)
+    assert listed(out / "ImageSets/Main") == split_by_seed(NAMES, seed=3)
+
+
+def test_the_command_hands_the_seed_on(unlisted: Path, tmp_path: Path) -> None:
+    out, record = tmp_path / "out", tmp_path / "record.json"
+    line = ["data", "convert", str(unlisted), "--to", "kitti", "--out", str(out), "--split-seed", "3"]
+    assert main([*line, "--json", str(record)]) == 0
+    assert listed(out / "ImageSets") == split_by_seed(NAMES, seed=3)
+    assert "drawn by seed 3" in read_json(record)["splits"]["train"]["read_as"]
+
+
+def test_a_seed_that_decides_nothing_is_refused(drawn: Path, unlisted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for place, text in ((drawn / "kitti", r"the list ImageSets/train\.txt"), (drawn, r"COCO: train\.json")):
+        with pytest.raises(ConfigError, match=rf"must come with a KITTI or Pascal VOC folder.*{text}.*Leave it out"):
+            convert_data_job(place, to="voc", out=out, split_seed=0)
+    with pytest.raises(ConfigError, match=r"--split-seed must be a whole number from 0, got -1\. Leave it out"):
+        convert_data_job(unlisted, to="voc", out=out, split_seed=-1)
+    assert not out.exists()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from detdistill.config import read_run_config
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,
@@ -72,6 +73,11 @@ def test_resized_never_exceeds_the_sides():
         ),
         (lambda: AugmentSettings(scale_jitter=(0.0, 1.0)), "augment.scale_jitter must be two factors"),
         (lambda: AugmentSettings(scale_jitter=(1.0, float("inf"))), "augment.scale_jitter must be two factors"),
+        (
+            lambda: AugmentSettings(short_sides=(800, 480)),
+            "augment.short_sides must be two whole numbers of pixels with 1 <= low <= high, got 800, 480. Give",
+        ),
+        (lambda: AugmentSettings(short_sides=(0, 480)), "augment.short_sides must be two whole numbers of pixels"),
     ],
 )
 def test_settings_out_of_range_are_refused(build, message):
@@ -111,6 +117,53 @@ def test_switching_colour_on_leaves_the_other_draws_alone():
         colour.crop_x,
         colour.flip,
     )
+
+
+def test_short_sides_are_whole_pixels_up_to_both_ends():
+    drawn = [draw_augmentation(AugmentSettings(short_sides=(3, 6)), generator(seed)).short_side for seed in range(200)]
+    assert set(drawn) == {3, 4, 5, 6}
+    assert min(drawn.count(side) for side in (3, 4, 5, 6)) >= 30
+
+
+def test_switching_short_sides_on_leaves_the_other_draws_alone():
+    settings = AugmentSettings(scale_jitter=(0.5, 2.0), colour=1.0)
+    plain = draw_augmentation(settings, generator(5))
+    drawn = draw_augmentation(replace(settings, short_sides=(480, 800)), generator(5))
+    assert plain.short_side is None
+    assert drawn == replace(plain, short_side=drawn.short_side)
+
+
+@pytest.mark.parametrize(
+    ("stored", "short_side", "expected"),
+    [
+        ((375, 1242), 480, (402, 1333)),  # KITTI: the long side decides at all of the paper's scales
+        ((375, 1242), 800, (402, 1333)),
+        ((375, 1242), 240, (240, 795)),
+        ((480, 640), 480, (480, 640)),
+        ((480, 640), 800, (800, 1067)),
+        ((480, 640), 1200, (1000, 1333)),  # above the nominal size too
+    ],
+)
+def test_a_drawn_short_side_keeps_the_ratio_and_the_bound_of_the_long_one(stored, short_side, expected):
+    image, targets = transform_sample(
+        grey_image(*stored),
+        targets_of((0, 0, stored[1], stored[0])),
+        settings=ImageSettings(800, 1333),
+        drawn=Augmentation(short_side=short_side, crop_y=0.9, crop_x=0.9),
+    )
+    assert image.shape[1:] == expected
+    torch.testing.assert_close(targets.boxes, torch.tensor([[0.0, 0, expected[1], expected[0]]]))
+
+
+def test_short_sides_are_a_setting_of_a_run(tmp_path):
+    written = "data.augment.short_sides=[480, 800]"
+    options = {"data.folder": "d", "student.detector": "fcos/tiny", "out": "o"}
+    config = read_run_config(None, [written], purpose="train", options=options)
+    assert config.data.augment == AugmentSettings(short_sides=(480, 800))
+    (tmp_path / "config.yaml").write_text(config.yaml())
+    assert read_run_config(tmp_path / "config.yaml", purpose="train") == config
+    with pytest.raises(ConfigError, match=r"augment\.short_sides must be two whole numbers of pixels"):
+        read_run_config(None, ["data.augment.short_sides=[2, 1]"], purpose="train", options=options)
 
 
 def test_image_without_boxes_stays_without_boxes():

@@ -60,6 +60,25 @@ def test_difficult_objects_are_ignored(tmp_path):
     assert annotations.ignored.tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize("word", ["1", "1.0", " True ", "YES"])
+def test_words_for_difficult(tmp_path, word):
+    annotations, problems = one(tmp_path, voc_xml(voc_object("Car", (1, 1, 5, 5), difficult=word)))
+    assert (annotations.ignored.tolist(), len(problems)) == ([True, False], 0)
+
+
+@pytest.mark.parametrize("word", ["", "0", "0.0", "false", "False", "no", "Unspecified"])
+def test_words_for_not_difficult(tmp_path, word):
+    annotations, problems = one(tmp_path, voc_xml(voc_object("Car", (1, 1, 5, 5), difficult=word)))
+    assert (annotations.ignored.tolist(), len(problems)) == ([False, False], 0)
+
+
+def test_another_word_for_difficult_is_told_with_its_line(tmp_path):
+    annotations, problems = one(tmp_path, voc_xml(voc_object("Car", (1, 1, 5, 5), difficult="maybe")))
+    assert annotations.ignored.tolist() == [False, False]
+    place = f"{tmp_path / 'Annotations' / 'a.xml'}, line 6"
+    assert only(problems) == f"difficult neither 0 nor 1 | {place}: difficult is 'maybe', taken as 0 (repaired)"
+
+
 def test_pixels_count_from_one_and_a_zero_stays_zero(tmp_path):
     objects = voc_object("Car", (0, 0, 5, 5)) + voc_object("Car", (1, 1, 5, 5)) + voc_object("Car", (1.5, 3, 3, 3))
     annotations, problems = one(tmp_path, voc_xml(objects))
@@ -109,7 +128,8 @@ def test_folders_of_images_and_xml_files(tmp_path):
     annotations, problems = open_split(tmp_path, "train")
     assert annotations.class_names == ("a", "b")
     assert annotations.path(0) == tmp_path / "train" / "a.png"
-    assert only(problems).startswith("image without label file | ")
+    bare = tmp_path / "train" / "bare.png"
+    assert only(problems) == f"image without label file | {bare}: no bare.xml (skipped)"
     assert open_split(tmp_path, "val")[0].path(0) == tmp_path / "valid" / "b.png"
 
 
@@ -201,6 +221,8 @@ def test_entities_are_never_expanded_and_no_file_is_opened(tmp_path):
         (("", 1, 5, 5), "box not four finite numbers"),
         (("1e999", 1, 5, 5), "box not four finite numbers"),
         (("one", 1, 5, 5), "box not four finite numbers"),
+        (("1_0.0", 1, 25, 5), "box not four finite numbers"),
+        (("\u0661", 1, 5, 5), "box not four finite numbers"),
         ((9, 1, 5, 5), "box without extent"),
         ((-9, -9, -5, -5), "box outside its image"),
         ((-9, 1, 5, 5), "box partly outside its image"),

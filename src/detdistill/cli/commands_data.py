@@ -57,6 +57,7 @@ def convert(
     *,
     to: Literal["coco", "voc", "yolo", "kitti"],
     out: Path,
+    split_seed: int | None = None,
     json: Path | None = None,
 ) -> None:
     """Write a data set in another format, images as hard links where the disk allows it.
@@ -65,12 +66,14 @@ def convert(
         path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
         to: The format to write.
         out: A new or empty folder.
+        split_seed: Divides KITTI or Pascal VOC without split lists 8:2; 0 without it.
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
     from detdistill.jobs.data import convert_data_job
 
-    show(watched(lambda progress: convert_data_job(path, to=to, out=out, progress=progress)), json=json)
+    outcome = watched(lambda progress: convert_data_job(path, to=to, out=out, split_seed=split_seed, progress=progress))
+    show(outcome, json=json)
 
 
 def check(path: Path, /, *, json: Path | None = None) -> None:

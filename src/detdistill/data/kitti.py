@@ -3,19 +3,19 @@
 Without lists the images are divided 8:2 by a seed. The classes are those of ``classes.txt`` in the data set's
 folder, where there is one, else KITTI's eight types, followed by any other type that the label files show; where
 none of KITTI's types is seen, those seen, in alphabetical order. ``DontCare`` is no class but a region in which
-nothing counts: ignored for every class.
+nothing counts, in any case of letters: ignored for every class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.coco import label_order
-from detdistill.data.kitti_labels import DONT_CARE, KittiLabels, parse_kitti_labels, read_kitti_labels
+from detdistill.data.kitti_labels import DONT_CARE, KittiLabels, is_dont_care, parse_kitti_labels, read_kitti_labels
 from detdistill.data.label_columns import LabelColumns, usable_size
 from detdistill.data.label_text import FileFlaw
 from detdistill.data.listing import (
@@ -26,11 +26,12 @@ from detdistill.data.listing import (
     by_stem,
     files_below,
     read_class_list,
+    report_unlabelled,
     shown,
     without_suffix,
 )
 from detdistill.data.problems import Problems
-from detdistill.data.voc import choices_by_list
+from detdistill.data.voc import choices_by_list, listed_splits
 
 __all__ = [
     "DONT_CARE",
@@ -39,6 +40,7 @@ __all__ = [
     "KittiSplit",
     "find_kitti",
     "is_kitti",
+    "kitti_splits",
     "read_kitti_labels",
     "read_kitti_truths",
 ]
@@ -77,10 +79,8 @@ class KittiSplit:
         """Where the label files are."""
         return self.training / LABELS
 
-    def _chosen(self, problems: Problems) -> list[tuple[str, Path]]:
-        labels = self.labels_dir
-        found = by_stem(files_below(labels, _TEXT))
-        chosen = []
+    def _chosen(self, found: Mapping[str, str], problems: Problems) -> list[tuple[str, Path]]:
+        labels, chosen = self.labels_dir, []
         for entry in self.choice.choose(list(found), problems):
             if entry.stem in found:
                 chosen.append((entry.stem, labels / found[entry.stem]))
@@ -106,8 +106,9 @@ class KittiSplit:
         order = label_order(self.folder, names, class_names)
         columns = LabelColumns(str(self.folder), problems, class_names=names)
         images_dir = self.training / IMAGES
-        images = by_stem(files_below(images_dir, IMAGE_SUFFIXES))
-        chosen, used = self._chosen(problems), []
+        images = by_stem(files_below(images_dir, IMAGE_SUFFIXES, problems))
+        labelled = by_stem(files_below(self.labels_dir, _TEXT, problems))
+        chosen, used = self._chosen(labelled, problems), []
         for done, (stem, path) in enumerate(chosen, start=1):
             name = images.get(stem, f"{stem}.png")
             size = usable_size(images_dir / name, None, where=str(path), check_images=check_images, problems=problems)
@@ -115,6 +116,8 @@ class KittiSplit:
                 used.append(stem)
             if progress is not None:
                 progress(done, len(chosen))
+        if isinstance(self.choice, Share):
+            report_unlabelled(images, labelled.keys(), problems, images_dir=images_dir, ending=".txt")
         return columns.finish(order, images_dir=images_dir, stems=used), problems
 
     def _classes(self, demanded: Sequence[str] | None) -> tuple[str, ...]:
@@ -123,10 +126,10 @@ class KittiSplit:
         labels = self.labels_dir
         for name in files_below(labels, _TEXT):
             try:
-                seen |= set(parse_kitti_labels(labels / name, Problems()).types)
+                types = parse_kitti_labels(labels / name, Problems()).types
             except FileFlaw:
                 continue
-        seen.discard(DONT_CARE)
+            seen |= {kind for kind in types if not is_dont_care(kind)}
         if demanded is not None and seen <= set(demanded):
             return tuple(demanded)
         kitti = KITTI_TYPES if not seen or seen & set(KITTI_TYPES) else ()
@@ -143,7 +146,7 @@ def _add(columns: LabelColumns, name: str, path: Path, size: tuple[int, int]) ->
     row = columns.add_file(name, size=size, labels=str(path))
     for index, (kind, line) in enumerate(zip(labels.types, labels.lines.tolist(), strict=True)):
         left, top, right, bottom = labels.boxes[index].tolist()
-        if kind == DONT_CARE:
+        if is_dont_care(kind):
             columns.add_region(row, (left, top, right, bottom), line=line)
         elif kind in columns.class_names:
             category = columns.class_ids[columns.class_names.index(kind)]
@@ -184,21 +187,33 @@ def is_kitti(folder: Path) -> bool:
     return _training(folder) is not None
 
 
-def find_kitti(folder: Path, split: str, *, listed: Path | None = None) -> KittiSplit:
+def _root(folder: Path, training: Path) -> Path:
+    """The data set that lists and ``classes.txt`` belong to."""
+    return folder.parent if training == folder and folder.name == "training" else folder
+
+
+def kitti_splits(folder: Path) -> tuple[str, ...]:
+    """The splits that a folder in KITTI's layout has; see `listed_splits`."""
+    training = _training(folder) or folder / "training"
+    return listed_splits(_root(folder, training), training / LABELS)
+
+
+def find_kitti(folder: Path, split: str, *, listed: Path | None = None, split_seed: int = 0) -> KittiSplit:
     """Finds one split of a data set in KITTI's layout.
 
     Args:
         folder: the data set, or its ``training`` folder.
         split: ``"train"`` or ``"val"``.
         listed: take the images of this list, whatever its name.
+        split_seed: divides a data set without lists.
 
     Raises:
         ConfigError: the lists do not tell which images are the split's.
     """
     training = _training(folder) or folder / "training"
     labels = training / LABELS
-    root = folder.parent if training == folder and folder.name == "training" else folder
+    root = _root(folder, training)
     if listed is not None:
         return KittiSplit(root, training, ListFile(listed, root))
     choices = choices_by_list(root, labels)
-    return KittiSplit(root, training, choices[split] if choices else Share(split, labels))
+    return KittiSplit(root, training, choices[split] if choices else Share(split, labels, split_seed))

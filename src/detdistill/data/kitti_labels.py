@@ -17,6 +17,11 @@ DONT_CARE = "DontCare"
 COLUMNS, COLUMNS_WITH_SCORE = 15, 16
 
 
+def is_dont_care(kind: str) -> bool:
+    """Whether a type means a region in which nothing counts, in any case of letters."""
+    return kind.lower() == DONT_CARE.lower()
+
+
 @dataclass(frozen=True, slots=True)
 class KittiLabels:
     """The objects of one label file, in its order.

@@ -76,7 +76,9 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def number(text: str) -> float:
-    """A word as a number; NaN where it is none."""
+    """A word as a number; NaN where it is none. Python's own ``1_0`` and digits of other scripts are none."""
+    if "_" in text or not text.isascii():
+        return math.nan
     try:
         return float(text)
     except ValueError:

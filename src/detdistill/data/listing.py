@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
@@ -55,10 +55,12 @@ class ListFile:
     Attributes:
         path: the file.
         folder: the data set's folder, which the text is relative to.
+        train: of a val list, the train list beside it; images of both are told. None without one.
     """
 
     path: Path
     folder: Path
+    train: Path | None = None
 
     def text(self) -> str:
         """Name of the list."""
@@ -68,18 +70,33 @@ class ListFile:
         """The entries in the list's order; a second column (VOC's lists for one class) is passed over."""
         known, found, seen = set(stems), list[Entry](), set[str]()
         for where, line in read_list(self.path):
-            first = line.split()[0]
-            name = first if line not in known and (first in known or len(line.split()) == 2) else line
-            stem = name if name in known else without_suffix(name)
+            stem = _listed_stem(line, known)
             flaw = unsafe_name(stem)
             if flaw is not None:
-                problems.add("unusable file name", where, what=f"{name!r} {flaw}", action="skipped")
+                problems.add("unusable file name", where, what=f"{line!r} {flaw}", action="skipped")
             elif stem in seen:
                 problems.add("image listed twice", where, what=f"{stem!r} is the second", action="skipped")
             else:
                 seen.add(stem)
                 found.append(Entry(stem, where))
+        if self.train is not None:
+            report_shared(found, {_listed_stem(line, known) for _, line in read_list(self.train)}, problems)
         return found
+
+    def is_empty(self) -> bool:
+        """Whether it names nothing at all, as where a data set has no such split.
+
+        Raises:
+            DataError: the list cannot be read.
+        """
+        return not read_list(self.path)
+
+
+def _listed_stem(line: str, known: Set[str]) -> str:
+    """The image that a line of a list names, of those known where it can be one."""
+    first = line.split(maxsplit=1)[0]
+    name = first if line not in known and (first in known or len(line.split()) == 2) else line
+    return name if name in known else without_suffix(name)
 
 
 @final
@@ -166,14 +183,72 @@ def read_class_list(folder: Path) -> tuple[str, ...] | None:
     return names or None
 
 
-def files_below(folder: Path, suffixes: frozenset[str]) -> list[str]:
-    """The files with one of the endings in a folder and its sub-folders, as names relative to it, in order."""
+def files_below(folder: Path, suffixes: frozenset[str], problems: Problems | None = None) -> list[str]:
+    """The files with one of the endings in a folder and its sub-folders, as names relative to it, in order.
+
+    Sub-folders that are links are followed, each folder being read once.
+
+    Args:
+        folder: where to look.
+        suffixes: the endings, in small letters.
+        problems: takes names that cannot be used, and links to folders that are read already; None where another
+            call tells them.
+    """
+    told = Problems() if problems is None else problems
     found = []
-    for place, folders, names in os.walk(folder):
-        folders.sort()
+    for place, names in _walk(folder, told):
         base = Path(place).relative_to(folder)
         found += [(base / name).as_posix() for name in names if Path(name).suffix.lower() in suffixes]
-    return sorted(name for name in found if unsafe_name(name) is None)
+    usable = []
+    for name in sorted(found):
+        flaw = unsafe_name(name)
+        if flaw is None:
+            usable.append(name)
+        else:
+            told.add("unusable file name", str(folder), what=f"{name!r} {flaw}", action="skipped")
+    return usable
+
+
+def _walk(folder: Path, problems: Problems) -> Iterator[tuple[str, list[str]]]:
+    """Every folder with its files: those that lie here first, then linked ones, so that no link can lead in circles."""
+    waiting, read = [str(folder)], set[str]()
+    for top in waiting:
+        for place, folders, names in os.walk(top):
+            real = os.path.realpath(place)
+            if real in read:
+                what = f"{os.path.relpath(place, folder)!r} is a folder that is read already"
+                problems.add("folder linked twice", str(folder), what=what, action="skipped")
+                folders.clear()
+                continue
+            read.add(real)
+            waiting += [path for name in sorted(folders) if os.path.islink(path := os.path.join(place, name))]
+            yield place, names
+
+
+def report_unlabelled(
+    images: Mapping[str, str], labelled: Set[str], problems: Problems, *, images_dir: Path, ending: str
+) -> None:
+    """Tells the images that have no label file, where no list says which images are meant.
+
+    Args:
+        images: the images' names in their folder, by name without the ending.
+        labelled: the label files' names without the ending.
+        problems: takes them.
+        images_dir: the images' folder.
+        ending: of the missing label files.
+    """
+    for stem, name in images.items():
+        if stem not in labelled:
+            what = f"no {stem}{ending}"
+            problems.add("image without label file", str(images_dir / name), what=what, action="skipped")
+
+
+def report_shared(val: Iterable[Entry], train: Set[str], problems: Problems) -> None:
+    """Tells the images of the val split that are in the train split too: figures would be of images learned."""
+    for entry in val:
+        if entry.stem in train:
+            what = f"{entry.stem!r} is in the train split too"
+            problems.add("image in both splits", entry.where, what=what, action="kept")
 
 
 def by_stem(names: Sequence[str]) -> dict[str, str]:

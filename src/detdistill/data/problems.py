@@ -1,7 +1,8 @@
 """What was found wrong in a data set: every problem with its place, counted by kind.
 
-A reader never stops at a flaw it can live with. It repairs the entry or skips it, and adds a `Problem` that names
-the file and the entry. The command line prints `Problems.summary()` as warnings; `data check` prints all of it.
+A reader never stops at a flaw it can live with. It repairs the entry, skips it, or keeps what only looks like a
+mistake, and adds a `Problem` that names the file and the entry. The command line prints `Problems.summary()` as
+warnings; `data check` prints all of it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["repaired", "skipped"]
+Action = Literal["repaired", "skipped", "kept"]
 KEPT_PER_KIND = 1000
 
 
@@ -23,7 +24,8 @@ class Problem:
         kind: what all problems of this sort have in common, a short noun phrase.
         where: file and id.
         what: the values at fault.
-        action: ``"repaired"`` (the entry is used, changed) or ``"skipped"`` (it is left out).
+        action: ``"repaired"`` (the entry is used, changed), ``"skipped"`` (it is left out) or ``"kept"`` (it is used
+            as it is).
     """
 
     kind: str

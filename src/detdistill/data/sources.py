@@ -8,7 +8,7 @@ from typing import Protocol
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.coco_files import SPLITS, DataSplit, coco_splits, file_of_split, find_coco, is_coco
-from detdistill.data.kitti import find_kitti, is_kitti
+from detdistill.data.kitti import find_kitti, is_kitti, kitti_splits
 from detdistill.data.problems import Problems
 from detdistill.data.voc import ANNOTATIONS, find_voc, is_voc, voc_splits
 from detdistill.data.yolo import find_yolo, yaml_of, yolo_splits
@@ -39,13 +39,13 @@ class Split(Protocol):
         """The annotations, possibly of no image, and what was repaired or skipped."""
 
 
-def find_split(data: Path, split: str, *, exact: bool = False) -> Split:
+def find_split(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> Split:
     """Finds one split of a data set.
 
     Layouts, in the order in which they are looked for:
         - COCO: ``FOLDER/train.json``, ``FOLDER/val.json``, images in ``FOLDER/images`` or in ``FOLDER`` itself; or
           ``FOLDER/annotations/instances_train2017.json`` with images in ``FOLDER/train2017`` (any year or none);
-        - YOLO: ``FOLDER/data.yaml``;
+        - YOLO: ``FOLDER/data.yaml``, or a YAML file of another name, see `yaml_of`;
         - KITTI: ``FOLDER/training/label_2`` and ``image_2``, lists in ``FOLDER/ImageSets``;
         - Pascal VOC: ``FOLDER/Annotations/*.xml``, ``JPEGImages`` and lists in ``ImageSets/Main``; or folders
           ``train`` and ``val`` of images and XML files; or one such folder.
@@ -60,6 +60,7 @@ def find_split(data: Path, split: str, *, exact: bool = False) -> Split:
         data: a folder or a file.
         split: ``"train"`` or ``"val"``.
         exact: take a JSON file or list for the split whatever its name says, as where a user names what to evaluate.
+        split_seed: divides KITTI and Pascal VOC where they have no lists.
 
     Raises:
         ConfigError: there is no such path, or nothing for the split.
@@ -72,9 +73,9 @@ def find_split(data: Path, split: str, *, exact: bool = False) -> Split:
         if data_yaml is not None:
             return find_yolo(data_yaml, split)
         if is_kitti(data):
-            return find_kitti(data, split)
+            return find_kitti(data, split, split_seed=split_seed)
         if is_voc(data):
-            return find_voc(data, split)
+            return find_voc(data, split, split_seed=split_seed)
     return find_coco(data, split, exact=exact)
 
 
@@ -98,9 +99,11 @@ def _find_by_file(data: Path, split: str, *, exact: bool) -> Split:
 def present_splits(data: Path) -> tuple[str, ...]:
     """The splits that a data set has; a JSON file or list alone counts as ``"val"``.
 
+    A split of Pascal VOC or KITTI whose list is empty is left out.
+
     Raises:
-        ConfigError: there is no data set of a known format.
-        DataError: a ``data.yaml`` cannot be used.
+        ConfigError: there is no data set of a known format, or no pair of its lists divides it.
+        DataError: a ``data.yaml`` or list cannot be used.
     """
     if data.is_file():
         return yolo_splits(data) if data.suffix.lower() in _YAML else ("val",)
@@ -113,7 +116,7 @@ def present_splits(data: Path) -> tuple[str, ...]:
     if data_yaml is not None:
         present = yolo_splits(data_yaml)
     elif is_kitti(data):
-        present = SPLITS
+        present = kitti_splits(data)
     elif is_voc(data):
         present = voc_splits(data)
     if not present:
@@ -131,6 +134,7 @@ def open_split(
     *,
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,
+    split_seed: int = 0,
     check_images: bool = False,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -143,6 +147,7 @@ def open_split(
         class_names: the classes it must have, by name; labels then follow this order. A data set without a list of
             its classes (Pascal VOC, KITTI) may show fewer.
         exact: as in `find_split`.
+        split_seed: as in `find_split`.
         check_images: decode every image, as `read_coco` does.
         progress: called with (images settled, all images) where images are looked at.
         say: told in a line what the data was recognised as.
@@ -154,7 +159,7 @@ def open_split(
         ConfigError: there is no such path, or no file for the split.
         DataError: the file cannot be used, its classes are others, or no image is left.
     """
-    found = find_split(data, split, exact=exact)
+    found = find_split(data, split, exact=exact, split_seed=split_seed)
     if say is not None:
         say(f"{split} data read as {found.text()}")
     annotations, problems = found.read(class_names=class_names, check_images=check_images, progress=progress)

@@ -11,13 +11,14 @@ files of both splits, in alphabetical order. Objects marked ``difficult`` are ke
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.coco import label_order
+from detdistill.data.coco_files import SPLITS
 from detdistill.data.image_files import unsafe_name
 from detdistill.data.label_columns import LabelColumns, usable_size
 from detdistill.data.label_text import FileFlaw
@@ -30,6 +31,7 @@ from detdistill.data.listing import (
     by_stem,
     files_below,
     read_class_list,
+    report_unlabelled,
     shown,
 )
 from detdistill.data.problems import Problems
@@ -91,7 +93,7 @@ class VocSplit:
         names = own or self._classes(files, class_names)
         order = label_order(self.folder, names, class_names)
         columns = LabelColumns(str(self.folder), problems, class_names=names)
-        images = by_stem(files_below(self.images_dir, IMAGE_SUFFIXES))
+        images = by_stem(files_below(self.images_dir, IMAGE_SUFFIXES, problems))
         used = []
         for done, (stem, path, file) in enumerate(files, start=1):
             name = images.get(stem) or _named_image(file, self.images_dir, path=path, problems=problems)
@@ -104,7 +106,8 @@ class VocSplit:
             if progress is not None:
                 progress(done, len(files))
         if isinstance(self.choice, Share | Everything):
-            _report_unlabelled(images, self.labels_dir, problems)
+            labelled = by_stem(files_below(self.labels_dir, _XML)).keys()
+            report_unlabelled(images, labelled, problems, images_dir=self.images_dir, ending=".xml")
         return columns.finish(order, images_dir=self.images_dir, stems=used), problems
 
     def _classes(self, files: list[tuple[str, Path, VocFile]], demanded: Sequence[str] | None) -> tuple[str, ...]:
@@ -125,7 +128,7 @@ class VocSplit:
 
 def _parse(folder: Path, choice: Choice, problems: Problems) -> list[tuple[str, Path, VocFile]]:
     """Name, path and content of every XML file of a split that can be read."""
-    found = by_stem(files_below(folder, _XML))
+    found = by_stem(files_below(folder, _XML, problems))
     parsed = []
     for entry in choice.choose(list(found), problems):
         if entry.stem not in found:
@@ -170,15 +173,12 @@ def _add(columns: LabelColumns, name: str, path: Path, file: VocFile, size: tupl
             where = f"{path}, line {item.line}"
             columns.problems.add("box of an unknown class", where, what=known, action="skipped")
             continue
+        if item.odd_flag is not None:
+            line, text = item.odd_flag
+            what = f"difficult is {text!r}, taken as 0"
+            columns.problems.add("difficult neither 0 nor 1", f"{path}, line {line}", what=what, action="repaired")
         category = columns.class_ids[columns.class_names.index(item.name)]
         columns.add_box(row, item.box(), category=category, line=item.line, ignored=item.difficult)
-
-
-def _report_unlabelled(images: dict[str, str], labels_dir: Path, problems: Problems) -> None:
-    labelled = by_stem(files_below(labels_dir, _XML))
-    for stem, name in images.items():
-        if stem not in labelled:
-            problems.add("image without label file", str(labels_dir / name), what="no XML file", action="skipped")
 
 
 def _has_xml(folder: Path) -> bool:
@@ -194,19 +194,22 @@ def is_voc(folder: Path) -> bool:
 
 
 def voc_splits(folder: Path) -> tuple[str, ...]:
-    """The splits that a Pascal VOC folder has."""
-    if (folder / ANNOTATIONS).is_dir() or _has_xml(folder):
-        return ("train", "val")
+    """The splits that a Pascal VOC folder has; see `listed_splits`."""
+    if (folder / ANNOTATIONS).is_dir():
+        return listed_splits(folder, folder / ANNOTATIONS)
+    if _has_xml(folder):
+        return SPLITS
     return tuple(name for name, place in _folders(folder).items() if _has_xml(place))
 
 
-def find_voc(folder: Path, split: str, *, listed: Path | None = None) -> VocSplit:
+def find_voc(folder: Path, split: str, *, listed: Path | None = None, split_seed: int = 0) -> VocSplit:
     """Finds one split of a Pascal VOC data set.
 
     Args:
         folder: the data set.
         split: ``"train"`` or ``"val"``.
         listed: take the images of this list, whatever its name.
+        split_seed: divides a data set without lists.
 
     Raises:
         ConfigError: the lists do not tell which images are the split's.
@@ -223,11 +226,12 @@ def find_voc(folder: Path, split: str, *, listed: Path | None = None) -> VocSpli
         beside = (places[other], Everything(places[other])) if _has_xml(places[other]) else None
         return VocSplit(folder, places[split], places[split], Everything(places[split]), beside)
     if not labels.is_dir():
-        return VocSplit(folder, folder, folder, Share(split, folder), (folder, Share(other, folder)))
+        shares = {name: Share(name, folder, split_seed) for name in (split, other)}
+        return VocSplit(folder, folder, folder, shares[split], (folder, shares[other]))
     images = next(place for name in _IMAGE_FOLDERS if (place := folder / name).is_dir())
     if listed is not None:
         return VocSplit(folder, labels, images, ListFile(listed, folder), (labels, Everything(labels)))
-    choices = _choices(folder, labels)
+    choices = _choices(folder, labels, split_seed)
     return VocSplit(folder, labels, images, choices[split], (labels, choices[other]))
 
 
@@ -237,12 +241,27 @@ def _folders(folder: Path) -> dict[str, Path]:
     return {"train": folder / "train", "val": val}
 
 
-def _choices(folder: Path, labels: Path) -> dict[str, Choice]:
+def _choices(folder: Path, labels: Path, split_seed: int) -> Mapping[str, Choice]:
     """How a folder with ``Annotations`` is divided."""
-    return choices_by_list(folder, labels) or {split: Share(split, labels) for split in ("train", "val")}
+    return choices_by_list(folder, labels) or {split: Share(split, labels, split_seed) for split in SPLITS}
 
 
-def choices_by_list(folder: Path, labels: Path) -> dict[str, Choice] | None:
+def listed_splits(folder: Path, labels: Path) -> tuple[str, ...]:
+    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless both are.
+
+    Args:
+        folder: as `choices_by_list` takes it.
+        labels: as `choices_by_list` takes it.
+
+    Raises:
+        ConfigError: there are lists, and no pair of them divides the data set.
+        DataError: a list cannot be read.
+    """
+    choices = choices_by_list(folder, labels) or {}
+    return tuple(split for split, listed in choices.items() if not listed.is_empty()) or SPLITS
+
+
+def choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile] | None:
     """The lists that divide a data set; None where it has none.
 
     Args:
@@ -256,7 +275,10 @@ def choices_by_list(folder: Path, labels: Path) -> dict[str, Choice] | None:
     by_name = {path.stem: path for path in reversed(lists)}
     for train, val in _PAIRS:
         if train in by_name and val in by_name:
-            return {"train": ListFile(by_name[train], folder), "val": ListFile(by_name[val], folder)}
+            return {
+                "train": ListFile(by_name[train], folder),
+                "val": ListFile(by_name[val], folder, train=by_name[train]),
+            }
     if not lists:
         return None
     present = ", ".join(path.name for path in lists[:8]) + (", ..." if len(lists) > 8 else "")

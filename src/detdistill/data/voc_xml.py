@@ -14,6 +14,8 @@ Box = tuple[float, float, float, float]
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OBJECT = ("annotation", "object")
 _DEEPEST = 32
+_DIFFICULT = frozenset({"1", "1.0", "true", "yes"})
+_NOT_DIFFICULT = frozenset({"", "0", "0.0", "false", "no", "unspecified"})
 
 
 @dataclass(slots=True)
@@ -24,12 +26,14 @@ class VocObject:
         line: where it begins.
         name: its class, white space tidied; empty where none is given.
         difficult: whether it is to be left out of training and evaluation.
+        odd_flag: line and text of a ``<difficult>`` that says neither yes nor no, which counts as no; None without one.
         corners: xmin, ymin, xmax, ymax as written, counted from 1; NaN where missing or no number.
     """
 
     line: int
     name: str = ""
     difficult: bool = False
+    odd_flag: tuple[int, str] | None = None
     corners: list[float] = field(default_factory=lambda: [math.nan] * 4)
 
     def box(self) -> Box:
@@ -101,11 +105,16 @@ class _Handler:
         elif place == _OBJECT and tag == "name":
             self.objects[-1].name = text
         elif place == _OBJECT and tag == "difficult":
-            self.objects[-1].difficult = text not in ("", "0")
+            self._difficult(self.objects[-1], text)
         elif place == (*_OBJECT, "bndbox") and tag in _CORNERS:
             self.objects[-1].corners[_CORNERS.index(tag)] = number(text)
         self._path.pop()
         self._text.clear()
+
+    def _difficult(self, item: VocObject, text: str) -> None:
+        item.difficult = text.lower() in _DIFFICULT
+        known = item.difficult or text.lower() in _NOT_DIFFICULT
+        item.odd_flag = None if known else (self._parser.CurrentLineNumber, text[:40])
 
 
 def parse_voc(path: Path) -> VocFile:

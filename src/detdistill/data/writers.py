@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.kitti import IMAGES, KITTI_TYPES, LABELS
-from detdistill.data.kitti_labels import DONT_CARE
+from detdistill.data.kitti_labels import DONT_CARE, is_dont_care
 from detdistill.data.listing import CLASS_LIST, without_suffix
 from detdistill.data.problems import Problems
 from detdistill.data.voc import ANNOTATIONS, IMAGE_SETS
@@ -105,7 +105,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _write_lists(folder: Path, splits: Mapping[str, WritableSplit]) -> None:
-    """Both lists, so that a reader finds a pair; that of a split that there is not is empty."""
+    """Both lists, so that a reader finds a pair; an empty one says that there is no such split."""
     for name in ("train", "val"):
         split = splits.get(name)
         stems = [split.image(row).stem for row in split.images()] if split else []
@@ -238,8 +238,9 @@ def _yolo_line(label: int, box: Box, size: tuple[int, int]) -> str:
 
 def _write_kitti(folder: Path, splits: Mapping[str, WritableSplit], names: tuple[str, ...], place: Place) -> None:
     types = plain_classes(names, space="_")
-    if DONT_CARE in types:
-        raise DataError(f"Class names must differ from KITTI's {DONT_CARE}, got it as a class. Rename the class.")
+    for name in types:
+        if is_dont_care(name):
+            raise DataError(f"Class names must differ from KITTI's {DONT_CARE}, got {name!r}. Rename the class.")
     if types != KITTI_TYPES:
         _write(folder / CLASS_LIST, "".join(f"{name}\n" for name in types))
     _write_lists(folder / IMAGE_SETS, splits)

@@ -21,22 +21,27 @@ from detdistill.data.coco import label_order
 from detdistill.data.image_files import unsafe_name
 from detdistill.data.label_columns import Box, LabelColumns, usable_size
 from detdistill.data.label_text import FileFlaw, number, numbered_lines, read_text
-from detdistill.data.listing import IMAGE_SUFFIXES, Entry, files_below, read_list, shown, without_suffix
+from detdistill.data.listing import IMAGE_SUFFIXES, Entry, files_below, read_list, report_shared, shown, without_suffix
 from detdistill.data.problems import Problems
-from detdistill.data.yolo_yaml import YoloData, read_data_yaml
-from detdistill.errors import DataError
+from detdistill.data.yolo_yaml import YoloData, lists_classes, read_data_yaml
+from detdistill.errors import ConfigError, DataError
 
-DATA_YAML = ("data.yaml", "data.yml", "dataset.yaml")
+DATA_YAML = ("data.yaml", "data.yml")
+_LIKELY_YAML = "dataset.yaml"
 _POLYGON = 7
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class YoloSplit:
-    """One split of a YOLO data set: what ``data.yaml`` says, and the split's folders and lists."""
+    """One split of a YOLO data set: what ``data.yaml`` says, and the split's folders and lists.
+
+    `train` has those of the train split, for the val split alone: images of both are told.
+    """
 
     data: YoloData
     places: tuple[Path, ...]
+    train: tuple[Path, ...] = ()
 
     @property
     def source(self) -> Path:
@@ -66,7 +71,8 @@ class YoloSplit:
             str(self.data.file), problems, class_names=list(self.data.names.values()), class_ids=list(self.data.names)
         )
         order = label_order(self.data.file, columns.class_names, class_names)
-        images = self._images(images_dir, problems)
+        images = self._images(self.places, images_dir, problems)
+        report_shared(images, {entry.stem for entry in self._images(self.train, images_dir, Problems())}, problems)
         used, labelled = [], 0
         for done, entry in enumerate(images, start=1):
             labels = _label_file(images_dir, entry.stem)
@@ -85,11 +91,12 @@ class YoloSplit:
             )
         return columns.finish(order, images_dir=images_dir, stems=used), problems
 
-    def _images(self, images_dir: Path, problems: Problems) -> list[Entry]:
-        """The split's images, named relative to the folder of ``data.yaml``."""
+    def _images(self, places: Sequence[Path], images_dir: Path, problems: Problems) -> list[Entry]:
+        """A split's images, named relative to the folder of ``data.yaml``."""
         found: dict[str, Entry] = {}
-        for place in self.places:
-            for entry in _folder(place, images_dir) if place.is_dir() else self._listed(place, images_dir, problems):
+        for place in places:
+            entries = _folder if place.is_dir() else self._listed
+            for entry in entries(place, images_dir, problems):
                 if entry.stem in found:
                     what = f"{entry.stem!r} is the second"
                     problems.add("image listed twice", entry.where, what=what, action="skipped")
@@ -155,9 +162,10 @@ def _box(values: list[float], size: tuple[int, int], *, polygon: bool) -> Box:
     return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
 
 
-def _folder(place: Path, images_dir: Path) -> list[Entry]:
+def _folder(place: Path, images_dir: Path, problems: Problems) -> list[Entry]:
     base = place.relative_to(images_dir)
-    return [Entry((base / name).as_posix(), str(place / name)) for name in files_below(place, IMAGE_SUFFIXES)]
+    names = files_below(place, IMAGE_SUFFIXES, problems)
+    return [Entry((base / name).as_posix(), str(place / name)) for name in names]
 
 
 def _listed_name(line: str, places: Sequence[Path], images_dir: Path) -> str:
@@ -183,12 +191,13 @@ def _label_file(images_dir: Path, name: str) -> Path | None:
 
 
 def yaml_of(folder: Path) -> Path | None:
-    """The ``data.yaml`` of a folder; a single YAML file of another name counts too."""
+    """The ``data.yaml`` of a folder; else its ``dataset.yaml`` or only YAML file, where that lists classes."""
     for name in DATA_YAML:
         if (folder / name).is_file():
             return folder / name
     others = [path for path in (*folder.glob("*.yaml"), *folder.glob("*.yml")) if path.is_file()]
-    return others[0] if len(others) == 1 else None
+    likely = [path for path in others if path.name == _LIKELY_YAML] or others
+    return likely[0] if len(likely) == 1 and lists_classes(likely[0]) else None
 
 
 def find_yolo(data_yaml: Path, split: str) -> YoloSplit:
@@ -199,7 +208,15 @@ def find_yolo(data_yaml: Path, split: str) -> YoloSplit:
         DataError: it names no classes, or places outside its folder.
     """
     data = read_data_yaml(data_yaml)
-    return YoloSplit(data, data.places(split))
+    return YoloSplit(data, data.places(split), _train_places(data) if split == "val" else ())
+
+
+def _train_places(data: YoloData) -> tuple[Path, ...]:
+    """Where the train split is; nowhere if that cannot be told, as the val split alone may be there."""
+    try:
+        return data.places("train")
+    except (ConfigError, DataError):
+        return ()
 
 
 def yolo_splits(data_yaml: Path) -> tuple[str, ...]:

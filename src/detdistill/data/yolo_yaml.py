@@ -104,6 +104,15 @@ def read_data_yaml(path: Path) -> YoloData:
     )
 
 
+def lists_classes(path: Path) -> bool:
+    """Whether a file is YAML with the key ``names``, as files that have nothing to do with YOLO are not."""
+    try:
+        content = load_yaml(path)
+    except ConfigError:
+        return False
+    return isinstance(content, dict) and "names" in content
+
+
 def _root(path: Path, written: Any) -> Path:
     """The folder named by ``path`` where it lies in the file's own, else the file's own."""
     if isinstance(written, str) and unsafe_name(written) is None and (path.parent / written).is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 from detdistill.data.annotations import Annotations
 from detdistill.data.coco_traffic import TRAFFIC_CLASSES, TrafficSplit, make_coco_traffic
 from detdistill.data.kitti import KittiSplit
+from detdistill.data.listing import Share
 from detdistill.data.problems import Problems
 from detdistill.data.scenes import make_scenes
 from detdistill.data.sources import SPLITS, find_split, open_split, present_splits
 from detdistill.data.summary import SplitSummary, summarise
+from detdistill.data.voc import VocSplit
 from detdistill.data.writers import Format, require_empty, write_data_set
+from detdistill.errors import ConfigError
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Cell, Table
 
@@ -145,32 +148,38 @@ class ConvertOutcome:
         }
 
 
-def convert_data_job(path: Path, *, to: Format, out: Path, progress: Progress | None = None) -> ConvertOutcome:
+def convert_data_job(
+    path: Path, *, to: Format, out: Path, split_seed: int | None = None, progress: Progress | None = None
+) -> ConvertOutcome:
     """Writes a data set in another format, images as hard links where the disk allows it.
 
     Args:
         path: a data set in any format; see `find_split`.
         to: the format to write.
         out: a new or empty folder.
+        split_seed: divides KITTI and Pascal VOC without lists, which seed 0 does for everything else.
         progress: told what was recognised, and how many images are settled.
 
     Raises:
-        ConfigError: there is no such data set, or the folder is in use.
+        ConfigError: there is no such data set, the folder is in use, or a seed is given where nothing is drawn.
         DataError: a split cannot be used at all, or an image cannot be read.
     """
     require_empty(out)
+    present = present_splits(path)
+    if split_seed is not None:
+        _require_drawn(path, present, split_seed)
     watcher = progress or Silence()
     annotations: dict[str, Annotations] = {}
     problems: dict[str, Problems] = {}
     sources: dict[str, str] = {}
     kitti_labels: dict[str, Path] = {}
     names: tuple[str, ...] | None = None
-    for split in present_splits(path):
+    for split in present:
         annotations[split], problems[split] = open_split(
-            path, split, class_names=names, exact=path.is_file(), say=watcher.say
+            path, split, class_names=names, exact=path.is_file(), split_seed=split_seed or 0, say=watcher.say
         )
         names = annotations[split].class_names
-        found = find_split(path, split, exact=path.is_file())
+        found = find_split(path, split, exact=path.is_file(), split_seed=split_seed or 0)
         sources[split] = found.text()
         if isinstance(found, KittiSplit):
             kitti_labels[split] = found.labels_dir
@@ -190,6 +199,19 @@ def convert_data_job(path: Path, *, to: Format, out: Path, progress: Progress | 
     return ConvertOutcome(
         out=out, to=to, sources=sources, images=written.images, boxes=written.boxes, problems=problems
     )
+
+
+def _require_drawn(path: Path, splits: Sequence[str], seed: int) -> None:
+    """Refuses a seed that cannot be used, or that would decide nothing."""
+    if seed < 0:
+        raise ConfigError(f"--split-seed must be a whole number from 0, got {seed}. Leave it out for 0.")
+    for split in splits:
+        found = find_split(path, split, exact=path.is_file())
+        if not (isinstance(found, KittiSplit | VocSplit) and isinstance(found.choice, Share)):
+            raise ConfigError(
+                f"--split-seed must come with a KITTI or Pascal VOC folder without split lists, got {path}, "
+                f"read as {found.text()}. Leave it out, or take the lists away."
+            )
 
 
 def make_scenes_job(

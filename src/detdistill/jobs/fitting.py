@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ def fit(
             "images": len(data.train),
             "boxes": len(data.train.boxes),
             "image": image,
+            "augment": asdict(config.data.augment),
             **identity,
         },
     )

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
-
-import numpy as np
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.class_groups import ClassMode, aid_classes
+from detdistill.data.class_groups import ClassMode
 from detdistill.data.coco_files import is_coco
 from detdistill.data.coco_traffic import make_coco_traffic
-from detdistill.data.kitti import is_kitti
+from detdistill.data.kitti import KittiSplit, is_kitti
+from detdistill.data.listing import TRAIN_SHARE, Share
 from detdistill.data.scenes import make_scenes
-from detdistill.data.split import SplitNames, write_split
+from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.coco import coco_dict
-from detdistill.files import atomic_folder, read_json, write_json
-from detdistill.jobs.opening import read_split
+from detdistill.jobs.papers.prepared import SPLITS, Split, median_size, prepare, read_both
 from detdistill.jobs.papers.rows import DataName
 from detdistill.progress import Progress
 
-MADE_FROM = "made_from.json"
 DATA = "data"
 
 _SMOKE_TRAIN, _SMOKE_VAL = 64, 24
@@ -41,8 +36,8 @@ _LAYOUTS = MappingProxyType(
         "coco": "annotations/instances_train2017.json, annotations/instances_val2017.json, train2017 and val2017",
     }
 )
-Split = Literal["train", "val"]
-_SPLITS: tuple[Split, ...] = ("train", "val")
+# How far the share of training images in a folder's own lists may be from the paper's.
+_SHARE_SLACK = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +51,7 @@ class PreparedData:
         val_images: how many there are to be measured on.
         size: median height and width of a training image as stored.
         notes: in which way it is not the paper's, a sentence each.
+        digest: of the annotations where they were written for this reproduction; runs on others are other runs.
     """
 
     folder: Path
@@ -64,6 +60,7 @@ class PreparedData:
     val_images: int
     size: tuple[int, int]
     notes: tuple[str, ...] = ()
+    digest: str = ""
 
 
 def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Path, progress: Progress) -> PreparedData:
@@ -97,15 +94,17 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
         source = _smoke_source(name, root)
         shown = source.name
         if name == "coco_traffic":
-            made = out / DATA / f"coco_traffic_of_{source.name}"
-            make_coco_traffic(source, made)
-            source = made
+            traffic = out / DATA / f"coco_traffic_of_{source.name}"
+            make_coco_traffic(source, traffic)
+            source = traffic
     folder = out / DATA / f"{name}_{classes}" if name == "kitti" else out / DATA / name
     limits: dict[Split, int] = {"train": _SMOKE_TRAIN, "val": _SMOKE_VAL}
-    counts = _prepared(folder, source, classes if name == "kitti" else None, limits=limits, progress=progress)
+    made = prepare(folder, source, classes if name == "kitti" else None, limits=limits, progress=progress)
     words = {"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"}[name]
-    note = f"{counts['train']} training and {counts['val']} validation images of {shown} stand for {words}."
-    return PreparedData(folder, folder.name, counts["train"], counts["val"], tuple(counts["size"]), notes=(note,))
+    note = f"{made.images['train']} training and {made.images['val']} validation images of {shown} stand for {words}."
+    return PreparedData(
+        folder, folder.name, made.images["train"], made.images["val"], made.size, notes=(note,), digest=made.digest
+    )
 
 
 def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, progress: Progress) -> PreparedData:
@@ -121,30 +120,44 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
 
     Raises:
         ConfigError: the data set is not there, or another one was used in this folder before.
-        DataError: it cannot be used, or images are missing.
+        DataError: it cannot be used, images are missing, or one is in both splits.
     """
     source = _full_source(name, root)
     notes: tuple[str, ...] = ()
+    digest = ""
     if name == "coco_traffic":
         folder = out / DATA / name
         progress.say(f"COCO traffic of {source}: read four times")
         make_coco_traffic(source, folder)
-        splits = _opened(folder, progress)
+        splits = read_both(folder, progress)
     elif name == "kitti":
         folder = out / DATA / f"{name}_{classes}"
-        _prepared(folder, source, classes, limits={}, progress=progress)
-        splits = _opened(folder, progress)
+        made = prepare(folder, source, classes, limits={}, progress=progress)
+        digest, notes = made.digest, _division(source, made.images)
+        splits = read_both(folder, progress)
     else:
-        folder, splits = source, _opened(source, progress)
-    for split in _SPLITS:
+        folder, splits = source, read_both(source, progress)
+    for split in SPLITS:
         _require_images(splits[split], split)
     train, val = len(splits["train"]), len(splits["val"])
     counted = train + val if name == "kitti" else train
     published = _PUBLISHED_IMAGES.get(name)
     if published is not None and counted != published:
-        notes = (f"The {name} folder has {counted} images, the paper's {published}: figures cannot be compared.",)
+        notes += (f"The {name} folder has {counted} images, the paper's {published}: figures cannot be compared.",)
     identity = folder.name if folder != source else str(source.resolve())
-    return PreparedData(folder, identity, train, val, _median_size(splits["train"]), notes=notes)
+    return PreparedData(folder, identity, train, val, median_size(splits["train"]), notes=notes, digest=digest)
+
+
+def _division(source: Path, images: Mapping[Split, int]) -> tuple[str, ...]:
+    """What to know where KITTI is divided by lists that came with the folder, and not by our seed."""
+    found = find_split(source, "train")
+    if isinstance(found, KittiSplit) and isinstance(found.choice, Share):
+        return ()
+    train, val = images["train"], images["val"]
+    lists = f"KITTI is divided by the folder's own lists, {train} training and {val} validation images"
+    if abs(train / (train + val) - TRAIN_SHARE) <= _SHARE_SLACK:
+        return (f"{lists}.",)
+    return (f"{lists}, the paper's 8 : 2: figures cannot be compared.",)
 
 
 def _smoke_source(name: DataName, root: Path) -> Path:
@@ -175,16 +188,6 @@ def _full_source(name: DataName, root: Path) -> Path:
     )
 
 
-def _opened(folder: Path, progress: Progress) -> dict[Split, Annotations]:
-    train = read_split(folder, "train", progress=progress)
-    return {"train": train, "val": read_split(folder, "val", class_names=train.class_names, progress=progress)}
-
-
-def _median_size(annotations: Annotations) -> tuple[int, int]:
-    height, width = np.median(annotations.sizes, axis=0).astype(int).tolist()
-    return height, width
-
-
 def _require_images(annotations: Annotations, split: str) -> None:
     """Refuses a split with images that are not on the disk; one look into each folder."""
     names = [annotations.file_name(index) for index in range(len(annotations))]
@@ -201,44 +204,3 @@ def _require_images(annotations: Annotations, split: str) -> None:
             f"The {split} images in {annotations.images_dir} must be all {len(names)}, got {len(missing)} missing, "
             f"such as {missing[0]}. Put them there."
         )
-
-
-def _prepared(
-    folder: Path, source: Path, classes: ClassMode | None, *, limits: Mapping[Split, int], progress: Progress
-) -> dict[str, Any]:
-    """Writes both splits as COCO JSON beside links to their images, unless an earlier run did; returns the counts."""
-    made_from = {"source": str(source.resolve()), "classes": classes, "limits": dict(limits)}
-    if folder.exists():
-        record = read_json(folder / MADE_FROM)
-        if not isinstance(record, dict) or record.get("made_from") != made_from:
-            raise ConfigError(
-                f"{folder} must be made from {source}, got one made from other data. Give another --out, or delete it."
-            )
-        return dict(record["counts"])
-    splits = _opened(source, progress)
-    if classes is not None:
-        splits = {split: aid_classes(annotations, classes) for split, annotations in splits.items()}
-    counts: dict[str, Any] = {"size": _median_size(splits["train"])}
-    names: dict[Split, tuple[str, ...]] = {}
-    with atomic_folder(folder) as partial:
-        for split in _SPLITS:
-            content = coco_dict(splits[split])
-            _keep_first(content, limits.get(split))
-            counts[split] = len(content["images"])
-            names[split] = tuple(sorted(Path(image["file_name"]).stem for image in content["images"]))
-            write_json(partial / "annotations" / f"instances_{split}.json", content)
-            (partial / split).symlink_to(splits[split].images_dir.resolve(), target_is_directory=True)
-        write_split(partial, SplitNames(train=names["train"], val=names["val"]))
-        write_json(partial / MADE_FROM, {"made_from": made_from, "counts": counts})
-    return counts
-
-
-def _keep_first(content: dict[str, Any], limit: int | None) -> None:
-    """Leaves the first images that show an object, with their objects."""
-    if limit is None:
-        return
-    shown = {box["image_id"] for box in content["annotations"] if not box["iscrowd"]}
-    images: Sequence[dict[str, Any]] = [image for image in content["images"] if image["id"] in shown][:limit]
-    kept = {image["id"] for image in images}
-    content["images"] = list(images)
-    content["annotations"] = [box for box in content["annotations"] if box["image_id"] in kept]

@@ -128,12 +128,21 @@ def _alone(row: PaperRow, model: PaperModel, data: PreparedData, *, scale: Scale
         data=DataSettings(
             folder=data.folder,
             image=image,
-            augment=AugmentSettings(flip=0.5, scale_jitter=model.train.scale_jitter),
+            augment=AugmentSettings(flip=0.5, short_sides=_short_sides(row, model, image)),
         ),
         student=StudentChoice(settings.name, settings),
         train=_smoke_training(model) if smoke else _full_training(model, data.train_images),
         out=Path(),
     )
+
+
+def _short_sides(row: PaperRow, model: PaperModel, image: ImageSettings) -> tuple[int, int] | None:
+    """The training scales in pixels of `image`, which is smaller than the row's in a test."""
+    sides = model.train.short_sides
+    if sides is None:
+        return None
+    low, high = (max(1, round(side * image.short_side / row.image.short_side)) for side in sides)
+    return low, high
 
 
 def smoke_detector(model: PaperModel) -> DetectorSettings:
@@ -186,7 +195,7 @@ def _named(config: RunConfig, data: PreparedData, out: Path, *, teacher: str | N
     for key in ("out", "twins"):
         content.pop(key, None)
     # Where the folder lies does not matter, and which it is says the data's identity.
-    content["data"]["folder"] = data.identity
+    content["data"] |= {"folder": data.identity, "digest": data.digest}
     for key in FREE_ON_RESUME:
         content["train"].pop(key)
     if teacher is not None:
