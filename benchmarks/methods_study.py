@@ -60,9 +60,14 @@ DRAWN_ROWS = {
 }
 PHOTO_ROWS = {key: DRAWN_ROWS[key] for key in ("frs", "aid(frs)", "control of aid(frs)", "ikd(fgd)")}
 BEST_DRAWN = "hint"
-# Choices that the sources leave open, on every seed.
+# Choices that the sources leave open, and a weight that spreads further than AID's alpha of 0.1, on every seed.
 OPTIONS = {
-    "drawn": ("frs(scale=per_channel)", "ssim(rescale_over=channel)"),
+    "drawn": (
+        "frs(scale=per_channel)",
+        "ssim(rescale_over=channel)",
+        "aid(frs, alpha=2)",
+        "aid(frs, alpha=2, control=true)",
+    ),
     "bccd": ("frs(scale=per_channel)", "ssim", "ssim(rescale_over=channel)"),
 }
 # Gains other than the published ones, for methods that these do not help at this size, on the first seed.
@@ -70,6 +75,8 @@ SWEEP = {
     "drawn": (
         "fgd(strength=0.1)",
         "fgd(strength=0.01)",
+        "fgd(strength=0.001)",
+        "fgd(strength=0.0001)",
         "attention(feature_gain=0.005)",
         "attention(nonlocal_gain=0)",
         "ikd(fgd(strength=0.01))",
@@ -79,6 +86,7 @@ SWEEP = {
         "frs(class_gain=0.5)",
         "frs(feature_gain=0.02, standardize=true)",
         "fgd(strength=0.01)",
+        "fgd(strength=0.001)",
         "ikd(fgd(strength=0.01))",
     ),
 }
