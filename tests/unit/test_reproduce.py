@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from detdistill.detectors.base import DetectorSpec
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.papers.data import PreparedData
 from detdistill.jobs.papers.rows import PAPERS, PaperRow, chosen_rows, papers_folder, read_paper
-from detdistill.jobs.papers.runs import in_order, row_runs, smoke_detector
+from detdistill.jobs.papers.runs import PaperRun, in_order, row_runs, smoke_detector
 from detdistill.jobs.papers.table import table_lines
+from detdistill.recipes.catalogue import build_recipe
 
 # The poster's tables: no distillation, Zhang and Ma, AID with a student R50; the same with R101.
 AID = {
@@ -208,6 +212,22 @@ def test_smoke_detectors_are_of_the_same_family_and_learn_from_scratch(paper: st
         assert train.steps == 3 * row.student.train.epochs
         if row.teacher is not None and "r101-" not in row.name:
             assert smoke_detector(row.teacher).fpn_channels > settings.fpn_channels
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_method_fits_its_detectors_at_smoke_scale(paper: str, tmp_path: Path) -> None:
+    specs: dict[DetectorSettings, DetectorSpec] = {}
+
+    def spec_of(run: PaperRun) -> DetectorSpec:
+        settings = run.config.student.settings
+        if settings not in specs:
+            specs[settings] = build_detector(settings, ("a", "b", "c"), seed=0).spec
+        return specs[settings]
+
+    for row in rows_of(paper).values():
+        if row.method_settings is not None:
+            runs = row_runs(row, DATA, scale="smoke", out=tmp_path).runs
+            assert build_recipe(row.method_settings, spec_of(runs[DISTILLED]), spec_of(runs[TEACHER])).terms
 
 
 STUDENT = "student: {detector: fcos/tiny, train: {epochs: 2, drops: [1], lr: 0.01, batch_size: 2}, published: 30.0}\n"

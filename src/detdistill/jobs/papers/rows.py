@@ -14,7 +14,7 @@ from detdistill.data.class_groups import ClassMode
 from detdistill.detectors.settings import DetectorSettings, parse_detector
 from detdistill.errors import ConfigError, suggestion
 from detdistill.recipes.catalogue import Settings, parse_method
-from detdistill.recipes.composition import structure
+from detdistill.recipes.composition import method_text, structure
 from detdistill.strict_yaml import load_yaml
 
 DataName = Literal["kitti", "coco_traffic", "coco"]
@@ -194,6 +194,11 @@ class PaperRow:
     def method_settings(self) -> Settings | None:
         """The method's settings; None for a detector trained alone."""
         return None if self.method is None else parse_method(self.method)
+
+    @property
+    def without_aligner(self) -> bool:
+        """Whether the method compares channel by channel, so that both necks must have as many."""
+        return self.method is not None and "aligner=identity" in method_text(parse_method(self.method))
 
     @property
     def method_name(self) -> str | None:

@@ -123,6 +123,8 @@ def in_order(rows: Sequence[RowRuns]) -> list[PaperRun]:
 def _alone(row: PaperRow, model: PaperModel, data: PreparedData, *, scale: Scale) -> RunConfig:
     smoke = scale == "smoke"
     settings = smoke_detector(model) if smoke else model.resolved()
+    if smoke and row.teacher is not None and row.without_aligner:
+        settings = replace(settings, fpn_channels=smoke_detector(row.teacher).fpn_channels)
     image = _SMOKE_SIZES[row.data] if smoke else ImageSettings(row.image.short_side, row.image.long_side)
     return RunConfig(
         data=DataSettings(
