@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -99,6 +99,7 @@ def test_padding_never_teaches(variant: str, sizes: list[tuple[int, int]], seed:
 @pytest.mark.parametrize("variant", CASES)
 @few
 @given(sizes=st.lists(image_size, min_size=2, max_size=3), seed=seeds)
+@example(sizes=[(1, 1), (1, 1), (1, 17)], seed=316)  # nearly flat maps
 def test_an_image_costs_the_same_in_any_batch(variant: str, sizes: list[tuple[int, int]], seed: int) -> None:
     recipe = recipe_of(variant)
     together = require_equal_in_any_batch(recipe, observed(recipe, scene_of(sizes, seed=seed), seed=seed))

@@ -117,6 +117,10 @@ def ssim_map(
         smaller than the window, which the source leaves undefined.
     """
     components = components or Components()
+    dtype = student.dtype
+    if components.beta != components.gamma:
+        # Alone, contrast and structure take roots of small differences, which single precision turns into noise.
+        student, teacher = student.double(), teacher.double()
     taps = gaussian_taps(window, device=student.device, dtype=student.dtype)
     down = reflecting_blur(inside[:, 0, :, 0].sum(1), inside.shape[2], taps=taps)[:, None]
     across = reflecting_blur(inside[:, 0, 0].sum(1), inside.shape[3], taps=taps)[:, None].mT
@@ -137,9 +141,10 @@ def ssim_map(
         variance_t = (blur(teacher.square()) - mean_t.square()).clamp(min=0)
         product = (variance_s * variance_t + 1e-12).sqrt()
         if components.beta:
-            return similarity * (2 * product + _C2) / (variance_s + variance_t + _C2)
-        return similarity * (covariance + _C3) / (product + _C3)
-    return similarity
+            similarity = similarity * (2 * product + _C2) / (variance_s + variance_t + _C2)
+        else:
+            similarity = similarity * (covariance + _C3) / (product + _C3)
+    return similarity.to(dtype)
 
 
 def dissimilarity(similarity: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
