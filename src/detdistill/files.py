@@ -19,6 +19,10 @@ from detdistill.errors import ConfigError
 PARTIAL = ".partial"
 
 
+def _partial_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -35,7 +39,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path: the final name; its folder is created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = _partial_of(path)
     try:
         yield partial
         _sync(partial)
@@ -53,7 +57,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         path: the final name; a folder of that name is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = _partial_of(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -70,16 +74,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def write_once(path: Path, content: bytes) -> bytes:
-    """Writes a file unless there is one, and returns what is there: of two writers at once, the first one's."""
+    """Writes a file unless there is one, and returns what is there: of two writers at once, the first one's.
+
+    Where the disk knows no hard links, two writers that both found nothing may leave the later one's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    partial = _partial_of(path)
     try:
         partial.write_bytes(content)
         _sync(partial)
-        os.link(partial, path)
+        try:
+            os.link(partial, path)
+        except OSError:  # there is one, or the disk knows no links
+            if path.exists():
+                return path.read_bytes()
+            os.replace(partial, path)
         _sync(path.parent)
-    except FileExistsError:
-        return path.read_bytes()
     finally:
         partial.unlink(missing_ok=True)
     return content

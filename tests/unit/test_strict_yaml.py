@@ -14,6 +14,11 @@ TAGS = (
 VALUES = ("", "''", "foo", "0", "é", "[]", "[1]", "[[1]]", "{}", "{a: 1}", "[{a: 1}]", "{[1]: 2}", "&a [*a]", "{? [] }")
 
 
+def require_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_yaml(text, "x")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -29,8 +34,7 @@ VALUES = ("", "''", "foo", "0", "é", "[]", "[1]", "[[1]]", "{}", "{a: 1}", "[{a
     ],
 )
 def test_a_value_that_does_not_fit_its_tag_is_refused(text, told):
-    with pytest.raises(ConfigError, match=told):
-        parse_yaml(text, "x")
+    require_refused(text, told)
 
 
 @pytest.mark.parametrize(("tag", "value"), list(product(TAGS, VALUES)))
@@ -55,8 +59,7 @@ def test_every_tag_before_every_value_is_read_or_refused(tag, value):
     ],
 )
 def test_keys_that_mean_the_same_stand_once(text, told):
-    with pytest.raises(ConfigError, match=told):
-        parse_yaml(text, "x")
+    require_refused(text, told)
 
 
 def test_keys_that_only_look_the_same_are_two():

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.coco import first_file_names, read_coco
@@ -15,7 +15,8 @@ from detdistill.data.listing import shown
 from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError, DataError
 
-SPLITS = ("train", "val")
+SplitName = Literal["train", "val"]
+SPLITS: tuple[SplitName, ...] = ("train", "val")
 
 
 @final

@@ -27,7 +27,7 @@ from typing import Any, TextIO
 
 from detdistill.data.coco import LISTS
 from detdistill.data.coco_columns import whole
-from detdistill.data.coco_files import SPLITS, DataSplit, find_coco
+from detdistill.data.coco_files import SPLITS, DataSplit, SplitName, find_coco
 from detdistill.data.json_stream import BEGIN, walk
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import atomic_file, atomic_folder, read_json, write_json
@@ -247,7 +247,7 @@ def _tail(json_path: Path, split: str) -> str:
     return tail if tail.startswith(split) else split
 
 
-def _described(sources: Mapping[str, DataSplit]) -> dict[str, dict[str, Any]]:
+def _described(sources: Mapping[SplitName, DataSplit]) -> dict[str, dict[str, Any]]:
     return {
         split: {
             "json": str(source.json.resolve()),
@@ -258,7 +258,7 @@ def _described(sources: Mapping[str, DataSplit]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _made_before(out: Path, sources: Mapping[str, DataSplit]) -> dict[str, TrafficSplit] | None:
+def _made_before(out: Path, sources: Mapping[SplitName, DataSplit]) -> dict[str, TrafficSplit] | None:
     """The counts of an earlier run on the same files; None for a new or empty folder."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

@@ -42,9 +42,8 @@ def by_cells(
     Returns:
         One value ≥ 0 per image; 0 for an image without inside cells.
     """
-    del mask
     cells = inside.flatten(1).sum(1).clamp(min=1)
-    return cost.flatten(1).sum(1) / (cost.shape[1] * cells)
+    return plain_sum(cost, mask, inside) / (cost.shape[1] * cells)
 
 
 def by_mask_sum(
@@ -60,8 +59,7 @@ def by_mask_sum(
     Returns:
         One value ≥ 0 per image; 0 where the mask vanishes.
     """
-    del inside
-    return cost.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=_TINY)
+    return plain_sum(cost, mask, inside) / mask.flatten(1).sum(1).clamp(min=_TINY)
 
 
 def by_batch_mask_sum(
@@ -77,5 +75,4 @@ def by_batch_mask_sum(
     Returns:
         One value ≥ 0 per image whose mean over the batch is Σ cost / Σ mask.
     """
-    del inside
-    return cost.flatten(1).sum(1) * (cost.shape[0] / mask.sum().clamp(min=_TINY))
+    return plain_sum(cost, mask, inside) * (cost.shape[0] / mask.sum().clamp(min=_TINY))

@@ -109,12 +109,12 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         but on images in [0, 1] where the source's are normalised (equal where all channels have one standard
         deviation). Its shrunk copies keep their ratio and their boxes, framed by the image's mean colour; padding is
         left out. A crop that leaves no box is drawn again, at last given up, where the source drops the image; boxes
-        that a crop leaves too small are dropped. Crops come before the resize, where the source's
-        one-stage pipelines crop after resize and flip; a twin undergoes its own image's crop, flip and resize, where
-        the source crops it elsewhere. From the cache it is its image plus the attack's change brought
-        back to the stored size, where the source brings back the whole image; made on the fly it starts from the
-        augmented image, noise included. On the second view the student's batch-norm layers normalise by the twins'
-        own statistics and keep their running statistics, where the source lets the twins change them.
+        that a crop leaves too small are dropped. Crops come before the resize, where the source's one-stage pipelines
+        crop after resize and flip; a twin undergoes its own image's crop, flip and resize, where the source crops it
+        elsewhere. From the cache it is its image plus the attack's change brought back to the stored size, where the
+        source brings back the whole image; made on the fly it starts from the augmented image, noise included. On the
+        second view the student's batch-norm layers normalise by the twins' own statistics and keep their running
+        statistics, where the source lets the twins change them.
     """
     gain = settings.adversarial_gain
     if gain is None:

@@ -10,14 +10,14 @@ from types import MappingProxyType
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.class_groups import ClassMode
-from detdistill.data.coco_files import is_coco
+from detdistill.data.coco_files import SPLITS, SplitName, is_coco
 from detdistill.data.coco_traffic import make_coco_traffic
 from detdistill.data.kitti import KittiSplit, is_kitti
 from detdistill.data.listing import TRAIN_SHARE, Share
 from detdistill.data.scenes import make_scenes
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
-from detdistill.jobs.papers.prepared import SPLITS, Split, median_size, prepare, read_both
+from detdistill.jobs.papers.prepared import median_size, prepare, read_both
 from detdistill.jobs.papers.rows import DataName
 from detdistill.progress import Progress
 
@@ -98,7 +98,7 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
             make_coco_traffic(source, traffic)
             source = traffic
     folder = out / DATA / f"{name}_{classes}" if name == "kitti" else out / DATA / name
-    limits: dict[Split, int] = {"train": _SMOKE_TRAIN, "val": _SMOKE_VAL}
+    limits: dict[SplitName, int] = {"train": _SMOKE_TRAIN, "val": _SMOKE_VAL}
     made = prepare(folder, source, classes if name == "kitti" else None, limits=limits, progress=progress)
     words = {"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"}[name]
     note = f"{made.images['train']} training and {made.images['val']} validation images of {shown} stand for {words}."
@@ -148,7 +148,7 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
     return PreparedData(folder, identity, train, val, median_size(splits["train"]), notes=notes, digest=digest)
 
 
-def _division(source: Path, images: Mapping[Split, int]) -> tuple[str, ...]:
+def _division(source: Path, images: Mapping[SplitName, int]) -> tuple[str, ...]:
     """What to know where KITTI is divided by lists that came with the folder, and not by our seed."""
     found = find_split(source, "train")
     if isinstance(found, KittiSplit) and isinstance(found.choice, Share):

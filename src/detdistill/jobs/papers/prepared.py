@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.class_groups import ClassMode, aid_classes
+from detdistill.data.coco_files import SPLITS, SplitName
 from detdistill.data.kitti import IMAGES, KittiSplit
 from detdistill.data.listing import CLASS_LIST, IMAGE_SUFFIXES, by_stem, files_below
 from detdistill.data.problems import Problems
@@ -25,9 +26,6 @@ from detdistill.progress import Progress
 
 MADE_FROM = "made_from.json"
 
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
-
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -39,13 +37,13 @@ class Made:
         digest: of both splits' annotations.
     """
 
-    images: Mapping[Split, int]
+    images: Mapping[SplitName, int]
     size: tuple[int, int]
     digest: str
 
 
 def prepare(
-    folder: Path, source: Path, classes: ClassMode | None, *, limits: Mapping[Split, int], progress: Progress
+    folder: Path, source: Path, classes: ClassMode | None, *, limits: Mapping[SplitName, int], progress: Progress
 ) -> Made:
     """Writes both splits as COCO JSON beside links to their images, and lists of names, unless an earlier run did.
 
@@ -71,7 +69,7 @@ def prepare(
     splits = read_both(source, progress)
     if classes is not None:
         splits = {split: aid_classes(annotations, classes) for split, annotations in splits.items()}
-    contents: dict[Split, dict[str, Any]] = {split: coco_dict(splits[split]) for split in SPLITS}
+    contents: dict[SplitName, dict[str, Any]] = {split: coco_dict(splits[split]) for split in SPLITS}
     for split, content in contents.items():
         _keep_first(content, limits.get(split))
     made = Made(
@@ -126,7 +124,7 @@ def _short(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def read_both(folder: Path, progress: Progress) -> dict[Split, Annotations]:
+def read_both(folder: Path, progress: Progress) -> dict[SplitName, Annotations]:
     """Both splits of a data set.
 
     Raises:
