@@ -20,15 +20,15 @@ from detdistill.threads import quiet_threads
 
 quiet_threads()
 
-from detdistill.data.scenes import make_scenes  # noqa: E402
+from detdistill.demo import SCENES, DemoPlan, demo_configs, write_labelled  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
-from detdistill.jobs.demo import SCENES, DemoPlan, demo_configs, write_labelled  # noqa: E402
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job  # noqa: E402
 from detdistill.jobs.settings import MethodChoice, RunConfig  # noqa: E402
 from detdistill.jobs.train import train_job  # noqa: E402
+from detdistill.methods.catalogue import recipe_entry  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
-from detdistill.recipes.catalogue import recipe_entry  # noqa: E402
-from detdistill.train.settings import ScheduleName  # noqa: E402
+from detdistill.scenes import make_scenes  # noqa: E402
+from detdistill.training.settings import ScheduleName  # noqa: E402
 
 SEED = 100
 STUDENT_RATES = (4e-3, 8e-3, 1.6e-2)

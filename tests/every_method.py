@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detdistill.distill.recipe import Recipe, WeightedTerm
-from detdistill.distill.step import Seen
-from detdistill.distill.term import Term
-from detdistill.distill.view import CLEAN, View
-from detdistill.parts.focus import inside_cells
-from detdistill.recipes.attention import AttentionSettings
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS, SumSettings, method_text, parse_method
-from detdistill.recipes.composition import base_methods
-from detdistill.recipes.fgd import FGDSettings
-from detdistill.recipes.frs import FRSSettings
-from detdistill.recipes.hint import HintSettings
-from detdistill.recipes.ikd import ADVERSARIAL
-from detdistill.recipes.mgd import MGDSettings
-from detdistill.recipes.ssim import SSIMSettings
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.step import Seen
+from detdistill.distillation.term import Term
+from detdistill.distillation.view import CLEAN, View
+from detdistill.methods.attention import AttentionSettings
+from detdistill.methods.catalogue import RECIPES, WRAPPERS, SumSettings, method_text, parse_method
+from detdistill.methods.composition import base_methods
+from detdistill.methods.fgd import FGDSettings
+from detdistill.methods.frs import FRSSettings
+from detdistill.methods.hint import HintSettings
+from detdistill.methods.ikd import ADVERSARIAL
+from detdistill.methods.mgd import MGDSettings
+from detdistill.methods.parts.focus import inside_cells
+from detdistill.methods.ssim import SSIMSettings
 from detdistill.types import Batch, BoxDistributions, ClassLogits, Clock, Cost, Knowledge, Observation, Pyramid
 from scenes_in_memory import FAMILIES, leaves_of, map_levels
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detdistill.data.kitti_labels import KittiLabels
-from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluation.coco import ImageDetections
 
 NAMES = ("Car", "Pedestrian", "Cyclist")
 Box = tuple[float, float, float, float]

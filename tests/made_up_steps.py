@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe, WeightedTerm
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.term import Term
-from detdistill.distill.weigh import Weigh
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.term import Term
+from detdistill.distillation.weigh import Weigh
 from detdistill.types import Batch, Clock, Cost, Detections, Knowledge, Need, Observation, Pyramid, TaskLoss
 from observations import batch as blank
 from observations import spec

@@ -10,12 +10,12 @@ import torch
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe
-from detdistill.distill.step import Seen
-from detdistill.distill.view import CLEAN
-from detdistill.recipes.attack import AdversarialTwins, AttackSettings
-from detdistill.recipes.catalogue import build_recipe
-from detdistill.recipes.ikd import ADVERSARIAL
+from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.step import Seen
+from detdistill.distillation.view import CLEAN
+from detdistill.methods.attack import AdversarialTwins, AttackSettings
+from detdistill.methods.catalogue import build_recipe
+from detdistill.methods.ikd import ADVERSARIAL
 from detdistill.types import Batch, Need
 from every_method import CLOCK, TWIN, awake, compared_by, cost_of
 from scenes_in_memory import map_levels, scene_batch, tiny_student, tiny_teacher

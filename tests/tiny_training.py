@@ -22,10 +22,10 @@ from detdistill.data.dataset import DetectionDataset, draw_seed
 from detdistill.data.loader import training_loader
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.files import write_json
-from detdistill.train.checkpoint import CHECKPOINTS, STUDENT
-from detdistill.train.loop import TrainResult, train
-from detdistill.train.settings import TrainSettings
-from detdistill.train.signals import Interrupted
+from detdistill.training.checkpoint import CHECKPOINTS, STUDENT
+from detdistill.training.loop import TrainResult, train
+from detdistill.training.settings import TrainSettings
+from detdistill.training.signals import Interrupted
 from detdistill.types import Batch, Clock, StepReport, Targets
 
 

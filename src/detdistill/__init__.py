@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from detdistill.detectors.saved import load_detector as load_detector
     from detdistill.detectors.saved import save_detector as save_detector
     from detdistill.detectors.settings import parse_detector as parse_detector
-    from detdistill.distill.step import DistillationStep as DistillationStep
-    from detdistill.recipes.catalogue import build_recipe as build_recipe
-    from detdistill.recipes.catalogue import method_text as method_text
-    from detdistill.recipes.catalogue import parse_method as parse_method
+    from detdistill.distillation.step import DistillationStep as DistillationStep
+    from detdistill.methods.catalogue import build_recipe as build_recipe
+    from detdistill.methods.catalogue import method_text as method_text
+    from detdistill.methods.catalogue import parse_method as parse_method
     from detdistill.types import Batch as Batch
     from detdistill.types import Clock as Clock
     from detdistill.types import Cost as Cost
@@ -36,18 +36,18 @@ _HOMES = {
     "Clock": "types",
     "Cost": "types",
     "Detector": "detectors.base",
-    "DistillationStep": "distill.step",
+    "DistillationStep": "distillation.step",
     "FrozenTeacher": "detectors.frozen",
     "Observation": "types",
     "StepReport": "types",
     "Targets": "types",
     "build_detector": "detectors.catalogue",
-    "build_recipe": "recipes.catalogue",
+    "build_recipe": "methods.catalogue",
     "inherit": "detectors.inherit",
     "load_detector": "detectors.saved",
-    "method_text": "recipes.catalogue",
+    "method_text": "methods.catalogue",
     "parse_detector": "detectors.settings",
-    "parse_method": "recipes.catalogue",
+    "parse_method": "methods.catalogue",
     "save_detector": "detectors.saved",
 }
 

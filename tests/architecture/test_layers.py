@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS
+from detdistill.methods.catalogue import RECIPES, WRAPPERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "detdistill"
@@ -156,7 +156,7 @@ def test_what_is_said_to_be_elsewhere_is_there() -> None:
 
 def test_every_part_documents_its_source_or_is_plain() -> None:
     silent = []
-    for path in sorted((PACKAGE / "parts").glob("*.py")):
+    for path in sorted((PACKAGE / "methods" / "parts").glob("*.py")):
         for node in tree_of(path).body:
             if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith("_"):
                 continue
@@ -172,7 +172,7 @@ def test_the_plain_parts_exist() -> None:
     for module, names in PLAIN_PARTS.items():
         there = {
             node.name
-            for node in tree_of(PACKAGE / "parts" / f"{module}.py").body
+            for node in tree_of(PACKAGE / "methods" / "parts" / f"{module}.py").body
             if isinstance(node, (ast.FunctionDef, ast.ClassDef))
         }
         assert not names - there, f"parts/{module}.py"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detdistill.distill.step import DistillationStep
-from detdistill.recipes.catalogue import RECIPES
+from detdistill.distillation.step import DistillationStep
+from detdistill.methods.catalogue import RECIPES
 from detdistill.types import StepReport
 from every_method import CLOCK, OPTIONS, both_wrappers, families_of
 from pairs_in_memory import known_pair, student_of

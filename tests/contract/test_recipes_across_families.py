@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from detdistill.distill.term import pairing_note
-from detdistill.distill.view import CLEAN
+from detdistill.distillation.term import pairing_note
+from detdistill.distillation.view import CLEAN
 from detdistill.errors import CapabilityError
-from detdistill.recipes.catalogue import build_recipe
-from detdistill.recipes.frs import FRSSettings
+from detdistill.methods.catalogue import build_recipe
+from detdistill.methods.frs import FRSSettings
 from detdistill.types import Need
 from every_method import OBJECTS_ALONE, PYRAMID_ONLY, both_wrappers
 from pairs_in_memory import (

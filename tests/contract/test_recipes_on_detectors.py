@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from detdistill.distill.recipe import Recipe, views
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.view import CLEAN
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS
-from detdistill.train.optimizer import build_optimizer
-from detdistill.train.settings import TrainSettings
+from detdistill.distillation.recipe import Recipe, views
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.view import CLEAN
+from detdistill.methods.catalogue import RECIPES, WRAPPERS
+from detdistill.training.optimizer import build_optimizer
+from detdistill.training.settings import TrainSettings
 from detdistill.types import Knowledge
 from every_method import (
     CLOCK,

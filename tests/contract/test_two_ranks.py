@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.step import DistillationStep
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS, build_recipe
-from detdistill.recipes.composition import parse_method, structure
-from detdistill.train.forward import Parcel, PlainStep
-from detdistill.train.launch import launch
-from detdistill.train.settings import TrainSettings
+from detdistill.distillation.step import DistillationStep
+from detdistill.methods.catalogue import RECIPES, WRAPPERS, build_recipe
+from detdistill.methods.composition import parse_method, structure
+from detdistill.training.forward import Parcel, PlainStep
+from detdistill.training.launch import launch
+from detdistill.training.settings import TrainSettings
 from detdistill.types import Batch, Clock
 from every_method import OPTIONS, awake, both_wrappers, families_of, trained_by
 from scenes_in_memory import BOXES, scene_batch, tiny_student, tiny_teacher

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe, WeightedTerm
-from detdistill.distill.step import DistillationStep
-from detdistill.parts.weigh import Granularity, by_teacher_loss
-from detdistill.recipes.aid import AIDSettings, wrap_aid
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.step import DistillationStep
+from detdistill.methods.aid import AIDSettings, wrap_aid
+from detdistill.methods.parts.weigh import Granularity, by_teacher_loss
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, Pyramid, StepReport, TaskLoss
 from made_up_steps import Known, Stub, lit
 from observations import spec

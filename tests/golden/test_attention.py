@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detdistill.distill.recipe import Recipe
-from detdistill.parts.attention import channel_attention, spatial_attention
-from detdistill.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
-from detdistill.recipes.attention import AttentionSettings, build_attention
-from detdistill.recipes.attention_terms import MaskedFeatures, NormTerm, PooledCells, PooledChannels, Relations
+from detdistill.distillation.recipe import Recipe
+from detdistill.methods.attention import AttentionSettings, build_attention
+from detdistill.methods.attention_terms import MaskedFeatures, NormTerm, PooledCells, PooledChannels, Relations
+from detdistill.methods.parts.attention import channel_attention, spatial_attention
+from detdistill.methods.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
 from detdistill.types import Clock
 from observations import batch, observation, spec
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detdistill.parts.box_masks import background, box_mask, foreground
-from detdistill.recipes.fgd import FGDSettings, build_fgd
+from detdistill.methods.fgd import FGDSettings, build_fgd
+from detdistill.methods.parts.box_masks import background, box_mask, foreground
 from detdistill.types import Batch, Clock, Observation, Targets
 from observations import batch, observation, random_observation, spec
 from scenes_in_memory import targets_of

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detdistill.distill.recipe import WarmUp
-from detdistill.parts.focus import richness
-from detdistill.recipes.frs import FRSSettings, build_frs
+from detdistill.distillation.recipe import WarmUp
+from detdistill.methods.frs import FRSSettings, build_frs
+from detdistill.methods.parts.focus import richness
 from detdistill.types import Clock, Observation
 from observations import batch, observation, spec
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from detdistill.data.dataset import Stored
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings, draw_crop, noised
-from detdistill.distill.recipe import Recipe, WeightedTerm
-from detdistill.recipes.attack import AttackSettings, momentum_attack
-from detdistill.recipes.ikd import TERM, IKDSettings, wrap_ikd
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.methods.attack import AttackSettings, momentum_attack
+from detdistill.methods.ikd import TERM, IKDSettings, wrap_ikd
 from detdistill.types import Clock, Targets
 from observations import batch, observation, spec
 

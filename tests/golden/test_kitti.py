@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from detdistill.evaluate.kitti import KittiMetrics, evaluate_kitti
+from detdistill.evaluation.kitti import KittiMetrics, evaluate_kitti
 from kitti_by_hand import NAMES, guesses, labels, visible
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.base import BoxLayout, DetectorSpec
-from detdistill.parts.distributions import softened_divergence
-from detdistill.recipes.ld import LDSettings, build_ld
+from detdistill.methods.ld import LDSettings, build_ld
+from detdistill.methods.parts.distributions import softened_divergence
 from detdistill.types import Batch, BoxDistributions, Clock, Observation
 from observations import batch, observation, spec
 from scenes_in_memory import targets_of

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from detdistill.parts.generation import Generation, kept_cells
-from detdistill.recipes.mgd import MaskedGeneration, MGDSettings, build_mgd
+from detdistill.methods.mgd import MaskedGeneration, MGDSettings, build_mgd
+from detdistill.methods.parts.generation import Generation, kept_cells
 from detdistill.types import Clock
 from observations import batch, observation, spec
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from detdistill.errors import ConfigError
-from detdistill.parts.compare import rescale
-from detdistill.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
-from detdistill.recipes.ssim import SSIMSettings, build_ssim
+from detdistill.methods.parts.compare import rescale
+from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
+from detdistill.methods.ssim import SSIMSettings, build_ssim
 from detdistill.types import Clock
 from made_up_steps import Known, lit, step_of
 from observations import batch, observation, spec

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from detdistill.data.sources import open_split
+from detdistill.demo import LABELLED, SCENES, DemoPlan, demo_job, equal_time_config
 from detdistill.detectors.settings import parse_detector
-from detdistill.jobs.demo import LABELLED, SCENES, DemoPlan, demo_job, equal_time_config
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
-from detdistill.train.settings import TrainSettings
+from detdistill.training.settings import TrainSettings
 
 SHORT = {"steps": 2, "batch_size": 2, "workers": 0, "warmup_steps": 1}
 

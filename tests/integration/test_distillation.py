@@ -24,14 +24,14 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.saved import load_detector, save_detector
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.distill.step import DistillationStep
+from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError, DistillError
 from detdistill.jobs import fitting
 from detdistill.jobs.distill import DistillOutcome, distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
-from detdistill.recipes.catalogue import RECIPES, build_recipe
-from detdistill.train.logs import read_rows
+from detdistill.methods.catalogue import RECIPES, build_recipe
+from detdistill.training.logs import read_rows
 from scenes_in_memory import tiny_student, tiny_teacher
 from watched_jobs import Watcher, Witness
 
@@ -183,7 +183,7 @@ def test_the_distilled_student_predicts_with_nothing_else_around(lab: Lab, tmp_p
     assert not [word for word in ("teacher", "align", "terms", str(lab.folder)) if word in json.dumps(told).lower()]
     program = """
 import sys
-sys.modules["detdistill.distill"] = sys.modules["detdistill.recipes"] = None
+sys.modules["detdistill.distillation"] = sys.modules["detdistill.methods"] = None
 from pathlib import Path
 from detdistill.detectors.saved import load_detector
 from detdistill.jobs.predict import predict_job

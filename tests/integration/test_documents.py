@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from detdistill import Batch, Targets, build_detector, load_detector, parse_detector, save_detector
-from detdistill.data.scenes import make_scenes
+from detdistill.scenes import make_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
 

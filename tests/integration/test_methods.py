@@ -19,7 +19,7 @@ from detdistill.jobs import fitting
 from detdistill.jobs.distill import distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
-from detdistill.train.logs import read_rows
+from detdistill.training.logs import read_rows
 from watched_jobs import Watcher, Witness, no_curves
 
 SMALL = [

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detdistill.data.scenes import make_scenes
 from detdistill.errors import ConfigError
-from detdistill.jobs.papers import data as paper_data
 from detdistill.jobs.pictures import pictures_job
-from detdistill.jobs.reproduce import reproduce_job
+from detdistill.papers import data as paper_data
+from detdistill.papers.reproduce import reproduce_job
+from detdistill.scenes import make_scenes
 
 MODEL = "detector: fcos/tiny, train: {epochs: 1, drops: [], lr: 0.01, batch_size: 4, accumulate: 2, warmup_steps: 1}"
 IMAGE = "image: {short_side: 48, long_side: 96}"

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from detdistill.errors import ConfigError
-from detdistill.train.checkpoint import CHECKPOINTS, LATEST, STUDENT
-from detdistill.train.logs import read_rows
-from detdistill.train.settings import TrainSettings
+from detdistill.training.checkpoint import CHECKPOINTS, LATEST, STUDENT
+from detdistill.training.logs import read_rows
+from detdistill.training.settings import TrainSettings
 from tiny_training import (
     TinyStep,
     checkpoint_tensors,

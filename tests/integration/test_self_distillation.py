@@ -21,8 +21,8 @@ from detdistill.errors import ConfigError
 from detdistill.jobs import fitting, generations
 from detdistill.jobs.generations import generations_job
 from detdistill.jobs.train import train_job
-from detdistill.train.run import _Run
-from detdistill.train.signals import Interrupted
+from detdistill.training.run import _Run
+from detdistill.training.signals import Interrupted
 from watched_jobs import no_curves
 
 SMALL = [

@@ -15,10 +15,10 @@ from torch import nn
 
 import tiny_training
 from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.train.checkpoint import STUDENT
-from detdistill.train.launch import device_kind, make_fabric, require_precision
-from detdistill.train.logs import read_rows
-from detdistill.train.optimizer import learning_rate
+from detdistill.training.checkpoint import STUDENT
+from detdistill.training.launch import device_kind, make_fabric, require_precision
+from detdistill.training.logs import read_rows
+from detdistill.training.optimizer import learning_rate
 from detdistill.types import Clock
 from tiny_training import (
     TinyStep,
@@ -215,7 +215,7 @@ TWO_RANKS = """
 import sys
 from pathlib import Path
 import torch
-from detdistill.train.signals import Interrupted
+from detdistill.training.signals import Interrupted
 from tiny_training import run_tiny, tiny_loader, tiny_settings
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import pytest
 
 from detdistill import build_detector, parse_detector, save_detector
 from detdistill.cli import main
-from detdistill.data.scenes import SCENE_CLASSES, make_scenes
+from detdistill.scenes import SCENE_CLASSES, make_scenes
 
 IMAGE = {"short_side": 96, "long_side": 160}
 

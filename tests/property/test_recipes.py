@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detdistill.distill.recipe import Recipe, views
-from detdistill.distill.step import Seen
-from detdistill.distill.view import CLEAN
-from detdistill.parts.focus import inside_cells
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS, build_recipe
-from detdistill.recipes.ikd import ADVERSARIAL
+from detdistill.distillation.recipe import Recipe, views
+from detdistill.distillation.step import Seen
+from detdistill.distillation.view import CLEAN
+from detdistill.methods.catalogue import RECIPES, WRAPPERS, build_recipe
+from detdistill.methods.ikd import ADVERSARIAL
+from detdistill.methods.parts.focus import inside_cells
 from detdistill.types import Batch, Cost, Knowledge
 from every_method import (
     OBJECTS_ALONE,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe, WeightedTerm
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.term import CellTerm
-from detdistill.parts.weigh import by_teacher_loss
-from detdistill.recipes.aid import AIDSettings, wrap_aid
-from detdistill.recipes.catalogue import build_recipe
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.term import CellTerm
+from detdistill.methods.aid import AIDSettings, wrap_aid
+from detdistill.methods.catalogue import build_recipe
+from detdistill.methods.parts.weigh import by_teacher_loss
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, TaskLoss
 from observations import batch, random_observation, spec
 from scenes_in_memory import FAMILIES, scene_batch, tiny_student, tiny_teacher

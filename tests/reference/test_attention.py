@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detdistill.distill.recipe import Recipe
-from detdistill.parts.non_local import NonLocalBlock
-from detdistill.recipes.attention import AttentionSettings, build_attention
+from detdistill.distillation.recipe import Recipe
+from detdistill.methods.attention import AttentionSettings, build_attention
+from detdistill.methods.parts.non_local import NonLocalBlock
 from detdistill.types import Clock, Observation, Pyramid
 from observations import batch, random_observation, spec
 

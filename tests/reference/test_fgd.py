@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detdistill.distill.recipe import Recipe
-from detdistill.parts.align import ConvAlign
-from detdistill.parts.context import ContextBlock
-from detdistill.recipes.fgd import FGDSettings, GlobalRelation, build_fgd
+from detdistill.distillation.recipe import Recipe
+from detdistill.methods.fgd import FGDSettings, GlobalRelation, build_fgd
+from detdistill.methods.parts.align import ConvAlign
+from detdistill.methods.parts.context import ContextBlock
 from detdistill.types import Clock, Observation, Targets
 from observations import batch, random_observation, spec
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from detdistill.data.dataset import draw_seed
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe
-from detdistill.parts.align import ConvAlign
-from detdistill.recipes.attack import (
+from detdistill.distillation.recipe import Recipe
+from detdistill.methods.attack import (
     AdversarialTwins,
     AttackSettings,
     Placement,
@@ -23,7 +22,8 @@ from detdistill.recipes.attack import (
     moved_targets,
     placed,
 )
-from detdistill.recipes.ikd import IKDSettings, wrap_ikd
+from detdistill.methods.ikd import IKDSettings, wrap_ikd
+from detdistill.methods.parts.align import ConvAlign
 from detdistill.types import Batch, Clock, Need, Observation, Pyramid, TaskLoss
 from made_up_steps import Stub
 from observations import batch, random_observation, spec

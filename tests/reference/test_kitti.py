@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detdistill.evaluate.kitti import evaluate_kitti
+from detdistill.evaluation.kitti import evaluate_kitti
 from kitti_by_hand import NAMES, guesses, labels
 
 TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "DontCare", "Misc")

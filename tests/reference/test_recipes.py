@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detdistill.distill.recipe import Recipe
-from detdistill.parts.align import ConvAlign
-from detdistill.recipes.frs import FRSSettings, build_frs
-from detdistill.recipes.hint import HintSettings, build_hint
-from detdistill.recipes.ssim import SSIMSettings, build_ssim
+from detdistill.distillation.recipe import Recipe
+from detdistill.methods.frs import FRSSettings, build_frs
+from detdistill.methods.hint import HintSettings, build_hint
+from detdistill.methods.parts.align import ConvAlign
+from detdistill.methods.ssim import SSIMSettings, build_ssim
 from detdistill.types import Clock, Observation
 from observations import batch, random_observation, spec
 

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detdistill.distill.recipe import Recipe
-from detdistill.distill.step import Seen
-from detdistill.distill.view import CLEAN
+from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.step import Seen
+from detdistill.distillation.view import CLEAN
 from detdistill.gfl.assign import make_cells, match_by_atss
-from detdistill.parts.generation import kept_cells
-from detdistill.recipes.catalogue import RECIPES, build_recipe
-from detdistill.recipes.ikd import ADVERSARIAL
-from detdistill.recipes.mgd import MaskedGeneration
+from detdistill.methods.catalogue import RECIPES, build_recipe
+from detdistill.methods.ikd import ADVERSARIAL
+from detdistill.methods.mgd import MaskedGeneration
+from detdistill.methods.parts.generation import kept_cells
 from detdistill.types import Batch, Knowledge, Observation, TaskLoss
 from every_method import METHODS, TWIN, awake, cost_of, leaves, trained_by
 from observations import batch, random_losses, random_observation, spec, with_boxes
@@ -179,7 +179,7 @@ def mgd(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch
         return drawn[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("detdistill.recipes.mgd.kept_cells", draw)
+        patch.setattr("detdistill.methods.mgd.kept_cells", draw)
         term(student, teacher, scene, None)  # type: ignore[arg-type]
     found = []
     for level, s, t in maps(student, teacher):

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from detdistill.detectors.base import PyramidLayout
-from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.view import View
-from detdistill.distill.weigh import ConstantWeigh, Features, MeanOf, with_constant_weights
+from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.view import View
+from detdistill.distillation.weigh import ConstantWeigh, Features, MeanOf, with_constant_weights
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.parts.weigh import by_teacher_loss
-from detdistill.recipes.aid import AIDSettings, ByTeacherLoss, wrap_aid
-from detdistill.recipes.catalogue import build_recipe
+from detdistill.methods.aid import AIDSettings, ByTeacherLoss, wrap_aid
+from detdistill.methods.catalogue import build_recipe
+from detdistill.methods.parts.weigh import by_teacher_loss
 from detdistill.types import Clock, Knowledge, Need, Observation, Pyramid, TaskLoss
 from made_up_steps import Known, PixelTerm
 from observations import spec

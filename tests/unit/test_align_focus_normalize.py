@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.parts import select
-from detdistill.parts.align import ConvAlign, IdentityAlign
-from detdistill.parts.compare import rescale, standardize
-from detdistill.parts.focus import inside_cells, inside_image, richness
-from detdistill.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
+from detdistill.methods.parts import select
+from detdistill.methods.parts.align import ConvAlign, IdentityAlign
+from detdistill.methods.parts.compare import rescale, standardize
+from detdistill.methods.parts.focus import inside_cells, inside_image, richness
+from detdistill.methods.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
 from observations import batch, observation, random_observation
 
 CPU = torch.device("cpu")

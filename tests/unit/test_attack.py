@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.recipes.attack import AdversarialTwins, AttackSettings, draw_placement, momentum_attack
+from detdistill.methods.attack import AdversarialTwins, AttackSettings, draw_placement, momentum_attack
 from detdistill.types import Batch, Need
 from made_up_steps import Stub, lit
 from scenes_in_memory import FAMILIES, SIZES, scene_batch, tiny_student, tiny_teacher

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from detdistill.distill.recipe import Recipe
+from detdistill.distillation.recipe import Recipe
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.parts.focus import inside_cells
-from detdistill.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
-from detdistill.recipes.attention import AttentionSettings, build_attention
-from detdistill.recipes.attention_terms import MaskedFeatures, NormTerm, PairedLevel, paired_levels
+from detdistill.methods.attention import AttentionSettings, build_attention
+from detdistill.methods.attention_terms import MaskedFeatures, NormTerm, PairedLevel, paired_levels
+from detdistill.methods.parts.focus import inside_cells
+from detdistill.methods.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, Pyramid
 from observations import batch, observation, random_observation, spec
 

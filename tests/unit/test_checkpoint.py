@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.train.checkpoint import (
+from detdistill.training.checkpoint import (
     CHECKPOINTS,
     LATEST,
     STUDENT,

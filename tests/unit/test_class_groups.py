@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.class_groups import AID_CLASSES, aid_classes, group_classes
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
+from detdistill.papers.class_groups import AID_CLASSES, aid_classes, group_classes
 
 
 def rows(annotations: Annotations) -> list[list[tuple]]:

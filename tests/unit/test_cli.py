@@ -17,9 +17,9 @@ from detdistill.detectors.saved import save_detector
 from detdistill.detectors.settings import parse_detector
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
-from detdistill.recipes.aid import AIDSettings
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS, describe
-from detdistill.train.signals import Interrupted
+from detdistill.methods.aid import AIDSettings
+from detdistill.methods.catalogue import RECIPES, WRAPPERS, describe
+from detdistill.training.signals import Interrupted
 
 SHORT = ["--teacher", "runs/t", "--student", "fcos/tiny", "--data", "d", "--method", "frs", "--out", "runs/x"]
 

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detdistill.detectors.base import BoxLayout, DetectorSpec
-from detdistill.distill.recipe import Recipe
-from detdistill.distill.view import CLEAN
-from detdistill.distill.weigh import MeanOf
+from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.view import CLEAN
+from detdistill.distillation.weigh import MeanOf
 from detdistill.errors import ConfigError
-from detdistill.recipes import catalogue
-from detdistill.recipes.aid import AIDSettings
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS, SumSettings, build_recipe, method_text, parse_method
-from detdistill.recipes.composition import base_methods, canonical, method_name, parts, structure
-from detdistill.recipes.frs import FRSSettings
-from detdistill.recipes.grammar import take_apart, written
-from detdistill.recipes.hint import HintSettings
-from detdistill.recipes.ikd import IKDSettings
-from detdistill.recipes.ssim import SSIMSettings
+from detdistill.methods import catalogue
+from detdistill.methods.aid import AIDSettings
+from detdistill.methods.catalogue import RECIPES, WRAPPERS, SumSettings, build_recipe, method_text, parse_method
+from detdistill.methods.composition import base_methods, canonical, method_name, parts, structure
+from detdistill.methods.frs import FRSSettings
+from detdistill.methods.grammar import take_apart, written
+from detdistill.methods.hint import HintSettings
+from detdistill.methods.ikd import IKDSettings
+from detdistill.methods.ssim import SSIMSettings
 from observations import spec
 
 STUDENT, TEACHER = spec(channels=3), spec(channels=4)

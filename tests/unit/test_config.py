@@ -13,10 +13,10 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.settings import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import DataSettings, StudentChoice
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS
-from detdistill.recipes.frs import FRSSettings
+from detdistill.methods.catalogue import RECIPES, WRAPPERS
+from detdistill.methods.frs import FRSSettings
 from detdistill.strict_yaml import dump_yaml, load_yaml, parse_yaml
-from detdistill.train.settings import TrainSettings
+from detdistill.training.settings import TrainSettings
 from run_files import distil, refusal, run_file
 
 FILE = """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detdistill.data.annotations import Annotations
 from detdistill.detectors.base import Detector, DetectorSpec, PyramidLayout, evaluating
 from detdistill.errors import DistillError
-from detdistill.evaluate.detect import detect_split, evaluate_detector
+from detdistill.evaluation.detect import detect_split, evaluate_detector
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, Targets
 
 

@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import WarmUp, WeightedTerm, views
-from detdistill.distill.step import DistillationStep, SupervisedStep
-from detdistill.distill.term import CellTerm, levels_at, shared_strides
-from detdistill.distill.view import CLEAN, View
+from detdistill.distillation.recipe import WarmUp, WeightedTerm, views
+from detdistill.distillation.step import DistillationStep, SupervisedStep
+from detdistill.distillation.term import CellTerm, levels_at, shared_strides
+from detdistill.distillation.view import CLEAN, View
 from detdistill.errors import CapabilityError, ShapeError
-from detdistill.parts import compare, select
-from detdistill.parts.align import IdentityAlign
-from detdistill.parts.focus import inside_image
-from detdistill.parts.normalize import by_mask_sum
-from detdistill.recipes.catalogue import RECIPES, build_recipe
+from detdistill.methods.catalogue import RECIPES, build_recipe
+from detdistill.methods.parts import compare, select
+from detdistill.methods.parts.align import IdentityAlign
+from detdistill.methods.parts.focus import inside_image
+from detdistill.methods.parts.normalize import by_mask_sum
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, Pyramid
 from every_method import OPTIONS, aligned_by, both_wrappers, first_family
 from made_up_steps import Known, PixelTerm, Stub, Table, lit, step_of

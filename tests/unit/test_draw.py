@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from detdistill.errors import ShapeError
-from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.report.draw import Mark, detection_marks, draw_detections, draw_marks, legend, truth_marks
 from detdistill.report.palette import CLASS_COLOURS, IGNORED, class_colour, contrast, text_on
 

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError, MissingDependencyError
-from detdistill.evaluate.coco import CocoMetrics, ImageDetections, coco_dict, evaluate_coco
+from detdistill.evaluation.coco import CocoMetrics, ImageDetections, coco_dict, evaluate_coco
 
 BACKENDS = ("hotcoco", "faster", "pycocotools")
 NAMES = ("car", "truck", "person")

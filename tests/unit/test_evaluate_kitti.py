@@ -7,8 +7,8 @@ import pytest
 
 from detdistill.data.kitti_labels import read_kitti_labels
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.kitti import KittiMetrics, evaluate_kitti
-from detdistill.evaluate.kitti_matching import recall_thresholds
+from detdistill.evaluation.kitti import KittiMetrics, evaluate_kitti
+from detdistill.evaluation.kitti_matching import recall_thresholds
 from kitti_by_hand import NAMES, guesses, labels, visible
 
 BOX = (10.0, 10.0, 110.0, 110.0)

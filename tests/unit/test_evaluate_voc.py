@@ -7,8 +7,8 @@ import pytest
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.coco import ImageDetections, evaluate_coco
-from detdistill.evaluate.voc import VocMetrics, evaluate_aid, evaluate_voc
+from detdistill.evaluation.coco import ImageDetections, evaluate_coco
+from detdistill.evaluation.voc import VocMetrics, evaluate_aid, evaluate_voc
 
 NAMES = ("car", "truck", "person")
 BOX, FAR = (10, 10, 60, 60), (200, 200, 260, 260)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from detdistill.distill.recipe import Recipe
+from detdistill.distillation.recipe import Recipe
 from detdistill.errors import CapabilityError, ConfigError, ShapeError
-from detdistill.parts.align import ConvAlign, IdentityAlign
-from detdistill.parts.box_masks import background, foreground
-from detdistill.parts.context import ContextBlock
-from detdistill.parts.focus import inside_cells
-from detdistill.parts.generation import kept_cells
-from detdistill.recipes.fgd import FGDSettings, build_fgd
-from detdistill.recipes.mgd import MGDSettings, build_mgd
-from detdistill.recipes.paired import aligner_for, paired_levels
+from detdistill.methods.fgd import FGDSettings, build_fgd
+from detdistill.methods.mgd import MGDSettings, build_mgd
+from detdistill.methods.paired import aligner_for, paired_levels
+from detdistill.methods.parts.align import ConvAlign, IdentityAlign
+from detdistill.methods.parts.box_masks import background, foreground
+from detdistill.methods.parts.context import ContextBlock
+from detdistill.methods.parts.focus import inside_cells
+from detdistill.methods.parts.generation import kept_cells
 from detdistill.types import Batch, Clock, Observation, Pyramid
 from observations import batch, observation, random_observation, spec
 from scenes_in_memory import targets_of

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
-from detdistill.distill.recipe import Recipe, WeightedTerm
-from detdistill.distill.startup import prove
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.view import CLEAN, View
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.startup import prove
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.view import CLEAN, View
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.jobs.samples import recipe_changes
 from detdistill.jobs.settings import DataSettings
-from detdistill.recipes.attack import AdversarialTwins, AttackSettings
-from detdistill.recipes.hint import HintSettings, build_hint
-from detdistill.recipes.ikd import ADVERSARIAL, TERM, IKDSettings, wrap_ikd
+from detdistill.methods.attack import AdversarialTwins, AttackSettings
+from detdistill.methods.hint import HintSettings, build_hint
+from detdistill.methods.ikd import ADVERSARIAL, TERM, IKDSettings, wrap_ikd
 from detdistill.types import Clock, Knowledge
 from made_up_steps import Known
 from observations import spec

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detdistill.errors import DataError, MissingDependencyError
-from detdistill.train.logs import MetricsLog, TensorboardLog, read_rows
+from detdistill.training.logs import MetricsLog, TensorboardLog, read_rows
 
 
 def test_no_file_no_rows(tmp_path: Path) -> None:

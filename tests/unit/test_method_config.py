@@ -14,9 +14,9 @@ from detdistill.detectors.saved import save_detector, saved_settings
 from detdistill.detectors.settings import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import RunConfig, StudentChoice, TwinSettings
-from detdistill.recipes.aid import AIDSettings
-from detdistill.recipes.catalogue import SumSettings
-from detdistill.recipes.frs import FRSSettings
+from detdistill.methods.aid import AIDSettings
+from detdistill.methods.catalogue import SumSettings
+from detdistill.methods.frs import FRSSettings
 from run_files import distil, refusal, run_file
 
 FILE = """

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from detdistill.errors import ConfigError
-from detdistill.train.optimizer import build_optimizer, learning_rate, set_learning_rate
+from detdistill.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from tiny_training import TinyStep, tiny_settings
 
 

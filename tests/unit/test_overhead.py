@@ -15,7 +15,7 @@ from detdistill.bench.__main__ import BAD_INPUT, main
 from detdistill.bench.overhead import OverheadOutcome, OverheadSettings, Ratio, bench_overhead
 from detdistill.bench.rounds import interleaved, noise_batch
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.step import DistillationStep
+from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError
 from detdistill.progress import Silence
 from detdistill.types import Batch, Need

@@ -11,9 +11,9 @@ from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.complexity import FEATURES, HEADS, SECOND_STAGE, complexity, seconds_per_image
 from detdistill.detectors.saved import save_detector
 from detdistill.errors import ConfigError
-from detdistill.jobs.papers.complexity import complexity_text, count_complexity
-from detdistill.jobs.papers.rows import Paper, PublishedComplexity, read_paper
 from detdistill.jobs.profile import profile_job
+from detdistill.papers.complexity import complexity_text, count_complexity
+from detdistill.papers.rows import Paper, PublishedComplexity, read_paper
 
 
 def build(name: str, classes: int = 3, **changes: object) -> torch.nn.Module:

@@ -11,14 +11,14 @@ import pytest
 from detdistill import build_detector, parse_detector, save_detector
 from detdistill.cli import main
 from detdistill.data.annotations import Annotations
-from detdistill.data.class_groups import AID_CLASSES
 from detdistill.data.kitti import KITTI_TYPES, read_kitti_truths
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.coco import ImageDetections
-from detdistill.evaluate.kitti import KittiMetrics, evaluate_kitti
+from detdistill.evaluation.coco import ImageDetections
+from detdistill.evaluation.kitti import KittiMetrics, evaluate_kitti
 from detdistill.jobs.evaluate import EvaluateOutcome, evaluate_job
 from detdistill.jobs.protocols import PROTOCOLS, Examination, open_examination
+from detdistill.papers.class_groups import AID_CLASSES
 from detdistill.progress import Silence
 from folders_by_hand import kitti_line, make_coco, make_kitti, make_voc, write
 from kitti_by_hand import guesses

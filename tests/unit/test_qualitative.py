@@ -11,7 +11,7 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
-from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.report.qualitative import Counts, Pick, choose_pictures, count_hits, draw_pictures
 
 SIZE = (60, 100)

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from detdistill.detectors.base import BoxLayout
-from detdistill.distill.recipe import Recipe, WarmUp, WeightedTerm, views
-from detdistill.distill.view import CLEAN
+from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm, views
+from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
-from detdistill.recipes import attention, fgd, ikd, mgd
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS, build_recipe, describe, recipe_entry
-from detdistill.recipes.entries import settings_types
-from detdistill.recipes.frs import PUBLISHED_GAINS, FRSSettings
-from detdistill.recipes.hint import HintSettings
-from detdistill.recipes.ssim import SSIMSettings
+from detdistill.methods import attention, fgd, ikd, mgd
+from detdistill.methods.catalogue import RECIPES, WRAPPERS, build_recipe, describe, recipe_entry
+from detdistill.methods.entries import settings_types
+from detdistill.methods.frs import PUBLISHED_GAINS, FRSSettings
+from detdistill.methods.hint import HintSettings
+from detdistill.methods.ssim import SSIMSettings
 from detdistill.types import ClassKind, Knowledge, Need
 from observations import spec
 

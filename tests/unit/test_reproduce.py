@@ -13,11 +13,11 @@ from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
-from detdistill.jobs.papers.data import PreparedData
-from detdistill.jobs.papers.rows import PAPERS, PaperRow, chosen_rows, papers_folder, read_paper
-from detdistill.jobs.papers.runs import PaperRun, in_order, row_runs, smoke_detector
-from detdistill.jobs.papers.table import table_lines
-from detdistill.recipes.catalogue import build_recipe
+from detdistill.methods.catalogue import build_recipe
+from detdistill.papers.data import PreparedData
+from detdistill.papers.rows import PAPERS, PaperRow, chosen_rows, papers_folder, read_paper
+from detdistill.papers.runs import PaperRun, in_order, row_runs, smoke_detector
+from detdistill.papers.table import table_lines
 
 # The poster's tables: no distillation, Zhang and Ma, AID with a student R50; the same with R101.
 AID = {

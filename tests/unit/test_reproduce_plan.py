@@ -9,17 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from detdistill.data.scenes import make_scenes
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import read_json
-from detdistill.jobs.papers import data as paper_data
-from detdistill.jobs.papers import plan as paper_plan
-from detdistill.jobs.papers.data import PreparedData, full_data, smoke_data
-from detdistill.jobs.papers.plan import Cost, make_plan, require_room
-from detdistill.jobs.papers.rows import PaperRow, read_paper
-from detdistill.jobs.papers.runs import PaperRun, in_order, row_runs
+from detdistill.papers import data as paper_data
+from detdistill.papers import plan as paper_plan
+from detdistill.papers.data import PreparedData, full_data, smoke_data
+from detdistill.papers.plan import Cost, make_plan, require_room
+from detdistill.papers.rows import PaperRow, read_paper
+from detdistill.papers.runs import PaperRun, in_order, row_runs
 from detdistill.progress import Silence
+from detdistill.scenes import make_scenes
 
 DATA = PreparedData(Path("data/coco"), "coco", train_images=1000, val_images=10, size=(480, 640))
 

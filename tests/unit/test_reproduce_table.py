@@ -12,11 +12,11 @@ from detdistill.errors import ConfigError
 from detdistill.files import read_json, write_json
 from detdistill.jobs import reproduce
 from detdistill.jobs.distill import DISTILLED
-from detdistill.jobs.papers.data import PreparedData
-from detdistill.jobs.papers.rows import PAPERS, PaperRow, read_paper
-from detdistill.jobs.papers.table import SMOKE_HEADLINE
-from detdistill.jobs.reproduce import reproduce_job
 from detdistill.jobs.settings import RunConfig
+from detdistill.papers.data import PreparedData
+from detdistill.papers.reproduce import reproduce_job
+from detdistill.papers.rows import PAPERS, PaperRow, read_paper
+from detdistill.papers.table import SMOKE_HEADLINE
 
 DATA = PreparedData(Path("data/coco"), "coco", train_images=1000, val_images=10, size=(480, 640))
 

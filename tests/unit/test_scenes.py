@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detdistill.data.scenes import KITTI_TYPES, SCENE_CLASSES, Scene, draw_scene, make_scenes, write_kitti
-from detdistill.data.scenes.canvas import SUPERSAMPLING, Camera, Canvas, Light, Sketch
-from detdistill.data.scenes.texture import Dice
 from detdistill.errors import ConfigError
+from detdistill.scenes import KITTI_TYPES, SCENE_CLASSES, Scene, draw_scene, make_scenes, write_kitti
+from detdistill.scenes.canvas import SUPERSAMPLING, Camera, Canvas, Light, Sketch
+from detdistill.scenes.texture import Dice
 
 LIGHT = Light((1.0, 1.0, 1.0), (0.0, 0.0), 0.3, 1.0, lamps=False, haze=(0.0, 0.0, 0.0), sight=1e9)
 CAMERA = Camera(width=100, height=60, focal=100.0, centre=50.0, horizon=30.0, eye=2.0)
@@ -287,5 +287,5 @@ def test_an_interrupted_run_leaves_no_folder(tmp_path: Path) -> None:
 
 
 def test_drawing_needs_no_torch() -> None:
-    code = "import sys, detdistill.data.scenes; sys.exit('torch' in sys.modules)"
+    code = "import sys, detdistill.scenes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

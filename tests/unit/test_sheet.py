@@ -9,7 +9,7 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.report.palette import CLASS_COLOURS
 from detdistill.report.sheet import SheetRow, comparison_sheet, sheet_rows
 

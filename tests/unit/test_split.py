@@ -9,10 +9,10 @@ import pytest
 
 from detdistill.cli import main
 from detdistill.data.listing import split_by_seed
-from detdistill.data.scenes import make_scenes
 from detdistill.errors import ConfigError
 from detdistill.files import read_json
 from detdistill.jobs.data import convert_data_job
+from detdistill.scenes import make_scenes
 
 NAMES = [f"{number:06d}" for number in range(6)]
 

@@ -10,12 +10,12 @@ import torch
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import views
-from detdistill.distill.startup import TermProof, prove
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.view import CLEAN
+from detdistill.distillation.recipe import views
+from detdistill.distillation.startup import TermProof, prove
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.view import CLEAN
 from detdistill.errors import DistillError
-from detdistill.recipes.catalogue import RECIPES, build_recipe
+from detdistill.methods.catalogue import RECIPES, build_recipe
 from detdistill.types import Need
 from every_method import aligned_by, both_wrappers, families_of, first_family
 from scenes_in_memory import scene_batch, tiny_student, tiny_teacher

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from detdistill.evaluate.coco import CocoMetrics
+from detdistill.evaluation.coco import CocoMetrics
 from detdistill.report.tables import Table, per_class, results_from_json, results_json, side_by_side
 
 

@@ -21,10 +21,10 @@ from detdistill.data.dataset import DetectionDataset, Draw, read_image
 from detdistill.data.loader import evaluation_loader
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill import twin_cache
-from detdistill.distill.twin_cache import INDEX, CachedTwins, RepeatableMaker, open_twin_cache
+from detdistill.distillation import twin_cache
+from detdistill.distillation.twin_cache import INDEX, CachedTwins, RepeatableMaker, open_twin_cache
 from detdistill.errors import ConfigError, DataError
-from detdistill.recipes.attack import AdversarialTwins
+from detdistill.methods.attack import AdversarialTwins
 from detdistill.types import Batch
 from made_up_steps import Stub
 from scenes_in_memory import tiny_teacher

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distill.recipe import Recipe, WeightedTerm
-from detdistill.distill.step import DistillationStep, running_statistics_kept
-from detdistill.distill.view import View
-from detdistill.distill.weigh import ConstantWeigh, Features, MeanOf, Weigh, with_constant_weights
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.step import DistillationStep, running_statistics_kept
+from detdistill.distillation.view import View
+from detdistill.distillation.weigh import ConstantWeigh, Features, MeanOf, Weigh, with_constant_weights
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation
 from made_up_steps import Known, PixelTerm, Stub, Table, lit, step_of

@@ -18,12 +18,12 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.settings import parse_detector
-from detdistill.distill.recipe import Recipe, WeightedTerm, views
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.view import CLEAN, View
+from detdistill.distillation.recipe import Recipe, WeightedTerm, views
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.view import CLEAN, View
 from detdistill.errors import ConfigError
+from detdistill.methods.catalogue import build_recipe
 from detdistill.progress import Progress, Silence
-from detdistill.recipes.catalogue import build_recipe
 from detdistill.types import Batch, Need
 
 WEIGHED = ("frs", "attention")

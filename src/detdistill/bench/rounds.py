@@ -12,7 +12,7 @@ from torch import Tensor, nn, optim
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.plain import torchvision_loss
-from detdistill.distill.step import DistillationStep
+from detdistill.distillation.step import DistillationStep
 from detdistill.progress import Progress
 from detdistill.types import Batch, Clock, Targets
 

@@ -18,11 +18,11 @@ from detdistill.bench.rounds import Part, distillation_step, figures, interleave
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.settings import parse_detector
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.view import CLEAN
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
+from detdistill.methods.catalogue import build_recipe, recipe_entry
 from detdistill.progress import Progress, Silence
-from detdistill.recipes.catalogue import build_recipe, recipe_entry
 
 FEWEST_ROUNDS = 20
 

@@ -29,7 +29,7 @@ def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Path | None = No
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
-    from detdistill.jobs.demo import demo_job
+    from detdistill.demo import demo_job
 
     show(watched(lambda progress: demo_job(out=out, seed=seed, progress=progress)), json=json)
 
@@ -236,7 +236,7 @@ def reproduce(
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
-    from detdistill.jobs.reproduce import reproduce_job
+    from detdistill.papers.reproduce import reproduce_job
 
     outcome = watched(
         lambda progress: reproduce_job(

@@ -18,7 +18,7 @@ def watched(job: Callable[[Progress], Result]) -> Result:
         job: is given the progress to tell.
     """
     from detdistill.progress import ScreenProgress
-    from detdistill.train.signals import Interrupted
+    from detdistill.training.signals import Interrupted
 
     progress = ScreenProgress()
     try:

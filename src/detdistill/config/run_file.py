@@ -25,11 +25,11 @@ from detdistill.jobs.settings import (
     StudentChoice,
     TwinSettings,
 )
-from detdistill.recipes.catalogue import WRAPPERS, Settings, parse_method
-from detdistill.recipes.composition import canonical, method_name
-from detdistill.recipes.entries import known_methods, settings_types
+from detdistill.methods.catalogue import WRAPPERS, Settings, parse_method
+from detdistill.methods.composition import canonical, method_name
+from detdistill.methods.entries import known_methods, settings_types
 from detdistill.strict_yaml import load_yaml
-from detdistill.train.settings import TrainSettings
+from detdistill.training.settings import TrainSettings
 
 # `student: fcos/resnet18` is short for a section with this one key.
 _SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.jobs.settings import DataSettings, EvaluateSettings, TeacherSettings, TwinSettings
-from detdistill.recipes.catalogue import WRAPPERS
-from detdistill.recipes.entries import settings_types
-from detdistill.train.settings import TrainSettings
+from detdistill.methods.catalogue import WRAPPERS
+from detdistill.methods.entries import settings_types
+from detdistill.training.settings import TrainSettings
 
 # pydantic hands this on to every plain dataclass below the model.
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.coco_traffic import TRAFFIC_CLASSES, TrafficSplit, make_coco_traffic
 from detdistill.data.kitti import KittiSplit
 from detdistill.data.listing import Share
 from detdistill.data.problems import Problems
-from detdistill.data.scenes import make_scenes
 from detdistill.data.sources import SPLITS, find_split, open_split, present_splits
 from detdistill.data.summary import SplitSummary, summarise
 from detdistill.data.voc import VocSplit
 from detdistill.data.writers import Format, require_empty, write_data_set
 from detdistill.errors import ConfigError
+from detdistill.papers.coco_traffic import TRAFFIC_CLASSES, TrafficSplit, make_coco_traffic
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Cell, Table
+from detdistill.scenes import make_scenes
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
 from detdistill.detectors.saved import LoadedDetector, load_detector
-from detdistill.distill.startup import prove
-from detdistill.distill.step import DistillationStep
-from detdistill.distill.term import pairing_note
+from detdistill.distillation.startup import prove
+from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.term import pairing_note
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.coco import CocoMetrics
+from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import write_json
 from detdistill.jobs.fitting import (
     CURVES,
@@ -35,12 +35,12 @@ from detdistill.jobs.fitting import (
 from detdistill.jobs.opening import Measured, OpenedData, open_data, open_detector, require_same_classes
 from detdistill.jobs.samples import SampleChanges, open_twins, reached, recipe_changes, weighed_constantly
 from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings
+from detdistill.methods.catalogue import build_recipe
 from detdistill.progress import Progress, Silence
-from detdistill.recipes.catalogue import build_recipe
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.train.run import METRICS
+from detdistill.training.run import METRICS
 from detdistill.types import Batch
 
 TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"

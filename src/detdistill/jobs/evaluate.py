@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from detdistill.evaluate.coco import Backend, CocoMetrics
+from detdistill.evaluation.coco import Backend, CocoMetrics
 from detdistill.jobs.opening import available_device, detect, image_of, open_detector
 from detdistill.jobs.protocols import Metrics, ProtocolName, open_examination
 from detdistill.progress import Progress, Silence

@@ -21,8 +21,8 @@ from detdistill.jobs.opening import Measured, OpenedData, image_dict, measure
 from detdistill.jobs.samples import UNCHANGED, SampleChanges
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
-from detdistill.train.launch import device_kind
-from detdistill.train.loop import TrainResult, train
+from detdistill.training.launch import device_kind
+from detdistill.training.loop import TrainResult, train
 
 CONFIG, RESULTS, PICTURES, CURVES = "config.yaml", "results.json", "pictures.png", "curves.png"
 

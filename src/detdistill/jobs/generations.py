@@ -10,7 +10,7 @@ from typing import Any
 from detdistill.detectors.saved import saved_settings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
-from detdistill.evaluate.coco import CocoMetrics
+from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, DistillOutcome, distill_job
 from detdistill.jobs.fitting import CURVES, RESULTS, require_free
@@ -18,7 +18,7 @@ from detdistill.jobs.settings import RunConfig, StudentChoice
 from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.train.run import METRICS
+from detdistill.training.run import METRICS
 
 GENERATION, GENERATIONS = "generation", "generations"
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from detdistill.errors import ConfigError
-from detdistill.recipes.catalogue import RECIPES, WRAPPERS, RecipeDescription, describe
-from detdistill.recipes.entries import settings_types
-from detdistill.recipes.grammar import written
+from detdistill.methods.catalogue import RECIPES, WRAPPERS, RecipeDescription, describe
+from detdistill.methods.entries import settings_types
+from detdistill.methods.grammar import written
 
 _INDENT = " " * 6
 _ATTRIBUTE = re.compile(r"(\w+): (.*)")

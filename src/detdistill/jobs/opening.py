@@ -20,8 +20,8 @@ from detdistill.detectors.load_report import compare_classes
 from detdistill.detectors.saved import LoadedDetector, load_detector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
-from detdistill.evaluate.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
-from detdistill.evaluate.detect import detect_split
+from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.detect import detect_split
 from detdistill.jobs.settings import DataSettings
 from detdistill.progress import Progress
 

@@ -11,8 +11,8 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import evaluation_loader
 from detdistill.errors import ConfigError
-from detdistill.evaluate.coco import ImageDetections
-from detdistill.evaluate.detect import detect_split
+from detdistill.evaluation.coco import ImageDetections
+from detdistill.evaluation.detect import detect_split
 from detdistill.jobs.opening import available_device, image_of, open_detector, read_split, require_same_classes
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures

@@ -14,8 +14,8 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import evaluation_loader
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.coco import ImageDetections
-from detdistill.evaluate.detect import detect_split
+from detdistill.evaluation.coco import ImageDetections
+from detdistill.evaluation.detect import detect_split
 from detdistill.files import atomic_file, write_json
 from detdistill.jobs.opening import available_device, image_of, open_detector
 from detdistill.progress import Progress, Silence

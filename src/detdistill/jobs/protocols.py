@@ -14,14 +14,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.class_groups import AID_CLASSES, AID_GROUPS, ClassMode
 from detdistill.data.kitti import KittiSplit, read_kitti_truths
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, suggestion
-from detdistill.evaluate.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
-from detdistill.evaluate.kitti import KittiMetrics, evaluate_kitti
-from detdistill.evaluate.voc import VocMetrics, evaluate_aid, evaluate_voc
+from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.kitti import KittiMetrics, evaluate_kitti
+from detdistill.evaluation.voc import VocMetrics, evaluate_aid, evaluate_voc
 from detdistill.jobs.opening import read_split
+from detdistill.papers.class_groups import AID_CLASSES, AID_GROUPS, ClassMode
 from detdistill.progress import Progress
 
 ProtocolName = Literal["coco", "kitti", "kitti11", "voc", "voc11", "aid", "aid_merged"]

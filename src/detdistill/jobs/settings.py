@@ -11,10 +11,10 @@ from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
 from detdistill.strict_yaml import dump_yaml
-from detdistill.train.settings import TrainSettings
+from detdistill.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from detdistill.recipes.catalogue import Settings
+    from detdistill.methods.catalogue import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class MethodChoice:
     """The recipe that distils.
 
     Attributes:
-        name: of the outermost method, as in `detdistill.recipes.entries.settings_types`; ``"sum"`` for several.
+        name: of the outermost method, as in `detdistill.methods.entries.settings_types`; ``"sum"`` for several.
         settings: an instance of the settings type of that name.
     """
 

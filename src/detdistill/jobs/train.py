@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detdistill.distill.step import SupervisedStep
-from detdistill.evaluate.coco import CocoMetrics
+from detdistill.distillation.step import SupervisedStep
+from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import write_json
 from detdistill.jobs.fitting import (
     CURVES,
@@ -24,7 +24,7 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import per_class, results_json, side_by_side
-from detdistill.train.run import METRICS
+from detdistill.training.run import METRICS
 
 STUDENT = "student"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from detdistill.errors import ShapeError
-from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.report.palette import BLACK, IGNORED, INK, WHITE, Colour, Font, class_colour, font, text_on
 
 LEAST_WIDTH_PX = 480

@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
-from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.report.sheet import comparison_sheet, sheet_row
 
 HIT_IOU = 0.5

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from detdistill.data.annotations import Annotations
 from detdistill.data.image_files import UNREADABLE
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluate.coco import ImageDetections
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.files import atomic_file
 from detdistill.report.draw import Mark, detection_marks, draw_marks, legend, truth_marks
 from detdistill.report.palette import FAINT, INK, WHITE, font

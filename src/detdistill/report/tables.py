@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detdistill.evaluate.coco import CocoMetrics
+from detdistill.evaluation.coco import CocoMetrics
 
 Cell = str | int | float | None
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

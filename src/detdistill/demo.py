@@ -1,0 +1,237 @@
+"""The main job on drawn scenes: teacher, student alone, distilled student, and the student alone for the same time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detdistill.data.transforms import AugmentSettings, ImageSettings
+from detdistill.detectors.settings import parse_detector
+from detdistill.evaluation.coco import CocoMetrics
+from detdistill.files import atomic_file, read_json, write_json
+from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
+from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS
+from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings
+from detdistill.jobs.train import train_job
+from detdistill.methods.frs import FRSSettings
+from detdistill.progress import Progress, Silence
+from detdistill.report.curves import learning_curves
+from detdistill.report.tables import Table, results_json, side_by_side
+from detdistill.scenes import make_scenes
+from detdistill.training.run import METRICS
+from detdistill.training.settings import TrainSettings
+
+ALONE_EQUAL_TIME = "alone_equal_time"
+SCENES, LABELLED = "scenes", "labelled.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """The demo's configuration; `benchmarks/` measures this very one over several seeds.
+
+    Attributes:
+        train_scenes: drawn for training; the teacher learns from all of them.
+        labelled_scenes: the first so many of them are all that the student learns from, alone and distilled alike.
+        val_scenes: drawn for validation.
+        width: of a scene, pixels.
+        height: of a scene, pixels.
+        augment: of both trainings.
+        teacher: detector of the teacher.
+        student: detector of the student.
+        teacher_training: of the teacher.
+        student_training: of the student, alone and distilled alike; searched for the student alone.
+        method: the recipe's numbers; chosen on other scenes than those that are reported.
+    """
+
+    train_scenes: int = 3000
+    labelled_scenes: int = 300
+    val_scenes: int = 300
+    width: int = 160
+    height: int = 96
+    augment: AugmentSettings = AugmentSettings(flip=0.5)
+    teacher: str = "fcos/small"
+    student: str = "fcos/tiny"
+    teacher_training: TrainSettings = TrainSettings(
+        steps=900,
+        batch_size=8,
+        devices=2,
+        accelerator="cpu",
+        lr=8e-3,
+        threads=1,
+        warmup_steps=100,
+        ema_decay=0.99,
+    )
+    student_training: TrainSettings = TrainSettings(
+        steps=400,
+        batch_size=8,
+        devices=2,
+        accelerator="cpu",
+        lr=8e-3,
+        schedule="step",
+        threads=1,
+        warmup_steps=50,
+        ema_decay=0.98,
+    )
+    method: FRSSettings = FRSSettings(feature_gain=0.02, class_gain=1.5, standardize=True, aligner="conv1x1")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOutcome:
+    """What the demo measured.
+
+    Attributes:
+        out: its folder.
+        results: figures of teacher, alone, distilled and alone for the same time.
+        training: steps and seconds of each training.
+    """
+
+    out: Path
+    results: Mapping[str, CocoMetrics | None]
+    training: Mapping[str, tuple[int, float]]
+
+    def table(self) -> list[str]:
+        """Figures and cost of the four detectors."""
+        rows = tuple((name, steps, seconds) for name, (steps, seconds) in self.training.items())
+        return [
+            *side_by_side(self.results).text().splitlines(),
+            "",
+            *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines(),
+            "",
+            f"results, {PICTURES} and {CURVES} in {self.out}",
+        ]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``results.json`` holds."""
+        training = {
+            name: {"steps": steps, "seconds": round(seconds, 2)} for name, (steps, seconds) in self.training.items()
+        }
+        return {**results_json(self.results), "training": training}
+
+
+def demo_job(
+    *, out: Path, seed: int = 0, plan: DemoPlan | None = None, progress: Progress | None = None
+) -> DemoOutcome:
+    """Draws scenes, trains four detectors and compares them; an interrupted demo goes on where it was.
+
+    Args:
+        out: folder of the demo.
+        seed: decides scenes, weights and the order of images.
+        plan: another configuration; None for the demo's own.
+        progress: told how it goes.
+
+    Raises:
+        DistillError: the folder holds something else.
+        Interrupted: stopped by a signal, with the checkpoint saved.
+    """
+    watcher = progress or Silence()
+    chosen = plan or DemoPlan()
+    make_demo_scenes(chosen, out=out, seed=seed, progress=watcher)
+    configs = demo_configs(chosen, out=out, seed=seed)
+    teacher = train_job(configs[TEACHER], resume=True, progress=watcher)
+    alone = train_job(configs[ALONE], resume=True, progress=watcher)
+    distilled = distill_job(configs[DISTILLED], resume=True, progress=watcher)
+    equal_time = equal_time_config(configs[ALONE], out=out, alone=alone.seconds, distilled=distilled.seconds)
+    alone_equal_time = train_job(equal_time, resume=True, progress=watcher)
+    outcome = DemoOutcome(
+        out=out,
+        results={
+            TEACHER: teacher.metrics,
+            ALONE: alone.metrics,
+            ALONE_EQUAL_TIME: alone_equal_time.metrics,
+            DISTILLED: distilled.results[DISTILLED],
+        },
+        training={
+            TEACHER: (teacher.steps, teacher.seconds),
+            ALONE: (alone.steps, alone.seconds),
+            ALONE_EQUAL_TIME: (alone_equal_time.steps, alone_equal_time.seconds),
+            DISTILLED: (distilled.steps, distilled.seconds),
+        },
+    )
+    write_json(out / RESULTS, outcome.as_dict())
+    with atomic_file(out / PICTURES) as partial:
+        shutil.copyfile(configs[DISTILLED].out / PICTURES, partial)
+    learning_curves({name: out / name / METRICS for name in outcome.training}, out / CURVES)
+    return outcome
+
+
+def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress) -> None:
+    """Draws the demo's scenes where they are not there yet, and writes which of them the student has labels for.
+
+    Args:
+        plan: says how many and how large.
+        out: folder of the demo.
+        seed: decides the scenes.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: the folder holds other scenes.
+    """
+    progress.start("draw scenes", plan.train_scenes + plan.val_scenes)
+    make_scenes(
+        out / SCENES,
+        train=plan.train_scenes,
+        val=plan.val_scenes,
+        seed=seed,
+        width=plan.width,
+        height=plan.height,
+        workers=min(2, os.cpu_count() or 1),
+        progress=lambda done, total: progress.advance(done),
+    )
+    progress.finish()
+    write_labelled(out, plan.labelled_scenes)
+
+
+def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig]:
+    """The runs of the demo, by name: teacher, student alone and distilled student."""
+    data = DataSettings(
+        folder=out / SCENES,
+        image=ImageSettings(short_side=min(plan.width, plan.height), long_side=max(plan.width, plan.height)),
+        augment=plan.augment,
+    )
+    student = StudentChoice(plan.student, parse_detector(plan.student))
+    training = replace(plan.student_training, seed=seed)
+    labelled = replace(data, train=out / LABELLED)
+    alone = RunConfig(data=labelled, student=student, train=training, out=out / ALONE)
+    return {
+        TEACHER: replace(
+            alone,
+            data=data,
+            student=StudentChoice(plan.teacher, parse_detector(plan.teacher)),
+            train=replace(plan.teacher_training, seed=seed),
+            out=out / TEACHER,
+        ),
+        ALONE: alone,
+        DISTILLED: replace(
+            alone,
+            out=out / DISTILLED,
+            teacher=TeacherSettings(source=str(out / TEACHER)),
+            method=MethodChoice("frs", plan.method),
+            alone=out / ALONE,
+        ),
+    }
+
+
+def write_labelled(out: Path, scenes: int) -> None:
+    """Writes the annotations of the first training scenes, which are all that the demo's student learns from."""
+    content = read_json(out / SCENES / "train.json")
+    images = [{**image, "file_name": f"{SCENES}/images/{image['file_name']}"} for image in content["images"][:scenes]]
+    kept = {image["id"] for image in images}
+    boxes = [box for box in content["annotations"] if box["image_id"] in kept]
+    write_json(out / LABELLED, {**content, "images": images, "annotations": boxes})
+
+
+def equal_time_config(config: RunConfig, *, out: Path, alone: float, distilled: float) -> RunConfig:
+    """The student alone again, with as many steps as fit into the distilled student's training time.
+
+    Args:
+        config: of the student alone.
+        out: folder of the demo.
+        alone: seconds that its training took.
+        distilled: seconds that the distilled student's training took.
+    """
+    steps = max(config.train.steps, round(config.train.steps * distilled / alone))
+    return replace(config, train=replace(config.train, steps=steps), out=out / ALONE_EQUAL_TIME)

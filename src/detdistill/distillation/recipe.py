@@ -1,0 +1,129 @@
+"""A recipe is a list of terms, each with its gain, its schedule, its view and its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from detdistill.data.dataset import SampleTransform
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.term import Term
+from detdistill.distillation.view import CLEAN, View
+from detdistill.distillation.weigh import Features, Weigh
+from detdistill.errors import ConfigError
+from detdistill.types import Batch, Clock, Need
+
+# Makes the images of one twin of a batch, on the batch's own grid; the teacher is as before afterwards.
+TwinMaker = Callable[[FrozenTeacher, Batch], Float[Tensor, "b 3 h w"]]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """A gain that grows linearly from 0 at step 0 to 1.
+
+    Attributes:
+        steps: after how many steps it is 1; 0 is 1 from the start.
+        longest: cap on `steps` as a share of the whole run, so that a short run is not all warm-up.
+    """
+
+    steps: int = 0
+    longest: float = 1.0
+
+    def within(self, total_steps: int) -> int:
+        """The number of warm-up steps of a run of `total_steps` steps."""
+        return min(self.steps, int(self.longest * total_steps))
+
+    def __call__(self, clock: Clock) -> float:
+        """The factor in [0, 1] at this step."""
+        steps = self.within(clock.total_steps)
+        return 1.0 if steps == 0 else min(1.0, clock.step / steps)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedTerm:
+    """A term and how it counts in a recipe.
+
+    Attributes:
+        name: unique in the recipe; its loss is reported under it.
+        term: the comparison.
+        gain: scalar multiplier.
+        warm_up: factor over the course of the run.
+        view: on which inputs it looks.
+        weigh: weight per image and level; None weighs all alike.
+        until: share of the run after which the term is off; its view is then not computed either.
+    """
+
+    name: str
+    term: Term
+    gain: float
+    warm_up: WarmUp = WarmUp()
+    view: View = CLEAN
+    weigh: Weigh | None = None
+    until: float = 1.0
+
+    def active(self, clock: Clock) -> bool:
+        """Whether the term counts at this step."""
+        return clock.step < round(self.until * clock.total_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What one distillation method adds to the student's own training.
+
+    Attributes:
+        name: the method.
+        terms: what it compares.
+        twins: makers of the twins that its views look at, by name, for batches that do not bring them along.
+        sample_transform: what it changes about a sample before the resize; None for nothing.
+        transform_until: share of the run after which samples are left as they are.
+
+    Raises:
+        ConfigError: two terms bear one name, up to dots: one would hide the other in reports and checkpoints.
+    """
+
+    name: str
+    terms: tuple[WeightedTerm, ...]
+    twins: Mapping[str, TwinMaker] = field(default_factory=dict)
+    sample_transform: SampleTransform | None = None
+    transform_until: float = 1.0
+
+    def __post_init__(self) -> None:
+        names = [term.name.replace(".", "_") for term in self.terms]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"The terms of the recipe '{self.name}' must have different names, got "
+                f"{[term.name for term in self.terms]}. Rename one."
+            )
+
+    def student_needs(self, view: View) -> frozenset[Need]:
+        """What the terms on this view read from the student."""
+        return student_needs(self.terms, view)
+
+    def teacher_needs(self, view: View) -> frozenset[Need]:
+        """What the terms on this view read from the teacher, and on the clean view what the weights read."""
+        return teacher_needs(self.terms, view)
+
+
+def views(terms: Sequence[WeightedTerm]) -> tuple[View, ...]:
+    """The views of these terms, each once, the clean one first if it is there."""
+    return tuple(sorted({term.view for term in terms}, key=lambda view: view.twin or ""))
+
+
+def student_needs(terms: Sequence[WeightedTerm], view: View) -> frozenset[Need]:
+    """What the terms on this view read from the student."""
+    return frozenset[Need]().union(*(weighted.term.student_needs for weighted in terms if weighted.view == view))
+
+
+def teacher_needs(terms: Sequence[WeightedTerm], view: View) -> frozenset[Need]:
+    """What the terms on this view read from the teacher, and on the clean view what the weights read of it."""
+    needs = [weighted.term.teacher_needs for weighted in terms if weighted.view == view]
+    return frozenset[Need]().union(*needs, weight_needs(terms, Features.TEACHER) if view == CLEAN else ())
+
+
+def weight_needs(terms: Sequence[WeightedTerm], features: Features) -> frozenset[Need]:
+    """What the weights of these terms read of the teacher's heads on these features."""
+    weighs = [weighted.weigh for weighted in terms if weighted.weigh is not None]
+    return frozenset[Need]().union(*(weigh.needs for weigh in weighs if weigh.features is features))

@@ -1,0 +1,125 @@
+"""Before the first step a run proves that it distils: every term is finite and reaches the student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from detdistill.distillation.recipe import WeightedTerm
+from detdistill.distillation.step import DistillationStep, Seen
+from detdistill.errors import DistillError
+from detdistill.types import Batch, Clock, Observation
+
+_NOISE = 0.01
+_ROUNDING = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class TermProof:
+    """What one term showed on one batch, before gain, warm-up and weight.
+
+    Attributes:
+        name: the term.
+        loss: its loss.
+        gradient_norm: norm of its gradient to the student's parameters.
+        perturbed: student and teacher showed the same maps, so noise was added to the student's for the proof.
+    """
+
+    name: str
+    loss: float
+    gradient_norm: float
+    perturbed: bool
+
+    def __str__(self) -> str:
+        note = " (student equals teacher here: proved on a perturbed observation)" if self.perturbed else ""
+        return f"{self.name}: loss {self.loss:.4g}, gradient to the student {self.gradient_norm:.4g}{note}"
+
+
+def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
+    """Shows on one batch that every term of the step teaches the student.
+
+    The student's buffers (batch-norm statistics) are as before afterwards, no gradient is left behind, and no
+    global random state is used.
+
+    Args:
+        step: the step that will be trained.
+        batch: a batch with at least one box, on the step's device.
+
+    Returns:
+        One proof per term.
+
+    Raises:
+        DistillError: a term is not finite, or its gradient to the student is zero or not finite.
+    """
+    buffers = {name: buffer.clone() for name, buffer in step.student.named_buffers()}
+    try:
+        seen = step.see(batch, step.recipe.terms)
+        return tuple(_prove_term(weighted, step, seen) for weighted in step.recipe.terms)
+    finally:
+        for name, buffer in step.student.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def _prove_term(weighted: WeightedTerm, step: DistillationStep, seen: Seen) -> TermProof:
+    student, teacher = seen.students[weighted.view], seen.teachers[weighted.view]
+    clock = Clock(step=0, total_steps=1)
+    parameters = [parameter for parameter in step.student.parameters() if parameter.requires_grad]
+    # At equality the gradient is zero, or rounding's: it would prove nothing.
+    perturbed = _same(student, teacher)
+    shown = _shaken(student) if perturbed else student
+    loss = weighted.term(shown, teacher, weighted.view(seen.batch), clock).values.sum(1).mean()
+    norm = _gradient_norm(loss, parameters)
+    value = float(loss.detach())
+    if not torch.isfinite(loss.detach()):
+        raise DistillError(
+            f"The loss of the term '{weighted.name}' must be finite on the first batch, got {value}. "
+            "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER`."
+        )
+    if not 0.0 < norm < float("inf"):
+        raise DistillError(
+            f"The gradient of the term '{weighted.name}' to the student must be finite and not zero, got {norm}. "
+            "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
+        )
+    return TermProof(name=weighted.name, loss=value, gradient_norm=norm, perturbed=perturbed)
+
+
+def _gradient_norm(loss: Tensor, inputs: Sequence[Tensor]) -> float:
+    if not (inputs and loss.requires_grad):
+        return 0.0
+    gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+    squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def _same(student: Observation, teacher: Observation) -> bool:
+    pairs = zip(student.pyramid.levels, teacher.pyramid.levels, strict=False)
+    return all(ours.shape == theirs.shape and _close(ours, theirs) for ours, theirs in pairs)
+
+
+def _close(ours: Tensor, theirs: Tensor) -> bool:
+    """Equal but for rounding: another precision or memory layout computes the same map a little differently."""
+    ours, theirs = ours.detach().float(), theirs.float()
+    return bool((ours - theirs).norm() <= _ROUNDING * theirs.norm())
+
+
+def _shaken(student: Observation) -> Observation:
+    """The observation with a little noise on every map; gradients flow as before."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(levels: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(
+            level + _NOISE * torch.randn(level.shape, generator=generator).to(level.device, level.dtype)
+            for level in levels
+        )
+
+    shaken = replace(student, pyramid=replace(student.pyramid, levels=noisy(student.pyramid.levels)))
+    if student.class_logits is not None:
+        logits = replace(student.class_logits, levels=noisy(student.class_logits.levels))
+        shaken = replace(shaken, class_logits=logits)
+    if student.box_distributions is not None:
+        boxes = replace(student.box_distributions, levels=noisy(student.box_distributions.levels))
+        shaken = replace(shaken, box_distributions=boxes)
+    return shaken

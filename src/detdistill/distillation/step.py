@@ -1,0 +1,201 @@
+"""The step: student, teacher and recipe in, one report out. DDP and compile wrap it; EMA averages its student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from detdistill.detectors.base import Detector
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.recipe import Recipe, WeightedTerm, student_needs, teacher_needs, views, weight_needs
+from detdistill.distillation.view import CLEAN, View
+from detdistill.distillation.weigh import Features, Weigh
+from detdistill.errors import CapabilityError
+from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, StepReport
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What both detectors saw of one batch.
+
+    Attributes:
+        batch: with the twins that its views look at.
+        students: by view; gradients flow. The clean one holds the task loss.
+        teachers: by view.
+        judged: what the teacher's heads saw on the student's features, where a weight reads that.
+    """
+
+    batch: Batch
+    students: Mapping[View, Observation]
+    teachers: Mapping[View, Observation]
+    judged: Observation | None = None
+
+
+def task_loss(observation: Observation) -> Tensor:
+    """The detector's own training loss of an observation.
+
+    Raises:
+        CapabilityError: the observation was made without it.
+    """
+    if observation.task_loss is None:
+        raise CapabilityError(
+            "The student's observation must hold its task loss, got none. Answer Need.TASK_LOSS in observe()."
+        )
+    return observation.task_loss.total
+
+
+class SupervisedStep(nn.Module):
+    """A step of the detector alone: its own training loss, nothing else.
+
+    Args:
+        student: the detector to train.
+    """
+
+    def __init__(self, student: Detector) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, batch: Batch, clock: Clock) -> StepReport:
+        """The report of one batch; gradients flow from `total` to the student's parameters."""
+        del clock
+        total = task_loss(self.student(batch, frozenset({Need.TASK_LOSS})))
+        return StepReport(total=total, parts={"task": total.detach()}, diagnostics={})
+
+
+class DistillationStep(nn.Module):
+    """A step of the student under a recipe: its own training loss plus what the recipe adds.
+
+    The module's parameters are exactly the student's and what the terms train. The teacher is held, not
+    registered: train(), parameters(), state_dict(), DDP and EMA never reach it, and it follows the step to
+    another device (never to another dtype).
+
+    Args:
+        student: the detector to train.
+        teacher: a frozen teacher.
+        recipe: built for the specs of these two.
+    """
+
+    def __init__(self, student: Detector, teacher: FrozenTeacher, recipe: Recipe) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+        self.recipe = recipe
+        self.terms = nn.ModuleDict({_key(weighted): weighted.term for weighted in recipe.terms})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationStep:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.teacher.to(next(self.student.parameters()).device)
+        return self
+
+    def see(self, batch: Batch, terms: Sequence[WeightedTerm]) -> Seen:
+        """What student and teacher see of the batch on every view of these terms.
+
+        On a twin the student's batch-norm layers normalise by the twin's own statistics, as on any batch in
+        training, and leave their running statistics alone: those stay the clean images'.
+
+        Args:
+            batch: on the step's device; twins that it lacks are made where the recipe knows how.
+            terms: the terms that will read it.
+
+        Raises:
+            CapabilityError: a twin is missing that the recipe cannot make.
+        """
+        wanted = {view.twin for view in views(terms)} & self.recipe.twins.keys() - batch.twins.keys()
+        if wanted:
+            made = {name: self.recipe.twins[name](self.teacher, batch) for name in sorted(map(str, wanted))}
+            batch = replace(batch, twins={**batch.twins, **made})
+        students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | student_needs(terms, CLEAN))}
+        teachers = {CLEAN: self.teacher.observe(batch, teacher_needs(terms, CLEAN))}
+        for view in views(terms):
+            if view != CLEAN:
+                seen = view(batch)
+                with running_statistics_kept(self.student):
+                    students[view] = self.student(seen, student_needs(terms, view))
+                teachers[view] = self.teacher.observe(seen, teacher_needs(terms, view))
+        judged = weight_needs(terms, Features.STUDENT)
+        return Seen(
+            batch=batch,
+            students=students,
+            teachers=teachers,
+            judged=self.teacher.observe_pyramid(students[CLEAN].pyramid, batch, judged) if judged else None,
+        )
+
+    def forward(self, batch: Batch, clock: Clock) -> StepReport:
+        """The report of one batch.
+
+        Args:
+            batch: images, targets and seeds, on the step's device.
+            clock: where the run is; warm-ups and schedules read it.
+
+        Returns:
+            `total` = task + Σ gain · warm-up · mean over images of Σ over levels of weight · cost. A term that is
+            off at this step adds nothing and reports 0.
+        """
+        active = [weighted for weighted in self.recipe.terms if weighted.active(clock)]
+        seen = self.see(batch, active)
+        total = task_loss(seen.students[CLEAN])
+        parts = {"task": total.detach()}
+        diagnostics: dict[str, Tensor] = {}
+        weights = _Weights(seen)
+        for weighted in self.recipe.terms:
+            if not weighted.active(clock):
+                parts[weighted.name] = total.new_zeros(())
+                continue
+            cost = weighted.term(
+                seen.students[weighted.view], seen.teachers[weighted.view], weighted.view(seen.batch), clock
+            )
+            values = cost.values
+            if weighted.weigh is not None:
+                weight = weights(weighted.weigh, cost, weighted.term.knowledge)
+                values = values * weight
+                diagnostics |= _told(weighted.name, weight, cost.strides)
+            loss = weighted.gain * weighted.warm_up(clock) * values.sum(1).mean()
+            total = total + loss
+            parts[weighted.name] = loss.detach()
+            for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
+                diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
+        return StepReport(total=total, parts=parts, diagnostics=diagnostics)
+
+
+class _Weights:
+    """The weights of one step, each computed once however many terms share it."""
+
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
+        self.known: dict[tuple[Weigh, tuple[int | None, ...], Knowledge], Tensor] = {}
+
+    def __call__(self, weigh: Weigh, cost: Cost, knowledge: Knowledge) -> Tensor:
+        key = (weigh, cost.strides, knowledge)
+        if key not in self.known:
+            judged = self.seen.judged if weigh.features is Features.STUDENT else None
+            self.known[key] = weigh(
+                self.seen.teachers[CLEAN] if judged is None else judged, cost.strides, knowledge=knowledge
+            ).detach()
+        return self.known[key]
+
+
+def _told(name: str, weight: Tensor, strides: Sequence[int | None]) -> dict[str, Tensor]:
+    """Mean, spread over images and levels, and each level's mean of a term's weight."""
+    levels = {f"{name}/weight_stride_{stride}": level for stride, level in zip(strides, weight.mean(0), strict=True)}
+    return {f"{name}/weight": weight.mean(), f"{name}/weight_sd": weight.std(correction=0), **levels}
+
+
+@contextmanager
+def running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Batch-norm layers within neither change their running statistics nor count the batch."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    tracking = [norm for norm in norms if norm.training and norm.track_running_stats]
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracking:
+            norm.track_running_stats = True
+
+
+def _key(weighted: WeightedTerm) -> str:
+    return weighted.name.replace(".", "_")

@@ -1,0 +1,94 @@
+"""Runs a detector over a split and brings its boxes back to the stored images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from detdistill.data.annotations import Annotations
+from detdistill.detectors.base import Detector, evaluating
+from detdistill.errors import DistillError
+from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.types import Batch, Detections
+
+Progress = Callable[[int], None]
+
+
+def detect_split(
+    detector: Detector,
+    loader: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    progress: Progress | None = None,
+) -> list[ImageDetections]:
+    """What a detector finds in every image of a split; no gradients flow.
+
+    Args:
+        detector: is put into eval mode for the while; must be on `device` already.
+        loader: batches in data set order.
+        device: where batches are moved to.
+        progress: called after every batch with the number of images done so far.
+
+    Returns:
+        One entry per image, in the loader's order, best detections first, in pixels of the stored images and
+        clipped to them.
+
+    Raises:
+        DistillError: a box or score is NaN or infinite.
+    """
+    found: list[ImageDetections] = []
+    with evaluating(detector):
+        for batch in loader:
+            for index, detections in enumerate(detector.detect(batch.to(device))):
+                found.append(_stored(detections, batch, index))
+            if progress is not None:
+                progress(len(found))
+    return found
+
+
+def evaluate_detector(
+    detector: Detector,
+    annotations: Annotations,
+    loader: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    backend: Backend = "hotcoco",
+    progress: Progress | None = None,
+) -> CocoMetrics:
+    """COCO's figures of a detector on a split: `detect_split`, then `evaluate_coco`.
+
+    Args:
+        detector: as in `detect_split`.
+        annotations: the ground truth of the images that `loader` gives.
+        loader: batches of all images of `annotations`.
+        device: as in `detect_split`.
+        backend: as in `evaluate_coco`.
+        progress: as in `detect_split`.
+
+    Raises:
+        DistillError: as in `detect_split` and `evaluate_coco`.
+    """
+    found = detect_split(detector, loader, device=device, progress=progress)
+    return evaluate_coco(annotations, found, backend=backend)
+
+
+def _stored(detections: Detections, batch: Batch, index: int) -> ImageDetections:
+    image_id = batch.image_ids[index]
+    boxes = detections.boxes.detach().to("cpu", torch.float32)
+    scores = detections.scores.detach().to("cpu", torch.float32)
+    if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
+        raise DistillError(
+            f"Boxes and scores detected in image {image_id} must be finite, got NaN or infinity. "
+            "Train with a lower learning rate, or load a checkpoint from before the loss diverged."
+        )
+    height, width = batch.sizes[index]
+    stored_height, stored_width = batch.stored_sizes[index]
+    limit = torch.tensor([stored_width, stored_height] * 2, dtype=torch.float32)
+    boxes = boxes * (limit / torch.tensor([width, height] * 2, dtype=torch.float32))
+    return ImageDetections(
+        image_id=image_id,
+        boxes=torch.minimum(boxes.clamp(min=0), limit).numpy(),
+        scores=scores.numpy(),
+        labels=detections.labels.detach().to("cpu", torch.int64).numpy(),
+    )

@@ -1,0 +1,246 @@
+"""KITTI's official 2D average precision: easy, moderate and hard cars, pedestrians and cyclists.
+
+The rules, written from the benchmark's description:
+
+- A difficulty counts the objects that are tall, visible and inside the image enough; the others of the class are
+  ignored: who finds one is neither right nor wrong. So are objects of the neighbouring class (Van for Car,
+  Person_sitting for Pedestrian).
+- A detection finds an object at an intersection over union above 0.7 for cars, 0.5 for the others. A second one on
+  the same object is wrong.
+- Detections lower than the difficulty's height are neither right nor wrong. As in the benchmark they may be of any
+  class: one of another class that lies on an object takes it out of the counting too.
+- A detection of which a greater share than that threshold lies in a DontCare region is not wrong.
+- An object exactly as tall as the limit is ignored, a detection so tall is not.
+- Precision is sampled at 41 recall positions. AP40 is the mean over 1/40, ..., 1; AP11 over 0, 0.1, ..., 1.
+
+Differs from the benchmark: where fewer than 41 objects count, see `recall_thresholds`; and a position where no
+detection is right or wrong has precision 0, which the benchmark leaves undefined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.kitti_labels import DONT_CARE, KittiLabels
+from detdistill.errors import ConfigError, DataError
+from detdistill.evaluation.coco import ImageDetections, check_detections
+from detdistill.evaluation.kitti_matching import MatchedImage, areas, intersections, overlap, precision_curve
+
+Points = Literal[40, 11]
+
+
+@dataclass(frozen=True, slots=True)
+class KittiClass:
+    """How a class is measured: the least overlap of a hit, and the class whose objects are ignored."""
+
+    iou: float
+    neighbour: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difficulty:
+    """Which objects count: box height in pixels above `height`, at most so much hidden and outside the image."""
+
+    height: float
+    occluded: int
+    truncated: float
+
+
+KITTI_CLASSES: Mapping[str, KittiClass] = MappingProxyType(
+    {
+        "Car": KittiClass(0.7, "Van"),
+        "Pedestrian": KittiClass(0.5, "Person_sitting"),
+        "Cyclist": KittiClass(0.5, None),
+    }
+)
+DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType(
+    {
+        "easy": Difficulty(40, 0, 0.15),
+        "moderate": Difficulty(25, 1, 0.3),
+        "hard": Difficulty(25, 2, 0.5),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KittiMetrics:
+    """KITTI's figures in percent; None where no object counts.
+
+    Attributes:
+        points: recall positions of the mean, 40 or 11.
+        ap: by class, then by difficulty.
+        objects: how many objects count, by class, then by difficulty.
+    """
+
+    points: int
+    ap: Mapping[str, Mapping[str, float | None]]
+    objects: Mapping[str, Mapping[str, int]]
+
+    def mean(self, difficulty: str) -> float | None:
+        """Mean over the classes that have objects at a difficulty; None where none has."""
+        values = [value for by_level in self.ap.values() if (value := by_level[difficulty]) is not None]
+        return sum(values) / len(values) if values else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures, ready for JSON."""
+        return {
+            "points": self.points,
+            "AP": {name: dict(by_level) for name, by_level in self.ap.items()},
+            "mean": {level: self.mean(level) for level in DIFFICULTIES},
+            "objects": {name: dict(by_level) for name, by_level in self.objects.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> KittiMetrics:
+        """The metrics that `as_dict` wrote."""
+        return cls(points=content["points"], ap=content["AP"], objects=content["objects"])
+
+    def text(self) -> str:
+        """A row per class and one for the mean, a column per difficulty; a dash where no object counts."""
+        rows = {name: [by_level[level] for level in DIFFICULTIES] for name, by_level in self.ap.items()}
+        rows["mean"] = [self.mean(level) for level in DIFFICULTIES]
+        title = f"2D AP{self.points}"
+        width = max(len(name) for name in (title, *rows))
+        lines = [title.ljust(width) + "".join(f"{level:>10}" for level in DIFFICULTIES)]
+        for name, values in rows.items():
+            cells = ("–" if value is None else f"{value:.2f}" for value in values)
+            lines.append(name.ljust(width) + "".join(f"{cell:>10}" for cell in cells))
+        return "\n".join(lines)
+
+
+def evaluate_kitti(
+    truths: Mapping[int, KittiLabels],
+    detections: Sequence[ImageDetections],
+    *,
+    class_names: Sequence[str],
+    points: Points = 40,
+) -> KittiMetrics:
+    """KITTI's 2D average precision of `detections` against label files.
+
+    Args:
+        truths: the label files by image id, as `read_kitti_labels` reads them; every image counts.
+        detections: at most one entry per image, in any order; an image without an entry has no detections. The
+            order within an image decides between equal scores and equal overlaps.
+        class_names: what the detections' labels mean, in any case of letters; names that are no KITTI class
+            are no error.
+        points: recall positions, 40 as the benchmark counts since 2019, or 11 as before.
+
+    Returns:
+        Figures in [0, 100] of Car, Pedestrian and Cyclist.
+
+    Raises:
+        ConfigError: `points` is neither, or `class_names` holds none of the three classes.
+        DataError: a label file's arrays differ in length or are not finite, or a detection is unusable, as in
+            `evaluate_coco`.
+    """
+    if points not in (40, 11):
+        raise ConfigError(f"KITTI's recall points must be 40 or 11, got {points}. 40 is what the benchmark uses today.")
+    known = {name.lower() for name in KITTI_CLASSES}
+    if not known & {name.lower() for name in class_names}:
+        raise ConfigError(
+            f"The detector's classes must include one of {', '.join(KITTI_CLASSES)}, got {list(class_names)}. "
+            "Evaluate a detector that was trained on KITTI's classes."
+        )
+    for image_id, truth in truths.items():
+        _check_truth(image_id, truth)
+    check_detections(detections, truths, classes=len(class_names))
+    found = {entry.image_id: entry for entry in detections}
+    ap: dict[str, dict[str, float | None]] = {}
+    objects: dict[str, dict[str, int]] = {}
+    for name, rules in KITTI_CLASSES.items():
+        views = [_view(truth, found.get(image_id), class_names, name, rules) for image_id, truth in truths.items()]
+        ap[name], objects[name] = {}, {}
+        for level, difficulty in DIFFICULTIES.items():
+            images = [_at(view, difficulty) for view in views]
+            objects[name][level] = sum(int(image.counted.sum()) for image in images)
+            ap[name][level] = _mean(precision_curve(images), points)
+    return KittiMetrics(points=points, ap=ap, objects=objects)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one class sees of an image, before a difficulty is chosen; g objects, d detections of any class."""
+
+    overlaps: NDArray[np.float64]
+    iou: float
+    own: NDArray[np.bool_]
+    object_heights: NDArray[np.float64]
+    occluded: NDArray[np.int64]
+    truncated: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    of_class: NDArray[np.bool_]
+    heights: NDArray[np.float64]
+    excused: NDArray[np.bool_]
+
+
+def _view(
+    truth: KittiLabels, found: ImageDetections | None, class_names: Sequence[str], name: str, rules: KittiClass
+) -> _View:
+    boxes = truth.boxes
+    own = _named(truth.types, name)
+    concerned = own | _named(truth.types, rules.neighbour or name)
+    regions = boxes[_named(truth.types, DONT_CARE)]
+    objects = boxes[concerned]
+    guesses, scores, of_class = np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.bool_)
+    if found is not None:
+        guesses = found.boxes.astype(np.float64)
+        scores = found.scores.astype(np.float64)
+        of_class = _named(class_names, name)[found.labels]
+    excused: NDArray[np.bool_] = np.any(intersections(regions, guesses) > rules.iou * areas(guesses), axis=0)
+    return _View(
+        overlaps=overlap(objects, guesses),
+        iou=rules.iou,
+        own=own[concerned],
+        object_heights=objects[:, 3] - objects[:, 1],
+        occluded=truth.occluded[concerned],
+        truncated=truth.truncated[concerned],
+        scores=scores,
+        of_class=of_class,
+        heights=guesses[:, 3] - guesses[:, 1],
+        excused=excused,
+    )
+
+
+def _at(view: _View, difficulty: Difficulty) -> MatchedImage:
+    hard = (view.object_heights <= difficulty.height) | (view.occluded > difficulty.occluded)
+    hard |= view.truncated > difficulty.truncated
+    small = view.heights < difficulty.height
+    kept = view.of_class | small
+    overlaps = view.overlaps[:, kept]
+    return MatchedImage(
+        hits=overlaps > view.iou,
+        overlaps=overlaps,
+        counted=view.own & ~hard,
+        scores=view.scores[kept],
+        small=small[kept],
+        excused=view.excused[kept],
+    )
+
+
+def _mean(curve: NDArray[np.float64] | None, points: Points) -> float | None:
+    if curve is None:
+        return None
+    sampled = curve[1:] if points == 40 else curve[::4]
+    return 100.0 * float(sampled.mean())
+
+
+def _named(types: Iterable[str], name: str) -> NDArray[np.bool_]:
+    return np.array([one.lower() == name.lower() for one in types], dtype=np.bool_)
+
+
+def _check_truth(image_id: int, truth: KittiLabels) -> None:
+    n = len(truth.types)
+    if truth.boxes.shape != (n, 4) or not truth.truncated.shape == truth.occluded.shape == (n,):
+        raise DataError(
+            f"The labels of image {image_id} must be types (n,), truncated (n,), occluded (n,) and boxes (n, 4), "
+            f"got ({n},), {truth.truncated.shape}, {truth.occluded.shape} and {truth.boxes.shape}. "
+            "Give one of each for every object."
+        )
+    if not np.isfinite(truth.boxes).all():
+        raise DataError(f"The boxes of image {image_id} must be finite, got NaN or infinity. Correct its label file.")

@@ -1,0 +1,183 @@
+"""Pascal VOC's average precision, and AID's way to measure KITTI by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.annotations import Annotations
+from detdistill.errors import ConfigError
+from detdistill.evaluation.coco import ImageDetections, check_detections
+from detdistill.evaluation.kitti_matching import overlap
+from detdistill.papers.class_groups import ClassMode, aid_classes
+
+Points = Literal["area", 11]
+AID_IOU = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class VocMetrics:
+    """VOC's figures in percent; None where there is no object to find.
+
+    Attributes:
+        map: mean over the classes that have objects.
+        per_class: average precision of every class by name, in label order.
+        iou: the least overlap of a hit.
+        points: ``"area"`` or 11.
+    """
+
+    map: float | None
+    per_class: Mapping[str, float | None]
+    iou: float
+    points: Points
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures, ready for JSON."""
+        return {"mAP": self.map, "per_class": dict(self.per_class), "iou": self.iou, "points": self.points}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> VocMetrics:
+        """The metrics that `as_dict` wrote."""
+        return cls(map=content["mAP"], per_class=content["per_class"], iou=content["iou"], points=content["points"])
+
+    def text(self) -> str:
+        """A row per class and one for the mean; a dash where there is no object."""
+        rows = {**self.per_class, "mean": self.map}
+        title = f"AP@{self.iou:g} ({'area' if self.points == 'area' else '11 points'})"
+        width = max(len(name) for name in ("class", *rows))
+        lines = [f"{'class':<{width}}  {title}"]
+        lines += [
+            f"{name:<{width}}  {'–' if value is None else f'{value:.1f}':>{len(title)}}" for name, value in rows.items()
+        ]
+        return "\n".join(lines)
+
+
+def evaluate_voc(
+    annotations: Annotations, detections: Sequence[ImageDetections], *, iou: float = 0.5, points: Points = "area"
+) -> VocMetrics:
+    """Pascal VOC's average precision of `detections` against `annotations`.
+
+    Going down the scores of a class, a detection belongs to the object that it overlaps most. Below `iou` it is
+    wrong; on an ignored (difficult) object it does not count; on an object that is found already it is wrong. Equal
+    scores keep the order of the images in `annotations`, then that of the detections.
+
+    Differs from the source: boxes are taken as continuous, so that a box from 3 to 4 is one pixel wide, not two.
+
+    Args:
+        annotations: the ground truth; every image of it counts. VOC's difficult objects are its ignored ones.
+        detections: at most one entry per image, in any order; an image without an entry has no detections.
+        iou: the least intersection over union of a hit, above 0, at most 1.
+        points: ``"area"`` for the area under the precision curve made monotone (VOC 2010 and later), 11 for the
+            mean precision at the recalls 0, 0.1, ..., 1 (VOC 2007).
+
+    Returns:
+        Figures in [0, 100]; a class without objects is None and left out of the mean.
+
+    Raises:
+        ConfigError: `iou` or `points` cannot be used.
+        DataError: a detection is unusable, as in `evaluate_coco`.
+    """
+    if not 0 < iou <= 1:
+        raise ConfigError(f"VOC's overlap must be above 0 and at most 1, got {iou}. 0.5 is usual.")
+    if points not in ("area", 11):
+        raise ConfigError(f"VOC's points must be 'area' or 11, got {points!r}. 'area' is what VOC uses since 2010.")
+    check_detections(detections, annotations.image_ids.tolist(), classes=len(annotations.class_names))
+    found = {entry.image_id: entry for entry in detections}
+    ordered = [found.get(image_id) for image_id in annotations.image_ids.tolist()]
+    per_class = {
+        name: _average_precision(annotations, ordered, label, iou=iou, points=points)
+        for label, name in enumerate(annotations.class_names)
+    }
+    measured = [value for value in per_class.values() if value is not None]
+    return VocMetrics(
+        map=sum(measured) / len(measured) if measured else None, per_class=per_class, iou=iou, points=points
+    )
+
+
+def evaluate_aid(
+    annotations: Annotations, detections: Sequence[ImageDetections], *, classes: ClassMode = "ignored"
+) -> VocMetrics:
+    """AID's measure on KITTI: VOC's AP at IoU 0.5 (area) over Car, Pedestrian and Cyclist, averaged.
+
+    Args:
+        annotations: with KITTI's type names, or with the three classes already.
+        detections: labels 0, 1, 2 mean Car, Pedestrian, Cyclist.
+        classes: what the other types are: ``"ignored"``, or ``"merged"`` into the three; see `aid_classes`.
+
+    Raises:
+        ConfigError: there is no such class mode.
+        DataError: a class is missing, or a detection is unusable, as in `evaluate_coco`.
+    """
+    return evaluate_voc(aid_classes(annotations, classes), detections, iou=AID_IOU)
+
+
+def _average_precision(
+    annotations: Annotations, ordered: Sequence[ImageDetections | None], label: int, *, iou: float, points: Points
+) -> float | None:
+    of_class = annotations.labels == label
+    objects = int((of_class & ~annotations.ignored).sum())
+    if objects == 0:
+        return None
+    scores: list[NDArray[np.float64]] = [np.zeros(0)]
+    verdicts: list[NDArray[np.int8]] = [np.zeros(0, dtype=np.int8)]
+    for index, entry in enumerate(ordered):
+        if entry is None:
+            continue
+        own = entry.labels == label
+        rows = annotations.objects(index)
+        truth = of_class[rows]
+        scores.append(entry.scores[own].astype(np.float64))
+        verdicts.append(
+            _verdicts(
+                annotations.boxes[rows][truth].astype(np.float64),
+                annotations.ignored[rows][truth],
+                entry.boxes[own].astype(np.float64),
+                scores[-1],
+                iou=iou,
+            )
+        )
+    order = np.argsort(-np.concatenate(scores), kind="stable")
+    verdict = np.concatenate(verdicts)[order]
+    right, wrong = np.cumsum(verdict == 1), np.cumsum(verdict == -1)
+    counting = verdict != 0
+    return 100.0 * (_area if points == "area" else _eleven)(right[counting], wrong[counting], objects)
+
+
+def _verdicts(
+    boxes: NDArray[np.float64],
+    ignored: NDArray[np.bool_],
+    guesses: NDArray[np.float64],
+    scores: NDArray[np.float64],
+    *,
+    iou: float,
+) -> NDArray[np.int8]:
+    """For every detection of an image and class: 1 right, -1 wrong, 0 on an ignored object."""
+    if len(boxes) == 0 or len(guesses) == 0:
+        return np.full(len(guesses), -1, dtype=np.int8)
+    overlaps = overlap(guesses, boxes)
+    nearest = overlaps.argmax(axis=1)
+    hits = overlaps[np.arange(len(guesses)), nearest] >= iou
+    verdicts = np.where(hits & ignored[nearest], 0, -1).astype(np.int8)
+    by_score = np.argsort(-scores, kind="stable")
+    candidates = by_score[hits[by_score] & ~ignored[nearest[by_score]]]
+    _, first = np.unique(nearest[candidates], return_index=True)
+    verdicts[candidates[first]] = 1
+    return verdicts
+
+
+def _area(right: NDArray[np.int64], wrong: NDArray[np.int64], objects: int) -> float:
+    precision = right / np.maximum(right + wrong, 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    gained = np.diff(right, prepend=0)
+    return float((gained * best).sum() / objects)
+
+
+def _eleven(right: NDArray[np.int64], wrong: NDArray[np.int64], objects: int) -> float:
+    precision = right / np.maximum(right + wrong, 1)
+    # Whole numbers: recall 3/10 reaches 0.3.
+    at = [precision[10 * right >= tenth * objects] for tenth in range(11)]
+    return sum(float(values.max()) if len(values) else 0.0 for values in at) / 11

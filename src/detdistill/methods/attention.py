@@ -1,0 +1,229 @@
+"""attention: imitate where both detectors attend, and how cells relate (Zhang and Ma)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.term import shared_strides
+from detdistill.errors import ConfigError
+from detdistill.methods.attention_terms import (
+    BLOCK_CHANNELS,
+    BLOCK_POOLS,
+    MaskedFeatures,
+    NormTerm,
+    PooledCells,
+    PooledChannels,
+    Relations,
+    stride_key,
+)
+from detdistill.methods.features import recipe_of, require_gain, require_one_of
+from detdistill.methods.parts.align import Align, ConvAlign, IdentityAlign
+from detdistill.methods.parts.non_local import NonLocalBlock
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedNumbers:
+    """What one set of authors used for one kind of detector, at two images a device and one norm over both.
+
+    Attributes:
+        features: gain of the masked features.
+        pooled: gain of the pooled channels and of the pooled cells.
+        relations: gain of the non-local term.
+        temperature: of the attentions.
+        channel_mask: whether the masked features weigh channels too.
+    """
+
+    features: float
+    pooled: float
+    relations: float
+    temperature: float
+    channel_mask: bool
+
+
+_ONE_STAGE = PublishedNumbers(4.2e-4, 2.4e-2, 4.2e-4, temperature=0.1, channel_mask=True)
+PUBLISHED_NUMBERS = {
+    ("zhang_ma", "one-stage"): _ONE_STAGE,
+    ("zhang_ma", "two-stage"): PublishedNumbers(7e-5, 4e-3, 7e-5, temperature=0.5, channel_mask=False),
+    ("aid", "one-stage"): PublishedNumbers(5.6e-4, 2.4e-2, 4.9e-4, temperature=0.1, channel_mask=True),
+    ("aid", "two-stage"): PublishedNumbers(4e-5, 8e-3, 4e-5, temperature=0.5, channel_mask=True),
+    ("aid_baseline", "one-stage"): _ONE_STAGE,
+    ("aid_baseline", "two-stage"): PublishedNumbers(4e-5, 2e-3, 2e-5, temperature=0.5, channel_mask=True),
+}
+"""By whose numbers and kind of the student: Zhang and Ma's own code; AID's authors with AID and without it."""
+
+_NAMES = ("features", "channels", "cells", "nonlocal")
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSettings:
+    """Numbers of the recipe `attention`.
+
+    Attributes:
+        feature_gain: multiplier of the masked features; None takes the published one of the student's kind (one-
+            or two-stage); 0 leaves the term out, here and below.
+        channel_gain: multiplier of the channels' means; None as above.
+        cell_gain: multiplier of the cells' means; None as above.
+        nonlocal_gain: multiplier of the non-local term; None as above.
+        published: whose numbers None stands for: Zhang and Ma's, those of AID's authors under AID, or those of their
+            baseline without it.
+        temperature: of the attentions; None takes the published one.
+        channel_mask: whether the masked features weigh channels too; None takes what the authors did.
+        student_mask: how much the student's attention counts beside the teacher's; 0 is the teacher's alone.
+        coupling: one norm per image, or one over the whole batch as the source does.
+        normalize: divide each norm by the root of how many numbers it is of, so that it does not grow with image
+            size and channels; the published gains, made for the plain norms, are then far too small.
+        norm: of the non-local blocks: per image, or over the batch as the source does.
+        aligner: what takes the student into the teacher's space: a 1×1 convolution (for pooled maps a linear layer
+            and a 3×3 convolution), or nothing at all.
+    """
+
+    feature_gain: float | None = None
+    channel_gain: float | None = None
+    cell_gain: float | None = None
+    nonlocal_gain: float | None = None
+    published: Literal["zhang_ma", "aid", "aid_baseline"] = "zhang_ma"
+    temperature: float | None = None
+    channel_mask: bool | None = None
+    student_mask: float = 1.0
+    coupling: Literal["image", "batch"] = "image"
+    normalize: bool = False
+    norm: Literal["instance", "batch"] = "instance"
+    aligner: Literal["identity", "conv1x1"] = "conv1x1"
+
+
+def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: AttentionSettings) -> Recipe:
+    """The student imitates the teacher's features where both attend, their means, and how cells relate to each other.
+
+    Formula:
+        M_s = mean of teacher's and student's N · softmax over cells(mean over channels of |F| / τ), detached
+        M_c = mean of teacher's and student's C · softmax over channels(mean over cells of |F| / τ), detached
+        L = a · Σ_levels √(Σ (A(S) − T)² · M_s · M_c)
+          + b · Σ_levels ‖Linear(mean over cells of S) − mean over cells of T‖
+          + c · Σ_levels ‖Conv3×3(mean over channels of S) − mean over channels of T‖
+          + d · Σ_levels ‖A'(NL_S(S)) − NL_T(T)‖, NL(x) = x + norm(W g(x) φ(x)ᵀ θ(x) / keys)
+        a, b = c, d, τ before the √2 below: one-stage 4.2e-4, 2.4e-2, 4.2e-4, 0.1; two-stage 7e-5, 4e-3, 7e-5, 0.5
+        and no M_c; `published: aid` 5.6e-4, 2.4e-2, 4.9e-4, 0.1; two-stage 4e-5, 8e-3, 4e-5, 0.5;
+        `published: aid_baseline` as the first; two-stage 4e-5, 2e-3, 2e-5, 0.5
+
+    Args:
+        student: spec of the student.
+        teacher: spec of the teacher.
+        settings: the numbers.
+
+    Returns:
+        A recipe of the terms `attention.features`, `attention.channels`, `attention.cells` and
+        `attention.nonlocal`, without those whose gain is 0.
+
+    Raises:
+        CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
+        ConfigError: an unknown choice, a negative gain or mask, a temperature of 0 or less, or all gains 0.
+
+    Needs:
+        Feature pyramids with at least one shared stride; any two detectors have them.
+
+    Source:
+        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation: Towards Accurate and
+        Efficient Detectors, ICLR 2021; numbers from the authors' code, those of `published: aid` and
+        `aid_baseline` from the configurations of Lan and Tian (AID).
+
+    Differs from the source:
+        Norms are each image's own and the non-local blocks normalise each image alone (`coupling: batch` and
+        `norm: batch` are the source's; equal at batch size 1). The published gains belong to norms over two
+        images, so the default ones are √2 times as large (not with `coupling: batch`, nor with `normalize`, which
+        is ours). Attention, means, keys and statistics leave padding out. Where the channels of student and
+        teacher differ, the teacher's attention alone weighs the channels; where their grids differ, the student's
+        maps are resized first. A pool larger than the map is made smaller, and so are inner channels of the non-local
+        blocks that are more than the map has. Where the authors' code and the paper's
+        text seem to part, the code is followed: the mean of two softmaxes instead of one softmax of the sum, and
+        these temperatures, which the text has the other way round.
+    """
+    require_one_of("published", settings.published, ("zhang_ma", "aid", "aid_baseline"))
+    require_one_of("coupling", settings.coupling, ("image", "batch"))
+    require_one_of("norm", settings.norm, ("instance", "batch"))
+    require_one_of("aligner", settings.aligner, ("identity", "conv1x1"))
+    require_gain("student_mask", settings.student_mask)
+    parts = _Parts(student, teacher, settings)
+    gains = (settings.feature_gain, settings.channel_gain, settings.cell_gain, settings.nonlocal_gain)
+    published = parts.published
+    defaults = (published.features, published.pooled, published.pooled, published.relations)
+    # The published gains are for a norm over two images: √2 times the typical norm of one.
+    factor = math.sqrt(2) if settings.coupling == "image" and not settings.normalize else 1.0
+    made = (parts.features, parts.channels, parts.cells, parts.relations)
+    terms = []
+    for name, residual, given, default in zip(_NAMES, made, gains, defaults, strict=True):
+        gain = factor * default if given is None else given
+        require_gain(f"gain of attention.{name}", gain)
+        coupled = settings.coupling == "batch"
+        term = NormTerm(residual(), strides=parts.strides, coupled=coupled, normalize=settings.normalize)
+        terms.append(WeightedTerm(name=f"attention.{name}", term=term, gain=gain))
+    return recipe_of("attention", terms)
+
+
+class _Parts:
+    """The residuals for two detectors, each made when it is asked for."""
+
+    def __init__(self, student: DetectorSpec, teacher: DetectorSpec, settings: AttentionSettings) -> None:
+        self.settings = settings
+        self.strides = shared_strides(student, teacher)
+        self.channels_s, self.channels_t = student.pyramid.channels, teacher.pyramid.channels
+        self.positions = [min(student.pyramid.strides.index(s), len(BLOCK_POOLS) - 1) for s in self.strides]
+        self.published = PUBLISHED_NUMBERS[settings.published, "two-stage" if student.two_stage else "one-stage"]
+        self.temperature = self.published.temperature if settings.temperature is None else settings.temperature
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ConfigError(
+                f"The recipe's temperature must be a finite number above 0, got {self.temperature}. "
+                "Give one such as 0.1."
+            )
+        self.identity = settings.aligner == "identity"
+        if self.identity:
+            self._align()  # refuses different channels, whichever terms are left out
+
+    def features(self) -> MaskedFeatures:
+        mask = self.settings.channel_mask
+        return MaskedFeatures(
+            self._align(),
+            temperature=self.temperature,
+            channel_mask=self.published.channel_mask if mask is None else mask,
+            student_mask=self.settings.student_mask,
+        )
+
+    def channels(self) -> PooledChannels:
+        return PooledChannels(
+            {
+                stride_key(stride): nn.Identity() if self.identity else nn.Linear(self.channels_s, self.channels_t)
+                for stride in self.strides
+            }
+        )
+
+    def cells(self) -> PooledCells:
+        return PooledCells(
+            {
+                stride_key(stride): nn.Identity() if self.identity else nn.Conv2d(1, 1, 3, padding=1)
+                for stride in self.strides
+            }
+        )
+
+    def relations(self) -> Relations:
+        return Relations(self._blocks(self.channels_s), self._blocks(self.channels_t), self._align())
+
+    def _align(self) -> Align:
+        if self.identity:
+            return IdentityAlign(self.channels_s, self.channels_t)
+        return ConvAlign(self.channels_s, self.channels_t, strides=self.strides)
+
+    def _blocks(self, channels: int) -> dict[str, NonLocalBlock]:
+        return {
+            stride_key(stride): NonLocalBlock(
+                channels,
+                inner=BLOCK_CHANNELS[position],
+                pool=BLOCK_POOLS[position],
+                batch_norm=self.settings.norm == "batch",
+            )
+            for stride, position in zip(self.strides, self.positions, strict=True)
+        }

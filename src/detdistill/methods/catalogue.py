@@ -1,0 +1,197 @@
+"""All methods by name: how they are built, alone, wrapped or summed, and what they say about themselves."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.recipe import Recipe, TwinMaker
+from detdistill.errors import ConfigError, suggestion
+from detdistill.methods.composition import (
+    WRAPPED,
+    inner,
+    method_name,
+    method_text,
+    parse_method,
+    parts,
+    structure,
+)
+from detdistill.methods.entries import (
+    RECIPES,
+    WRAPPERS,
+    RecipeEntry,
+    Settings,
+    SumSettings,
+    WrapperEntry,
+    known_methods,
+)
+
+__all__ = [
+    "RECIPES",
+    "WRAPPERS",
+    "RecipeDescription",
+    "RecipeEntry",
+    "Settings",
+    "SumSettings",
+    "WrapperEntry",
+    "build_recipe",
+    "describe",
+    "method_text",
+    "parse_method",
+    "recipe_entry",
+]
+
+_SECTIONS = ("Formula", "Needs", "Source", "Differs from the source")
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeDescription:
+    """What `detdistill methods NAME` prints; read from the builder's own documentation.
+
+    Attributes:
+        name: of the method.
+        wraps: whether it changes another method instead of standing on its own.
+        summary: what it does, in one line.
+        formula: in plain text.
+        needs: what both detectors must offer.
+        source: the paper.
+        differs: where we do otherwise, and why.
+        defaults: of its settings.
+    """
+
+    name: str
+    wraps: bool
+    summary: str
+    formula: str
+    needs: str
+    source: str
+    differs: str
+    defaults: dict[str, Any]
+
+
+def recipe_entry(name: str) -> RecipeEntry:
+    """The entry of a method that stands on its own.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"The method must be one of {', '.join(RECIPES)}, got '{name}'. {suggestion(name, RECIPES)}")
+    return RECIPES[name]
+
+
+def build_recipe(method: str | Settings, student: DetectorSpec, teacher: DetectorSpec, *, seed: int = 0) -> Recipe:
+    """A recipe for these two detectors.
+
+    What its terms train is initialised from a generator of its own, so that the student's initial weights and
+    the global random state are the same with and without distillation. Every method starts from the same weights
+    alone, wrapped and in a sum.
+
+    Args:
+        method: a name (published numbers), a text such as ``"aid(frs + ssim, alpha=0.5)"``, or a settings object.
+        student: spec of the student.
+        teacher: spec of the teacher.
+        seed: of the terms' initial weights.
+
+    Returns:
+        The recipe, named by its methods without their numbers; its modules are on the CPU.
+
+    Raises:
+        ConfigError: unknown method or number, or methods that do not go together.
+        CapabilityError: the detectors do not offer what it needs.
+    """
+    settings = parse_method(method) if isinstance(method, str) else method
+    with torch.random.fork_rng(devices=[]):
+        return _built(settings, student, teacher, seed)
+
+
+def _built(settings: Settings, student: DetectorSpec, teacher: DetectorSpec, seed: int) -> Recipe:
+    if isinstance(settings, SumSettings):
+        return _summed([_built(part, student, teacher, seed) for part in parts(settings)])
+    name = method_name(settings)
+    if name in WRAPPERS:
+        wrapped = _built(inner(settings), student, teacher, seed)
+        recipe = WRAPPERS[name].wrap(wrapped, student, teacher, settings)
+        return replace(recipe, name=structure(settings))
+    torch.default_generator.manual_seed(seed)
+    return RECIPES[name].build(student, teacher, settings)
+
+
+def _summed(recipes: Sequence[Recipe]) -> Recipe:
+    """One recipe of all terms."""
+    name = " + ".join(recipe.name for recipe in recipes)
+    changing = [recipe for recipe in recipes if recipe.sample_transform is not None]
+    if len(changing) > 1:
+        raise ConfigError(
+            f"The sum '{name}' must have at most one method that changes the samples, got "
+            f"{' and '.join(recipe.name for recipe in changing)}. Wrap the sum instead, as in ikd(frs + ssim)."
+        )
+    twins: dict[str, TwinMaker] = {}
+    for recipe in recipes:
+        for twin, maker in recipe.twins.items():
+            if twins.setdefault(twin, maker) != maker:
+                raise ConfigError(
+                    f"The sum '{name}' must make every twin in one way, got two for '{twin}'. "
+                    "Wrap the sum instead, as in ikd(frs + ssim)."
+                )
+    terms = tuple(term for recipe in recipes for term in recipe.terms)
+    names = [term.name for term in terms]
+    twice = sorted({term for term in names if names.count(term) > 1})
+    if twice:
+        raise ConfigError(
+            f"The sum '{name}' must have every term once, got {', '.join(twice)} more than once. "
+            "Wrap the sum instead, as in ikd(frs + ssim)."
+        )
+    return Recipe(
+        name=name,
+        terms=terms,
+        twins=twins,
+        sample_transform=changing[0].sample_transform if changing else None,
+        transform_until=changing[0].transform_until if changing else 1.0,
+    )
+
+
+def describe(name: str) -> RecipeDescription:
+    """What a method says about itself, be it one that stands on its own or one that changes another.
+
+    Raises:
+        ConfigError: unknown method.
+    """
+    if name in RECIPES:
+        settings_type, documented = RECIPES[name].settings_type, inspect.getdoc(RECIPES[name].build)
+    elif name in WRAPPERS:
+        settings_type, documented = WRAPPERS[name].settings_type, inspect.getdoc(WRAPPERS[name].wrap)
+    else:
+        known = known_methods()
+        raise ConfigError(f"The method must be one of {', '.join(known)}, got '{name}'. {suggestion(name, known)}")
+    text = documented or ""
+    sections = {title: _section(text, title) for title in _SECTIONS}
+    default = settings_type()
+    return RecipeDescription(
+        name=name,
+        wraps=name in WRAPPERS,
+        summary=text.splitlines()[0],
+        formula=sections["Formula"],
+        needs=sections["Needs"],
+        source=sections["Source"],
+        differs=sections["Differs from the source"],
+        defaults={field.name: getattr(default, field.name) for field in fields(settings_type) if field.name != WRAPPED},
+    )
+
+
+def _section(text: str, title: str) -> str:
+    lines = iter(text.splitlines())
+    for line in lines:
+        if line == f"{title}:":
+            break
+    body = []
+    for line in lines:
+        if line and not line.startswith(" "):
+            break
+        body.append(line)
+    return inspect.cleandoc("\n".join(body)).strip()

@@ -1,0 +1,167 @@
+"""frs: the teacher's class scores say which cells are worth imitating (Feature-Richness Score)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from detdistill.detectors.base import ClassLayout, DetectorSpec
+from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
+from detdistill.distillation.term import CellTerm, require_equal_class_layouts, shared_strides
+from detdistill.errors import ConfigError
+from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.parts import compare, normalize, select
+from detdistill.methods.parts.align import IdentityAlign
+from detdistill.methods.parts.focus import inside_image, richness
+from detdistill.types import ClassKind, Knowledge, Need
+
+PUBLISHED_GAINS = {
+    "retinanet": (0.005, 0.02),
+    "gfl": (0.1, 0.05),
+    "fcos": (0.01, 0.05),
+    "faster_rcnn": (0.002, 0.1),
+}
+"""Feature and class gain of every detector family in the authors' configurations."""
+
+_PUBLISHED_CHANNELS = 256
+_PUBLISHED_CLASSES = 80
+_PUBLISHED_ANCHORS = {"retinanet": 9, "faster_rcnn": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class FRSSettings:
+    """Numbers of the recipe `frs`.
+
+    Attributes:
+        feature_gain: multiplier of the feature term; None takes the published one of the student's family, 0 leaves
+            the term out.
+        class_gain: multiplier of the class term; None and 0 as above.
+        warmup_steps: both gains grow from 0 over this many steps, at most 5 % of the run.
+        normalizer: divide by the mask's mass of each image, or of the whole batch as the source does.
+        scale: ``"source"`` keeps the sums over channels and classes; ``"per_channel"`` multiplies them to the
+            published 256 channels and 80 classes, which is the published strength at any size.
+        standardize: both maps to zero mean and unit variance per image and channel before the difference.
+        aligner: how the student's channels become the teacher's.
+        relu: whether a ReLU follows the aligner.
+    """
+
+    feature_gain: float | None = None
+    class_gain: float | None = None
+    warmup_steps: int = 500
+    normalizer: Literal["image", "batch"] = "image"
+    scale: Literal["source", "per_channel"] = "source"
+    standardize: bool = False
+    aligner: Literal["identity", "conv1x1", "conv3x3"] = "conv3x3"
+    relu: bool = False
+
+
+def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSettings) -> Recipe:
+    """The student imitates features and class scores where the teacher's highest class score is high.
+
+    Formula:
+        M = max over classes of sigmoid(teacher logits), detached
+        L = a · Σ_levels Σ_cells M · Σ_channels (A(S) − T)² / Σ_cells M
+          + b · Σ_levels Σ_cells M · Σ_classes BCE(student logits, sigmoid(teacher logits)) / Σ_cells M
+        a, b by the student's family: RetinaNet 0.005, 0.02; GFL 0.1, 0.05; FCOS 0.01, 0.05; Faster R-CNN 0.002, 0.1
+
+    Args:
+        student: spec of the student.
+        teacher: spec of the teacher.
+        settings: the numbers.
+
+    Returns:
+        A recipe of the terms `frs.features` and `frs.classes`, each unless its gain is 0.
+
+    Raises:
+        CapabilityError: no shared stride, no class scores, or class scores of another layout.
+        ConfigError: an unknown aligner, normalizer or scale, a negative gain or warm-up, or no gain above 0.
+
+    Needs:
+        Feature pyramids with a shared stride; dense class logits from the teacher; for the class term the same
+        kind, anchors and classes from the student. Faster R-CNN gives its RPN's objectness.
+
+    Source:
+        Du et al., Distilling Object Detectors with Feature Richness, NeurIPS 2021; gains from the authors'
+        configurations.
+
+    Differs from the source:
+        The mask's mass is each image's own (`normalizer: batch` is the source's; equal at batch size 1); padding
+        is left out; the warm-up of 500 steps is capped at 5 % of the run; `standardize` is ours and off by default.
+        So is `scale: per_channel`: measured both ways over 3 seeds, it is level with the source's sums on drawn scenes
+        (10.3 and 10.2 AP) and worse on bccd (31.9 and 33.1).
+    """
+    require_one_of("normalizer", settings.normalizer, ("image", "batch"))
+    require_one_of("scale", settings.scale, ("source", "per_channel"))
+    feature_gain, class_gain = _gains(student, settings)
+    require_gain("feature_gain", feature_gain)
+    require_gain("class_gain", class_gain)
+    if settings.warmup_steps < 0:
+        raise ConfigError(
+            f"The recipe's warmup_steps must be at least 0, got {settings.warmup_steps}. "
+            "Give a number of steps such as 500."
+        )
+    warm_up = WarmUp(steps=settings.warmup_steps, longest=0.05)
+    divide = normalize.by_mask_sum if settings.normalizer == "image" else normalize.by_batch_mask_sum
+    features = feature_term(
+        student,
+        teacher,
+        aligner=settings.aligner,
+        relu=settings.relu,
+        compare=_standardized if settings.standardize else compare.squared,
+        normalize=divide,
+        focus=richness,
+        focus_needs=frozenset({Need.CLASS_LOGITS}),
+    )
+    scaled = settings.scale == "per_channel"
+    channel_scale = _PUBLISHED_CHANNELS / teacher.pyramid.channels if scaled else 1.0
+    terms = [WeightedTerm("frs.features", features, feature_gain * channel_scale, warm_up=warm_up)]
+    if class_gain > 0:
+        class_scale = _class_scale(student) if scaled else 1.0
+        classes = _class_term(student, teacher, divide)
+        terms.append(WeightedTerm("frs.classes", classes, class_gain * class_scale, warm_up=warm_up))
+    return recipe_of("frs", terms)
+
+
+def _standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
+    return compare.squared(compare.standardize(ours, inside), compare.standardize(theirs, inside), inside)
+
+
+def _gains(student: DetectorSpec, settings: FRSSettings) -> tuple[float, float]:
+    published = PUBLISHED_GAINS.get(student.family, PUBLISHED_GAINS["fcos"])
+    feature_gain = published[0] if settings.feature_gain is None else settings.feature_gain
+    class_gain = published[1] if settings.class_gain is None else settings.class_gain
+    return feature_gain, class_gain
+
+
+def _class_scale(student: DetectorSpec) -> float:
+    layout = student.class_logits
+    published_anchors = _PUBLISHED_ANCHORS.get(student.family, 1)
+    if not isinstance(layout, ClassLayout):
+        return 1.0
+    if layout.kind is ClassKind.OBJECTNESS:
+        return published_anchors / layout.anchors
+    return published_anchors * _PUBLISHED_CLASSES / (layout.anchors * len(layout.classes))
+
+
+def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: normalize.Normalize) -> CellTerm:
+    require_equal_class_layouts(
+        student,
+        teacher,
+        recipe="frs",
+        remedy="Set class_gain to 0 to imitate features only.",
+    )
+    channels = teacher.pyramid.channels
+    return CellTerm(
+        knowledge=Knowledge.CLASSIFICATION,
+        select=select.class_logits,
+        align=IdentityAlign(channels, channels),
+        compare=compare.bce,
+        focus=richness,
+        normalize=divide,
+        inside=inside_image,
+        strides=shared_strides(student, teacher),
+        student_needs=frozenset({Need.CLASS_LOGITS}),
+        teacher_needs=frozenset({Need.CLASS_LOGITS}),
+    )

@@ -1,0 +1,187 @@
+"""ikd: any recipe, on samples augmented by what they show, plus imitation on adversarial twins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import nn
+
+from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
+from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.term import CellTerm, shared_strides
+from detdistill.distillation.view import View
+from detdistill.errors import ConfigError
+from detdistill.methods.attack import AdversarialTwins, AttackSettings
+from detdistill.methods.features import require_gain
+from detdistill.methods.parts import compare, select
+from detdistill.methods.parts.align import ConvAlign, IdentityAlign
+from detdistill.methods.parts.focus import inside_image
+from detdistill.methods.parts.normalize import plain_sum
+from detdistill.types import Knowledge, Need
+
+ADVERSARIAL = "adversarial"
+"""The name of the twin that the recipe looks at."""
+
+TERM = "ikd.adversarial"
+
+ONE_STAGE_GAIN, TWO_STAGE_GAIN = 1e-5, 2.5e-7
+_TWO_STAGE_LEVELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class IKDSettings:
+    """Numbers of the wrapper `ikd`.
+
+    Attributes:
+        recipe: the method that it wraps, as text.
+        adversarial: whether the student imitates the teacher on adversarial twins.
+        adversarial_gain: multiplier of that term; None takes the published one of the student's kind, 0 leaves the
+            term out.
+        eps_255: how far the attack moves a pixel at most, in 1/255 of the range.
+        step_255: how far it moves a pixel in one iteration, in 1/255 of the range.
+        attack_steps: iterations of the attack.
+        decay: momentum of the attack.
+        diversity: probability that an iteration of the attack looks at a shrunk copy.
+        smallest_scale: the least factor on that copy's height and width.
+        bounds: what the attack stays within: ``"pixel"`` or the ``"source"``'s rule; see `AttackSettings`.
+        augment: whether samples are augmented.
+        noise_probability: of noise on an image whose boxes are all small.
+        noise_sd: its standard deviation, on pixel values in [0, 1].
+        smallest_crop: the least share of each side that a crop leaves of any other image.
+        small_px: a box is small if its area is less than the square of this, in pixels of the stored image.
+        until: share of the run after which both are off and the wrapped recipe is alone.
+    """
+
+    recipe: str = "fgd"
+    adversarial: bool = True
+    adversarial_gain: float | None = None
+    eps_255: float = 8.0
+    step_255: float = 2.0
+    attack_steps: int = 5
+    decay: float = 1.0
+    diversity: float = 0.5
+    smallest_scale: float = 0.9
+    bounds: Literal["pixel", "source"] = "pixel"
+    augment: bool = True
+    noise_probability: float = 0.3
+    noise_sd: float = 0.08
+    smallest_crop: float = 0.8
+    small_px: float = 32.0
+    until: float = 2 / 3
+
+
+def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, settings: IKDSettings) -> Recipe:
+    """The student also imitates the teacher where it is fooled, and every sample is augmented by its objects' sizes.
+
+    Formula:
+        L = L_recipe(S, T; x') + a · Σ_levels Σ_channels Σ_cells (A(S(x_adv)) − T(x_adv))², the mean over the images
+        x' = x with noise (probability 0.3) if all boxes are smaller than 32 × 32 px, else cropped to ≥ 80 % a side
+        x_adv = x moved by at most 8/255 so that the teacher's class loss grows (5 momentum sign steps of 2/255)
+        a = 1e-5 (two-stage: 2.5e-7); on for the first two thirds of the run
+
+    Args:
+        recipe: what it wraps; its terms stay as they are, first.
+        student: spec of the student.
+        teacher: spec of the teacher.
+        settings: the numbers.
+
+    Returns:
+        The recipe's own terms and `ikd.adversarial` on the view "adversarial", with the maker of its twins and the
+        change to samples. The term owns a 1x1 convolution per level where the detectors' channels differ.
+
+    Raises:
+        CapabilityError: the detectors share no stride.
+        ConfigError: the recipe has a change to samples or adversarial twins of its own, as another `ikd` would, or
+            a number is out of its range.
+
+    Needs:
+        What the wrapped recipe needs; feature pyramids with a shared stride; a teacher that reports its class loss
+        per image.
+
+    Source:
+        Liang et al., Exploring Inconsistent Knowledge Distillation for Object Detection with Data Augmentation,
+        ACM MM 2023; numbers from the authors' configurations.
+
+    Differs from the source:
+        The attack's distances are in 1/255 of the pixel range; `bounds: source` has the source's numbers and clipping,
+        but on images in [0, 1] where the source's are normalised (equal where all channels have one standard
+        deviation). Its shrunk copies keep their ratio and their boxes, framed by the image's mean colour; padding is
+        left out. A crop that leaves no box is drawn again, at last given up, where the source drops the image; boxes
+        that a crop leaves too small are dropped. Crops come before the resize, where the source's one-stage pipelines
+        crop after resize and flip; a twin undergoes its own image's crop, flip and resize, where the source crops it
+        elsewhere. From the cache it is its image plus the attack's change brought back to the stored size, where the
+        source brings back the whole image; made on the fly it starts from the augmented image, noise included. On the
+        second view the student's batch-norm layers normalise by the twins' own statistics and keep their running
+        statistics, where the source lets the twins change them.
+    """
+    gain = settings.adversarial_gain
+    if gain is None:
+        gain = TWO_STAGE_GAIN if student.two_stage else ONE_STAGE_GAIN
+    require_gain("adversarial_gain", gain)
+    if not 0 < settings.until <= 1:
+        raise ConfigError(
+            f"The recipe's until must be above 0 and at most 1, got {settings.until}. Give a share such as 0.667."
+        )
+    attack = AttackSettings(
+        eps_255=settings.eps_255,
+        step_255=settings.step_255,
+        steps=settings.attack_steps,
+        decay=settings.decay,
+        diversity=settings.diversity,
+        smallest_scale=settings.smallest_scale,
+        bounds=settings.bounds,
+    )
+    samples = SampleSpecificSettings(
+        noise_probability=settings.noise_probability,
+        noise_sd=settings.noise_sd,
+        smallest_crop=settings.smallest_crop,
+        small_px=settings.small_px,
+    )
+    _require_no_ikd(recipe)
+    wrapped = replace(recipe, name=f"ikd({recipe.name})")
+    if settings.augment:
+        wrapped = replace(wrapped, sample_transform=SampleSpecific(samples), transform_until=settings.until)
+    if settings.adversarial and gain > 0:
+        term = WeightedTerm(
+            name=TERM,
+            term=_adversarial_term(student, teacher),
+            gain=gain,
+            view=View(ADVERSARIAL),
+            until=settings.until,
+        )
+        wrapped = replace(
+            wrapped,
+            terms=(*recipe.terms, term),
+            twins={**recipe.twins, ADVERSARIAL: AdversarialTwins(attack)},
+        )
+    return wrapped
+
+
+def _require_no_ikd(recipe: Recipe) -> None:
+    names = {weighted.name for weighted in recipe.terms}
+    if recipe.sample_transform is not None or ADVERSARIAL in recipe.twins or TERM in names:
+        raise ConfigError(
+            f"The recipe that ikd wraps must have neither a change to samples nor adversarial twins of its own, got "
+            f"'{recipe.name}', which has. Wrap with ikd once."
+        )
+
+
+def _adversarial_term(student: DetectorSpec, teacher: DetectorSpec) -> CellTerm:
+    last = _TWO_STAGE_LEVELS if student.two_stage else None
+    strides = shared_strides(student, teacher, last=last)
+    ours, theirs = student.pyramid.channels, teacher.pyramid.channels
+    align: nn.Module = IdentityAlign(ours, theirs) if ours == theirs else ConvAlign(ours, theirs, strides=strides)
+    return CellTerm(
+        knowledge=Knowledge.FEATURE,
+        select=select.pyramid,
+        align=align,
+        compare=compare.squared,
+        focus=inside_image,
+        normalize=plain_sum,
+        inside=inside_image,
+        strides=strides,
+        student_needs=frozenset({Need.PYRAMID}),
+        teacher_needs=frozenset({Need.PYRAMID}),
+    )

@@ -1,0 +1,98 @@
+"""ssim: structural similarity of the feature maps instead of their pixel-wise distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.parts import normalize
+from detdistill.methods.parts.compare import rescale
+from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
+
+_AXES = {"image": (1, 2, 3), "channel": (2, 3), "batch": (0, 1, 2, 3)}
+
+
+@dataclass(frozen=True, slots=True)
+class SSIMSettings:
+    """Numbers of the recipe `ssim`.
+
+    Attributes:
+        gain: the paper's lambda.
+        window: taps of the Gaussian window, odd.
+        rescale_over: what shares one minimum and maximum: an image's whole level, each channel, or the batch.
+        alpha: exponent of luminance, 0 or 1.
+        beta: exponent of contrast, 0 or 1.
+        gamma: exponent of structure, 0 or 1.
+        aligner: how the student's channels become the teacher's.
+    """
+
+    gain: float = 4.0
+    window: int = 11
+    rescale_over: Literal["image", "channel", "batch"] = "image"
+    alpha: Literal[0, 1] = 1
+    beta: Literal[0, 1] = 1
+    gamma: Literal[0, 1] = 1
+    aligner: Literal["identity", "conv1x1", "conv3x3"] = "conv1x1"
+
+
+def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSettings) -> Recipe:
+    """The student's feature maps get the teacher's local structure: mean, contrast and correlation.
+
+    Formula:
+        L = λ · Σ_levels mean over channels and inside cells of (1 − SSIM(ψ(A(S)), ψ(T))) / 2
+        ψ: min-max rescaling to [0, 1]; SSIM: 11 × 11 Gaussian window, sigma 1.5
+
+    Args:
+        student: spec of the student.
+        teacher: spec of the teacher.
+        settings: the numbers.
+
+    Returns:
+        A recipe of one term, `ssim.features`.
+
+    Raises:
+        CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
+        ConfigError: an even window, an exponent other than 0 and 1, an unknown aligner or rescaling, or a
+            gain that is not above 0.
+
+    Needs:
+        Feature pyramids with at least one shared stride; any two detectors have them.
+
+    Source:
+        de Rijk et al., Structural Knowledge Distillation for Object Detection, NeurIPS 2022.
+
+    Differs from the source:
+        The axes of the rescaling are not stated there: per image over channels and cells by default; measured over 3
+        seeds, `rescale_over: channel` is better on drawn scenes (14.6 and 13.6 AP) and level with it on bccd (32.5 and
+        32.8). Padding never enters; windows reflect at the image's own border, repeatedly where a map is smaller than
+        the window.
+    """
+    components = Components(alpha=settings.alpha, beta=settings.beta, gamma=settings.gamma)
+    gaussian_taps(settings.window)  # refuses an even window now rather than in the first step
+    require_one_of("rescale_over", settings.rescale_over, _AXES)
+    require_gain("gain", settings.gain)
+    axes = _AXES[settings.rescale_over]
+
+    def structural(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
+        similarity = ssim_map(
+            rescale(ours, inside, axes=axes),
+            rescale(theirs, inside, axes=axes),
+            inside,
+            window=settings.window,
+            components=components,
+        )
+        return dissimilarity(similarity)
+
+    term = feature_term(
+        student,
+        teacher,
+        aligner=settings.aligner,
+        compare=structural,
+        normalize=normalize.by_cells,
+    )
+    return recipe_of("ssim", [WeightedTerm(name="ssim.features", term=term, gain=settings.gain)])

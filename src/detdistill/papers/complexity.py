@@ -1,0 +1,58 @@
+"""A paper's table of what its detectors cost, ours beside the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.complexity import complexity
+from detdistill.detectors.settings import parse_detector
+from detdistill.papers.rows import Paper, PublishedComplexity
+from detdistill.report.tables import Table
+
+_COLUMNS = ("detector", "classes", "pixels", "parameters, M", "ours", "GFLOPs", "ours ")
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexityLine:
+    """What one detector costs.
+
+    Attributes:
+        published: the paper's line.
+        parameters: ours, in millions, frozen ones among them.
+        gflops: billions of multiply-adds by torch's own counter.
+    """
+
+    published: PublishedComplexity
+    parameters: float
+    gflops: float
+
+
+def count_complexity(paper: Paper) -> tuple[ComplexityLine, ...]:
+    """Builds each detector of the paper's table, with random weights, and counts."""
+    lines = []
+    for said in paper.complexity:
+        names = tuple(f"class {index}" for index in range(said.classes))
+        found = complexity(
+            build_detector(parse_detector(said.detector), names, seed=0), height=said.pixels, width=said.pixels
+        )
+        lines.append(ComplexityLine(said, found.parameters / 1e6, found.total_macs / 1e9))
+    return tuple(lines)
+
+
+def complexity_text(lines: Sequence[ComplexityLine]) -> list[str]:
+    """The table as plain text; nothing without lines."""
+    rows = [
+        (
+            line.published.detector,
+            line.published.classes,
+            line.published.pixels,
+            line.published.parameters,
+            line.parameters,
+            line.published.gflops,
+            line.gflops,
+        )
+        for line in lines
+    ]
+    return [*Table(_COLUMNS, tuple(rows)).text(decimals=2).splitlines(), ""] if rows else []

@@ -1,0 +1,174 @@
+"""Runs the published rows of a paper, and prints our figures beside the published ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detdistill.detectors.saved import load_detector
+from detdistill.errors import ConfigError
+from detdistill.evaluation.coco import CocoMetrics
+from detdistill.evaluation.voc import evaluate_voc
+from detdistill.files import read_json, write_json, write_text
+from detdistill.jobs.distill import DISTILLED, distill_job
+from detdistill.jobs.fitting import RESULTS, device_of
+from detdistill.jobs.opening import measure, open_data
+from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.train import STUDENT, train_job
+from detdistill.papers.complexity import count_complexity
+from detdistill.papers.data import PreparedData, full_data, smoke_data
+from detdistill.papers.plan import Plan, make_plan, require_room
+from detdistill.papers.rows import Metric, PaperRow, chosen_rows, read_paper
+from detdistill.papers.runs import PaperRun, Scale, in_order, row_runs
+from detdistill.papers.table import ReproduceOutcome, differences_of, notes_of, table_lines
+from detdistill.progress import Progress, Silence
+
+TEST_DATA = "DETDISTILL_TEST_DATA"
+VOC = "voc.json"
+
+_AP50: Metric = "AP50"
+_VOC: Metric = "VOC AP50"
+
+
+def reproduce_job(
+    paper: str,
+    *,
+    row: str | None = None,
+    data: Path | None = None,
+    scale: Scale = "smoke",
+    out: Path | None = None,
+    plan_only: bool = False,
+    papers: Path | None = None,
+    progress: Progress | None = None,
+) -> ReproduceOutcome:
+    """Trains what a paper's rows need, each training once and each in a folder of its own, and fills its table.
+
+    An interrupted reproduction goes on where it was; runs that are finished are not made again, and papers that share
+    a folder share their teachers.
+
+    Args:
+        paper: aid, frs, ssim or ikd.
+        row: one row's name; None for all. The row that it is measured against is made too.
+        data: where the data sets are. Full: a folder with ``kitti`` and ``coco``, or the one needed. Smoke: a folder
+            with small ones, by default what the variable DETDISTILL_TEST_DATA names, else scenes are drawn.
+        scale: ``"smoke"`` for a test of minutes, ``"full"`` for the paper's size.
+        out: folder of runs and tables; None for ``runs/reproduce-SCALE``.
+        plan_only: full: check the data, estimate time and disk, train nothing.
+        papers: folder of row files; None for those that come with detdistill.
+        progress: told how it goes.
+
+    Raises:
+        DistillError: anything that cannot be used, in one sentence.
+        Interrupted: stopped by a signal, with the checkpoint saved.
+    """
+    watcher = progress or Silence()
+    if plan_only and scale == "smoke":
+        raise ConfigError("--plan must come with --scale full, got --scale smoke. Add --scale full.")
+    if data is not None and not data.is_dir():
+        raise ConfigError(f"--data {data} must be a folder of data sets, got no such folder. Check the path.")
+    about, all_rows = read_paper(paper, folder=papers)
+    rows = chosen_rows(all_rows, row)
+    folder = out or Path("runs") / f"reproduce-{scale}"
+    prepared = _data_of(rows, root=data, scale=scale, out=folder, progress=watcher)
+    needed = [row_runs(one, prepared[_data_key(one)], scale=scale, out=folder) for one in rows if one.needs is None]
+    runs = in_order(needed)
+    plan: Plan | None = None
+    if scale == "full":
+        by_run = {run.name: prepared[_data_key(one.row)] for one in needed for run in one.runs.values()}
+        plan = make_plan(runs, by_run, finished={run.name for run in runs if _finished(run)}, progress=watcher)
+        for line in plan.lines():
+            watcher.say(line)
+        require_room(plan, folder)
+    if not plan_only:
+        for number, run in enumerate(runs, start=1):
+            _make(run, watcher, place=f"training {number} of {len(runs)}")
+    voc = {run.name for one in needed for run in one.runs.values() if one.row.metric == _VOC}
+    figures = {run.name: _figures(run, voc=run.name in voc, progress=watcher) for run in runs if _finished(run)}
+    outcome = ReproduceOutcome(
+        paper=about,
+        scale=scale,
+        out=folder,
+        lines=table_lines(rows, {one.row.name: one for one in needed}, figures),
+        differences=differences_of(about, rows),
+        notes=notes_of(prepared.values(), scale),
+        plan=plan if plan_only else None,
+        complexity=count_complexity(about) if row is None and not plan_only else (),
+    )
+    if not plan_only:
+        name = paper if row is None else f"{paper}-{row}"
+        write_json(folder / f"{name}.json", outcome.as_dict())
+        write_text(folder / f"{name}.txt", "\n".join(outcome.table()) + "\n")
+    return outcome
+
+
+def _data_key(row: PaperRow) -> tuple[str, str]:
+    return row.data, row.classes
+
+
+def _data_of(
+    rows: Sequence[PaperRow], *, root: Path | None, scale: Scale, out: Path, progress: Progress
+) -> dict[tuple[str, str], PreparedData]:
+    """The data sets that the covered rows need, each prepared once."""
+    wanted = {_data_key(row): row for row in rows if row.needs is None}
+    if scale == "smoke":
+        named = os.environ.get(TEST_DATA)
+        place = root or (Path(named) if named else None)
+        return {
+            key: smoke_data(row.data, row.classes, root=place, out=out, progress=progress)
+            for key, row in wanted.items()
+        }
+    if root is None and wanted:
+        raise ConfigError(
+            "--data must be the folder of the data sets at --scale full, got none. Pass --data ROOT with kitti/ and "
+            "coco/ in it, or try --scale smoke first."
+        )
+    return {
+        key: full_data(row.data, row.classes, root=root or Path(), out=out, progress=progress)
+        for key, row in wanted.items()
+    }
+
+
+def _finished(run: PaperRun) -> bool:
+    return (run.config.out / RESULTS).is_file()
+
+
+def _make(run: PaperRun, progress: Progress, *, place: str) -> None:
+    if _finished(run):
+        progress.say(f"{place}: {run.name} is there")
+        return
+    progress.say(f"{place}: {run.name}")
+    if run.needs is None:
+        train_job(run.config, resume=True, progress=progress)
+    else:
+        distill_job(run.config, resume=True, progress=progress)
+
+
+def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, float | None]:
+    """What a finished run achieved, by metric; Pascal VOC's is measured where a row asks for it, and kept."""
+    content = read_json(run.config.out / RESULTS)
+    metrics = CocoMetrics.from_dict(content[STUDENT if run.needs is None else DISTILLED])
+    found: dict[Metric, float | None] = {"AP": metrics.ap, _AP50: metrics.ap50}
+    if voc:
+        kept = run.config.out / VOC
+        if not kept.is_file():
+            write_json(kept, _voc(run.config, progress))
+        found[_VOC] = read_json(kept)["mAP"]
+    return found
+
+
+def _voc(config: RunConfig, progress: Progress) -> dict[str, Any]:
+    data = open_data(config.data, image=None, progress=progress)
+    detector = load_detector(config.out).detector
+    measured = measure(
+        detector,
+        data.val,
+        data.image,
+        what="Pascal VOC's AP",
+        backend=config.evaluate.backend,
+        batch_size=config.evaluate.batch_size,
+        device=device_of(config),
+        progress=progress,
+    )
+    return evaluate_voc(data.val, measured.found).as_dict()

@@ -1,0 +1,340 @@
+"""The published rows that `detdistill reproduce` runs: a YAML file each, beside a `paper.yaml` for what they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import detdistill
+from detdistill.detectors.settings import DetectorSettings, parse_detector
+from detdistill.errors import ConfigError, suggestion
+from detdistill.methods.catalogue import Settings, parse_method
+from detdistill.methods.composition import method_text, structure
+from detdistill.papers.class_groups import ClassMode
+from detdistill.strict_yaml import load_yaml
+
+DataName = Literal["kitti", "coco_traffic", "coco"]
+Metric = Literal["AP", "AP50", "VOC AP50"]
+
+PAPERS = ("aid", "frs", "ssim", "ikd")
+PAPER_FILE = "paper.yaml"
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedComplexity:
+    """What a paper says that a detector costs.
+
+    Attributes:
+        detector: its short name here, such as ``"gfl/resnet50"``.
+        parameters: in millions.
+        gflops: billions of multiply-adds of one image, as papers count them.
+        classes: that the detector knows.
+        pixels: height and width of the image.
+    """
+
+    detector: str
+    parameters: float
+    gflops: float
+    classes: int
+    pixels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """What all rows of a paper share.
+
+    Attributes:
+        title: the paper.
+        figures: where its figures were read.
+        differences: what we do otherwise in every row, a sentence each.
+        complexity: its table of what the detectors cost, where it has one.
+    """
+
+    title: str
+    figures: str
+    differences: tuple[str, ...] = ()
+    complexity: tuple[PublishedComplexity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PaperSchedule:
+    """How a row's detector is trained, in the paper's own units.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images of one step.
+        lr: learning rate of SGD with momentum 0.9 and weight decay 1e-4.
+        drops: epochs after which it falls to a tenth.
+        accumulate: micro-batches that a step is computed in.
+        warmup_steps: first steps, over which the rate grows linearly.
+        clip_norm: largest norm of the gradient; 0 for none.
+        short_sides: range in pixels that the short side is drawn from, for training at several scales, while the long
+            side stays bounded; None for the row's one size.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    drops: tuple[int, ...]
+    accumulate: int = 1
+    warmup_steps: int = 500
+    clip_norm: float = 0.0
+    short_sides: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ConfigError(
+                f"train.epochs and train.batch_size must be at least 1, got {self.epochs} and {self.batch_size}. "
+                "Raise them."
+            )
+        if list(self.drops) != sorted(set(self.drops)) or not all(0 < drop < self.epochs for drop in self.drops):
+            raise ConfigError(
+                f"train.drops must be rising epochs between 1 and {self.epochs - 1}, got {list(self.drops)}. "
+                "Write for example [8, 11] for 12 epochs."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PaperModel:
+    """A detector of a row, its training, and its published figure.
+
+    Attributes:
+        detector: its short name, such as ``"gfl/resnet50.tv_in1k"``.
+        train: how it is trained.
+        settings: changes to what the short name stands for, by `DetectorSettings`' names.
+        published: its own figure without a teacher; None where the row does not show it.
+    """
+
+    detector: str
+    train: PaperSchedule
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    published: float | None = None
+
+    def resolved(self) -> DetectorSettings:
+        """The full settings.
+
+        Raises:
+            ConfigError: an unknown detector or setting.
+        """
+        return DetectorSettings.from_dict({**parse_detector(self.detector).to_dict(), **self.settings})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSize:
+    """The size that a row's models see: short side, and the longest that the long side may become, in pixels."""
+
+    short_side: int = 800
+    long_side: int = 1333
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRow:
+    """One published row.
+
+    A row without method is a detector trained alone. One with a method is a distilled student, shown with its teacher
+    and the student alone where those have published figures.
+
+    Attributes:
+        title: the row in words.
+        metric: what its figures are: COCO's AP or AP50, or Pascal VOC's AP at IoU 0.5 (area).
+        data: the data set.
+        published: the row's figure in percent; None where there is none to compare with.
+        student: the detector that counts; None in a row that is not covered.
+        teacher: who teaches it; None without a method.
+        method: what distils, such as ``"aid(attention)"``.
+        classes: what KITTI's other types are; see `aid_classes`.
+        image: the size that the models see.
+        inherit: whether the student's neck and heads start from the teacher's.
+        against: the row whose figure this one's gain is measured from; None for the student alone in this row.
+        published_gain: the published gain in words, where no figure of the row is known.
+        differences: what we do otherwise in this row, a sentence each.
+        needs: what we lack for this row; None where it is covered.
+        name: the file's name without number and ending.
+    """
+
+    title: str
+    metric: Metric
+    data: DataName
+    published: float | None = None
+    student: PaperModel | None = None
+    teacher: PaperModel | None = None
+    method: str | None = None
+    classes: ClassMode = "ignored"
+    image: ImageSize = field(default_factory=ImageSize)
+    inherit: bool = False
+    against: str | None = None
+    published_gain: str | None = None
+    differences: tuple[str, ...] = ()
+    needs: str | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.student is None) == (self.needs is None):
+            got = "neither" if self.student is None else "both"
+            raise ConfigError(
+                f"A row must have either a student or needs (what we lack for it), got {got}. Give one of the two."
+            )
+        if (self.method is None) != (self.teacher is None):
+            got = "a teacher alone" if self.method is None else "a method alone"
+            raise ConfigError(f"A row must have a teacher and a method, or neither, got {got}. Give both.")
+        if self.needs is not None and self.method is not None:
+            raise ConfigError("A row that is not covered must have no method, got one. Leave it out.")
+        for model in (self.student, self.teacher):
+            if model is not None:
+                model.resolved()
+        if self.method is not None:
+            parse_method(self.method)
+
+    @property
+    def method_settings(self) -> Settings | None:
+        """The method's settings; None for a detector trained alone."""
+        return None if self.method is None else parse_method(self.method)
+
+    @property
+    def without_aligner(self) -> bool:
+        """Whether the method compares channel by channel, so that both necks must have as many."""
+        return self.method is not None and "aligner=identity" in method_text(parse_method(self.method))
+
+    @property
+    def method_name(self) -> str | None:
+        """The method without its numbers, such as ``"aid(attention)"``."""
+        return None if self.method is None else structure(parse_method(self.method))
+
+
+def papers_folder() -> Path:
+    """Where the row files are: in the installed package, else in the repository's ``configs/papers``.
+
+    Raises:
+        ConfigError: they are in neither.
+    """
+    package = Path(detdistill.__file__).resolve().parent
+    places = (package / "papers" / "rows", package.parents[1] / "configs" / "papers")
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ConfigError(
+        f"The papers' row files must be in {places[0]} or {places[1]}, got neither folder. Install detdistill anew."
+    )
+
+
+def read_paper(paper: str, *, folder: Path | None = None) -> tuple[Paper, tuple[PaperRow, ...]]:
+    """A paper and its rows, in the order of its tables.
+
+    Args:
+        paper: one of `PAPERS`.
+        folder: of all papers' folders; None for those that come with detdistill.
+
+    Raises:
+        ConfigError: an unknown paper, or a file that cannot be used; it says which, and what is wrong.
+    """
+    if paper not in PAPERS:
+        raise ConfigError(
+            f"The paper must be one of {', '.join(PAPERS)}, got '{paper}'. {suggestion(paper, PAPERS, listed=True)}"
+        )
+    home = (folder or papers_folder()) / paper
+    about = read_part(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE))
+    rows = [_read_row(path) for path in sorted(home.glob("*.yaml")) if path.name != PAPER_FILE]
+    if not rows:
+        raise ConfigError(f"{home} must hold a YAML file for every row, got none. Install detdistill anew.")
+    names = [row.name for row in rows]
+    for row in rows:
+        if names.count(row.name) > 1:
+            raise ConfigError(f"The rows in {home} must have different names, got '{row.name}' twice. Rename a file.")
+        if row.against is not None and row.against not in names:
+            raise ConfigError(
+                f"against in {home}, row '{row.name}', must be a row beside it, got '{row.against}'. "
+                f"{suggestion(row.against, names)}"
+            )
+    return about, tuple(rows)
+
+
+def chosen_rows(rows: tuple[PaperRow, ...], name: str | None) -> tuple[PaperRow, ...]:
+    """All rows, or the one asked for after the one that it is measured against.
+
+    Raises:
+        ConfigError: there is no row of that name.
+    """
+    if name is None:
+        return rows
+    by_name = {row.name: row for row in rows}
+    if name not in by_name:
+        raise ConfigError(
+            f"The row must be one of {', '.join(by_name)}, got '{name}'. {suggestion(name, by_name, listed=True)}"
+        )
+    row = by_name[name]
+    return (row,) if row.against is None else (by_name[row.against], row)
+
+
+def _read_row(path: Path) -> PaperRow:
+    content = load_yaml(path)
+    named = {**content, "name": re.sub(r"^\d+-", "", path.stem)} if isinstance(content, dict) else content
+    if isinstance(content, dict) and "name" in content:
+        raise ConfigError(f"{path}: a row is named by its file, got the key name. Leave it out.")
+    return read_part(PaperRow, named, where=str(path))
+
+
+def read_part(kind: type[Part], content: object, *, where: str) -> Part:
+    """A dataclass from a section of YAML; every key and every value's type is checked.
+
+    Args:
+        kind: the dataclass; fields may be numbers, words, choices, lists, sections and None.
+        content: the section.
+        where: what messages call it, such as a file's name.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is of another type or refused by the dataclass.
+    """
+    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where} must be a section with the keys {', '.join(known)}, got {content!r}. Write it so.")
+    for key in content:
+        if key not in known:
+            raise ConfigError(f"{where} must have known keys, got '{key}'. {suggestion(str(key), known)}")
+    for key, one in known.items():
+        if key not in content and one.default is MISSING and one.default_factory is MISSING:
+            raise ConfigError(f"{where} must have the key '{key}', got none. Add it.")
+    hints = get_type_hints(kind)
+    values = {key: _value(value, hints[key], f"{where}: {key}") for key, value in content.items()}
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _value(value: object, hint: Any, where: str) -> Any:
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return None if value is None else _value(value, members[0], where)
+    if isinstance(hint, type) and hint.__module__ == __name__:
+        return read_part(hint, value, where=where)
+    if origin is Literal:
+        if value not in members:
+            raise _wrong(where, f"one of {', '.join(members)}", value)
+        return value
+    if origin is tuple:
+        if not isinstance(value, list) or (members[-1] is not Ellipsis and len(value) != len(members)):
+            raise _wrong(where, "a list" if members[-1] is Ellipsis else f"a list of {len(members)}", value)
+        return tuple(_value(one, members[0], f"{where}[{index}]") for index, one in enumerate(value))
+    return _plain(value, hint, where)
+
+
+def _plain(value: object, hint: Any, where: str) -> Any:
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in words:
+        if type(value) is not hint:
+            raise _wrong(where, words[hint], value)
+        return value
+    if not isinstance(value, dict):
+        raise _wrong(where, "a section of keys", value)
+    return MappingProxyType(value)
+
+
+def _wrong(where: str, expected: str, got: object) -> ConfigError:
+    return ConfigError(f"{where} must be {expected}, got {got!r}. Change the value.")

@@ -1,0 +1,82 @@
+"""Trains a step: exact on resume, silent unless asked, and never on from a loss that is not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from detdistill.errors import ConfigError
+from detdistill.progress import Progress, Silence
+from detdistill.training.checkpoint import has_checkpoints
+from detdistill.training.launch import launch
+from detdistill.training.run import Evaluate, Job, Loader, SaveStudent, TrainResult, train_rank
+from detdistill.training.settings import FREE_ON_RESUME, TrainSettings
+
+__all__ = ["TrainResult", "train"]
+
+
+def train(
+    step: nn.Module,
+    settings: TrainSettings,
+    *,
+    loader: Loader,
+    save_student: SaveStudent,
+    folder: Path,
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    progress: Progress | None = None,
+    label: str = "training",
+    identity: Mapping[str, Any] | None = None,
+) -> TrainResult:
+    """Trains a step's parameters and leaves checkpoints from which the run can go on exactly.
+
+    On a CPU, a run that was killed and resumed ends with the same bits as one that was not. On one device the
+    step is trained in place and moved to that device; on several it is trained in forked processes, and the
+    trained student is in the checkpoint alone. Where an average is kept, it too is in the checkpoint alone.
+
+    Args:
+        step: a module with a submodule `student` that turns a `Batch` and a `Clock` into a `StepReport`.
+        settings: of the run.
+        loader: (start step, rank, ranks) → one batch of `settings.batch_size` images per step from there on,
+            the same ones whenever it is asked.
+        save_student: writes ``student.safetensors``, whose tensors are named as in the student's own state,
+            and what else describes it, into the folder it is given.
+        folder: the run's; takes ``checkpoints/``, ``metrics.csv`` and ``evaluations.csv``.
+        resume: go on from the latest checkpoint; without one, begin.
+        evaluate: called with the student (the average where one is kept) in eval mode, on rank 0.
+        progress: told how it goes; None is silent.
+        label: what progress calls the run.
+        identity: what else must be the same on resume (data, recipe, teacher's digest), as JSON.
+
+    Raises:
+        ConfigError: the folder holds a run that was not to be resumed, or one with other settings.
+        DataError: the loader ended early, or every checkpoint is damaged.
+        DistillError: a loss or gradient is not finite.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint was saved.
+    """
+    if "student" not in dict(step.named_children()):
+        raise ConfigError("a step must have a submodule named student, got none. Use DistillationStep.")
+    if not resume and has_checkpoints(folder):
+        raise ConfigError(
+            f"{folder} must not hold checkpoints of another run, got some. "
+            "Go on with it (--resume), or choose another folder."
+        )
+    fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE_ON_RESUME}
+    job = Job(
+        step=step,
+        save_student=save_student,
+        loader=loader,
+        settings=settings,
+        folder=folder,
+        resume=resume,
+        evaluate=evaluate,
+        progress=progress or Silence(),
+        label=label,
+        identity=json.loads(json.dumps({"train": fixed, **(identity or {})})),
+    )
+    return launch(lambda fabric: train_rank(fabric, job), settings)

@@ -1,0 +1,351 @@
+"""One rank's run through the steps: compute, agree, step, average, log, save, evaluate."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, distributed, nn
+
+from detdistill.data.dataset import draw_seed
+from detdistill.errors import DataError, DistillError
+from detdistill.progress import Progress
+from detdistill.training.checkpoint import (
+    Snapshot,
+    find_checkpoint,
+    remove_leftovers,
+    remove_surplus,
+    require_same,
+    write_checkpoint,
+)
+from detdistill.training.ema import Ema
+from detdistill.training.forward import Parcel, PlainStep, micro_batches
+from detdistill.training.launch import require_precision
+from detdistill.training.logs import MetricsLog, TensorboardLog
+from detdistill.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from detdistill.training.settings import TrainSettings
+from detdistill.training.signals import Interrupted, StopFlag, watch_signals
+from detdistill.training.state import TrainingState
+from detdistill.types import Batch, Clock
+
+METRICS = "metrics.csv"
+EVALUATIONS = "evaluations.csv"
+
+Loader = Callable[[int, int, int], Iterable[Batch]]
+SaveStudent = Callable[[Any, Path], None]
+Evaluate = Callable[[Any], Mapping[str, float | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run went.
+
+    Attributes:
+        steps: done, those before a resume included.
+        seconds: spent on them, data loading included; evaluation and checkpoints excluded.
+        images_per_second: of all devices together.
+        checkpoint: folder of the last checkpoint, with the student that counts.
+        resumed_from: the step that this call went on from; 0 for a new run.
+        metrics: figures of the last evaluation that this call made; empty where there was none.
+        warnings: what was passed over on resume.
+    """
+
+    steps: int
+    seconds: float
+    images_per_second: float
+    checkpoint: Path
+    resumed_from: int = 0
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `train` was asked for, checked."""
+
+    step: nn.Module
+    save_student: SaveStudent
+    loader: Loader
+    settings: TrainSettings
+    folder: Path
+    resume: bool
+    evaluate: Evaluate | None
+    progress: Progress
+    label: str
+    identity: Mapping[str, Any]
+
+
+def train_rank(fabric: Fabric, job: Job) -> TrainResult:
+    """The whole run of one rank; the global generator of torch is as it was afterwards."""
+    require_precision(job.settings.precision, fabric.device.type)
+    devices = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _threads(job.settings.threads), watch_signals() as stop:
+        run = _Run(fabric, job)
+        try:
+            return run.execute(stop)
+        finally:
+            run.close()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch's CPU threads within: `count`, or as they are where it is 0."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@final
+class _Run:
+    """One rank's run. Rank 0 alone averages, evaluates and writes."""
+
+    def __init__(self, fabric: Fabric, job: Job) -> None:
+        settings = job.settings
+        self.fabric = fabric
+        self.job = job
+        self.settings = settings
+        self.writes = fabric.is_global_zero
+        job.step.to(fabric.device).to(memory_format=torch.channels_last).train()
+        self.student = job.step.get_submodule("student")
+        optimizer = build_optimizer(job.step, settings)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.ema = Ema(self.student, decay=settings.ema_decay) if settings.ema_decay and self.writes else None
+        self.scaler: torch.amp.GradScaler | None = (
+            fabric.strategy.precision.scaler if settings.precision == "16-mixed" else None  # type: ignore[attr-defined]
+        )
+        self.seconds = 0.0
+        self.last_metrics: dict[str, float | None] = {}
+        self.warnings: tuple[str, ...] = ()
+        self.checkpoint: Path | None = None
+        self.state = TrainingState(job.step, optimizer, ema=self.ema, scaler=self.scaler)
+        self.start = self._begin()
+        self.module, self.optimizer = fabric.setup(PlainStep(job.step), optimizer)
+        self.metrics, self.evaluations, self.tensorboard = self._open_logs()
+
+    def _begin(self) -> int:
+        """Restores the latest checkpoint; returns the step to go on from."""
+        found = None
+        if self.writes:
+            remove_leftovers(self.job.folder)
+        self.fabric.barrier()
+        if self.job.resume:
+            found, self.warnings = find_checkpoint(self.job.folder)
+        self.fabric.barrier()
+        if found is None:
+            return 0
+        require_same(found.snapshot.identity, self.job.identity, where=found.path)
+        self.state.restore(found)
+        if self.writes:
+            remove_surplus(self.job.folder, step=found.snapshot.step, keep=self.settings.keep_checkpoints)
+        self.seconds = found.snapshot.seconds
+        self.checkpoint = found.path
+        return found.snapshot.step
+
+    def _open_logs(self) -> tuple[MetricsLog | None, MetricsLog | None, TensorboardLog | None]:
+        if not self.writes:
+            return None, None, None
+        folder, start = self.job.folder, self.start
+        events = TensorboardLog(folder / "tensorboard", step=start) if self.settings.tensorboard else None
+        return MetricsLog(folder / METRICS, step=start), MetricsLog(folder / EVALUATIONS, step=start), events
+
+    def execute(self, stop: StopFlag) -> TrainResult:
+        """Trains to the end."""
+        settings, start = self.settings, self.start
+        images = settings.batch_size * settings.devices
+        if self.writes:
+            self.job.progress.start(self.job.label, settings.steps, done=start)
+            for warning in self.warnings:
+                self.job.progress.say(warning)
+        self._evaluate_if_due(start)
+        batches = self._batches(stop)
+        before = self.seconds
+        for index in range(start, settings.steps):
+            began = time.perf_counter()
+            batch = next(batches)
+            stopping = batch is None
+            done = index if batch is None else index + 1
+            if batch is not None:
+                row, stopping = self._advance(index, batch, stop)
+                self.seconds += time.perf_counter() - began
+                self._report(done, row, rate=(done - start) * images / max(self.seconds - before, 1e-9))
+            if stopping or done == settings.steps or _due(done, settings.checkpoint_every):
+                self._save(done)
+            if stopping and self.checkpoint is not None:
+                raise Interrupted(done, self.checkpoint)
+            self._evaluate_if_due(done)
+        if self.checkpoint is None:
+            raise DistillError("a finished run must have a checkpoint, got none. Report this as a bug.")
+        if stop.requested:
+            raise Interrupted(settings.steps, self.checkpoint)
+        return TrainResult(
+            steps=settings.steps,
+            seconds=self.seconds,
+            images_per_second=settings.steps * images / max(self.seconds, 1e-9),
+            checkpoint=self.checkpoint,
+            resumed_from=start,
+            metrics=self.last_metrics,
+            warnings=self.warnings,
+        )
+
+    def close(self) -> None:
+        """Ends progress and logs."""
+        if self.writes:
+            self.job.progress.finish()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+    def _batches(self, stop: StopFlag) -> Iterator[Batch | None]:
+        """The batches from the start step on; None where a Ctrl-C took the loader's processes away."""
+        yielded = 0
+        if self.start < self.settings.steps:
+            iterator = iter(self.job.loader(self.start, self.fabric.global_rank, self.fabric.world_size))
+            while True:
+                try:
+                    batch = next(iterator, None)
+                except RuntimeError:
+                    if not stop.requested or self.fabric.world_size > 1:
+                        raise
+                    yield None
+                    return
+                if batch is None:
+                    break
+                yielded += 1
+                yield batch.to(self.fabric.device)
+        raise DataError(
+            f"the training loader must yield {self.settings.steps - self.start} batches from step {self.start} "
+            f"on, got {yielded}. Give it an endless order of images."
+        )
+
+    def _advance(self, index: int, batch: Batch, stop: StopFlag) -> tuple[dict[str, float | int | None], bool]:
+        """One optimiser step; returns its figures, and whether any rank was asked to stop."""
+        settings = self.settings
+        torch.manual_seed(draw_seed(settings.seed, index, self.fabric.global_rank))
+        rate = learning_rate(index, settings)
+        set_learning_rate(self.optimizer.optimizer, rate)
+        clock = Clock(step=index, total_steps=settings.steps)
+        self.optimizer.zero_grad()
+        figures: dict[str, dict[str, Tensor]] = {"total": {}, "parts": {}, "diagnostics": {}}
+        pieces = list(micro_batches(batch, settings.accumulate))
+        for number, (share, piece) in enumerate(pieces, start=1):
+            with self.fabric.no_backward_sync(self.module, enabled=number < len(pieces)):
+                report = self.module(Parcel(piece, clock))
+                self.fabric.backward(report["total"]["total"] * share)
+            for kind, values in report.items():
+                for name, value in values.items():
+                    figures[kind][name] = figures[kind].get(name, 0.0) + value.detach().float() * share
+        norm = self._gradient_norm()
+        stopping = self._agree(index, figures, norm, stop)
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.student)
+        row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate}
+        row["total"] = float(figures["total"]["total"])
+        if _due(index + 1, settings.log_every) or index + 1 == settings.steps:
+            named = {**figures["parts"], **figures["diagnostics"]}
+            if norm is not None:
+                named["gradient_norm"] = norm
+            row |= dict(zip(named, torch.stack([*named.values()]).tolist(), strict=True)) if named else {}
+        return row, stopping
+
+    def _gradient_norm(self) -> Tensor | None:
+        if self.settings.clip_norm > 0:
+            return self.fabric.clip_gradients(
+                self.module, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+            )
+        if self.scaler is not None:
+            return None
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+
+    def _agree(
+        self, index: int, figures: Mapping[str, Mapping[str, Tensor]], norm: Tensor | None, stop: StopFlag
+    ) -> bool:
+        """Stops all ranks on a loss or gradient that is not finite; returns whether any was asked to stop."""
+        total = figures["total"]["total"]
+        signs = [~total.isfinite(), total.new_tensor(stop.requested, dtype=torch.bool)]
+        if norm is not None and self.scaler is None:
+            signs.append(~norm.isfinite())
+        raised = torch.stack(signs).float()
+        if self.fabric.world_size > 1:
+            distributed.all_reduce(raised)
+        bad_loss, stopping, *bad_gradient = raised.tolist()
+        if bad_loss:
+            bad = [name for name, value in figures["parts"].items() if not math.isfinite(float(value))]
+            raise self._diverged(index, f"loss must be finite, got {float(total)} in {', '.join(bad) or 'the total'}")
+        if any(bad_gradient) and norm is not None:
+            raise self._diverged(index, f"gradient must be finite, got a norm of {float(norm)}")
+        return bool(stopping)
+
+    def _diverged(self, index: int, what: str) -> DistillError:
+        kept = f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "there is no checkpoint yet"
+        return DistillError(
+            f"step {index + 1} of {self.settings.steps}: the {what}. Lower train.lr "
+            f"({self.settings.lr:g}), warm up for longer or clip the gradient (train.clip_norm); {kept}."
+        )
+
+    def _report(self, done: int, row: dict[str, float | int | None], *, rate: float) -> None:
+        if not self.writes:
+            return
+        settings = self.settings
+        self.job.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
+        if _due(done, settings.log_every) or done == settings.steps:
+            row["seconds"] = self.seconds
+            for log in (self.metrics, self.tensorboard):
+                if log is not None:
+                    log.append(row)
+
+    def _save(self, done: int) -> None:
+        if self.writes:
+            snapshot = Snapshot(
+                step=done,
+                seconds=self.seconds,
+                identity=self.job.identity,
+                counters=self.state.counters(),
+                tensors=self.state.tensors(),
+            )
+            with self._plain_student() as student:
+                self.checkpoint = write_checkpoint(
+                    self.job.folder,
+                    snapshot,
+                    save_student=lambda folder: self.job.save_student(student, folder),
+                    keep=self.settings.keep_checkpoints,
+                )
+        self.checkpoint = self.fabric.broadcast(self.checkpoint)
+
+    def _evaluate_if_due(self, done: int) -> None:
+        due = done > 0 and _due(done, self.settings.evaluate_every)
+        if self.job.evaluate is not None and due:
+            if self.evaluations is not None and done not in self.evaluations.steps:
+                with self._plain_student() as student:
+                    self.last_metrics = dict(self.job.evaluate(student))
+                self.evaluations.append({"step": done, "seconds": self.seconds, **self.last_metrics})
+                if self.tensorboard is not None:
+                    self.tensorboard.append({"step": done, **self.last_metrics})
+            self.fabric.barrier()
+
+    @contextmanager
+    def _plain_student(self) -> Iterator[nn.Module]:
+        """The student that counts, in eval mode; the trained one gets every mode back as it was."""
+        if self.ema is not None:
+            yield self.ema.student
+            return
+        modes = [(module, module.training) for module in self.student.modules()]
+        self.student.eval()
+        try:
+            yield self.student
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+def _due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
