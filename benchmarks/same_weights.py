@@ -112,8 +112,8 @@ def run(data: Path, out: Path, *, families: Sequence[str]) -> None:
         folder = place / "demo"
         if "fcos" in families:
             command(
-                "distill", *DEMO_SETTINGS, "--student", "fcos/tiny", "--teacher", str(place / "fcos_teacher"), "--method",
-                DEMO_METHOD, "--data", str(data), "--out", str(folder), "--steps", str(DEMO_STEPS),
+                "distill", *DEMO_SETTINGS, "--student", "fcos/tiny", "--teacher", str(place / "fcos_teacher"),
+                "--method", DEMO_METHOD, "--data", str(data), "--out", str(folder), "--steps", str(DEMO_STEPS),
             )  # fmt: skip
             cases["demo"] = weights(folder)
     out.write_text(json.dumps(cases, indent=2) + "\n", encoding="utf-8")
