@@ -26,8 +26,8 @@ def spec(
     """A spec; with box distributions where `bins` are given."""
     return DetectorSpec(
         name=f"{family}/made-up",
-        family=family,
         class_names=tuple(classes),
+        two_stage=family == "faster_rcnn",
         pyramid=PyramidLayout(strides=tuple(strides), channels=channels),
         class_logits=ClassLayout(strides=tuple(strides), kind=kind, anchors=anchors, classes=tuple(classes)),
         box_distributions=None

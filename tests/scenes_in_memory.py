@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 
+from detdistill.detectors import catalogue
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import BUILDERS, build_detector
+from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.settings import DetectorSettings, family_settings
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.types import Batch, Observation, Pyramid, Targets
 
 CLASSES = ("car", "truck", "pedestrian")
-FAMILIES = tuple(BUILDERS)
+FAMILIES = tuple(catalogue.FAMILIES)
+SMALLEST = tuple(f"{family}/{next(iter(entry.presets))}" for family, entry in catalogue.FAMILIES.items())
+"""The smallest preset of every family."""
 STUDENT_CHANNELS, TEACHER_CHANNELS = 16, 24
 GRID = (96, 128)
 SIZES = ((96, 128), (70, 101), (64, 33))
@@ -28,7 +31,8 @@ BOXES: tuple[tuple[tuple[float, ...], ...], ...] = (
 
 
 def tiny_settings(family: str, *, backbone: str = "test_resnet", **changes: Any) -> DetectorSettings:
-    """The family's own settings, cut down to what runs in milliseconds."""
+    """The family's smallest preset, cut down to what runs in milliseconds; keys of other families are passed over."""
+    kind = catalogue.FAMILIES[family]
     small: dict[str, Any] = {
         "fpn_channels": STUDENT_CHANNELS,
         "head_depth": 1,
@@ -43,7 +47,11 @@ def tiny_settings(family: str, *, backbone: str = "test_resnet", **changes: Any)
         "detections_per_image": 15,
         "score_threshold": 0.001,
     }
-    return replace(family_settings(family, backbone), **(small | changes))
+    wanted = small | changes
+    unknown = wanted.keys() - {key for one in catalogue.FAMILIES.values() for key in one.keys}
+    assert not unknown, f"no family has {unknown}"
+    smallest = next(iter(kind.presets.values()))
+    return replace(smallest, backbone=backbone, **{key: wanted[key] for key in kind.keys if key in wanted})
 
 
 def tiny_student(family: str, *, seed: int = 0, classes: Sequence[str] = CLASSES, **changes: Any) -> Detector:

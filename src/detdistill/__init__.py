@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from detdistill import errors as errors
     from detdistill.detectors.base import Detector as Detector
     from detdistill.detectors.catalogue import build_detector as build_detector
+    from detdistill.detectors.catalogue import parse_detector as parse_detector
     from detdistill.detectors.frozen import FrozenTeacher as FrozenTeacher
     from detdistill.detectors.inherit import inherit as inherit
     from detdistill.detectors.saved import load_detector as load_detector
     from detdistill.detectors.saved import save_detector as save_detector
-    from detdistill.detectors.settings import parse_detector as parse_detector
     from detdistill.distillation.step import DistillationStep as DistillationStep
     from detdistill.methods.catalogue import build_recipe as build_recipe
     from detdistill.methods.catalogue import method_text as method_text
@@ -46,7 +46,7 @@ _HOMES = {
     "inherit": "detectors.inherit",
     "load_detector": "detectors.saved",
     "method_text": "methods.catalogue",
-    "parse_detector": "detectors.settings",
+    "parse_detector": "detectors.catalogue",
     "parse_method": "methods.catalogue",
     "save_detector": "detectors.saved",
 }

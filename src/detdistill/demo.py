@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
-from detdistill.detectors.settings import parse_detector
+from detdistill.detectors.catalogue import parse_detector
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import atomic_file, read_json, write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job

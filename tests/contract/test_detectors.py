@@ -83,8 +83,8 @@ def test_levels_beyond_the_backbone_have_their_nominal_strides(family: str) -> N
     assert [level.shape[-2:] for level in pyramid.levels] == [(6, 8), (3, 4), (2, 2), (1, 1)]
 
 
-def test_the_spec_names_family_and_classes(detector: Detector, family: str) -> None:
-    assert detector.spec.family == family
+def test_the_spec_names_detector_and_classes(detector: Detector, family: str) -> None:
+    assert detector.settings.family == family
     assert detector.spec.name == f"{family}/test_resnet"
     assert detector.spec.class_names == CLASSES
     assert detector.settings == tiny_settings(family)

@@ -10,7 +10,7 @@ import pytest
 
 from detdistill.data.sources import open_split
 from detdistill.demo import LABELLED, SCENES, DemoPlan, demo_job, equal_time_config
-from detdistill.detectors.settings import parse_detector
+from detdistill.detectors.catalogue import parse_detector
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
 from detdistill.training.settings import TrainSettings
 

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detdistill.detectors.gfl import GFLDetector
+from detdistill.detectors.families.gfl import GFLDetector
 from detdistill.gfl.assign import (
     ANCHOR_SCALE,
     BACKGROUND,
     CANDIDATES,
-    Cells,
     _candidates,
     box_overlaps,
     make_cells,
@@ -22,7 +21,6 @@ from detdistill.gfl.assign import (
     valuable_region,
 )
 from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
-from detdistill.types import Need
 from scenes_in_memory import scene_batch, tiny_student
 
 GRIDS, STRIDES = ((12, 16), (6, 8), (3, 4)), (8, 16, 32)
@@ -271,8 +269,8 @@ def test_the_detectors_loss_equals_its_slow_reference() -> None:
     assert tuple(map(tuple, shapes)) == GRIDS
     classes = [torch.randn(3, 3, *shape, generator=generator).requires_grad_() for shape in shapes]
     boxes = [torch.randn(3, 4, 17, *shape, generator=generator).requires_grad_() for shape in shapes]
-    cells = make_cells(GRIDS, STRIDES, device=torch.device("cpu"))
-    loss = detector._task_loss(tuple(classes), tuple(boxes), batch, cells=cells, needs={Need.TASK_LOSS})
+    said = [tuple(level.unsqueeze(1) for level in levels) for levels in (classes, boxes)]
+    loss = detector.dense_loss(*said, pyramid, batch, per_image=False)
     slow = slow_total(detector, classes, boxes, batch)
     torch.testing.assert_close(loss.total, slow)
     fast_ones, slow_ones = (torch.autograd.grad(x, [*classes, *boxes]) for x in (loss.total, slow))
@@ -282,6 +280,5 @@ def test_the_detectors_loss_equals_its_slow_reference() -> None:
     costs = overlap_costs(torch.tensor([1.0, 0.0, -1.0]))
     assert costs.tolist() == [0.0, 2.0, 4.0]
     empty = replace(batch, targets=(batch.targets[2],) * 3)
-    nothing = detector._task_loss(tuple(classes), tuple(boxes), empty, cells=cells, needs={Need.TASK_LOSS}).total
+    nothing = detector.dense_loss(*said, pyramid, empty, per_image=False).total
     torch.testing.assert_close(nothing, sum(slow_quality(level, 0.0).sum() for level in classes))
-    assert isinstance(cells, Cells)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detdistill.detectors.backbones import build_backbone, group_norm, read_state_dict
-from detdistill.detectors.preprocess import normalise, outside_image
+from detdistill.detectors.preprocess import Normaliser, outside_image
 from detdistill.errors import ConfigError, MissingDependencyError
 from detdistill.types import Batch, Targets
 
@@ -194,7 +194,7 @@ def test_normalise_zeroes_what_is_outside_whatever_it_holds() -> None:
     images.requires_grad_()
     batch = batch_of(images, ((96, 160), (64, 100)))
     mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
-    got = normalise(batch, mean=mean, std=std)
+    got = Normaliser((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))(batch)
     torch.testing.assert_close(got[0], (images[0] - mean) / std)
     torch.testing.assert_close(got[1, :, :64, :100], (images[1, :, :64, :100] - mean) / std)
     assert not got[1, :, 64:].any()

@@ -7,20 +7,20 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
-from detdistill.detectors.catalogue import FAMILIES, PRESETS, build_detector, parse_detector
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector, settings_of
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, Need, Targets
 
 CLASSES = ("square", "bar")
+PRESETS = [f"{name}/{preset}" for name, family in FAMILIES.items() for preset in family.presets]
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_and_learns_something(name: str) -> None:
     settings = parse_detector(name)
     built = build_detector(settings, CLASSES, seed=0)
     assert built.training
-    assert built.spec.family == settings.family
+    assert built.settings == settings
     assert built.spec.class_names == CLASSES
     assert built.spec.pyramid.strides == settings.strides
     assert built.spec.pyramid.channels == settings.fpn_channels
@@ -46,19 +46,23 @@ def test_weights_are_a_function_of_the_seed(name: str) -> None:
 
 
 def test_families_defaults_on_a_backbone() -> None:
-    fcos, retinanet, rcnn, gfl = (parse_detector(f"{family}/resnet18") for family in FAMILIES)
+    fcos, retinanet, rcnn, gfl = (
+        parse_detector(f"{family}/resnet18") for family in ("fcos", "retinanet", "faster_rcnn", "gfl")
+    )
     assert (fcos.family, fcos.backbone, fcos.fpn_channels, fcos.head_depth) == ("fcos", "resnet18", 256, 4)
     assert fcos.strides == retinanet.strides == (8, 16, 32, 64, 128)
     assert rcnn.strides == (4, 8, 16, 32, 64)
     assert (gfl.anchor_scale, gfl.box_bins, gfl.nms_threshold) == (8.0, 17, 0.6)
-    assert (fcos.nms_threshold, retinanet.nms_threshold) == (0.6, 0.5)
+    assert (fcos.nms_threshold, retinanet.nms_threshold, rcnn.nms_threshold) == (0.6, 0.5, 0.5)
+    assert (rcnn.head_depth, rcnn.anchor_scale, rcnn.anchor_octaves) == (1, 8.0, 1)
+    assert (retinanet.anchor_scale, retinanet.anchor_octaves, retinanet.head_norm) == (4.0, 3, "none")
     assert fcos.name == "fcos/resnet18"
 
 
-@pytest.mark.parametrize("name", [*sorted(PRESETS), "fcos/resnet18"])
+@pytest.mark.parametrize("name", [*PRESETS, "fcos/resnet18"])
 def test_settings_survive_json(name: str) -> None:
     settings = replace(parse_detector(name), pretrained="weights.pth", mean=(0.5, 0.5, 0.5))
-    assert DetectorSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert settings_of(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,6 @@ def test_names_that_are_none(text: str, message: str) -> None:
         ({"class_prior": 1.0}, r"detector\.class_prior must lie between 0 and 1, got 1\.0"),
         ({"nms_threshold": 0.0}, r"detector\.nms_threshold must lie between 0 and 1"),
         ({"score_threshold": 1.0}, r"detector\.score_threshold must be at least 0 and below 1"),
-        ({"negative_iou": 0.6}, r"detector\.negative_iou must be above 0 and at most .* got 0\.6 and 0\.5"),
         ({"std": (0.1, 0.0, 0.1)}, r"detector\.mean and detector\.std must be three numbers each, std positive"),
     ],
 )
@@ -103,11 +106,39 @@ def test_settings_that_cannot_be(change: dict[str, object], message: str) -> Non
         replace(parse_detector("fcos/tiny"), **change)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("retinanet/tiny", {"negative_iou": 0.6}, r"negative_iou must be above 0 and at most .* got 0\.6 and 0\.5"),
+        ("retinanet/tiny", {"anchor_octaves": 0}, r"detector\.anchor_octaves must be 1 or more, got 0"),
+        ("retinanet/tiny", {"head_norm": "x"}, r"detector\.head_norm must be one of none, group, got 'x'"),
+        ("faster_rcnn/small", {"roi_samples": 0}, r"detector\.roi_samples must be 1 or more, got 0"),
+        ("faster_rcnn/small", {"proposals_test": 0}, r"detector\.proposals_test must be 1 or more, got 0"),
+        ("faster_rcnn/small", {"anchor_scale": 0.0}, r"detector\.anchor_scale must be above 0, got 0\.0"),
+    ],
+)
+def test_a_familys_own_settings_that_cannot_be(name: str, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(parse_detector(name), **change)  # type: ignore[arg-type]
+
+
+def test_keys_of_another_family_are_refused() -> None:
+    tiny = parse_detector("fcos/tiny")
+    with pytest.raises(TypeError, match="roi_samples"):
+        replace(tiny, roi_samples=7)  # type: ignore[call-arg]
+    content = {**tiny.to_dict(), "roi_samples": 7}
+    with pytest.raises(ConfigError, match=r"settings of fcos must have known keys, got 'roi_samples'\."):
+        settings_of(content)
+    assert settings_of(content, optional={"roi_samples"}) == tiny
+
+
 def test_settings_from_a_wrong_dictionary() -> None:
     with pytest.raises(ConfigError, match=r"must have known keys, got 'bakcbone'\. Did you mean 'backbone'\?"):
-        DetectorSettings.from_dict({"family": "fcos", "bakcbone": "resnet18"})
+        settings_of({"family": "fcos", "bakcbone": "resnet18"})
     with pytest.raises(ConfigError, match=r"must have the key 'backbone', got none"):
-        DetectorSettings.from_dict({"family": "fcos"})
+        settings_of({"family": "fcos"})
+    with pytest.raises(ConfigError, match=r"must have the key 'family', got none"):
+        settings_of({"backbone": "resnet18"})
 
 
 @pytest.mark.parametrize("names", [(), ("a", "a")])

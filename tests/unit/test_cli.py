@@ -12,9 +12,8 @@ import pytest
 
 import detdistill
 from detdistill.cli import commands, main
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.saved import save_detector
-from detdistill.detectors.settings import parse_detector
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
 from detdistill.methods.aid import AIDSettings

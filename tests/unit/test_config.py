@@ -10,7 +10,7 @@ import pytest
 from detdistill.config import read_run_config, run_schema
 from detdistill.config.overrides import apply_override, merge, parse_override
 from detdistill.data.transforms import ImageSettings
-from detdistill.detectors.settings import parse_detector
+from detdistill.detectors.catalogue import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import DataSettings, StudentChoice
 from detdistill.methods.catalogue import RECIPES, WRAPPERS

@@ -14,14 +14,14 @@ from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.types import Batch, Need, Pyramid, Targets
+from scenes_in_memory import SMALLEST
 
 CLASSES = ("car", "truck")
-FAMILIES = ["fcos/tiny", "retinanet/tiny", "faster_rcnn/small"]
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 ALL = LOSSES | {Need.CLASS_LOGITS}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=SMALLEST)
 def teacher(request: pytest.FixtureRequest) -> FrozenTeacher:
     return FrozenTeacher(build_detector(parse_detector(request.param), CLASSES, seed=1))
 

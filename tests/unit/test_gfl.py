@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.catalogue import build_detector, parse_detector
-from detdistill.detectors.gfl import GFLDetector
-from detdistill.detectors.plain import torchvision_loss
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.families.fcos import FCOSSettings
+from detdistill.detectors.families.gfl import GFLDetector
+from detdistill.detectors.torchvision_dense import torchvision_loss
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.gfl.assign import box_distances, box_overlaps, boxes_at, make_cells, match_by_atss
 from detdistill.gfl.losses import expected_distances
@@ -175,7 +175,7 @@ def test_settings_that_cannot_be_used_are_refused(changes: dict[str, float], mes
 
 
 def test_other_families_may_start_their_boxes_where_gfl_may_not() -> None:
-    assert DetectorSettings(family="fcos", backbone="resnet18", box_bias_init=0.0).box_bias_init == 0.0
+    assert FCOSSettings(backbone="resnet18", box_bias_init=0.0).box_bias_init == 0.0
 
 
 def test_there_is_no_plain_step_for_it() -> None:

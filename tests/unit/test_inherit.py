@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import FAMILIES, build_detector
 from detdistill.detectors.inherit import inherit
-from detdistill.detectors.settings import FAMILIES, DetectorSettings, family_settings
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
+from scenes_in_memory import tiny_settings
 
 CLASSES = ("a", "b", "c")
 
 
 def small(family: str, backbone: str = "test_resnet", **changes: object) -> DetectorSettings:
-    strides = (4, 8, 16) if family == "faster_rcnn" else (8, 16, 32)
-    base = replace(family_settings(family, backbone), fpn_channels=16, head_depth=1, strides=strides, roi_channels=32)
-    return replace(base, **changes)  # type: ignore[arg-type]
+    return tiny_settings(family, backbone=backbone, **changes)
 
 
 def detector(settings: DetectorSettings, *, seed: int, classes: tuple[str, ...] = CLASSES) -> Detector:

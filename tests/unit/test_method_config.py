@@ -9,9 +9,8 @@ import pytest
 
 from detdistill.config import read_run_config
 from detdistill.data.sample_specific import SampleSpecificSettings
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.saved import save_detector, saved_settings
-from detdistill.detectors.settings import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import RunConfig, StudentChoice, TwinSettings
 from detdistill.methods.aid import AIDSettings

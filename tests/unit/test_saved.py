@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
 from detdistill.detectors.load_report import (
     LoadReport,
     ShapeMismatch,
@@ -22,6 +22,7 @@ from detdistill.detectors.load_report import (
 )
 from detdistill.detectors.saved import DESCRIPTION, WEIGHTS, load_detector, save_detector, write_description
 from detdistill.errors import ConfigError
+from scenes_in_memory import SMALLEST
 
 CLASSES = ("car", "traffic light")
 IMAGE = {"short_side": 96, "long_side": 160, "pad_multiple": 32}
@@ -46,7 +47,7 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("name", ["fcos/tiny", "retinanet/tiny", "faster_rcnn/small"])
+@pytest.mark.parametrize("name", SMALLEST)
 def test_round_trip_is_bit_equal_for_every_family(name: str, tmp_path: Path) -> None:
     detector = build_detector(parse_detector(name), CLASSES, seed=3)
     save_detector(detector, tmp_path, image=IMAGE, extra={"step": 7})
@@ -141,9 +142,29 @@ def test_not_ours(copy: Path, content: str) -> None:
 
 
 def test_wrong_version(copy: Path) -> None:
-    edit(copy, format="detdistill-student/2")
-    with pytest.raises(ConfigError, match=r"must have the format detdistill-student/1, got detdistill-student/2\. Use"):
+    edit(copy, format="detdistill-student/3")
+    message = r"must have the format detdistill-student/1 or detdistill-student/2, got detdistill-student/3\. Use"
+    with pytest.raises(ConfigError, match=message):
         load_detector(copy)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_descriptions_of_the_first_version_hold_the_keys_of_every_family(name: str, tmp_path: Path) -> None:
+    detector = build_detector(parse_detector(name), CLASSES, seed=3)
+    save_detector(detector, tmp_path, image=IMAGE)
+    written = json.loads((tmp_path / DESCRIPTION).read_text())
+    assert written["format"] == "detdistill-student/2"
+    assert {*written["detector"]} == {*FAMILIES[detector.settings.family].keys}
+    everything = {"head_norm": "none", "box_bins": 17, "centre_radius": 1.5, "anchor_ratios": [0.5], "roi_samples": 512}
+    old = {**everything, "positive_iou": 0.5, "candidates_per_level": 1000, **written["detector"]}
+    edit(tmp_path, format="detdistill-student/1", detector=old)
+    assert load_detector(tmp_path).detector.settings == detector.settings
+    edit(tmp_path, format="detdistill-student/1", detector={**old, "roi_sampels": 7})
+    with pytest.raises(ConfigError, match=r"must have known keys, got 'roi_sampels'\."):
+        load_detector(tmp_path)
+    edit(tmp_path, format="detdistill-student/2", detector=old)
+    with pytest.raises(ConfigError, match=r"must have known keys, got '"):
+        load_detector(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"detector": 3}, {"class_names": []}, {"class_names": [1]}, {"image": None}])

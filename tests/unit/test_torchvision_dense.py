@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import fcos_resnet50_fpn, retinanet_resnet50_fpn_v2
+from torchvision.models.detection import FCOS, fcos_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.image_list import ImageList
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
-from detdistill.detectors.dense_losses import match_by_centre
+from detdistill.detectors.families.fcos import fcos_loss, match_by_centre
+from detdistill.detectors.families.retinanet import retinanet_loss
 from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, ClassKind, Need, Pyramid, Targets, TaskLoss
@@ -55,7 +56,7 @@ def torchvision_outputs(model: nn.Module, pyramid: Pyramid, batch: Batch) -> tup
 def torchvision_losses(built: Detector, pyramid: Pyramid, batch: Batch) -> dict[str, Tensor]:
     outputs, anchors = torchvision_outputs(built.model, pyramid, batch)
     targets = [{"boxes": target.boxes, "labels": target.labels} for target in batch.targets]
-    if built.spec.family == "fcos":
+    if isinstance(built.model, FCOS):
         counts = [level.shape[2] * level.shape[3] for level in pyramid.levels]
         return built.model.compute_loss(targets, outputs, anchors, counts)
     return built.model.compute_loss(targets, outputs, anchors)
@@ -294,7 +295,9 @@ def wrapped(slots: tuple[int, ...] | None) -> Detector:
         torch.manual_seed(0)
         settings = parse_detector("fcos/tiny")
         model = build_detector(settings, ("x0", "x1", "x2", "x3"), seed=0).model.eval()
-    return DenseDetector(model, CLASSES, name="wrapped", class_slots=slots, strides=settings.strides).eval()
+    return DenseDetector(
+        model, CLASSES, name="wrapped", loss=fcos_loss, class_slots=slots, strides=settings.strides
+    ).eval()
 
 
 def test_class_slots_map_labels_both_ways() -> None:
@@ -314,28 +317,27 @@ def test_class_slots_map_labels_both_ways() -> None:
     assert found.labels.max() <= 2
 
 
-@pytest.mark.parametrize("slots", [(1, 1, 2), (0, 1, 4), (-1, 0, 1)])
+@pytest.mark.parametrize("slots", [(1, 1, 2), (0, 1, 4), (-1, 0, 1), (0, 1)])
 def test_wrong_class_slots(slots: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"class slots must be different numbers from 0 to 3, got .*own logit"):
+    with pytest.raises(
+        ConfigError,
+        match=r"classes of wrapped must be one slot of 0 to 3 each, got 3 names and slots .* a slot of its own",
+    ):
         wrapped(slots)
 
 
 def test_wrong_number_of_strides() -> None:
     model = build_detector(parse_detector("fcos/tiny"), CLASSES, seed=0).model
     with pytest.raises(ConfigError, match=r"strides must be as many as the model's anchor levels, 3, got \(8, 16\)"):
-        DenseDetector(model, CLASSES, name="x", strides=(8, 16))
+        DenseDetector(model, CLASSES, name="x", loss=fcos_loss, strides=(8, 16))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_torchvisions_own_builders(family: str) -> None:
     arguments = {"weights": None, "weights_backbone": None, "num_classes": 91}
-    built: Detector
-    if family == "fcos":
-        built = DenseDetector(fcos_resnet50_fpn(**arguments), CLASSES, name="t", class_slots=(1, 3, 90))
-    else:
-        built = DenseDetector(retinanet_resnet50_fpn_v2(**arguments), CLASSES, name="t", class_slots=(1, 3, 90))
-    built.eval()
+    build, loss = (fcos_resnet50_fpn, fcos_loss) if family == "fcos" else (retinanet_resnet50_fpn_v2, retinanet_loss)
+    built = DenseDetector(build(**arguments), CLASSES, name="t", loss=loss, class_slots=(1, 3, 90)).eval()
     batch = scene((3,))
     with torch.no_grad():
         seen = built(batch, ALL)

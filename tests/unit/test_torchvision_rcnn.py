@@ -8,16 +8,16 @@ import pytest
 import torch
 from torchvision.models.detection.image_list import ImageList
 
-from detdistill.detectors.preprocess import normalise
+from detdistill.detectors.families.faster_rcnn import FasterRCNNDetector, FasterRCNNSettings, build_faster_rcnn
+from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.sampler import SeededSampler, Stream
-from detdistill.detectors.settings import DetectorSettings
-from detdistill.detectors.torchvision_rcnn import FasterRCNNDetector, build_faster_rcnn
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, ClassKind, Need, Targets
 
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 ALL = LOSSES | {Need.PYRAMID, Need.CLASS_LOGITS}
 CLASSES = ("car", "truck", "pedestrian")
+PIXELS = Normaliser((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BOXES = (
     ((10.0, 12.0, 50.0, 44.0), (60.0, 8.0, 90.0, 60.0), (20.0, 30.0, 28.0, 50.0)),
     (),
@@ -25,16 +25,14 @@ BOXES = (
 )
 
 
-def settings(**changes: object) -> DetectorSettings:
-    base = DetectorSettings(
-        family="faster_rcnn",
+def settings(**changes: object) -> FasterRCNNSettings:
+    base = FasterRCNNSettings(
         backbone="test_resnet",
         fpn_channels=16,
         head_depth=1,
         strides=(4, 8, 16, 32, 64),
         anchor_scale=4.0,
         anchor_octaves=1,
-        head_norm="none",
         roi_channels=32,
         roi_samples=24,
         rpn_samples=32,
@@ -75,7 +73,7 @@ def torchvisions_losses(detector: FasterRCNNDetector, batch: Batch) -> dict[str,
     model = detector.model
     rpn, heads = model.rpn, model.roi_heads
     samplers = rpn.fg_bg_sampler, heads.fg_bg_sampler
-    features = model.backbone(normalise(batch, mean=detector.mean, std=detector.std))
+    features = model.backbone(PIXELS(batch))
     images = ImageList(batch.images, list(batch.sizes))
     targets = [
         {"boxes": target.boxes[~target.ignored], "labels": target.labels[~target.ignored] + 1}
@@ -262,7 +260,7 @@ def test_detections_are_torchvisions_own(detector: FasterRCNNDetector) -> None:
     with torch.no_grad():
         ours = detector.detect(batch)
         detector.eval()
-        features = detector.model.backbone(normalise(batch, mean=detector.mean, std=detector.std))
+        features = detector.model.backbone(PIXELS(batch))
         images = ImageList(batch.images, list(batch.sizes))
         proposals, _ = detector.model.rpn(images, features)
         theirs, _ = detector.model.roi_heads(features, proposals, images.image_sizes)

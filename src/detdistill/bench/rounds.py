@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from detdistill.detectors.base import Detector
-from detdistill.detectors.plain import torchvision_loss
+from detdistill.detectors.torchvision_dense import torchvision_loss
 from detdistill.distillation.step import DistillationStep
 from detdistill.progress import Progress
 from detdistill.types import Batch, Clock, Targets

@@ -15,9 +15,8 @@ import torch
 
 from detdistill.bench.machine import machine
 from detdistill.bench.rounds import Part, distillation_step, figures, interleaved, noise_batch, plain_step, table
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.settings import parse_detector
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError

@@ -50,7 +50,9 @@ def as_config_error(error: ValidationError, *, tree: dict[str, Any], method: str
     found: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for details in error.errors():
         found.setdefault(_path(details, tree), []).append(details)
-    return ConfigError("\n".join(_sentence(path, details, method, where) for path, details in found.items()))
+    student = tree.get("student")
+    family = student.get("family") if isinstance(student, dict) else None
+    return ConfigError("\n".join(_sentence(path, details, method, family, where) for path, details in found.items()))
 
 
 def _path(details: ErrorDetails, tree: dict[str, Any]) -> tuple[str | int, ...]:
@@ -68,12 +70,14 @@ def _path(details: ErrorDetails, tree: dict[str, Any]) -> tuple[str | int, ...]:
     return tuple(path)
 
 
-def _sentence(path: tuple[str | int, ...], several: list[ErrorDetails], method: str | None, where: Where) -> str:
+def _sentence(
+    path: tuple[str | int, ...], several: list[ErrorDetails], method: str | None, family: str | None, where: Where
+) -> str:
     details = several[0]
     kind, value, key = details["type"], details["input"], ".".join(map(str, path))
     if kind in _UNKNOWN:
         section = ".".join(map(str, path[:-1])) or "a run"
-        hint = suggestion(str(path[-1]), known_keys(path[:-1], method=method))
+        hint = suggestion(str(path[-1]), known_keys(path[:-1], method=method, family=family))
         return f"{where(path)}: {key} must be a key of {section}, got the unknown '{path[-1]}'. {hint}"
     if kind in _MISSING:
         remedy = _OPTIONS.get(path, f"Add {key}=VALUE")

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 from detdistill.config.messages import Where, as_config_error
 from detdistill.config.overrides import Override, Tree, apply_override, merge, parse_override
 from detdistill.config.schema import as_tree, defaults, run_model
-from detdistill.detectors.settings import DetectorSettings, parse_detector
+from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.jobs.generations import same_architecture
 from detdistill.jobs.settings import (

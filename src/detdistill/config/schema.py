@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from detdistill.detectors.catalogue import FAMILIES
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.jobs.settings import DataSettings, EvaluateSettings, TeacherSettings, TwinSettings
 from detdistill.methods.catalogue import WRAPPERS
@@ -29,7 +30,7 @@ def run_model() -> type[BaseModel]:
         "Run",
         __config__=STRICT,
         data=(DataSettings, ...),
-        student=(DetectorSettings, ...),
+        student=(_student(), ...),
         teacher=(TeacherSettings | None, None),
         method=(method | None, None),
         train=(TrainSettings, ...),
@@ -40,6 +41,12 @@ def run_model() -> type[BaseModel]:
         out=(Path, ...),
         alone=(Path | None, None),
     )
+
+
+def _student() -> Any:
+    """The settings of every detector family, told apart by `family`."""
+    kinds: Any = functools.reduce(operator.or_, (family.settings for family in FAMILIES.values()))
+    return Annotated[kinds, Field(discriminator="family")]
 
 
 def _method_model(name: str) -> type[BaseModel]:
@@ -89,16 +96,17 @@ def as_tree(value: Any) -> Any:
     return value
 
 
-def known_keys(path: tuple[str | int, ...], *, method: str | None) -> list[str]:
+def known_keys(path: tuple[str | int, ...], *, method: str | None, family: str | None = None) -> list[str]:
     """The keys that may stand in the section at `path`.
 
     Args:
         path: keys from the top; empty for the top itself.
         method: the name of the method that is chosen, None where there is none.
+        family: the student's family, likewise.
     """
     sections: dict[str, tuple[Any, list[str]]] = {
         "data": (DataSettings, []),
-        "student": (DetectorSettings, ["detector"]),
+        "student": (FAMILIES[family].settings if family in FAMILIES else DetectorSettings, ["detector"]),
         "teacher": (TeacherSettings, []),
         "train": (TrainSettings, []),
         "evaluate": (EvaluateSettings, []),

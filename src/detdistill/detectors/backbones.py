@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
-from detdistill.detectors.settings import FpnNorm, Norm, check_backbone
+from detdistill.detectors.settings import DetectorSettings, FpnNorm, Norm, check_backbone
 from detdistill.errors import ConfigError, MissingDependencyError
 
 CHANNELS_PER_GROUP = 8
@@ -181,6 +181,20 @@ def build_backbone(
         level_names=(*level_names[:-1], "pool") if extras and extra == "pool" else level_names,
         channels_last_axis="NHWC" in str(getattr(body, "output_fmt", "")),
         frozen=frozen,
+    )
+
+
+def backbone_of(settings: DetectorSettings, *, extra: Literal["conv", "pool"] = "conv") -> PyramidBackbone:
+    """The backbone that a detector's settings ask for; see `build_backbone`."""
+    return build_backbone(
+        settings.backbone,
+        strides=settings.strides,
+        fpn_channels=settings.fpn_channels,
+        norm=settings.norm,
+        fpn_norm=settings.fpn_norm,
+        freeze_stages=settings.freeze_stages,
+        pretrained=settings.pretrained,
+        extra=extra,
     )
 
 

@@ -51,7 +51,6 @@ class DetectorSpec:
 
     Attributes:
         name: how messages call it, such as ``"fcos/resnet18"``.
-        family: ``"fcos"``, ``"retinanet"``, ``"faster_rcnn"``, ...: recipes pick their published gains by it.
         class_names: the data set's names, in label order.
         pyramid: layout of the feature maps.
         class_logits: layout of the dense class scores, None where there are none.
@@ -60,7 +59,6 @@ class DetectorSpec:
     """
 
     name: str
-    family: str
     class_names: tuple[str, ...]
     pyramid: PyramidLayout
     class_logits: ClassLayout | None = None

@@ -1,25 +1,110 @@
-"""Every detector that can be built by name."""
+"""Every detector family that can be built by name: this library's own, other packages' and those of a notebook."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
 from detdistill.detectors.base import Detector
-from detdistill.detectors.gfl import build_gfl
-from detdistill.detectors.settings import FAMILIES, PRESETS, DetectorSettings, parse_detector
-from detdistill.detectors.torchvision_dense import build_fcos, build_retinanet
-from detdistill.detectors.torchvision_rcnn import build_faster_rcnn
-from detdistill.errors import ConfigError
+from detdistill.detectors.settings import DetectorSettings, check_backbone
+from detdistill.errors import ConfigError, suggestion
+from detdistill.registry import Registry
 
-__all__ = ["BUILDERS", "FAMILIES", "PRESETS", "DetectorSettings", "build_detector", "parse_detector"]
 
-BUILDERS: Mapping[str, Callable[[DetectorSettings, tuple[str, ...]], Detector]] = MappingProxyType(
-    {"fcos": build_fcos, "retinanet": build_retinanet, "faster_rcnn": build_faster_rcnn, "gfl": build_gfl}
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of detector: what it is built from, and how.
+
+    Attributes:
+        name: what stands before the slash, as in ``"fcos/resnet18"``.
+        settings: a frozen dataclass derived from `DetectorSettings`, tagged with the name.
+        presets: small detectors that learn from scratch on images of a few hundred pixels, by what stands behind the
+            slash; the smallest first, which the tests of what every family promises build.
+        build: from settings of that type and class names in label order to a detector in training mode, with weights
+            drawn from torch's global CPU generator.
+    """
+
+    name: str
+    settings: type[DetectorSettings]
+    presets: Mapping[str, DetectorSettings]
+    build: Callable[[Any, tuple[str, ...]], Detector]
+
+    def __post_init__(self) -> None:
+        tag = next(field.default for field in fields(self.settings) if field.name == "family")
+        if tag != self.name:
+            raise ConfigError(
+                f"The settings of the detector's family '{self.name}' must have the tag family = '{self.name}', got "
+                f"{tag!r}. Give the field family this default."
+            )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of its settings."""
+        return tuple(field.name for field in fields(self.settings))
+
+
+FAMILIES: Registry[Family] = Registry(
+    "detector's family",
+    group="detdistill.detectors",
+    package="detdistill.detectors.families",
+    attribute="FAMILY",
+    entry_type=Family,
 )
-"""How each family is built."""
+"""The families by name; `FAMILIES.register` adds one for this process."""
+
+
+def parse_detector(text: str) -> DetectorSettings:
+    """The settings behind a short name: ``family/preset`` or ``family/timm-backbone``.
+
+    Args:
+        text: such as ``"fcos/tiny"`` or ``"retinanet/resnet18"``.
+
+    Raises:
+        ConfigError: no slash, an unknown family, or neither a preset nor a timm backbone.
+    """
+    name, slash, rest = text.partition("/")
+    if not slash or not rest:
+        raise ConfigError(
+            f"A detector must be written FAMILY/BACKBONE or FAMILY/PRESET, got '{text}'. "
+            "Write for example fcos/resnet18."
+        )
+    family = FAMILIES.find(name)
+    if rest in family.presets:
+        return family.presets[rest]
+    check_backbone(rest, presets=tuple(family.presets))
+    return family.settings(family=name, backbone=rest)
+
+
+def settings_of(content: Mapping[str, Any], *, optional: Collection[str] = ()) -> DetectorSettings:
+    """The settings that `DetectorSettings.to_dict`, or JSON made of it, holds.
+
+    Args:
+        content: the settings by key, `family` and `backbone` among them.
+        optional: keys to pass over where the family does not have them.
+
+    Raises:
+        ConfigError: a key is unknown to the family or missing, or a value cannot be used.
+    """
+    _require_key("family", content)
+    family = FAMILIES.find(str(content["family"]))
+    known, values = family.keys, {}
+    for key, value in content.items():
+        if key in known:
+            values[key] = tuple(value) if isinstance(value, list) else value
+        elif key not in optional:
+            raise ConfigError(
+                f"The settings of {family.name} must have known keys, got '{key}'. {suggestion(key, known)}"
+            )
+    _require_key("backbone", content)
+    return family.settings(**values)
+
+
+def _require_key(key: str, content: Mapping[str, Any]) -> None:
+    if key not in content:
+        raise ConfigError(f"The detector's settings must have the key '{key}', got none. Add it.")
 
 
 def build_detector(settings: DetectorSettings, class_names: Sequence[str], *, seed: int) -> Detector:
@@ -42,6 +127,7 @@ def build_detector(settings: DetectorSettings, class_names: Sequence[str], *, se
             f"The detector's classes must be at least one name, each once, got {names}. "
             "Check the data set's categories."
         )
+    family = FAMILIES.find(settings.family)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return BUILDERS[settings.family](settings, names)
+        return family.build(settings, names)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import get_model_builder, get_model_weights
 
 from detdistill.detectors.base import Detector, evaluating
-from detdistill.detectors.torchvision_rcnn import FasterRCNNDetector
+from detdistill.detectors.families.faster_rcnn import FasterRCNNDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, TORCHVISION_DETECTORS, wrap_torchvision
 from detdistill.errors import ConfigError, suggestion
 from detdistill.types import Batch, Need, Targets

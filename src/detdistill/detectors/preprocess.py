@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, arange, channels_last, tensor
+from torch import Tensor, nn
 
 from detdistill.types import Batch
 
@@ -14,23 +17,36 @@ def outside_image(batch: Batch) -> Bool[Tensor, "b 1 h w"] | None:
     if all(size == (height, width) for size in batch.sizes):
         return None
     device = batch.images.device
-    sizes = tensor(batch.sizes, device=device).view(-1, 2, 1, 1)
-    below = arange(height, device=device).view(1, height, 1) >= sizes[:, 0]
-    right = arange(width, device=device).view(1, 1, width) >= sizes[:, 1]
+    sizes = torch.tensor(batch.sizes, device=device).view(-1, 2, 1, 1)
+    below = torch.arange(height, device=device).view(1, height, 1) >= sizes[:, 0]
+    right = torch.arange(width, device=device).view(1, 1, width) >= sizes[:, 1]
     return (below | right).unsqueeze(1)
 
 
-def normalise(batch: Batch, *, mean: Float[Tensor, "3 1 1"], std: Float[Tensor, "3 1 1"]) -> Float[Tensor, "b 3 h w"]:
-    """(images − mean) / std, then zero outside each image's own size, as torchvision pads.
+class Normaliser(nn.Module):
+    """A batch's pixels as a model reads them: (images − mean) / std, then zero in the padding, as torchvision pads.
+
+    Holds no weights.
 
     Args:
-        batch: images in [0, 1]; gradients flow to the pixels inside, the padding's values never matter.
-        mean: per channel.
-        std: per channel.
-
-    Returns:
-        Normalised images, channels last in memory: convolutions are faster so, on CPUs and on GPUs.
+        mean: of the pixels that the model was made for, per channel.
+        std: of the same.
     """
-    images = ((batch.images - mean) / std).contiguous(memory_format=channels_last)
-    outside = outside_image(batch)
-    return images if outside is None else images.masked_fill(outside, 0.0)
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).view(3, 1, 1), persistent=False)
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b 3 h w"]:
+        """Normalised images, channels last in memory: convolutions are faster so, on CPUs and on GPUs.
+
+        Args:
+            batch: images in [0, 1]; gradients flow to the pixels inside, the padding's values never matter.
+        """
+        images = ((batch.images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        outside = outside_image(batch)
+        return images if outside is None else images.masked_fill(outside, 0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -99,7 +100,11 @@ def flat_output(
 
 
 def proposed(
-    rpn: RegionProposalNetwork, output: RpnOutput, sizes: Sequence[tuple[int, int]], *, before: int, after: int
+    rpn: RegionProposalNetwork,
+    output: RpnOutput,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    counts: Literal["training", "testing"],
 ) -> list[Float[Tensor, "_r 4"]]:
     """The best boxes of every image, as torchvision filters them; no gradient flows.
 
@@ -107,9 +112,9 @@ def proposed(
         rpn: its box coder and thresholds.
         output: what its head said.
         sizes: height and width of every image; boxes are clipped to them.
-        before: boxes kept per level before non-maximum suppression.
-        after: boxes kept per image after it.
+        counts: which of the RPN's numbers of boxes to keep, per level before non-maximum suppression and after it.
     """
+    before, after = rpn._pre_nms_top_n[counts], rpn._post_nms_top_n[counts]
     logits, deltas = output.objectness.detach(), output.deltas.detach()
     chosen, levels, start = [], [], 0
     for level, cells in enumerate(output.cells):

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import FAMILIES, build_detector, settings_of
 from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
-from detdistill.detectors.settings import FAMILIES, DetectorSettings
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.files import atomic_file, read_json, write_json
 
@@ -25,7 +25,8 @@ DESCRIPTION = "student.json"
 LATEST = "latest.json"
 CHECKPOINTS = "checkpoints"
 _FORMAT = "detdistill-student"
-_VERSION = 1
+_VERSION = 2
+_FORMATS = tuple(f"{_FORMAT}/{version}" for version in range(1, _VERSION + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +200,9 @@ def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
             f"{path} must describe a detector that detdistill saved, got format {written!r}. "
             "Give a checkpoint that detdistill wrote."
         )
-    if written != f"{_FORMAT}/{_VERSION}":
+    if written not in _FORMATS:
         raise ConfigError(
-            f"{path} must have the format {_FORMAT}/{_VERSION}, got {written}. "
+            f"{path} must have the format {' or '.join(_FORMATS)}, got {written}. "
             "Use the version of detdistill that wrote it."
         )
     settings, names, image = content.get("detector"), content.get("class_names"), content.get("image")
@@ -217,7 +218,9 @@ def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
             f"the detector's family in {path} must be one of {', '.join(FAMILIES)}, got {family!r}. "
             f"{suggestion(str(family), FAMILIES, listed=True)}"
         )
-    return DetectorSettings.from_dict(settings), content
+    # The first version held the keys of every family, whichever the detector's was.
+    every = {key for one in FAMILIES.values() for key in one.keys} if written == _FORMATS[0] else ()
+    return settings_of(settings, optional=every), content
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -14,10 +15,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from detdistill.detectors.backbones import read_state_dict
 from detdistill.detectors.base import Detector
+from detdistill.detectors.families.faster_rcnn import FasterRCNNDetector
+from detdistill.detectors.families.fcos import fcos_loss
+from detdistill.detectors.families.retinanet import retinanet_loss
 from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
 from detdistill.detectors.saved import LoadedDetector
 from detdistill.detectors.torchvision_dense import DenseDetector
-from detdistill.detectors.torchvision_rcnn import FasterRCNNDetector
 from detdistill.errors import ConfigError, suggestion
 
 PREFIX = "torchvision:"
@@ -30,16 +33,17 @@ class _Known:
     """What torchvision's builder of a name does not say itself.
 
     Attributes:
-        family: which adapter fits.
+        adapt: puts it behind the `Detector` interface.
         strides: of the pyramid.
         eps: of the norms of the published weights, where it is not the layer's default.
     """
 
-    family: type[Detector]
+    adapt: Callable[..., Detector]
     strides: tuple[int, ...]
     eps: float | None = None
 
 
+_RETINANET = partial(DenseDetector, loss=retinanet_loss)
 _DENSE = (8, 16, 32, 64, 128)
 _TWO_STAGE = (4, 8, 16, 32, 64)
 _KNOWN: Mapping[str, _Known] = MappingProxyType(
@@ -48,9 +52,9 @@ _KNOWN: Mapping[str, _Known] = MappingProxyType(
         "fasterrcnn_resnet50_fpn_v2": _Known(FasterRCNNDetector, _TWO_STAGE),
         # Its backbone gives two maps of stride 32.
         "fasterrcnn_mobilenet_v3_large_fpn": _Known(FasterRCNNDetector, (32, 32, 64)),
-        "fcos_resnet50_fpn": _Known(DenseDetector, _DENSE),
-        "retinanet_resnet50_fpn": _Known(DenseDetector, _DENSE, eps=0.0),
-        "retinanet_resnet50_fpn_v2": _Known(DenseDetector, _DENSE),
+        "fcos_resnet50_fpn": _Known(partial(DenseDetector, loss=fcos_loss), _DENSE),
+        "retinanet_resnet50_fpn": _Known(_RETINANET, _DENSE, eps=0.0),
+        "retinanet_resnet50_fpn_v2": _Known(_RETINANET, _DENSE),
     }
 )
 TORCHVISION_DETECTORS: tuple[str, ...] = tuple(_KNOWN)
@@ -110,10 +114,7 @@ def wrap_torchvision(model: Any, name: str, *, categories: list[str]) -> Detecto
     known = _KNOWN[name]
     slots = {slot: category for slot, category in enumerate(categories) if category not in _NOT_CLASSES}
     names, indices = tuple(slots.values()), tuple(slots)
-    called = f"{PREFIX}{name}"
-    if known.family is FasterRCNNDetector:
-        return FasterRCNNDetector(model, names, name=called, class_slots=indices, strides=known.strides)
-    return DenseDetector(model, names, name=called, class_slots=indices, strides=known.strides)
+    return known.adapt(model, names, name=f"{PREFIX}{name}", class_slots=indices, strides=known.strides)
 
 
 def _download(published: WeightsEnum, name: str) -> Mapping[str, Tensor]:

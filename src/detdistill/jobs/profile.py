@@ -9,9 +9,8 @@ from typing import Any
 
 from detdistill.bench.machine import machine
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
 from detdistill.detectors.complexity import Complexity, complexity, seconds_per_image, untrained_torchvision
-from detdistill.detectors.settings import FAMILIES, parse_detector
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
 from detdistill.jobs.opening import available_device, open_detector

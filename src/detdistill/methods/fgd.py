@@ -15,6 +15,7 @@ from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import CellTerm, Compare, Focus, Term, levels_at, shared_strides
 from detdistill.errors import ConfigError
 from detdistill.methods.features import recipe_of, require_gain
+from detdistill.methods.frs import published_kind
 from detdistill.methods.paired import aligner_for, paired_levels
 from detdistill.methods.parts import compare, select
 from detdistill.methods.parts.align import Align
@@ -207,7 +208,7 @@ def _attention_difference(ours: Tensor, theirs: Tensor, inside: Tensor, *, tempe
 
 
 def _numbers(student: DetectorSpec, settings: FGDSettings) -> FGDNumbers:
-    published = PUBLISHED_NUMBERS.get(student.family, _TWO_STAGE if student.two_stage else _ANCHORS)
+    published = PUBLISHED_NUMBERS[published_kind(student)]
     temperature = published.temperature if settings.temperature is None else settings.temperature
     if not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(

@@ -128,8 +128,17 @@ def _standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
     return compare.squared(compare.standardize(ours, inside), compare.standardize(theirs, inside), inside)
 
 
+def published_kind(student: DetectorSpec) -> str:
+    """Which of the families with published numbers a detector is like, by what it offers."""
+    if student.two_stage:
+        return "faster_rcnn"
+    if student.box_distributions is not None:
+        return "gfl"
+    return "retinanet" if student.class_logits is not None and student.class_logits.anchors > 1 else "fcos"
+
+
 def _gains(student: DetectorSpec, settings: FRSSettings) -> tuple[float, float]:
-    published = PUBLISHED_GAINS.get(student.family, PUBLISHED_GAINS["fcos"])
+    published = PUBLISHED_GAINS[published_kind(student)]
     feature_gain = published[0] if settings.feature_gain is None else settings.feature_gain
     class_gain = published[1] if settings.class_gain is None else settings.class_gain
     return feature_gain, class_gain
@@ -137,7 +146,7 @@ def _gains(student: DetectorSpec, settings: FRSSettings) -> tuple[float, float]:
 
 def _class_scale(student: DetectorSpec) -> float:
     layout = student.class_logits
-    published_anchors = _PUBLISHED_ANCHORS.get(student.family, 1)
+    published_anchors = _PUBLISHED_ANCHORS.get(published_kind(student), 1)
     if not isinstance(layout, ClassLayout):
         return 1.0
     if layout.kind is ClassKind.OBJECTNESS:

@@ -82,7 +82,7 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
         image's seed and the level, so it is the same in any batch. As in the source, a small map may be dropped
         as a whole; then only the generator learns from it.
     """
-    published = TWO_STAGE if student.two_stage or student.family == "faster_rcnn" else ONE_STAGE
+    published = TWO_STAGE if student.two_stage else ONE_STAGE
     gain = published.gain if settings.gain is None else settings.gain
     drop = published.drop if settings.drop is None else settings.drop
     require_gain("gain", gain)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.complexity import complexity
-from detdistill.detectors.settings import parse_detector
 from detdistill.papers.rows import Paper, PublishedComplexity
 from detdistill.report.tables import Table
 

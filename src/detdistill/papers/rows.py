@@ -10,7 +10,8 @@ from types import MappingProxyType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import detdistill
-from detdistill.detectors.settings import DetectorSettings, parse_detector
+from detdistill.detectors.catalogue import parse_detector, settings_of
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.methods.catalogue import Settings, parse_method
 from detdistill.methods.composition import method_text, structure
@@ -121,7 +122,7 @@ class PaperModel:
         Raises:
             ConfigError: an unknown detector or setting.
         """
-        return DetectorSettings.from_dict({**parse_detector(self.detector).to_dict(), **self.settings})
+        return settings_of({**parse_detector(self.detector).to_dict(), **self.settings})
 
 
 @dataclass(frozen=True, slots=True)

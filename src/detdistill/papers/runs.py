@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
-from detdistill.detectors.settings import DetectorSettings, Family, family_settings, parse_detector
+from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings, TwinSettings
 from detdistill.methods.composition import method_name, structure
@@ -149,11 +150,11 @@ def _short_sides(row: PaperRow, model: PaperModel, image: ImageSettings) -> tupl
 
 def smoke_detector(model: PaperModel) -> DetectorSettings:
     """A detector of the same family that learns from scratch in seconds."""
-    family: Family = model.resolved().family
+    family = model.resolved().family
     backbone = model.resolved().backbone.partition(".")[0]
     width, preset = _SMOKE_WIDTHS.get(backbone, _TINY)
     if family == "faster_rcnn":
-        tiny = replace(family_settings(family, "test_resnet"), **_SMOKE_FASTER_RCNN)
+        tiny = replace(parse_detector(f"{family}/test_resnet"), **_SMOKE_FASTER_RCNN)
         return replace(tiny, fpn_channels=width, roi_channels=2 * width)
     return replace(parse_detector(f"{family}/{preset}"), fpn_channels=width)
 

@@ -1,13 +1,14 @@
-"""torchvision's Faster R-CNN as a detector that shows what it saw."""
+"""Faster R-CNN: torchvision's two-stage detector, whose proposals from every level are refined one by one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence, Set
-from typing import final
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -15,10 +16,10 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from detdistill.detectors.anchors import NominalAnchors
-from detdistill.detectors.backbones import build_backbone
+from detdistill.detectors.backbones import backbone_of
 from detdistill.detectors.base import ClassLayout, Detector, DetectorSpec, PyramidLayout
-from detdistill.detectors.preprocess import normalise
+from detdistill.detectors.catalogue import Family
+from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.rcnn_losses import (
     RpnOutput,
     SampledSums,
@@ -30,22 +31,47 @@ from detdistill.detectors.rcnn_losses import (
 )
 from detdistill.detectors.sampler import SeededSampler, Stream
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.errors import ConfigError
-from detdistill.types import (
-    Batch,
-    ClassKind,
-    ClassLogits,
-    Detections,
-    Need,
-    Observation,
-    Pyramid,
-    Targets,
-    TaskLoss,
-)
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, grids
+from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
 
 _LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 _POOLED_CELLS = 7
 _COARSEST_POOLED = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FasterRCNNSettings(DetectorSettings):
+    """What a Faster R-CNN is built from; its `head_depth` is the RPN's.
+
+    Attributes:
+        anchor_scale: side of the smallest anchor, in strides.
+        anchor_octaves: anchor sizes per octave on every level.
+        anchor_ratios: height / width of the anchors.
+        roi_channels: width of the second stage's two layers.
+        roi_samples: proposals sampled per image for the second stage's loss.
+        rpn_samples: anchors sampled per image for the first stage's loss.
+        proposals_train: proposals kept per image in training.
+        proposals_test: proposals kept per image in detection.
+    """
+
+    family: Literal["faster_rcnn"] = "faster_rcnn"
+    head_depth: int = 1
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    nms_threshold: float = 0.5
+    anchor_scale: float = 8.0
+    anchor_octaves: int = 1
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    roi_channels: int = 1024
+    roi_samples: int = 512
+    rpn_samples: int = 256
+    proposals_train: int = 2000
+    proposals_test: int = 1000
+
+    def check(self) -> None:
+        """See `DetectorSettings.check`."""
+        self.require_at_least_one("anchor_octaves", "roi_channels", "roi_samples", "rpn_samples")
+        self.require_at_least_one("proposals_train", "proposals_test")
+        self.require_above_0("anchor_scale")
 
 
 @final
@@ -63,18 +89,11 @@ class FasterRCNNDetector(Detector):
         name: how messages call the detector.
         class_slots: the model's own class index of every label, 1 or more as 0 is the background. None: label + 1.
         strides: nominal pixels per cell of every level.
-        mean: subtracted from RGB in [0, 1], per channel. None: the model's own.
-        std: what the difference is divided by, per channel. None: the model's own.
         settings: what it was built from, so that it can be saved; None where torchvision's builder made it.
 
     Raises:
         ConfigError: the slots do not fit the class names or the model.
     """
-
-    mean: Tensor
-    std: Tensor
-    label_of_slot: Tensor
-    slot_of_label: Tensor
 
     def __init__(
         self,
@@ -83,51 +102,33 @@ class FasterRCNNDetector(Detector):
         *,
         name: str,
         class_slots: Sequence[int] | None = None,
-        strides: Sequence[int] = (4, 8, 16, 32, 64),
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        strides: tuple[int, ...] = (4, 8, 16, 32, 64),
         settings: DetectorSettings | None = None,
     ) -> None:
         super().__init__()
-        class_names, strides = tuple(class_names), tuple(strides)
-        slots = tuple(range(1, len(class_names) + 1)) if class_slots is None else tuple(class_slots)
-        in_model = model.roi_heads.box_predictor.cls_score.out_features
-        _check_slots(slots, class_names=class_names, in_model=in_model, name=name)
-        anchors = model.rpn.anchor_generator
-        model.rpn.anchor_generator = NominalAnchors(anchors.sizes, anchors.aspect_ratios, strides=strides)
+        slots = model.roi_heads.box_predictor.cls_score.out_features
+        self._slots = ClassSlots(class_slots, class_names, total=slots, first=1, name=name)
+        anchors = NominalAnchors.like(model.rpn.anchor_generator, strides)
+        model.rpn.anchor_generator = anchors
         self._level_names = tuple(str(level) for level in range(len(strides)))
         _pool_by_nominal_strides(model.roi_heads.box_roi_pool, strides)
         self.model = model
         self.settings = settings
         self.spec = DetectorSpec(
             name=name,
-            family="faster_rcnn",
-            class_names=class_names,
+            class_names=tuple(class_names),
             pyramid=PyramidLayout(strides, model.backbone.out_channels),
             class_logits=ClassLayout(strides, ClassKind.OBJECTNESS, anchors.num_anchors_per_location()[0], ("object",)),
             two_stage=True,
         )
-        for buffer, given, own in (("mean", mean, model.transform.image_mean), ("std", std, model.transform.image_std)):
-            values = torch.tensor(own if given is None else given).view(3, 1, 1)
-            self.register_buffer(buffer, values, persistent=False)
-        labels = torch.full((in_model,), -1)
-        labels[list(slots)] = torch.arange(len(slots))
-        self.register_buffer("label_of_slot", labels, persistent=False)
-        self.register_buffer("slot_of_label", torch.tensor(slots, dtype=torch.int64), persistent=False)
+        self._pixels = Normaliser(model.transform.image_mean, model.transform.image_std)
 
     def extract(self, batch: Batch) -> Pyramid:
-        """The neck's feature maps. Gradients flow to the parameters and to ``batch.images``."""
-        features = self.model.backbone(normalise(batch, mean=self.mean, std=self.std))
-        return Pyramid(tuple(features.values()), self.spec.pyramid.strides)
+        """See `Detector.extract`."""
+        return Pyramid(tuple(self.model.backbone(self._pixels(batch)).values()), self.spec.pyramid.strides)
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
-        """What the heads see on `pyramid`.
-
-        Args:
-            pyramid: feature maps; gradients flow through them.
-            batch: image sizes, targets (for the losses) and seeds (for what is sampled).
-            needs: the class logits cost the RPN's head alone; any loss costs the second stage too.
-        """
+        """See `Detector.observe`: the class logits cost the RPN's head alone; any loss costs the second stage too."""
         if not needs & (_LOSSES | {Need.CLASS_LOGITS}):
             return Observation(pyramid)
         objectness, deltas = self.model.rpn.head(list(pyramid.levels))
@@ -141,33 +142,19 @@ class FasterRCNNDetector(Detector):
         return Observation(pyramid, class_logits=logits, task_loss=loss)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
-        """Detections of every image, best first, in pixels of the padded batch image, clipped to the image."""
+        """See `Detector.detect`."""
         pyramid = self.extract(batch)
         rpn = self.model.rpn
         output = self._flat(*rpn.head(list(pyramid.levels)))
-        proposals = proposed(
-            rpn,
-            output,
-            batch.sizes,
-            before=rpn._pre_nms_top_n["testing"],
-            after=rpn._post_nms_top_n["testing"],
-        )
+        proposals = proposed(rpn, output, batch.sizes, counts="testing")
         class_logits, deltas = self._second_stage(pyramid, proposals, batch.sizes)
         boxes, scores, slots = self.model.roi_heads.postprocess_detections(
             class_logits.float(), deltas.float(), proposals, list(batch.sizes)
         )
-        return tuple(self._named(*found) for found in zip(boxes, scores, slots, strict=True))
-
-    def _named(
-        self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], slots: Int64[Tensor, " n"]
-    ) -> Detections:
-        labels = self.label_of_slot[slots]
-        known = labels >= 0
-        return Detections(boxes=boxes[known], scores=scores[known], labels=labels[known])
+        return tuple(self._slots.detections(*found) for found in zip(boxes, scores, slots, strict=True))
 
     def _flat(self, objectness: list[Tensor], deltas: list[Tensor]) -> RpnOutput:
-        grids = [(level.shape[-2], level.shape[-1]) for level in objectness]
-        anchors = self.model.rpn.anchor_generator.anchors(grids, device=objectness[0].device)
+        anchors = self.model.rpn.anchor_generator.anchors(grids(objectness), device=objectness[0].device)
         return flat_output(objectness, deltas, torch.cat(anchors))
 
     def _second_stage(
@@ -180,16 +167,10 @@ class FasterRCNNDetector(Detector):
 
     def _task_loss(self, pyramid: Pyramid, batch: Batch, output: RpnOutput, *, by_image: bool) -> TaskLoss:
         rpn, heads = self.model.rpn, self.model.roi_heads
-        targets = [self._slotted(target.taught()) for target in batch.targets]
+        targets = [self._slots.targets(target) for target in batch.targets]
         # The losses are in float32; the second stage's layers stay under the caller's autocast.
         with torch.autocast(batch.images.device.type, enabled=False):
-            proposals = proposed(
-                rpn,
-                output,
-                batch.sizes,
-                before=rpn._pre_nms_top_n["training"],
-                after=rpn._post_nms_top_n["training"],
-            )
+            proposals = proposed(rpn, output, batch.sizes, counts="training")
             first = rpn_sums(rpn, output, targets, _sampler(rpn.fg_bg_sampler, batch, Stream.ANCHORS))
             regions = sampled_regions(heads, proposals, targets, _sampler(heads.fg_bg_sampler, batch, Stream.REGIONS))
         logits, deltas = self._second_stage(pyramid, regions.boxes, batch.sizes)
@@ -197,28 +178,11 @@ class FasterRCNNDetector(Detector):
             second = roi_sums(logits, deltas, regions)
             return _task_loss(first, second, strides=pyramid.strides, by_image=by_image)
 
-    def _slotted(self, targets: Targets) -> Targets:
-        return Targets(targets.boxes, self.slot_of_label[targets.labels], targets.ignored)
 
-
-def build_faster_rcnn(settings: DetectorSettings, class_names: Sequence[str]) -> FasterRCNNDetector:
-    """A Faster R-CNN on a timm backbone, with weights drawn from the global generator.
-
-    Args:
-        settings: `settings.head_depth` is the RPN's; the second stage has two layers of `settings.roi_channels`.
-        class_names: in label order.
-    """
-    backbone = build_backbone(
-        settings.backbone,
-        strides=settings.strides,
-        fpn_channels=settings.fpn_channels,
-        fpn_norm=settings.fpn_norm,
-        norm=settings.norm,
-        freeze_stages=settings.freeze_stages,
-        pretrained=settings.pretrained,
-        # As torchvision's, where that gives the levels.
-        extra="pool" if settings.strides[-1] <= 2 * _COARSEST_POOLED else "conv",
-    )
+def build_faster_rcnn(settings: FasterRCNNSettings, class_names: Sequence[str]) -> FasterRCNNDetector:
+    """A Faster R-CNN with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
+    # As torchvision's, where that gives the levels.
+    backbone = backbone_of(settings, extra="pool" if settings.strides[-1] <= 2 * _COARSEST_POOLED else "conv")
     octaves = settings.anchor_octaves
     sizes = tuple(
         tuple(stride * settings.anchor_scale * 2 ** (i / octaves) for i in range(octaves))
@@ -292,10 +256,21 @@ def _pool_by_nominal_strides(pool: MultiScaleRoIAlign, strides: Sequence[int]) -
     )
 
 
-def _check_slots(slots: tuple[int, ...], *, class_names: tuple[str, ...], in_model: int, name: str) -> None:
-    fitting = len(slots) == len(class_names) == len(set(slots)) and all(0 < slot < in_model for slot in slots)
-    if not (fitting and class_names):
-        raise ConfigError(
-            f"the classes of {name} must be one slot of 1 to {in_model - 1} each, got {len(class_names)} names "
-            f"and slots {slots}. Give one slot per name."
+FAMILY = Family(
+    name="faster_rcnn",
+    settings=FasterRCNNSettings,
+    presets={
+        "small": FasterRCNNSettings(
+            backbone="resnet10t",
+            fpn_channels=64,
+            strides=(4, 8, 16, 32),
+            anchor_scale=4.0,
+            roi_channels=256,
+            roi_samples=64,
+            rpn_samples=128,
+            proposals_train=256,
+            proposals_test=256,
         )
+    },
+    build=build_faster_rcnn,
+)

@@ -1,0 +1,232 @@
+"""What dense detectors share: towers, the way from heads to an observation, who learns what, the focal loss.
+
+Losses are kept per cell over all images, cells and anchors at once, which is what lets one computation give the
+batch's loss and each image's and level's share of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detdistill.detectors.backbones import group_norm
+from detdistill.detectors.base import BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
+from detdistill.detectors.settings import HeadNorm
+from detdistill.types import (
+    Batch,
+    BoxDistributions,
+    ClassKind,
+    ClassLogits,
+    Need,
+    Observation,
+    Pyramid,
+    Targets,
+    TaskLoss,
+)
+
+LOSS_NEEDS = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
+FOCAL_ALPHA = 0.25
+BACKGROUND = -1
+LEFT_OUT = -2
+
+
+class DenseHeads(Protocol):
+    """A detector whose heads say something at every cell, as `observe_dense` asks it."""
+
+    spec: DetectorSpec
+
+    def class_outputs(self, pyramid: Pyramid) -> Any:
+        """What the class tower says, in the detector's own form."""
+
+    def box_outputs(self, pyramid: Pyramid) -> Any:
+        """What the box tower says: the maps of the distributions where the spec has them, else in a form of its own."""
+
+    def class_maps(self, outputs: Any, pyramid: Pyramid) -> tuple[Float[Tensor, "b a k _h _w"], ...]:
+        """What the class tower said as maps, one a level, of our classes in label order."""
+
+    def dense_loss(self, classes: Any, boxes: Any, pyramid: Pyramid, batch: Batch, *, per_image: bool) -> TaskLoss:
+        """The training loss of what both towers said; `per_image` asks for each image's and level's part too."""
+
+
+def observe_dense(detector: DenseHeads, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
+    """`Detector.observe` for dense detectors: each tower runs once, where somebody reads it; losses are in float32.
+
+    Args:
+        detector: whose heads look.
+        pyramid: feature maps; gradients flow through them.
+        batch: image sizes and targets (for the losses).
+        needs: which parts to compute.
+    """
+    spec, strides, loses = detector.spec, pyramid.strides, bool(needs & LOSS_NEEDS)
+    shows_boxes = spec.box_distributions is not None and Need.BOX_DISTRIBUTIONS in needs
+    classes = detector.class_outputs(pyramid) if loses or Need.CLASS_LOGITS in needs else None
+    boxes = detector.box_outputs(pyramid) if loses or shows_boxes else None
+    logits = distributions = loss = None
+    if Need.CLASS_LOGITS in needs:
+        logits = ClassLogits(detector.class_maps(classes, pyramid), strides, ClassKind.SIGMOID)
+    if shows_boxes:
+        distributions = BoxDistributions(boxes, strides)
+    if loses:
+        with torch.autocast(batch.images.device.type, enabled=False):
+            loss = detector.dense_loss(classes, boxes, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs)
+    return Observation(pyramid=pyramid, class_logits=logits, box_distributions=distributions, task_loss=loss)
+
+
+def dense_spec(
+    name: str,
+    class_names: Sequence[str],
+    *,
+    strides: tuple[int, ...],
+    channels: int,
+    anchors: int = 1,
+    boxes: BoxLayout | None = None,
+) -> DetectorSpec:
+    """The spec of a one-stage detector with a sigmoid score for every class, at every anchor of every cell."""
+    names = tuple(class_names)
+    return DetectorSpec(
+        name=name,
+        class_names=names,
+        pyramid=PyramidLayout(strides=strides, channels=channels),
+        class_logits=ClassLayout(strides=strides, kind=ClassKind.SIGMOID, anchors=anchors, classes=names),
+        box_distributions=boxes,
+    )
+
+
+def tower(channels: int, *, depth: int, norm: HeadNorm) -> nn.Sequential:
+    """3×3 convolutions with ReLU, and group-norm that fits the width where asked."""
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        conv = nn.Conv2d(channels, channels, 3, padding=1, bias=norm == "none")
+        nn.init.normal_(conv.weight, std=0.01)
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        layers.append(conv)
+        if norm == "group":
+            layers.append(group_norm(channels))
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+def prior_bias(probability: float) -> float:
+    """The logit of a probability."""
+    return -math.log((1 - probability) / probability)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which object every anchor of every image learns.
+
+    Attributes:
+        matched: index into `boxes`, BACKGROUND, or LEFT_OUT of the loss.
+        boxes: the taught boxes of all images in a row, in pixels.
+        labels: their class slots.
+        image: image index of each positive anchor.
+        anchor: anchor index of each positive anchor.
+        counts: anchors per level.
+    """
+
+    matched: Int64[Tensor, "b n"]
+    boxes: Float[Tensor, "m 4"]
+    labels: Int64[Tensor, " m"]
+    image: Int64[Tensor, " p"]
+    anchor: Int64[Tensor, " p"]
+    counts: tuple[int, ...]
+
+    @property
+    def objects(self) -> Int64[Tensor, " p"]:
+        """Index into `boxes` of each positive anchor."""
+        return self.matched[self.image, self.anchor]
+
+    def positives(self) -> Int64[Tensor, " b"]:
+        """Positive anchors per image."""
+        return (self.matched >= 0).sum(dim=1)
+
+    def spread(self, costs: Float[Tensor, " p"]) -> Float[Tensor, "b n"]:
+        """The positives' costs at their anchors, zero elsewhere."""
+        cells = costs.new_zeros(self.matched.shape)
+        return cells.index_put((self.image, self.anchor), costs)
+
+    def by_level(self, cells: Float[Tensor, "b n"]) -> Float[Tensor, "b l"]:
+        """Sums over every level's anchors."""
+        return torch.stack([part.sum(dim=1) for part in torch.split(cells, list(self.counts), dim=1)], dim=1)
+
+
+def assign(
+    matches: Sequence[Int64[Tensor, " n"]], targets: Sequence[Targets], *, counts: tuple[int, ...]
+) -> Assignment:
+    """Joins the images' own matches.
+
+    Args:
+        matches: per image, index into its own boxes, BACKGROUND or LEFT_OUT.
+        targets: the taught objects of every image, labels in class slots.
+        counts: anchors per level.
+    """
+    first, shifted = 0, []
+    for match, target in zip(matches, targets, strict=True):
+        shifted.append(torch.where(match >= 0, match + first, match) if first else match)
+        first += target.boxes.shape[0]
+    matched = torch.stack(shifted)
+    image, anchor = torch.nonzero(matched >= 0, as_tuple=True)
+    return Assignment(
+        matched=matched,
+        boxes=torch.cat([target.boxes for target in targets]).float(),
+        labels=torch.cat([target.labels for target in targets]),
+        image=image,
+        anchor=anchor,
+        counts=counts,
+    )
+
+
+def all_background(anchors: Float[Tensor, "n _"]) -> Int64[Tensor, " n"]:
+    """The matches of an image without objects."""
+    return torch.full((anchors.shape[0],), BACKGROUND, dtype=torch.int64, device=anchors.device)
+
+
+def focal_cells(logits: Float[Tensor, "b n k"], assignment: Assignment) -> Float[Tensor, "b n"]:
+    """The focal loss of every anchor, summed over classes (alpha 0.25, gamma 2), equal to torchvision's.
+
+    cost(z) = alpha_t · sigmoid(z)² · log(1 + exp(z)), where z is the logit, negated at an anchor's own class.
+    """
+    own = (assignment.image, assignment.anchor, assignment.labels[assignment.objects])
+    wrongness = logits.index_put(own, -logits[own])
+    costs = wrongness.sigmoid().square() * functional.softplus(wrongness)
+    cells = (1 - FOCAL_ALPHA) * costs.sum(dim=2)
+    cells = cells.index_put(own[:2], (2 * FOCAL_ALPHA - 1) * costs[own], accumulate=True)
+    return torch.where(assignment.matched == LEFT_OUT, 0.0, cells)
+
+
+def each_alone(
+    total: Float[Tensor, ""],
+    *,
+    classification: Float[Tensor, "b l"],
+    box: Float[Tensor, "b l"],
+    other: Mapping[str, Float[Tensor, " b"]],
+    positives: Int64[Tensor, " b"],
+    mass: Float[Tensor, " b"] | Int64[Tensor, " b"],
+    strides: tuple[int, ...],
+) -> TaskLoss:
+    """A loss whose total is divided by sums over the batch, with each image's sums divided by its own.
+
+    Args:
+        total: over the batch.
+        classification: sums, to be divided by `positives`.
+        box: sums, to be divided by `mass`.
+        other: sums of further costs, to be divided by `mass`.
+        positives: of each image.
+        mass: of each image's positives, above 0.
+        strides: of the levels.
+    """
+    return TaskLoss(
+        total=total,
+        strides=strides,
+        classification=classification / positives.clamp(min=1)[:, None],
+        box=box / mass[:, None],
+        other={name: sums / mass for name, sums in other.items()},
+    )

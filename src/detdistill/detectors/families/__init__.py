@@ -1,0 +1,1 @@
+"""One module per detector family: its settings, its presets, and the adapter that shows what it saw."""

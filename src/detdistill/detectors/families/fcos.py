@@ -1,0 +1,180 @@
+"""FCOS: torchvision's detector without anchors, whose cells near a box's centre learn it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.ops import generalized_box_iou_loss
+
+from detdistill.detectors.backbones import backbone_of
+from detdistill.detectors.catalogue import Family
+from detdistill.detectors.dense import BACKGROUND, all_background, assign, each_alone, focal_cells
+from detdistill.detectors.settings import DetectorSettings, HeadNorm
+from detdistill.detectors.torchvision_dense import DenseDetector, fit_towers
+from detdistill.detectors.torchvision_parts import NominalAnchors
+from detdistill.types import Targets, TaskLoss
+
+_LARGEST_AREA = 1e8  # torchvision's: of several boxes a cell takes the one with the largest 1e8 − area
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FCOSSettings(DetectorSettings):
+    """What an FCOS is built from.
+
+    Attributes:
+        head_norm: normalisation in the towers; groups are chosen to fit the width.
+        box_bias_init: in strides: the box that is predicted before anything is learnt reaches this far to each side.
+            0 (torchvision's) starts at the kink of the ReLU behind it.
+        class_prior: first score of every class.
+        centre_radius: cells nearer than this many strides to a box's centre learn it.
+        candidates_per_level: most candidates per level before non-maximum suppression.
+    """
+
+    family: Literal["fcos"] = "fcos"
+    head_norm: HeadNorm = "group"
+    box_bias_init: float = 3.0
+    class_prior: float = 0.01
+    centre_radius: float = 1.5
+    candidates_per_level: int = 1000
+
+    def check(self) -> None:
+        """See `DetectorSettings.check`."""
+        self.require_one_of("head_norm", get_args(HeadNorm))
+        self.require_at_least_one("candidates_per_level")
+        self.require_between_0_and_1("class_prior")
+
+
+def build_fcos(settings: FCOSSettings, class_names: Sequence[str]) -> DenseDetector:
+    """An FCOS with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
+    sizes, ratios = [(stride,) for stride in settings.strides], [(1.0,)] * len(settings.strides)
+    backbone = backbone_of(settings)
+    head = FCOSHead(settings.fpn_channels, 1, len(class_names), num_convs=0)
+    fit_towers(
+        head,
+        channels=settings.fpn_channels,
+        depth=settings.head_depth,
+        norm=settings.head_norm,
+        class_prior=settings.class_prior,
+    )
+    nn.init.constant_(head.regression_head.bbox_reg.bias, settings.box_bias_init)
+    model = FCOS(
+        backbone,
+        num_classes=len(class_names),
+        anchor_generator=NominalAnchors(sizes, ratios, strides=settings.strides),
+        head=head,
+        center_sampling_radius=settings.centre_radius,
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
+        score_thresh=settings.score_threshold,
+        nms_thresh=settings.nms_threshold,
+        detections_per_img=settings.detections_per_image,
+        topk_candidates=settings.candidates_per_level,
+    )
+    return DenseDetector(
+        model, class_names, name=settings.name, loss=fcos_loss, strides=settings.strides, settings=settings
+    )
+
+
+def fcos_loss(
+    model: FCOS,
+    rows: Mapping[str, Tensor],
+    levels: tuple[Tensor, ...],
+    targets: Sequence[Targets],
+    *,
+    strides: tuple[int, ...],
+    per_image: bool,
+) -> TaskLoss:
+    """Focal, GIoU and centerness losses: the batch's sums per positive of the batch, as torchvision's.
+
+    Args:
+        model: its radius and its box code.
+        rows: the head's outputs by torchvision's names; gradients flow to them.
+        levels: anchors (n, 4) of every level: squares as wide as the stride.
+        targets: the taught objects of every image, labels in the model's slots.
+        strides: of the levels.
+        per_image: whether each image's and level's parts are wanted.
+    """
+    anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)
+    radius = model.center_sampling_radius
+    matches = [match_by_centre(target.boxes, anchors, counts=counts, radius=radius) for target in targets]
+    given = assign(matches, targets, counts=counts)
+    positive, boxes, own = (given.image, given.anchor), given.boxes[given.objects], anchors[given.anchor]
+    overlap = generalized_box_iou_loss(
+        model.head.box_coder.decode(rows["bbox_regression"][positive], own), boxes, reduction="none"
+    )
+    central = functional.binary_cross_entropy_with_logits(
+        rows["bbox_ctrness"][positive].squeeze(1), centreness(boxes, own), reduction="none"
+    )
+    classification = given.by_level(focal_cells(rows["cls_logits"], given))
+    box, centre, positives = given.by_level(given.spread(overlap)), given.spread(central).sum(dim=1), given.positives()
+    total = (classification.sum() + box.sum() + centre.sum()) / positives.sum().clamp(min=1)
+    if not per_image:
+        return TaskLoss(total=total)
+    return each_alone(
+        total,
+        classification=classification,
+        box=box,
+        other={"centerness": centre},
+        positives=positives,
+        mass=positives.clamp(min=1),
+        strides=strides,
+    )
+
+
+def match_by_centre(
+    boxes: Float[Tensor, "m 4"], anchors: Float[Tensor, "n 4"], *, counts: tuple[int, ...], radius: float
+) -> Int64[Tensor, " n"]:
+    """The matches of one image: cells near a box's centre, on the level that fits the box's size.
+
+    A cell learns a box when it lies inside it, at most `radius` anchor sides from its centre, and the farthest
+    edge is 4 to 8 anchor sides away (no lower end on the finest level, no upper end on the coarsest). Of
+    several boxes it takes the smallest.
+
+    Args:
+        boxes: in pixels.
+        anchors: squares as wide as the level's stride, around the cells' points.
+        counts: anchors per level.
+        radius: in anchor sides.
+    """
+    if boxes.shape[0] == 0:
+        return all_background(anchors)
+    boxes = boxes.float()
+    points = ((anchors[:, :2] + anchors[:, 2:]) / 2)[:, None]
+    sides = anchors[:, 2:3] - anchors[:, :1]
+    lower, upper = sides * 4, sides * 8
+    lower[: counts[0]] = 0
+    upper[sum(counts) - counts[-1] :] = float("inf")
+    before, behind = points - boxes[:, :2], boxes[:, 2:] - points
+    nearest = torch.minimum(before, behind).amin(dim=2)
+    farthest = torch.maximum(before, behind).amax(dim=2)
+    off_centre = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs().amax(dim=2)
+    learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    best, matched = (learns * (_LARGEST_AREA - areas)).max(dim=1)
+    return torch.where(best < 1e-5, BACKGROUND, matched)
+
+
+def centreness(boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]) -> Float[Tensor, " p"]:
+    """How central each anchor's point lies in its box: sqrt(min/max of left, right · min/max of top, bottom)."""
+    points = (anchors[:, :2] + anchors[:, 2:]) / 2
+    before, behind = points - boxes[:, :2], boxes[:, 2:] - points
+    return (torch.minimum(before, behind) / torch.maximum(before, behind)).prod(dim=1).sqrt()
+
+
+FAMILY = Family(
+    name="fcos",
+    settings=FCOSSettings,
+    presets={
+        "tiny": FCOSSettings(backbone="test_resnet", fpn_channels=32, head_depth=2, strides=(8, 16, 32)),
+        "small": FCOSSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32)),
+    },
+    build=build_fcos,
+)

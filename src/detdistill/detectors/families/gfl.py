@@ -1,0 +1,218 @@
+"""GFL, our own: class scores that stand for the box's quality, and a distribution for every edge of every box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from typing import Literal, final, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from detdistill.detectors.backbones import PyramidBackbone, backbone_of
+from detdistill.detectors.base import BoxLayout, Detector
+from detdistill.detectors.catalogue import Family
+from detdistill.detectors.dense import assign, dense_spec, each_alone, observe_dense, tower
+from detdistill.detectors.preprocess import Normaliser
+from detdistill.detectors.settings import DetectorSettings, HeadNorm
+from detdistill.detectors.torchvision_parts import grids
+from detdistill.errors import ConfigError
+from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, make_cells, match_by_atss
+from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
+from detdistill.gfl.network import GFLHead
+from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
+
+_LEAST = torch.finfo(torch.float32).tiny
+_FEWEST_BINS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GFLSettings(DetectorSettings):
+    """What a GFL is built from.
+
+    Attributes:
+        head_norm: normalisation in the towers; groups are chosen to fit the width.
+        box_bias_init: mean of every edge's first distribution, in strides; (box_bins − 1) / 2, the paper's, starts
+            with all distances alike.
+        box_bins: an edge's distribution is over distances of 0, 1, ..., box_bins − 1 strides.
+        class_prior: first score of every class.
+        anchor_scale: side, in strides, of the one square around each cell by whose overlap objects are given to cells.
+        candidates_per_level: most candidates per level before non-maximum suppression.
+    """
+
+    family: Literal["gfl"] = "gfl"
+    head_norm: HeadNorm = "group"
+    box_bias_init: float = 3.0
+    box_bins: int = 17
+    class_prior: float = 0.01
+    anchor_scale: float = 8.0
+    candidates_per_level: int = 1000
+
+    def check(self) -> None:
+        """See `DetectorSettings.check`."""
+        self.require_one_of("head_norm", get_args(HeadNorm))
+        self.require_at_least_one("candidates_per_level")
+        self.require_between_0_and_1("class_prior")
+        self.require_above_0("anchor_scale")
+        if self.box_bins < _FEWEST_BINS:
+            raise ConfigError(f"detector.box_bins must be {_FEWEST_BINS} or more, got {self.box_bins}. 17 is usual.")
+        if not 0 < self.box_bias_init < self.box_bins - 1:
+            raise ConfigError(
+                f"detector.box_bias_init must lie between 0 and the last of GFL's bins, {self.box_bins - 1}, got "
+                f"{self.box_bias_init}. Leave it out."
+            )
+
+
+@final
+class GFLDetector(Detector):
+    """A dense detector without hand-made box codes: each edge's distance is a distribution over bins.
+
+    Args:
+        backbone: gives the pyramid.
+        head: reads it.
+        class_names: in label order.
+        settings: what both were built from.
+    """
+
+    settings: GFLSettings
+
+    def __init__(
+        self, backbone: PyramidBackbone, head: GFLHead, *, class_names: Sequence[str], settings: GFLSettings
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.settings = settings
+        strides = settings.strides
+        self.spec = dense_spec(
+            settings.name,
+            class_names,
+            strides=strides,
+            channels=backbone.out_channels,
+            boxes=BoxLayout(strides=strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale),
+        )
+        self._pixels = Normaliser(settings.mean, settings.std)
+
+    def extract(self, batch: Batch) -> Pyramid:
+        """See `Detector.extract`."""
+        return Pyramid(tuple(self.backbone(self._pixels(batch)).values()), self.spec.pyramid.strides)
+
+    def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
+        """See `Detector.observe`."""
+        return observe_dense(self, pyramid, batch, needs)
+
+    def detect(self, batch: Batch) -> tuple[Detections, ...]:
+        """See `Detector.detect`. Cells in the padding find nothing."""
+        pyramid = self.extract(batch)
+        cells = _cells(pyramid)
+        scores = _rows(self.class_outputs(pyramid)).sigmoid()
+        boxes = _rows(self.box_outputs(pyramid))
+        return tuple(
+            self._find(scores[index], boxes[index], cells, size=size) for index, size in enumerate(batch.sizes)
+        )
+
+    def class_outputs(self, pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 k _h _w"], ...]:
+        """The class logits of every level."""
+        return tuple(level.unsqueeze(1) for level in self.head.class_logits(pyramid.levels))
+
+    def box_outputs(self, pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 4 bins _h _w"], ...]:
+        """The logits over the distances of every level's edges."""
+        return tuple(level.unsqueeze(1) for level in self.head.box_logits(pyramid.levels))
+
+    def class_maps(self, outputs: tuple[Tensor, ...], pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 k _h _w"], ...]:
+        """The class logits as they are."""
+        del pyramid
+        return outputs
+
+    def dense_loss(
+        self, classes: tuple[Tensor, ...], boxes: tuple[Tensor, ...], pyramid: Pyramid, batch: Batch, *, per_image: bool
+    ) -> TaskLoss:
+        """Class costs per positive of the batch, box costs per weight of the batch's positives."""
+        logits, targets, cells = _rows(classes), [target.taught() for target in batch.targets], _cells(pyramid)
+        scale = self.settings.anchor_scale
+        matches = [
+            match_by_atss(target.boxes, cells, size=size, scale=scale).matched
+            for target, size in zip(targets, batch.sizes, strict=True)
+        ]
+        given = assign(matches, targets, counts=cells.counts)
+        image, cell, objects = given.image, given.anchor, given.objects
+        edges = _rows(boxes)[image, cell]
+        points, strides = cells.points[cell], cells.strides[cell][:, None]
+        truth = given.boxes[objects]
+        iou, generalised = box_overlaps(boxes_at(expected_distances(edges) * strides, points), truth)
+        weights = logits[image, cell].detach().amax(dim=1).sigmoid()
+        quality = given.by_level(quality_focal_cells(logits, iou, own=(image, cell, given.labels[objects])))
+        overlap = given.by_level(given.spread(weights * overlap_costs(generalised)))
+        shape = given.spread(weights * distribution_focal_costs(edges, box_distances(truth, points) / strides))
+        shape, mass, positives = shape.sum(dim=1), given.spread(weights).sum(dim=1), given.positives()
+        total = quality.sum() / positives.sum().clamp(min=1)
+        total = total + (overlap.sum() + shape.sum()) / mass.sum().clamp(min=_LEAST)
+        if not per_image:
+            return TaskLoss(total=total)
+        return each_alone(
+            total,
+            classification=quality,
+            box=overlap,
+            other={"distribution": shape},
+            positives=positives,
+            mass=mass.clamp(min=_LEAST),
+            strides=pyramid.strides,
+        )
+
+    def _find(
+        self, scores: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4 bins"], cells: Cells, *, size: tuple[int, int]
+    ) -> Detections:
+        settings, classes = self.settings, scores.shape[1]
+        scores = torch.where(cells.inside(size)[:, None], scores, 0.0)
+        best, chosen, first = [], [], 0
+        for level in torch.split(scores.flatten(), [count * classes for count in cells.counts]):
+            passed = (level > settings.score_threshold).nonzero()[:, 0]
+            ranked = level[passed].topk(min(settings.candidates_per_level, len(passed)))
+            best.append(ranked.values)
+            chosen.append(first + passed[ranked.indices])
+            first += len(level)
+        together, flat = torch.cat(best), torch.cat(chosen)
+        cell, labels = flat // classes, flat % classes
+        distances = expected_distances(boxes[cell]) * cells.strides[cell][:, None]
+        found = clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size)
+        keep = batched_nms(found, together, labels, settings.nms_threshold)[: settings.detections_per_image]
+        return Detections(boxes=found[keep], scores=together[keep], labels=labels[keep])
+
+
+def _cells(pyramid: Pyramid) -> Cells:
+    return make_cells(grids(pyramid.levels), pyramid.strides, device=pyramid.levels[0].device)
+
+
+def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "b n *says"]:
+    """The maps of all levels as rows in float32; gradients flow."""
+    return torch.cat([level.squeeze(1).flatten(-2).movedim(-1, 1) for level in levels], dim=1).float()
+
+
+def build_gfl(settings: GFLSettings, class_names: Sequence[str]) -> GFLDetector:
+    """A GFL with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
+    backbone = backbone_of(settings)
+    towers = [tower(settings.fpn_channels, depth=settings.head_depth, norm=settings.head_norm) for _ in range(2)]
+    head = GFLHead(
+        towers[0],
+        towers[1],
+        channels=settings.fpn_channels,
+        classes=len(class_names),
+        bins=settings.box_bins,
+        levels=len(settings.strides),
+        class_prior=settings.class_prior,
+        first_distance=settings.box_bias_init,
+    )
+    return GFLDetector(backbone, head, class_names=class_names, settings=settings)
+
+
+FAMILY = Family(
+    name="gfl",
+    settings=GFLSettings,
+    presets={
+        "tiny": GFLSettings(backbone="test_resnet", fpn_channels=32, head_depth=2, strides=(8, 16, 32)),
+        "small": GFLSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32)),
+    },
+    build=build_gfl,
+)

@@ -1,0 +1,183 @@
+"""RetinaNet: torchvision's detector with anchors of several sizes and shapes at every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+
+from detdistill.detectors.backbones import backbone_of
+from detdistill.detectors.catalogue import Family
+from detdistill.detectors.dense import all_background, assign, focal_cells
+from detdistill.detectors.settings import DetectorSettings, HeadNorm
+from detdistill.detectors.torchvision_dense import DenseDetector, fit_towers
+from detdistill.detectors.torchvision_parts import NominalAnchors
+from detdistill.errors import ConfigError
+from detdistill.types import Targets, TaskLoss
+
+_IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetinaNetSettings(DetectorSettings):
+    """What a RetinaNet is built from.
+
+    Attributes:
+        head_norm: normalisation in the towers; groups are chosen to fit the width.
+        class_prior: first score of every class.
+        anchor_scale: side of the smallest anchor, in strides.
+        anchor_octaves: anchor sizes per octave on every level.
+        anchor_ratios: height / width of the anchors.
+        positive_iou: anchors that overlap a box at least so much learn it.
+        negative_iou: anchors below are background; between the two they are left out.
+        candidates_per_level: most candidates per level before non-maximum suppression.
+    """
+
+    family: Literal["retinanet"] = "retinanet"
+    nms_threshold: float = 0.5
+    head_norm: HeadNorm = "none"
+    class_prior: float = 0.01
+    anchor_scale: float = 4.0
+    anchor_octaves: int = 3
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    positive_iou: float = 0.5
+    negative_iou: float = 0.4
+    candidates_per_level: int = 1000
+
+    def check(self) -> None:
+        """See `DetectorSettings.check`."""
+        self.require_one_of("head_norm", get_args(HeadNorm))
+        self.require_at_least_one("anchor_octaves", "candidates_per_level")
+        self.require_between_0_and_1("class_prior")
+        self.require_above_0("anchor_scale")
+        if not 0 < self.negative_iou <= self.positive_iou <= 1:
+            raise ConfigError(
+                "detector.negative_iou must be above 0 and at most detector.positive_iou, "
+                f"got {self.negative_iou} and {self.positive_iou}. 0.4 and 0.5 are usual."
+            )
+
+
+def build_retinanet(settings: RetinaNetSettings, class_names: Sequence[str]) -> DenseDetector:
+    """A RetinaNet with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
+    octaves = [2 ** (octave / settings.anchor_octaves) for octave in range(settings.anchor_octaves)]
+    sizes = [
+        [max(1, int(stride * settings.anchor_scale * octave)) for octave in octaves] for stride in settings.strides
+    ]
+    anchors = NominalAnchors(sizes, [settings.anchor_ratios] * len(sizes), strides=settings.strides)
+    backbone = backbone_of(settings)
+    head = RetinaNetHead(settings.fpn_channels, anchors.num_anchors_per_location()[0], len(class_names))
+    fit_towers(
+        head,
+        channels=settings.fpn_channels,
+        depth=settings.head_depth,
+        norm=settings.head_norm,
+        class_prior=settings.class_prior,
+    )
+    model = RetinaNet(
+        backbone,
+        num_classes=len(class_names),
+        anchor_generator=anchors,
+        head=head,
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
+        score_thresh=settings.score_threshold,
+        nms_thresh=settings.nms_threshold,
+        detections_per_img=settings.detections_per_image,
+        fg_iou_thresh=settings.positive_iou,
+        bg_iou_thresh=settings.negative_iou,
+        topk_candidates=settings.candidates_per_level,
+    )
+    return DenseDetector(
+        model, class_names, name=settings.name, loss=retinanet_loss, strides=settings.strides, settings=settings
+    )
+
+
+def retinanet_loss(
+    model: RetinaNet,
+    rows: Mapping[str, Tensor],
+    levels: tuple[Tensor, ...],
+    targets: Sequence[Targets],
+    *,
+    strides: tuple[int, ...],
+    per_image: bool,
+) -> TaskLoss:
+    """Focal and box losses: the mean over images of each image's sums per positive of its own, as torchvision's.
+
+    Args:
+        model: its matcher, its box loss and its box code.
+        rows: the head's outputs by torchvision's names; gradients flow to them.
+        levels: anchors (n, 4) of every level.
+        targets: the taught objects of every image, labels in the model's slots.
+        strides: of the levels.
+        per_image: whether each image's and level's parts are wanted.
+    """
+    anchors = torch.cat(levels)
+    matches = [match_by_iou(target.boxes, anchors, matcher=model.proposal_matcher) for target in targets]
+    given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels))
+    regression = model.head.regression_head
+    costs = offset_costs(
+        rows["bbox_regression"][given.image, given.anchor],
+        given.boxes[given.objects],
+        anchors[given.anchor],
+        kind=regression._loss_type,
+        coder=regression.box_coder,
+    )
+    each = given.positives().clamp(min=1)[:, None]
+    classification = given.by_level(focal_cells(rows["cls_logits"], given)) / each
+    box = given.by_level(given.spread(costs)) / each
+    total = (classification + box).sum(dim=1).mean()
+    if not per_image:
+        return TaskLoss(total=total)
+    return TaskLoss(total=total, strides=strides, classification=classification, box=box)
+
+
+def match_by_iou(boxes: Float[Tensor, "m 4"], anchors: Float[Tensor, "n 4"], *, matcher: Any) -> Int64[Tensor, " n"]:
+    """The matches of one image: by overlap, with torchvision's `Matcher`."""
+    if boxes.shape[0] == 0:
+        return all_background(anchors)
+    matched: Tensor = matcher(box_iou(boxes.float(), anchors))
+    return matched
+
+
+def offset_costs(
+    predicted: Float[Tensor, "p 4"],
+    boxes: Float[Tensor, "p 4"],
+    anchors: Float[Tensor, "p 4"],
+    *,
+    kind: str,
+    coder: Any,
+) -> Float[Tensor, " p"]:
+    """The box loss of every positive anchor.
+
+    Args:
+        predicted: the head's offsets; gradients flow to them.
+        boxes: what each should say, in pixels.
+        anchors: in pixels.
+        kind: torchvision's name of the loss: "l1", "smooth_l1", "giou", "diou" or "ciou".
+        coder: torchvision's `BoxCoder`.
+    """
+    if kind in _IOU_LOSSES:
+        costs: Tensor = _IOU_LOSSES[kind](coder.decode_single(predicted, anchors), boxes, reduction="none")
+        return costs
+    compare = functional.smooth_l1_loss if kind == "smooth_l1" else functional.l1_loss
+    return compare(predicted, coder.encode_single(boxes, anchors), reduction="none").sum(dim=1)
+
+
+_SMALL = RetinaNetSettings(
+    backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32), head_norm="group", anchor_scale=2.0
+)
+
+FAMILY = Family(
+    name="retinanet",
+    settings=RetinaNetSettings,
+    presets={"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL},
+    build=build_retinanet,
+)

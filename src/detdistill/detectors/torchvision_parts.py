@@ -1,0 +1,133 @@
+"""What the adapters of torchvision's detectors share: anchors on nominal strides, and which class slot is whose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+
+from detdistill.errors import ConfigError
+from detdistill.types import Detections, Targets
+
+
+class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
+    """torchvision's anchors, spaced by the pyramid's nominal strides and always in float32.
+
+    torchvision's own generator spaces them by image size // grid size, which is 53 instead of 64 where an image
+    of 160 pixels has three cells, and computes them in the feature maps' dtype, which is too coarse in bfloat16.
+
+    Args:
+        sizes: anchor sizes in pixels, one tuple per level.
+        aspect_ratios: heights / widths, one tuple per level.
+        strides: pixels per cell of every level.
+
+    Raises:
+        ConfigError: there are more or fewer strides than levels.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]],
+        aspect_ratios: Sequence[Sequence[float]],
+        *,
+        strides: Sequence[int],
+    ) -> None:
+        super().__init__(tuple(map(tuple, sizes)), tuple(map(tuple, aspect_ratios)))
+        self.strides = tuple(strides)
+        if len(sizes) != len(self.strides):
+            raise ConfigError(
+                f"The strides must be as many as the model's anchor levels, {len(sizes)}, got {self.strides}. "
+                "Give one stride per pyramid level."
+            )
+
+    @classmethod
+    def like(cls, generator: Any, strides: Sequence[int]) -> NominalAnchors:
+        """The anchors of a generator of torchvision's, spaced by nominal strides."""
+        return cls(generator.sizes, generator.aspect_ratios, strides=strides)
+
+    def anchors(self, grids: Sequence[tuple[int, int]], *, device: torch.device) -> tuple[Float[Tensor, "_n 4"], ...]:
+        """The anchors of every level in pixels, in the order row, column, anchor.
+
+        Args:
+            grids: rows and columns of every level.
+            device: where to make them.
+        """
+        levels = []
+        for (rows, columns), stride, cell in zip(grids, self.strides, self.cell_anchors, strict=True):
+            y, x = torch.meshgrid(
+                torch.arange(rows, device=device) * stride,
+                torch.arange(columns, device=device) * stride,
+                indexing="ij",
+            )
+            corner = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
+            levels.append((corner + cell.to(device)).reshape(-1, 4))
+        return tuple(levels)
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Float[Tensor, "_n 4"]]:
+        """torchvision's interface: the anchors of all levels in one row, once per image."""
+        together = torch.cat(self.anchors(grids(feature_maps), device=feature_maps[0].device))
+        return [together] * len(image_list.image_sizes)
+
+
+def grids(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    """Rows and columns of the maps (..., h, w) of every level."""
+    return tuple((level.shape[-2], level.shape[-1]) for level in levels)
+
+
+class ClassSlots(nn.Module):
+    """Which of a model's class slots is which of our classes; holds no weights.
+
+    Args:
+        slots: the model's slot of every class, in label order; None for one after the other from `first`.
+        class_names: our classes.
+        total: how many slots the model has.
+        first: the first slot that can be a class: 1 where slot 0 is the background.
+        name: how messages call the detector.
+
+    Raises:
+        ConfigError: not one slot of its own for every class.
+    """
+
+    slots: Tensor
+    labels: Tensor
+
+    def __init__(
+        self, slots: Sequence[int] | None, class_names: Sequence[str], *, total: int, first: int, name: str
+    ) -> None:
+        super().__init__()
+        given = tuple(range(first, first + len(class_names)) if slots is None else slots)
+        distinct = len(given) == len(class_names) == len(set(given)) > 0
+        if not (distinct and all(first <= slot < total for slot in given)):
+            raise ConfigError(
+                f"the classes of {name} must be one slot of {first} to {total - 1} each, got {len(class_names)} names "
+                f"and slots {given}. Give every class a slot of its own."
+            )
+        self._identity = given == tuple(range(total))
+        labels = torch.full((total,), -1)
+        labels[list(given)] = torch.arange(len(given))
+        self.register_buffer("slots", torch.tensor(given, dtype=torch.int64), persistent=False)
+        self.register_buffer("labels", labels, persistent=False)
+
+    def logits(self, logits: Float[Tensor, "b n s"]) -> Float[Tensor, "b n k"]:
+        """The logits of our classes, in label order."""
+        return logits if self._identity else logits.index_select(2, self.slots)
+
+    def targets(self, targets: Targets) -> Targets:
+        """What training uses of an image's targets, labels as the model's slots."""
+        taught = targets.taught()
+        if self._identity:
+            return taught
+        return Targets(boxes=taught.boxes, labels=self.slots[taught.labels], ignored=taught.ignored)
+
+    def detections(
+        self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], slots: Int64[Tensor, " n"]
+    ) -> Detections:
+        """What was found of our classes, slots as labels."""
+        labels = self.labels[slots]
+        known = labels >= 0
+        return Detections(boxes=boxes[known], scores=scores[known], labels=labels[known])
