@@ -11,7 +11,7 @@ from detdistill.scenes.sketch import Camera, Halo, Light, Point, Point3, Pose, S
 from detdistill.scenes.texture import Colour, Dice, mix, palette, shade
 
 PAINTS: Final = palette(
-    "e1e1e4 ebebeb a8acb2 6e7278 26282e 18181c b22022 801c1e 244696 3c70b2 1e5c48 ceac34 d6681e 786046"
+    "e1e1e4 ebebeb a8acb2 6e7278 26282e 18181c b22022 80181e 244696 3c70b2 1e5c48 ceac34 d6681e 786046"
 )
 _TARPAULINS: Final = palette("3c5c8c 466e4c 963c28 827c6c")
 _BOXES: Final = (*palette("eeeeec eeeeec c4c6ca"), *PAINTS)
