@@ -29,7 +29,7 @@ def scenes(
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
-    from detdistill.jobs.data import make_scenes_job
+    from detdistill.scenes.job import make_scenes_job
 
     outcome = watched(
         lambda progress: make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=progress)

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from detdistill.scenes.buildings import houses
-from detdistill.scenes.canvas import SUPERSAMPLING, Camera, Canvas, Light, Point
-from detdistill.scenes.furniture import FURNITURE
-from detdistill.scenes.texture import Colour, Dice, shade
+from detdistill.scenes.canvas import SUPERSAMPLING, Canvas
+from detdistill.scenes.furniture import FURNITURE, furnish
+from detdistill.scenes.sketch import Camera, Light, Sketch, Span
+from detdistill.scenes.texture import Colour, Dice, palette, shade
 
 # Metres: where the ground begins in front of the camera, and half the length of a street across the view.
 _NEAR: Final = 0.9
-_WIDE: Final = 90.0
+_WIDE: Final = (-90.0, 90.0)
+_VERGES: Final = palette("6c7a4a 807862 86847e")
+_PAVEMENTS: Final = palette("98928a 888684 a69682")
+_ROADS: Final = palette("545458 62605e 46484e")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Street:
     """
 
     kind: Literal["along", "across", "place"]
-    road: tuple[float, float]
+    road: Span
     walk: float
     back: float
 
@@ -40,8 +44,7 @@ def weather(dice: Dice) -> tuple[Light, tuple[Colour, Colour, float], str]:
     sight = dice.log_uniform(45.0, 260.0) if fall == "dry" else dice.log_uniform(28.0, 90.0)
     left = 1.0 + max(-0.3, min(0.3, 0.25 * sun[0]))
     if hour == "day" and fall == "dry":
-        blue = dice.near((104, 150, 204), 22)
-        pale = dice.near((206, 216, 226), 12)
+        blue, pale = dice.near((104, 150, 204), 22), dice.near((206, 216, 226), 12)
         warm = dice.uniform(0.96, 1.08)
         light = Light((1.04 * warm, 1.0, 0.98 / warm), sun, dice.uniform(0.35, 0.55), left, False, pale, sight)
         return light, (blue, pale, dice.uniform(0.0, 0.8)), fall
@@ -87,9 +90,11 @@ def plan_street(dice: Dice) -> Street:
     return Street(kind, (0.0, 0.0), walk, dice.uniform(18.0, 42.0))
 
 
-def _strip(canvas: Canvas, x: Point, z: Point, colour: Colour) -> None:
+def _strip(canvas: Canvas, x: Span, z: Span, colour: Colour) -> None:
     corners = ((x[0], 0.0, z[0]), (x[1], 0.0, z[0]), (x[1], 0.0, z[1]), (x[0], 0.0, z[1]))
-    canvas.ground(canvas.camera.points(corners), colour, z=min(z[0] * 2.5, (z[0] + z[1]) / 2))
+    sketch = Sketch(min(z[0] * 2.5, (z[0] + z[1]) / 2))
+    sketch.polygon(canvas.camera.points(corners), colour)
+    canvas.paint(sketch)
 
 
 def ground(canvas: Canvas, street: Street, dice: Dice, fall: str) -> None:
@@ -97,76 +102,66 @@ def ground(canvas: Canvas, street: Street, dice: Dice, fall: str) -> None:
     if fall == "snow":
         verge, pave = dice.near((214, 218, 224), 10), dice.near((196, 198, 202), 12)
     else:
-        verge = dice.near(dice.pick(((108, 122, 74), (128, 120, 98), (134, 132, 126))), 16)
-        pave = dice.near(dice.pick(((152, 146, 138), (136, 134, 132), (166, 150, 130))), 14)
-    road = dice.near(dice.pick(((84, 84, 88), (98, 96, 94), (70, 72, 78))), 14)
+        verge, pave = dice.tint(_VERGES, 16), dice.tint(_PAVEMENTS, 14)
+    road = dice.tint(_ROADS, 14)
     paint = dice.near((214, 212, 204), 10)
     for z in ((_NEAR, 8.0), (8.0, 20.0), (20.0, 60.0), (60.0, 400.0)):
-        _strip(canvas, (-4 * _WIDE, 4 * _WIDE), z, verge if street.kind != "place" else road)
-    if street.kind == "along":
-        _road_along(canvas, street, dice, colours=(pave, road, paint))
-    elif street.kind == "across":
-        _road_across(canvas, street, dice, colours=(pave, road, paint))
-    else:
+        _strip(canvas, (4 * _WIDE[0], 4 * _WIDE[1]), z, verge if street.kind != "place" else road)
+    if street.kind == "place":
         row = dice.uniform(6.0, 12.0)
         for k in range(-8, 9):
             _strip(canvas, (2.6 * k, 2.6 * k + 0.12), (row, row + 5.0), paint)
-        _strip(canvas, (-_WIDE, _WIDE), (street.back - street.walk, street.back), pave)
+        _strip(canvas, _WIDE, (street.back - street.walk, street.back), pave)
+    else:
+        _road(canvas, street, dice, colours=(pave, road, paint))
 
 
-def _road_along(canvas: Canvas, street: Street, dice: Dice, *, colours: tuple[Colour, Colour, Colour]) -> None:
-    (pave, road, paint), (a, b), walk = colours, street.road, street.walk
-    for z in ((_NEAR, 10.0), (10.0, 25.0), (25.0, 120.0)):
-        _strip(canvas, (a - walk, b + walk), z, pave)
-        _strip(canvas, (a - 0.15, b + 0.15), z, shade(pave, 0.75))
-        _strip(canvas, (a, b), z, road)
-    middle = (a + b) / 2
-    for k in range(14):
-        _strip(canvas, (middle - 0.08, middle + 0.08), (2.0 + 4.5 * k, 4.2 + 4.5 * k), paint)
-    if dice.chance(0.5):
+def _road(canvas: Canvas, street: Street, dice: Dice, *, colours: tuple[Colour, Colour, Colour]) -> None:
+    (pave, road, paint), (a, b), along = colours, street.road, street.kind == "along"
+
+    def strip(side: Span, run: Span, colour: Colour) -> None:
+        x, z = (side, run) if along else (run, side)
+        _strip(canvas, x, z, colour)
+
+    # The ground near the camera is less hazy, so what runs along the view is painted in pieces.
+    for run in ((_NEAR, 10.0), (10.0, 25.0), (25.0, 120.0)) if along else (_WIDE,):
+        kerb = 0.15 if along else 0.2
+        for beside, colour in ((street.walk, pave), (kerb, shade(pave, 0.75)), (0.0, road)):
+            strip((a - beside, b + beside), run, colour)
+    middle, start = (a + b) / 2, 2.0 if along else dice.uniform(0.0, 4.0)
+    for dash in (start + 4.5 * k for k in (range(14) if along else range(-9, 9))):
+        strip((middle - 0.08, middle + 0.08), (dash, dash + 2.2), paint)
+    if along and dice.chance(0.5):
         for edge in (a + 0.3, b - 0.4):
-            _strip(canvas, (edge, edge + 0.1), (_NEAR, 60.0), paint)
+            strip((edge, edge + 0.1), (_NEAR, 60.0), paint)
     if dice.chance(0.4):
-        at = dice.uniform(5.0, 16.0)
+        at = dice.uniform(5.0, 16.0) if along else dice.uniform(-5.0, 5.0)
         for k in range(int(b - a)):
-            _strip(canvas, (a + 0.2 + k, a + 0.7 + k), (at, at + 2.6), paint)
-
-
-def _road_across(canvas: Canvas, street: Street, dice: Dice, *, colours: tuple[Colour, Colour, Colour]) -> None:
-    (pave, road, paint), (a, b), walk = colours, street.road, street.walk
-    _strip(canvas, (-_WIDE, _WIDE), (a - walk, b + walk), pave)
-    _strip(canvas, (-_WIDE, _WIDE), (a - 0.2, b + 0.2), shade(pave, 0.75))
-    _strip(canvas, (-_WIDE, _WIDE), (a, b), road)
-    middle, start = (a + b) / 2, dice.uniform(0.0, 4.0)
-    for k in range(-9, 9):
-        _strip(canvas, (start + 4.5 * k, start + 4.5 * k + 2.2), (middle - 0.08, middle + 0.08), paint)
-    if dice.chance(0.4):
-        at = dice.uniform(-5.0, 5.0)
-        for k in range(int(b - a)):
-            _strip(canvas, (at, at + 2.6), (a + 0.2 + k, a + 0.7 + k), paint)
+            strip((a + 0.2 + k, a + 0.7 + k), (at, at + 2.6), paint)
 
 
 def walls(canvas: Canvas, street: Street, dice: Dice) -> None:
     """Paints the house fronts, or trees, that bound the street."""
-    camera, light = canvas.camera, canvas.light
+    camera, light, back = canvas.camera, canvas.light, street.back
+
+    def row(start: Span, end: Span, tone: float) -> None:
+        for sketch in houses(camera, light, dice, start=start, end=end, tone=tone):
+            canvas.paint(sketch)
+
+    low, high = camera.reach(back)
     if street.kind == "along":
         left, right = street.road[0] - street.walk, street.road[1] + street.walk
         if dice.chance(0.75):
-            for sketch in houses(camera, light, dice, start=(-36.0, street.back), end=(36.0, street.back), tone=0.85):
-                canvas.scenery(sketch)
+            row((-36.0, back), (36.0, back), 0.85)
         for x, tone in ((left - dice.uniform(0, 3), 2 - light.left), (right + dice.uniform(0, 3), light.left)):
             if dice.chance(0.8):
-                for sketch in houses(camera, light, dice, start=(x, street.back), end=(x, 2.0), tone=tone):
-                    canvas.scenery(sketch)
-        return
-    low, high = camera.reach(street.back)
-    if dice.chance(0.85):
-        for sketch in houses(camera, light, dice, start=(low - 6, street.back), end=(high + 6, street.back), tone=0.95):
-            canvas.scenery(sketch)
+                row((x, back), (x, 2.0), tone)
+    elif dice.chance(0.85):
+        row((low - 6, back), (high + 6, back), 0.95)
     else:
         for _ in range(12):
             maker = FURNITURE[dice.integer(0, 1)][0]
-            canvas.scenery(maker(camera, light, dice, dice.uniform(low, high), street.back))
+            canvas.paint(furnish(maker, camera, light, dice, (dice.uniform(low, high), back)))
 
 
 def precipitation(canvas: Canvas, fall: str, dice: Dice) -> None:
@@ -174,14 +169,10 @@ def precipitation(canvas: Canvas, fall: str, dice: Dice) -> None:
     width, height = canvas.camera.width, canvas.camera.height
     if fall == "rain":
         slant = dice.uniform(-0.35, 0.35)
-        lines = []
         for _ in range(dice.integer(40, 130)):
             x, y, long = dice.uniform(0, width), dice.uniform(0, height), dice.uniform(5, 16)
-            lines.append([(x, y), (x + slant * long, y + long)])
-        canvas.streaks(lines, (200, 206, 216, 90))
+            canvas.glaze.line([(x, y), (x + slant * long, y + long)], fill=(200, 206, 216, 90))
     elif fall == "snow":
-        flakes = []
         for _ in range(dice.integer(60, 200)):
             x, y = dice.uniform(0, width), dice.uniform(0, height)
-            flakes.append([(x, y), (x + 1, y)])
-        canvas.streaks(flakes, (244, 246, 250, 190), 2)
+            canvas.glaze.line([(x, y), (x + 1, y)], fill=(244, 246, 250, 190), width=2)
