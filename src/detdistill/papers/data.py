@@ -15,7 +15,7 @@ from detdistill.data.listing import TRAIN_SHARE, Share
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.papers.class_groups import ClassMode
-from detdistill.papers.coco_traffic import make_coco_traffic
+from detdistill.papers.coco_traffic import make_coco_traffic_job
 from detdistill.papers.prepared import median_size, prepare, read_both
 from detdistill.papers.rows import DataName
 from detdistill.progress import Progress
@@ -95,7 +95,7 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
         shown = source.name
         if name == "coco_traffic":
             traffic = out / DATA / f"coco_traffic_of_{source.name}"
-            make_coco_traffic(source, traffic)
+            make_coco_traffic_job(source, traffic)
             source = traffic
     folder = out / DATA / f"{name}_{classes}" if name == "kitti" else out / DATA / name
     limits: dict[SplitName, int] = {"train": _SMOKE_TRAIN, "val": _SMOKE_VAL}
@@ -128,7 +128,7 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
     if name == "coco_traffic":
         folder = out / DATA / name
         progress.say(f"COCO traffic of {source}: read four times")
-        make_coco_traffic(source, folder)
+        make_coco_traffic_job(source, folder)
         splits = read_both(folder, progress)
     elif name == "kitti":
         folder = out / DATA / f"{name}_{classes}"
