@@ -26,7 +26,7 @@ LIMITS = {"peak_mib": 1024.0}
 
 def measure(path: Path) -> dict[str, Any]:
     """Filters the file in this process; MiB and seconds."""
-    from detdistill.papers.coco_traffic import filter_traffic
+    from detdistill.papers.traffic_filter import filter_traffic
 
     start, start_cpu = time.perf_counter(), time.process_time()
     kept = filter_traffic(path, path.with_name("traffic.json"))
@@ -43,7 +43,7 @@ def measure(path: Path) -> dict[str, Any]:
 
 def class_names() -> tuple[str, ...]:
     """80 names, the 13 of COCO traffic among them."""
-    from detdistill.papers.coco_traffic import TRAFFIC_CLASSES
+    from detdistill.papers.traffic_filter import TRAFFIC_CLASSES
 
     return (*TRAFFIC_CLASSES, *(f"class {k}" for k in range(80 - len(TRAFFIC_CLASSES))))
 

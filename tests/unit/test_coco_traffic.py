@@ -12,8 +12,8 @@ import pytest
 from detdistill.cli import main
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
-from detdistill.jobs.data import make_coco_traffic_job
-from detdistill.papers.coco_traffic import DECIDING_CLASSES, TRAFFIC_CLASSES, filter_traffic, make_coco_traffic
+from detdistill.papers.coco_traffic import make_coco_traffic_job
+from detdistill.papers.traffic_filter import DECIDING_CLASSES, TRAFFIC_CLASSES, filter_traffic
 from detdistill.progress import Silence
 
 DECIDING_IDS = {2, 3, 4, 6, 7, 8, 10, 11, 13}
@@ -54,6 +54,20 @@ def write(path: Path, **changes: object) -> Path:
     return path
 
 
+class Watcher(Silence):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.totals: list[int] = []
+        self.done: list[int] = []
+
+    def start(self, what: str, total: int, *, done: int = 0) -> None:
+        self.totals.append(total)
+
+    def advance(self, done: int, note: str = "") -> None:
+        self.done.append(done)
+
+
 def test_the_preset_is_aids():
     assert DECIDING_CLASSES == (
         "bicycle", "car", "motorcycle", "bus", "train", "truck", "traffic light", "fire hydrant", "stop sign"
@@ -62,13 +76,8 @@ def test_the_preset_is_aids():
 
 
 def test_coco_mini_equals_the_slow_filter(real_data, tmp_path):
-    coco, out, done = native(real_data, tmp_path / "coco"), tmp_path / "traffic", []
-    counts = make_coco_traffic(coco, out, lambda *steps: done.append(steps))
-    total = 2 * sum(path.stat().st_size for path in (coco / "annotations").iterdir())
-    assert {step[1] for step in done} == {total}
-    read = [step[0] for step in done]
-    assert read == sorted(read)
-    assert 0 < read[0] < read[-1] == total
+    coco, out = native(real_data, tmp_path / "coco"), tmp_path / "traffic"
+    counts = make_coco_traffic_job(coco, out).splits
     for split, year in (("train", "train2017"), ("val", "val2017")):
         source = coco / "annotations" / f"instances_{year}.json"
         written = json.loads((out / "annotations" / source.name).read_text())
@@ -79,13 +88,18 @@ def test_coco_mini_equals_the_slow_filter(real_data, tmp_path):
         assert written["licenses"] == json.loads(source.read_text())["licenses"]
         shown = Counter(one["category_id"] for one in expected["annotations"])
         kept = counts[split]
+        read: list[int] = []
+        assert filter_traffic(source, tmp_path / "again.json", progress=read.append) == kept
+        assert (tmp_path / "again.json").read_bytes() == (out / "annotations" / source.name).read_bytes()
+        assert read == sorted(read)
+        assert 0 < read[0] < read[-1] == 2 * source.stat().st_size
         assert kept.boxes == {name: shown[k] for k, name in enumerate(TRAFFIC_CLASSES, start=1)}
         assert kept.images == len(expected["images"]) < kept.images_in_source
         assert any(one["iscrowd"] for one in expected["annotations"])
 
 
 def test_what_is_written_opens_like_coco(real_data, tmp_path):
-    make_coco_traffic(native(real_data, tmp_path / "coco"), tmp_path / "traffic")
+    make_coco_traffic_job(native(real_data, tmp_path / "coco"), tmp_path / "traffic")
     for split in ("train", "val"):
         annotations, problems = open_split(tmp_path / "traffic", split, check_images=True)
         assert annotations.class_names == TRAFFIC_CLASSES
@@ -98,14 +112,13 @@ def test_what_is_written_opens_like_coco(real_data, tmp_path):
 
 def test_plain_layout_and_the_same_again(real_data, tmp_path):
     out = tmp_path / "traffic"
-    first = make_coco_traffic(real_data / "coco_mini", out)
+    first = make_coco_traffic_job(real_data / "coco_mini", out)
     before = (out / "annotations" / "instances_train.json").stat().st_mtime_ns
-    done: list[tuple[int, int]] = []
-    assert make_coco_traffic(real_data / "coco_mini", out, lambda *steps: done.append(steps)) == first
-    (step,) = done
-    assert step[0] == step[1] > 0
+    watcher = Watcher()
+    assert make_coco_traffic_job(real_data / "coco_mini", out, progress=watcher) == first
+    assert watcher.done == watcher.totals
     assert (out / "annotations" / "instances_train.json").stat().st_mtime_ns == before
-    assert len(open_split(out, "val")[0]) == first["val"].images
+    assert len(open_split(out, "val")[0]) == first.splits["val"].images
 
 
 def test_classes_go_by_name_whatever_their_ids_and_the_order_of_the_lists(tmp_path):
@@ -166,26 +179,12 @@ def test_a_folder_with_something_else_is_refused(real_data, tmp_path):
     with pytest.raises(
         ConfigError, match="must be a new or an empty folder, or COCO traffic made from the same files, got"
     ):
-        make_coco_traffic(real_data / "coco_mini", tmp_path)
+        make_coco_traffic_job(real_data / "coco_mini", tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "precious"
     out = tmp_path / "traffic"
-    make_coco_traffic(real_data / "coco_mini", out)
+    make_coco_traffic_job(real_data / "coco_mini", out)
     with pytest.raises(ConfigError, match=r"got something else\. Give another folder, or delete that one"):
-        make_coco_traffic(native(real_data, tmp_path / "coco"), out)
-
-
-class Watcher(Silence):
-    """Notes what it is told."""
-
-    def __init__(self) -> None:
-        self.totals: list[int] = []
-        self.done: list[int] = []
-
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
-        self.totals.append(total)
-
-    def advance(self, done: int, note: str = "") -> None:
-        self.done.append(done)
+        make_coco_traffic_job(native(real_data, tmp_path / "coco"), out)
 
 
 def test_the_command_tells_what_was_kept(real_data, tmp_path, capsys):
@@ -226,7 +225,7 @@ def test_a_failure_leaves_no_folder(tmp_path):
     write(tmp_path / "train.json")
     write(tmp_path / "val.json", categories=[])
     with pytest.raises(DataError, match="got no person, bicycle"):
-        make_coco_traffic(tmp_path, tmp_path / "out")
+        make_coco_traffic_job(tmp_path, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.json", "val.json"]
 
 

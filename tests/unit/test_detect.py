@@ -1,17 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from detdistill.data.annotations import Annotations
 from detdistill.detectors.base import Detector, DetectorSpec, PyramidLayout, evaluating
 from detdistill.errors import DistillError
-from detdistill.evaluation.detect import detect_split, evaluate_detector
+from detdistill.evaluation.detect import detect_split
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, Targets
 
 
@@ -99,26 +96,3 @@ def test_a_detection_that_is_not_finite_names_its_image(where, value):
     with pytest.raises(DistillError, match=r"image 8 must be finite, got NaN or infinity\. .*learning rate"):
         detect_split(detector, [batch_of(7, 8)], device="cpu")
     assert detector.training
-
-
-def test_evaluate_detector_gives_the_figures_of_the_split():
-    annotations = Annotations(
-        images_dir=Path(),
-        class_names=("a",),
-        category_ids=np.array([5]),
-        image_ids=np.array([1, 2]),
-        sizes=np.array([[100, 400]] * 2, dtype=np.int32),
-        name_bytes=np.zeros(0, dtype=np.uint8),
-        name_offsets=np.zeros(3, dtype=np.int64),
-        offsets=np.array([0, 1, 2]),
-        boxes=np.array([[40, 10, 80, 50], [0, 0, 40, 40]], dtype=np.float32),
-        labels=np.zeros(2, dtype=np.int32),
-        ignored=np.zeros(2, dtype=np.bool_),
-        areas=np.array([1600, 1600], dtype=np.float32),
-    )
-    detector = Scripted({1: torch.tensor([[10.0, 5.0, 20.0, 25.0]]), 2: torch.zeros(0, 4)})
-    metrics = evaluate_detector(detector, annotations, [batch_of(1, 2)], device="cpu")
-    # One of two objects is found, with precision 1: recall thresholds 0.00 .. 0.50 are 51 of 101.
-    assert metrics.ap50 == pytest.approx(100 * 51 / 101)
-    slow = evaluate_detector(detector, annotations, [batch_of(1, 2)], device="cpu", backend="pycocotools")
-    assert slow.figures() == pytest.approx(metrics.figures())

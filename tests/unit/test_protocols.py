@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.kitti import KittiMetrics, evaluate_kitti
+from detdistill.evaluation.protocols import PROTOCOLS, Examination, Protocol, find_protocol
+from detdistill.evaluation.voc import evaluate_voc
 from detdistill.jobs.evaluate import EvaluateOutcome, evaluate_job
-from detdistill.jobs.protocols import PROTOCOLS, Examination, open_examination
 from detdistill.papers.class_groups import AID_CLASSES
+from detdistill.papers.protocols import PROTOCOLS as PAPERS
 from detdistill.progress import Silence
 from folders_by_hand import kitti_line, make_coco, make_kitti, make_voc, write
 from kitti_by_hand import guesses
@@ -27,7 +30,8 @@ OTHER_ORDER = ("Cyclist", "Car", "Pedestrian")
 
 
 def examine(protocol: str, data: Path, names: Sequence[str] = KITTI_TYPES, *, backend: str = "hotcoco") -> Examination:
-    return open_examination(protocol, data, split="val", class_names=tuple(names), backend=backend, progress=Silence())
+    rules = find_protocol(PAPERS.get(protocol, protocol))
+    return rules.open(data, split="val", class_names=tuple(names), backend=backend, progress=Silence())
 
 
 def found_everything(annotations: Annotations, names: Sequence[str]) -> list[ImageDetections]:
@@ -209,7 +213,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, *PAPERS])
 def test_the_command_prints_and_writes_every_protocol(home, tmp_path, capsys, protocol):
     model, out = str(home / "model"), tmp_path / "r.json"
     command = ["evaluate", model, "--data", str(home / "data"), "--protocol", protocol, "--json", str(out)]
@@ -226,7 +230,7 @@ def test_the_command_prints_and_writes_every_protocol(home, tmp_path, capsys, pr
 
 def test_the_command_offers_every_protocol(capsys):
     assert main(["evaluate", "--help"]) == 0
-    assert ", ".join(PROTOCOLS) in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ", ".join([*PROTOCOLS, *PAPERS]) in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_a_refusal_is_one_sentence_and_comes_before_the_detector_runs(home, tmp_path, capsys, monkeypatch):
@@ -247,3 +251,14 @@ def test_the_job_measures_what_the_detector_found(home, monkeypatch):
     assert outcome.metrics.map == pytest.approx(100.0)
     assert outcome.as_dict()["per_class"]["Van"] == pytest.approx(100.0)
     assert outcome.table()[2].split() == ["class", "AP@0.5", "(area)"]
+
+
+def test_the_job_takes_a_protocol_of_ones_own(home, monkeypatch):
+    """Any rules that are handed in decide the figures, and what the outcome calls itself."""
+    monkeypatch.setattr("detdistill.jobs.evaluate.detect", lambda *_, **__: [])
+    voc = PROTOCOLS["voc"]
+    loose = Protocol("loose", "a loose overlap", lambda truth, *_: partial(evaluate_voc, truth, iou=0.1))
+    outcome = evaluate_job(str(home / "model"), home / "data", protocol=loose)
+    assert (outcome.metrics.iou, outcome.as_dict()["protocol"]) == (0.1, "loose")
+    assert "by the rules of a loose overlap, in percent" in outcome.table()[0]
+    assert evaluate_job(str(home / "model"), home / "data", protocol=voc).protocol is voc

@@ -322,5 +322,5 @@ def test_the_row_files_are_found_in_an_installed_package(monkeypatch: pytest.Mon
     monkeypatch.setattr("detdistill.__file__", str(package / "__init__.py"))
     with pytest.raises(ConfigError, match=r"got neither folder\. Install detdistill anew"):
         papers_folder()
-    (package / "papers").mkdir()
-    assert papers_folder() == package / "papers"
+    (package / "papers/rows").mkdir(parents=True)
+    assert papers_folder() == package / "papers/rows"

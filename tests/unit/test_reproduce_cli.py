@@ -9,7 +9,8 @@ from unittest.mock import create_autospec
 import pytest
 
 from detdistill.cli import main
-from detdistill.jobs import pictures, reproduce
+from detdistill.jobs import pictures
+from detdistill.papers import reproduce
 
 
 class Found:

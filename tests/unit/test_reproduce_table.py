@@ -10,9 +10,9 @@ import pytest
 
 from detdistill.errors import ConfigError
 from detdistill.files import read_json, write_json
-from detdistill.jobs import reproduce
 from detdistill.jobs.distill import DISTILLED
 from detdistill.jobs.settings import RunConfig
+from detdistill.papers import reproduce
 from detdistill.papers.data import PreparedData
 from detdistill.papers.reproduce import reproduce_job
 from detdistill.papers.rows import PAPERS, PaperRow, read_paper

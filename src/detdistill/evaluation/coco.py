@@ -6,10 +6,12 @@ array of precisions, so that they differ in speed alone.
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -126,7 +128,10 @@ def evaluate_coco(
         nothing: NDArray[np.float64] = np.full((10, 101, len(annotations.class_names), 4, 3), -1.0)
         return _metrics(nothing, annotations.class_names)
     with redirect_stdout(io.StringIO()):
-        precisions = _BACKENDS[backend](coco_dict(annotations), results)
+        evaluation = _BACKENDS[backend](coco_dict(annotations), results)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precisions: NDArray[np.float64] = np.asarray(evaluation.eval["precision"], dtype=np.float64)
     # The backends sort classes by category id.
     by_label = np.argsort(np.argsort(annotations.category_ids))
     return _metrics(precisions[:, :, by_label], annotations.class_names)
@@ -183,7 +188,9 @@ def coco_results(annotations: Annotations, detections: Sequence[ImageDetections]
     return results
 
 
-def check_detections(detections: Sequence[ImageDetections], image_ids: Iterable[int], *, classes: int) -> None:
+def check_detections(
+    detections: Sequence[ImageDetections], image_ids: Iterable[int], *, classes: int
+) -> dict[int, ImageDetections]:
     """Refuses detections that cannot belong to a split.
 
     Args:
@@ -191,18 +198,25 @@ def check_detections(detections: Sequence[ImageDetections], image_ids: Iterable[
         image_ids: of the split.
         classes: how many classes the labels are of.
 
+    Returns:
+        The entry of every image of the split, in its order; an empty one where there is none.
+
     Raises:
         DataError: as in `evaluate_coco`.
     """
-    known = set(image_ids)
+    boxes, scores, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+    by_image = {image_id: ImageDetections(image_id, boxes, scores, labels) for image_id in image_ids}
+    missing = set(by_image)
     for found in detections:
-        if found.image_id not in known:
+        if found.image_id not in missing:
             raise DataError(
                 f"The image id of every detection must be an image of the data set's, or the only entry of it, "
                 f"got {found.image_id}. Evaluate on the split that the detections were made for, each image once."
             )
-        known.remove(found.image_id)
+        missing.remove(found.image_id)
         _check(found, classes)
+        by_image[found.image_id] = found
+    return by_image
 
 
 def _check(found: ImageDetections, classes: int) -> None:
@@ -230,64 +244,46 @@ def _corner_and_size(boxes: NDArray[np.float32]) -> list[list[float]]:
     return rows
 
 
-def _hotcoco(truth: dict[str, Any], results: list[dict[str, Any]]) -> NDArray[np.float64]:
-    try:
-        from hotcoco import COCO, COCOeval
-    except ImportError as error:
-        raise _missing("hotcoco", "detdistill") from error
-    ground_truth = COCO(truth)
-    evaluation = COCOeval(ground_truth, ground_truth.load_res(results), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    accumulated: dict[str, Any] = evaluation.eval or {}
-    return np.asarray(accumulated["precision"], dtype=np.float64)
+def _hotcoco(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
+    hotcoco = _module("hotcoco", "hotcoco", "detdistill")
+    ground_truth = hotcoco.COCO(truth)
+    return hotcoco.COCOeval(ground_truth, ground_truth.load_res(results), "bbox")
 
 
-def _faster(truth: dict[str, Any], results: list[dict[str, Any]]) -> NDArray[np.float64]:
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise _missing("faster-coco-eval", "detdistill[evaluators]") from error
-    ground_truth = COCO(truth)
-    evaluation = COCOeval_faster(ground_truth, ground_truth.loadRes(results), "bbox", print_function=lambda *_: None)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"], dtype=np.float64)
+def _faster(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
+    faster = _module("faster_coco_eval", "faster-coco-eval", "detdistill[evaluators]")
+    ground_truth = faster.COCO(truth)
+    return faster.COCOeval_faster(ground_truth, ground_truth.loadRes(results), "bbox", print_function=lambda *_: None)
 
 
-def _pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> NDArray[np.float64]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise _missing("pycocotools", "detdistill[evaluators]") from error
-    ground_truth = COCO()
+def _pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
+    coco = _module("pycocotools.coco", "pycocotools", "detdistill[evaluators]")
+    cocoeval = _module("pycocotools.cocoeval", "pycocotools", "detdistill[evaluators]")
+    ground_truth = coco.COCO()
     ground_truth.dataset = truth
     ground_truth.createIndex()
     if results:
         found = ground_truth.loadRes(results)
     else:  # loadRes looks into the first result
-        found = COCO()
+        found = coco.COCO()
         found.dataset = {**truth, "annotations": []}
         found.createIndex()
-    evaluation = COCOeval(ground_truth, found, "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"], dtype=np.float64)
+    return cocoeval.COCOeval(ground_truth, found, "bbox")
 
 
-def _missing(package: str, install: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"The package {package} must be installed to evaluate with it, got an import error. "
-        f"Install it: pip install '{install}'."
-    )
+def _module(name: str, package: str, install: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"The package {package} must be installed to evaluate with it, got an import error. "
+            f"Install it: pip install '{install}'."
+        ) from error
 
 
-_BACKENDS: Mapping[str, Callable[[dict[str, Any], list[dict[str, Any]]], NDArray[np.float64]]] = {
-    "hotcoco": _hotcoco,
-    "faster": _faster,
-    "pycocotools": _pycocotools,
-}
+_BACKENDS: Mapping[str, Callable[[dict[str, Any], list[dict[str, Any]]], Any]] = MappingProxyType(
+    {"hotcoco": _hotcoco, "faster": _faster, "pycocotools": _pycocotools}
+)
 
 
 def _metrics(precisions: NDArray[np.float64], class_names: tuple[str, ...]) -> CocoMetrics:

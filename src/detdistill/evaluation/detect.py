@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from detdistill.data.annotations import Annotations
 from detdistill.detectors.base import Detector, evaluating
 from detdistill.errors import DistillError
-from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.types import Batch, Detections
 
 Progress = Callable[[int], None]
@@ -45,32 +44,6 @@ def detect_split(
             if progress is not None:
                 progress(len(found))
     return found
-
-
-def evaluate_detector(
-    detector: Detector,
-    annotations: Annotations,
-    loader: Iterable[Batch],
-    *,
-    device: torch.device | str,
-    backend: Backend = "hotcoco",
-    progress: Progress | None = None,
-) -> CocoMetrics:
-    """COCO's figures of a detector on a split: `detect_split`, then `evaluate_coco`.
-
-    Args:
-        detector: as in `detect_split`.
-        annotations: the ground truth of the images that `loader` gives.
-        loader: batches of all images of `annotations`.
-        device: as in `detect_split`.
-        backend: as in `evaluate_coco`.
-        progress: as in `detect_split`.
-
-    Raises:
-        DistillError: as in `detect_split` and `evaluate_coco`.
-    """
-    found = detect_split(detector, loader, device=device, progress=progress)
-    return evaluate_coco(annotations, found, backend=backend)
 
 
 def _stored(detections: Detections, batch: Batch, index: int) -> ImageDetections:

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from detdistill.data.kitti_labels import DONT_CARE, KittiLabels
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections, check_detections
-from detdistill.evaluation.kitti_matching import MatchedImage, areas, intersections, overlap, precision_curve
+from detdistill.evaluation.kitti_matching import MatchedImage, precision_curve
+from detdistill.evaluation.shared import areas, figures_text, intersections, mean_of, overlap
 
 Points = Literal[40, 11]
 
@@ -84,8 +85,7 @@ class KittiMetrics:
 
     def mean(self, difficulty: str) -> float | None:
         """Mean over the classes that have objects at a difficulty; None where none has."""
-        values = [value for by_level in self.ap.values() if (value := by_level[difficulty]) is not None]
-        return sum(values) / len(values) if values else None
+        return mean_of([by_level[difficulty] for by_level in self.ap.values()])
 
     def as_dict(self) -> dict[str, Any]:
         """All figures, ready for JSON."""
@@ -96,22 +96,11 @@ class KittiMetrics:
             "objects": {name: dict(by_level) for name, by_level in self.objects.items()},
         }
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> KittiMetrics:
-        """The metrics that `as_dict` wrote."""
-        return cls(points=content["points"], ap=content["AP"], objects=content["objects"])
-
     def text(self) -> str:
         """A row per class and one for the mean, a column per difficulty; a dash where no object counts."""
         rows = {name: [by_level[level] for level in DIFFICULTIES] for name, by_level in self.ap.items()}
         rows["mean"] = [self.mean(level) for level in DIFFICULTIES]
-        title = f"2D AP{self.points}"
-        width = max(len(name) for name in (title, *rows))
-        lines = [title.ljust(width) + "".join(f"{level:>10}" for level in DIFFICULTIES)]
-        for name, values in rows.items():
-            cells = ("–" if value is None else f"{value:.2f}" for value in values)
-            lines.append(name.ljust(width) + "".join(f"{cell:>10}" for cell in cells))
-        return "\n".join(lines)
+        return figures_text(f"2D AP{self.points}", tuple(DIFFICULTIES), rows, decimals=2)
 
 
 def evaluate_kitti(
@@ -149,78 +138,46 @@ def evaluate_kitti(
         )
     for image_id, truth in truths.items():
         _check_truth(image_id, truth)
-    check_detections(detections, truths, classes=len(class_names))
-    found = {entry.image_id: entry for entry in detections}
+    found = check_detections(detections, truths, classes=len(class_names))
     ap: dict[str, dict[str, float | None]] = {}
     objects: dict[str, dict[str, int]] = {}
     for name, rules in KITTI_CLASSES.items():
-        views = [_view(truth, found.get(image_id), class_names, name, rules) for image_id, truth in truths.items()]
-        ap[name], objects[name] = {}, {}
-        for level, difficulty in DIFFICULTIES.items():
-            images = [_at(view, difficulty) for view in views]
-            objects[name][level] = sum(int(image.counted.sum()) for image in images)
-            ap[name][level] = _mean(precision_curve(images), points)
+        seen = [_seen(truth, found[image_id], class_names, name, rules) for image_id, truth in truths.items()]
+        images = {level: [by_level[level] for by_level in seen] for level in DIFFICULTIES}
+        objects[name] = {level: sum(int(one.counted.sum()) for one in images[level]) for level in DIFFICULTIES}
+        ap[name] = {level: _mean(precision_curve(images[level]), points) for level in DIFFICULTIES}
     return KittiMetrics(points=points, ap=ap, objects=objects)
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What one class sees of an image, before a difficulty is chosen; g objects, d detections of any class."""
-
-    overlaps: NDArray[np.float64]
-    iou: float
-    own: NDArray[np.bool_]
-    object_heights: NDArray[np.float64]
-    occluded: NDArray[np.int64]
-    truncated: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    of_class: NDArray[np.bool_]
-    heights: NDArray[np.float64]
-    excused: NDArray[np.bool_]
-
-
-def _view(
-    truth: KittiLabels, found: ImageDetections | None, class_names: Sequence[str], name: str, rules: KittiClass
-) -> _View:
-    boxes = truth.boxes
+def _seen(
+    truth: KittiLabels, found: ImageDetections, class_names: Sequence[str], name: str, rules: KittiClass
+) -> dict[str, MatchedImage]:
+    """What one class sees of an image, by difficulty."""
     own = _named(truth.types, name)
     concerned = own | _named(truth.types, rules.neighbour or name)
-    regions = boxes[_named(truth.types, DONT_CARE)]
-    objects = boxes[concerned]
-    guesses, scores, of_class = np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=np.bool_)
-    if found is not None:
-        guesses = found.boxes.astype(np.float64)
-        scores = found.scores.astype(np.float64)
-        of_class = _named(class_names, name)[found.labels]
-    excused: NDArray[np.bool_] = np.any(intersections(regions, guesses) > rules.iou * areas(guesses), axis=0)
-    return _View(
-        overlaps=overlap(objects, guesses),
-        iou=rules.iou,
-        own=own[concerned],
-        object_heights=objects[:, 3] - objects[:, 1],
-        occluded=truth.occluded[concerned],
-        truncated=truth.truncated[concerned],
-        scores=scores,
-        of_class=of_class,
-        heights=guesses[:, 3] - guesses[:, 1],
-        excused=excused,
-    )
-
-
-def _at(view: _View, difficulty: Difficulty) -> MatchedImage:
-    hard = (view.object_heights <= difficulty.height) | (view.occluded > difficulty.occluded)
-    hard |= view.truncated > difficulty.truncated
-    small = view.heights < difficulty.height
-    kept = view.of_class | small
-    overlaps = view.overlaps[:, kept]
-    return MatchedImage(
-        hits=overlaps > view.iou,
-        overlaps=overlaps,
-        counted=view.own & ~hard,
-        scores=view.scores[kept],
-        small=small[kept],
-        excused=view.excused[kept],
-    )
+    objects, own = truth.boxes[concerned], own[concerned]
+    occluded, truncated = truth.occluded[concerned], truth.truncated[concerned]
+    guesses, scores = found.boxes.astype(np.float64), found.scores.astype(np.float64)
+    of_class = _named(class_names, name)[found.labels]
+    heights = guesses[:, 3] - guesses[:, 1]
+    regions = truth.boxes[_named(truth.types, DONT_CARE)]
+    excused = np.any(intersections(regions, guesses) > rules.iou * areas(guesses), axis=0)
+    overlaps = overlap(objects, guesses)
+    seen: dict[str, MatchedImage] = {}
+    for level, limit in DIFFICULTIES.items():
+        hard = (objects[:, 3] - objects[:, 1] <= limit.height) | (occluded > limit.occluded)
+        hard |= truncated > limit.truncated
+        small = heights < limit.height
+        kept = of_class | small
+        seen[level] = MatchedImage(
+            overlaps=overlaps[:, kept],
+            iou=rules.iou,
+            counted=own & ~hard,
+            scores=scores[kept],
+            small=small[kept],
+            excused=excused[kept],
+        )
+    return seen
 
 
 def _mean(curve: NDArray[np.float64] | None, points: Points) -> float | None:

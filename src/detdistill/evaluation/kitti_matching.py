@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from detdistill.evaluation.shared import best_from_here
+
 SAMPLES = 41
 """Recall positions of the precision curve: 0, 1/40, ..., 1."""
 
@@ -17,40 +19,20 @@ class MatchedImage:
     """One image, as one class at one difficulty sees it; what does not concern the class is left out.
 
     Attributes:
-        hits: whether object g and detection d overlap enough; (g, d).
-        overlaps: their intersection over union; (g, d).
+        overlaps: intersection over union of object g and detection d; (g, d).
+        iou: what the overlap of a hit must exceed.
         counted: objects that must be found; the others are ignored: neither hit nor miss; (g,).
         scores: of the detections; (d,).
         small: detections below the difficulty's height, neither right nor wrong; (d,).
         excused: detections that lie in a DontCare region, not wrong where they find nothing; (d,).
     """
 
-    hits: NDArray[np.bool_]
     overlaps: NDArray[np.float64]
+    iou: float
     counted: NDArray[np.bool_]
     scores: NDArray[np.float64]
     small: NDArray[np.bool_]
     excused: NDArray[np.bool_]
-
-
-def intersections(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Areas that boxes (n, 4) and other boxes (m, 4) share, (n, m); 0 where they do not meet."""
-    sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
-    shared: NDArray[np.float64] = sides.clip(min=0).prod(axis=2)
-    return shared
-
-
-def areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Areas of boxes (n, 4)."""
-    sizes: NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return sizes
-
-
-def overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes (n, 4) with other boxes (m, 4), (n, m); 0 where a box has no area."""
-    shared = intersections(boxes, others)
-    union = areas(boxes)[:, None] + areas(others)[None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def found_scores(image: MatchedImage) -> list[float]:
@@ -61,7 +43,7 @@ def found_scores(image: MatchedImage) -> list[float]:
     """
     free = np.ones(len(image.scores), dtype=np.bool_)
     scores: list[float] = []
-    for row, counted in zip(image.hits, image.counted, strict=True):
+    for row, counted in zip(image.overlaps > image.iou, image.counted, strict=True):
         candidates = np.flatnonzero(row & free)
         if len(candidates):
             taken = candidates[image.scores[candidates].argmax()]
@@ -88,7 +70,8 @@ def right_and_wrong(
     """
     free = image.scores[None, :] >= thresholds[:, None]
     right = np.zeros(len(thresholds), dtype=np.int64)
-    for row, overlaps, counted in zip(image.hits, image.overlaps, image.counted, strict=True):
+    for overlaps, counted in zip(image.overlaps, image.counted, strict=True):
+        row = overlaps > image.iou
         if not row.any():
             continue
         candidates = free & row
@@ -155,5 +138,4 @@ def precision_curve(images: Sequence[MatchedImage]) -> NDArray[np.float64] | Non
             wrong += more_wrong
     curve = np.zeros(SAMPLES, dtype=np.float64)
     curve[: len(thresholds)] = right / np.maximum(right + wrong, 1)
-    best: NDArray[np.float64] = np.maximum.accumulate(curve[::-1])[::-1]
-    return best
+    return best_from_here(curve)

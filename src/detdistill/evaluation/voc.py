@@ -1,4 +1,4 @@
-"""Pascal VOC's average precision, and AID's way to measure KITTI by it."""
+"""Pascal VOC's average precision."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections, check_detections
-from detdistill.evaluation.kitti_matching import overlap
-from detdistill.papers.class_groups import ClassMode, aid_classes
+from detdistill.evaluation.shared import best_from_here, figures_text, mean_of, overlap
 
 Points = Literal["area", 11]
-AID_IOU = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +37,11 @@ class VocMetrics:
         """The figures, ready for JSON."""
         return {"mAP": self.map, "per_class": dict(self.per_class), "iou": self.iou, "points": self.points}
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> VocMetrics:
-        """The metrics that `as_dict` wrote."""
-        return cls(map=content["mAP"], per_class=content["per_class"], iou=content["iou"], points=content["points"])
-
     def text(self) -> str:
         """A row per class and one for the mean; a dash where there is no object."""
-        rows = {**self.per_class, "mean": self.map}
         title = f"AP@{self.iou:g} ({'area' if self.points == 'area' else '11 points'})"
-        width = max(len(name) for name in ("class", *rows))
-        lines = [f"{'class':<{width}}  {title}"]
-        lines += [
-            f"{name:<{width}}  {'–' if value is None else f'{value:.1f}':>{len(title)}}" for name, value in rows.items()
-        ]
-        return "\n".join(lines)
+        rows = {name: [value] for name, value in {**self.per_class, "mean": self.map}.items()}
+        return figures_text("class", [title], rows, decimals=1)
 
 
 def evaluate_voc(
@@ -85,38 +73,16 @@ def evaluate_voc(
         raise ConfigError(f"VOC's overlap must be above 0 and at most 1, got {iou}. 0.5 is usual.")
     if points not in ("area", 11):
         raise ConfigError(f"VOC's points must be 'area' or 11, got {points!r}. 'area' is what VOC uses since 2010.")
-    check_detections(detections, annotations.image_ids.tolist(), classes=len(annotations.class_names))
-    found = {entry.image_id: entry for entry in detections}
-    ordered = [found.get(image_id) for image_id in annotations.image_ids.tolist()]
+    found = check_detections(detections, annotations.image_ids.tolist(), classes=len(annotations.class_names))
     per_class = {
-        name: _average_precision(annotations, ordered, label, iou=iou, points=points)
+        name: _average_precision(annotations, list(found.values()), label, iou=iou, points=points)
         for label, name in enumerate(annotations.class_names)
     }
-    measured = [value for value in per_class.values() if value is not None]
-    return VocMetrics(
-        map=sum(measured) / len(measured) if measured else None, per_class=per_class, iou=iou, points=points
-    )
-
-
-def evaluate_aid(
-    annotations: Annotations, detections: Sequence[ImageDetections], *, classes: ClassMode = "ignored"
-) -> VocMetrics:
-    """AID's measure on KITTI: VOC's AP at IoU 0.5 (area) over Car, Pedestrian and Cyclist, averaged.
-
-    Args:
-        annotations: with KITTI's type names, or with the three classes already.
-        detections: labels 0, 1, 2 mean Car, Pedestrian, Cyclist.
-        classes: what the other types are: ``"ignored"``, or ``"merged"`` into the three; see `aid_classes`.
-
-    Raises:
-        ConfigError: there is no such class mode.
-        DataError: a class is missing, or a detection is unusable, as in `evaluate_coco`.
-    """
-    return evaluate_voc(aid_classes(annotations, classes), detections, iou=AID_IOU)
+    return VocMetrics(map=mean_of(list(per_class.values())), per_class=per_class, iou=iou, points=points)
 
 
 def _average_precision(
-    annotations: Annotations, ordered: Sequence[ImageDetections | None], label: int, *, iou: float, points: Points
+    annotations: Annotations, ordered: Sequence[ImageDetections], label: int, *, iou: float, points: Points
 ) -> float | None:
     of_class = annotations.labels == label
     objects = int((of_class & ~annotations.ignored).sum())
@@ -125,8 +91,6 @@ def _average_precision(
     scores: list[NDArray[np.float64]] = [np.zeros(0)]
     verdicts: list[NDArray[np.int8]] = [np.zeros(0, dtype=np.int8)]
     for index, entry in enumerate(ordered):
-        if entry is None:
-            continue
         own = entry.labels == label
         rows = annotations.objects(index)
         truth = of_class[rows]
@@ -170,10 +134,8 @@ def _verdicts(
 
 
 def _area(right: NDArray[np.int64], wrong: NDArray[np.int64], objects: int) -> float:
-    precision = right / np.maximum(right + wrong, 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
     gained = np.diff(right, prepend=0)
-    return float((gained * best).sum() / objects)
+    return float((gained * best_from_here(right / np.maximum(right + wrong, 1))).sum() / objects)
 
 
 def _eleven(right: NDArray[np.int64], wrong: NDArray[np.int64], objects: int) -> float:

@@ -1,10 +1,9 @@
-"""Draws a data set, takes the traffic of COCO, checks a data set, or writes one in another format."""
+"""Draws a data set, checks a data set, or writes one in another format."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from detdistill.data.summary import SplitSummary, summarise
 from detdistill.data.voc import VocSplit
 from detdistill.data.writers import Format, require_empty, write_data_set
 from detdistill.errors import ConfigError
-from detdistill.papers.coco_traffic import TRAFFIC_CLASSES, TrafficSplit, make_coco_traffic
 from detdistill.progress import Progress, Silence
-from detdistill.report.tables import Cell, Table
 from detdistill.scenes import make_scenes
 
 
@@ -241,56 +238,3 @@ def make_scenes_job(
         splits={split: summarise(*pair) for split, pair in opened.items()},
         problems={split: problems for split, (_, problems) in opened.items()},
     )
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficOutcome:
-    """What was taken of COCO.
-
-    Attributes:
-        out: the folder of COCO traffic.
-        splits: what was kept, by split.
-    """
-
-    out: Path
-    splits: Mapping[str, TrafficSplit]
-
-    def table(self) -> list[str]:
-        """Images of every split, then boxes of every class."""
-        lines = [f"{name}: {kept.images} of {kept.images_in_source} images kept" for name, kept in self.splits.items()]
-        kept_boxes = [kept.boxes for kept in self.splits.values()]
-        rows: list[tuple[Cell, ...]] = [(name, *(boxes[name] for boxes in kept_boxes)) for name in TRAFFIC_CLASSES]
-        rows.append(("all", *(sum(boxes.values()) for boxes in kept_boxes)))
-        boxes = Table(("boxes", *self.splits), tuple(rows))
-        return [*lines, "", *boxes.text().splitlines(), "", f"written to {self.out}"]
-
-    def as_dict(self) -> Mapping[str, Any]:
-        """The counts."""
-        return {"out": str(self.out), "splits": {name: asdict(kept) for name, kept in self.splits.items()}}
-
-
-def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = None) -> TrafficOutcome:
-    """Writes the part of COCO that shows traffic, with 13 classes; images are linked.
-
-    Args:
-        coco: COCO's folder.
-        out: a new or empty folder; one made of the same files is left as it is.
-        progress: told how many megabytes of COCO's files are read, each twice.
-
-    Raises:
-        ConfigError: a file is missing, or the folder holds something else.
-        DataError: a file is no COCO file, or lacks one of the 13 classes.
-    """
-    watcher = progress or Silence()
-    started = False
-
-    def advance(done: int, total: int) -> None:
-        nonlocal started
-        if not started:
-            watcher.start("read COCO, in MB", math.ceil(total / 1e6))
-            started = True
-        watcher.advance(math.ceil(done / 1e6))
-
-    splits = make_coco_traffic(coco, out, progress=advance)
-    watcher.finish()
-    return TrafficOutcome(out=out, splits=splits)

@@ -1,30 +1,17 @@
-"""Measures a detector as COCO, KITTI, Pascal VOC or AID does."""
+"""Measures a detector as COCO, KITTI or Pascal VOC does, or by another protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from detdistill.evaluation.coco import Backend, CocoMetrics
+from detdistill.evaluation.protocols import Metrics, Protocol, find_protocol
 from detdistill.jobs.opening import available_device, detect, image_of, open_detector
-from detdistill.jobs.protocols import Metrics, ProtocolName, open_examination
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
-
-_RULES: Mapping[ProtocolName, str] = MappingProxyType(
-    {
-        "coco": "COCO",
-        "kitti": "KITTI, 40 recall points",
-        "kitti11": "KITTI, 11 recall points",
-        "voc": "Pascal VOC, area under the curve",
-        "voc11": "Pascal VOC, 11 recall points",
-        "aid": "AID, other types ignored",
-        "aid_merged": "AID, other types merged",
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +27,12 @@ class EvaluateOutcome:
 
     checkpoint: str
     metrics: Metrics
-    protocol: ProtocolName
+    protocol: Protocol
     images: int
 
     def table(self) -> list[str]:
         """By whose rules and on how many images, then the figures, all and by class."""
-        lines = [f"{self.checkpoint} on {self.images} images by the rules of {_RULES[self.protocol]}, in percent", ""]
+        lines = [f"{self.checkpoint} on {self.images} images by the rules of {self.protocol.rules}, in percent", ""]
         if not isinstance(self.metrics, CocoMetrics):
             return [*lines, *self.metrics.text().splitlines()]
         named = {self.checkpoint: self.metrics}
@@ -53,7 +40,7 @@ class EvaluateOutcome:
 
     def as_dict(self) -> Mapping[str, Any]:
         """The checkpoint, the protocol and the figures."""
-        described = {"checkpoint": self.checkpoint, "protocol": self.protocol, "images": self.images}
+        described = {"checkpoint": self.checkpoint, "protocol": self.protocol.name, "images": self.images}
         return {**described, **self.metrics.as_dict()}
 
 
@@ -62,7 +49,7 @@ def evaluate_job(
     data: Path,
     *,
     split: Literal["train", "val"] = "val",
-    protocol: ProtocolName = "coco",
+    protocol: str | Protocol = "coco",
     backend: Backend = "hotcoco",
     batch_size: int = 8,
     progress: Progress | None = None,
@@ -73,7 +60,7 @@ def evaluate_job(
         checkpoint: run folder, checkpoint, or ``"torchvision:NAME[=FILE]"``.
         data: data set folder, or a COCO JSON or list that is taken as it is.
         split: which images of a folder.
-        protocol: by whose rules; see `open_examination`.
+        protocol: by whose rules: a name in `PROTOCOLS`, or a `Protocol`.
         backend: computes COCO's figures.
         batch_size: images at a time.
         progress: told how far it is.
@@ -83,10 +70,9 @@ def evaluate_job(
         DataError: the data cannot be used, or its classes are not the detector's.
     """
     watcher = progress or Silence()
+    rules = find_protocol(protocol)
     loaded = open_detector(checkpoint, progress=watcher)
-    examination = open_examination(
-        protocol, data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher
-    )
+    examination = rules.open(data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher)
     found = detect(
         loaded.detector,
         examination.annotations,
@@ -99,6 +85,6 @@ def evaluate_job(
     return EvaluateOutcome(
         checkpoint=checkpoint,
         metrics=examination.measure(found),
-        protocol=protocol,
+        protocol=rules,
         images=len(examination.annotations),
     )

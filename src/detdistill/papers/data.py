@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from detdistill.data.annotations import Annotations
 from detdistill.data.coco_files import SPLITS, SplitName, is_coco
 from detdistill.data.kitti import KittiSplit, is_kitti
@@ -15,8 +17,8 @@ from detdistill.data.listing import TRAIN_SHARE, Share
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.papers.class_groups import ClassMode
-from detdistill.papers.coco_traffic import make_coco_traffic
-from detdistill.papers.prepared import median_size, prepare, read_both
+from detdistill.papers.coco_traffic import make_coco_traffic_job
+from detdistill.papers.prepared import prepare, read_both
 from detdistill.papers.rows import DataName
 from detdistill.progress import Progress
 from detdistill.scenes import make_scenes
@@ -36,6 +38,7 @@ _LAYOUTS = MappingProxyType(
         "coco": "annotations/instances_train2017.json, annotations/instances_val2017.json, train2017 and val2017",
     }
 )
+_WORDS: Mapping[DataName, str] = MappingProxyType({"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"})
 # How far the share of training images in a folder's own lists may be from the paper's.
 _SHARE_SLACK = 0.01
 
@@ -77,33 +80,24 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
     Raises:
         ConfigError: nothing below `root` can stand for the data set, or another folder did before.
     """
+    limits: dict[SplitName, int] = {"train": _SMOKE_TRAIN, "val": _SMOKE_VAL}
     if root is None:
-        source = out / DATA / "scenes"
-        progress.start("draw scenes", _SMOKE_TRAIN + _SMOKE_VAL)
-        make_scenes(
-            source,
-            train=_SMOKE_TRAIN,
-            val=_SMOKE_VAL,
-            seed=0,
-            kitti=True,
-            progress=lambda done, total: progress.advance(done),
-        )
+        source, shown = out / DATA / "scenes", "drawn street scenes"
+        progress.start("draw scenes", sum(limits.values()))
+        make_scenes(source, **limits, seed=0, kitti=True, progress=lambda done, total: progress.advance(done))
         progress.finish()
-        source, shown = (source / "kitti" if name == "kitti" else source), "drawn street scenes"
+        source = source / "kitti" if name == "kitti" else source
     else:
         source = _smoke_source(name, root)
         shown = source.name
         if name == "coco_traffic":
-            traffic = out / DATA / f"coco_traffic_of_{source.name}"
-            make_coco_traffic(source, traffic)
-            source = traffic
-    folder = out / DATA / f"{name}_{classes}" if name == "kitti" else out / DATA / name
-    limits: dict[SplitName, int] = {"train": _SMOKE_TRAIN, "val": _SMOKE_VAL}
+            source = make_coco_traffic_job(source, out / DATA / f"coco_traffic_of_{shown}").out
+    folder = out / DATA / (f"{name}_{classes}" if name == "kitti" else name)
     made = prepare(folder, source, classes if name == "kitti" else None, limits=limits, progress=progress)
-    words = {"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"}[name]
-    note = f"{made.images['train']} training and {made.images['val']} validation images of {shown} stand for {words}."
+    train, val = made.images["train"], made.images["val"]
+    note = f"{train} training and {val} validation images of {shown} stand for {_WORDS[name]}."
     return PreparedData(
-        folder, folder.name, made.images["train"], made.images["val"], made.size, notes=(note,), digest=made.digest
+        folder, folder.name, train, val, _median_size(made.splits["train"]), notes=(note,), digest=made.digest
     )
 
 
@@ -123,57 +117,57 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
         DataError: it cannot be used, images are missing, or one is in both splits.
     """
     source = _full_source(name, root)
-    notes: tuple[str, ...] = ()
-    digest = ""
-    if name == "coco_traffic":
-        folder = out / DATA / name
-        progress.say(f"COCO traffic of {source}: read four times")
-        make_coco_traffic(source, folder)
-        splits = read_both(folder, progress)
-    elif name == "kitti":
+    folder, identity, digest = source, str(source.resolve()), ""
+    notes: list[str] = []
+    if name == "kitti":
         folder = out / DATA / f"{name}_{classes}"
         made = prepare(folder, source, classes, limits={}, progress=progress)
-        digest, notes = made.digest, _division(source, made.images)
-        splits = read_both(folder, progress)
+        splits, identity, digest = made.splits, folder.name, made.digest
+        notes += _division(source, made.images)
     else:
-        folder, splits = source, read_both(source, progress)
+        if name == "coco_traffic":
+            progress.say(f"COCO traffic of {source}: read four times")
+            folder = make_coco_traffic_job(source, out / DATA / name).out
+            identity = folder.name
+        splits = read_both(folder, progress)
     for split in SPLITS:
         _require_images(splits[split], split)
     train, val = len(splits["train"]), len(splits["val"])
     counted = train + val if name == "kitti" else train
-    published = _PUBLISHED_IMAGES.get(name)
-    if published is not None and counted != published:
-        notes += (f"The {name} folder has {counted} images, the paper's {published}: figures cannot be compared.",)
-    identity = folder.name if folder != source else str(source.resolve())
-    return PreparedData(folder, identity, train, val, median_size(splits["train"]), notes=notes, digest=digest)
+    published = _PUBLISHED_IMAGES.get(name, counted)
+    if counted != published:
+        notes.append(f"The {name} folder has {counted} images, the paper's {published}: figures cannot be compared.")
+    return PreparedData(folder, identity, train, val, _median_size(splits["train"]), notes=tuple(notes), digest=digest)
 
 
-def _division(source: Path, images: Mapping[SplitName, int]) -> tuple[str, ...]:
+def _median_size(annotations: Annotations) -> tuple[int, int]:
+    """Median height and width of the images as stored, pixels."""
+    height, width = np.median(annotations.sizes, axis=0).astype(int).tolist()
+    return height, width
+
+
+def _division(source: Path, images: Mapping[SplitName, int]) -> list[str]:
     """What to know where KITTI is divided by lists that came with the folder, and not by our seed."""
     found = find_split(source, "train")
     if isinstance(found, KittiSplit) and isinstance(found.choice, Share):
-        return ()
+        return []
     train, val = images["train"], images["val"]
+    other = abs(train / (train + val) - TRAIN_SHARE) > _SHARE_SLACK
     lists = f"KITTI is divided by the folder's own lists, {train} training and {val} validation images"
-    if abs(train / (train + val) - TRAIN_SHARE) <= _SHARE_SLACK:
-        return (f"{lists}.",)
-    return (f"{lists}, the paper's 8 : 2: figures cannot be compared.",)
+    return [f"{lists}, the paper's 8 : 2: figures cannot be compared." if other else f"{lists}."]
 
 
 def _smoke_source(name: DataName, root: Path) -> Path:
     fits: Callable[[Path], bool] = (lambda path: is_kitti(path) or is_coco(path)) if name == "kitti" else is_coco
+    itself = is_kitti(root) if name == "kitti" else is_coco(root) and not is_kitti(root)
     folders = _SMOKE_FOLDERS[name]
-    for place in (*(root / folder for folder in folders), *([root] if _fits_itself(name, root) else [])):
+    for place in (*(root / folder for folder in folders), *([root] if itself else [])):
         if place.is_dir() and fits(place):
             return place
     raise ConfigError(
         f"--data {root} must hold one of {', '.join(folders)}, or be such a data set, got none of them for {name}. "
         "Leave --data out to use drawn scenes."
     )
-
-
-def _fits_itself(name: DataName, root: Path) -> bool:
-    return is_kitti(root) if name == "kitti" else is_coco(root) and not is_kitti(root)
 
 
 def _full_source(name: DataName, root: Path) -> Path:
@@ -191,13 +185,10 @@ def _full_source(name: DataName, root: Path) -> Path:
 def _require_images(annotations: Annotations, split: str) -> None:
     """Refuses a split with images that are not on the disk; one look into each folder."""
     names = [annotations.file_name(index) for index in range(len(annotations))]
-    folders = {os.path.dirname(name) for name in names}
-    present = {
-        os.path.join(folder, entry)
-        for folder in folders
-        if (annotations.images_dir / folder).is_dir()
-        for entry in os.listdir(annotations.images_dir / folder)
-    }
+    present: set[str] = set()
+    for folder in {os.path.dirname(name) for name in names}:
+        place = annotations.images_dir / folder
+        present |= {os.path.join(folder, entry) for entry in os.listdir(place)} if place.is_dir() else set()
     missing = [name for name in names if name not in present]
     if missing:
         raise DataError(

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from detdistill.data.annotations import Annotations
 from detdistill.data.coco_files import SPLITS, SplitName
-from detdistill.data.kitti import IMAGES, KittiSplit
-from detdistill.data.listing import CLASS_LIST, IMAGE_SUFFIXES, by_stem, files_below
-from detdistill.data.problems import Problems
-from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import coco_dict
 from detdistill.files import atomic_folder, read_json, write_json, write_text
@@ -32,13 +26,13 @@ class Made:
     """What was written.
 
     Attributes:
-        images: how many by split.
-        size: median height and width of a training image as stored.
-        digest: of both splits' annotations.
+        splits: both, with all their images.
+        images: how many were written, by split.
+        digest: of what was written of both.
     """
 
+    splits: Mapping[SplitName, Annotations]
     images: Mapping[SplitName, int]
-    size: tuple[int, int]
     digest: str
 
 
@@ -58,70 +52,33 @@ def prepare(
         ConfigError: `folder` was made from other data, or from `source` as it was before its lists or labels changed.
         DataError: the data cannot be used, or an image is in both splits.
     """
-    made_from = {
-        "source": str(source.resolve()),
-        "classes": classes,
-        "limits": dict(limits),
-        "files": _digest_of_files(source),
-    }
-    if folder.exists():
-        return _made_before(folder, source, made_from)
     splits = read_both(source, progress)
     if classes is not None:
         splits = {split: aid_classes(annotations, classes) for split, annotations in splits.items()}
-    contents: dict[SplitName, dict[str, Any]] = {split: coco_dict(splits[split]) for split in SPLITS}
-    for split, content in contents.items():
-        _keep_first(content, limits.get(split))
-    made = Made(
-        images={split: len(content["images"]) for split, content in contents.items()},
-        size=median_size(splits["train"]),
-        digest=_short(json.dumps(contents, sort_keys=True)),
-    )
+    contents = {split: _first(coco_dict(splits[split]), limits.get(split)) for split in SPLITS}
+    images = {split: len(content["images"]) for split, content in contents.items()}
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
+    made_from = {"source": str(source.resolve()), "classes": classes, "limits": dict(limits)}
+    if folder.exists():
+        _require_same(folder, source, made_from, digest)
+        return Made(splits, images, digest)
     with atomic_folder(folder) as partial:
         for split, content in contents.items():
             write_json(partial / "annotations" / f"instances_{split}.json", content)
             names = sorted(Path(image["file_name"]).stem for image in content["images"])
             write_text(partial / f"{split}.txt", "".join(f"{name}\n" for name in names))
             (partial / split).symlink_to(splits[split].images_dir.resolve(), target_is_directory=True)
-        record = {"images": dict(made.images), "size": list(made.size), "digest": made.digest}
-        write_json(partial / MADE_FROM, {"made_from": made_from, "made": record})
-    return made
+        write_json(partial / MADE_FROM, {"made_from": made_from, "digest": digest})
+    return Made(splits, images, digest)
 
 
-def _made_before(folder: Path, source: Path, made_from: Mapping[str, Any]) -> Made:
+def _require_same(folder: Path, source: Path, made_from: Mapping[str, Any], digest: str) -> None:
     record = read_json(folder / MADE_FROM)
-    kept = record.get("made_from") if isinstance(record, dict) else None
-    if kept != made_from:
-        changed = isinstance(kept, dict) and {**kept, "files": ""} == {**made_from, "files": ""}
-        got = "one made before its lists or labels changed" if changed else "one made from other data"
-        raise ConfigError(f"{folder} must be made from {source}, got {got}. Give another --out, or delete it.")
-    made = record["made"]
-    height, width = made["size"]
-    return Made(images=made["images"], size=(height, width), digest=made["digest"])
-
-
-def _digest_of_files(source: Path) -> str:
-    """Tells a data set from itself with other lists or labels: the images by name, sizes and times of the rest."""
-    told: list[str] = []
-    for split in SPLITS:
-        found = find_split(source, split)
-        files = [found.source]
-        if isinstance(found, KittiSplit):
-            labels = by_stem(files_below(found.labels_dir, frozenset({".txt"})))
-            chosen = [entry.stem for entry in found.choice.choose(list(labels), Problems())]
-            images = by_stem(files_below(found.training / IMAGES, IMAGE_SUFFIXES))
-            told += [split, *(f"{stem} {images.get(stem)}" for stem in chosen)]
-            files = [found.folder / CLASS_LIST]
-            files += [found.labels_dir / labels[stem] for stem in chosen if stem in labels]
-        for path in files:
-            if path.is_file():
-                status = path.stat()
-                told.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
-    return _short("\n".join(told))
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    same_source = isinstance(record, dict) and record.get("made_from") == made_from
+    if same_source and record["digest"] == digest:
+        return
+    got = "one made before its lists or labels changed" if same_source else "one made from other data"
+    raise ConfigError(f"{folder} must be made from {source}, got {got}. Give another --out, or delete it.")
 
 
 def read_both(folder: Path, progress: Progress) -> dict[SplitName, Annotations]:
@@ -146,18 +103,12 @@ def _images(annotations: Annotations) -> set[Path]:
     return {folder / annotations.file_name(index) for index in range(len(annotations))}
 
 
-def median_size(annotations: Annotations) -> tuple[int, int]:
-    """Median height and width of the images as stored, pixels."""
-    height, width = np.median(annotations.sizes, axis=0).astype(int).tolist()
-    return height, width
-
-
-def _keep_first(content: dict[str, Any], limit: int | None) -> None:
-    """Leaves the first images that show an object, with their objects."""
+def _first(content: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """The first images that show an object, with their objects; all without a limit."""
     if limit is None:
-        return
+        return content
     shown = {box["image_id"] for box in content["annotations"] if not box["iscrowd"]}
-    images: Sequence[dict[str, Any]] = [image for image in content["images"] if image["id"] in shown][:limit]
+    images = [image for image in content["images"] if image["id"] in shown][:limit]
     kept = {image["id"] for image in images}
-    content["images"] = list(images)
-    content["annotations"] = [box for box in content["annotations"] if box["image_id"] in kept]
+    boxes = [box for box in content["annotations"] if box["image_id"] in kept]
+    return {**content, "images": images, "annotations": boxes}

@@ -1,0 +1,151 @@
+"""By whose rules a detector is measured: COCO's, KITTI's, Pascal VOC's, or those of a protocol that is handed in.
+
+Whatever a protocol refuses, it refuses before the detector runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, final
+
+from detdistill.data.annotations import Annotations
+from detdistill.data.kitti import KittiSplit, read_kitti_truths
+from detdistill.data.sources import find_split, open_split
+from detdistill.errors import ConfigError, suggestion
+from detdistill.evaluation import kitti, voc
+from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.progress import Progress
+
+Metrics = CocoMetrics | kitti.KittiMetrics | voc.VocMetrics
+Measure = Callable[[Sequence[ImageDetections]], Metrics]
+Prepare = Callable[[Annotations, tuple[str, ...], Backend], Measure]
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a detector is measured on, and how.
+
+    Attributes:
+        annotations: the images to look at.
+        measure: the figures of what the detector found in them; its labels are the detector's own.
+    """
+
+    annotations: Annotations
+    measure: Measure
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A way to measure a detector on a split.
+
+    Attributes:
+        name: what people write.
+        rules: whose they are, in words.
+        prepare: the measure for a split, the detector's class names and a backend. It refuses what it cannot measure,
+            if not at once then of no detections.
+        same_classes: the data must have the detector's classes, in any order; else `prepare` goes by their names.
+        label_files: the data must be in KITTI's own layout.
+        backends: there is more than one program that computes its figures.
+    """
+
+    name: str
+    rules: str
+    prepare: Prepare
+    same_classes: bool = False
+    label_files: bool = False
+    backends: bool = False
+
+    def open(
+        self,
+        data: Path,
+        *,
+        split: Literal["train", "val"],
+        class_names: tuple[str, ...],
+        backend: Backend = "hotcoco",
+        progress: Progress,
+    ) -> Examination:
+        """Reads the ground truth that a detector is measured against.
+
+        Args:
+            data: data set folder, or a COCO JSON or list that is taken as it is.
+            split: which images of a folder.
+            class_names: the detector's.
+            backend: computes COCO's figures.
+            progress: told what was read, and its problems.
+
+        Raises:
+            ConfigError: there is no such data, a backend was chosen where there is no choice, the data is not in
+                KITTI's layout where it must be, or the detector lacks the protocol's classes.
+            DataError: the data cannot be used, or its classes are others.
+        """
+        if backend != "hotcoco" and not self.backends:
+            raise ConfigError(f"The backend {backend} must come with the protocol coco, got {self.name}. Leave it out.")
+        if self.label_files:
+            self._require_label_files(data, split)
+        wanted = class_names if self.same_classes else None
+        annotations, problems = open_split(data, split, class_names=wanted, exact=data.is_file(), say=progress.say)
+        for line in problems.summary():
+            progress.say(f"{split} data: {line}")
+        measure = self.prepare(annotations, class_names, backend)
+        # Nothing found is quickly measured, and what cannot be measured at all is refused here.
+        measure([])
+        return Examination(annotations, measure)
+
+    def _require_label_files(self, data: Path, split: str) -> None:
+        found = find_split(data, split, exact=data.is_file())
+        if not isinstance(found, KittiSplit):
+            raise ConfigError(
+                f"The data {data} must be in KITTI's own layout for the protocol {self.name}, got a data set read as "
+                f"{found.text()}. Give the folder with label_2 and image_2: only KITTI's label files tell which "
+                "objects are hidden."
+            )
+
+
+def find_protocol(protocol: str | Protocol) -> Protocol:
+    """The protocol of a name in `PROTOCOLS`; one that is given is taken as it is.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ConfigError(
+            f"The protocol must be one of {', '.join(PROTOCOLS)}, or a Protocol, got '{protocol}'. "
+            f"{suggestion(protocol, PROTOCOLS, listed=True)}"
+        )
+    return PROTOCOLS[protocol]
+
+
+def _coco(annotations: Annotations, class_names: tuple[str, ...], backend: Backend) -> Measure:
+    return partial(evaluate_coco, annotations, backend=backend)
+
+
+def _kitti(
+    annotations: Annotations, class_names: tuple[str, ...], backend: Backend, *, points: kitti.Points
+) -> Measure:
+    return partial(kitti.evaluate_kitti, read_kitti_truths(annotations), class_names=class_names, points=points)
+
+
+def _voc(annotations: Annotations, class_names: tuple[str, ...], backend: Backend, *, points: voc.Points) -> Measure:
+    return partial(voc.evaluate_voc, annotations, points=points)
+
+
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        protocol.name: protocol
+        for protocol in (
+            Protocol("coco", "COCO", _coco, same_classes=True, backends=True),
+            Protocol("kitti", "KITTI, 40 recall points", partial(_kitti, points=40), label_files=True),
+            Protocol("kitti11", "KITTI, 11 recall points", partial(_kitti, points=11), label_files=True),
+            Protocol("voc", "Pascal VOC, area under the curve", partial(_voc, points="area"), same_classes=True),
+            Protocol("voc11", "Pascal VOC, 11 recall points", partial(_voc, points=11), same_classes=True),
+        )
+    }
+)
+"""The protocols that are known by name alone."""

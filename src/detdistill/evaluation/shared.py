@@ -1,0 +1,59 @@
+"""What the rules of KITTI and Pascal VOC share: overlaps of boxes, the best precision from a recall on, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def intersections(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Areas that boxes (n, 4) and other boxes (m, 4) share, (n, m); 0 where they do not meet."""
+    sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
+    shared: NDArray[np.float64] = sides.clip(min=0).prod(axis=2)
+    return shared
+
+
+def areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Areas of boxes (n, 4)."""
+    sizes: NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return sizes
+
+
+def overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of boxes (n, 4) with other boxes (m, 4), (n, m); 0 where a box has no area."""
+    shared = intersections(boxes, others)
+    union = areas(boxes)[:, None] + areas(others)[None, :] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def best_from_here(precision: NDArray[np.float64]) -> NDArray[np.float64]:
+    """At every place of a precision curve (n,), in the order of rising recall, the greatest there or later."""
+    best: NDArray[np.float64] = np.maximum.accumulate(precision[::-1])[::-1]
+    return best
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that there are; None where there is none."""
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None
+
+
+def figures_text(
+    corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, decimals: int
+) -> str:
+    """Figures as aligned plain text, a row per class and a dash for None.
+
+    Args:
+        corner: stands over the names of the rows.
+        columns: their titles.
+        rows: a figure per column, by name.
+        decimals: of the figures.
+    """
+    first, width = max(map(len, (corner, *rows))), max(map(len, columns)) + 2
+    lines = [corner.ljust(first) + "".join(title.rjust(width) for title in columns)]
+    for name, values in rows.items():
+        cells = ("–" if value is None else f"{value:.{decimals}f}" for value in values)
+        lines.append(name.ljust(first) + "".join(cell.rjust(width) for cell in cells))
+    return "\n".join(lines)
