@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from detdistill.detectors.backbones import read_state_dict
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
-from detdistill.detectors.saved import LoadedDetector
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.detectors.torchvision_rcnn import FasterRCNNDetector
 from detdistill.errors import ConfigError, suggestion
