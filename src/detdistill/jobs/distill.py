@@ -14,7 +14,7 @@ from detdistill.data.loader import collate
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
-from detdistill.detectors.saved import LoadedDetector, load_detector
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.distillation.startup import prove
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.term import pairing_note
@@ -40,7 +40,8 @@ from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
+from detdistill.store.students import load_detector
 from detdistill.types import Batch
 
 TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
@@ -232,7 +233,7 @@ def _batch_with_boxes(config: RunConfig, data: OpenedData, changes: SampleChange
 def _draw(config: RunConfig, data: OpenedData, results: Mapping[str, Measured | None]) -> None:
     columns = {name: measured.found for name, measured in results.items() if measured is not None}
     comparison_sheet(config.out / PICTURES, sheet_rows(data.val, columns), class_names=data.val.class_names)
-    curves = {DISTILLED: config.out / METRICS}
-    if config.alone is not None and (config.alone / METRICS).is_file():
-        curves = {ALONE: config.alone / METRICS, **curves}
+    curves = {DISTILLED: RunFolder(config.out).metrics}
+    if config.alone is not None and RunFolder(config.alone).metrics.is_file():
+        curves = {ALONE: RunFolder(config.alone).metrics, **curves}
     learning_curves(curves, config.out / CURVES)

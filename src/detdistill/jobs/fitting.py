@@ -14,13 +14,13 @@ from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import training_loader
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
-from detdistill.detectors.saved import load_detector, save_detector
 from detdistill.errors import ConfigError
 from detdistill.files import write_text
 from detdistill.jobs.opening import Measured, OpenedData, image_dict, measure
 from detdistill.jobs.samples import UNCHANGED, SampleChanges
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
+from detdistill.store.students import load_detector, save_detector
 from detdistill.training.launch import device_kind
 from detdistill.training.loop import TrainResult, train
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detdistill.detectors.saved import saved_settings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
@@ -18,7 +17,8 @@ from detdistill.jobs.settings import RunConfig, StudentChoice
 from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
+from detdistill.store.students import saved_settings
 
 GENERATION, GENERATIONS = "generation", "generations"
 
@@ -121,7 +121,7 @@ def generations_job(
             teacher = replace(teacher, source=str(out), allow=())
     outcome = GenerationsOutcome(out=config.out, generations=tuple(found))
     write_json(config.out / RESULTS, outcome.as_dict())
-    curves = {generation_name(number): one.out / METRICS for number, one in _numbered(found)}
+    curves = {generation_name(number): RunFolder(one.out).metrics for number, one in _numbered(found)}
     learning_curves(curves, config.out / CURVES)
     return outcome
 

@@ -24,7 +24,7 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import per_class, results_json, side_by_side
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
 
 STUDENT = "student"
 
@@ -102,5 +102,5 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
         sample_specific=reached(changes, data, progress=watcher),
     )
     write_json(config.out / RESULTS, outcome.as_dict())
-    learning_curves({STUDENT: config.out / METRICS}, config.out / CURVES)
+    learning_curves({STUDENT: RunFolder(config.out).metrics}, config.out / CURVES)
     return outcome
