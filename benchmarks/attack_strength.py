@@ -29,11 +29,11 @@ from detdistill.data.dataset import DetectionDataset, TwinReader  # noqa: E402
 from detdistill.data.loader import evaluation_loader  # noqa: E402
 from detdistill.data.transforms import ImageSettings  # noqa: E402
 from detdistill.detectors.frozen import FrozenTeacher  # noqa: E402
-from detdistill.distillation.twin_cache import open_twin_cache  # noqa: E402
 from detdistill.files import write_json  # noqa: E402
 from detdistill.jobs.opening import available_device, image_of, open_detector, read_split  # noqa: E402
 from detdistill.methods.attack import AdversarialTwins, AttackSettings  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
+from detdistill.store.twins import open_twin_cache  # noqa: E402
 from detdistill.types import Batch  # noqa: E402
 
 TWIN = "adversarial"

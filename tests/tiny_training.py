@@ -22,7 +22,7 @@ from detdistill.data.dataset import DetectionDataset, draw_seed
 from detdistill.data.loader import training_loader
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.files import write_json
-from detdistill.training.checkpoint import CHECKPOINTS, STUDENT
+from detdistill.store.layout import CHECKPOINTS, WEIGHTS
 from detdistill.training.loop import TrainResult, train
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted
@@ -154,7 +154,7 @@ def save_tiny(student: nn.Module, folder: Path) -> None:
     tensors = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in student.state_dict().items()
     }
-    save_file(tensors, folder / STUDENT)
+    save_file(tensors, folder / WEIGHTS)
     write_json(folder / "student.json", {"tiny": True})
 
 
@@ -166,7 +166,7 @@ def run_tiny(folder: Path, settings: TrainSettings, *, step: nn.Module | None = 
 def checkpoint_tensors(folder: Path, step: int) -> dict[str, Tensor]:
     """Every tensor of a checkpoint, the plain student's and the sidecar's."""
     path = folder / CHECKPOINTS / f"step_{step:07d}"
-    return load_file(path / STUDENT) | load_file(path / "training.safetensors")
+    return load_file(path / WEIGHTS) | load_file(path / "training.safetensors")
 
 
 def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from detdistill.detectors.catalogue import parse_detector as parse_detector
     from detdistill.detectors.frozen import FrozenTeacher as FrozenTeacher
     from detdistill.detectors.inherit import inherit as inherit
-    from detdistill.detectors.saved import load_detector as load_detector
-    from detdistill.detectors.saved import save_detector as save_detector
     from detdistill.distillation.step import DistillationStep as DistillationStep
     from detdistill.methods.catalogue import build_recipe as build_recipe
     from detdistill.methods.catalogue import method_text as method_text
     from detdistill.methods.catalogue import parse_method as parse_method
+    from detdistill.store.students import load_detector as load_detector
+    from detdistill.store.students import save_detector as save_detector
     from detdistill.types import Batch as Batch
     from detdistill.types import Clock as Clock
     from detdistill.types import Cost as Cost
@@ -44,11 +44,11 @@ _HOMES = {
     "build_detector": "detectors.catalogue",
     "build_recipe": "methods.catalogue",
     "inherit": "detectors.inherit",
-    "load_detector": "detectors.saved",
+    "load_detector": "store.students",
     "method_text": "methods.catalogue",
     "parse_detector": "detectors.catalogue",
     "parse_method": "methods.catalogue",
-    "save_detector": "detectors.saved",
+    "save_detector": "store.students",
 }
 
 __all__ = [  # noqa: RUF022 (the order of a run: data, detectors, recipe, step)

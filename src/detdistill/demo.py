@@ -22,7 +22,7 @@ from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import Table, results_json, side_by_side
 from detdistill.scenes import make_scenes
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
 from detdistill.training.settings import TrainSettings
 
 ALONE_EQUAL_TIME = "alone_equal_time"
@@ -154,7 +154,7 @@ def demo_job(
     write_json(out / RESULTS, outcome.as_dict())
     with atomic_file(out / PICTURES) as partial:
         shutil.copyfile(configs[DISTILLED].out / PICTURES, partial)
-    learning_curves({name: out / name / METRICS for name in outcome.training}, out / CURVES)
+    learning_curves({name: RunFolder(out / name).metrics for name in outcome.training}, out / CURVES)
     return outcome
 
 

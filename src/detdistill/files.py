@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ PARTIAL = ".partial"
 
 
 def _partial_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    # Not the process's number: two machines with one disk may both have it.
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
 
 
 def _sync(path: Path) -> None:
@@ -58,7 +60,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_of(path)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
@@ -71,6 +72,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes what writes into `folder` that were cut off left under temporary names."""
+    for leftover in folder.glob(f"*{PARTIAL}"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def write_once(path: Path, content: bytes) -> bytes:

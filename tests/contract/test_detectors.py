@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.base import Detector
-from detdistill.detectors.saved import load_detector, save_detector
+from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, ClassKind, Need, Pyramid, TaskLoss
 from scenes_in_memory import CLASSES, FAMILIES, STUDENT_CHANNELS, leaves_of, scene_batch, tiny_settings, tiny_student
 

@@ -22,7 +22,6 @@ from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
 from detdistill.config.run_file import read_run_config
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.saved import load_detector, save_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError, DistillError
@@ -31,6 +30,7 @@ from detdistill.jobs.distill import DistillOutcome, distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
 from detdistill.methods.catalogue import RECIPES, build_recipe
+from detdistill.store.students import load_detector, save_detector
 from detdistill.training.logs import read_rows
 from scenes_in_memory import tiny_student, tiny_teacher
 from watched_jobs import Watcher, Witness
@@ -185,7 +185,7 @@ def test_the_distilled_student_predicts_with_nothing_else_around(lab: Lab, tmp_p
 import sys
 sys.modules["detdistill.distillation"] = sys.modules["detdistill.methods"] = None
 from pathlib import Path
-from detdistill.detectors.saved import load_detector
+from detdistill.store.students import load_detector
 from detdistill.jobs.predict import predict_job
 loaded = load_detector(Path("student.safetensors"))
 assert loaded.report.fraction == 1.0 and not loaded.report.missing and not loaded.report.unexpected

@@ -13,12 +13,12 @@ import torch
 from coco_by_hand import TRAIN, draw_data
 from detdistill.cli import main
 from detdistill.config.run_file import read_run_config
-from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import fitting
 from detdistill.jobs.distill import distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
+from detdistill.store.students import load_detector
 from detdistill.training.logs import read_rows
 from watched_jobs import Watcher, Witness, no_curves
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from detdistill.errors import ConfigError
-from detdistill.training.checkpoint import CHECKPOINTS, LATEST, STUDENT
+from detdistill.store.layout import CHECKPOINTS, LATEST, WEIGHTS
 from detdistill.training.logs import read_rows
 from detdistill.training.settings import TrainSettings
 from tiny_training import (
@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_costs_steps_and_not_the_run(tmp_path: Path) -> Non
     settings = tiny_settings()
     run_tiny(tmp_path / "whole", settings)
     run_until(tmp_path / "cut", settings, stop=11)
-    path = tmp_path / "cut" / CHECKPOINTS / "step_0000010" / STUDENT
+    path = tmp_path / "cut" / CHECKPOINTS / "step_0000010" / WEIGHTS
     path.write_bytes(path.read_bytes()[:-8])
     result = run_tiny(tmp_path / "cut", settings, resume=True)
     assert result.resumed_from == 5

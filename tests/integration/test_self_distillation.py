@@ -16,11 +16,11 @@ from coco_by_hand import draw_data
 from detdistill.cli import main
 from detdistill.config.run_file import read_run_config
 from detdistill.detectors.catalogue import build_detector
-from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import fitting, generations
 from detdistill.jobs.generations import generations_job
 from detdistill.jobs.train import train_job
+from detdistill.store.students import load_detector
 from detdistill.training.run import _Run
 from detdistill.training.signals import Interrupted
 from watched_jobs import no_curves

@@ -15,7 +15,7 @@ from torch import nn
 
 import tiny_training
 from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.training.checkpoint import STUDENT
+from detdistill.store.layout import WEIGHTS
 from detdistill.training.launch import device_kind, make_fabric, require_precision
 from detdistill.training.logs import read_rows
 from detdistill.training.optimizer import learning_rate
@@ -115,7 +115,7 @@ def test_the_plain_student_is_the_average(tmp_path: Path) -> None:
     raw = {name: tensors[f"step_module.student.{name}"] for name in saved}
     assert not differing(raw, dict(step.student.state_dict()))
     assert differing(saved, raw)
-    assert (result.checkpoint / STUDENT).exists()
+    assert (result.checkpoint / WEIGHTS).exists()
 
 
 def test_without_an_average_the_student_is_written_once(tmp_path: Path) -> None:
@@ -329,4 +329,4 @@ def test_a_step_without_a_student(tmp_path: Path) -> None:
 
 def test_save_tiny_gets_a_folder(tmp_path: Path) -> None:
     save_tiny(TinyStudent().eval(), tmp_path)
-    assert (tmp_path / STUDENT).exists()
+    assert (tmp_path / WEIGHTS).exists()

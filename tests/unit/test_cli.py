@@ -13,11 +13,11 @@ import pytest
 import detdistill
 from detdistill.cli import commands, main
 from detdistill.detectors.catalogue import build_detector, parse_detector
-from detdistill.detectors.saved import save_detector
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
 from detdistill.methods.aid import AIDSettings
 from detdistill.methods.catalogue import RECIPES, WRAPPERS, describe
+from detdistill.store.students import save_detector
 from detdistill.training.signals import Interrupted
 
 SHORT = ["--teacher", "runs/t", "--student", "fcos/tiny", "--data", "d", "--method", "frs", "--out", "runs/x"]

@@ -10,12 +10,12 @@ import pytest
 from detdistill.config import read_run_config
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.detectors.catalogue import build_detector, parse_detector
-from detdistill.detectors.saved import save_detector, saved_settings
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import RunConfig, StudentChoice, TwinSettings
 from detdistill.methods.aid import AIDSettings
 from detdistill.methods.catalogue import SumSettings
 from detdistill.methods.frs import FRSSettings
+from detdistill.store.students import save_detector, saved_settings
 from run_files import distil, refusal, run_file
 
 FILE = """

@@ -9,11 +9,11 @@ import torch
 from detdistill.cli import main
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.complexity import FEATURES, HEADS, SECOND_STAGE, complexity, seconds_per_image
-from detdistill.detectors.saved import save_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.profile import profile_job
 from detdistill.papers.complexity import complexity_text, count_complexity
 from detdistill.papers.rows import Paper, PublishedComplexity, read_paper
+from detdistill.store.students import save_detector
 
 
 def build(name: str, classes: int = 3, **changes: object) -> torch.nn.Module:

@@ -12,6 +12,7 @@ import detdistill
 from detdistill.cli import commands, commands_data
 from detdistill.errors import DistillError, suggestion
 from detdistill.threads import quiet_threads
+from detdistill.training.world import says
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
@@ -75,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{error.filename} must be a path that can be used, got: {error.strerror}. Check the path.")
         return BAD_INPUT
     except KeyboardInterrupt as stopped:
-        print(str(stopped) or "interrupted", file=sys.stderr)
+        _complain(str(stopped) or "interrupted", what="")
         return INTERRUPTED
     return DONE
 
 
-def _complain(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _complain(message: str, *, what: str = "error: ") -> None:
+    if says(message):
+        print(f"{what}{message}", file=sys.stderr)
 
 
 def _unknown_command(error: UnknownCommandError) -> str:

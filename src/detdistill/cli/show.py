@@ -6,6 +6,7 @@ from pathlib import Path
 
 from detdistill.files import write_json
 from detdistill.jobs.interface import Outcome
+from detdistill.training.world import leads
 
 
 def show(outcome: Outcome, *, json: Path | None) -> None:
@@ -15,6 +16,8 @@ def show(outcome: Outcome, *, json: Path | None) -> None:
         outcome: what a job found out.
         json: the file to write; None for none.
     """
+    if not leads():
+        return
     for line in outcome.table():
         print(line)
     if json is not None:

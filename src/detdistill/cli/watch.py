@@ -19,8 +19,9 @@ def watched(job: Callable[[Progress], Result]) -> Result:
     """
     from detdistill.progress import ScreenProgress
     from detdistill.training.signals import Interrupted
+    from detdistill.training.world import watched_by_leader
 
-    progress = ScreenProgress()
+    progress = watched_by_leader(ScreenProgress())
     try:
         return job(progress)
     except Interrupted as stopped:

@@ -19,7 +19,7 @@ from detdistill.detectors.families.faster_rcnn import FasterRCNNDetector
 from detdistill.detectors.families.fcos import fcos_loss
 from detdistill.detectors.families.retinanet import retinanet_loss
 from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
-from detdistill.detectors.saved import LoadedDetector
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError, suggestion
 

@@ -14,7 +14,7 @@ from detdistill.data.loader import collate
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
-from detdistill.detectors.saved import LoadedDetector, load_detector
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.distillation.startup import prove
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.term import pairing_note
@@ -36,11 +36,14 @@ from detdistill.jobs.opening import Measured, OpenedData, open_data, open_detect
 from detdistill.jobs.samples import SampleChanges, open_twins, reached, recipe_changes, weighed_constantly
 from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings
 from detdistill.methods.catalogue import build_recipe
-from detdistill.progress import Progress, Silence
+from detdistill.progress import Progress
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
+from detdistill.store.students import load_detector
+from detdistill.training.launch import forks
+from detdistill.training.world import by_leader, first_on_machine, leads, watched_by_leader
 from detdistill.types import Batch
 
 TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
@@ -105,7 +108,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         DistillError: anything that cannot be used, in one sentence.
         Interrupted: stopped by a signal, with the checkpoint saved.
     """
-    watcher = progress or Silence()
+    watcher = watched_by_leader(progress)
     choice, method = _teacher_and_method(config)
     require_free(config.out, resume=resume)
     loaded = open_detector(choice.source, allow=choice.allow, progress=watcher)
@@ -118,20 +121,20 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     recipe = build_recipe(method.settings, student.spec, teacher.spec, seed=config.seed)
     changes = recipe_changes(recipe, config.data)
     # Several processes are forked from this one, which must not have touched a GPU before.
-    forks = config.train.devices > 1
-    device = torch.device("cpu") if forks else device_of(config)
+    forked = forks(config.train)
+    device = torch.device("cpu") if forked else device_of(config)
     recipe = weighed_constantly(recipe, teacher, config, data, device=device, progress=watcher)
     step = DistillationStep(student, teacher, recipe).to(device)
     _tell(step, config, watcher, inherited=inherited)
     for proof in prove(step, _batch_with_boxes(config, data, changes).to(device)):
         watcher.say(f"start-up proof: {proof}")
-    if inherited is not None:
+    if inherited is not None and leads():
         write_json(config.out / INHERITED, inherited.as_dict())
     shares = reached(changes, data, progress=watcher)
-    twins = open_twins(recipe, teacher, config, data, device=device, progress=watcher)
+    twins = first_on_machine(lambda: open_twins(recipe, teacher, config, data, device=device, progress=watcher))
     others = {TEACHER: loaded.detector if same_classes else None, ALONE: alone.detector if alone else None}
     results: dict[str, Measured | None] = {}
-    if not forks:
+    if not forked and leads():
         results = _measure(others, config, data, watcher)
     fitted = fit(
         step,
@@ -149,20 +152,23 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         progress=watcher,
         changes=replace(changes, twins=twins),
     )
-    if forks:
-        results = _measure(others, config, data, watcher)
-    results[DISTILLED] = measure_fitted(fitted.student, config, data, what=DISTILLED, progress=watcher)
-    outcome = DistillOutcome(
-        out=config.out,
-        method=recipe.name,
-        results={name: None if measured is None else measured.metrics for name, measured in results.items()},
-        steps=fitted.training.steps,
-        seconds=fitted.training.seconds,
-        sample_specific=shares,
-    )
-    write_json(config.out / RESULTS, outcome.as_dict())
-    _draw(config, data, results)
-    return outcome
+
+    def outcome() -> DistillOutcome:
+        measured = results or _measure(others, config, data, watcher)
+        measured[DISTILLED] = measure_fitted(fitted.student, config, data, what=DISTILLED, progress=watcher)
+        found = DistillOutcome(
+            out=config.out,
+            method=recipe.name,
+            results={name: None if one is None else one.metrics for name, one in measured.items()},
+            steps=fitted.training.steps,
+            seconds=fitted.training.seconds,
+            sample_specific=shares,
+        )
+        write_json(config.out / RESULTS, found.as_dict())
+        _draw(config, data, measured)
+        return found
+
+    return by_leader(outcome)
 
 
 def _teacher_and_method(config: RunConfig) -> tuple[TeacherSettings, MethodChoice]:
@@ -232,7 +238,7 @@ def _batch_with_boxes(config: RunConfig, data: OpenedData, changes: SampleChange
 def _draw(config: RunConfig, data: OpenedData, results: Mapping[str, Measured | None]) -> None:
     columns = {name: measured.found for name, measured in results.items() if measured is not None}
     comparison_sheet(config.out / PICTURES, sheet_rows(data.val, columns), class_names=data.val.class_names)
-    curves = {DISTILLED: config.out / METRICS}
-    if config.alone is not None and (config.alone / METRICS).is_file():
-        curves = {ALONE: config.alone / METRICS, **curves}
+    curves = {DISTILLED: RunFolder(config.out).metrics}
+    if config.alone is not None and RunFolder(config.alone).metrics.is_file():
+        curves = {ALONE: RunFolder(config.alone).metrics, **curves}
     learning_curves(curves, config.out / CURVES)

@@ -14,15 +14,16 @@ from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import training_loader
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
-from detdistill.detectors.saved import load_detector, save_detector
 from detdistill.errors import ConfigError
 from detdistill.files import write_text
 from detdistill.jobs.opening import Measured, OpenedData, image_dict, measure
 from detdistill.jobs.samples import UNCHANGED, SampleChanges
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
-from detdistill.training.launch import device_kind
+from detdistill.store.students import load_detector, save_detector
+from detdistill.training.launch import own_device
 from detdistill.training.loop import TrainResult, train
+from detdistill.training.world import by_leader, leads
 
 CONFIG, RESULTS, PICTURES, CURVES = "config.yaml", "results.json", "pictures.png", "curves.png"
 
@@ -32,12 +33,15 @@ class Fitted:
     """A finished training.
 
     Attributes:
-        student: the detector that counts: the average of its weights where one was kept.
         training: how the training went.
     """
 
-    student: Detector
     training: TrainResult
+
+    @property
+    def student(self) -> Detector:
+        """The detector that counts: the average of its weights where one was kept. It lies on the leader's disk."""
+        return load_detector(self.training.checkpoint).detector
 
 
 def require_free(out: Path, *, resume: bool) -> None:
@@ -46,6 +50,10 @@ def require_free(out: Path, *, resume: bool) -> None:
     Raises:
         ConfigError: the folder is not empty and the run was not to be resumed, or it is no folder.
     """
+    by_leader(lambda: _require_free(out, resume=resume))
+
+
+def _require_free(out: Path, *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
     if not resume and out.is_dir() and any(out.iterdir()):
@@ -79,8 +87,8 @@ def training_data(config: RunConfig, data: OpenedData, *, changes: SampleChanges
 
 
 def device_of(config: RunConfig) -> torch.device:
-    """Where the run's first process computes."""
-    return torch.device(device_kind(config.train))
+    """Where this process of the run computes."""
+    return own_device(config.train)
 
 
 def fit(
@@ -116,7 +124,8 @@ def fit(
     settings = config.train
     image = image_dict(data.image)
     resolved = replace(config, data=replace(config.data, image=data.image))
-    write_text(config.out / CONFIG, resolved.yaml())
+    if leads():
+        write_text(config.out / CONFIG, resolved.yaml())
     result = train(
         step,
         settings,
@@ -145,7 +154,7 @@ def fit(
             **identity,
         },
     )
-    return Fitted(student=load_detector(result.checkpoint).detector, training=result)
+    return Fitted(result)
 
 
 def measure_fitted(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detdistill.detectors.saved import saved_settings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
@@ -15,10 +14,12 @@ from detdistill.files import write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, DistillOutcome, distill_job
 from detdistill.jobs.fitting import CURVES, RESULTS, require_free
 from detdistill.jobs.settings import RunConfig, StudentChoice
-from detdistill.progress import Progress, Silence
+from detdistill.progress import Progress
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
+from detdistill.store.students import saved_settings
+from detdistill.training.world import leads, watched_by_leader
 
 GENERATION, GENERATIONS = "generation", "generations"
 
@@ -109,7 +110,7 @@ def generations_job(
     """
     if generations < 1:
         raise ConfigError(f"The number of generations must be at least 1, got {generations}. Give --generations 2.")
-    watcher = progress or Silence()
+    watcher = watched_by_leader(progress)
     require_free(config.out, resume=resume)
     found: list[DistillOutcome] = []
     teacher = config.teacher
@@ -120,9 +121,10 @@ def generations_job(
         if teacher is not None:
             teacher = replace(teacher, source=str(out), allow=())
     outcome = GenerationsOutcome(out=config.out, generations=tuple(found))
-    write_json(config.out / RESULTS, outcome.as_dict())
-    curves = {generation_name(number): one.out / METRICS for number, one in _numbered(found)}
-    learning_curves(curves, config.out / CURVES)
+    if leads():
+        write_json(config.out / RESULTS, outcome.as_dict())
+        curves = {generation_name(number): RunFolder(one.out).metrics for number, one in _numbered(found)}
+        learning_curves(curves, config.out / CURVES)
     return outcome
 
 

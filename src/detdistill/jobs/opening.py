@@ -17,13 +17,14 @@ from detdistill.data.sources import open_split
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import compare_classes
-from detdistill.detectors.saved import LoadedDetector, load_detector
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.evaluation.detect import detect_split
 from detdistill.jobs.settings import DataSettings
 from detdistill.progress import Progress
+from detdistill.store.students import load_detector
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"

@@ -21,10 +21,11 @@ from detdistill.jobs.fitting import (
 from detdistill.jobs.opening import open_data
 from detdistill.jobs.samples import own_changes, reached
 from detdistill.jobs.settings import RunConfig
-from detdistill.progress import Progress, Silence
+from detdistill.progress import Progress
 from detdistill.report.curves import learning_curves
 from detdistill.report.tables import per_class, results_json, side_by_side
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
+from detdistill.training.world import by_leader, watched_by_leader
 
 STUDENT = "student"
 
@@ -78,7 +79,7 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
         DistillError: anything that cannot be used, in one sentence.
         Interrupted: stopped by a signal, with the checkpoint saved.
     """
-    watcher = progress or Silence()
+    watcher = watched_by_leader(progress)
     require_free(config.out, resume=resume)
     data = open_data(config.data, image=None, progress=watcher)
     changes = own_changes(config.data)
@@ -93,14 +94,18 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
         progress=watcher,
         changes=changes,
     )
-    measured = measure_fitted(fitted.student, config, data, what=config.student.detector, progress=watcher)
-    outcome = TrainOutcome(
-        out=config.out,
-        metrics=measured.metrics,
-        steps=fitted.training.steps,
-        seconds=fitted.training.seconds,
-        sample_specific=reached(changes, data, progress=watcher),
-    )
-    write_json(config.out / RESULTS, outcome.as_dict())
-    learning_curves({STUDENT: config.out / METRICS}, config.out / CURVES)
-    return outcome
+
+    def outcome() -> TrainOutcome:
+        measured = measure_fitted(fitted.student, config, data, what=config.student.detector, progress=watcher)
+        found = TrainOutcome(
+            out=config.out,
+            metrics=measured.metrics,
+            steps=fitted.training.steps,
+            seconds=fitted.training.seconds,
+            sample_specific=reached(changes, data, progress=watcher),
+        )
+        write_json(config.out / RESULTS, found.as_dict())
+        learning_curves({STUDENT: RunFolder(config.out).metrics}, config.out / CURVES)
+        return found
+
+    return by_leader(outcome)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detdistill.data.dataset import draw_seed
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distillation.twin_cache import RepeatableMaker
+from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError
 from detdistill.methods.parts.focus import inside_cells
 from detdistill.types import Batch, Targets

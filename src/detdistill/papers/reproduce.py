@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.evaluation.voc import evaluate_voc
@@ -24,6 +23,7 @@ from detdistill.papers.rows import Metric, PaperRow, chosen_rows, read_paper
 from detdistill.papers.runs import PaperRun, Scale, in_order, row_runs
 from detdistill.papers.table import ReproduceOutcome, differences_of, notes_of, table_lines
 from detdistill.progress import Progress, Silence
+from detdistill.store.students import load_detector
 
 TEST_DATA = "DETDISTILL_TEST_DATA"
 VOC = "voc.json"

@@ -1,4 +1,4 @@
-"""One process per device: starts them, hands back what rank 0 returns, and ends them cleanly."""
+"""One process per device: joins those that torchrun started, or forks them on this machine, and ends them cleanly."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from lightning_fabric import Fabric
 from lightning_fabric.accelerators.cuda import CUDAAccelerator
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.multiprocessing.spawn import ProcessException
 
 from detdistill.errors import ConfigError, DistillError
 from detdistill.training.settings import Precision, TrainSettings
 from detdistill.training.signals import Interrupted, forward_signals
+from detdistill.training.world import launched_by_torchrun, lost, meet, store, world
 
 Outcome = TypeVar("Outcome")
 
@@ -27,18 +29,53 @@ def device_kind(settings: TrainSettings) -> str:
     """``"cuda"`` or ``"cpu"``: what the run's accelerator setting means on this machine.
 
     Raises:
-        ConfigError: CUDA, or more devices than there are, was asked for.
+        ConfigError: CUDA, or more devices than there are, or others than torchrun has processes for, was asked for.
     """
     present = CUDAAccelerator.auto_device_count() if CUDAAccelerator.is_available() else 0
     kind = settings.accelerator
     if kind == "auto":
         kind = "cuda" if present else "cpu"
-    if kind == "cuda" and settings.devices > present:
+    wanted = local_devices(settings)
+    if kind == "cuda" and wanted > present:
         raise ConfigError(
-            f"train.devices must be at most the {present} CUDA devices of this machine, got {settings.devices}. "
+            f"train.devices must be at most the {present} CUDA devices of this machine, got {wanted}. "
             "Ask for fewer, or set train.accelerator to cpu."
         )
     return kind
+
+
+def local_devices(settings: TrainSettings) -> int:
+    """Devices that train on this machine: one for each process of torchrun's, else as many as the settings say.
+
+    Raises:
+        ConfigError: the settings ask for several, and torchrun started another number of processes.
+    """
+    here = world()
+    if not launched_by_torchrun():
+        return settings.devices
+    if settings.devices not in (1, here.local_ranks) or here.ranks % here.local_ranks:
+        raise ConfigError(
+            f"train.devices must be left out or be what torchrun started on each machine, {here.local_ranks} of "
+            f"{here.ranks} processes in all, got {settings.devices}. Start torchrun with one --nproc-per-node on all "
+            "machines, and leave train.devices out."
+        )
+    return here.local_ranks
+
+
+def processes(settings: TrainSettings) -> int:
+    """How many processes train together, on all machines."""
+    return world().ranks if launched_by_torchrun() else settings.devices
+
+
+def forks(settings: TrainSettings) -> bool:
+    """Whether training forks this process, which must not have used CUDA until then."""
+    return settings.devices > 1 and not launched_by_torchrun()
+
+
+def own_device(settings: TrainSettings) -> torch.device:
+    """Where this process computes, before and after the training as well."""
+    kind = device_kind(settings)
+    return torch.device(kind, world().local_rank) if kind == "cuda" and launched_by_torchrun() else torch.device(kind)
 
 
 def require_precision(precision: Precision, kind: str) -> None:
@@ -61,26 +98,26 @@ def require_precision(precision: Precision, kind: str) -> None:
 def make_fabric(settings: TrainSettings) -> Fabric:
     """The engine for a run's devices and precision.
 
-    With several devices the processes are forked from this one, or are those that torchrun started. Parameters
-    that a step leaves unused (a term in its warm-up) are allowed.
+    Parameters that a step leaves unused (a term in its warm-up) are allowed.
 
     Raises:
         ConfigError: the machine lacks what the settings ask for.
     """
-    kind = device_kind(settings)
+    kind, local, together = device_kind(settings), local_devices(settings), processes(settings)
     if kind == "cpu":
         require_precision(settings.precision, kind)
     strategy: DDPStrategy | str = "auto"
-    if settings.devices > 1:
+    if together > 1:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         strategy = DDPStrategy(
-            start_method="popen" if distributed.is_torchelastic_launched() else "fork",
+            start_method="fork" if forks(settings) else "popen",
             process_group_backend="gloo" if kind == "cpu" else "nccl",
             find_unused_parameters=True,
         )
     return Fabric(
         accelerator=kind,
-        devices=settings.devices,
+        devices=local,
+        num_nodes=together // local,
         strategy=strategy,
         precision=settings.precision,
     )
@@ -89,25 +126,40 @@ def make_fabric(settings: TrainSettings) -> Fabric:
 def launch(main: Callable[[Fabric], Outcome], settings: TrainSettings) -> Outcome:
     """Runs `main` on every device and returns what rank 0's returned.
 
-    With one device it runs here. With several it runs in forked processes: what it does to objects of this
-    process stays there, so results belong on the disk, and nothing may have used CUDA here before. A
-    Ctrl-C or SIGTERM that reaches this process reaches every rank.
+    With one device, and under torchrun, it runs here; under torchrun each process returns what its own `main` did.
+    With several devices it runs in forked processes: what it does to objects of this process stays there, so
+    results belong on the disk, and nothing may have used CUDA here before. A Ctrl-C or SIGTERM that reaches this
+    process reaches every rank.
 
     Args:
         main: called once on every rank; its objects must be local to it.
         settings: of the run.
 
     Raises:
-        DistillError: what any rank raised.
+        DistillError: what any rank raised, or under torchrun the loss of another process.
         Interrupted: the ranks were asked to stop.
     """
     fabric = make_fabric(settings)
-    if settings.devices == 1 or distributed.is_torchelastic_launched():
-        fabric.launch()
-        try:
-            return main(fabric)
-        finally:
-            _leave_group()
+    if forks(settings):
+        return _forked(fabric, main)
+    together = processes(settings)
+    if together > 1:
+        # A group for each training: names that the one before left in the store would be taken for this one's.
+        group = PrefixStore(f"training_{meet()}", store())
+        backend = "nccl" if fabric.device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, store=group, rank=world().rank, world_size=together)
+    fabric.launch()
+    try:
+        return main(fabric)
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+            raise lost(error) from error
+        raise
+    finally:
+        _leave_group()
+
+
+def _forked(fabric: Fabric, main: Callable[[Fabric], Outcome]) -> Outcome:
     outcomes: SimpleQueue[Any] = multiprocessing.get_context("fork").SimpleQueue()
     crash: ProcessException | None = None
     with forward_signals():
@@ -127,7 +179,7 @@ def launch(main: Callable[[Fabric], Outcome], settings: TrainSettings) -> Outcom
 
 
 def _rank(fabric: Fabric, main: Callable[[Fabric], object], outcomes: SimpleQueue[Any]) -> None:
-    """One rank's life. An error ends the process, so that the parent ends the ranks that wait for it."""
+    """One forked rank's life. An error ends the process, so that the parent ends the ranks that wait for it."""
     if fabric.device.type == "cpu":
         torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     try:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from detdistill.errors import ConfigError
 from detdistill.progress import Progress, Silence
-from detdistill.training.checkpoint import has_checkpoints
-from detdistill.training.launch import launch
-from detdistill.training.run import Evaluate, Job, Loader, SaveStudent, TrainResult, train_rank
+from detdistill.store.layout import RunFolder
+from detdistill.training.launch import launch, processes, require_precision
+from detdistill.training.run import Evaluate, Loader, SaveStudent, TrainResult, _Run
 from detdistill.training.settings import FREE_ON_RESUME, TrainSettings
+from detdistill.training.signals import watch_signals
+from detdistill.training.world import by_leader
 
 __all__ = ["TrainResult", "train"]
 
@@ -61,22 +66,51 @@ def train(
     """
     if "student" not in dict(step.named_children()):
         raise ConfigError("a step must have a submodule named student, got none. Use DistillationStep.")
-    if not resume and has_checkpoints(folder):
+    if not resume and by_leader(lambda: bool(RunFolder(folder).steps())):
         raise ConfigError(
             f"{folder} must not hold checkpoints of another run, got some. "
             "Go on with it (--resume), or choose another folder."
         )
     fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE_ON_RESUME}
-    job = Job(
-        step=step,
-        save_student=save_student,
-        loader=loader,
-        settings=settings,
-        folder=folder,
-        resume=resume,
-        evaluate=evaluate,
-        progress=progress or Silence(),
-        label=label,
-        identity=json.loads(json.dumps({"train": fixed, **(identity or {})})),
-    )
-    return launch(lambda fabric: train_rank(fabric, job), settings)
+    # Whoever started them: so many processes make the batch of a step.
+    fixed["devices"] = processes(settings)
+    resumable = json.loads(json.dumps({"train": fixed, **(identity or {})}))
+
+    def rank(fabric: Fabric) -> TrainResult:
+        require_precision(settings.precision, fabric.device.type)
+        devices = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices),
+            _threads(settings.threads),
+            watch_signals(orphans_stop=fabric.world_size > 1) as stop,
+        ):
+            run = _Run(
+                fabric,
+                step,
+                settings,
+                loader=loader,
+                save_student=save_student,
+                folder=folder,
+                resume=resume,
+                evaluate=evaluate,
+                progress=progress or Silence(),
+                label=label,
+                identity=resumable,
+            )
+            try:
+                return run.execute(stop)
+            finally:
+                run.close()
+
+    return launch(rank, settings)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Torch's CPU threads within: `count`, or as they are where it is 0."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

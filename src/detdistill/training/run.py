@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +17,8 @@ from torch import Tensor, distributed, nn
 from detdistill.data.dataset import draw_seed
 from detdistill.errors import DataError, DistillError
 from detdistill.progress import Progress
-from detdistill.training.checkpoint import (
+from detdistill.store.checkpoints import (
+    Checkpoint,
     Snapshot,
     find_checkpoint,
     remove_leftovers,
@@ -25,22 +26,20 @@ from detdistill.training.checkpoint import (
     require_same,
     write_checkpoint,
 )
+from detdistill.store.layout import RunFolder
 from detdistill.training.ema import Ema
 from detdistill.training.forward import Parcel, PlainStep, micro_batches
-from detdistill.training.launch import require_precision
-from detdistill.training.logs import MetricsLog, TensorboardLog
+from detdistill.training.logs import MetricsLog, Row, TensorboardLog
 from detdistill.training.optimizer import build_optimizer, learning_rate, set_learning_rate
 from detdistill.training.settings import TrainSettings
-from detdistill.training.signals import Interrupted, StopFlag, watch_signals
+from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import TrainingState
 from detdistill.types import Batch, Clock
-
-METRICS = "metrics.csv"
-EVALUATIONS = "evaluations.csv"
 
 Loader = Callable[[int, int, int], Iterable[Batch]]
 SaveStudent = Callable[[Any, Path], None]
 Evaluate = Callable[[Any], Mapping[str, float | None]]
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +65,16 @@ class TrainResult:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What `train` was asked for, checked."""
+@final
+@dataclass(eq=False)
+class _Run:
+    """One rank's run. Rank 0 alone averages, evaluates, reads checkpoints and writes; see `train` for the rest."""
 
+    fabric: Fabric
     step: nn.Module
-    save_student: SaveStudent
-    loader: Loader
     settings: TrainSettings
+    loader: Loader
+    save_student: SaveStudent
     folder: Path
     resume: bool
     evaluate: Evaluate | None
@@ -81,43 +82,12 @@ class Job:
     label: str
     identity: Mapping[str, Any]
 
-
-def train_rank(fabric: Fabric, job: Job) -> TrainResult:
-    """The whole run of one rank; the global generator of torch is as it was afterwards."""
-    require_precision(job.settings.precision, fabric.device.type)
-    devices = [fabric.device.index or 0] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _threads(job.settings.threads), watch_signals() as stop:
-        run = _Run(fabric, job)
-        try:
-            return run.execute(stop)
-        finally:
-            run.close()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Torch's CPU threads within: `count`, or as they are where it is 0."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@final
-class _Run:
-    """One rank's run. Rank 0 alone averages, evaluates and writes."""
-
-    def __init__(self, fabric: Fabric, job: Job) -> None:
-        settings = job.settings
-        self.fabric = fabric
-        self.job = job
-        self.settings = settings
+    def __post_init__(self) -> None:
+        fabric, settings, step = self.fabric, self.settings, self.step
         self.writes = fabric.is_global_zero
-        job.step.to(fabric.device).to(memory_format=torch.channels_last).train()
-        self.student = job.step.get_submodule("student")
-        optimizer = build_optimizer(job.step, settings)
+        step.to(fabric.device).to(memory_format=torch.channels_last).train()
+        self.student = step.get_submodule("student")
+        optimizer = build_optimizer(step, settings)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.ema = Ema(self.student, decay=settings.ema_decay) if settings.ema_decay and self.writes else None
         self.scaler: torch.amp.GradScaler | None = (
@@ -125,47 +95,55 @@ class _Run:
         )
         self.seconds = 0.0
         self.last_metrics: dict[str, float | None] = {}
-        self.warnings: tuple[str, ...] = ()
         self.checkpoint: Path | None = None
-        self.state = TrainingState(job.step, optimizer, ema=self.ema, scaler=self.scaler)
+        self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
         self.start = self._begin()
-        self.module, self.optimizer = fabric.setup(PlainStep(job.step), optimizer)
-        self.metrics, self.evaluations, self.tensorboard = self._open_logs()
+        self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
+        run, start = RunFolder(self.folder), self.start
+        self.metrics = MetricsLog(run.metrics, step=start) if self.writes else None
+        self.evaluations = MetricsLog(run.evaluations, step=start) if self.writes else None
+        events = self.writes and settings.tensorboard
+        self.tensorboard = TensorboardLog(run.tensorboard, step=start) if events else None
 
     def _begin(self) -> int:
-        """Restores the latest checkpoint; returns the step to go on from."""
-        found = None
-        if self.writes:
-            remove_leftovers(self.job.folder)
-        self.fabric.barrier()
-        if self.job.resume:
-            found, self.warnings = find_checkpoint(self.job.folder)
-        self.fabric.barrier()
+        """Restores the latest checkpoint, which rank 0 alone need have on its disk; returns the step to go on from."""
+        found, self.warnings = self._by_leader(self._find)
         if found is None:
             return 0
-        require_same(found.snapshot.identity, self.job.identity, where=found.path)
+        require_same(found.snapshot.identity, self.identity, where=found.path)
         self.state.restore(found)
         if self.writes:
-            remove_surplus(self.job.folder, step=found.snapshot.step, keep=self.settings.keep_checkpoints)
+            remove_surplus(self.folder, step=found.snapshot.step, keep=self.settings.keep_checkpoints)
         self.seconds = found.snapshot.seconds
         self.checkpoint = found.path
         return found.snapshot.step
 
-    def _open_logs(self) -> tuple[MetricsLog | None, MetricsLog | None, TensorboardLog | None]:
-        if not self.writes:
-            return None, None, None
-        folder, start = self.job.folder, self.start
-        events = TensorboardLog(folder / "tensorboard", step=start) if self.settings.tensorboard else None
-        return MetricsLog(folder / METRICS, step=start), MetricsLog(folder / EVALUATIONS, step=start), events
+    def _find(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
+        remove_leftovers(self.folder)
+        return find_checkpoint(self.folder) if self.resume else (None, ())
+
+    def _by_leader(self, work: Callable[[], Outcome]) -> Outcome:
+        """What `work` returned on rank 0, or the error that it raised, on every rank."""
+        outcome: Any = None
+        if self.writes:
+            try:
+                outcome = work()
+            except DistillError as error:
+                outcome = error
+        outcome = self.fabric.broadcast(outcome)
+        if isinstance(outcome, DistillError):
+            raise outcome
+        found: Outcome = outcome
+        return found
 
     def execute(self, stop: StopFlag) -> TrainResult:
         """Trains to the end."""
         settings, start = self.settings, self.start
-        images = settings.batch_size * settings.devices
+        images = settings.batch_size * self.fabric.world_size
         if self.writes:
-            self.job.progress.start(self.job.label, settings.steps, done=start)
+            self.progress.start(self.label, settings.steps, done=start)
             for warning in self.warnings:
-                self.job.progress.say(warning)
+                self.progress.say(warning)
         self._evaluate_if_due(start)
         batches = self._batches(stop)
         before = self.seconds
@@ -200,7 +178,7 @@ class _Run:
     def close(self) -> None:
         """Ends progress and logs."""
         if self.writes:
-            self.job.progress.finish()
+            self.progress.finish()
         if self.tensorboard is not None:
             self.tensorboard.close()
 
@@ -208,7 +186,7 @@ class _Run:
         """The batches from the start step on; None where a Ctrl-C took the loader's processes away."""
         yielded = 0
         if self.start < self.settings.steps:
-            iterator = iter(self.job.loader(self.start, self.fabric.global_rank, self.fabric.world_size))
+            iterator = iter(self.loader(self.start, self.fabric.global_rank, self.fabric.world_size))
             while True:
                 try:
                     batch = next(iterator, None)
@@ -295,42 +273,43 @@ class _Run:
     def _report(self, done: int, row: dict[str, float | int | None], *, rate: float) -> None:
         if not self.writes:
             return
-        settings = self.settings
-        self.job.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
-        if _due(done, settings.log_every) or done == settings.steps:
+        self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
+        if _due(done, self.settings.log_every) or done == self.settings.steps:
             row["seconds"] = self.seconds
-            for log in (self.metrics, self.tensorboard):
-                if log is not None:
-                    log.append(row)
+            self._log(self.metrics, row)
+
+    def _log(self, table: MetricsLog | None, row: Row) -> None:
+        for log in (table, self.tensorboard):
+            if log is not None:
+                log.append(row)
 
     def _save(self, done: int) -> None:
-        if self.writes:
-            snapshot = Snapshot(
-                step=done,
-                seconds=self.seconds,
-                identity=self.job.identity,
-                counters=self.state.counters(),
-                tensors=self.state.tensors(),
+        self.checkpoint = self._by_leader(lambda: self._write_checkpoint(done))
+
+    def _write_checkpoint(self, done: int) -> Path:
+        snapshot = Snapshot(
+            step=done,
+            seconds=self.seconds,
+            identity=self.identity,
+            counters=self.state.counters(),
+            tensors=self.state.tensors(),
+        )
+        with self._plain_student() as student:
+            return write_checkpoint(
+                self.folder,
+                snapshot,
+                save_student=lambda folder: self.save_student(student, folder),
+                keep=self.settings.keep_checkpoints,
             )
-            with self._plain_student() as student:
-                self.checkpoint = write_checkpoint(
-                    self.job.folder,
-                    snapshot,
-                    save_student=lambda folder: self.job.save_student(student, folder),
-                    keep=self.settings.keep_checkpoints,
-                )
-        self.checkpoint = self.fabric.broadcast(self.checkpoint)
 
     def _evaluate_if_due(self, done: int) -> None:
-        due = done > 0 and _due(done, self.settings.evaluate_every)
-        if self.job.evaluate is not None and due:
-            if self.evaluations is not None and done not in self.evaluations.steps:
-                with self._plain_student() as student:
-                    self.last_metrics = dict(self.job.evaluate(student))
-                self.evaluations.append({"step": done, "seconds": self.seconds, **self.last_metrics})
-                if self.tensorboard is not None:
-                    self.tensorboard.append({"step": done, **self.last_metrics})
-            self.fabric.barrier()
+        if self.evaluate is None or done == 0 or not _due(done, self.settings.evaluate_every):
+            return
+        if self.evaluations is not None and done not in self.evaluations.steps:
+            with self._plain_student() as student:
+                self.last_metrics = dict(self.evaluate(student))
+            self._log(self.evaluations, {"step": done, "seconds": self.seconds, **self.last_metrics})
+        self.fabric.barrier()
 
     @contextmanager
     def _plain_student(self) -> Iterator[nn.Module]:

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import final
 
-_Handler = Callable[[int, FrameType | None], None]
-
 
 @final
 class Interrupted(Exception):
@@ -35,30 +33,38 @@ class Interrupted(Exception):
 
 @final
 class StopFlag:
-    """Whether somebody asked the run to stop."""
+    """Whether the run is to stop.
 
-    def __init__(self) -> None:
-        self.requested = False
+    Args:
+        orphans_stop: whether it also is where the process that started this one is gone: torchrun, or the parent of
+            forked ranks. Nobody could stop the rest any more, and a resumed run would write into the same folder.
+    """
+
+    def __init__(self, *, orphans_stop: bool) -> None:
+        self.asked = False
+        self._parent = os.getppid() if orphans_stop else None
+
+    @property
+    def requested(self) -> bool:
+        """Whether it is so now."""
+        return self.asked or (self._parent is not None and os.getppid() != self._parent)
 
 
 @contextmanager
-def watch_signals() -> Iterator[StopFlag]:
+def watch_signals(*, orphans_stop: bool = False) -> Iterator[StopFlag]:
     """Yields a flag that Ctrl-C and SIGTERM raise; a second Ctrl-C ends the run at once (KeyboardInterrupt).
 
-    Outside the main thread, where Python delivers no signals, the flag never rises.
+    Outside the main thread, where Python delivers no signals, they do not raise it.
     """
-    flag = StopFlag()
-    owner = os.getpid()
+    flag = StopFlag(orphans_stop=orphans_stop)
     interrupts = 0
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int) -> None:
         nonlocal interrupts
-        if os.getpid() != owner:
-            return  # a loader worker: the main process ends it
         interrupts += number == signal.SIGINT
         if interrupts > 1:
             raise KeyboardInterrupt
-        flag.requested = True
+        flag.asked = True
 
     with _handling(stop):
         yield flag
@@ -67,11 +73,8 @@ def watch_signals() -> Iterator[StopFlag]:
 @contextmanager
 def forward_signals() -> Iterator[None]:
     """Hands Ctrl-C and SIGTERM to the processes that this one started, as SIGTERM, and waits on for their end."""
-    owner = os.getpid()
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:
-            return
+    def forward(number: int) -> None:
         for child in multiprocessing.active_children():
             if child.pid is not None:
                 os.kill(child.pid, signal.SIGTERM)
@@ -81,12 +84,18 @@ def forward_signals() -> Iterator[None]:
 
 
 @contextmanager
-def _handling(handler: _Handler) -> Iterator[None]:
+def _handling(handler: Callable[[int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:  # not in a loader's worker, which the main process ends
+            handler(number)
+
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handler) for number in numbers]
+    before = [signal.signal(number, handle) for number in numbers]
     try:
         yield
     finally:

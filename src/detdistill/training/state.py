@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from detdistill.errors import ConfigError
-from detdistill.training.checkpoint import Checkpoint
+from detdistill.store.checkpoints import Checkpoint
 from detdistill.training.ema import Ema
 
 _STUDENT = "student."

@@ -7,11 +7,10 @@ import io
 import json
 import shutil
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import Literal, TypeVar, final
 
 import numpy as np
 import torch
@@ -26,10 +25,10 @@ from detdistill.data.dataset import DetectionDataset, Draw, TwinReader, read_ima
 from detdistill.data.loader import collate
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import read_json, write_json, write_once
 from detdistill.progress import Progress, duration
-from detdistill.types import Batch
 
 INDEX = "index.json"
 # Raise it when what a twin is made of changes in a way that its settings do not show.
@@ -37,16 +36,7 @@ _FORMAT = 1
 _SECONDS_BETWEEN_INDEXES = 20.0
 
 
-class RepeatableMaker(ABC):
-    """A maker of twins that can be kept: an image's twin depends on image, teacher and `identity` alone."""
-
-    @abstractmethod
-    def __call__(self, teacher: FrozenTeacher, batch: Batch) -> Float[Tensor, "b 3 h w"]:
-        """The twins of a batch, on its own grid, in [0, 1]."""
-
-    @abstractmethod
-    def identity(self) -> Mapping[str, str | int | float]:
-        """Everything that a twin depends on beside image and teacher."""
+Item = TypeVar("Item")
 
 
 @final
@@ -142,32 +132,14 @@ def open_twin_cache(
     }
     address = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     home = folder / address[:20]
-    progress.start("look for twins", len(annotations))
-    names = []
-    for number in range(len(annotations)):
-        names.append(_name(annotations, number))
-        progress.advance(number + 1)
-    progress.finish()
+    images = range(len(annotations))
+    names = [_name(annotations, index) for index in _watched(images, "look for twins", progress)]
     known = _intact(home, names, progress)
     missing = [index for index, name in enumerate(names) if name not in known]
     if missing:
-        build = _Build(
-            home=home,
-            identity=identity,
-            names=names,
-            known=known,
-            dataset=DetectionDataset(annotations, image=image),
-            maker=maker,
-            teacher=teacher.to(device),
-            resize=resize,
-            progress=progress,
-        )
-        build.run(missing, batch_size=batch_size)
-    return CachedTwins(
-        folder=home,
-        names=_bytes(names),
-        checksums=_bytes([known[name] for name in names]),
-    )
+        dataset, teacher = DetectionDataset(annotations, image=image), teacher.to(device)
+        _Build(home, identity, names, known, dataset, maker, teacher, resize, progress).run(missing, batch_size)
+    return CachedTwins(folder=home, names=_bytes(names), checksums=_bytes([known[name] for name in names]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +156,7 @@ class _Build:
     resize: str
     progress: Progress
 
-    def run(self, missing: Sequence[int], *, batch_size: int) -> None:
+    def run(self, missing: Sequence[int], batch_size: int) -> None:
         """Makes the missing twins, with the index on disk every now and then and at the end, however it ends."""
         # Whole batches of the data set's order, whatever is missing of them: what an image's neighbours are may
         # show in the last bit of its gradient, and must not depend on where an earlier build was interrupted.
@@ -256,6 +228,15 @@ class _Build:
             )
 
 
+def _watched(items: Sequence[Item], what: str, progress: Progress) -> Iterator[Item]:
+    """The items, one after the other, as a stage that `progress` is told."""
+    progress.start(what, len(items))
+    for number, item in enumerate(items, start=1):
+        yield item
+        progress.advance(number)
+    progress.finish()
+
+
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f}"
 
@@ -288,17 +269,13 @@ def _intact(home: Path, names: Sequence[str], progress: Progress) -> dict[str, s
             _file(home, name).unlink(missing_ok=True)
     if not there:
         return known
-    damaged: list[str] = []
-    progress.start("check twins", len(there))
-    for number, name in enumerate(there):
+    damaged = []
+    for name in _watched(there, "check twins", progress):
         path = _file(home, name)
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known[name]:
-            damaged.append(name)
             path.unlink(missing_ok=True)
-        progress.advance(number + 1)
-    progress.finish()
-    for name in damaged:
-        known.pop(name, None)
+            known.pop(name, None)
+            damaged.append(name)
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         progress.say(f"damaged or missing in the cache of twins: {_file(home, damaged[0])}{more}; made anew")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,15 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.files import PARTIAL, atomic_folder, read_json, write_json
+from detdistill.files import PARTIAL, atomic_folder, read_json, remove_partials
+from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
 
-CHECKPOINTS = "checkpoints"
-LATEST = "latest.json"
-STUDENT = "student.safetensors"
-_TENSORS = "training.safetensors"
-_CONTENT = "training.json"
 _FORMAT = 1
-_NAME = re.compile(r"step_(\d{7,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +74,14 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
     Raises:
         DistillError: the disk refuses.
     """
-    checkpoints = folder / CHECKPOINTS
-    path = checkpoints / f"step_{snapshot.step:07d}"
+    run = RunFolder(folder)
+    path = run.checkpoint(snapshot.step)
     try:
         with atomic_folder(path) as partial:
             save_student(partial)
-            if not (partial / STUDENT).is_file():
-                raise ConfigError(f"save_student must write {STUDENT}, got no such file. Write the weights there.")
-            save_file(dict(snapshot.tensors), partial / _TENSORS)
+            if not (partial / WEIGHTS).is_file():
+                raise ConfigError(f"save_student must write {WEIGHTS}, got no such file. Write the weights there.")
+            save_file(dict(snapshot.tensors), partial / SIDECAR)
             content = {
                 "format": _FORMAT,
                 "step": snapshot.step,
@@ -97,12 +91,12 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
                 "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
             }
             text = json.dumps(content, indent=2, allow_nan=False)
-            (partial / _CONTENT).write_text(text + "\n", encoding="utf-8")
-        write_json(checkpoints / LATEST, {"checkpoint": path.name})
+            (partial / COUNTERS).write_text(text + "\n", encoding="utf-8")
+        run.name_latest(snapshot.step)
         remove_surplus(folder, step=snapshot.step, keep=keep)
-        for step in _steps(checkpoints):
+        for step in run.steps():
             if step > snapshot.step:
-                _discard(_path(checkpoints, step))
+                _discard(run.checkpoint(step))
     except OSError as error:
         raise DistillError(
             f"the checkpoint {path} must be writable, got: {error.strerror}. Make room or give access, then "
@@ -118,7 +112,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         DamagedCheckpoint: a file is missing, cut short or changed.
     """
     try:
-        content = read_json(path / _CONTENT)
+        content = read_json(path / COUNTERS)
         for name, digest in content["sha256"].items():
             if _digest(path / name) != digest:
                 raise DamagedCheckpoint(_damage(path, f"a changed {name}"))
@@ -127,13 +121,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
             seconds=content["seconds"],
             identity=content["identity"],
             counters=content["counters"],
-            tensors=load_file(path / _TENSORS),
+            tensors=load_file(path / SIDECAR),
         )
-        return Checkpoint(path=path, snapshot=snapshot, student=load_file(path / STUDENT))
+        return Checkpoint(path=path, snapshot=snapshot, student=load_file(path / WEIGHTS))
     except (OSError, ConfigError, SafetensorError) as error:
         raise DamagedCheckpoint(_damage(path, str(error))) from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpoint(_damage(path, f"{_CONTENT} without {error}")) from error
+        raise DamagedCheckpoint(_damage(path, f"{COUNTERS} without {error}")) from error
 
 
 def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
@@ -148,48 +142,40 @@ def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
     Raises:
         DataError: there are checkpoints, and all are damaged.
     """
-    checkpoints = folder / CHECKPOINTS
-    steps = _steps(checkpoints)
+    run = RunFolder(folder)
+    steps = run.steps()
     warnings: list[str] = []
-    if (checkpoints / LATEST).exists():
-        latest = _latest(checkpoints)
+    pointer = run.checkpoints / LATEST
+    if pointer.exists():
+        latest = run.latest()
         if latest is None:
-            warnings.append(f"{checkpoints / LATEST} is damaged; the checkpoints themselves are looked through.")
+            warnings.append(f"{pointer} is damaged; the checkpoints themselves are looked through.")
         else:
             steps = sorted({step for step in steps if step < latest} | {latest})
     for step in reversed(steps):
         try:
-            return read_checkpoint(_path(checkpoints, step)), tuple(warnings)
+            return read_checkpoint(run.checkpoint(step)), tuple(warnings)
         except DamagedCheckpoint as error:
             warnings.append(f"passed over: {error}")
     if warnings:
         raise DataError(
-            f"{checkpoints} must hold a whole checkpoint, got only damaged ones ({' '.join(warnings)}). "
+            f"{run.checkpoints} must hold a whole checkpoint, got only damaged ones ({' '.join(warnings)}). "
             "Start the run anew in another folder."
         )
     return None, ()
 
 
-def has_checkpoints(folder: Path) -> bool:
-    """Whether a run's folder holds any checkpoint."""
-    return bool(_steps(folder / CHECKPOINTS))
-
-
 def remove_surplus(folder: Path, *, step: int, keep: int) -> None:
     """Removes all but the last `keep` of a run's checkpoints up to and including `step`."""
-    checkpoints = folder / CHECKPOINTS
-    for surplus in [found for found in _steps(checkpoints) if found <= step][:-keep]:
-        _discard(_path(checkpoints, surplus))
+    run = RunFolder(folder)
+    for surplus in [found for found in run.steps() if found <= step][:-keep]:
+        _discard(run.checkpoint(surplus))
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what writes that were cut off left under temporary names."""
-    for place in (folder, folder / CHECKPOINTS):
-        for leftover in place.glob(f"*{PARTIAL}"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
+    for place in (folder, RunFolder(folder).checkpoints):
+        remove_partials(place)
 
 
 def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where: Path) -> None:
@@ -213,28 +199,6 @@ def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where
                 f"{key} must be {before!r} to resume from {where}, got {now!r}. "
                 "Set it back, or start a new run in another folder."
             )
-
-
-def _path(checkpoints: Path, step: int) -> Path:
-    return checkpoints / f"step_{step:07d}"
-
-
-def _steps(checkpoints: Path) -> list[int]:
-    if not checkpoints.is_dir():
-        return []
-    names = (_NAME.fullmatch(entry.name) for entry in checkpoints.iterdir() if entry.is_dir())
-    return sorted(int(name[1]) for name in names if name)
-
-
-def _latest(checkpoints: Path) -> int | None:
-    try:
-        content = read_json(checkpoints / LATEST)
-    except ConfigError:
-        return None
-    if not isinstance(content, dict):
-        return None
-    name = _NAME.fullmatch(str(content.get("checkpoint")))
-    return int(name[1]) if name else None
 
 
 def _discard(path: Path) -> None:

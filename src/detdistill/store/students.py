@@ -6,46 +6,26 @@ Nothing is pickled, and nothing of a teacher or of a distillation term is in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, settings_of
-from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
+from detdistill.detectors.load_report import load_tensors, require_finite
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.files import atomic_file, read_json, write_json
+from detdistill.store.layout import CHECKPOINTS, DESCRIPTION, LATEST, WEIGHTS, latest_of
 
-WEIGHTS = "student.safetensors"
-DESCRIPTION = "student.json"
-LATEST = "latest.json"
-CHECKPOINTS = "checkpoints"
 _FORMAT = "detdistill-student"
 _VERSION = 2
 _FORMATS = tuple(f"{_FORMAT}/{version}" for version in range(1, _VERSION + 1))
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedDetector:
-    """A detector read from the disk, with what is known about it.
-
-    Attributes:
-        detector: on the CPU, in train mode, as freshly built.
-        report: which tensors matched.
-        image: how its training images were prepared, as `save_detector` was told.
-        class_names: in label order.
-        extra: whatever else was saved beside it.
-    """
-
-    detector: Detector
-    report: LoadReport
-    image: Mapping[str, Any]
-    class_names: tuple[str, ...]
-    extra: Mapping[str, Any]
 
 
 def save_detector(
@@ -66,26 +46,6 @@ def save_detector(
     Raises:
         ConfigError: the detector was not built from `DetectorSettings`.
     """
-    write_description(detector, folder, image=image, extra=extra)
-    write_weights(detector, folder)
-
-
-def write_weights(detector: Detector, folder: Path) -> None:
-    """Writes ``student.safetensors`` alone: the detector's parameters and buffers by name."""
-    # Tensors that share memory, or are views, are written as tensors of their own.
-    tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in detector.state_dict().items()}
-    with atomic_file(folder / WEIGHTS) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})
-
-
-def write_description(
-    detector: Detector, folder: Path, *, image: Mapping[str, Any], extra: Mapping[str, Any] | None = None
-) -> None:
-    """Writes ``student.json`` alone: settings, class names and image preparation.
-
-    Raises:
-        ConfigError: the detector was not built from `DetectorSettings`.
-    """
     settings = detector.settings
     if settings is None:
         raise ConfigError(
@@ -100,6 +60,10 @@ def write_description(
         "extra": dict(extra or {}),
     }
     write_json(folder / DESCRIPTION, content)
+    # Tensors that share memory, or are views, are written as tensors of their own.
+    tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in detector.state_dict().items()}
+    with atomic_file(folder / WEIGHTS) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
 
 
 def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedDetector:
@@ -114,8 +78,7 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
             or not finite, or its tensors are not those of the detector it describes.
     """
     weights = find_weights(path)
-    description = weights.with_suffix(".json")
-    settings, content = _described(description)
+    settings, content = _described(weights.with_suffix(".json"))
     tensors = _read(weights)
     require_finite(tensors, source=str(weights))
     class_names = tuple(content["class_names"])
@@ -166,30 +129,17 @@ def find_weights(path: Path) -> Path:
         return path / WEIGHTS
     for folder in (path, path / CHECKPOINTS):
         if (folder / LATEST).is_file():
-            return _latest(folder)
+            weights = folder / latest_of(folder) / WEIGHTS
+            if weights.is_file():
+                return weights
+            raise ConfigError(
+                f"{weights}, which {LATEST} names, must be a file, got nothing there. "
+                "Give another of the checkpoint folders instead."
+            )
     raise ConfigError(
         f"{path} must hold {WEIGHTS} or {CHECKPOINTS}/{LATEST}, got a folder without them. "
         "Give the folder of a run that has saved at least one checkpoint."
     )
-
-
-def _latest(folder: Path) -> Path:
-    """The weights of the checkpoint that ``latest.json`` names."""
-    pointer = folder / LATEST
-    content = read_json(pointer)
-    name = content.get("checkpoint") if isinstance(content, dict) else None
-    if not isinstance(name, str) or not name or Path(name).name != name:
-        raise ConfigError(
-            f'{pointer} must name a checkpoint beside it as {{"checkpoint": "step_000600"}}, got {content!r}. '
-            "Give one of the checkpoint folders instead."
-        )
-    weights = folder / name / WEIGHTS
-    if not weights.is_file():
-        raise ConfigError(
-            f"{weights}, which {pointer.name} names, must be a file, got nothing there. "
-            "Give another of the checkpoint folders instead."
-        )
-    return weights
 
 
 def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
@@ -212,18 +162,23 @@ def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
             f"{path} must hold detector, class_names and image, got {sorted(content)} with something missing or "
             "of another kind. Restore the file as it was written."
         )
-    family = settings.get("family")
+    return _read_settings(settings, path, form=written), content
+
+
+def _read_settings(written: Mapping[str, Any], path: Path, *, form: str) -> DetectorSettings:
+    """The detector's settings as `save_detector` wrote them; the one place that knows their form."""
+    family = written.get("family")
     if family not in FAMILIES:
         raise ConfigError(
             f"the detector's family in {path} must be one of {', '.join(FAMILIES)}, got {family!r}. "
             f"{suggestion(str(family), FAMILIES, listed=True)}"
         )
     # The first version held the keys of every family, whichever the detector's was.
-    every = {key for one in FAMILIES.values() for key in one.keys} if written == _FORMATS[0] else ()
-    return settings_of(settings, optional=every), content
+    every = {key for one in FAMILIES.values() for key in one.keys} if form == _FORMATS[0] else ()
+    return settings_of(written, optional=every)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

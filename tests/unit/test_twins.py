@@ -21,10 +21,11 @@ from detdistill.data.dataset import DetectionDataset, Draw, read_image
 from detdistill.data.loader import evaluation_loader
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distillation import twin_cache
-from detdistill.distillation.twin_cache import INDEX, CachedTwins, RepeatableMaker, open_twin_cache
+from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError, DataError
 from detdistill.methods.attack import AdversarialTwins
+from detdistill.store import twins
+from detdistill.store.twins import INDEX, CachedTwins, open_twin_cache
 from detdistill.types import Batch
 from made_up_steps import Stub
 from scenes_in_memory import tiny_teacher
@@ -317,7 +318,7 @@ def test_size_and_time_are_said_before_the_bulk(tmp_path: Path, annotations: Ann
 def test_a_full_disk_is_said_before_the_bulk(
     tmp_path: Path, annotations: Annotations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twin_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(twins.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     maker = Brighter()
     with pytest.raises(DataError, match=r"must have about 0\.0 MB free for the twins, got 0\.0 MB"):
         opened(tmp_path / "twins", annotations, maker)
@@ -327,7 +328,7 @@ def test_a_full_disk_is_said_before_the_bulk(
 def test_the_index_is_written_on_the_way(
     tmp_path: Path, annotations: Annotations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twin_cache, "_SECONDS_BETWEEN_INDEXES", 0.0)
+    monkeypatch.setattr(twins, "_SECONDS_BETWEEN_INDEXES", 0.0)
     counts = []
 
     class Watching(Brighter):

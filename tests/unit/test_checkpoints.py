@@ -8,23 +8,20 @@ import torch
 from safetensors.torch import save_file
 
 from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.training.checkpoint import (
-    CHECKPOINTS,
-    LATEST,
-    STUDENT,
+from detdistill.store.checkpoints import (
     DamagedCheckpoint,
     Snapshot,
     find_checkpoint,
-    has_checkpoints,
     read_checkpoint,
     remove_leftovers,
     require_same,
     write_checkpoint,
 )
+from detdistill.store.layout import CHECKPOINTS, LATEST, WEIGHTS, RunFolder
 
 
 def save_student(folder: Path) -> None:
-    save_file({"weight": torch.ones(3)}, folder / STUDENT)
+    save_file({"weight": torch.ones(3)}, folder / WEIGHTS)
 
 
 def write(folder: Path, step: int, *, keep: int = 2) -> Path:
@@ -44,7 +41,8 @@ def names(folder: Path) -> list[str]:
 
 def test_nothing_there(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path) == (None, ())
-    assert not has_checkpoints(tmp_path)
+    assert RunFolder(tmp_path).steps() == []
+    assert RunFolder(tmp_path).latest() is None
     remove_leftovers(tmp_path)
 
 
@@ -57,7 +55,7 @@ def test_no_tensors_at_all(tmp_path: Path) -> None:
 def test_round_trip(tmp_path: Path) -> None:
     path = write(tmp_path, 600)
     assert path == tmp_path / CHECKPOINTS / "step_0000600"
-    assert {file.name for file in path.iterdir()} == {STUDENT, "training.safetensors", "training.json"}
+    assert {file.name for file in path.iterdir()} == {WEIGHTS, "training.safetensors", "training.json"}
     assert json.loads((tmp_path / CHECKPOINTS / LATEST).read_text()) == {"checkpoint": "step_0000600"}
     found, warnings = find_checkpoint(tmp_path)
     assert found is not None
@@ -81,13 +79,13 @@ def test_a_damaged_latest_falls_back_with_a_warning(tmp_path: Path, damage: str)
     write(tmp_path, 5)
     path = write(tmp_path, 10)
     if damage == "cut":
-        (path / STUDENT).write_bytes((path / STUDENT).read_bytes()[:-4])
+        (path / WEIGHTS).write_bytes((path / WEIGHTS).read_bytes()[:-4])
     elif damage == "changed":
         content = bytearray((path / "training.safetensors").read_bytes())
         content[-1] ^= 1
         (path / "training.safetensors").write_bytes(content)
     elif damage == "missing":
-        (path / STUDENT).unlink()
+        (path / WEIGHTS).unlink()
     elif damage == "sidecar":
         (path / "training.safetensors").write_bytes(b"")
     else:
@@ -102,7 +100,7 @@ def test_a_damaged_latest_falls_back_with_a_warning(tmp_path: Path, damage: str)
 
 
 def test_only_damaged_ones_are_refused(tmp_path: Path) -> None:
-    (write(tmp_path, 5) / STUDENT).unlink()
+    (write(tmp_path, 5) / WEIGHTS).unlink()
     with pytest.raises(DataError, match=r"must hold a whole checkpoint, got only damaged ones .* another folder\."):
         find_checkpoint(tmp_path)
 
@@ -134,7 +132,7 @@ def test_without_a_readable_pointer_the_newest_whole_one_counts(tmp_path: Path, 
 def test_leftovers_are_removed(tmp_path: Path) -> None:
     write(tmp_path, 5)
     (tmp_path / CHECKPOINTS / "step_0000010.77.partial").mkdir()
-    (tmp_path / CHECKPOINTS / "step_0000010.77.partial" / STUDENT).write_text("half")
+    (tmp_path / CHECKPOINTS / "step_0000010.77.partial" / WEIGHTS).write_text("half")
     (tmp_path / CHECKPOINTS / "latest.json.77.partial").write_text("half")
     (tmp_path / "metrics.csv.77.partial").write_text("half")
     remove_leftovers(tmp_path)

@@ -20,8 +20,9 @@ from detdistill.detectors.load_report import (
     load_tensors,
     require_finite,
 )
-from detdistill.detectors.saved import DESCRIPTION, WEIGHTS, load_detector, save_detector, write_description
 from detdistill.errors import ConfigError
+from detdistill.store.layout import DESCRIPTION, WEIGHTS
+from detdistill.store.students import load_detector, save_detector
 from scenes_in_memory import SMALLEST
 
 CLASSES = ("car", "traffic light")
@@ -227,8 +228,8 @@ def test_a_detector_without_settings_cannot_be_saved(saved: Path, tmp_path: Path
     detector = load_detector(saved).detector
     detector.settings = None
     with pytest.raises(ConfigError, match=r"must be built from DetectorSettings, got fcos/test_resnet"):
-        write_description(detector, tmp_path, image=IMAGE)
-    assert not (tmp_path / DESCRIPTION).exists()
+        save_detector(detector, tmp_path, image=IMAGE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_report_lists_the_first_few_and_never_rounds_up_to_100() -> None:

@@ -1,0 +1,162 @@
+"""Which of torchrun's processes this one is, and how they wait for each other; a run without torchrun notices nothing.
+
+torchrun starts one process per device on every machine. The first of all leads: it alone writes and prints. What it
+finds out reaches the others through the store that torchrun keeps on the first machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from detdistill.errors import DistillError
+from detdistill.progress import Progress, Silence
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import (
+        Store,
+    )  # torch is imported where it is needed: the command line asks who leads
+
+Outcome = TypeVar("Outcome")
+_MEETINGS = itertools.count()  # every process comes to the same meetings in the same order
+_SECONDS_BETWEEN_LOOKS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all that torchrun started; without torchrun it is alone.
+
+    Attributes:
+        rank: its number among all, from 0.
+        ranks: how many there are on all machines.
+        local_rank: its number on its machine, from 0.
+        local_ranks: how many there are on its machine.
+        machine: its machine's number, from 0.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0
+    local_ranks: int = 1
+    machine: int = 0
+
+
+def launched_by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def world() -> World:
+    """Who this process is, as torchrun says in its environment."""
+    if not launched_by_torchrun():
+        return World()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
+    return World(*(int(os.environ[name]) for name in names))
+
+
+def leads() -> bool:
+    """Whether this process may write and print: the only one, or the first of all that torchrun started."""
+    return world().rank == 0
+
+
+def watched_by_leader(progress: Progress | None) -> Progress:
+    """`progress` in the process that leads, silence elsewhere and where there is none."""
+    return progress if progress is not None and leads() else Silence()
+
+
+def by_leader(work: Callable[[], Outcome]) -> Outcome:
+    """Does `work` in the process that leads, while the others wait, and returns there and everywhere what it returned.
+
+    Args:
+        work: what it returns must be small, a few MB, and fit for pickle.
+
+    Raises:
+        DistillError: what `work` raised, in every process; or the leader is lost.
+    """
+    if not launched_by_torchrun():
+        return work()
+    key = f"by_leader_{next(_MEETINGS)}"
+    outcome: Any
+    if leads():
+        try:
+            outcome = work()
+        except DistillError as error:
+            outcome = error
+        store().set(key, pickle.dumps(outcome).hex())
+    else:
+        _wait_for([key])
+        outcome = pickle.loads(bytes.fromhex(store().get(key).decode()))
+    if isinstance(outcome, DistillError):
+        raise outcome
+    found: Outcome = outcome
+    return found
+
+
+def first_on_machine(work: Callable[[], Outcome]) -> Outcome:
+    """Does `work` in every process, but first in the first of each machine: the others find on its disk what it made.
+
+    Raises:
+        DistillError: what `work` raises, or the leader is lost.
+    """
+    if not launched_by_torchrun():
+        return work()
+    here = world()
+    key = f"machine_{here.machine}_{next(_MEETINGS)}"
+    if here.local_rank > 0:
+        _wait_for([key])
+    outcome = work()
+    if here.local_rank == 0:
+        store().set(key, "")
+    return outcome
+
+
+def meet() -> int:
+    """Waits until every process is here, however long that takes; returns a number that this meeting alone has."""
+    number, here = next(_MEETINGS), world()
+    if launched_by_torchrun():
+        store().set(f"met_{number}_{here.rank}", "")
+        _wait_for([f"met_{number}_{rank}" for rank in range(here.ranks)])
+    return number
+
+
+def says(line: str) -> bool:
+    """Whether this process is to print an error: the first of its machine that came upon it."""
+    here = world()
+    digest = hashlib.sha256(line.encode()).hexdigest()
+    try:
+        return here.local_ranks == 1 or store().add(f"said_{here.machine}_{digest}", 1) == 1
+    except RuntimeError:  # the leader is gone, and its store with it
+        return True
+
+
+@functools.cache
+def store() -> Store:
+    """What the processes share: small values by name, kept on the first machine."""
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    shared, _, _ = next(iter(rendezvous("env://")))
+    return PrefixStore("detdistill", shared)
+
+
+def _wait_for(keys: Sequence[str]) -> None:
+    try:
+        while not store().check(list(keys)):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    except RuntimeError as error:
+        raise lost(error) from error
+
+
+def lost(error: Exception) -> DistillError:
+    """The error of a process that cannot reach the others any more."""
+    return DistillError(
+        f"The run's processes must reach each other until its end, got: {str(error).splitlines()[0]}. "
+        "Another one failed or was stopped: see what it said, and start all of them again with --resume."
+    )
