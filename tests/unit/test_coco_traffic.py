@@ -12,8 +12,13 @@ import pytest
 from detdistill.cli import main
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
-from detdistill.jobs.data import make_coco_traffic_job
-from detdistill.papers.coco_traffic import DECIDING_CLASSES, TRAFFIC_CLASSES, filter_traffic, make_coco_traffic
+from detdistill.papers.coco_traffic import (
+    DECIDING_CLASSES,
+    TRAFFIC_CLASSES,
+    filter_traffic,
+    make_coco_traffic,
+    make_coco_traffic_job,
+)
 from detdistill.progress import Silence
 
 DECIDING_IDS = {2, 3, 4, 6, 7, 8, 10, 11, 13}

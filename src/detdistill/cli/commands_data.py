@@ -29,7 +29,7 @@ def scenes(
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
-    from detdistill.jobs.data import make_scenes_job
+    from detdistill.scenes.job import make_scenes_job
 
     outcome = watched(
         lambda progress: make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=progress)
@@ -46,7 +46,7 @@ def coco_traffic(*, coco: Path, out: Path, json: Path | None = None) -> None:
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
-    from detdistill.jobs.data import make_coco_traffic_job
+    from detdistill.papers.coco_traffic import make_coco_traffic_job
 
     show(watched(lambda progress: make_coco_traffic_job(coco, out, progress=progress)), json=json)
 

@@ -1,10 +1,9 @@
-"""Draws a data set, takes the traffic of COCO, checks a data set, or writes one in another format."""
+"""Checks a data set, or writes one in another format."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,12 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.kitti import KittiSplit
 from detdistill.data.listing import Share
 from detdistill.data.problems import Problems
-from detdistill.data.sources import SPLITS, find_split, open_split, present_splits
+from detdistill.data.sources import find_split, open_split, present_splits
 from detdistill.data.summary import SplitSummary, summarise
 from detdistill.data.voc import VocSplit
 from detdistill.data.writers import Format, require_empty, write_data_set
 from detdistill.errors import ConfigError
-from detdistill.papers.coco_traffic import TRAFFIC_CLASSES, TrafficSplit, make_coco_traffic
 from detdistill.progress import Progress, Silence
-from detdistill.report.tables import Cell, Table
-from detdistill.scenes import make_scenes
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,85 +208,3 @@ def _require_drawn(path: Path, splits: Sequence[str], seed: int) -> None:
                 f"--split-seed must come with a KITTI or Pascal VOC folder without split lists, got {path}, "
                 f"read as {found.text()}. Leave it out, or take the lists away."
             )
-
-
-def make_scenes_job(
-    out: Path, *, train: int, val: int, seed: int, kitti: bool = False, progress: Progress | None = None
-) -> DataOutcome:
-    """Draws street scenes and tells what is in them.
-
-    Args:
-        out: a new folder; one with the very same scenes is left as it is.
-        train: training scenes.
-        val: validation scenes.
-        seed: decides every scene.
-        kitti: write KITTI's layout too.
-        progress: told how many are drawn.
-
-    Raises:
-        ConfigError: the folder holds something else.
-    """
-    watcher = progress or Silence()
-    watcher.start("draw scenes", train + val)
-    make_scenes(out, train=train, val=val, seed=seed, kitti=kitti, progress=lambda done, total: watcher.advance(done))
-    watcher.finish()
-    opened = {split: open_split(out, split) for split in SPLITS}
-    return DataOutcome(
-        path=out,
-        sources={split: find_split(out, split).text() for split in SPLITS},
-        splits={split: summarise(*pair) for split, pair in opened.items()},
-        problems={split: problems for split, (_, problems) in opened.items()},
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class TrafficOutcome:
-    """What was taken of COCO.
-
-    Attributes:
-        out: the folder of COCO traffic.
-        splits: what was kept, by split.
-    """
-
-    out: Path
-    splits: Mapping[str, TrafficSplit]
-
-    def table(self) -> list[str]:
-        """Images of every split, then boxes of every class."""
-        lines = [f"{name}: {kept.images} of {kept.images_in_source} images kept" for name, kept in self.splits.items()]
-        kept_boxes = [kept.boxes for kept in self.splits.values()]
-        rows: list[tuple[Cell, ...]] = [(name, *(boxes[name] for boxes in kept_boxes)) for name in TRAFFIC_CLASSES]
-        rows.append(("all", *(sum(boxes.values()) for boxes in kept_boxes)))
-        boxes = Table(("boxes", *self.splits), tuple(rows))
-        return [*lines, "", *boxes.text().splitlines(), "", f"written to {self.out}"]
-
-    def as_dict(self) -> Mapping[str, Any]:
-        """The counts."""
-        return {"out": str(self.out), "splits": {name: asdict(kept) for name, kept in self.splits.items()}}
-
-
-def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = None) -> TrafficOutcome:
-    """Writes the part of COCO that shows traffic, with 13 classes; images are linked.
-
-    Args:
-        coco: COCO's folder.
-        out: a new or empty folder; one made of the same files is left as it is.
-        progress: told how many megabytes of COCO's files are read, each twice.
-
-    Raises:
-        ConfigError: a file is missing, or the folder holds something else.
-        DataError: a file is no COCO file, or lacks one of the 13 classes.
-    """
-    watcher = progress or Silence()
-    started = False
-
-    def advance(done: int, total: int) -> None:
-        nonlocal started
-        if not started:
-            watcher.start("read COCO, in MB", math.ceil(total / 1e6))
-            started = True
-        watcher.advance(math.ceil(done / 1e6))
-
-    splits = make_coco_traffic(coco, out, progress=advance)
-    watcher.finish()
-    return TrafficOutcome(out=out, splits=splits)

@@ -20,6 +20,7 @@ out: detection needs boxes alone.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ from detdistill.data.coco_files import SPLITS, DataSplit, SplitName, find_coco
 from detdistill.data.json_stream import BEGIN, walk
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import atomic_file, atomic_folder, read_json, write_json
+from detdistill.progress import Progress, Silence
+from detdistill.report.tables import Cell, Table
 
 TRAFFIC_CLASSES = (
     "person",
@@ -270,3 +273,56 @@ def _made_before(out: Path, sources: Mapping[SplitName, DataSplit]) -> dict[str,
         f"{out} must be a new or an empty folder, or COCO traffic made from the same files, got something else. "
         "Give another folder, or delete that one."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficOutcome:
+    """What was taken of COCO.
+
+    Attributes:
+        out: the folder of COCO traffic.
+        splits: what was kept, by split.
+    """
+
+    out: Path
+    splits: Mapping[str, TrafficSplit]
+
+    def table(self) -> list[str]:
+        """Images of every split, then boxes of every class."""
+        lines = [f"{name}: {kept.images} of {kept.images_in_source} images kept" for name, kept in self.splits.items()]
+        kept_boxes = [kept.boxes for kept in self.splits.values()]
+        rows: list[tuple[Cell, ...]] = [(name, *(boxes[name] for boxes in kept_boxes)) for name in TRAFFIC_CLASSES]
+        rows.append(("all", *(sum(boxes.values()) for boxes in kept_boxes)))
+        boxes = Table(("boxes", *self.splits), tuple(rows))
+        return [*lines, "", *boxes.text().splitlines(), "", f"written to {self.out}"]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The counts."""
+        return {"out": str(self.out), "splits": {name: asdict(kept) for name, kept in self.splits.items()}}
+
+
+def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = None) -> TrafficOutcome:
+    """Writes the part of COCO that shows traffic, with 13 classes; images are linked.
+
+    Args:
+        coco: COCO's folder.
+        out: a new or empty folder; one made of the same files is left as it is.
+        progress: told how many megabytes of COCO's files are read, each twice.
+
+    Raises:
+        ConfigError: a file is missing, or the folder holds something else.
+        DataError: a file is no COCO file, or lacks one of the 13 classes.
+    """
+    watcher = progress or Silence()
+    started = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal started
+        if not started:
+            watcher.start("read COCO, in MB", math.ceil(total / 1e6))
+            started = True
+        watcher.advance(math.ceil(done / 1e6))
+
+    splits = make_coco_traffic(coco, out, progress=advance)
+    watcher.finish()
+    return TrafficOutcome(out=out, splits=splits)
