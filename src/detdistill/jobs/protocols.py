@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.kitti import KittiSplit, read_kitti_truths
+from detdistill.data.formats.kitti import KittiSplit, read_kitti_truths
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, suggestion
 from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco

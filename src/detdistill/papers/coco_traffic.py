@@ -26,10 +26,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from detdistill.data.coco import LISTS
-from detdistill.data.coco_columns import whole
-from detdistill.data.coco_files import SPLITS, DataSplit, SplitName, find_coco
-from detdistill.data.json_stream import BEGIN, walk
+from detdistill.data.formats.coco import CocoSplit, find
+from detdistill.data.formats.coco_json import LISTS, whole
+from detdistill.data.formats.json_stream import BEGIN, walk
+from detdistill.data.listing import SPLITS, SplitName
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import atomic_file, atomic_folder, read_json, write_json
 from detdistill.progress import Progress, Silence
@@ -86,7 +86,7 @@ def make_coco_traffic(
 
     Args:
         coco: COCO's folder, with ``annotations/instances_train2017.json`` and ``train2017``, or any layout that
-            `find_coco` knows.
+            `detdistill.data.formats.coco` knows.
         out: a new or empty folder; one made of the same files is left as it is.
         progress: called with (bytes read, bytes in all); every file is read twice.
 
@@ -97,7 +97,7 @@ def make_coco_traffic(
         ConfigError: a file is missing, or `out` holds something else.
         DataError: a file is no COCO file, or lacks one of the 13 classes.
     """
-    sources = {split: find_coco(coco, split) for split in SPLITS}
+    sources = {split: find(coco, split) for split in SPLITS}
     sizes = {split: 2 * source.json.stat().st_size for split, source in sources.items()}
     total = sum(sizes.values())
     made = _made_before(out, sources)
@@ -250,7 +250,7 @@ def _tail(json_path: Path, split: str) -> str:
     return tail if tail.startswith(split) else split
 
 
-def _described(sources: Mapping[SplitName, DataSplit]) -> dict[str, dict[str, Any]]:
+def _described(sources: Mapping[SplitName, CocoSplit]) -> dict[str, dict[str, Any]]:
     return {
         split: {
             "json": str(source.json.resolve()),
@@ -261,7 +261,7 @@ def _described(sources: Mapping[SplitName, DataSplit]) -> dict[str, dict[str, An
     }
 
 
-def _made_before(out: Path, sources: Mapping[SplitName, DataSplit]) -> dict[str, TrafficSplit] | None:
+def _made_before(out: Path, sources: Mapping[SplitName, CocoSplit]) -> dict[str, TrafficSplit] | None:
     """The counts of an earlier run on the same files; None for a new or empty folder."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

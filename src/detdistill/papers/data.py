@@ -9,9 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.coco_files import SPLITS, SplitName, is_coco
-from detdistill.data.kitti import KittiSplit, is_kitti
-from detdistill.data.listing import TRAIN_SHARE, Share
+from detdistill.data.formats.coco import recognises as is_coco
+from detdistill.data.formats.kitti import KittiSplit
+from detdistill.data.formats.kitti import recognises as is_kitti
+from detdistill.data.listing import SPLITS, TRAIN_SHARE, SplitName
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.papers.class_groups import ClassMode
@@ -151,7 +152,7 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
 def _division(source: Path, images: Mapping[SplitName, int]) -> tuple[str, ...]:
     """What to know where KITTI is divided by lists that came with the folder, and not by our seed."""
     found = find_split(source, "train")
-    if isinstance(found, KittiSplit) and isinstance(found.choice, Share):
+    if isinstance(found, KittiSplit) and found.drawn:
         return ()
     train, val = images["train"], images["val"]
     lists = f"KITTI is divided by the folder's own lists, {train} training and {val} validation images"

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.coco_files import SPLITS, SplitName
-from detdistill.data.kitti import IMAGES, KittiSplit
-from detdistill.data.listing import CLASS_LIST, IMAGE_SUFFIXES, by_stem, files_below
+from detdistill.data.formats.kitti import IMAGES, KittiSplit
+from detdistill.data.listing import CLASS_LIST, IMAGE_SUFFIXES, SPLITS, SplitName, by_stem, files_below
 from detdistill.data.problems import Problems
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
