@@ -126,7 +126,7 @@ def measure(path: Path, workers: int) -> dict[str, Any]:
     """Reads the file in this process, then in forked workers; MiB and seconds."""
     import torch
 
-    from detdistill.data.coco import read_coco
+    from detdistill.data.formats.coco import read_coco
 
     torch.set_num_threads(1)
     rss_before = _memory("Rss")

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, draw_seed
+from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import training_loader
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.files import write_json
+from detdistill.random import draw_seed
 from detdistill.store.layout import CHECKPOINTS, WEIGHTS
 from detdistill.training.loop import TrainResult, train
 from detdistill.training.settings import TrainSettings

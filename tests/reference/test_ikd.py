@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detdistill.data.dataset import draw_seed
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.recipe import Recipe
 from detdistill.methods.attack import (
@@ -24,6 +23,7 @@ from detdistill.methods.attack import (
 )
 from detdistill.methods.ikd import IKDSettings, wrap_ikd
 from detdistill.methods.parts.align import ConvAlign
+from detdistill.random import draw_seed
 from detdistill.types import Batch, Clock, Need, Observation, Pyramid, TaskLoss
 from made_up_steps import Stub
 from observations import batch, random_observation, spec

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detdistill.data.dataset import draw_seed
 from detdistill.methods.mgd import MaskedGeneration, MGDSettings, build_mgd
 from detdistill.methods.parts.align import ConvAlign
 from detdistill.methods.parts.generation import Generation
+from detdistill.random import draw_seed
 from detdistill.types import Clock, Observation
 from observations import batch, random_observation, spec
 

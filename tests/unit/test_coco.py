@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from coco_rows import CATEGORIES, box, image, write
-from detdistill.data.coco import read_coco
-from detdistill.data.coco_arrays import MOST_CLASSES_FOR_REGIONS
+from detdistill.data.builder import MOST_CLASSES_FOR_REGIONS
+from detdistill.data.formats.coco import read_coco
+from detdistill.data.split import Reading
 from detdistill.errors import DataError
 
 
@@ -264,11 +265,11 @@ def test_category_id_twice_and_name_twice(tmp_path):
 def test_demanded_classes_are_matched_by_name(tmp_path):
     rows = [box(1, 1, [1, 1, 2, 2], category=7), box(2, 1, [1, 1, 2, 2], category=3)]
     path = write(tmp_path, images=[image(1, ignore_regions=[[0, 0, 5, 5]])], annotations=rows)
-    annotations, _ = read_coco(path, class_names=("person", "car"))
+    annotations, _ = read_coco(path, Reading(class_names=("person", "car")))
     assert annotations.class_names == ("person", "car")
     assert annotations.category_ids.tolist() == [3, 7]
     assert annotations.labels.tolist() == [1, 0, 0, 1]
-    same, _ = read_coco(path, class_names=["car", "person"])
+    same, _ = read_coco(path, Reading(class_names=["car", "person"]))
     assert same.labels.tolist()[:2] == [0, 1]
 
 
@@ -276,7 +277,7 @@ def test_three_demanded_classes_in_turn(tmp_path):
     categories = [{"id": own, "name": name} for own, name in ((10, "a"), (20, "b"), (30, "c"))]
     rows = [box(own, 1, [1, 1, 2, 2], category=own) for own in (10, 20, 30)]
     path = write(tmp_path, images=[image(1)], annotations=rows, categories=categories)
-    annotations, _ = read_coco(path, class_names=("c", "a", "b"))
+    annotations, _ = read_coco(path, Reading(class_names=("c", "a", "b")))
     assert annotations.class_names == ("c", "a", "b")
     assert annotations.category_ids.tolist() == [30, 10, 20]
     assert annotations.labels.tolist() == [1, 2, 0]
@@ -285,7 +286,7 @@ def test_three_demanded_classes_in_turn(tmp_path):
 @pytest.mark.parametrize("demanded", [("car",), ("car", "person", "van"), ("car", "human")])
 def test_other_classes_are_refused_with_both_lists(tmp_path, demanded):
     with pytest.raises(DataError, match=r"must be \[.*\], got \['car', 'person'\] \(.*\)\. Make the names") as error:
-        read_coco(write(tmp_path, images=[image(1)]), class_names=demanded)
+        read_coco(write(tmp_path, images=[image(1)]), Reading(class_names=demanded))
     assert str(list(demanded)) in str(error.value)
     assert ("unknown ['person']" in str(error.value)) == ("person" not in demanded)
     assert ("missing ['van']" in str(error.value)) == ("van" in demanded)
@@ -362,7 +363,7 @@ def test_real_data(real_data, name, counts, classes):
 
 
 def test_real_images_are_whole(real_data):
-    annotations, problems = read_coco(real_data / "kitti33" / "train.json", check_images=True)
+    annotations, problems = read_coco(real_data / "kitti33" / "train.json", Reading(check_images=True))
     assert (len(annotations), problems.summary()) == (25, [])
 
 

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, Draw, Sample, Stored, draw_seed, read_image
+from detdistill.data.dataset import DetectionDataset, Draw, Sample, Stored, read_image
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.errors import DataError
+from detdistill.random import draw_seed
 from detdistill.types import Targets
 
 IMAGE = ImageSettings(32, 64)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from coco_rows import box, image, write
-from detdistill.data.coco import read_coco
+from detdistill.data.formats.coco import read_coco
 
 # File names and image files.
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from coco_rows import CATEGORIES, box, image, write
-from detdistill.data import json_stream
-from detdistill.data.coco import first_file_names, read_coco
+from detdistill.data.formats import json_stream
+from detdistill.data.formats.coco import read_coco
+from detdistill.data.formats.coco_json import first_file_names
 from detdistill.errors import ConfigError, DataError
 
 # Files that are refused.

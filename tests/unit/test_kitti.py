@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detdistill.data.kitti import KITTI_TYPES, read_kitti_labels, read_kitti_truths
+from detdistill.data.formats.kitti import KITTI_TYPES, read_kitti_labels, read_kitti_truths
 from detdistill.data.problems import Problems
 from detdistill.data.sources import find_split, open_split
 from detdistill.errors import ConfigError, DataError

@@ -15,9 +15,10 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
-from detdistill.data.loader import collate, draw_seed, evaluation_loader, training_loader
+from detdistill.data.loader import collate, evaluation_loader, training_loader
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.errors import ConfigError, DataError
+from detdistill.random import draw_seed
 from detdistill.types import Batch, Targets
 
 IMAGE = ImageSettings(24, 48, pad_multiple=16)

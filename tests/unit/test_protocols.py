@@ -12,7 +12,7 @@ import pytest
 from detdistill import build_detector, parse_detector, save_detector
 from detdistill.cli import main
 from detdistill.data.annotations import Annotations
-from detdistill.data.kitti import KITTI_TYPES, read_kitti_truths
+from detdistill.data.formats.kitti import KITTI_TYPES, read_kitti_truths
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections

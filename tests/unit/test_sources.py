@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detdistill.data.image_files import candidate_folders, header_size, images_folder
-from detdistill.data.sources import DataSplit, find_split, open_split, present_splits
+from detdistill.data.formats.coco import CocoSplit, candidate_folders, images_folder
+from detdistill.data.image_files import header_size
+from detdistill.data.sources import find_split, open_split, present_splits
 from detdistill.errors import ConfigError, DataError
 from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
 
@@ -33,8 +34,8 @@ def test_folder_with_images_beside_the_files(tmp_path):
     val = write(tmp_path / "val.json", "sub/b.png")
     picture(tmp_path / "images" / "a.png")
     picture(tmp_path / "images" / "sub" / "b.png")
-    assert find_split(tmp_path, "train") == DataSplit(train, tmp_path / "images")
-    assert find_split(tmp_path, "val") == DataSplit(val, tmp_path / "images")
+    assert find_split(tmp_path, "train") == CocoSplit(train, tmp_path / "images")
+    assert find_split(tmp_path, "val") == CocoSplit(val, tmp_path / "images")
 
 
 @pytest.mark.parametrize("name", ["a.png", "images/a.png"])
@@ -42,8 +43,8 @@ def test_names_that_resolve_in_the_own_folder(tmp_path, name):
     path = write(tmp_path / "train.json", name)
     picture(tmp_path / name)
     (tmp_path / "images").mkdir(exist_ok=True)
-    assert find_split(tmp_path, "train") == DataSplit(path, tmp_path)
-    assert find_split(path, "train") == DataSplit(path, tmp_path)
+    assert find_split(tmp_path, "train") == CocoSplit(path, tmp_path)
+    assert find_split(path, "train") == CocoSplit(path, tmp_path)
 
 
 @pytest.mark.parametrize("folder", ["train2017", "images/train2017", "train", "images/train", "images", "."])
@@ -53,14 +54,14 @@ def test_layout_of_coco(tmp_path, folder, by_file):
     write(tmp_path / "annotations" / "instances_val2017.json", "a.png")
     (tmp_path / "val2017").mkdir()
     picture(tmp_path / folder / "a.png")
-    assert find_split(path if by_file else tmp_path, "train") == DataSplit(path, tmp_path / folder)
+    assert find_split(path if by_file else tmp_path, "train") == CocoSplit(path, tmp_path / folder)
 
 
 def test_val_of_coco_takes_its_own_images(tmp_path):
     path = write(tmp_path / "annotations" / "instances_val.json", "a.png")
     for folder in ("train2017", "val2017"):
         picture(tmp_path / folder / "a.png")
-    assert find_split(tmp_path, "val") == DataSplit(path, tmp_path / "val2017")
+    assert find_split(tmp_path, "val") == CocoSplit(path, tmp_path / "val2017")
 
 
 def test_a_missing_first_image_does_not_mislead(tmp_path):
@@ -166,7 +167,10 @@ def test_a_folder_of_no_known_format_names_them_all(tmp_path):
     with pytest.raises(ConfigError, match=r"absent must be a data set folder or file"):
         present_splits(tmp_path / "absent")
     (tmp_path / "list.txt").write_text("a\n")
-    with pytest.raises(ConfigError, match=r"must be a list of a Pascal VOC or KITTI data set, got a text file with no"):
+    with pytest.raises(
+        ConfigError,
+        match=r"list\.txt must be a JSON .* \(COCO\), .* near it \(Pascal VOC\), got a file that is none of them\. Give",
+    ):
         find_split(tmp_path / "list.txt", "train")
 
 
@@ -179,7 +183,9 @@ def test_no_such_path(tmp_path):
 
 
 def test_folder_without_the_split(tmp_path):
-    with pytest.raises(ConfigError, match=r"val\.json or annotations/instances_val\*\.json, got no JSON file\."):
+    with pytest.raises(
+        ConfigError, match=r"must hold train\.json, val\.json or .*, got none of them in an empty folder\. Give"
+    ):
         find_split(tmp_path, "val")
     write(tmp_path / "train.json")
     write(tmp_path / "deep" / "valid.json")
@@ -252,7 +258,7 @@ def test_open_split_checks_images_where_asked(tmp_path):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_data(real_data, name, split):
     found = find_split(real_data / name, split)
-    assert found == DataSplit(real_data / name / f"{split}.json", real_data / name / "images")
+    assert found == CocoSplit(real_data / name / f"{split}.json", real_data / name / "images")
 
 
 # The parts.

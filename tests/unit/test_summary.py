@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.data.coco import read_coco
+from detdistill.data.formats.coco import read_coco
 from detdistill.data.problems import Problems
 from detdistill.data.summary import ClassCount, Spread, summarise
 

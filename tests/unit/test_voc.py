@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detdistill.data.formats.voc_xml import parse_voc
 from detdistill.data.listing import Share, split_by_seed
 from detdistill.data.sources import find_split, open_split
-from detdistill.data.voc_xml import parse_voc
 from detdistill.errors import ConfigError, DataError
 from folders_by_hand import HEIGHT, OBJECTS, TRAIN, VAL, WIDTH, make_voc, picture, voc_object, voc_xml, write
 
@@ -302,8 +302,8 @@ def test_a_list_that_is_no_text_is_refused(tmp_path):
 def test_a_file_as_parsed(tmp_path):
     path = write(tmp_path / "a.xml", voc_xml(voc_object(" A \n car ", (1, 2, 3, 4)), name="x.png"))
     file = parse_voc(path)
-    assert (file.file_name, file.size, len(file.objects)) == ("x.png", (HEIGHT, WIDTH), 1)
-    assert (file.objects[0].name, file.objects[0].line, file.objects[0].corners) == ("A car", 4, [1, 2, 3, 4])
+    assert (file.image, file.size, len(file.boxes)) == ("x.png", (HEIGHT, WIDTH), 1)
+    assert (file.boxes[0].kind, file.boxes[0].line, file.boxes[0].box) == ("A car", 4, (0, 1, 3, 4))
 
 
 # Real data.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from detdistill.cli.commands import Flag
 from detdistill.cli.watch import watched
@@ -55,7 +54,7 @@ def convert(
     path: Path,
     /,
     *,
-    to: Literal["coco", "voc", "yolo", "kitti"],
+    to: str,
     out: Path,
     split_seed: int | None = None,
     json: Path | None = None,
@@ -64,7 +63,7 @@ def convert(
 
     Args:
         path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
-        to: The format to write.
+        to: The format to write: coco, voc, yolo or kitti, or one that a package adds.
         out: A new or empty folder.
         split_seed: Divides KITTI or Pascal VOC without split lists 8:2; 0 without it.
         json: Also write the table to this file.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import struct
 import zlib
@@ -22,6 +21,7 @@ from torch.utils.data import Dataset
 from detdistill.data.annotations import Annotations
 from detdistill.data.transforms import AugmentSettings, ImageSettings, draw_augmentation, transform_sample
 from detdistill.errors import DataError
+from detdistill.random import draw_seed
 from detdistill.types import Targets
 
 # More pixels than this are taken for a decompression bomb: Pillow's own limit for an error.
@@ -66,19 +66,6 @@ SampleTransform = Callable[[Stored, torch.Generator], Stored]
 
 # Reads the twin of the image at an index of the data set: RGB, of the stored image's size.
 TwinReader = Callable[[int], UInt8[Tensor, "3 h w"]]
-
-
-def draw_seed(*numbers: int) -> int:
-    """A seed that depends on nothing but `numbers`: the same on every machine, in every process and version.
-
-    Args:
-        numbers: any integers; their order and their count matter.
-
-    Returns:
-        An integer in [0, 2**63).
-    """
-    digest = hashlib.blake2b(",".join(map(str, numbers)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Where a data set's image files are, and whether they can be read."""
+"""Whether a data set's image files may be opened, and can be read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -38,37 +37,6 @@ def unsafe_name(name: object) -> str | None:
     if normal in {".", ".."} or normal.startswith("../"):
         return "leads out of the images' folder"
     return None
-
-
-def candidate_folders(json_path: Path) -> list[Path]:
-    """The folders where the images of an annotation file may be, likeliest first; not all of them exist."""
-    parent = json_path.parent
-    near = [parent / "images", parent]
-    if parent.name != "annotations":
-        return near
-    base = parent.parent
-    tail = json_path.stem.removeprefix("instances_")
-    named = [base / tail, base / "images" / tail]
-    for split in ("train", "val", "test"):
-        if tail.startswith(split):
-            named += sorted(base.glob(f"{split}*")) + sorted(base.glob(f"images/{split}*"))
-    return list(dict.fromkeys([*named, base / "images", base, *near]))
-
-
-def images_folder(json_path: Path, names: Sequence[str]) -> tuple[Path, int]:
-    """The folder that holds most of some named images.
-
-    Args:
-        json_path: the annotation file they are listed in.
-        names: a few file names; with none, the first folder that exists is taken.
-
-    Returns:
-        The folder, and how many of the images are in it.
-    """
-    folders = [folder for folder in candidate_folders(json_path) if folder.is_dir()] or [json_path.parent]
-    found = [sum((folder / name).is_file() for name in names) for folder in folders]
-    best = max(range(len(folders)), key=lambda index: (found[index], -index))
-    return folders[best], found[best]
 
 
 def header_size(path: Path) -> tuple[int, int] | None:

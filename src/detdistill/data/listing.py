@@ -1,24 +1,34 @@
-"""Which images belong to a split: a list of names, a share drawn by a seed, or all that are there."""
+"""Which images belong to a split: a list of names, a share drawn by a seed, or all that are there.
+
+Data sets with a label file an image share this, whatever the label files say.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Literal, Protocol, final
 
 import numpy as np
 
 from detdistill.data.image_files import unsafe_name
 from detdistill.data.label_text import FileFlaw, numbered_lines, read_text
 from detdistill.data.problems import Problems
+from detdistill.errors import ConfigError
 
+SplitName = Literal["train", "val"]
+SPLITS: tuple[SplitName, ...] = ("train", "val")
+IMAGE_SETS = "ImageSets"
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 )
 TRAIN_SHARE = 0.8
 CLASS_LIST = "classes.txt"
+# Pairs of lists that divide a data set, the preferred first.
+_PAIRS = (("train", "val"), ("trainval", "test"), ("train", "test"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,69 @@ class Everything:
         """Every image."""
         del problems
         return [Entry(stem, str(self.labels)) for stem in stems]
+
+
+def choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile] | None:
+    """The lists that divide a data set; None where it has none.
+
+    Args:
+        folder: the data set; lists are in its ``ImageSets/Main`` or ``ImageSets``.
+        labels: where its label files are.
+
+    Raises:
+        ConfigError: there are lists, and no pair of them divides the data set.
+    """
+    lists = [path for place in ("Main", "") for path in sorted((folder / IMAGE_SETS / place).glob("*.txt"))]
+    by_name = {path.stem: path for path in reversed(lists)}
+    for train, val in _PAIRS:
+        if train in by_name and val in by_name:
+            return {
+                "train": ListFile(by_name[train], folder),
+                "val": ListFile(by_name[val], folder, train=by_name[train]),
+            }
+    if not lists:
+        return None
+    present = ", ".join(path.name for path in lists[:8]) + (", ..." if len(lists) > 8 else "")
+    raise ConfigError(
+        f"{folder / IMAGE_SETS} must hold train.txt and val.txt (or trainval.txt and test.txt), got {present}. "
+        f"Name the lists so, or remove them to divide the images of {labels.name} 8:2 by a seed."
+    )
+
+
+def choices(folder: Path, labels: Path, split_seed: int) -> Mapping[str, Choice]:
+    """How a data set with label files is divided: by its lists, else by a seed; see `choices_by_list`."""
+    return choices_by_list(folder, labels) or {split: Share(split, labels, split_seed) for split in SPLITS}
+
+
+def listed_splits(folder: Path, labels: Path) -> tuple[str, ...]:
+    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless both are.
+
+    Raises:
+        ConfigError: there are lists, and no pair of them divides the data set.
+        DataError: a list cannot be read.
+    """
+    found = choices_by_list(folder, labels) or {}
+    return tuple(split for split, listed in found.items() if not listed.is_empty()) or SPLITS
+
+
+def file_of_split(path: Path, split: str) -> Path:
+    """The file itself, or the sibling that is named like it for the split, where its name says another one.
+
+    Raises:
+        ConfigError: there is no such sibling.
+    """
+    for other in SPLITS:
+        stem = re.sub(rf"(?<![A-Za-z]){other}(?![A-Za-z])", split, path.stem)
+        if other == split or stem == path.stem or split in path.stem:
+            continue
+        sibling = path.with_name(f"{stem}{path.suffix}")
+        if not sibling.is_file():
+            raise ConfigError(
+                f"the {split} split beside {path} must be {sibling.name}, got no such file. "
+                f"Give a folder with both, or name the file so."
+            )
+        return sibling
+    return path
 
 
 def split_by_seed(stems: Sequence[str], *, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -267,4 +340,13 @@ def without_suffix(name: str) -> str:
 
 def shown(path: Path, folder: Path) -> str:
     """A path as a reader of messages wants it: relative to the data set where it lies in it."""
+    if path == folder:
+        return "the folder itself"
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def folder_of_list(path: Path, fits: Callable[[Path], bool]) -> Path | None:
+    """The data set that a list of images belongs to: the nearest of the folders above it that fits."""
+    if path.suffix.lower() != ".txt":
+        return None
+    return next((folder for folder in list(path.resolve().parents)[:3] if fits(folder)), None)

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from detdistill.data.dataset import DetectionDataset, Draw, Sample, draw_seed
+from detdistill.data.dataset import DetectionDataset, Draw, Sample
 from detdistill.errors import ConfigError, DataError
+from detdistill.random import draw_seed
 from detdistill.types import Batch, Targets
 
-__all__ = ["BatchLoader", "collate", "draw_seed", "evaluation_loader", "training_loader"]
+__all__ = ["BatchLoader", "collate", "evaluation_loader", "training_loader"]
 
 
 @dataclass(frozen=True, slots=True)

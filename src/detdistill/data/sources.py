@@ -1,98 +1,53 @@
-"""Recognises a data set by its files, and opens a split of it: COCO, Pascal VOC, YOLO or KITTI."""
+"""Recognises a data set by its files, and opens a split of it; the formats themselves are in `detdistill.data.formats`.
+
+A folder of several formats is of the one with the lowest precedence; a file may be given instead to take another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.coco_files import SPLITS, DataSplit, coco_splits, file_of_split, find_coco, is_coco
-from detdistill.data.kitti import find_kitti, is_kitti, kitti_splits
+from detdistill.data.formats import FORMATS, Format, Reading, Split
+from detdistill.data.image_files import is_text
+from detdistill.data.listing import SPLITS, SplitName
 from detdistill.data.problems import Problems
-from detdistill.data.voc import ANNOTATIONS, find_voc, is_voc, voc_splits
-from detdistill.data.yolo import find_yolo, yaml_of, yolo_splits
 from detdistill.errors import ConfigError, DataError
 
-__all__ = ["SPLITS", "DataSplit", "Split", "find_split", "open_split", "present_splits"]
-
-_YAML = (".yaml", ".yml")
+__all__ = ["SPLITS", "Split", "SplitName", "find_split", "open_split", "present_splits", "recognise"]
 
 
-class Split(Protocol):
-    """One split of a data set in some format, found but not read."""
-
-    @property
-    def source(self) -> Path:
-        """What messages call the split's data: a file or a folder."""
-
-    def text(self) -> str:
-        """The format, the list or file, and the images' folder, in a line."""
-
-    def read(
-        self,
-        *,
-        class_names: Sequence[str] | None = None,
-        check_images: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Annotations, Problems]:
-        """The annotations, possibly of no image, and what was repaired or skipped."""
+def _by_precedence() -> list[Format]:
+    return sorted(FORMATS.values(), key=lambda item: (item.precedence, item.name))
 
 
-def find_split(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> Split:
-    """Finds one split of a data set.
-
-    Layouts, in the order in which they are looked for:
-        - COCO: ``FOLDER/train.json``, ``FOLDER/val.json``, images in ``FOLDER/images`` or in ``FOLDER`` itself; or
-          ``FOLDER/annotations/instances_train2017.json`` with images in ``FOLDER/train2017`` (any year or none);
-        - YOLO: ``FOLDER/data.yaml``, or a YAML file of another name, see `yaml_of`;
-        - KITTI: ``FOLDER/training/label_2`` and ``image_2``, lists in ``FOLDER/ImageSets``;
-        - Pascal VOC: ``FOLDER/Annotations/*.xml``, ``JPEGImages`` and lists in ``ImageSets/Main``; or folders
-          ``train`` and ``val`` of images and XML files; or one such folder.
-
-    A file may be given instead, to take one format of several or other lists:
-        - a JSON file, images in ``images`` beside it or in its own folder. It is the split asked for, unless its
-          name says another one: for ``traffic_train.json`` the val split is ``traffic_val.json`` beside it;
-        - a ``data.yaml``;
-        - a list of Pascal VOC or KITTI, such as ``ImageSets/Main/trainval.txt``, taken as a JSON file is.
-
-    Args:
-        data: a folder or a file.
-        split: ``"train"`` or ``"val"``.
-        exact: take a JSON file or list for the split whatever its name says, as where a user names what to evaluate.
-        split_seed: divides KITTI and Pascal VOC where they have no lists.
+def recognise(data: Path) -> Format:
+    """The format of a data set, given as a folder or a file.
 
     Raises:
-        ConfigError: there is no such path, or nothing for the split.
-        DataError: a file cannot be used, or none of its first images is in any of the folders.
+        ConfigError: there is no such path, or nothing at it is of a known format.
     """
-    if data.is_file():
-        return _find_by_file(data, split, exact=exact)
-    if not is_coco(data):
-        data_yaml = yaml_of(data)
-        if data_yaml is not None:
-            return find_yolo(data_yaml, split)
-        if is_kitti(data):
-            return find_kitti(data, split, split_seed=split_seed)
-        if is_voc(data):
-            return find_voc(data, split, split_seed=split_seed)
-    return find_coco(data, split, exact=exact)
+    if not data.exists():
+        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
+    for item in _by_precedence():
+        if item.recognises(data):
+            return item
+    raise _of_no_format(data)
 
 
-def _find_by_file(data: Path, split: str, *, exact: bool) -> Split:
-    if data.suffix.lower() in _YAML:
-        return find_yolo(data, split)
-    if data.suffix.lower() != ".txt":
-        return find_coco(data, split, exact=exact)
-    listed = data if exact else file_of_split(data, split)
-    for folder in list(listed.resolve().parents)[:3]:
-        if is_kitti(folder):
-            return find_kitti(folder, split, listed=listed.resolve())
-        if (folder / ANNOTATIONS).is_dir():
-            return find_voc(folder, split, listed=listed.resolve())
-    raise ConfigError(
-        f"data {data} must be a list of a Pascal VOC or KITTI data set, got a text file with no Annotations or label_2 "
-        f"near it. Give the data set's folder, or for YOLO its data.yaml."
+def _of_no_format(data: Path) -> ConfigError:
+    folder = data.is_dir()
+    known = [f"{text} ({item.title})" for item in _by_precedence() if (text := item.holds if folder else item.file)]
+    listed = " or ".join(filter(None, (", ".join(known[:-1]), *known[-1:])))
+    if not folder:
+        return ConfigError(
+            f"data {data} must be {listed}, got a file that is none of them. Give the data set's folder, or such a file."
+        )
+    names = sorted(filter(is_text, (path.name for path in data.iterdir())))
+    among = f" among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else " in an empty folder"
+    return ConfigError(
+        f"{data} must hold {listed}, got none of them{among}. Give the folder of a data set, or a file of one."
     )
 
 
@@ -105,27 +60,28 @@ def present_splits(data: Path) -> tuple[str, ...]:
         ConfigError: there is no data set of a known format, or no pair of its lists divides it.
         DataError: a ``data.yaml`` or list cannot be used.
     """
-    if data.is_file():
-        return yolo_splits(data) if data.suffix.lower() in _YAML else ("val",)
-    if not data.is_dir():
-        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
-    present = coco_splits(data)
-    if present:
-        return present
-    data_yaml = yaml_of(data)
-    if data_yaml is not None:
-        present = yolo_splits(data_yaml)
-    elif is_kitti(data):
-        present = kitti_splits(data)
-    elif is_voc(data):
-        present = voc_splits(data)
+    present = recognise(data).splits(data)
     if not present:
-        raise ConfigError(
-            f"{data} must hold train.json, val.json or annotations/instances_*.json (COCO), data.yaml with train or "
-            f"val (YOLO), training/label_2 (KITTI) or Annotations/*.xml (Pascal VOC), got none of them. "
-            f"Give the folder of a data set, or a JSON file."
-        )
+        raise _of_no_format(data)
     return present
+
+
+def find_split(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> Split:
+    """Finds one split of a data set.
+
+    Args:
+        data: a folder, or a file of some format: a JSON file, a ``data.yaml``, or a list such as
+            ``ImageSets/Main/trainval.txt``. A JSON file or list is the split asked for, unless its name says another
+            one: for ``traffic_train.json`` the val split is ``traffic_val.json`` beside it.
+        split: ``"train"`` or ``"val"``.
+        exact: take a JSON file or list for the split whatever its name says, as where a user names what to evaluate.
+        split_seed: divides KITTI and Pascal VOC where they have no lists.
+
+    Raises:
+        ConfigError: there is no such path, or nothing for the split.
+        DataError: a file cannot be used, or none of its first images is in any of the folders.
+    """
+    return recognise(data).find(data, split, exact=exact, split_seed=split_seed)
 
 
 def open_split(
@@ -148,7 +104,8 @@ def open_split(
             its classes (Pascal VOC, KITTI) may show fewer.
         exact: as in `find_split`.
         split_seed: as in `find_split`.
-        check_images: decode every image, as `read_coco` does.
+        check_images: decode every image fully and compare its size; slow. Without it no image is opened, except for
+            the header of one whose size the annotations do not give.
         progress: called with (images settled, all images) where images are looked at.
         say: told in a line what the data was recognised as.
 
@@ -162,7 +119,16 @@ def open_split(
     found = find_split(data, split, exact=exact, split_seed=split_seed)
     if say is not None:
         say(f"{split} data read as {found.text()}")
-    annotations, problems = found.read(class_names=class_names, check_images=check_images, progress=progress)
+    return read_found(found, split, Reading(class_names, check_images, progress))
+
+
+def read_found(found: Split, split: str, reading: Reading) -> tuple[Annotations, Problems]:
+    """Reads a split that `find_split` found, as `open_split` does.
+
+    Raises:
+        DataError: a file cannot be used, its classes are others, or no image is left.
+    """
+    annotations, problems = found.read(reading)
     if len(annotations) == 0:
         skipped = f"; {problems.skipped} entries were skipped: {', '.join(problems.counts)}" if problems.skipped else ""
         raise DataError(

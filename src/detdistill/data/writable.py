@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.builder import Box
 from detdistill.data.ignored import IgnoreRegions, find_regions
 from detdistill.data.image_files import header_size
-from detdistill.data.listing import IMAGE_SUFFIXES, without_suffix
+from detdistill.data.listing import IMAGE_SUFFIXES, SPLITS, without_suffix
 from detdistill.data.problems import Problems
+from detdistill.data.split import Split
 from detdistill.errors import DataError
 
-Box = tuple[float, float, float, float]
 _THIN_PX = 0.05
 
 
@@ -49,14 +50,14 @@ class WrittenImage:
 class WritableSplit:
     """A split, the images of it that can be written with their new names, and what gets lost on the way.
 
-    `kitti_labels` is the folder of its label files, where it comes from KITTI's layout.
+    `origin` is the split as it was found: a writer of its own format may know what its files say beyond annotations.
     """
 
     annotations: Annotations
     names: Mapping[int, str]
     regions: IgnoreRegions
     problems: Problems
-    kitti_labels: Path | None = None
+    origin: Split | None = None
 
     def images(self) -> list[int]:
         """The rows of the images that are written, in order."""
@@ -89,6 +90,10 @@ class WritableSplit:
         return str(self.annotations.path(row))
 
 
+Place = Callable[[WritableSplit, WrittenImage, Path], None]
+"""Puts an image of a split at a path."""
+
+
 def _rounded_area(area: float) -> float:
     return round(area, 4) if area >= 1 else area
 
@@ -106,7 +111,7 @@ def decimal(value: float) -> str:
 
 
 def prepare(
-    splits: Mapping[str, Annotations], *, kitti_labels: Mapping[str, Path], advance: Callable[[int], None]
+    splits: Mapping[str, Annotations], *, origins: Mapping[str, Split], advance: Callable[[int], None]
 ) -> dict[str, WritableSplit]:
     """Checks that the images are there, and names them anew, so that no two have one name but for the ending.
 
@@ -114,7 +119,7 @@ def prepare(
 
     Args:
         splits: annotations by split.
-        kitti_labels: folder of the label files of every split that comes from KITTI's layout.
+        origins: the splits as they were found.
         advance: called with the number of images looked at, over all splits.
     """
     taken: set[str] = set()
@@ -129,7 +134,7 @@ def prepare(
                 written[row] = _new_name(posixpath.relpath(posixpath.normpath(name), shared or "."), taken)
             done += 1
             advance(done)
-        prepared[split] = WritableSplit(own, written, find_regions(own), problems, kitti_labels.get(split))
+        prepared[split] = WritableSplit(own, written, find_regions(own), problems, origins.get(split))
     return prepared
 
 
@@ -184,6 +189,19 @@ def plain_classes(names: tuple[str, ...], *, space: str = " ") -> tuple[str, ...
                 f"{name!r}. Rename one of them."
             )
     return plain
+
+
+def write_plain(path: Path, lines: Iterable[str]) -> None:
+    """Writes lines of text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_lists(folder: Path, splits: Mapping[str, WritableSplit]) -> None:
+    """Writes lists of both splits, so that a reader finds a pair; an empty one says that there is no such split."""
+    for name in SPLITS:
+        split = splits.get(name)
+        write_plain(folder / f"{name}.txt", [split.image(row).stem for row in split.images()] if split else [])
 
 
 def place_image(source: Path, target: Path) -> None:

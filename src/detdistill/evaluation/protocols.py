@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Literal, final
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.kitti import KittiSplit, read_kitti_truths
+from detdistill.data.formats.kitti import KittiSplit, read_kitti_truths
 from detdistill.data.sources import find_split, open_split
 from detdistill.errors import ConfigError, suggestion
 from detdistill.evaluation import kitti, voc

@@ -1,23 +1,20 @@
-"""Draws a data set, checks a data set, or writes one in another format."""
+"""Checks a data set, or writes one in another format."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.kitti import KittiSplit
-from detdistill.data.listing import Share
 from detdistill.data.problems import Problems
-from detdistill.data.sources import SPLITS, find_split, open_split, present_splits
+from detdistill.data.sources import find_split, present_splits, read_found
+from detdistill.data.split import Reading, Split
 from detdistill.data.summary import SplitSummary, summarise
-from detdistill.data.voc import VocSplit
-from detdistill.data.writers import Format, require_empty, write_data_set
+from detdistill.data.writing import require_empty, write_data_set, writer
 from detdistill.errors import ConfigError
 from detdistill.progress import Progress, Silence
-from detdistill.scenes import make_scenes
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +59,20 @@ class DataOutcome:
         }
 
 
+def _counted(watcher: Progress, title: str) -> Callable[[int, int], None]:
+    """Tells a watcher how far something is, from the first time on that there is something to tell."""
+    started = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal started
+        if not started:
+            watcher.start(title, total)
+            started = True
+        watcher.advance(done)
+
+    return advance
+
+
 def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutcome:
     """Reads a data set as training would, every image decoded, and counts what is in it.
 
@@ -75,28 +86,17 @@ def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutco
     """
     watcher = progress or Silence()
     summaries: dict[str, SplitSummary] = {}
-    found: dict[str, Problems] = {}
-    names: tuple[str, ...] | None = None
+    problems: dict[str, Problems] = {}
     sources: dict[str, str] = {}
+    names: tuple[str, ...] | None = None
     for split in present_splits(path):
-        started = False
-
-        def advance(done: int, total: int, split: str = split) -> None:
-            nonlocal started
-            if not started:
-                watcher.start(f"check {split}", total)
-                started = True
-            watcher.advance(done)
-
-        annotations, problems = open_split(
-            path, split, class_names=names, exact=path.is_file(), check_images=True, progress=advance
-        )
+        found = find_split(path, split, exact=path.is_file())
+        reading = Reading(names, check_images=True, progress=_counted(watcher, f"check {split}"))
+        annotations, problems[split] = read_found(found, split, reading)
         watcher.finish()
-        names = annotations.class_names
-        summaries[split] = summarise(annotations, problems)
-        found[split] = problems
-        sources[split] = find_split(path, split, exact=path.is_file()).text()
-    return DataOutcome(path=path, sources=sources, splits=summaries, problems=found)
+        names, sources[split] = annotations.class_names, found.text()
+        summaries[split] = summarise(annotations, problems[split])
+    return DataOutcome(path=path, sources=sources, splits=summaries, problems=problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class ConvertOutcome:
     """
 
     out: Path
-    to: Format
+    to: str
     sources: Mapping[str, str]
     images: Mapping[str, int]
     boxes: Mapping[str, int]
@@ -146,95 +146,56 @@ class ConvertOutcome:
 
 
 def convert_data_job(
-    path: Path, *, to: Format, out: Path, split_seed: int | None = None, progress: Progress | None = None
+    path: Path, *, to: str, out: Path, split_seed: int | None = None, progress: Progress | None = None
 ) -> ConvertOutcome:
     """Writes a data set in another format, images as hard links where the disk allows it.
 
     Args:
         path: a data set in any format; see `find_split`.
-        to: the format to write.
+        to: the name of the format to write.
         out: a new or empty folder.
         split_seed: divides KITTI and Pascal VOC without lists, which seed 0 does for everything else.
         progress: told what was recognised, and how many images are settled.
 
     Raises:
-        ConfigError: there is no such data set, the folder is in use, or a seed is given where nothing is drawn.
+        ConfigError: there is no such data set or format, the folder is in use, or a seed is given that draws nothing.
         DataError: a split cannot be used at all, or an image cannot be read.
     """
+    writer(to)
     require_empty(out)
-    present = present_splits(path)
-    if split_seed is not None:
-        _require_drawn(path, present, split_seed)
     watcher = progress or Silence()
+    origins: dict[str, Split] = {}
+    for split in present_splits(path):
+        origins[split] = find_split(path, split, exact=path.is_file(), split_seed=split_seed or 0)
+        if split_seed is not None:
+            _require_drawn(path, origins[split], split_seed)
     annotations: dict[str, Annotations] = {}
     problems: dict[str, Problems] = {}
-    sources: dict[str, str] = {}
-    kitti_labels: dict[str, Path] = {}
     names: tuple[str, ...] | None = None
-    for split in present:
-        annotations[split], problems[split] = open_split(
-            path, split, class_names=names, exact=path.is_file(), split_seed=split_seed or 0, say=watcher.say
-        )
+    for split, found in origins.items():
+        watcher.say(f"{split} data read as {found.text()}")
+        annotations[split], problems[split] = read_found(found, split, Reading(names))
         names = annotations[split].class_names
-        found = find_split(path, split, exact=path.is_file(), split_seed=split_seed or 0)
-        sources[split] = found.text()
-        if isinstance(found, KittiSplit):
-            kitti_labels[split] = found.labels_dir
-    started = False
-
-    def advance(done: int, total: int) -> None:
-        nonlocal started
-        if not started:
-            watcher.start(f"write {to}", total)
-            started = True
-        watcher.advance(done)
-
-    written = write_data_set(annotations, out, to=to, kitti_labels=kitti_labels, progress=advance)
+    written = write_data_set(annotations, out, to=to, origins=origins, progress=_counted(watcher, f"write {to}"))
     watcher.finish()
     for split, lost in written.problems.items():
         problems[split].extend([lost])
     return ConvertOutcome(
-        out=out, to=to, sources=sources, images=written.images, boxes=written.boxes, problems=problems
+        out=out,
+        to=to,
+        sources={split: found.text() for split, found in origins.items()},
+        images=written.images,
+        boxes=written.boxes,
+        problems=problems,
     )
 
 
-def _require_drawn(path: Path, splits: Sequence[str], seed: int) -> None:
+def _require_drawn(path: Path, found: Split, seed: int) -> None:
     """Refuses a seed that cannot be used, or that would decide nothing."""
     if seed < 0:
         raise ConfigError(f"--split-seed must be a whole number from 0, got {seed}. Leave it out for 0.")
-    for split in splits:
-        found = find_split(path, split, exact=path.is_file())
-        if not (isinstance(found, KittiSplit | VocSplit) and isinstance(found.choice, Share)):
-            raise ConfigError(
-                f"--split-seed must come with a KITTI or Pascal VOC folder without split lists, got {path}, "
-                f"read as {found.text()}. Leave it out, or take the lists away."
-            )
-
-
-def make_scenes_job(
-    out: Path, *, train: int, val: int, seed: int, kitti: bool = False, progress: Progress | None = None
-) -> DataOutcome:
-    """Draws street scenes and tells what is in them.
-
-    Args:
-        out: a new folder; one with the very same scenes is left as it is.
-        train: training scenes.
-        val: validation scenes.
-        seed: decides every scene.
-        kitti: write KITTI's layout too.
-        progress: told how many are drawn.
-
-    Raises:
-        ConfigError: the folder holds something else.
-    """
-    watcher = progress or Silence()
-    watcher.start("draw scenes", train + val)
-    make_scenes(out, train=train, val=val, seed=seed, kitti=kitti, progress=lambda done, total: watcher.advance(done))
-    watcher.finish()
-    opened = {split: open_split(out, split) for split in SPLITS}
-    return DataOutcome(
-        path=out,
-        sources={split: find_split(out, split).text() for split in SPLITS},
-        splits={split: summarise(*pair) for split, pair in opened.items()},
-        problems={split: problems for split, (_, problems) in opened.items()},
-    )
+    if not found.drawn:
+        raise ConfigError(
+            f"--split-seed must come with a KITTI or Pascal VOC folder without split lists, got {path}, "
+            f"read as {found.text()}. Leave it out, or take the lists away."
+        )

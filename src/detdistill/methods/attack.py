@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from detdistill.data.dataset import draw_seed
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError
 from detdistill.methods.parts.focus import inside_cells
+from detdistill.random import draw_seed
 from detdistill.types import Batch, Targets
 
 Images = Float[Tensor, "b 3 h w"]

@@ -9,7 +9,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from detdistill.data.dataset import draw_seed
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import Term, shared_strides
@@ -18,6 +17,7 @@ from detdistill.methods.features import recipe_of, require_gain
 from detdistill.methods.paired import aligner_for, paired_levels
 from detdistill.methods.parts.align import Align
 from detdistill.methods.parts.generation import Generation, kept_cells
+from detdistill.random import draw_seed
 from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation
 
 

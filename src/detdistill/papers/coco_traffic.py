@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detdistill.data.coco_files import SPLITS, DataSplit, find_coco
+from detdistill.data.formats.coco import CocoSplit, find
+from detdistill.data.listing import SPLITS
 from detdistill.errors import ConfigError
 from detdistill.files import atomic_folder, read_json, write_json
 from detdistill.papers.traffic_filter import TRAFFIC_CLASSES, TrafficSplit, filter_traffic
@@ -68,7 +69,7 @@ def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = 
         DataError: a file is no COCO file, or lacks one of the 13 classes.
     """
     watcher = progress or Silence()
-    sources = {split: find_coco(coco, split) for split in SPLITS}
+    sources = {split: find(coco, split) for split in SPLITS}
     made_from = {split: _described(source) for split, source in sources.items()}
     made = _made_before(out, made_from)
     total = 2 * sum(described["bytes"] for described in made_from.values())
@@ -96,7 +97,7 @@ def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = 
     return TrafficOutcome(out=out, splits=made)
 
 
-def _described(source: DataSplit) -> dict[str, Any]:
+def _described(source: CocoSplit) -> dict[str, Any]:
     return {
         "json": str(source.json.resolve()),
         "bytes": source.json.stat().st_size,

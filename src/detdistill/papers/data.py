@@ -11,9 +11,10 @@ from types import MappingProxyType
 import numpy as np
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.coco_files import SPLITS, SplitName, is_coco
-from detdistill.data.kitti import KittiSplit, is_kitti
-from detdistill.data.listing import TRAIN_SHARE, Share
+from detdistill.data.formats.coco import recognises as is_coco
+from detdistill.data.formats.kitti import KittiSplit
+from detdistill.data.formats.kitti import recognises as is_kitti
+from detdistill.data.listing import SPLITS, TRAIN_SHARE, SplitName
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.papers.class_groups import ClassMode
@@ -149,7 +150,7 @@ def _median_size(annotations: Annotations) -> tuple[int, int]:
 def _division(source: Path, images: Mapping[SplitName, int]) -> list[str]:
     """What to know where KITTI is divided by lists that came with the folder, and not by our seed."""
     found = find_split(source, "train")
-    if isinstance(found, KittiSplit) and isinstance(found.choice, Share):
+    if isinstance(found, KittiSplit) and found.drawn:
         return []
     train, val = images["train"], images["val"]
     other = abs(train / (train + val) - TRAIN_SHARE) > _SHARE_SLACK

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.coco_files import SPLITS, SplitName
+from detdistill.data.listing import SPLITS, SplitName
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import coco_dict
 from detdistill.files import atomic_folder, read_json, write_json, write_text

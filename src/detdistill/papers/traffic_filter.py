@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from detdistill.data.coco import LISTS
-from detdistill.data.coco_columns import whole
-from detdistill.data.json_stream import BEGIN, walk
+from detdistill.data.formats.coco_json import LISTS, whole
+from detdistill.data.formats.json_stream import BEGIN, walk
 from detdistill.errors import DataError
 from detdistill.files import atomic_file
 

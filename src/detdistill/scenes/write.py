@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.kitti import KITTI_TYPES
+from detdistill.data.formats.kitti import KITTI_TYPES, KittiSplit
+from detdistill.data.listing import Everything
 from detdistill.data.writable import place_image
-from detdistill.data.writers import write_data_set
+from detdistill.data.writing import write_data_set
 from detdistill.errors import ConfigError
 from detdistill.files import PARTIAL, atomic_folder, read_json, write_json
 from detdistill.scenes.street import SCENE_CLASSES, SPLITS, SceneObject, Split, draw_scene
@@ -163,7 +164,8 @@ def _write_kitti(drawn: Path, scenes: Mapping[Split, list[Objects]], settings: _
             (labels / f"{number:06d}.txt").write_text("".join(map(_kitti_line, objects)), encoding="ascii")
             number += 1
         splits[split] = _annotations(images, names, scenes[split], settings, classes=classes)
-    write_data_set(splits, out, to="kitti", kitti_labels=dict.fromkeys(SPLITS, labels))
+    origin = KittiSplit(folder=drawn, training=drawn, choice=Everything(labels))
+    write_data_set(splits, out, to="kitti", origins=dict.fromkeys(SPLITS, origin))
 
 
 def _found(out: Path, settings: _Settings) -> bool:

@@ -14,9 +14,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 
-from detdistill.data.dataset import draw_seed
 from detdistill.errors import DataError, DistillError
 from detdistill.progress import Progress
+from detdistill.random import draw_seed
 from detdistill.store.checkpoints import (
     Checkpoint,
     Snapshot,

@@ -1,4 +1,4 @@
-"""Reads YOLO: a ``data.yaml``, images in folders or in lists, and one text file of boxes an image.
+"""YOLO: a ``data.yaml``, images in folders or in lists, and one text file of boxes an image.
 
 The label file of ``images/a.jpg`` is ``labels/a.txt`` (the last folder ``images`` of the path becomes ``labels``), or
 ``a.txt`` beside the image. An image without one has no boxes. A line is a class number and the box's centre, width
@@ -11,29 +11,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.coco import label_order
+from detdistill.data.builder import Box, match_classes
+from detdistill.data.formats import Format
+from detdistill.data.formats.yolo_yaml import YoloData, lists_classes, read_data_yaml
 from detdistill.data.image_files import unsafe_name
-from detdistill.data.label_columns import Box, LabelColumns, usable_size
+from detdistill.data.label_files import UNKNOWN_CLASS, Flaw, LabelFile, LabelledBox, LabelledImages
 from detdistill.data.label_text import FileFlaw, number, numbered_lines, read_text
 from detdistill.data.listing import IMAGE_SUFFIXES, Entry, files_below, read_list, report_shared, shown, without_suffix
 from detdistill.data.problems import Problems
-from detdistill.data.yolo_yaml import YoloData, lists_classes, read_data_yaml
+from detdistill.data.split import Reading, Split
+from detdistill.data.writable import Place, WritableSplit, WrittenImage, plain_classes, write_plain
 from detdistill.errors import ConfigError, DataError
+from detdistill.strict_yaml import dump_yaml
 
 DATA_YAML = ("data.yaml", "data.yml")
 _LIKELY_YAML = "dataset.yaml"
 _POLYGON = 7
+_NO_BOX = (math.nan, math.nan, math.nan, math.nan)
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class YoloSplit:
+class YoloSplit(Split):
     """One split of a YOLO data set: what ``data.yaml`` says, and the split's folders and lists.
 
     `train` has those of the train split, for the val split alone: images of both are told.
@@ -45,51 +50,45 @@ class YoloSplit:
 
     @property
     def source(self) -> Path:
-        """What messages call the split's data."""
+        """The ``data.yaml``."""
         return self.data.file
 
     def text(self) -> str:
-        """What is read, in a line."""
+        """Name of the ``data.yaml``, and where the images are."""
         folder = self.data.file.parent
         return f"YOLO: {self.data.file.name}, images of {', '.join(shown(place, folder) for place in self.places)}"
 
-    def read(
-        self,
-        *,
-        class_names: Sequence[str] | None = None,
-        check_images: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Annotations, Problems]:
-        """Reads the split; see `read_coco` for the arguments.
+    def read(self, reading: Reading) -> tuple[Annotations, Problems]:
+        """Reads the split.
 
         Raises:
             DataError: a list cannot be read, no image has a label file, or the classes are not those demanded.
         """
-        problems = Problems()
-        images_dir = self.data.file.parent
-        columns = LabelColumns(
-            str(self.data.file), problems, class_names=list(self.data.names.values()), class_ids=list(self.data.names)
-        )
-        order = label_order(self.data.file, columns.class_names, class_names)
+        problems, own, images_dir = Problems(), self.data.names, self.data.file.parent
+        classes = match_classes(self.data.file, list(own.values()), reading.class_names, ids=list(own))
         images = self._images(self.places, images_dir, problems)
         report_shared(images, {entry.stem for entry in self._images(self.train, images_dir, Problems())}, problems)
-        used, labelled = [], 0
+        collected = LabelledImages(
+            classes, images_dir, problems=problems, check_images=reading.check_images, kinds=list(own)
+        )
+        labelled = 0
         for done, entry in enumerate(images, start=1):
-            labels = _label_file(images_dir, entry.stem)
-            labelled += labels is not None
-            size = usable_size(
-                images_dir / entry.stem, None, where=entry.where, check_images=check_images, problems=problems
-            )
-            if size is not None and self._add(columns, entry.stem, labels, size):
-                used.append(without_suffix(entry.stem))
-            if progress is not None:
-                progress(done, len(images))
+            path = _label_file(images_dir, entry.stem)
+            labelled += path is not None
+            file = path or Path(entry.stem)
+            try:
+                labels = self._parse(path) if path is not None else LabelFile(())
+            except FileFlaw as flaw:
+                problems.add(flaw.kind, flaw.where(file), what=flaw.what, action="skipped")
+            else:
+                collected.add(entry.stem, labels, file=file, stem=without_suffix(entry.stem), where=entry.where)
+            reading.tell(done, len(images))
         if images and not labelled:
             raise DataError(
                 f"the images of {self.data.file} must have label files, got none for all {len(images)} "
                 f"(such as {images[0].stem}). Put a.txt for images/a.jpg into labels/, or beside the image."
             )
-        return columns.finish(order, images_dir=images_dir, stems=used), problems
+        return collected.finish(), problems
 
     def _images(self, places: Sequence[Path], images_dir: Path, problems: Problems) -> list[Entry]:
         """A split's images, named relative to the folder of ``data.yaml``."""
@@ -115,28 +114,23 @@ class YoloSplit:
                 problems.add("unusable file name", where, what=f"{line!r} {flaw}", action="skipped")
         return entries
 
-    def _add(self, columns: LabelColumns, name: str, labels: Path | None, size: tuple[int, int]) -> bool:
-        """Adds an image and its boxes; False where its label file cannot be read."""
-        place = labels or Path(name)
-        try:
-            lines = list(numbered_lines(read_text(labels))) if labels is not None else []
-        except FileFlaw as flaw:
-            columns.problems.add(flaw.kind, flaw.where(place), what=flaw.what, action="skipped")
-            return False
-        row = columns.add_file(name, size=size, labels=str(place))
-        for line, text in lines:
-            words = text.split()
-            flaw_of_line = self._flaw(words)
-            if flaw_of_line is not None:
-                kind, what = flaw_of_line
-                columns.problems.add(kind, f"{place}, line {line}", what=what, action="skipped")
-            else:
-                box = _box([number(word) for word in words[1:]], size, polygon=self._is_polygon(words))
-                columns.add_box(row, box, category=int(float(words[0])), line=line)
-        return True
+    def _parse(self, path: Path) -> LabelFile:
+        """What a label file says.
 
-    def _is_polygon(self, words: list[str]) -> bool:
-        return len(words) >= _POLYGON and not self.data.keypoints
+        Raises:
+            FileFlaw: it cannot be read as text.
+        """
+        boxes, flaws = [], []
+        for line, text in numbered_lines(read_text(path)):
+            words = text.split()
+            flaw = self._flaw(words)
+            if flaw is not None:
+                flaws.append(Flaw(flaw[0], line, flaw[1]))
+            else:
+                polygon = len(words) >= _POLYGON and not self.data.keypoints
+                box = _box([number(word) for word in words[1:]], polygon=polygon)
+                boxes.append(LabelledBox(int(float(words[0])), box, line))
+        return LabelFile(tuple(boxes), tuple(flaws), shares=True)
 
     def _flaw(self, words: list[str]) -> tuple[str, str] | None:
         """What is wrong with a line: kind and facts."""
@@ -146,20 +140,19 @@ class YoloSplit:
             return "wrong number of columns", f"{count} instead of 5, or of a class and at least 3 points"
         own = number(words[0])
         if not math.isfinite(own) or own != int(own) or int(own) not in self.data.names:
-            return "box of an unknown class", f"class {words[0][:40]!r} is none of the {len(self.data.names)} classes"
+            return UNKNOWN_CLASS, f"class {words[0][:40]!r} is none of the {len(self.data.names)} classes"
         return None
 
 
-def _box(values: list[float], size: tuple[int, int], *, polygon: bool) -> Box:
-    """x1, y1, x2, y2 in pixels; NaN where a number is none."""
-    height, width = size
+def _box(values: list[float], *, polygon: bool) -> Box:
+    """x1, y1, x2, y2 as shares of the image's sides; NaN where a number is none."""
     if polygon:
-        across, down = values[::2], values[1::2]
         if not all(math.isfinite(value) for value in values):
-            return math.nan, math.nan, math.nan, math.nan
-        return min(across) * width, min(down) * height, max(across) * width, max(down) * height
+            return _NO_BOX
+        across, down = values[::2], values[1::2]
+        return min(across), min(down), max(across), max(down)
     x, y, w, h = values[:4]
-    return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
 def _folder(place: Path, images_dir: Path, problems: Problems) -> list[Entry]:
@@ -190,25 +183,33 @@ def _label_file(images_dir: Path, name: str) -> Path | None:
     return next((path for one in candidates if (path := images_dir / f"{one}.txt").is_file()), None)
 
 
-def yaml_of(folder: Path) -> Path | None:
-    """The ``data.yaml`` of a folder; else its ``dataset.yaml`` or only YAML file, where that lists classes."""
+def yaml_of(data: Path) -> Path | None:
+    """A YAML file itself; the ``data.yaml`` of a folder, else its ``dataset.yaml`` or only YAML that lists classes."""
+    if data.is_file():
+        return data if data.suffix.lower() in (".yaml", ".yml") else None
     for name in DATA_YAML:
-        if (folder / name).is_file():
-            return folder / name
-    others = [path for path in (*folder.glob("*.yaml"), *folder.glob("*.yml")) if path.is_file()]
+        if (data / name).is_file():
+            return data / name
+    others = [path for path in (*data.glob("*.yaml"), *data.glob("*.yml")) if path.is_file()]
     likely = [path for path in others if path.name == _LIKELY_YAML] or others
     return likely[0] if len(likely) == 1 and lists_classes(likely[0]) else None
 
 
-def find_yolo(data_yaml: Path, split: str) -> YoloSplit:
-    """Finds one split of a YOLO data set.
+def recognises(data: Path) -> bool:
+    """Whether it is a YAML file, or a folder with a ``data.yaml``; see `yaml_of`."""
+    return yaml_of(data) is not None
+
+
+def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> YoloSplit:
+    """Finds one split by a ``data.yaml``, which says where all are; there is nothing to draw by a seed.
 
     Raises:
         ConfigError: the file cannot be read, or does not say where the split is.
         DataError: it names no classes, or places outside its folder.
     """
-    data = read_data_yaml(data_yaml)
-    return YoloSplit(data, data.places(split), _train_places(data) if split == "val" else ())
+    del exact, split_seed
+    content = read_data_yaml(yaml_of(data) or data)
+    return YoloSplit(content, content.places(split), _train_places(content) if split == "val" else ())
 
 
 def _train_places(data: YoloData) -> tuple[Path, ...]:
@@ -219,11 +220,55 @@ def _train_places(data: YoloData) -> tuple[Path, ...]:
         return ()
 
 
-def yolo_splits(data_yaml: Path) -> tuple[str, ...]:
+def splits(data: Path) -> tuple[str, ...]:
     """The splits that a ``data.yaml`` names.
 
     Raises:
         ConfigError: the file cannot be read.
         DataError: it names no classes.
     """
-    return tuple(split for split, places in read_data_yaml(data_yaml).splits.items() if places)
+    return tuple(split for split, places in read_data_yaml(yaml_of(data) or data).splits.items() if places)
+
+
+def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
+    """Writes ``data.yaml``, and ``images`` and ``labels`` with a folder for every split; ignored boxes are left out."""
+    plain = plain_classes(class_names)
+    places = {name: f"images/{name}" for name in splits}
+    content = {"path": ".", **places, "names": dict(enumerate(plain))}
+    (folder / "data.yaml").write_text(dump_yaml(content), encoding="utf-8")
+    for name, split in splits.items():
+        for row in split.images():
+            image = split.image(row)
+            # The last folder named images is the one that labels stand beside.
+            before, _, after = f"images/{name}/{image.stem}".rpartition("images/")
+            write_plain(folder / f"{before}labels/{after}.txt", _lines(split, image))
+            place(split, image, folder / places[name] / image.name)
+
+
+def _lines(split: WritableSplit, image: WrittenImage) -> list[str]:
+    left_out = len(image.regions) + sum(item.ignored for item in image.boxes)
+    if left_out:
+        what = f"{left_out} ignored boxes or regions, which YOLO has no word for"
+        split.problems.add("ignored boxes left out", split.place(image.row), what=what, action="skipped")
+    return [_line(item.label, item.box, split.size(image.row)) for item in image.boxes if not item.ignored]
+
+
+def _line(label: int, box: Box, size: tuple[int, int]) -> str:
+    height, width = size
+    x1, y1, x2, y2 = box[0] / width, box[1] / height, box[2] / width, box[3] / height
+    digits = 6 if min(x2 - x1, y2 - y1) >= 1e-4 else 10
+    values = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
+    return " ".join([str(label), *(f"{value:.{digits}f}" for value in values)])
+
+
+FORMAT = Format(
+    name="yolo",
+    title="YOLO",
+    precedence=20,
+    holds="data.yaml with train or val",
+    file="a data.yaml with train or val",
+    recognises=recognises,
+    splits=splits,
+    find=find,
+    write=write,
+)

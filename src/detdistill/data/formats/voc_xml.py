@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 from xml.parsers import expat
+from xml.sax.saxutils import escape
 
+from detdistill.data.builder import Box
+from detdistill.data.label_files import UNKNOWN_CLASS, Flaw, LabelFile, LabelledBox
 from detdistill.data.label_text import FileFlaw, number, read_bytes
+from detdistill.data.writable import WrittenImage, decimal
 
-Box = tuple[float, float, float, float]
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OBJECT = ("annotation", "object")
 _DEEPEST = 32
@@ -19,21 +22,13 @@ _NOT_DIFFICULT = frozenset({"", "0", "0.0", "false", "no", "unspecified"})
 
 
 @dataclass(slots=True)
-class VocObject:
-    """One ``<object>``.
-
-    Attributes:
-        line: where it begins.
-        name: its class, white space tidied; empty where none is given.
-        difficult: whether it is to be left out of training and evaluation.
-        odd_flag: line and text of a ``<difficult>`` that says neither yes nor no, which counts as no; None without one.
-        corners: xmin, ymin, xmax, ymax as written, counted from 1; NaN where missing or no number.
-    """
+class _Object:
+    """One ``<object>`` as far as it is read: where it begins, and the corners as written, counted from 1."""
 
     line: int
     name: str = ""
     difficult: bool = False
-    odd_flag: tuple[int, str] | None = None
+    flaw: Flaw | None = None
     corners: list[float] = field(default_factory=lambda: [math.nan] * 4)
 
     def box(self) -> Box:
@@ -45,15 +40,6 @@ class VocObject:
         return _from_zero(x), _from_zero(y), right, bottom
 
 
-@dataclass(frozen=True, slots=True)
-class VocFile:
-    """One annotation file: what it calls its image, its size (height, width) where it tells one, its objects."""
-
-    file_name: str
-    size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
-
-
 def _from_zero(value: float) -> float:
     return value - 1.0 if value >= 1.0 else min(value, 0.0)
 
@@ -63,7 +49,7 @@ class _Handler:
     """Collects what counts while expat walks through a file."""
 
     def __init__(self, parser: expat.XMLParserType) -> None:
-        self.objects: list[VocObject] = []
+        self.objects: list[_Object] = []
         self.file_name = ""
         self.sides: dict[str, float] = {}
         self._parser = parser
@@ -71,7 +57,7 @@ class _Handler:
         self._text: list[str] = []
         parser.StartElementHandler = self._begin
         parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._characters
+        parser.CharacterDataHandler = self._text.append
         parser.StartDoctypeDeclHandler = self._doctype
         parser.EntityDeclHandler = self._entity
 
@@ -90,10 +76,7 @@ class _Handler:
             what = f"elements more than {_DEEPEST} deep"
             raise FileFlaw("XML nested too deep", what, line=self._parser.CurrentLineNumber)
         if tuple(self._path) == _OBJECT:
-            self.objects.append(VocObject(self._parser.CurrentLineNumber))
-
-    def _characters(self, text: str) -> None:
-        self._text.append(text)
+            self.objects.append(_Object(self._parser.CurrentLineNumber))
 
     def _end(self, tag: str) -> None:
         place = tuple(self._path[:-1])
@@ -111,13 +94,15 @@ class _Handler:
         self._path.pop()
         self._text.clear()
 
-    def _difficult(self, item: VocObject, text: str) -> None:
+    def _difficult(self, item: _Object, text: str) -> None:
         item.difficult = text.lower() in _DIFFICULT
         known = item.difficult or text.lower() in _NOT_DIFFICULT
-        item.odd_flag = None if known else (self._parser.CurrentLineNumber, text[:40])
+        what = f"difficult is {text[:40]!r}, taken as 0"
+        line = self._parser.CurrentLineNumber
+        item.flaw = None if known else Flaw("difficult neither 0 nor 1", line, what, "repaired")
 
 
-def parse_voc(path: Path) -> VocFile:
+def parse_voc(path: Path) -> LabelFile:
     """Reads an annotation file; the parts of people that VOC lists inside an object are passed over.
 
     Raises:
@@ -136,6 +121,44 @@ def parse_voc(path: Path) -> VocFile:
     except (LookupError, ValueError) as error:
         raise FileFlaw("XML that cannot be read", f"its encoding: {error}", line=1) from None
     height, width = handler.sides.get("height", math.nan), handler.sides.get("width", math.nan)
-    usable = all(1 <= side < 2**31 and side == int(side) for side in (height, width) if not math.isnan(side))
-    size = (int(height), int(width)) if usable and not math.isnan(height + width) else None
-    return VocFile(handler.file_name, size, tuple(handler.objects))
+    usable = all(1 <= side < 2**31 and side == int(side) for side in (height, width))
+    return LabelFile(
+        tuple(
+            LabelledBox(item.name, item.box(), item.line, item.difficult, item.flaw)
+            for item in handler.objects
+            if item.name
+        ),
+        flaws=tuple(Flaw(UNKNOWN_CLASS, item.line, "no <name>") for item in handler.objects if not item.name),
+        image=handler.file_name,
+        size=(int(height), int(width)) if usable else None,
+        lacks_size=not usable,
+    )
+
+
+def voc_xml(image: WrittenImage, size: tuple[int, int], names: tuple[str, ...]) -> list[str]:
+    """The lines of an annotation file to write: an image's boxes, and its regions as a difficult object of every class.
+
+    Args:
+        image: what to write.
+        size: its height and width in pixels.
+        names: the classes in label order.
+    """
+    height, width = size
+    lines = [
+        "<annotation>",
+        f"\t<filename>{escape(image.name)}</filename>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
+    everywhere = [(box, label, True) for box in image.regions for label in range(len(names))]
+    for box, label, ignored in [*((item.box, item.label, item.ignored) for item in image.boxes), *everywhere]:
+        # VOC counts pixels from 1, and its last pixel belongs to the box.
+        corners = zip(_CORNERS, (box[0] + 1, box[1] + 1, box[2], box[3]), strict=True)
+        written = "".join(f"<{tag}>{decimal(value)}</{tag}>" for tag, value in corners)
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{escape(names[label])}</name>",
+            f"\t\t<difficult>{int(ignored)}</difficult>",
+            f"\t\t<bndbox>{written}</bndbox>",
+            "\t</object>",
+        ]
+    return [*lines, "</annotation>"]

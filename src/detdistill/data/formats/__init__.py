@@ -1,0 +1,89 @@
+"""The data formats: one `Format` a module, found by name or by what a path holds.
+
+Another package adds one by an entry point of the group ``detdistill.formats`` that names a `Format`; a notebook by
+`FORMATS.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, final
+
+from detdistill.data.split import Reading, Split
+from detdistill.data.writable import Place, WritableSplit
+from detdistill.registry import Registry
+
+__all__ = ["FORMATS", "Find", "Format", "Reading", "Split", "Write"]
+
+
+class Find(Protocol):
+    """Finds one split of a data set."""
+
+    def __call__(self, data: Path, split: str, *, exact: bool, split_seed: int) -> Split:
+        """The split, not read yet.
+
+        Args:
+            data: a folder or file that the format recognises.
+            split: ``"train"`` or ``"val"``.
+            exact: take a file for the split whatever its name says.
+            split_seed: divides a data set without lists.
+
+        Raises:
+            ConfigError: there is nothing for the split.
+            DataError: a file that tells where the split is cannot be used.
+        """
+
+
+class Write(Protocol):
+    """Writes splits with the same classes."""
+
+    def __call__(
+        self, folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place
+    ) -> None:
+        """Fills an empty folder.
+
+        Args:
+            folder: where to.
+            splits: what to write; their `problems` take what the format cannot say.
+            class_names: in label order.
+            place: puts an image of a split at a path.
+
+        Raises:
+            DataError: the format cannot tell two classes apart, or an image cannot be read.
+        """
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way in which data sets are kept.
+
+    Attributes:
+        name: as ``data convert --to`` takes it.
+        title: as messages have it.
+        precedence: where a path fits several formats, the lowest counts; ours are 10, 20, 30 and 40.
+        holds: what a folder of it must hold, for messages.
+        file: which file may be given in place of the folder, for messages; empty for none.
+        recognises: whether a folder or file looks like it.
+        splits: which splits such a folder or file has, of ``"train"`` and ``"val"``; a file that is one of them
+            counts as ``"val"``.
+        find: finds one of them.
+        write: writes the format; None where it is only read.
+    """
+
+    name: str
+    title: str
+    precedence: int
+    holds: str
+    file: str
+    recognises: Callable[[Path], bool]
+    splits: Callable[[Path], tuple[str, ...]]
+    find: Find
+    write: Write | None = None
+
+
+FORMATS: Registry[Format] = Registry(
+    "data format", group="detdistill.formats", package="detdistill.data.formats", attribute="FORMAT", entry_type=Format
+)

@@ -1,0 +1,296 @@
+"""Reads the entries of a COCO file as columns of numbers, in one streamed pass.
+
+The file may be larger than memory: entries are read one at a time and kept as numbers; polygons are passed over.
+The lists ``images``, ``annotations`` and ``categories`` may come in any order. Labels 0..K-1 follow the order of
+the file's ``categories``, whatever their ids and the gaps between them; images keep the file's order too.
+``ignore_regions`` of an image (lists of x, y, width, height: KITTI's DontCare) are an addition to COCO.
+
+Fine, and never reported: category ids with gaps, images without boxes, file names with sub-folders, crowd boxes
+(``iscrowd`` 1: kept, marked ignored), missing annotation ids, ``iscrowd`` missing (0). What is repaired, skipped or
+refused is listed in ``docs/data.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.builder import Boxes, Images
+from detdistill.data.formats.json_stream import BEGIN, walk
+from detdistill.data.image_files import header_size, image_flaw, is_text, unsafe_name
+from detdistill.data.problems import Problems
+from detdistill.data.split import Reading
+from detdistill.errors import DataError
+
+LISTS = ("images", "annotations", "categories")
+_NO_ID = -(2**63)
+_LARGEST_SIDE = 2**31 - 1
+_LARGEST = 1e300
+
+
+def first_file_names(json_path: Path, *, count: int = 20) -> list[str]:
+    """The first few usable file names of a COCO file; reads no further than needed."""
+    names: list[str] = []
+    for _, entry in walk(json_path, ("images",)):
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and unsafe_name(name) is None:
+            names.append(name)
+            if len(names) == count:
+                break
+    return names
+
+
+def whole(value: object) -> int | None:
+    """A JSON number as an id; None where it is none that fits 64 bits."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and -(2**63) < value < 2**63 and not isinstance(value, bool):
+        return value
+    return None
+
+
+def _number(value: object) -> float:
+    """A JSON number as a float; NaN where it is none."""
+    if type(value) is float:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def _xywh(value: object) -> tuple[float, float, float, float]:
+    """A JSON box; four NaN where it is no list of four."""
+    if not isinstance(value, list) or len(value) != 4:
+        return (math.nan, math.nan, math.nan, math.nan)
+    return (_number(value[0]), _number(value[1]), _number(value[2]), _number(value[3]))
+
+
+def _positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each wanted number stands among distinct keys, -1 where it does not."""
+    if len(keys) == 0:
+        return np.full(len(wanted), -1, dtype=np.int64)
+    order = np.argsort(keys)
+    found = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    return np.where(keys[found] == wanted, found, -1)
+
+
+def _repeats(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which ids stood earlier in the array already; those missing never repeat."""
+    again = np.ones(len(ids), dtype=np.bool_)
+    again[np.unique(ids, return_index=True)[1]] = False
+    again[ids == _NO_ID] = False
+    return again
+
+
+def _corners(given: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x, y, width, height as x1, y1, x2, y2; what is not finite stays so, and what is finite does."""
+    bounded = np.where(np.isfinite(given), given.clip(-_LARGEST, _LARGEST), given)
+    low = bounded[:, :2]
+    return np.concatenate([low, low + bounded[:, 2:]], axis=1)
+
+
+@final
+class CocoFile:
+    """The entries of one file; a few dozen bytes each, whatever else an entry holds.
+
+    Args:
+        path: the file.
+        problems: takes what is wrong.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: it is no COCO file.
+    """
+
+    def __init__(self, path: Path, problems: Problems) -> None:
+        self.path, self.problems = path, problems
+        self.class_names: list[str] = []
+        self.class_ids: list[int] = []
+        self.images = Images()
+        self._label_of_id: dict[int, int] = {}
+        self._known_images: set[int] = set()
+        self._lacks_sizes = False
+        self._region_rows, self._region_boxes = array("q"), array("d")
+        self._ids, self._box_images, self._box_categories = array("q"), array("q"), array("q")
+        self._boxes, self._areas = array("d"), array("d")
+        self._crowds = bytearray()
+        self._seen = dict.fromkeys(LISTS, 0)
+        self._read()
+
+    def _read(self) -> None:
+        add = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
+        seen: list[str] = []
+        for key, entry in walk(self.path, LISTS):
+            if entry is BEGIN:
+                seen.append(key)
+            else:
+                self._seen[key] += 1
+                add[key](entry)
+        require_lists(self.path, seen)
+        if not self.class_names:
+            raise DataError(
+                f'"categories" of {self.path} must name at least one class, got none that can be read. '
+                f"Add entries with id and name."
+            )
+
+    def _bad_entry(self, section: str, what: str) -> None:
+        where = f"{self.path}, {section} entry {self._seen[section]}"
+        self.problems.add(f"bad entry in {section}", where, what=what, action="skipped")
+
+    def _add_category(self, entry: Any) -> None:
+        own = whole(entry.get("id")) if isinstance(entry, dict) else None
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if own is None or not isinstance(name, str) or not name.strip() or not is_text(name):
+            self._bad_entry("categories", "id must be a whole number and name a text")
+            return
+        where = f"{self.path}, category {own}"
+        if own in self._label_of_id:
+            self.problems.add("category id twice", where, what=f"{name!r} is the second", action="skipped")
+        elif name in self.class_names:
+            self._label_of_id[own] = self.class_names.index(name)
+            first = self.class_ids[self._label_of_id[own]]
+            what = f"{name!r} is category {first} too; both count as one class"
+            self.problems.add("category name twice", where, what=what, action="repaired")
+        else:
+            self._label_of_id[own] = len(self.class_names)
+            self.class_names.append(name)
+            self.class_ids.append(own)
+
+    def _add_image(self, entry: Any) -> None:
+        own = whole(entry.get("id")) if isinstance(entry, dict) else None
+        if own is None:
+            self._bad_entry("images", "id must be a whole number")
+            return
+        name = entry.get("file_name")
+        if own in self._known_images:
+            where = f"{self.path}, image {own}"
+            self.problems.add("image id twice", where, what=f"{name!r} is the second", action="skipped")
+            return
+        self._known_images.add(own)
+        height, width = whole(entry.get("height")), whole(entry.get("width"))
+        if height is None or width is None or not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+            height, width = 0, 0
+        flaw = unsafe_name(name)
+        self._lacks_sizes |= height == 0 and flaw is None
+        row = self.images.add(name if flaw is None else "", (height, width), own=own)
+        if flaw is not None:
+            self._skip_image(row, "unusable file name", f"file_name {name!r} {flaw}")
+        regions = entry.get("ignore_regions")
+        for region in regions if isinstance(regions, list) else ():
+            self._region_rows.append(row)
+            self._region_boxes.extend(_xywh(region))
+
+    def _add_annotation(self, entry: Any) -> None:
+        image = whole(entry.get("image_id")) if isinstance(entry, dict) else None
+        category = whole(entry.get("category_id")) if isinstance(entry, dict) else None
+        if image is None or category is None:
+            self._bad_entry("annotations", "image_id and category_id must be whole numbers")
+            return
+        own = whole(entry.get("id"))
+        self._ids.append(_NO_ID if own is None else own)
+        self._box_images.append(image)
+        self._box_categories.append(category)
+        self._boxes.extend(_xywh(entry.get("bbox")))
+        self._areas.append(_number(entry.get("area")))
+        self._crowds.append(entry.get("iscrowd") in (1, "1"))
+
+    def _image_place(self, row: int) -> str:
+        return f"{self.path}, image {self.images.ids[row]}"
+
+    def _box_place(self, row: int) -> str:
+        own = self._ids[row]
+        return f"{self.path}, annotation {own}" if own != _NO_ID else f"{self.path}, annotation without id"
+
+    def _skip_image(self, row: int, kind: str, what: str) -> None:
+        self.images.kept[row] = 0
+        self.problems.add(kind, self._image_place(row), what=what, action="skipped")
+
+    def settle_images(self, folder: Path, reading: Reading) -> None:
+        """Fills in missing sizes from the files, and skips what cannot be used; opens no image without need."""
+        if not (reading.check_images or self._lacks_sizes):
+            return
+        images = self.images
+        for row in range(len(images)):
+            path = folder / images.name(row)
+            if images.kept[row] and images.heights[row] == 0:
+                size = header_size(path)
+                if size is None:
+                    self._skip_image(row, "image without size", f"no width and height, and {path} cannot be read")
+                else:
+                    images.heights[row], images.widths[row] = size
+                    what = f"no width and height; the file is {size[1]}x{size[0]}"
+                    self.problems.add("image without size", self._image_place(row), what=what, action="repaired")
+            if reading.check_images and images.kept[row]:
+                flaw = image_flaw(path, height=images.heights[row], width=images.widths[row])
+                if flaw is not None:
+                    self._skip_image(row, *flaw)
+            reading.tell(row + 1, len(images))
+
+    def objects(self) -> Boxes:
+        """The annotations, those of an image and a category of the file."""
+        image_of = np.frombuffer(self._box_images, dtype=np.int64)
+        rows = _positions(np.frombuffer(self.images.ids, dtype=np.int64), image_of)
+        category_of = np.frombuffer(self._box_categories, dtype=np.int64)
+        known = _positions(np.array(list(self._label_of_id), dtype=np.int64), category_of)
+        labels = np.array([*self._label_of_id.values(), -1], dtype=np.int64)[known]
+        given = np.frombuffer(self._boxes, dtype=np.float64).reshape(-1, 4)
+        boxes = Boxes(
+            _corners(given),
+            rows,
+            self.images,
+            problems=self.problems,
+            where=self._box_place,
+            given=given,
+            labels=labels,
+            ignored=np.frombuffer(self._crowds, dtype=np.bool_),
+            areas=np.frombuffer(self._areas, dtype=np.float64),
+        )
+
+        def image(row: int) -> str:
+            return f"image_id {image_of[row]}"
+
+        again = _repeats(np.frombuffer(self._ids, dtype=np.int64))
+        boxes.report("annotation id twice", again, lambda row: f"the second, of {image(row)}")
+        boxes.report("box of an unknown image", rows < 0, image)
+        boxes.report("box of a skipped image", ~np.append(self.images.kept_rows(), True)[rows], image)
+        what = "category_id {}, {}".format
+        boxes.report("box of an unknown category", labels < 0, lambda row: what(category_of[row], image(row)))
+        return boxes
+
+    def regions(self) -> Boxes:
+        """The ignore regions of images that are kept."""
+        rows = np.frombuffer(self._region_rows, dtype=np.int64)
+        given = np.frombuffer(self._region_boxes, dtype=np.float64).reshape(-1, 4)
+        regions = Boxes(
+            _corners(given),
+            rows,
+            self.images,
+            problems=self.problems,
+            where=lambda row: self._image_place(rows[row]),
+            given=given,
+        )
+        regions.good &= self.images.kept_rows()[rows]
+        return regions
+
+
+def require_lists(path: Path, seen: list[str]) -> None:
+    """Refuses a file that lacks one of COCO's lists.
+
+    Raises:
+        DataError: one is not among the keys seen.
+    """
+    missing = [key for key in LISTS if key not in seen]
+    if missing:
+        raise DataError(
+            f"{path} must be a COCO file with the lists {', '.join(LISTS)}, "
+            f"got no {' and no '.join(missing)} (its keys: {', '.join(seen[:12]) or 'none'}). "
+            f"Give an annotation file of COCO's object detection format."
+        )
