@@ -154,7 +154,7 @@ def smoke_detector(model: PaperModel) -> DetectorSettings:
     backbone = model.resolved().backbone.partition(".")[0]
     width, preset = _SMOKE_WIDTHS.get(backbone, _TINY)
     if family == "faster_rcnn":
-        tiny = replace(parse_detector(f"{family}/test_resnet"), **_SMOKE_FASTER_RCNN)
+        tiny: Any = replace(parse_detector(f"{family}/test_resnet"), **_SMOKE_FASTER_RCNN)
         return replace(tiny, fpn_channels=width, roi_channels=2 * width)
     return replace(parse_detector(f"{family}/{preset}"), fpn_channels=width)
 
