@@ -106,7 +106,10 @@ def known_keys(path: tuple[str | int, ...], *, method: str | None, family: str |
     """
     sections: dict[str, tuple[Any, list[str]]] = {
         "data": (DataSettings, []),
-        "student": (FAMILIES[family].settings if family in FAMILIES else DetectorSettings, ["detector"]),
+        "student": (
+            FAMILIES[family].settings if family is not None and family in FAMILIES else DetectorSettings,
+            ["detector"],
+        ),
         "teacher": (TeacherSettings, []),
         "train": (TrainSettings, []),
         "evaluate": (EvaluateSettings, []),

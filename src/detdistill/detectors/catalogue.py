@@ -33,11 +33,10 @@ class Family:
     build: Callable[[Any, tuple[str, ...]], Detector]
 
     def __post_init__(self) -> None:
-        tag = next(field.default for field in fields(self.settings) if field.name == "family")
-        if tag != self.name:
+        if self.settings.tag() != self.name:
             raise ConfigError(
                 f"The settings of the detector's family '{self.name}' must have the tag family = '{self.name}', got "
-                f"{tag!r}. Give the field family this default."
+                f"'{self.settings.tag()}'. Give the field family this default."
             )
 
     @property
@@ -90,7 +89,8 @@ def settings_of(content: Mapping[str, Any], *, optional: Collection[str] = ()) -
     """
     _require_key("family", content)
     family = FAMILIES.find(str(content["family"]))
-    known, values = family.keys, {}
+    known = family.keys
+    values: dict[str, Any] = {}
     for key, value in content.items():
         if key in known:
             values[key] = tuple(value) if isinstance(value, list) else value

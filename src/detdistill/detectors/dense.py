@@ -67,7 +67,7 @@ def observe_dense(detector: DenseHeads, pyramid: Pyramid, batch: Batch, needs: S
     spec, strides, loses = detector.spec, pyramid.strides, bool(needs & LOSS_NEEDS)
     shows_boxes = spec.box_distributions is not None and Need.BOX_DISTRIBUTIONS in needs
     classes = detector.class_outputs(pyramid) if loses or Need.CLASS_LOGITS in needs else None
-    boxes = detector.box_outputs(pyramid) if loses or shows_boxes else None
+    boxes: Any = detector.box_outputs(pyramid) if loses or shows_boxes else None
     logits = distributions = loss = None
     if Need.CLASS_LOGITS in needs:
         logits = ClassLogits(detector.class_maps(classes, pyramid), strides, ClassKind.SIGMOID)

@@ -58,7 +58,7 @@ class DetectorSettings(ABC):
     detections_per_image: int = 100
 
     def __post_init__(self) -> None:
-        self.require_one_of("family", [field.default for field in fields(self) if field.name == "family"])
+        self.require_one_of("family", (self.tag(),))
         self.require_one_of("norm", get_args(Norm))
         self.require_one_of("fpn_norm", get_args(FpnNorm))
         self.require_at_least_one("fpn_channels", "detections_per_image")
@@ -95,6 +95,11 @@ class DetectorSettings(ABC):
         Raises:
             ConfigError: naming the key.
         """
+
+    @classmethod
+    def tag(cls) -> str:
+        """The family's name: the default of the key `family`."""
+        return next(str(field.default) for field in fields(cls) if field.name == "family")
 
     @property
     def name(self) -> str:

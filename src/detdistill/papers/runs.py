@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
-from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.catalogue import parse_detector, settings_of
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings, TwinSettings
@@ -154,8 +154,8 @@ def smoke_detector(model: PaperModel) -> DetectorSettings:
     backbone = model.resolved().backbone.partition(".")[0]
     width, preset = _SMOKE_WIDTHS.get(backbone, _TINY)
     if family == "faster_rcnn":
-        tiny = replace(parse_detector(f"{family}/test_resnet"), **_SMOKE_FASTER_RCNN)
-        return replace(tiny, fpn_channels=width, roi_channels=2 * width)
+        changes = {**_SMOKE_FASTER_RCNN, "fpn_channels": width, "roi_channels": 2 * width}
+        return settings_of({**parse_detector(f"{family}/test_resnet").to_dict(), **changes})
     return replace(parse_detector(f"{family}/{preset}"), fpn_channels=width)
 
 
