@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from detdistill.scenes.sketch import Camera, Light, Point, Sketch, Stroke
+from detdistill.scenes.sketch import Camera, Light, Point, Sketch, Stand, Stroke
 from detdistill.scenes.texture import Colour, mix, whole
 
 SUPERSAMPLING: Final = 2
@@ -58,6 +58,10 @@ class Canvas:
         self.glaze = ImageDraw.Draw(self.image, "RGBA")
         self._pen, self._id_pen = ImageDraw.Draw(self.image), ImageDraw.Draw(self.ids)
         self._sketches: list[Sketch] = []
+
+    def stand(self, x: float, z: float, yaw: float = math.pi / 2) -> Stand:
+        """A place where a new thing is drawn; without a heading, for flat shapes that face the camera."""
+        return Stand(self.camera, self.light, Sketch(z), x, z, axis=(math.sin(yaw), math.cos(yaw)))
 
     def ink(self, z: float) -> Callable[[Colour, bool], tuple[int, int, int]]:
         """What colours, and colours that shine themselves, look like at distance `z` in this light."""
