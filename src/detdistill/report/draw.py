@@ -42,11 +42,8 @@ def detection_marks(detections: ImageDetections, *, score_threshold: float) -> t
     """The detections with at least `score_threshold`, best first."""
     kept = detections.above(score_threshold)
     found = zip(kept.boxes.tolist(), kept.labels.tolist(), kept.scores.tolist(), strict=True)
-    return tuple(sorted((Mark(tuple(box), label, score) for box, label, score in found), key=_doubt))
-
-
-def _doubt(mark: Mark) -> float:
-    return -(mark.score or 0.0)
+    marks = (Mark(tuple(box), label, score) for box, label, score in found)
+    return tuple(sorted(marks, key=lambda mark: -(mark.score or 0.0)))
 
 
 def truth_marks(
@@ -152,36 +149,28 @@ def legend(
         entries.append((note, None))
     gap, line, swatch = size_px, round(size_px * 1.7), round(size_px * 1.4)
     x, y = gap, round(size_px * 0.5)
-    places: list[tuple[int, int]] = []
+    strip = Image.new("RGB", (width_px, y + line * max(1, len(entries))), WHITE)
+    draw = ImageDraw.Draw(strip)
     for text, colour in entries:
         needed = round(letters.getlength(text)) + (0 if colour is None else swatch)
         if x > gap and x + needed > width_px - gap:
             x, y = gap, y + line
-        places.append((x, y))
-        x += needed + round(gap * 1.5)
-    strip = Image.new("RGB", (width_px, y + line), WHITE)
-    draw = ImageDraw.Draw(strip)
-    for (text, colour), (left, top) in zip(entries, places, strict=True):
         if colour is not None:
-            draw.rectangle((left, top + 2, left + size_px, top + 2 + size_px), fill=colour, outline=INK)
-        draw.text((left if colour is None else left + swatch, top), text, fill=INK, font=letters)
-    return strip
+            draw.rectangle((x, y + 2, x + size_px, y + 2 + size_px), fill=colour, outline=INK)
+        draw.text((x if colour is None else x + swatch, y), text, fill=INK, font=letters)
+        x += needed + round(gap * 1.5)
+    return strip.crop((0, 0, width_px, y + line))
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, mark: Mark, *, line: int) -> None:
     x1, y1, x2, y2 = mark.box
     x2, y2 = max(x1, x2 - 1), max(y1, y2 - 1)
-    if mark.faint:
-        _draw_dashes(draw, (x1, y1, x2, y2), line=line)
+    if not mark.faint:
+        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK, width=1)
+        draw.rectangle((x1, y1, x2, y2), outline=class_colour(mark.label), width=line)
         return
-    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK, width=1)
-    draw.rectangle((x1, y1, x2, y2), outline=class_colour(mark.label), width=line)
-
-
-def _draw_dashes(draw: ImageDraw.ImageDraw, box: Rectangle, *, line: int) -> None:
-    x1, y1, x2, y2 = box
     dash = 4 * line
-    draw.rectangle(box, outline=BLACK, width=line)
+    draw.rectangle((x1, y1, x2, y2), outline=BLACK, width=line)
     for x in np.arange(x1, x2, 2 * dash):
         for top in (y1, y2 - line + 1):
             draw.rectangle((x, top, min(x + dash, x2), top + line - 1), fill=IGNORED)
@@ -200,8 +189,8 @@ def _label(
     canvas: tuple[int, int],
 ) -> tuple[str, Rectangle]:
     """A mark's text and the place where it covers least: the shorter one where the full one would hide others."""
-    texts = [mark.name(class_names)] if mark.score is None else [f"{mark.name(class_names)} {mark.score:.2f}"]
-    texts += [] if mark.score is None else [f"{mark.score:.2f}"]
+    name, score = mark.name(class_names), "" if mark.score is None else f"{mark.score:.2f}"
+    texts = (f"{name} {score}", score) if score else (name,)
     others = [other.box for other in marks if other.box != mark.box]
     least, chosen = math.inf, ("", mark.box)
     for text in texts:

@@ -112,9 +112,8 @@ def comparison_sheet(
         ConfigError: there are no rows, or rows with different columns.
     """
     if not rows:
-        raise ConfigError(
-            "A comparison sheet must have at least one row, got none. Evaluate on a split that has images."
-        )
+        what = "A comparison sheet must have at least one row, got none."
+        raise ConfigError(f"{what} Evaluate on a split that has images.")
     titles = list(rows[0].detections)
     for row in rows:
         if list(row.detections) != titles:
