@@ -97,7 +97,7 @@ def test_boxes_at_the_rim_and_empty_boxes_keep_a_whole_label(box):
 
 def test_labels_outside_the_known_names_are_numbered():
     assert draw_marks(canvas(), [Mark((50, 50, 90, 90), 20, 0.5)], class_names=NAMES).size == (480, 240)
-    assert legend({20}, class_names=NAMES, width_px=200).width == 200
+    assert legend([Mark((0, 0, 1, 1), 20)], class_names=NAMES, width_px=200).width == 200
 
 
 def test_an_ignored_region_is_dashed_without_a_class():
@@ -138,8 +138,9 @@ def test_draw_detections_adds_a_legend_below():
 
 def test_a_legend_wraps_and_shows_every_class_once():
     names = [f"a rather long class name {i}" for i in range(12)]
-    narrow = legend(range(12), class_names=names, width_px=480)
-    wide = legend([*range(12), *range(12)], class_names=names, width_px=4800)
+    marks = [Mark((0, 0, 1, 1), label) for label in range(12)]
+    narrow = legend(marks, class_names=names, width_px=480)
+    wide = legend([*marks, *marks], class_names=names, width_px=4800)
     assert narrow.height > 4 * wide.height
     for label in range(12):
         assert 100 < count(wide, class_colour(label)) < 400

@@ -17,7 +17,7 @@ from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError
 from detdistill.scenes import KITTI_NAMES, SCENE_CLASSES, Scene, Split, draw_scene, make_scenes
 from detdistill.scenes.canvas import SUPERSAMPLING, Canvas
-from detdistill.scenes.sketch import Camera, Light, Sketch, Stand
+from detdistill.scenes.sketch import Camera, Light, Sketch, Stand, Stroke
 from detdistill.scenes.texture import Dice, palette
 
 LIGHT = Light((1.0, 1.0, 1.0), (0.0, 0.0), 0.3, 1.0, lamps=False, haze=(0.0, 0.0, 0.0), sight=1e9)
@@ -153,9 +153,8 @@ def test_pictures_differ_in_brightness_and_are_not_flat(scenes: list[Scene]) -> 
 
 def test_a_nearer_thing_hides_a_farther_one_on_the_instance_map() -> None:
     canvas = Canvas(CAMERA, LIGHT)
-    far, near = Sketch(20.0), Sketch(10.0)
-    far.polygon([(10, 10), (29, 10), (29, 29), (10, 29)], (200, 0, 0))
-    near.polygon([(20, 0), (59, 0), (59, 59), (20, 59)], (0, 200, 0))
+    far = Sketch(20.0, [Stroke("polygon", [(10, 10), (29, 10), (29, 29), (10, 29)], (200, 0, 0))])
+    near = Sketch(10.0, [Stroke("polygon", [(20, 0), (59, 0), (59, 59), (20, 59)], (0, 200, 0))])
     canvas.paint(far, 1)
     canvas.paint(near, 0)
     # 20 columns of 20 pixels, of which the nearer thing covers ten.
@@ -169,8 +168,7 @@ def test_a_nearer_thing_hides_a_farther_one_on_the_instance_map() -> None:
 
 def test_truncation_is_the_share_of_the_rectangle_outside_the_picture() -> None:
     canvas = Canvas(CAMERA, LIGHT)
-    sketch = Sketch(5.0)
-    sketch.polygon([(-30, 10), (10, 10), (10, 30), (-30, 30)], (9, 9, 9))
+    sketch = Sketch(5.0, [Stroke("polygon", [(-30, 10), (10, 10), (10, 30), (-30, 30)], (9, 9, 9))])
     shape = canvas.silhouette(sketch)
     assert shape is not None
     assert shape.box[0] == 0
@@ -178,8 +176,7 @@ def test_truncation_is_the_share_of_the_rectangle_outside_the_picture() -> None:
 
 
 def test_a_thing_outside_the_picture_has_no_silhouette() -> None:
-    sketch = Sketch(5.0)
-    sketch.polygon([(300, 20), (308, 20), (304, 28)], (9, 9, 9))
+    sketch = Sketch(5.0, [Stroke("ellipse", [(296, 16), (304, 24)], (9, 9, 9))])
     assert Canvas(CAMERA, LIGHT).silhouette(sketch) is None
 
 
@@ -199,10 +196,10 @@ def test_the_camera_puts_nearer_and_higher_points_where_they_belong() -> None:
 
 
 def test_a_stand_draws_in_its_own_units_and_its_mirror_looks_the_other_way() -> None:
-    stand = Stand(CAMERA, LIGHT, Sketch(10.0), 1.0, up=0.5, unit=2.0, mirror=-1.0)
+    stand = Stand(CAMERA, LIGHT, Sketch(10.0), 1.0, 10.0, height=0.5, unit=2.0, axis=(-1.0, 0.0))
     # 10 canvas pixels a metre; the foot stands at x = 60 and 1.5 m below the eye.
-    assert stand.at((0.0, 0.0)) == (60.0, 45.0)
-    assert stand.at((0.5, 1.0)) == (50.0, 25.0)
+    assert stand.at(0.0, 0.0) == (60.0, 45.0)
+    assert stand.at(0.5, 1.0) == (50.0, 25.0)
     stand.ellipse((0.0, 0.0), (0.5, 0.25), (9, 9, 9), glow=1.0)
     stand.line(((0.0, 0.0), (0.0, 1.0)), (9, 9, 9), width=0.01)
     ellipse, line = stand.sketch.strokes
@@ -210,6 +207,21 @@ def test_a_stand_draws_in_its_own_units_and_its_mirror_looks_the_other_way() -> 
     assert ellipse.shines
     assert line.width == 1
     assert [halo.radius for halo in stand.sketch.halos] == [20.0]
+
+
+@pytest.mark.parametrize(("yaw", "near_end"), [(0.0, -1.5), (np.pi, 1.5)])
+def test_only_the_faces_of_a_box_that_the_camera_sees_are_drawn(yaw: float, near_end: float) -> None:
+    # Right in front of the camera, 1 m high and below the eye: its top and the end that is nearer.
+    stand = Canvas(CAMERA, LIGHT).stand(0.0, 10.0, float(yaw))
+    stand.box((-1.5, 1.5), 1.0, (0.0, 1.0), (100, 100, 100))
+    assert len(stand.sketch.strokes) == 2
+    assert stand.sketch.strokes[1].points[0] == pytest.approx(stand.at(near_end, 0.0, -1.0))
+    assert stand.flank(1.0) == 0
+    # Far to the right and looking away: its left flank too.
+    aside = Canvas(CAMERA, LIGHT).stand(5.0, 10.0, 0.0)
+    aside.box((-1.5, 1.5), 1.0, (0.0, 1.0), (100, 100, 100))
+    assert len(aside.sketch.strokes) == 3
+    assert aside.flank(1.0) == 1.0
 
 
 def test_palettes_are_hexadecimal_colours() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from detdistill.errors import ConfigError
 from detdistill.files import atomic_file
-from detdistill.report.palette import CLASS_COLOURS, Colour
+from detdistill.report.palette import CLASS_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ _MOST_PANELS = 9
 # What is logged below a loss, such as frs.features/cost_stride_8, comes after the losses.
 _BELOW = "/"
 # Yellow is left out: a thin line of it cannot be seen on white.
-_LINE_COLOURS: tuple[Colour, ...] = tuple(CLASS_COLOURS[i] for i in (6, 2, 3, 0, 5, 1, 7, 10))
+_LINE_COLOURS = tuple(f"#{bytes(CLASS_COLOURS[i]).hex()}" for i in (6, 2, 3, 0, 5, 1, 7, 10))
 
 
 def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
@@ -46,6 +46,7 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     curves = {label: read_curves(path) for label, path in runs.items()}
     names = _panel_names(curves)
@@ -55,7 +56,7 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
     FigureCanvasAgg(figure)
     if not names:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", fontsize=14)
-    colours = {label: _hex(_LINE_COLOURS[i % len(_LINE_COLOURS)]) for i, label in enumerate(curves)}
+    colours = {label: _LINE_COLOURS[i % len(_LINE_COLOURS)] for i, label in enumerate(curves)}
     grid: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist() if names else []
     last_step = max([1.0, *(steps[-1] for of_run in curves.values() for steps, _ in of_run.values())])
     for axes, name in zip(grid, names, strict=False):
@@ -65,8 +66,6 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
         axes.set_visible(False)
     shown = [label for label, of_run in curves.items() if any(name in of_run for name in names)]
     if shown:
-        from matplotlib.lines import Line2D
-
         handles = [Line2D([], [], color=colours[label], linewidth=2.5, label=label) for label in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(shown), 5), frameon=False, fontsize=12)
     with atomic_file(out) as partial:
@@ -88,9 +87,8 @@ def read_curves(path: Path) -> dict[str, Series]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise ConfigError(
-            f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
-        ) from error
+        message = f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
+        raise ConfigError(message) from error
     reader = csv.DictReader(text.replace("\0", "").splitlines())
     if not reader.fieldnames:
         return {}
@@ -108,12 +106,8 @@ def read_curves(path: Path) -> dict[str, Series]:
             value = _number(row[name])
             if name and name not in _NO_CURVE and value is not None:
                 values.setdefault(name, {})[step] = value
-    return {name: _series(points) for name, points in values.items()}
-
-
-def _series(points: Mapping[float, float]) -> Series:
-    steps = sorted(points)
-    return np.array(steps), np.array([points[step] for step in steps])
+    ordered = {name: sorted(points.items()) for name, points in values.items()}
+    return {name: (np.array([x for x, _ in of]), np.array([y for _, y in of])) for name, of in ordered.items()}
 
 
 def _number(text: str | None) -> float | None:
@@ -130,10 +124,6 @@ def _panel_names(curves: Mapping[str, Mapping[str, Series]]) -> list[str]:
     first = [name for name in _FIRST if name in names]
     last = [name for name in _LAST if name in names]
     return first + middle[: _MOST_PANELS - len(first) - len(last)] + last
-
-
-def _hex(colour: Colour) -> str:
-    return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
 
 
 def _draw_panel(

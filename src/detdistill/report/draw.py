@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +28,22 @@ class Mark:
     score: float | None = None
     faint: bool = False
 
+    def scaled(self, factor: float) -> Mark:
+        """The same in an image that is larger by a factor."""
+        x1, y1, x2, y2 = self.box
+        return replace(self, box=(x1 * factor, y1 * factor, x2 * factor, y2 * factor))
+
+    def name(self, class_names: Sequence[str]) -> str:
+        """Its class, or the number of one without a name."""
+        return class_names[self.label] if 0 <= self.label < len(class_names) else f"class {self.label}"
+
 
 def detection_marks(detections: ImageDetections, *, score_threshold: float) -> tuple[Mark, ...]:
     """The detections with at least `score_threshold`, best first."""
     kept = detections.above(score_threshold)
-    order = np.argsort(-kept.scores, kind="stable")
-    return tuple(
-        Mark(box=_rectangle(kept.boxes[i]), label=int(kept.labels[i]), score=float(kept.scores[i])) for i in order
-    )
+    found = zip(kept.boxes.tolist(), kept.labels.tolist(), kept.scores.tolist(), strict=True)
+    marks = (Mark(tuple(box), label, score) for box, label, score in found)
+    return tuple(sorted(marks, key=lambda mark: -(mark.score or 0.0)))
 
 
 def truth_marks(
@@ -47,10 +56,8 @@ def truth_marks(
             f"Boxes, labels and ignored flags to draw must be equally many, got {len(boxes)}, {len(labels)} and "
             f"{len(faint)}. Pass those of one image."
         )
-    return tuple(
-        Mark(box=_rectangle(box), label=int(label), faint=bool(flag))
-        for box, label, flag in zip(boxes, labels, faint, strict=True)
-    )
+    truths = zip(boxes.tolist(), labels.tolist(), faint.tolist(), strict=True)
+    return tuple(Mark(tuple(box), label, faint=flag) for box, label, flag in truths)
 
 
 def draw_marks(
@@ -72,20 +79,23 @@ def draw_marks(
         least_width_px: narrower images are enlarged to this width.
     """
     factor = max(1.0, least_width_px / image.width)
-    size = (round(image.width * factor), max(1, round(image.height * factor)))
-    canvas = image.convert("RGB") if factor == 1.0 else image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    canvas = canvas.copy()
+    canvas = image.convert("RGB").copy()
+    if factor > 1.0:
+        size = (round(image.width * factor), max(1, round(image.height * factor)))
+        canvas = canvas.resize(size, Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
-    scaled = [Mark(_scaled(mark.box, factor), mark.label, mark.score, mark.faint) for mark in marks]
-    line = max(3, round(canvas.width / 240))
+    scaled = [mark.scaled(factor) for mark in marks]
     for mark in reversed(scaled):
-        _draw_box(draw, mark, line=line)
+        _draw_box(draw, mark, line=max(3, round(canvas.width / 240)))
     letters = font(min(64, max(14, round(canvas.width / 42))))
     placed: list[Rectangle] = []
-    corners = [mark.box for mark in scaled]
     for mark in scaled:
         if not mark.faint:
-            _draw_label(draw, mark, class_names=class_names, letters=letters, placed=placed, boxes=corners)
+            text, place = _label(mark, scaled, placed, class_names=class_names, letters=letters, canvas=canvas.size)
+            colour = class_colour(mark.label)
+            draw.rectangle(place, fill=colour)
+            draw.text((place[0] + _PAD_PX, place[1]), text, fill=text_on(colour), font=letters)
+            placed.append(place)
     return canvas
 
 
@@ -108,12 +118,8 @@ def draw_detections(
     """
     marks = detection_marks(detections, score_threshold=score_threshold)
     drawn = draw_marks(image, marks, class_names=class_names, least_width_px=least_width_px)
-    strip = legend(
-        {mark.label for mark in marks},
-        class_names=class_names,
-        width_px=drawn.width,
-        note=f"{len(marks)} boxes with score ≥ {score_threshold:g}",
-    )
+    note = f"{len(marks)} boxes with score ≥ {score_threshold:g}"
+    strip = legend(marks, class_names=class_names, width_px=drawn.width, note=note)
     whole = Image.new("RGB", (drawn.width, drawn.height + strip.height), WHITE)
     whole.paste(drawn, (0, 0))
     whole.paste(strip, (0, drawn.height))
@@ -121,79 +127,50 @@ def draw_detections(
 
 
 def legend(
-    labels: Iterable[int],
-    *,
-    class_names: Sequence[str],
-    width_px: int,
-    note: str = "",
-    ignored: bool = False,
-    size_px: int = 15,
+    marks: Iterable[Mark], *, class_names: Sequence[str], width_px: int, note: str = "", size_px: int = 15
 ) -> Image.Image:
-    """A white strip that names the colour of every class in `labels`, on as many lines as it takes.
+    """A white strip that names the colour of every class drawn, and what dashes mean, on as many lines as it takes.
 
     Args:
-        labels: the classes to name; each once, in label order.
+        marks: what is drawn; each class is named once, in label order.
         class_names: names in label order.
         width_px: width of the strip.
         note: a remark behind the classes.
-        ignored: whether to explain the dashed boxes of ignored regions.
         size_px: height of the letters.
     """
-    letters = font(size_px)
+    letters, marks = font(size_px), list(marks)
+    first = {mark.label: mark for mark in marks if not mark.faint}
     entries: list[tuple[str, Colour | None]] = [
-        (_name(label, class_names), class_colour(label)) for label in sorted(set(labels))
+        (first[label].name(class_names), class_colour(label)) for label in sorted(first)
     ]
-    if ignored:
+    if any(mark.faint for mark in marks):
         entries.append(("ignored region (dashed)", IGNORED))
     if note:
         entries.append((note, None))
-    gap, line = size_px, round(size_px * 1.7)
+    gap, line, swatch = size_px, round(size_px * 1.7), round(size_px * 1.4)
     x, y = gap, round(size_px * 0.5)
-    places: list[tuple[int, int]] = []
+    strip = Image.new("RGB", (width_px, y + line * max(1, len(entries))), WHITE)
+    draw = ImageDraw.Draw(strip)
     for text, colour in entries:
-        needed = round(letters.getlength(text)) + (0 if colour is None else round(size_px * 1.4))
+        needed = round(letters.getlength(text)) + (0 if colour is None else swatch)
         if x > gap and x + needed > width_px - gap:
             x, y = gap, y + line
-        places.append((x, y))
-        x += needed + round(gap * 1.5)
-    strip = Image.new("RGB", (width_px, y + line), WHITE)
-    draw = ImageDraw.Draw(strip)
-    for (text, colour), (left, top) in zip(entries, places, strict=True):
-        start = left
         if colour is not None:
-            draw.rectangle((left, top + 2, left + size_px, top + 2 + size_px), fill=colour, outline=INK)
-            start += round(size_px * 1.4)
-        draw.text((start, top), text, fill=INK, font=letters)
-    return strip
-
-
-def _rectangle(box: NDArray[np.float32]) -> Rectangle:
-    x1, y1, x2, y2 = (float(value) for value in box)
-    return x1, y1, x2, y2
-
-
-def _scaled(box: Rectangle, factor: float) -> Rectangle:
-    return box[0] * factor, box[1] * factor, box[2] * factor, box[3] * factor
-
-
-def _name(label: int, class_names: Sequence[str]) -> str:
-    return class_names[label] if 0 <= label < len(class_names) else f"class {label}"
+            draw.rectangle((x, y + 2, x + size_px, y + 2 + size_px), fill=colour, outline=INK)
+        draw.text((x if colour is None else x + swatch, y), text, fill=INK, font=letters)
+        x += needed + round(gap * 1.5)
+    return strip.crop((0, 0, width_px, y + line))
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, mark: Mark, *, line: int) -> None:
     x1, y1, x2, y2 = mark.box
     x2, y2 = max(x1, x2 - 1), max(y1, y2 - 1)
-    if mark.faint:
-        _draw_dashes(draw, (x1, y1, x2, y2), line=line)
+    if not mark.faint:
+        draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK, width=1)
+        draw.rectangle((x1, y1, x2, y2), outline=class_colour(mark.label), width=line)
         return
-    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=BLACK, width=1)
-    draw.rectangle((x1, y1, x2, y2), outline=class_colour(mark.label), width=line)
-
-
-def _draw_dashes(draw: ImageDraw.ImageDraw, box: Rectangle, *, line: int) -> None:
-    x1, y1, x2, y2 = box
     dash = 4 * line
-    draw.rectangle(box, outline=BLACK, width=line)
+    draw.rectangle((x1, y1, x2, y2), outline=BLACK, width=line)
     for x in np.arange(x1, x2, 2 * dash):
         for top in (y1, y2 - line + 1):
             draw.rectangle((x, top, min(x + dash, x2), top + line - 1), fill=IGNORED)
@@ -202,53 +179,39 @@ def _draw_dashes(draw: ImageDraw.ImageDraw, box: Rectangle, *, line: int) -> Non
             draw.rectangle((left, y, left + line - 1, min(y + dash, y2)), fill=IGNORED)
 
 
-def _draw_label(
-    draw: ImageDraw.ImageDraw,
+def _label(
     mark: Mark,
+    marks: Sequence[Mark],
+    placed: Sequence[Rectangle],
     *,
     class_names: Sequence[str],
     letters: Font,
-    placed: list[Rectangle],
-    boxes: Sequence[Rectangle],
-) -> None:
-    name = _name(mark.label, class_names)
-    texts = [name] if mark.score is None else [f"{name} {mark.score:.2f}", f"{mark.score:.2f}"]
-    ascent, descent = letters.getmetrics()
-    best: tuple[float, Rectangle, str] | None = None
+    canvas: tuple[int, int],
+) -> tuple[str, Rectangle]:
+    """A mark's text and the place where it covers least: the shorter one where the full one would hide others."""
+    name, score = mark.name(class_names), "" if mark.score is None else f"{mark.score:.2f}"
+    texts = (f"{name} {score}", score) if score else (name,)
+    others = [other.box for other in marks if other.box != mark.box]
+    least, chosen = math.inf, ("", mark.box)
     for text in texts:
-        size = (letters.getlength(text) + 2 * _PAD_PX, ascent + descent)
-        for place in _places(mark.box, size, draw.im.size):
+        size = (letters.getlength(text) + 2 * _PAD_PX, sum(letters.getmetrics()))
+        for place in _places(mark.box, size, canvas):
             hidden = sum(_overlap(place, other) for other in placed)
-            crossed = sum(_overlap(place, other) for other in boxes if other != mark.box)
+            crossed = sum(_overlap(place, other) for other in others)
             badness = (4 * hidden + 0.5 * crossed) / (size[0] * size[1])
-            if best is None or badness < best[0] - 1e-6:
-                best = (badness, place, text)
-        if best is not None and best[0] < 1.0:
+            if badness < least - 1e-6:
+                least, chosen = badness, (text, place)
+        if least < 1.0:
             break
-    if best is None:
-        return
-    _, place, text = best
-    colour = class_colour(mark.label)
-    draw.rectangle(place, fill=colour)
-    draw.text((place[0] + _PAD_PX, place[1]), text, fill=text_on(colour), font=letters)
-    placed.append(place)
+    return chosen
 
 
 def _places(box: Rectangle, size: tuple[float, float], canvas: tuple[int, int]) -> list[Rectangle]:
     """Where a label may stand, best first: on the box, below it, inside it, at its left or right corner."""
     (x1, y1, x2, y2), (width, height) = box, size
-    corners = [
-        (x1, y1 - height),
-        (x2 - width, y1 - height),
-        (x1, y2),
-        (x2 - width, y2),
-        (x1, y1),
-        (x2 - width, y2 - height),
-        (x2, y1),
-        (x1 - width, y1),
-    ]
+    outside = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2))
     places = []
-    for x, y in corners:
+    for x, y in (*outside, (x1, y1), (x2 - width, y2 - height), (x2, y1), (x1 - width, y1)):
         left = min(max(x, 0.0), max(0.0, canvas[0] - width))
         top = min(max(y, 0.0), max(0.0, canvas[1] - height))
         places.append((left, top, left + width, top + height))

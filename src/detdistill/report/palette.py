@@ -10,23 +10,8 @@ from PIL import ImageFont
 Colour = tuple[int, int, int]
 
 # Okabe and Ito's palette without black, then colours of Tol's "muted" and "light" schemes; it repeats after these.
-CLASS_COLOURS: tuple[Colour, ...] = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (213, 94, 0),
-    (0, 158, 115),
-    (240, 228, 66),
-    (204, 121, 167),
-    (0, 114, 178),
-    (170, 68, 153),
-    (153, 153, 51),
-    (136, 204, 238),
-    (136, 34, 85),
-    (221, 204, 119),
-    (17, 119, 51),
-    (255, 170, 187),
-    (51, 34, 136),
-)
+_CODES = "e69f00 56b4e9 d55e00 009e73 f0e442 cc79a7 0072b2 aa4499 999933 88ccee 882255 ddcc77 117733 ffaabb 332288"
+CLASS_COLOURS: tuple[Colour, ...] = tuple((r, g, b) for r, g, b in map(bytes.fromhex, _CODES.split()))
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
 INK: Colour = (34, 34, 34)

@@ -25,13 +25,7 @@ _WIDE, _PANEL_PX, _WIDE_PANEL_PX = 2.0, 480, 720
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a detector did in one image.
-
-    Attributes:
-        found: objects that a detection of their class covers with an IoU of 0.5 or more.
-        objects: all objects, ignored ones left out.
-        wrong: detections that are none of these, nor on an ignored object.
-    """
+    """What a detector did in one image: objects that it found, all but the ignored ones, and its wrong detections."""
 
     found: int
     objects: int
@@ -49,14 +43,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """An image to show.
-
-    Attributes:
-        index: in the split.
-        reason: why it was chosen.
-        alone: what the student alone did in it.
-        distilled: what the distilled student did.
-    """
+    """An image of a split to show: why it was chosen, and what both students did in it."""
 
     index: int
     reason: str
@@ -169,9 +156,9 @@ def draw_pictures(
         path: the PNG to write.
         annotations: the split.
         picks: the images, in order.
-        alone: detections of the student alone.
-        distilled: detections of the distilled student.
-        teacher: detections of the teacher.
+        alone: detections of the student alone, as `distilled` and `teacher` are theirs.
+        distilled: an image may be absent.
+        teacher: an image may be absent.
         score: leave out detections below.
 
     Raises:
@@ -181,13 +168,8 @@ def draw_pictures(
     columns = {ALONE: alone, DISTILLED: distilled, TEACHER: teacher}
     rows = [sheet_row(annotations, pick.index, columns, remark=pick.remark()) for pick in picks]
     wide = bool(rows) and float(np.median([row.image.width / row.image.height for row in rows])) > _WIDE
-    comparison_sheet(
-        path,
-        rows,
-        class_names=annotations.class_names,
-        score_threshold=score,
-        panel_px=_WIDE_PANEL_PX if wide else _PANEL_PX,
-    )
+    panel_px = _WIDE_PANEL_PX if wide else _PANEL_PX
+    comparison_sheet(path, rows, class_names=annotations.class_names, score_threshold=score, panel_px=panel_px)
 
 
 def _on(guesses: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -45,6 +45,11 @@ class SheetRow:
     ignored: NDArray[np.bool_] | None = None
     caption: str = ""
 
+    def marks(self, score_threshold: float) -> list[tuple[Mark, ...]]:
+        """What is drawn in each of its panels: ground truth, then every model's detections."""
+        found = (detection_marks(one, score_threshold=score_threshold) for one in self.detections.values())
+        return [truth_marks(self.boxes, self.labels, ignored=self.ignored), *found]
+
 
 def sheet_rows(
     annotations: Annotations, columns: Mapping[str, Sequence[ImageDetections]], *, count: int = 6
@@ -69,25 +74,18 @@ def sheet_rows(
 def sheet_row(
     annotations: Annotations, index: int, columns: Mapping[str, Sequence[ImageDetections]], *, remark: str = ""
 ) -> SheetRow:
-    """The row of one image.
-
-    Args:
-        annotations: the split.
-        index: of the image.
-        columns: each model's detections of the split, by column title; the image may be absent.
-        remark: stands behind the image's name.
-
-    Raises:
-        DataError: the image cannot be read.
-    """
+    """The row of image `index`, with a remark behind its name; see `sheet_rows`."""
     image_id, objects = int(annotations.image_ids[index]), annotations.objects(index)
+    none = ImageDetections(
+        image_id, np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.float32), np.zeros(0, int)
+    )
     found = {title: [one for one in entries if one.image_id == image_id] for title, entries in columns.items()}
     caption = f"image {image_id} · {annotations.file_name(index)}"
     return SheetRow(
         image=_read(annotations.path(index)),
         boxes=annotations.boxes[objects],
         labels=annotations.labels[objects],
-        detections={title: own[-1] if own else _nothing(image_id) for title, own in found.items()},
+        detections={title: own[-1] if own else none for title, own in found.items()},
         ignored=annotations.ignored[objects],
         caption=f"{caption} · {remark}" if remark else caption,
     )
@@ -114,9 +112,8 @@ def comparison_sheet(
         ConfigError: there are no rows, or rows with different columns.
     """
     if not rows:
-        raise ConfigError(
-            "A comparison sheet must have at least one row, got none. Evaluate on a split that has images."
-        )
+        what = "A comparison sheet must have at least one row, got none."
+        raise ConfigError(f"{what} Evaluate on a split that has images.")
     titles = list(rows[0].detections)
     for row in rows:
         if list(row.detections) != titles:
@@ -124,26 +121,31 @@ def comparison_sheet(
                 f"Every row of a comparison sheet must have the columns {titles}, got {list(row.detections)}. "
                 "Give each row one entry per model."
             )
-    columns = [[truth_marks(row.boxes, row.labels, ignored=row.ignored) for row in rows]]
-    columns += [
-        [detection_marks(row.detections[title], score_threshold=score_threshold) for row in rows] for title in titles
-    ]
-    lines = [
+    lines = [row.marks(score_threshold) for row in rows]
+    panels = [
         [_panel(row.image, marks, class_names=class_names, panel_px=panel_px) for marks in line]
-        for row, line in zip(rows, zip(*columns, strict=True), strict=True)
+        for row, line in zip(rows, lines, strict=True)
     ]
-    marks = [mark for column in columns for line in column for mark in line]
-    width = len(columns) * (panel_px + _GAP_PX) + _GAP_PX
+    lefts = [_GAP_PX + column * (panel_px + _GAP_PX) for column in range(1 + len(titles))]
     strip = legend(
-        {mark.label for mark in marks if not mark.faint},
+        [mark for line in lines for marks in line for mark in marks],
         class_names=class_names,
-        width_px=width,
+        width_px=lefts[-1] + panel_px + _GAP_PX,
         note=f"detections with score ≥ {score_threshold:g}" if titles else "",
-        ignored=any(mark.faint for mark in marks),
         size_px=18,
     )
-    captions = [row.caption for row in rows]
-    sheet = _compose([TRUTH_COLUMN, *titles], lines, captions=captions, strip=strip, panel_px=panel_px)
+    heights = [max(panel.height for panel in line) for line in panels]
+    top = _HEADER_PX + strip.height
+    sheet = Image.new("RGB", (strip.width, top + sum(_CAPTION_PX + height + _GAP_PX for height in heights)), WHITE)
+    sheet.paste(strip, (0, _HEADER_PX))
+    draw = ImageDraw.Draw(sheet)
+    for left, title in zip(lefts, (TRUTH_COLUMN, *titles), strict=True):
+        draw.text((left + panel_px / 2, _HEADER_PX / 2), title, fill=INK, font=font(24, bold=True), anchor="mm")
+    for row, line, height in zip(rows, panels, heights, strict=True):
+        draw.text((_GAP_PX, top + _CAPTION_PX / 2), row.caption, fill=FAINT, font=font(15), anchor="lm")
+        for left, panel in zip(lefts, line, strict=True):
+            sheet.paste(panel, (left + (panel_px - panel.width) // 2, top + _CAPTION_PX))
+        top += _CAPTION_PX + height + _GAP_PX
     with atomic_file(path) as partial:
         sheet.save(partial, format="PNG")
 
@@ -152,42 +154,7 @@ def _panel(image: Image.Image, marks: Sequence[Mark], *, class_names: Sequence[s
     factor = min(panel_px / image.width, panel_px / image.height)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    moved = [
-        Mark((m.box[0] * factor, m.box[1] * factor, m.box[2] * factor, m.box[3] * factor), m.label, m.score, m.faint)
-        for m in marks
-    ]
-    return draw_marks(resized, moved, class_names=class_names, least_width_px=1)
-
-
-def _compose(
-    titles: Sequence[str],
-    lines: Sequence[Sequence[Image.Image]],
-    *,
-    captions: Sequence[str],
-    strip: Image.Image,
-    panel_px: int,
-) -> Image.Image:
-    heights = [max(panel.height for panel in line) for line in lines]
-    height = _HEADER_PX + strip.height + sum(_CAPTION_PX + h + _GAP_PX for h in heights)
-    sheet = Image.new("RGB", (strip.width, height), WHITE)
-    draw = ImageDraw.Draw(sheet)
-    lefts = [_GAP_PX + column * (panel_px + _GAP_PX) for column in range(len(titles))]
-    for left, title in zip(lefts, titles, strict=True):
-        draw.text((left + panel_px / 2, _HEADER_PX / 2), title, fill=INK, font=font(24, bold=True), anchor="mm")
-    sheet.paste(strip, (0, _HEADER_PX))
-    top = _HEADER_PX + strip.height
-    for line, line_height, caption in zip(lines, heights, captions, strict=True):
-        draw.text((_GAP_PX, top + _CAPTION_PX / 2), caption, fill=FAINT, font=font(15), anchor="lm")
-        top += _CAPTION_PX
-        for left, panel in zip(lefts, line, strict=True):
-            sheet.paste(panel, (left + (panel_px - panel.width) // 2, top))
-        top += line_height + _GAP_PX
-    return sheet
-
-
-def _nothing(image_id: int) -> ImageDetections:
-    empty = np.zeros(0, dtype=np.float32)
-    return ImageDetections(image_id, np.zeros((0, 4), dtype=np.float32), empty, np.zeros(0, dtype=np.int64))
+    return draw_marks(resized, [mark.scaled(factor) for mark in marks], class_names=class_names, least_width_px=1)
 
 
 def _read(path: Path) -> Image.Image:

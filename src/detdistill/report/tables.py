@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,17 @@ class Table:
     signed: tuple[str, ...] = ()
 
     def text(self, *, decimals: int = 1) -> str:
-        """The table as aligned plain text, with a rule below the header: words left, numbers right."""
-        return format_table(self, decimals=decimals)
+        """The table as aligned plain text, a rule below the header: words left, numbers right, a dash for None."""
+        formats = [f"{'+' if name in self.signed else ''}.{decimals}f" for name in self.columns]
+        body = [[_cell(cell, form) for cell, form in zip(row, formats, strict=True)] for row in self.rows]
+        is_text = [any(isinstance(row[i], str) for row in self.rows) for i in range(len(self.columns))]
+        widths = [max(len(line[i]) for line in [list(self.columns), *body]) for i in range(len(self.columns))]
+        lines = [list(self.columns), ["─" * width for width in widths], *body]
+        aligned = [
+            [cell.ljust(w) if words else cell.rjust(w) for cell, w, words in zip(line, widths, is_text, strict=True)]
+            for line in lines
+        ]
+        return "\n".join("  ".join(line).rstrip() for line in aligned)
 
     def records(self) -> list[dict[str, Cell]]:
         """One dictionary per row, ready for JSON."""
@@ -57,11 +66,7 @@ def side_by_side(results: Mapping[str, CocoMetrics | None], *, baseline: str = B
 
 
 def per_class(results: Mapping[str, CocoMetrics | None]) -> Table:
-    """AP of every class, one row per class and one column per model that was measured.
-
-    Args:
-        results: metrics by model; None where a model was not measured.
-    """
+    """AP of every class, one row per class and one column per model that was measured (None for the others)."""
     measured = {name: metrics for name, metrics in results.items() if metrics is not None}
     classes = dict.fromkeys(label for metrics in measured.values() for label in metrics.per_class)
     return Table(
@@ -71,32 +76,8 @@ def per_class(results: Mapping[str, CocoMetrics | None]) -> Table:
 
 
 def results_json(results: Mapping[str, CocoMetrics | None]) -> dict[str, Any]:
-    """What ``results.json`` holds: the figures in percent by model; null where they are missing.
-
-    Args:
-        results: metrics by model, such as teacher, alone and distilled; None where a model was not measured.
-    """
+    """What ``results.json`` holds: the figures in percent by model; null where they are missing."""
     return {name: None if metrics is None else metrics.as_dict() for name, metrics in results.items()}
-
-
-def results_from_json(content: Mapping[str, Any]) -> dict[str, CocoMetrics | None]:
-    """What `results_json` was made from; entries that are no metrics are left out."""
-    return {
-        name: None if entry is None else CocoMetrics.from_dict(entry)
-        for name, entry in content.items()
-        if entry is None or (isinstance(entry, Mapping) and "AP" in entry)
-    }
-
-
-def format_table(table: Table, *, decimals: int = 1) -> str:
-    """The table as aligned plain text: words left, numbers right, a dash for None."""
-    formats = [f"{'+' if name in table.signed else ''}.{decimals}f" for name in table.columns]
-    body = [[_cell(cell, form) for cell, form in zip(row, formats, strict=True)] for row in table.rows]
-    widths = [max(len(line[i]) for line in [list(table.columns), *body]) for i in range(len(table.columns))]
-    left = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
-    lines = [_line(table.columns, widths, left), "  ".join("─" * width for width in widths)]
-    lines += [_line(row, widths, left) for row in body]
-    return "\n".join(lines)
 
 
 def _difference(metrics: CocoMetrics | None, base: CocoMetrics | None) -> float | None:
@@ -109,11 +90,3 @@ def _cell(cell: Cell, form: str) -> str:
     if cell is None:
         return "–"
     return format(cell, form) if isinstance(cell, float) else str(cell)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], left: Sequence[bool]) -> str:
-    padded = [
-        cell.ljust(width) if to_left else cell.rjust(width)
-        for cell, width, to_left in zip(cells, widths, left, strict=True)
-    ]
-    return "  ".join(padded).rstrip()

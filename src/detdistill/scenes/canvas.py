@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from detdistill.scenes.sketch import Camera, Light, Point, Sketch, Stroke
+from detdistill.scenes.sketch import Camera, Light, Point, Sketch, Stand, Stroke
 from detdistill.scenes.texture import Colour, mix, whole
 
 SUPERSAMPLING: Final = 2
@@ -19,10 +19,8 @@ SUPERSAMPLING: Final = 2
 class Silhouette(NamedTuple):
     """The whole shape of a thing inside the picture, hidden parts included.
 
-    Attributes:
-        box: x1, y1, x2, y2 in canvas pixels.
-        pixels: canvas pixels that the shape covers.
-        truncated: share of the rectangle around the shape that lies outside the picture, in [0, 1].
+    A box x1, y1, x2, y2 and how many pixels it covers, both of the canvas, and the share of the rectangle around the
+    shape that lies outside the picture, in [0, 1].
     """
 
     box: tuple[int, int, int, int]
@@ -59,6 +57,10 @@ class Canvas:
         self._pen, self._id_pen = ImageDraw.Draw(self.image), ImageDraw.Draw(self.ids)
         self._sketches: list[Sketch] = []
 
+    def stand(self, x: float, z: float, yaw: float = math.pi / 2) -> Stand:
+        """A place where a new thing is drawn; without a heading, for flat shapes that face the camera."""
+        return Stand(self.camera, self.light, Sketch(z), x, z, axis=(math.sin(yaw), math.cos(yaw)))
+
     def ink(self, z: float) -> Callable[[Colour, bool], tuple[int, int, int]]:
         """What colours, and colours that shine themselves, look like at distance `z` in this light."""
         clear = math.exp(-z / self.light.sight)
@@ -71,12 +73,18 @@ class Canvas:
 
         return seen
 
-    def paint(self, sketch: Sketch, instance: int = 0) -> None:
-        """Paints a thing over what is farther away; `instance` is its number in the instance map, 0 without one."""
+    def paint(self, sketch: Sketch, instance: int | None = None) -> None:
+        """Paints a thing over what is farther away.
+
+        Args:
+            sketch: what to paint.
+            instance: its number in the instance map, 0 for what hides objects and is none; None leaves the map alone.
+        """
         ink = self.ink(sketch.z)
         for stroke in sketch.strokes:
             _draw(self._pen, stroke, ink(stroke.colour, stroke.shines))
-            _draw(self._id_pen, stroke, instance)
+            if instance is not None:
+                _draw(self._id_pen, stroke, instance)
         self._sketches.append(sketch)
 
     def shadow(self, points: list[Point], strength: float) -> None:

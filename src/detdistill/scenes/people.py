@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final, NamedTuple
 
-from detdistill.scenes.sketch import Camera, Light, Point, Pose, Sketch, Stand, Thing
+from detdistill.scenes.sketch import Point, Stand
 from detdistill.scenes.texture import Colour, Dice, palette, shade
 
 _SKIN: Final = palette("ecc4a8 d6a888 a87654 704c38 4e3428")
@@ -83,23 +84,23 @@ def person(stand: Stand, dice: Dice, wear: Wardrobe) -> None:
         stand.ellipse((arm_near + shoulder, hand - 0.07), (0.055, 0.07), dice.tint(_CLOTHES, 25))
 
 
-def pedestrian(camera: Camera, light: Light, dice: Dice, pose: Pose) -> Thing:
+def pedestrian(stand: Stand, dice: Dice) -> None:
     """A person on foot, about one in seven a child; about one in fourteen holds an umbrella."""
     height = dice.uniform(1.55, 1.9) if dice.chance(0.85) else dice.uniform(1.1, 1.4)
-    stand = Stand(camera, light, Sketch(pose.z), pose.x, unit=height, mirror=dice.sign())
+    replace(stand, axis=(0.0, 1.0)).shadow(0.4, 0.5, height)
+    stand = replace(stand, unit=height, axis=(dice.sign(), 0.0))
     person(stand, dice, everyday(dice))
     if dice.chance(0.07):
         colour = dice.tint(_CLOTHES, 20)
         stand.line(((0.1, 0.62), (0.1, 1.12)), (60, 60, 60), width=0.02)
         stand.polygon(_UMBRELLA, colour)
-    return Thing(stand.sketch, Pose(pose.x, pose.z).footprint(0.4, 0.5), height)
 
 
 def bicycle(stand: Stand, dice: Dice, turn: float) -> None:
     """Draws a bicycle; `turn` in (0, 1] is 1 seen from the side and small from the front."""
     frame = dice.tint(_CLOTHES, 26)
     for x in (-0.53, 0.53):
-        stand.ring((x * turn, _HUB), (max(0.34 * turn, 0.035), 0.34), _TYRE, width=0.06)
+        stand.ellipse((x * turn, _HUB), (max(0.34 * turn, 0.035), 0.34), _TYRE, outline=0.06)
     for bar in _FRAME:
         stand.line([(x * turn, y) for x, y in bar], frame, width=0.05)
     stand.line(((-0.3 * turn, 0.95), (-0.1 * turn, 0.95)), _TYRE, width=0.06)
@@ -107,10 +108,12 @@ def bicycle(stand: Stand, dice: Dice, turn: float) -> None:
         stand.line(((0.4 * turn - 0.26, 1.05), (0.4 * turn + 0.26, 1.05)), _TYRE, width=0.04)
 
 
-def cyclist(camera: Camera, light: Light, dice: Dice, pose: Pose) -> Thing:
-    """A rider on a bicycle, who turns with the pose."""
-    turn = max(0.16, abs(math.sin(pose.yaw - math.atan2(pose.x, pose.z))))
-    stand = Stand(camera, light, Sketch(pose.z), pose.x, mirror=dice.sign())
+def cyclist(stand: Stand, dice: Dice) -> None:
+    """A rider on a bicycle, as wide as its heading has it seen."""
+    (s, c), x, z = stand.axis, stand.x, stand.z
+    turn = max(0.16, abs(s * z - c * x) / math.hypot(x, z))
+    replace(stand, axis=(0.0, 1.0)).shadow(0.3, 1.7 * turn, 1.7)
+    stand = replace(stand, axis=(dice.sign(), 0.0))
     wear = everyday(dice)
     size, lean = dice.uniform(0.92, 1.06), dice.uniform(0.0, 0.2)
     hip: Point = (-0.18 * turn, 0.98 * size)
@@ -139,4 +142,3 @@ def cyclist(camera: Camera, light: Light, dice: Dice, pose: Pose) -> Thing:
     stand.ellipse(head, (0.1, 0.125), wear.skin)
     cap = dice.tint(_CLOTHES, 20) if dice.chance(0.6) else wear.hair
     stand.ellipse((head[0] - 0.015, head[1] + 0.055), (0.115, 0.085), cap)
-    return Thing(stand.sketch, Pose(pose.x, pose.z).footprint(0.3, 1.7 * turn), 1.7)

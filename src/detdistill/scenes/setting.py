@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from detdistill.scenes.buildings import houses
+from detdistill.scenes.buildings import paint_houses
 from detdistill.scenes.canvas import SUPERSAMPLING, Canvas
-from detdistill.scenes.furniture import FURNITURE, furnish
-from detdistill.scenes.sketch import Camera, Light, Sketch, Span
+from detdistill.scenes.furniture import FURNITURE
+from detdistill.scenes.sketch import Camera, Light, Sketch, Span, Stroke
 from detdistill.scenes.texture import Colour, Dice, palette, shade
 
 # Metres: where the ground begins in front of the camera, and half the length of a street across the view.
@@ -92,9 +92,8 @@ def plan_street(dice: Dice) -> Street:
 
 def _strip(canvas: Canvas, x: Span, z: Span, colour: Colour) -> None:
     corners = ((x[0], 0.0, z[0]), (x[1], 0.0, z[0]), (x[1], 0.0, z[1]), (x[0], 0.0, z[1]))
-    sketch = Sketch(min(z[0] * 2.5, (z[0] + z[1]) / 2))
-    sketch.polygon(canvas.camera.points(corners), colour)
-    canvas.paint(sketch)
+    stroke = Stroke("polygon", canvas.camera.points(corners), colour)
+    canvas.paint(Sketch(min(z[0] * 2.5, (z[0] + z[1]) / 2), [stroke]))
 
 
 def ground(canvas: Canvas, street: Street, dice: Dice, fall: str) -> None:
@@ -142,26 +141,23 @@ def _road(canvas: Canvas, street: Street, dice: Dice, *, colours: tuple[Colour, 
 
 def walls(canvas: Canvas, street: Street, dice: Dice) -> None:
     """Paints the house fronts, or trees, that bound the street."""
-    camera, light, back = canvas.camera, canvas.light, street.back
-
-    def row(start: Span, end: Span, tone: float) -> None:
-        for sketch in houses(camera, light, dice, start=start, end=end, tone=tone):
-            canvas.paint(sketch)
-
-    low, high = camera.reach(back)
+    light, back = canvas.light, street.back
+    low, high = canvas.camera.reach(back)
     if street.kind == "along":
         left, right = street.road[0] - street.walk, street.road[1] + street.walk
         if dice.chance(0.75):
-            row((-36.0, back), (36.0, back), 0.85)
+            paint_houses(canvas, dice, (-36.0, back), (36.0, back), tone=0.85)
         for x, tone in ((left - dice.uniform(0, 3), 2 - light.left), (right + dice.uniform(0, 3), light.left)):
             if dice.chance(0.8):
-                row((x, back), (x, 2.0), tone)
+                paint_houses(canvas, dice, (x, back), (x, 2.0), tone=tone)
     elif dice.chance(0.85):
-        row((low - 6, back), (high + 6, back), 0.95)
+        paint_houses(canvas, dice, (low - 6, back), (high + 6, back), tone=0.95)
     else:
         for _ in range(12):
-            maker = FURNITURE[dice.integer(0, 1)][0]
-            canvas.paint(furnish(maker, camera, light, dice, (dice.uniform(low, high), back)))
+            maker, _ = FURNITURE[dice.integer(0, 1)]
+            stand = canvas.stand(dice.uniform(low, high), back)
+            maker(stand, dice)
+            canvas.paint(stand.sketch)
 
 
 def precipitation(canvas: Canvas, fall: str, dice: Dice) -> None:

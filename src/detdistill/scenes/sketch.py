@@ -6,12 +6,11 @@ are pixels of the supersampled picture.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from detdistill.scenes.texture import Colour
+from detdistill.scenes.texture import Colour, shade
 
 Point = tuple[float, float]
 Point3 = tuple[float, float, float]
@@ -73,31 +72,6 @@ class Light:
     sight: float
 
 
-@dataclass(frozen=True, slots=True)
-class Pose:
-    """Where a solid stands: the middle of its footprint in metres, and its heading (0 looks away from us)."""
-
-    x: float
-    z: float
-    yaw: float = 0.0
-
-    def world(self, along: float, left: float, up: float) -> Point3:
-        """A point given in the solid's own axes."""
-        s, c = math.sin(self.yaw), math.cos(self.yaw)
-        return self.x + along * s - left * c, up, max(0.5, self.z + along * c + left * s)
-
-    def eye(self) -> Point:
-        """The camera's place on the ground in the solid's own axes: along, left."""
-        s, c = math.sin(self.yaw), math.cos(self.yaw)
-        return -self.x * s - self.z * c, self.x * c - self.z * s
-
-    def footprint(self, length: float, width: float) -> tuple[Point, ...]:
-        """The four ground corners (x, z) of a solid of this size."""
-        corners = ((0.5, 0.5), (0.5, -0.5), (-0.5, -0.5), (-0.5, 0.5))
-        places = (self.world(a * length, b * width, 0.0) for a, b in corners)
-        return tuple((x, z) for x, _, z in places)
-
-
 class Stroke(NamedTuple):
     """One shape of a sketch in canvas coordinates: ellipses and rings by two corners around them."""
 
@@ -118,15 +92,18 @@ class Halo(NamedTuple):
 
 @dataclass(slots=True)
 class Sketch:
-    """The shapes of one thing at distance `z`, in drawing order, before light and haze."""
+    """The shapes of one thing at distance `z`, in drawing order, before light and haze.
+
+    A shadow falls from `footprint`, corners on the ground (x, z), as if the thing were a box of that height;
+    `carrier` is what holds it up and is no part of it.
+    """
 
     z: float
     strokes: list[Stroke] = field(default_factory=list)
     halos: list[Halo] = field(default_factory=list)
-
-    def polygon(self, points: list[Point], colour: Colour, *, shines: bool = False) -> None:
-        """Adds a filled polygon of the canvas."""
-        self.strokes.append(Stroke("polygon", points, colour, shines=shines))
+    footprint: tuple[Point, ...] = ()
+    height: float = 0.0
+    carrier: Sketch | None = None
 
     def bounds(self) -> tuple[float, float, float, float]:
         """The rectangle around all shapes, beyond the picture's edge too: x1, y1, x2, y2 in canvas pixels."""
@@ -141,76 +118,116 @@ class Sketch:
 
 @dataclass(frozen=True, slots=True)
 class Stand:
-    """A place in the world where flat shapes that face the camera are drawn on a sketch.
+    """A place in the world where a thing is drawn on a sketch, in the thing's own axes.
 
-    Its own coordinates are (to the front, up) from the point (x, up, z), in units of `unit` metres.
+    Points are (along, up) or (along, up, left), in units of `unit` metres from the point (x, `height`, z).
 
     Attributes:
         camera: what sees it.
-        light: whether its lamps are on.
+        light: how it is lit.
         sketch: what the shapes are added to.
         x: metres.
-        up: metres.
+        z: metres.
+        height: metres.
         unit: metres.
-        mirror: 1 or -1, which way its front looks.
+        axis: where `along` points on the ground, a unit vector (x, z): (1, 0) and, mirrored, (-1, 0) for flat
+            figures that face the camera; (sin, cos) of the heading of a solid, which looks away from us at 0.
     """
 
     camera: Camera
     light: Light
     sketch: Sketch
     x: float
-    up: float = 0.0
+    z: float
+    height: float = 0.0
     unit: float = 1.0
-    mirror: float = 1.0
+    axis: Point = (1.0, 0.0)
 
-    @property
-    def z(self) -> float:
-        """Its distance in metres."""
-        return self.sketch.z
-
-    def at(self, point: Point) -> Point:
+    def at(self, along: float, up: float, left: float = 0.0) -> Point:
         """Where one of its points stands on the canvas."""
-        x, y = point
-        return self.camera.point(self.x + self.mirror * x * self.unit, self.up + y * self.unit, self.sketch.z)
+        (s, c), unit = self.axis, self.unit
+        z = self.z + (along * c + left * s) * unit
+        x = self.x + (along * s - left * c) * unit
+        return self.camera.point(x, self.height + up * unit, z if z > 0.5 else 0.5)
 
     def pixels(self, length: float) -> float:
         """A length in canvas pixels."""
-        return length * self.unit * self.camera.scale(self.sketch.z)
+        return length * self.unit * self.camera.scale(self.z)
 
-    def polygon(self, points: Iterable[Point], colour: Colour) -> None:
+    def shadow(self, length: float, width: float, height: float) -> None:
+        """Has the thing throw the shadow of a box of this size."""
+        (s, c), a, b = self.axis, length / 2, width / 2
+        corners = ((a, b), (a, -b), (-a, -b), (-a, b))
+        self.sketch.footprint = tuple((self.x + p * s - q * c, max(0.5, self.z + p * c + q * s)) for p, q in corners)
+        self.sketch.height = height
+
+    # Flat shapes.
+
+    def polygon(self, points: Iterable[Point | Point3], colour: Colour, *, shines: bool = False) -> None:
         """Adds a filled polygon."""
-        self.sketch.polygon([self.at(point) for point in points], colour)
+        self.sketch.strokes.append(Stroke("polygon", [self.at(*point) for point in points], colour, shines=shines))
 
-    def panel(self, middle: float, width: float, height: Span, colour: Colour) -> None:
-        """Adds a rectangle of `width` around `middle` that reaches from one height to another."""
-        left, right, (low, high) = middle - width / 2, middle + width / 2, height
-        self.polygon(((left, low), (right, low), (right, high), (left, high)), colour)
+    def panel(self, along: Span, up: Span, colour: Colour, *, left: float = 0.0, shines: bool = False) -> None:
+        """Adds an upright rectangle along the thing."""
+        (a0, a1), (low, high) = along, up
+        corners = ((a0, low, left), (a1, low, left), (a1, high, left), (a0, high, left))
+        self.polygon(corners, colour, shines=shines)
+
+    def post(self, width: float, up: Span, colour: Colour, *, middle: float = 0.0) -> None:
+        """Adds an upright rectangle around `middle`."""
+        self.panel((middle - width / 2, middle + width / 2), up, colour)
 
     def line(self, points: Iterable[Point], colour: Colour, *, width: float) -> None:
         """Adds a line through `points`, at least one canvas pixel thick."""
         thickness = max(1, round(self.pixels(width)))
-        self.sketch.strokes.append(Stroke("line", [self.at(point) for point in points], colour, thickness))
+        self.sketch.strokes.append(Stroke("line", [self.at(*point) for point in points], colour, thickness))
 
-    def _around(self, centre: Point, radii: Point) -> list[Point]:
-        (x, y), rx, ry = self.at(centre), self.pixels(radii[0]), self.pixels(radii[1])
-        return [(x - rx, y - ry), (x + rx, y + ry)]
-
-    def ring(self, centre: Point, radii: Point, colour: Colour, *, width: float) -> None:
-        """Adds the outline of an ellipse, at least one canvas pixel thick."""
-        thickness = max(1, round(self.pixels(width)))
-        self.sketch.strokes.append(Stroke("ring", self._around(centre, radii), colour, thickness))
-
-    def ellipse(self, centre: Point, radii: Point, colour: Colour, *, glow: float = 0.0) -> None:
-        """Adds a filled ellipse; above 0, `glow` makes it a lamp that is on with a halo of that radius."""
-        self.sketch.strokes.append(Stroke("ellipse", self._around(centre, radii), colour, shines=glow > 0))
+    def ellipse(self, centre: Point, radii: Point, colour: Colour, *, glow: float = 0.0, outline: float = 0.0) -> None:
+        """Adds an ellipse: filled, or its outline as a line is drawn; or a lamp that is on with a halo of `glow`."""
+        (x, y), rx, ry = self.at(*centre), self.pixels(radii[0]), self.pixels(radii[1])
+        thickness = max(1, round(self.pixels(outline))) if outline else 0
+        around = [(x - rx, y - ry), (x + rx, y + ry)]
+        self.sketch.strokes.append(Stroke("ring" if outline else "ellipse", around, colour, thickness, glow > 0))
         if glow > 0:
-            self.sketch.halos.append(Halo(self.at(centre), self.pixels(glow), colour))
+            self.sketch.halos.append(Halo((x, y), self.pixels(glow), colour))
 
+    # Solids, of which only the faces that the camera sees are drawn.
 
-class Thing(NamedTuple):
-    """A drawn object, what throws its shadow (ground corners (x, z), a height in metres), and what carries it."""
+    @property
+    def eye(self) -> Point:
+        """The camera's place on the ground: along, left."""
+        s, c = self.axis
+        return -self.x * s - self.z * c, self.x * c - self.z * s
 
-    sketch: Sketch
-    footprint: tuple[Point, ...] = ()
-    height: float = 0.0
-    carrier: Sketch | None = None
+    def depth(self, along: float) -> float:
+        """The distance of a point of its axis."""
+        return max(0.5, self.z + along * self.axis[1])
+
+    def flank(self, half: float) -> float:
+        """Where the flank is that is seen of a solid of this half width: `half` to the left, ``-half``, 0 for none."""
+        _, left = self.eye
+        if left > half:
+            return half
+        return -half if left < -half else 0.0
+
+    def brightness(self, left: float) -> float:
+        """Of the flank at `left`."""
+        facing = -self.axis[1] if left > 0 else self.axis[1]
+        return 0.92 * (1.0 + (1.0 - self.light.left) * facing)
+
+    def end(self, along: float, half: float, up: Span, colour: Colour) -> None:
+        """Adds an upright rectangle across the solid, symmetric to its axis."""
+        low, high = up
+        self.polygon(((along, low, -half), (along, low, half), (along, high, half), (along, high, -half)), colour)
+
+    def box(self, along: Span, half: float, up: Span, colour: Colour) -> None:
+        """Adds the visible top, end and flank of a box symmetric to the solid's axis."""
+        (a0, a1), top, (eye, _) = along, up[1], self.eye
+        if self.camera.eye > top:
+            self.polygon(((a0, top, half), (a1, top, half), (a1, top, -half), (a0, top, -half)), shade(colour, 1.12))
+        if eye > a1:
+            self.end(a1, half, up, shade(colour, 0.82))
+        if eye < a0:
+            self.end(a0, half, up, shade(colour, 0.76))
+        if left := self.flank(half):
+            self.panel(along, up, shade(colour, self.brightness(left)), left=left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 from detdistill.scenes.canvas import SUPERSAMPLING, Canvas
-from detdistill.scenes.furniture import FURNITURE, container, furnish, traffic_light
+from detdistill.scenes.furniture import FURNITURE, Maker, container, traffic_light
 from detdistill.scenes.people import cyclist, pedestrian
 from detdistill.scenes.setting import Street, camera_for, ground, plan_street, precipitation, walls, weather
-from detdistill.scenes.sketch import Camera, Light, Pose, Sketch, Span, Thing
+from detdistill.scenes.sketch import Sketch, Span, Stand
 from detdistill.scenes.texture import Dice, develop, mix, shade, sky, skyline, textured
 from detdistill.scenes.vehicles import car, truck
 
@@ -45,7 +44,7 @@ class Kind(NamedTuple):
     pixels: Span
     nearest: float
     extent: tuple[float, float, float]
-    draw: Callable[[Camera, Light, Dice, Pose], Thing]
+    draw: Maker
 
 
 KINDS: Final = (
@@ -106,8 +105,9 @@ def _heading(street: Street, x: float, z: float, dice: Dice) -> float:
     return (math.pi / 2 if z < sum(street.road) / 2 else -math.pi / 2) + skew
 
 
-def _spot(camera: Camera, street: Street, label: int, dice: Dice) -> Pose | None:
+def _spot(canvas: Canvas, street: Street, label: int, dice: Dice) -> Stand | None:
     """A place for an object of this class that suits the street, or None where chance found none."""
+    camera = canvas.camera
     kind, (a, b), walk = KINDS[label], street.road, street.walk
     z = camera.focal * kind.tall / (dice.log_uniform(*kind.pixels) * camera.height / 96.0)
     wheels = label in (_CAR, _TRUCK)
@@ -132,17 +132,17 @@ def _spot(camera: Camera, street: Street, label: int, dice: Dice) -> Pose | None
             x = dice.pick((a - 0.5, b + 0.5, dice.uniform(a, b)))
         if not left - edge < x < right + edge:
             return None
-    return Pose(x, z, _heading(street, x, z, dice))
+    return canvas.stand(x, z, _heading(street, x, z, dice))
 
 
-def _claim(camera: Camera, label: int, pose: Pose) -> tuple[Rectangle, Rectangle]:
-    """What an object of usual size would take up at a pose: the ground, and a rectangle of the canvas."""
-    long, wide, tall = KINDS[label].extent
-    s, c = abs(math.sin(pose.yaw)), abs(math.cos(pose.yaw))
+def _claim(label: int, stand: Stand) -> tuple[Rectangle, Rectangle]:
+    """What an object of usual size would take up: the ground, and a rectangle of the canvas."""
+    (long, wide, tall), x, z = KINDS[label].extent, stand.x, stand.z
+    s, c = abs(stand.axis[0]), abs(stand.axis[1])
     half_x, half_z = (long * s + wide * c) / 2, (long * c + wide * s) / 2
     up = 2.6 if label == _TRAFFIC_LIGHT else 0.0
-    (x1, y2), (x2, y1) = camera.points(((pose.x - half_x, up, pose.z), (pose.x + half_x, up + tall, pose.z)))
-    return (pose.x - half_x, pose.z - half_z, pose.x + half_x, pose.z + half_z), (x1, y1, x2, y2)
+    (x1, y2), (x2, y1) = stand.camera.points(((x - half_x, up, z), (x + half_x, up + tall, z)))
+    return (x - half_x, z - half_z, x + half_x, z + half_z), (x1, y1, x2, y2)
 
 
 def _disputed(one: tuple[Rectangle, Rectangle], other: tuple[Rectangle, Rectangle]) -> bool:
@@ -156,64 +156,59 @@ def _shared(a: Rectangle, b: Rectangle) -> float:
     return max(0.0, width) * max(0.0, height)
 
 
-class _Placed(NamedTuple):
-    """An object to annotate, and where it stands."""
-
-    label: int
-    x: float
-    thing: Thing
-
-
-def _populate(canvas: Canvas, street: Street, dice: Dice) -> list[_Placed]:
-    placed: list[_Placed] = []
+def _populate(canvas: Canvas, street: Street, dice: Dice) -> list[tuple[int, Stand]]:
+    """Draws the objects to annotate; labels and places."""
+    placed: list[tuple[int, Stand]] = []
     claims: list[tuple[Rectangle, Rectangle]] = []
     frequencies = [(label, kind.share) for label, kind in enumerate(KINDS)]
     for _ in range(0 if dice.chance(0.05) else dice.integer(2, 7)):
         label = dice.weighted(frequencies)
         for _ in range(14):
-            pose = _spot(canvas.camera, street, label, dice)
-            if pose is None:
+            stand = _spot(canvas, street, label, dice)
+            if stand is None:
                 continue
-            claim = _claim(canvas.camera, label, pose)
+            claim = _claim(label, stand)
             if any(_disputed(claim, other) for other in claims):
                 continue
+            KINDS[label].draw(stand, dice)
             claims.append(claim)
-            placed.append(_Placed(label, pose.x, KINDS[label].draw(canvas.camera, canvas.light, dice, pose)))
+            placed.append((label, stand))
             break
     return placed
 
 
-def _clutter(canvas: Canvas, street: Street, placed: list[_Placed], dice: Dice) -> list[Sketch]:
-    camera, (a, b) = canvas.camera, street.road
+def _clutter(canvas: Canvas, street: Street, things: list[Stand], dice: Dice) -> list[Sketch]:
+    """Draws what stands about and is not annotated, clear of the objects."""
+    a, b = street.road
     pieces: list[Sketch] = []
     for _ in range(dice.integer(3, 9)):
         maker = dice.weighted(FURNITURE)
         z = dice.log_uniform(6.0, max(8.0, street.back - 1.0))
-        x = dice.uniform(*camera.reach(z))
+        x = dice.uniform(*canvas.camera.reach(z))
         if street.kind == "along" and a - 0.5 < x < b + 0.5:
             away = dice.uniform(0.6, street.walk + 1.0)
             x = a - away if dice.chance(0.5) else b + away
         if street.kind == "across" and a - 0.5 < z < b + 0.5:
             z = dice.uniform(b + 0.6, max(b + 0.7, street.back - 0.5))
         room = 3.2 if maker is container else 1.2
-        if all(abs(x - other.x) >= room or abs(z - other.thing.sketch.z) >= room for other in placed):
-            pieces.append(furnish(maker, camera, canvas.light, dice, (x, z)))
+        if all(abs(x - thing.x) >= room or abs(z - thing.z) >= room for thing in things):
+            stand = canvas.stand(x, z)
+            maker(stand, dice)
+            pieces.append(stand.sketch)
     return pieces
 
 
-def _shadows(canvas: Canvas, things: list[Thing]) -> None:
+def _shadows(canvas: Canvas, things: list[Stand]) -> None:
     camera, (sx, sz) = canvas.camera, canvas.light.sun
-    for thing in sorted(things, key=lambda thing: -thing.sketch.z):
-        base, reach = thing.footprint, thing.height * 0.8
-        if not base:
-            continue
-        canvas.shadow(camera.points((x, 0.0, z) for x, z in base), 1.1)
-        if not (sx or sz):
-            continue
-        moved = [(x + sx * reach, max(1.0, z + sz * reach)) for x, z in base]
-        for i in range(4):
-            side = (base[i], base[i - 1], moved[i - 1], moved[i])
-            canvas.shadow(camera.points((x, 0.0, z) for x, z in side), 0.4)
+    for thing in sorted(things, key=lambda thing: -thing.z):
+        base, reach = thing.sketch.footprint, thing.sketch.height * 0.8
+        if base:
+            canvas.shadow(camera.points((x, 0.0, z) for x, z in base), 1.1)
+        if sx or sz:
+            moved = [(x + sx * reach, max(1.0, z + sz * reach)) for x, z in base]
+            for i in range(len(base)):
+                side = (base[i], base[i - 1], moved[i - 1], moved[i])
+                canvas.shadow(camera.points((x, 0.0, z) for x, z in side), 0.4)
 
 
 def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height: int = 96) -> Scene:
@@ -238,13 +233,14 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
     walls(canvas, street, dice)
     canvas.image.paste(textured(dice, canvas.image))
     placed = _populate(canvas, street, dice)
-    _shadows(canvas, [item.thing for item in placed])
+    things = [stand for _, stand in placed]
+    _shadows(canvas, things)
     painted: list[tuple[Sketch, int]] = []
-    for number, (_, _, thing) in enumerate(placed, start=1):
-        painted.append((thing.sketch, number))
-        if thing.carrier is not None:
-            painted.append((thing.carrier, 0))
-    painted.extend((piece, 0) for piece in _clutter(canvas, street, placed, dice))
+    for number, stand in enumerate(things, start=1):
+        painted.append((stand.sketch, number))
+        if stand.sketch.carrier is not None:
+            painted.append((stand.sketch.carrier, 0))
+    painted += [(piece, 0) for piece in _clutter(canvas, street, things, dice)]
     for sketch, number in sorted(painted, key=lambda entry: -entry[0].z):
         canvas.paint(sketch, number)
     bloom = canvas.bloom() if light.lamps else None
@@ -262,11 +258,11 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
     return Scene(picture, objects, canvas.instances())
 
 
-def _annotate(canvas: Canvas, placed: list[_Placed]) -> tuple[SceneObject, ...]:
+def _annotate(canvas: Canvas, placed: list[tuple[int, Stand]]) -> tuple[SceneObject, ...]:
     counts = canvas.ids.histogram()
     kept: list[SceneObject] = []
-    for number, item in sorted(enumerate(placed, start=1), key=lambda entry: -entry[1].thing.sketch.z):
-        shape = canvas.silhouette(item.thing.sketch)
+    for number, (label, stand) in sorted(enumerate(placed, start=1), key=lambda entry: -entry[1][1].z):
+        shape = canvas.silhouette(stand.sketch)
         if shape is None:
             continue
         x1, y1, x2, y2 = (edge / SUPERSAMPLING for edge in shape.box)
@@ -274,14 +270,6 @@ def _annotate(canvas: Canvas, placed: list[_Placed]) -> tuple[SceneObject, ...]:
         # What is cut off counts as unseen too: a sliver at the edge of the picture teaches nothing.
         if shown * (1.0 - shape.truncated) < _LEAST_VISIBLE or min(x2 - x1, y2 - y1) < _LEAST_SIDE_PX:
             continue
-        kept.append(
-            SceneObject(
-                label=item.label,
-                box=(x1, y1, x2, y2),
-                area=counts[number] / SUPERSAMPLING**2,
-                truncated=round(shape.truncated, 3),
-                occluded=round(max(0.0, 1.0 - shown), 3),
-                instance=number,
-            )
-        )
+        area, hidden = counts[number] / SUPERSAMPLING**2, round(max(0.0, 1.0 - shown), 3)
+        kept.append(SceneObject(label, (x1, y1, x2, y2), area, round(shape.truncated, 3), hidden, number))
     return tuple(kept)

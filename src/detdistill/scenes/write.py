@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +16,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.formats.kitti import KITTI_TYPES, KittiSplit
@@ -47,6 +47,10 @@ Classes = tuple[tuple[str, ...], tuple[str, ...]]
 """The classes that a data set has, and those of them that stand for `SCENE_CLASSES`."""
 
 
+def _file_name(split: Split, index: int) -> str:
+    return f"{split}_{index:06d}.png"
+
+
 @dataclass(frozen=True, slots=True)
 class _Settings:
     train: int
@@ -65,22 +69,24 @@ class _Settings:
                     f"Give another {name}."
                 )
 
-    def file_names(self, split: Split) -> list[str]:
-        return [f"{split}_{index:06d}.png" for index in range(self.train if split == "train" else self.val)]
+    def scenes(self) -> list[tuple[Split, int]]:
+        """Split and number of every scene, those of training first."""
+        counts = {"train": self.train, "val": self.val}
+        return [(split, index) for split in SPLITS for index in range(counts[split])]
+
+    def names(self) -> list[str]:
+        return [_file_name(*scene) for scene in self.scenes()]
 
     def stored(self) -> dict[str, Any]:
         return {"generator": GENERATOR, **asdict(self)}
 
 
-def _draw(job: tuple[Split, range], settings: _Settings, images: Path) -> tuple[Split, list[Objects]]:
-    """Draws some scenes of a split into a folder."""
-    (split, rows), names, drawn = job, settings.file_names(job[0]), []
-    for index in rows:
-        scene = draw_scene(settings.seed, split, index, width=settings.width, height=settings.height)
-        # Run-length strategy (3) at level 1: noise hardly compresses, so more effort is time lost.
-        scene.image.save(images / names[index], compress_level=1, compress_type=3)
-        drawn.append(scene.objects)
-    return split, drawn
+def _draw(scene: tuple[Split, int], settings: _Settings, images: Path) -> Objects:
+    """Draws a scene into a folder."""
+    drawn = draw_scene(settings.seed, *scene, width=settings.width, height=settings.height)
+    # Run-length strategy (3) at level 1: noise hardly compresses, so more effort is time lost.
+    drawn.image.save(images / _file_name(*scene), compress_level=1, compress_type=3)
+    return drawn.objects
 
 
 def _start_worker() -> None:
@@ -96,46 +102,44 @@ def _start_worker() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _drawn(settings: _Settings, images: Path, workers: int) -> Iterator[tuple[Split, list[Objects]]]:
-    """Draws all scenes, in order, some at a time."""
-    rows = {split: range(len(settings.file_names(split))) for split in SPLITS}
-    jobs = [(split, rows[split][k : k + _CHUNK]) for split in SPLITS for k in rows[split][::_CHUNK]]
-    draw, workers = partial(_draw, settings=settings, images=images), min(workers, len(jobs))
+def _drawn(settings: _Settings, images: Path, workers: int) -> Iterator[Objects]:
+    """Draws all scenes into a folder, in order."""
+    draw, scenes = partial(_draw, settings=settings, images=images), settings.scenes()
+    workers = min(workers, math.ceil(len(scenes) / _CHUNK))
     if workers <= 1:
-        yield from map(draw, jobs)
+        yield from map(draw, scenes)
         return
     # Fresh processes rather than forks: the caller may have threads (torch, progress bars) running.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        yield from pool.map(draw, jobs)
-
-
-def _ends(lengths: Sequence[int]) -> NDArray[np.int64]:
-    return np.cumsum([0, *lengths], dtype=np.int64)
+        yield from pool.map(draw, scenes, chunksize=_CHUNK)
 
 
 def _annotations(
     images: Path, names: Sequence[str], scenes: Sequence[Objects], settings: _Settings, *, classes: Classes
-) -> Annotations:
-    """The scenes of a split, with their images' names in a folder and what the classes are called."""
+) -> dict[str, Annotations]:
+    """Both splits, from the names of all images in a folder and what is on them."""
     written, words = classes
     labels = [written.index(word) for word in words]
-    objects = [item for scene in scenes for item in scene]
-    encoded = [name.encode() for name in names]
-    return Annotations(
-        images_dir=images,
-        class_names=written,
-        category_ids=np.arange(1, len(written) + 1, dtype=np.int64),
-        image_ids=np.arange(1, len(names) + 1, dtype=np.int64),
-        sizes=np.full((len(names), 2), (settings.height, settings.width), dtype=np.int32),
-        name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        name_offsets=_ends([len(name) for name in encoded]),
-        offsets=_ends([len(scene) for scene in scenes]),
-        boxes=np.array([item.box for item in objects], dtype=np.float32).reshape(-1, 4),
-        labels=np.array([labels[item.label] for item in objects], dtype=np.int32),
-        ignored=np.zeros(len(objects), dtype=np.bool_),
-        areas=np.array([item.area for item in objects], dtype=np.float32),
-    )
+    splits = {}
+    for split, rows in (("train", slice(0, settings.train)), ("val", slice(settings.train, None))):
+        encoded = [name.encode() for name in names[rows]]
+        objects = [item for scene in scenes[rows] for item in scene]
+        splits[split] = Annotations(
+            images_dir=images,
+            class_names=written,
+            category_ids=np.arange(1, len(written) + 1, dtype=np.int64),
+            image_ids=np.arange(1, len(encoded) + 1, dtype=np.int64),
+            sizes=np.full((len(encoded), 2), (settings.height, settings.width), dtype=np.int32),
+            name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+            name_offsets=np.cumsum([0, *map(len, encoded)], dtype=np.int64),
+            offsets=np.cumsum([0, *map(len, scenes[rows])], dtype=np.int64),
+            boxes=np.array([item.box for item in objects], dtype=np.float32).reshape(-1, 4),
+            labels=np.array([labels[item.label] for item in objects], dtype=np.int32),
+            ignored=np.zeros(len(objects), dtype=np.bool_),
+            areas=np.array([item.area for item in objects], dtype=np.float32),
+        )
+    return splits
 
 
 def _kitti_line(item: SceneObject) -> str:
@@ -145,7 +149,7 @@ def _kitti_line(item: SceneObject) -> str:
     return f"{KITTI_NAMES[item.label]} {item.truncated:.2f} {level} -10.00 {box} {_KITTI_UNKNOWN_3D}\n"
 
 
-def _write_kitti(drawn: Path, scenes: Mapping[Split, list[Objects]], settings: _Settings, out: Path) -> None:
+def _write_kitti(drawn: Path, scenes: Sequence[Objects], settings: _Settings, out: Path) -> None:
     """Writes KITTI's layout, numbered through both splits.
 
     Only label files tell what is truncated and occluded, so they are made here and handed to the writer, as those
@@ -153,19 +157,14 @@ def _write_kitti(drawn: Path, scenes: Mapping[Split, list[Objects]], settings: _
     """
     images, labels = drawn / "image_2", drawn / "label_2"
     labels.mkdir()
+    names = [f"{number:06d}.png" for number in range(len(scenes))]
+    for name, source, objects in zip(names, settings.names(), scenes, strict=True):
+        place_image(drawn / source, images / name)
+        (labels / name).with_suffix(".txt").write_text("".join(map(_kitti_line, objects)), encoding="ascii")
     classes = (tuple(dict.fromkeys((*KITTI_TYPES, *KITTI_NAMES))), KITTI_NAMES)
-    splits: dict[str, Annotations] = {}
-    number = 0
-    for split in SPLITS:
-        names = []
-        for source, objects in zip(settings.file_names(split), scenes[split], strict=True):
-            names.append(f"{number:06d}.png")
-            place_image(drawn / source, images / names[-1])
-            (labels / f"{number:06d}.txt").write_text("".join(map(_kitti_line, objects)), encoding="ascii")
-            number += 1
-        splits[split] = _annotations(images, names, scenes[split], settings, classes=classes)
+    splits = _annotations(images, names, scenes, settings, classes=classes)
     origin = KittiSplit(folder=drawn, training=drawn, choice=Everything(labels))
-    write_data_set(splits, out, to="kitti", origins=dict.fromkeys(SPLITS, origin))
+    write_data_set(splits, out, to="kitti", origins=dict.fromkeys(splits, origin))
 
 
 def _found(out: Path, settings: _Settings) -> bool:
@@ -191,9 +190,7 @@ def _found(out: Path, settings: _Settings) -> bool:
         raise ConfigError(f"The scenes in {out} must be made with {asked}, got {got}. {remedy}")
     parts = [out / f"{split}.json" for split in SPLITS] + ([out / "kitti"] if settings.kitti else [])
     present = {entry.name for entry in os.scandir(out / "images")} if (out / "images").is_dir() else set()
-    if not all(part.exists() for part in parts) or not present.issuperset(
-        name for split in SPLITS for name in settings.file_names(split)
-    ):
+    if not all(part.exists() for part in parts) or not present.issuperset(settings.names()):
         raise ConfigError(f"The scenes in {out} must be complete, got a folder with files missing. {remedy}")
     return True
 
@@ -248,17 +245,12 @@ def make_scenes(
         TemporaryDirectory(prefix=f"{out.name}.", suffix=PARTIAL, dir=out.parent) as place,
         atomic_folder(out) as folder,
     ):
-        drawn = Path(place)
-        scenes: dict[Split, list[Objects]] = {split: [] for split in SPLITS}
-        for split, objects in _drawn(settings, drawn, workers):
-            scenes[split] += objects
-            tell(sum(map(len, scenes.values())), train + val)
+        drawn, scenes = Path(place), []
+        for objects in _drawn(settings, drawn, workers):
+            scenes.append(objects)
+            tell(len(scenes), train + val)
         classes = (SCENE_CLASSES, SCENE_CLASSES)
-        splits: dict[str, Annotations] = {
-            split: _annotations(drawn, settings.file_names(split), scenes[split], settings, classes=classes)
-            for split in SPLITS
-        }
-        write_data_set(splits, folder, to="coco")
+        write_data_set(_annotations(drawn, settings.names(), scenes, settings, classes=classes), folder, to="coco")
         if kitti:
             _write_kitti(drawn, scenes, settings, folder / "kitti")
         write_json(folder / "scenes.json", settings.stored())
