@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
-from detdistill.detectors.settings import DetectorSettings, Family, family_settings, parse_detector
+from detdistill.detectors.catalogue import DetectorSettings, parse_detector
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings, TwinSettings
 from detdistill.methods.composition import method_name, structure
@@ -125,7 +125,7 @@ def _alone(row: PaperRow, model: PaperModel, data: PreparedData, *, scale: Scale
     settings = smoke_detector(model) if smoke else model.resolved()
     if smoke and row.teacher is not None and row.without_aligner:
         settings = replace(settings, fpn_channels=smoke_detector(row.teacher).fpn_channels)
-    image = _SMOKE_SIZES[row.data] if smoke else ImageSettings(row.image.short_side, row.image.long_side)
+    image = _SMOKE_SIZES[row.data] if smoke else row.image
     return RunConfig(
         data=DataSettings(
             folder=data.folder,
@@ -149,11 +149,10 @@ def _short_sides(row: PaperRow, model: PaperModel, image: ImageSettings) -> tupl
 
 def smoke_detector(model: PaperModel) -> DetectorSettings:
     """A detector of the same family that learns from scratch in seconds."""
-    family: Family = model.resolved().family
-    backbone = model.resolved().backbone.partition(".")[0]
-    width, preset = _SMOKE_WIDTHS.get(backbone, _TINY)
+    family, _, backbone = model.resolved().name.partition("/")
+    width, preset = _SMOKE_WIDTHS.get(backbone.partition(".")[0], _TINY)
     if family == "faster_rcnn":
-        tiny = replace(family_settings(family, "test_resnet"), **_SMOKE_FASTER_RCNN)
+        tiny = replace(parse_detector("faster_rcnn/test_resnet"), **_SMOKE_FASTER_RCNN)
         return replace(tiny, fpn_channels=width, roi_channels=2 * width)
     return replace(parse_detector(f"{family}/{preset}"), fpn_channels=width)
 
