@@ -42,16 +42,9 @@ def count_complexity(paper: Paper) -> tuple[ComplexityLine, ...]:
 
 def complexity_text(lines: Sequence[ComplexityLine]) -> list[str]:
     """The table as plain text; nothing without lines."""
-    rows = [
-        (
-            line.published.detector,
-            line.published.classes,
-            line.published.pixels,
-            line.published.parameters,
-            line.parameters,
-            line.published.gflops,
-            line.gflops,
-        )
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        said = line.published
+        ours = (said.parameters, line.parameters, said.gflops, line.gflops)
+        rows.append((said.detector, said.classes, said.pixels, *ours))
     return [*Table(_COLUMNS, tuple(rows)).text(decimals=2).splitlines(), ""] if rows else []

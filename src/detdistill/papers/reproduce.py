@@ -112,22 +112,20 @@ def _data_of(
 ) -> dict[tuple[str, str], PreparedData]:
     """The data sets that the covered rows need, each prepared once."""
     wanted = {_data_key(row): row for row in rows if row.needs is None}
-    if scale == "smoke":
-        named = os.environ.get(TEST_DATA)
-        place = root or (Path(named) if named else None)
-        return {
-            key: smoke_data(row.data, row.classes, root=place, out=out, progress=progress)
-            for key, row in wanted.items()
-        }
-    if root is None and wanted:
-        raise ConfigError(
-            "--data must be the folder of the data sets at --scale full, got none. Pass --data ROOT with kitti/ and "
-            "coco/ in it, or try --scale smoke first."
-        )
-    return {
-        key: full_data(row.data, row.classes, root=root or Path(), out=out, progress=progress)
-        for key, row in wanted.items()
-    }
+    named = os.environ.get(TEST_DATA) if scale == "smoke" else None
+    place = root or (Path(named) if named else None)
+    prepared: dict[tuple[str, str], PreparedData] = {}
+    for key, row in wanted.items():
+        if scale == "smoke":
+            prepared[key] = smoke_data(row.data, row.classes, root=place, out=out, progress=progress)
+        elif place is not None:
+            prepared[key] = full_data(row.data, row.classes, root=place, out=out, progress=progress)
+        else:
+            raise ConfigError(
+                "--data must be the folder of the data sets at --scale full, got none. Pass --data ROOT with kitti/ "
+                "and coco/ in it, or try --scale smoke first."
+            )
+    return prepared
 
 
 def _finished(run: PaperRun) -> bool:

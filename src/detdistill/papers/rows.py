@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import MappingProxyType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal
 
 import detdistill
-from detdistill.detectors.catalogue import parse_detector, settings_of
+from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
+from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
 from detdistill.methods.catalogue import Settings, parse_method
 from detdistill.methods.composition import method_text, structure
 from detdistill.papers.class_groups import ClassMode
+from detdistill.papers.reading import build
 from detdistill.strict_yaml import load_yaml
 
 DataName = Literal["kitti", "coco_traffic", "coco"]
@@ -23,7 +26,6 @@ Metric = Literal["AP", "AP50", "VOC AP50"]
 
 PAPERS = ("aid", "frs", "ssim", "ikd")
 PAPER_FILE = "paper.yaml"
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +124,8 @@ class PaperModel:
         Raises:
             ConfigError: an unknown detector or setting.
         """
-        return settings_of({**parse_detector(self.detector).to_dict(), **self.settings})
-
-
-@dataclass(frozen=True, slots=True)
-class ImageSize:
-    """The size that a row's models see: short side, and the longest that the long side may become, in pixels."""
-
-    short_side: int = 800
-    long_side: int = 1333
+        named = parse_detector(self.detector)
+        return build(type(named), {**asdict(named), **self.settings}, where=f"settings of {self.detector}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +161,7 @@ class PaperRow:
     teacher: PaperModel | None = None
     method: str | None = None
     classes: ClassMode = "ignored"
-    image: ImageSize = field(default_factory=ImageSize)
+    image: ImageSettings = field(default_factory=lambda: ImageSettings(short_side=800, long_side=1333))
     inherit: bool = False
     against: str | None = None
     published_gain: str | None = None
@@ -190,6 +185,11 @@ class PaperRow:
                 model.resolved()
         if self.method is not None:
             parse_method(self.method)
+
+    def published_of(self, role: str) -> float | None:
+        """The published figure of the row's teacher, of its student alone, or of what it distils."""
+        model = {TEACHER: self.teacher, ALONE: self.student}.get(role)
+        return self.published if role == DISTILLED else model and model.published
 
     @property
     def method_settings(self) -> Settings | None:
@@ -238,7 +238,7 @@ def read_paper(paper: str, *, folder: Path | None = None) -> tuple[Paper, tuple[
             f"The paper must be one of {', '.join(PAPERS)}, got '{paper}'. {suggestion(paper, PAPERS, listed=True)}"
         )
     home = (folder or papers_folder()) / paper
-    about = read_part(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE))
+    about = build(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE))
     rows = [_read_row(path) for path in sorted(home.glob("*.yaml")) if path.name != PAPER_FILE]
     if not rows:
         raise ConfigError(f"{home} must hold a YAML file for every row, got none. Install detdistill anew.")
@@ -276,66 +276,4 @@ def _read_row(path: Path) -> PaperRow:
     named = {**content, "name": re.sub(r"^\d+-", "", path.stem)} if isinstance(content, dict) else content
     if isinstance(content, dict) and "name" in content:
         raise ConfigError(f"{path}: a row is named by its file, got the key name. Leave it out.")
-    return read_part(PaperRow, named, where=str(path))
-
-
-def read_part(kind: type[Part], content: object, *, where: str) -> Part:
-    """A dataclass from a section of YAML; every key and every value's type is checked.
-
-    Args:
-        kind: the dataclass; fields may be numbers, words, choices, lists, sections and None.
-        content: the section.
-        where: what messages call it, such as a file's name.
-
-    Raises:
-        ConfigError: a key is unknown or missing, or a value is of another type or refused by the dataclass.
-    """
-    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where} must be a section with the keys {', '.join(known)}, got {content!r}. Write it so.")
-    for key in content:
-        if key not in known:
-            raise ConfigError(f"{where} must have known keys, got '{key}'. {suggestion(str(key), known)}")
-    for key, one in known.items():
-        if key not in content and one.default is MISSING and one.default_factory is MISSING:
-            raise ConfigError(f"{where} must have the key '{key}', got none. Add it.")
-    hints = get_type_hints(kind)
-    values = {key: _value(value, hints[key], f"{where}: {key}") for key, value in content.items()}
-    try:
-        return kind(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _value(value: object, hint: Any, where: str) -> Any:
-    origin, members = get_origin(hint), get_args(hint)
-    if origin is UnionType:
-        return None if value is None else _value(value, members[0], where)
-    if isinstance(hint, type) and hint.__module__ == __name__:
-        return read_part(hint, value, where=where)
-    if origin is Literal:
-        if value not in members:
-            raise _wrong(where, f"one of {', '.join(members)}", value)
-        return value
-    if origin is tuple:
-        if not isinstance(value, list) or (members[-1] is not Ellipsis and len(value) != len(members)):
-            raise _wrong(where, "a list" if members[-1] is Ellipsis else f"a list of {len(members)}", value)
-        return tuple(_value(one, members[0], f"{where}[{index}]") for index, one in enumerate(value))
-    return _plain(value, hint, where)
-
-
-def _plain(value: object, hint: Any, where: str) -> Any:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint in words:
-        if type(value) is not hint:
-            raise _wrong(where, words[hint], value)
-        return value
-    if not isinstance(value, dict):
-        raise _wrong(where, "a section of keys", value)
-    return MappingProxyType(value)
-
-
-def _wrong(where: str, expected: str, got: object) -> ConfigError:
-    return ConfigError(f"{where} must be {expected}, got {got!r}. Change the value.")
+    return build(PaperRow, named, where=str(path))

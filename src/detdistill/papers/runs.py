@@ -126,7 +126,7 @@ def _alone(row: PaperRow, model: PaperModel, data: PreparedData, *, scale: Scale
     settings = smoke_detector(model) if smoke else model.resolved()
     if smoke and row.teacher is not None and row.without_aligner:
         settings = replace(settings, fpn_channels=smoke_detector(row.teacher).fpn_channels)
-    image = _SMOKE_SIZES[row.data] if smoke else ImageSettings(row.image.short_side, row.image.long_side)
+    image = _SMOKE_SIZES[row.data] if smoke else row.image
     return RunConfig(
         data=DataSettings(
             folder=data.folder,

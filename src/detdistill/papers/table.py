@@ -108,19 +108,7 @@ class ReproduceOutcome:
             "note": SMOKE_HEADLINE if self.scale == "smoke" else None,
             "paper": self.paper.title,
             "figures": self.paper.figures,
-            "lines": [
-                {
-                    "row": line.row,
-                    "model": line.model,
-                    "metric": line.metric,
-                    "published": line.published,
-                    "ours": line.ours,
-                    "published_gain": line.published_gain,
-                    "our_gain": line.our_gain,
-                    "run": None if line.run is None else str(line.run),
-                }
-                for line in self.lines
-            ],
+            "lines": [{**asdict(line), "run": line.run and str(line.run)} for line in self.lines],
             "complexity": [asdict(line) for line in self.complexity],
             "notes": list(self.notes),
             "differences": {sentence: list(rows) for sentence, rows in self.differences.items()},
@@ -138,58 +126,32 @@ def table_lines(
         figures: of every finished run, by its name and the metric.
     """
     by_name = {row.name: row for row in rows}
+
+    def of(row: PaperRow, role: str) -> tuple[float | None, float | None]:
+        """A row's published figure for a role, and ours."""
+        run = runs[row.name].runs.get(role)
+        return row.published_of(role), None if run is None else figures.get(run.name, {}).get(row.metric)
+
     lines: list[ReproducedLine] = []
     for row in rows:
         if row.needs is not None:
-            lines.append(_line(row, f"not covered: needs {row.needs}", published=row.published))
+            model = f"not covered: needs {row.needs}"
+            lines.append(
+                ReproducedLine(row.name, model, row.metric, row.published, None, row.published_gain, None, None)
+            )
             continue
-        ours = {role: figures.get(run.name, {}).get(row.metric) for role, run in runs[row.name].runs.items()}
-        published = _published(row)
         for role, run in runs[row.name].runs.items():
-            if role == TEACHER and published[TEACHER] is None:
+            published, ours = of(row, role)
+            if role == TEACHER and published is None:
                 continue
-            model = role if role != DISTILLED else row.method_name or role
-            gains: tuple[float | str | None, float | None] = (None, None)
+            model, gain, our_gain = role, None, None
             if role == DISTILLED:
-                base = _base(row, by_name, runs, figures)
-                gains = (
-                    row.published_gain or _less(published[DISTILLED], base[0]),
-                    _less(ours[DISTILLED], base[1]),
-                )
-            lines.append(_line(row, model, published=published[role], ours=ours[role], gains=gains, run=run.config.out))
+                base = row if row.against is None else by_name[row.against]
+                base_published, base_ours = of(base, ALONE if row.against is None else runs[base.name].main)
+                model = row.method_name or role
+                gain, our_gain = row.published_gain or _less(published, base_published), _less(ours, base_ours)
+            lines.append(ReproducedLine(row.name, model, row.metric, published, ours, gain, our_gain, run.config.out))
     return lines
-
-
-def _line(
-    row: PaperRow,
-    model: str,
-    *,
-    published: float | None,
-    ours: float | None = None,
-    gains: tuple[float | str | None, float | None] | None = None,
-    run: Path | None = None,
-) -> ReproducedLine:
-    published_gain, our_gain = gains or (row.published_gain if row.needs is not None else None, None)
-    return ReproducedLine(row.name, model, row.metric, published, ours, published_gain, our_gain, run)
-
-
-def _published(row: PaperRow) -> dict[str, float | None]:
-    student, teacher = row.student, row.teacher
-    alone = None if student is None else student.published
-    return {TEACHER: None if teacher is None else teacher.published, ALONE: alone, DISTILLED: row.published}
-
-
-def _base(
-    row: PaperRow,
-    rows: Mapping[str, PaperRow],
-    runs: Mapping[str, RowRuns],
-    figures: Mapping[str, Mapping[Metric, float | None]],
-) -> tuple[float | None, float | None]:
-    """The published figure that a row's gain is measured from, and ours."""
-    other = row if row.against is None else rows[row.against]
-    role = ALONE if row.against is None else runs[other.name].main
-    run = runs[other.name].runs.get(role)
-    return _published(other)[role], None if run is None else figures.get(run.name, {}).get(row.metric)
 
 
 def _less(one: float | None, other: float | None) -> float | None:
