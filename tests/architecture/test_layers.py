@@ -12,6 +12,7 @@ import pytest
 from importlinter.cli import lint_imports
 
 from detdistill.methods.catalogue import RECIPES, WRAPPERS
+from detdistill.store import layout
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "detdistill"
@@ -33,6 +34,14 @@ PLAIN_PARTS = {
 }
 SECTIONS = ("Source", "Differs from the source")
 METHOD_SECTIONS = ("Formula", "Args", "Returns", "Raises", "Needs", *SECTIONS)
+
+# What the layout calls files; its folders "twins" and "tensorboard" are also words of the settings.
+RUN_FILES = {
+    text
+    for text in re.findall(r'"([^"\n]+)"', (PACKAGE / "store" / "layout.py").read_text(encoding="utf-8"))
+    if re.fullmatch(r"\w+\.(?:json|csv|png|yaml|safetensors)", text) or text == layout.CHECKPOINTS
+}
+STILL_SPELLING = {"jobs"}  # until its files are rewritten with RunFolder
 
 WITH_OTHERS = {"hint", "frs", "ssim"}  # their slow references stand in tests/reference/test_recipes.py
 NO_VECTORS = {"hint"}  # one mean of squares, of our own making: nobody published numbers for it
@@ -82,6 +91,12 @@ def loose(tree: ast.Module) -> list[str]:
     return found
 
 
+def spelled(tree: ast.Module) -> list[str]:
+    """Names of a run folder's files that stand in the code, alone or at the end of a path; prose is no matter."""
+    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return [name for text in texts for name in RUN_FILES if text == name or text.endswith(f"/{name}")]
+
+
 def section(documentation: str, title: str) -> str:
     """The text of a docstring's section, empty where there is none."""
     found = re.search(rf"^{title}:\n((?:[ \t]+.*\n?|\n)+)", inspect.cleandoc(documentation), flags=re.MULTILINE)
@@ -128,6 +143,12 @@ def test_only_the_command_line_prints() -> None:
 
 def test_no_interface_is_hidden() -> None:
     assert not {name_of(path): found for path in SOURCES if (found := loose(tree_of(path)))}
+
+
+def test_only_the_store_knows_the_files_of_a_run() -> None:
+    assert {layout.WEIGHTS, layout.LATEST, layout.CHECKPOINTS, "metrics.csv", "config.yaml"} <= RUN_FILES
+    elsewhere = [path for path in SOURCES if layer_of(path) not in {"store", *STILL_SPELLING}]
+    assert not {name_of(path): found for path in elsewhere if (found := spelled(tree_of(path)))}
 
 
 def test_nothing_is_left_to_do() -> None:
@@ -187,5 +208,9 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert set(imported(bad)) >= {"timm", "torchvision.models"}
     assert prints(bad) == [8, 5] or sorted(prints(bad)) == [5, 8]
     assert len(loose(bad)) == 3
+    assert spelled(ast.parse("'metrics.csv'; f'{out}/results.json'; 'see metrics.csv here'")) == [
+        "metrics.csv",
+        "results.json",
+    ]
     assert section("One line.\n\nSource:\n    A paper.\n\nNeeds:\n    b\n", "Source") == "A paper."
     assert section("One line.\n\nNeeds:\n    b\n", "Source") == ""

@@ -123,8 +123,8 @@ def test_an_interrupted_chain_goes_on_to_the_same_bits(home: Path, monkeypatch: 
 
     def interrupting(run: _Run, done: int) -> None:
         save(run, done)
-        if run.job.folder.name == CHAIN[1] and done == 1:
-            raise Interrupted(done, run.job.folder)
+        if run.folder.name == CHAIN[1] and done == 1:
+            raise Interrupted(done, run.folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(_Run, "_save", interrupting)
