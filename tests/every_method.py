@@ -103,7 +103,7 @@ def trained_by(recipe: Recipe) -> list[nn.Parameter]:
 def cost_of(weighted: WeightedTerm, seen: Seen) -> Cost:
     """The cost of one term after its weight, before its gain."""
     view = weighted.view
-    cost = weighted.term(seen.students[view], seen.teachers[view], view(seen.batch), CLOCK)
+    cost = weighted.term(Pair(seen.students[view], seen.teachers[view], view(seen.batch)), CLOCK)
     if weighted.weigh is None:
         return cost
     weight = weighted.weigh(seen.teachers[CLEAN], cost.strides, knowledge=weighted.term.knowledge).detach()

@@ -125,7 +125,7 @@ def test_each_term_alone_reaches_the_students_weights(term_case: tuple[Recipe, P
         for weighted in recipe.terms:
             if weighted.view != view:
                 continue
-            cost = weighted.term(seen, taught, batch, CLOCK)
+            cost = weighted.term(Pair(seen, taught, batch), CLOCK)
             values = cost.values
             if weighted.weigh is not None:
                 assert view == CLEAN

@@ -33,7 +33,7 @@ def columns(recipe: Recipe, student: Tensor, teacher: Tensor) -> dict[str, Tenso
     height, width = 8 * teacher.shape[2], 8 * teacher.shape[3]
     scene = batch([(height, width)] * len(teacher))
     ours, theirs = (observation([maps], strides=(8,)) for maps in (student, teacher))
-    return {w.name: w.term(ours, theirs, scene, CLOCK).values.sum(1).mean() for w in recipe.terms}
+    return {w.name: w.term(Pair(ours, theirs, scene), CLOCK).values.sum(1).mean() for w in recipe.terms}
 
 
 def residual(recipe: Recipe, index: int) -> nn.Module:

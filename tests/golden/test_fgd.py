@@ -25,7 +25,7 @@ def costs(
     layout = spec(family=family, strides=teacher.pyramid.strides, channels=channels)
     recipe = build_fgd(layout, layout, FGDSettings())
     return {
-        weighted.name: (weighted.gain, weighted.term(student, teacher, scene, CLOCK).values.detach())
+        weighted.name: (weighted.gain, weighted.term(Pair(student, teacher, scene), CLOCK).values.detach())
         for weighted in recipe.terms
     }
 

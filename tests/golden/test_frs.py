@@ -31,7 +31,7 @@ def losses(
     layout = spec(strides=strides, channels=channels, classes=names)
     recipe = build_frs(layout, layout, settings or FRSSettings(aligner="identity"))
     return {
-        weighted.name: weighted.gain * weighted.term(student, teacher, batch(sizes), CLOCK).values.sum(1).mean()
+        weighted.name: weighted.gain * weighted.term(Pair(student, teacher, batch(sizes)), CLOCK).values.sum(1).mean()
         for weighted in recipe.terms
     }
 

@@ -52,7 +52,7 @@ def slow_aid(recipe: Recipe, shown: Observation, taught: Observation, *, scene: 
     """Σ gain · mean over images of Σ over levels of exp(−alpha · D) · cost."""
     total = torch.zeros(())
     for weighted in recipe.terms:
-        cost = weighted.term(shown, taught, scene, CLOCK)
+        cost = weighted.term(Pair(shown, taught, scene), CLOCK)
         for image in range(len(scene)):
             for column, stride in enumerate(cost.strides):
                 difficulty = slow_difficulty(taught.task_loss, image, stride, knowledge=weighted.term.knowledge, by=by)
@@ -117,7 +117,7 @@ def test_aid_equals_its_slow_reference(by: str, two_stage: bool) -> None:
         else:
             value = torch.zeros(())
             for weighted in wrapped.terms:
-                cost = weighted.term(shown, taught, scene, CLOCK)
+                cost = weighted.term(Pair(shown, taught, scene), CLOCK)
                 weight = weighted.weigh(taught, cost.strides, knowledge=weighted.term.knowledge)
                 value = value + weighted.gain * (cost.values * weight).sum(1).mean()
         inputs = [*shown.pyramid.levels, *shown.class_logits.levels, *trained]
@@ -142,7 +142,7 @@ def test_a_step_weighs_by_what_the_teacher_loses_on_each_image_alone(family: str
     for weighted in base.terms:
         for i, taught in enumerate(alone):
             shown = student(scene.image(i), frozenset({Need.CLASS_LOGITS}))
-            cost = weighted.term(shown, taught, scene.image(i), CLOCK)
+            cost = weighted.term(Pair(shown, taught, scene.image(i)), CLOCK)
             for column, stride in enumerate(cost.strides):
                 weight = math.exp(-ALPHA * slow_difficulty(joined, i, stride, knowledge=weighted.term.knowledge, by=by))
                 expected[weighted.name] += weight * float(cost.values[0, column].detach()) / len(scene)

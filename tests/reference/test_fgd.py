@@ -137,7 +137,7 @@ def slow(recipe: Recipe, student: Observation, teacher: Observation, family: str
 def fast(recipe: Recipe, student: Observation, teacher: Observation, family: str) -> Tensor:
     del family
     return sum(
-        (w.gain * w.term(student, teacher, SCENE, CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
+        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
     )
 
 

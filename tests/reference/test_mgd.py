@@ -77,7 +77,7 @@ def test_mgd_equals_its_slow_reference(channels: int, aligner: str, drop: float 
     term = build_mgd(spec(channels=channels), spec(channels=5), settings).terms[0].term
     assert isinstance(term, MaskedGeneration)
     results = []
-    for compute in (lambda s, t: term(s, t, SCENE, CLOCK).values.sum(1).mean(), lambda s, t: slow(term, s, t)):
+    for compute in (lambda s, t: term(Pair(s, t, SCENE), CLOCK).values.sum(1).mean(), lambda s, t: slow(term, s, t)):
         student = random_observation(SCENE, seed=1, channels=channels, requires_grad=True)
         value = compute(student, random_observation(SCENE, seed=2, channels=5))
         results.append([value.detach(), *torch.autograd.grad(value, [*student.pyramid.levels, *term.parameters()])])

@@ -31,7 +31,7 @@ def observations() -> tuple[Observation, Observation]:
 
 def loss(recipe: Recipe, student: Observation, teacher: Observation) -> Tensor:
     return sum(
-        (w.gain * w.term(student, teacher, SCENE, CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
+        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
     )
 
 

@@ -180,7 +180,7 @@ def mgd(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("detdistill.methods.mgd.kept_cells", draw)
-        term(student, teacher, scene, None)  # type: ignore[arg-type]
+        term(Pair(student, teacher, scene), None)  # type: ignore[arg-type]
     found = []
     for level, s, t in maps(student, teacher):
         generator = term.generators[f"stride_{STRIDES[level]}"]

@@ -50,7 +50,7 @@ def masked_features(recipe: Recipe) -> MaskedFeatures:
 
 
 def costs(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> Tensor:
-    return torch.cat([w.term(student, teacher, scene, CLOCK).values for w in recipe.terms], dim=1)
+    return torch.cat([w.term(Pair(student, teacher, scene), CLOCK).values for w in recipe.terms], dim=1)
 
 
 def rows(seen: Observation, index: int) -> Observation:

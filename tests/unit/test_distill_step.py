@@ -270,7 +270,7 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
         assert seen[CLEAN].pyramid.levels[0].dtype == taught[CLEAN].pyramid.levels[0].dtype == torch.bfloat16
         for weighted in recipe.terms:
             view = weighted.view
-            assert weighted.term(seen[view], taught[view], view(shown.batch), START).values.dtype == torch.float32
+            assert weighted.term(Pair(seen[view], taught[view], view(shown.batch)), START).values.dtype == torch.float32
         report = step(batch, Clock(0, 1))
     assert report.total.dtype == torch.float32
     for part, value in report.parts.items():
@@ -292,10 +292,10 @@ def test_what_a_term_computes_does_not_depend_on_autocast(name: str) -> None:
     scene = with_boxes(blank([(64, 96), (40, 50)]), seed=1)
     seen, taught = (random_observation(scene, seed=seed, bins=5) for seed in (0, 1))
     for weighted in recipe.terms:
-        plain = weighted.term(seen, taught, scene, START).values
+        plain = weighted.term(Pair(seen, taught, scene), START).values
         assert plain.any()
         with torch.autocast("cpu", torch.bfloat16):
-            cast = weighted.term(seen, taught, scene, START).values
+            cast = weighted.term(Pair(seen, taught, scene), START).values
         if name in PAINTED:
             assert cast.dtype == torch.float32
             torch.testing.assert_close(cast, plain, rtol=0.02, atol=0)
@@ -324,7 +324,7 @@ def test_padding_never_counts_whatever_the_focus_says() -> None:
     )
     scene = blank([(16, 16)], grid=(16, 32))
     maps = torch.ones(1, 1, 2, 4)
-    cost = term(observation([maps], strides=(8,)), observation([0 * maps], strides=(8,)), scene, START)
+    cost = term(Pair(observation([maps], strides=(8,)), observation([0 * maps], strides=(8,)), scene), START)
     assert cost.values.tolist() == [[1.0]]
     assert cost.strides == (8,)
 

@@ -54,7 +54,7 @@ RECIPES = recipes()
 
 
 def total(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch = SCENE) -> Tensor:
-    return torch.cat([weighted.term(student, teacher, scene, CLOCK).values for weighted in recipe.terms], dim=1)
+    return torch.cat([weighted.term(Pair(student, teacher, scene), CLOCK).values for weighted in recipe.terms], dim=1)
 
 
 def parameters(recipe: Recipe) -> list[Tensor]:
@@ -119,7 +119,7 @@ def test_an_image_costs_the_same_in_any_batch_and_order(name: str) -> None:
 def test_every_term_reaches_the_student_and_what_it_trains(name: str) -> None:
     student, teacher = both()
     for weighted in RECIPES[name].terms:
-        cost = weighted.term(student, teacher, SCENE, CLOCK)
+        cost = weighted.term(Pair(student, teacher, SCENE), CLOCK)
         assert cost.values.shape == (4, 2)
         assert cost.strides == (8, 16)
         leaves = [*student.pyramid.levels, *weighted.term.parameters()]
@@ -139,12 +139,12 @@ def test_an_image_without_boxes_has_no_foreground_but_stays_in_the_graph() -> No
     student, teacher = both()
     terms = {weighted.name: weighted.term for weighted in RECIPES["fgd-auto"].terms}
     without = replace(SCENE, targets=(SCENE.targets[2],) * 4)
-    cost = terms["fgd.foreground"](student, teacher, without, CLOCK).values
+    cost = terms["fgd.foreground"](Pair(student, teacher, without), CLOCK).values
     assert torch.equal(cost.detach(), torch.zeros(4, 2))
     gradients = torch.autograd.grad(cost.sum(), student.pyramid.levels)
     assert not any(gradient.any() for gradient in gradients)
-    assert (terms["fgd.background"](student, teacher, without, CLOCK).values > 0).all()
-    assert (terms["fgd.foreground"](student, teacher, SCENE, CLOCK).values[[0, 1, 3]] > 0).all()
+    assert (terms["fgd.background"](Pair(student, teacher, without), CLOCK).values > 0).all()
+    assert (terms["fgd.foreground"](Pair(student, teacher, SCENE), CLOCK).values[[0, 1, 3]] > 0).all()
 
 
 def test_masks_share_out_inside_cells_only() -> None:
@@ -192,9 +192,9 @@ def test_mgd_draws_another_mask_for_another_seed_and_level() -> None:
     torch.manual_seed(0)
     term = build_mgd(spec(channels=8), spec(channels=8), MGDSettings()).terms[0].term
     student, teacher = both(student_channels=8)
-    first = term(student, teacher, SCENE, CLOCK).values
-    assert torch.equal(first, term(student, teacher, SCENE, Clock(step=9, total_steps=10)).values)
-    other = term(student, teacher, replace(SCENE, seeds=(6, 18, 4, 100)), CLOCK).values
+    first = term(Pair(student, teacher, SCENE), CLOCK).values
+    assert torch.equal(first, term(Pair(student, teacher, SCENE), Clock(step=9, total_steps=10)).values)
+    other = term(Pair(student, teacher, replace(SCENE, seeds=(6, 18, 4, 100))), CLOCK).values
     assert (first != other).any(0).all()
     # the same map on two strides: only the mask differs, as the generators are made equal
     term.generators["stride_16"].load_state_dict(term.generators["stride_8"].state_dict())
@@ -204,7 +204,7 @@ def test_mgd_draws_another_mask_for_another_seed_and_level() -> None:
     for stride, size in ((8, (32, 32)), (16, (64, 64))):
         leaf = level.clone().requires_grad_()
         levels = [leaf if s == stride else level for s in (8, 16)]
-        cost = term(observation(levels, strides=(8, 16)), same, batch([size], grid=(64, 64)), CLOCK)
+        cost = term(Pair(observation(levels, strides=(8, 16)), same, batch([size], grid=(64, 64))), CLOCK)
         (gradient,) = torch.autograd.grad(cost.values[:, cost.strides.index(stride)].sum(), leaf)
         gradients.append(gradient.abs().sum(1) > 0)
     assert not torch.equal(*gradients)
@@ -215,7 +215,7 @@ def test_costs_are_float32_under_autocast() -> None:
     for recipe in RECIPES.values():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for weighted in recipe.terms:
-                assert weighted.term(student, teacher, SCENE, CLOCK).values.dtype == torch.float32
+                assert weighted.term(Pair(student, teacher, SCENE), CLOCK).values.dtype == torch.float32
 
 
 def test_auto_aligns_only_where_channels_differ() -> None:

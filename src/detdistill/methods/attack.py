@@ -14,9 +14,9 @@ from torch import Tensor
 
 from detdistill.data.dataset import draw_seed
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import inside_cells
 from detdistill.distillation.twin_cache import RepeatableMaker
 from detdistill.errors import ConfigError
-from detdistill.methods.parts.focus import inside_cells
 from detdistill.types import Batch, Targets
 
 Images = Float[Tensor, "b 3 h w"]
