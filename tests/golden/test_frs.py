@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import WarmUp
 from detdistill.methods.frs import FRSSettings, build_frs
 from detdistill.methods.parts.focus import richness

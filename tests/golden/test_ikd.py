@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detdistill.data.dataset import Stored
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings, draw_crop, noised
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.attack import AttackSettings, momentum_attack
 from detdistill.methods.ikd import TERM, IKDSettings, wrap_ikd

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from detdistill.distillation.pair import Pair
+from detdistill.distillation.term import LevelTerm
 from detdistill.methods.mgd import MaskedGeneration, MGDSettings, build_mgd
 from detdistill.methods.parts.generation import Generation, kept_cells
 from detdistill.types import Clock
@@ -14,12 +16,13 @@ from observations import batch, observation, spec
 CLOCK = Clock(step=0, total_steps=1)
 
 
-def term_of(*, channels: int, drop: float, strides: tuple[int, ...] = (8,)) -> MaskedGeneration:
+def term_of(*, channels: int, drop: float, strides: tuple[int, ...] = (8,)) -> LevelTerm:
     """The term with generators that copy what is not negative."""
     layout = spec(strides=strides, channels=channels)
     term = build_mgd(layout, layout, MGDSettings(drop=drop)).terms[0].term
-    assert isinstance(term, MaskedGeneration)
-    for generator in term.generators.values():
+    assert isinstance(term, LevelTerm)
+    assert isinstance(term.measure, MaskedGeneration)
+    for generator in term.measure.generators.values():
         assert isinstance(generator, Generation)
         for conv in (generator.first, generator.second):
             nn.init.dirac_(conv.weight)

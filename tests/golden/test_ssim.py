@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from detdistill.distillation.pair import Pair
 from detdistill.errors import ConfigError
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map

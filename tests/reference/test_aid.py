@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.step import DistillationStep
-from detdistill.distillation.term import CellTerm
+from detdistill.distillation.term import LevelTerm
 from detdistill.methods.aid import AIDSettings, wrap_aid
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.parts.weigh import by_teacher_loss
@@ -81,17 +82,12 @@ def base_recipe() -> Recipe:
     student, teacher = spec(channels=3, anchors=2), spec(channels=5, anchors=2)
     recipe = build_recipe("frs", student, teacher, seed=2)
     features = recipe.terms[0].term
-    assert isinstance(features, CellTerm)
-    boxes = CellTerm(
-        knowledge=Knowledge.LOCALIZATION,
-        select=features.select,
-        align=features.align,
-        compare=features.compare,
-        focus=features.focus,
-        normalize=features.normalize,
-        inside=features.inside,
+    assert isinstance(features, LevelTerm)
+    boxes = LevelTerm(
+        features.measure,
         strides=features.strides,
-        student_needs=features.student_needs,
+        align=features.align,
+        knowledge=Knowledge.LOCALIZATION,
         teacher_needs=features.teacher_needs,
     )
     terms = tuple(replace(term, gain=1.0) for term in recipe.terms)

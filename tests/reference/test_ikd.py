@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detdistill.data.dataset import draw_seed
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe
 from detdistill.methods.attack import (
     AdversarialTwins,

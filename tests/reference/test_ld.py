@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.base import BoxLayout, DetectorSpec
+from detdistill.distillation.pair import Pair, inside_cells
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import CapabilityError, ConfigError, ShapeError
 from detdistill.gfl.assign import make_cells, match_by_atss, valuable_region
 from detdistill.methods.ld import LDSettings, build_ld
 from detdistill.methods.parts.distributions import softened_divergence
-from detdistill.methods.parts.focus import inside_cells
 from detdistill.types import Batch, BoxDistributions, Clock, Knowledge, Need, Observation, Pyramid
 from observations import batch as empty_batch
 from observations import random_observation, spec
@@ -53,7 +53,8 @@ def leaves(seen: Observation) -> list[Tensor]:
 
 def loss(recipe: Recipe, student: Observation, teacher: Observation) -> Tensor:
     return sum(
-        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
+        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms),
+        torch.zeros(()),
     )
 
 

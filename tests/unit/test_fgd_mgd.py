@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from detdistill.distillation.pair import Pair, inside_cells
 from detdistill.distillation.recipe import Recipe
 from detdistill.errors import CapabilityError, ConfigError, ShapeError
+from detdistill.methods.features import aligner_for
 from detdistill.methods.fgd import FGDSettings, build_fgd
 from detdistill.methods.mgd import MGDSettings, build_mgd
-from detdistill.methods.paired import aligner_for, paired_levels
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
-from detdistill.methods.parts.box_masks import background, foreground
 from detdistill.methods.parts.context import ContextBlock
-from detdistill.methods.parts.focus import inside_cells
+from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.parts.generation import kept_cells
 from detdistill.types import Batch, Clock, Observation, Pyramid
 from observations import batch, observation, random_observation, spec
@@ -149,8 +149,9 @@ def test_an_image_without_boxes_has_no_foreground_but_stays_in_the_graph() -> No
 
 def test_masks_share_out_inside_cells_only() -> None:
     teacher = random_observation(SCENE, seed=0)
-    fronts, backs = foreground(teacher, SCENE), background(teacher, SCENE)
-    for front, back, stride in zip(fronts.levels, backs.levels, fronts.strides, strict=True):
+    pair = Pair(teacher, teacher, SCENE)
+    for stride in (8, 16):
+        front, back = foreground(pair.level(stride), pair), background(pair.level(stride), pair)
         inside = inside_cells(SCENE.sizes, stride, grid=(front.shape[-2], front.shape[-1]), device=front.device)
         assert not front[~inside].any()
         assert not back[~inside].any()
@@ -197,7 +198,8 @@ def test_mgd_draws_another_mask_for_another_seed_and_level() -> None:
     other = term(Pair(student, teacher, replace(SCENE, seeds=(6, 18, 4, 100))), CLOCK).values
     assert (first != other).any(0).all()
     # the same map on two strides: only the mask differs, as the generators are made equal
-    term.generators["stride_16"].load_state_dict(term.generators["stride_8"].state_dict())
+    generators = term.measure.generators
+    generators["stride_16"].load_state_dict(generators["stride_8"].state_dict())
     level = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     same = observation([level, level], strides=(8, 16))
     gradients = []
@@ -227,7 +229,7 @@ def test_auto_aligns_only_where_channels_differ() -> None:
 def test_maps_that_do_not_fit_are_refused() -> None:
     student, teacher = both(student_channels=3)
     with pytest.raises(ShapeError) as caught:
-        paired_levels(student, teacher, SCENE, align=IdentityAlign(8, 8), strides=(8,))
+        Pair(student, teacher, SCENE).level(8, align=IdentityAlign(8, 8))
     assert str(caught.value) == (
         "The aligned student map of stride 8 must be (4, 8, 8, 12) as the teacher's, got (4, 3, 8, 12). "
         "Build the recipe for the specs of these two detectors."

@@ -10,6 +10,7 @@ import torch
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import views
 from detdistill.distillation.startup import TermProof, prove
 from detdistill.distillation.step import DistillationStep

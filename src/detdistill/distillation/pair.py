@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, final
 
 import torch
@@ -107,11 +108,12 @@ class Pair:
         )
 
     def _level(self, stride: int, select: Select, align: Align | None) -> Level:
-        ours = self.once((select, stride), lambda: self._zeroed(level_at(select(self.student), stride), stride))
-        theirs = level_at(select(self.teacher), stride).detach()
+        ours, theirs = level_at(select(self.student), stride), level_at(select(self.teacher), stride).detach()
         grid = grid_of(theirs)
+        if align is not None or grid_of(ours) != grid:
+            # Lest padding be carried into the image by a kernel or a resize.
+            ours = self.once((select, stride), partial(self._zeroed, ours, stride))
         if align is not None:
-            # Padding enters a kernel as zeros, lest it be carried into the image.
             ours = align(ours, stride)
         if grid_of(ours) != grid:
             ours = F.interpolate(ours, grid, mode="bilinear", align_corners=False)
@@ -123,8 +125,7 @@ class Pair:
         return Level(stride, ours.float(), theirs.float(), self.inside(stride, grid), self._padded(stride, grid))
 
     def _zeroed(self, maps: Tensor, stride: int) -> Tensor:
-        grid = grid_of(maps)
-        return torch.where(self.inside(stride, grid), maps, 0.0) if self._padded(stride, grid) else maps
+        return torch.where(self.inside(stride, grid_of(maps)), maps, 0.0)
 
     def _padded(self, stride: int, grid: tuple[int, int]) -> bool:
         rows, columns = stride * (grid[0] - 1), stride * (grid[1] - 1)

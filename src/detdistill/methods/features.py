@@ -38,9 +38,7 @@ def cellwise(compare: Compare, normalize: Normalize, focus: Focus | None = None)
     def measure(level: Level, pair: Pair) -> Float[Tensor, " b"]:
         with full_precision(level.teacher):
             cost = compare(level.student, level.teacher, level.inside)
-            if focus is None:
-                return normalize(level.without_padding(cost), level.inside.float(), level.inside)
-            mask = focus(level, pair) * level.inside
+            mask = level.inside.float() if focus is None else focus(level, pair) * level.inside
             return normalize(torch.where(level.inside, cost * mask, 0.0), mask, level.inside)
 
     return measure
