@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detdistill.distillation.pair import inside_cells
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.step import Seen
 from detdistill.distillation.term import Term
@@ -23,7 +24,6 @@ from detdistill.methods.frs import FRSSettings
 from detdistill.methods.hint import HintSettings
 from detdistill.methods.ikd import ADVERSARIAL
 from detdistill.methods.mgd import MGDSettings
-from detdistill.methods.parts.focus import inside_cells
 from detdistill.methods.ssim import SSIMSettings
 from detdistill.types import Batch, BoxDistributions, ClassLogits, Clock, Cost, Knowledge, Observation, Pyramid
 from scenes_in_memory import FAMILIES, leaves_of, map_levels
@@ -103,7 +103,7 @@ def trained_by(recipe: Recipe) -> list[nn.Parameter]:
 def cost_of(weighted: WeightedTerm, seen: Seen) -> Cost:
     """The cost of one term after its weight, before its gain."""
     view = weighted.view
-    cost = weighted.term(seen.students[view], seen.teachers[view], view(seen.batch), CLOCK)
+    cost = weighted.term(seen.pairs()[view], CLOCK)
     if weighted.weigh is None:
         return cost
     weight = weighted.weigh(seen.teachers[CLEAN], cost.strides, knowledge=weighted.term.knowledge).detach()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.term import Term
@@ -65,9 +66,9 @@ class Known(Term):
         self.values, self.strides = torch.tensor(values), tuple(strides)
         self.seen: list[tuple[Observation, Observation, Batch, Clock]] = []
 
-    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
-        self.seen.append((student, teacher, batch, clock))
-        shown = student.pyramid.levels[0].mean((1, 2, 3))
+    def forward(self, pair: Pair, clock: Clock) -> Cost:
+        self.seen.append((pair.student, pair.teacher, pair.batch, clock))
+        shown = pair.student.pyramid.levels[0].mean((1, 2, 3))
         return Cost(self.values * self.factor + 0.0 * shown[:, None], self.strides)
 
 
@@ -79,8 +80,8 @@ class PixelTerm(Term):
         self.knowledge = Knowledge.FEATURE
         self.student_needs = self.teacher_needs = frozenset({Need.PYRAMID})
 
-    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
-        difference = student.pyramid.levels[0] - teacher.pyramid.levels[0]
+    def forward(self, pair: Pair, clock: Clock) -> Cost:
+        difference = pair.student.pyramid.levels[0] - pair.teacher.pyramid.levels[0]
         return Cost(difference.square().mean((1, 2, 3))[:, None], (8,))
 
 

@@ -25,7 +25,7 @@ LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 
 
 @dataclass(frozen=True)
-class Pair:
+class Couple:
     """A student in eval mode, a teacher, and what both showed on all views; the student's maps are leaves."""
 
     student: Detector
@@ -66,7 +66,7 @@ def with_twins(batch: Batch, teacher: FrozenTeacher) -> Batch:
 
 def pair_of(
     student: Detector, teacher: FrozenTeacher, batch: Batch, *, taught: frozenset[Need] = SHOWN | LOSSES
-) -> Pair:
+) -> Couple:
     """What both showed of a batch with twins; of the clean view the teacher also what `taught` says."""
     students, teachers = {}, {}
     for view in (CLEAN, TWIN):
@@ -74,11 +74,11 @@ def pair_of(
             shown = student(view(batch), SHOWN)
         students[view] = map_levels(shown, lambda level, stride: level.detach().requires_grad_())
         teachers[view] = teacher.observe(view(batch), taught if view == CLEAN else SHOWN)
-    return Pair(student, teacher, Seen(batch, students, teachers))
+    return Couple(student, teacher, Seen(batch, students, teachers))
 
 
 @functools.cache
-def known_pair(student: str, teacher: str) -> Pair:
+def known_pair(student: str, teacher: str) -> Couple:
     return pair_of(student_of(student), teacher_of(teacher), batch_for(teacher))
 
 
@@ -88,7 +88,7 @@ def known_recipe(method: str, student: str, teacher: str) -> Recipe:
     return known_pair(student, teacher).awake_recipe(method)
 
 
-def require_useful(recipe: Recipe, pair: Pair, *, sparse: frozenset[str]) -> None:
+def require_useful(recipe: Recipe, pair: Couple, *, sparse: frozenset[str]) -> None:
     """Finite costs on every shared stride, and with them a gradient to every paired map that each term reads.
 
     Args:
@@ -120,9 +120,9 @@ def require_useful(recipe: Recipe, pair: Pair, *, sparse: frozenset[str]) -> Non
                 assert gradient is None
 
 
-def require_paired_by_stride(recipe: Recipe, pair: Pair) -> None:
+def require_paired_by_stride(recipe: Recipe, pair: Couple) -> None:
     """Another map at one stride, of either side, changes that stride's column and no other."""
-    before = [weighted.term(*_sides(pair.seen, weighted.view), CLOCK) for weighted in recipe.terms]
+    before = [weighted.term(pair.seen.pairs()[weighted.view], CLOCK) for weighted in recipe.terms]
     for stride in {*pair.student.spec.pyramid.strides, *pair.teacher.spec.pyramid.strides}:
         for side in ("students", "teachers"):
             for weighted, old in zip(recipe.terms, before, strict=True):
@@ -130,13 +130,9 @@ def require_paired_by_stride(recipe: Recipe, pair: Pair) -> None:
                 # LD's class scores give the whole image's normaliser, over all of its levels.
                 keep = weighted.name.startswith("ld.")
                 sides[weighted.view] = _stirred(sides[weighted.view], stride, keep_logits=keep)
-                new = weighted.term(*_sides(replace(pair.seen, **{side: sides}), weighted.view), CLOCK)
+                new = weighted.term(replace(pair.seen, **{side: sides}).pairs()[weighted.view], CLOCK)
                 same = (new.values == old.values).all(0)
                 assert same.tolist() == [column != stride for column in old.strides], weighted.name
-
-
-def _sides(seen: Seen, view: Any) -> tuple[Any, Any, Batch]:
-    return seen.students[view], seen.teachers[view], view(seen.batch)
 
 
 def _stirred(seen: Any, stride: int, *, keep_logits: bool) -> Any:

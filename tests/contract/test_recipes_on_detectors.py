@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, views
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
@@ -26,7 +27,7 @@ from every_method import (
     trained_by,
 )
 from pairs_in_memory import (
-    Pair,
+    Couple,
     known_pair,
     known_recipe,
     require_paired_by_stride,
@@ -43,19 +44,19 @@ FEWER = [
 ]
 
 
-def found(given: tuple[str, str]) -> tuple[Recipe, Pair]:
+def found(given: tuple[str, str]) -> tuple[Recipe, Couple]:
     """A recipe that is not to be trained, and the pair it is for."""
     method, family = given
     return known_recipe(method, family, family), known_pair(family, family)
 
 
 @pytest.fixture(params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest) -> tuple[Recipe, Pair]:
+def case(request: pytest.FixtureRequest) -> tuple[Recipe, Couple]:
     return found(request.param)
 
 
 @pytest.fixture(params=FEWER, ids="-".join)
-def term_case(request: pytest.FixtureRequest) -> tuple[Recipe, Pair]:
+def term_case(request: pytest.FixtureRequest) -> tuple[Recipe, Couple]:
     return found(request.param)
 
 
@@ -70,19 +71,19 @@ def test_the_pairs_differ_in_backbone_and_channels_and_no_method_is_left_out() -
         assert pair.student.spec.pyramid.channels != pair.teacher.spec.pyramid.channels
 
 
-def test_every_term_is_finite_and_reaches_every_map(case: tuple[Recipe, Pair]) -> None:
+def test_every_term_is_finite_and_reaches_every_map(case: tuple[Recipe, Couple]) -> None:
     require_useful(*case, sparse=OBJECTS_ALONE)
 
 
-def test_an_image_costs_the_same_in_any_batch(case: tuple[Recipe, Pair]) -> None:
+def test_an_image_costs_the_same_in_any_batch(case: tuple[Recipe, Couple]) -> None:
     require_equal_in_any_batch(case[0], case[1].seen)
 
 
-def test_padding_never_teaches(case: tuple[Recipe, Pair]) -> None:
+def test_padding_never_teaches(case: tuple[Recipe, Couple]) -> None:
     require_equal_without_padding(case[0], case[1].seen, seed=1)
 
 
-def test_levels_meet_by_stride(term_case: tuple[Recipe, Pair]) -> None:
+def test_levels_meet_by_stride(term_case: tuple[Recipe, Couple]) -> None:
     require_paired_by_stride(*term_case)
 
 
@@ -113,7 +114,7 @@ def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: st
     assert not pair.teacher._detector.training
 
 
-def test_each_term_alone_reaches_the_students_weights(term_case: tuple[Recipe, Pair]) -> None:
+def test_each_term_alone_reaches_the_students_weights(term_case: tuple[Recipe, Couple]) -> None:
     recipe, pair = term_case
     first = next(p for name, p in pair.student.named_parameters() if ".body." in name)
     for view in views(recipe.terms):
@@ -125,7 +126,7 @@ def test_each_term_alone_reaches_the_students_weights(term_case: tuple[Recipe, P
         for weighted in recipe.terms:
             if weighted.view != view:
                 continue
-            cost = weighted.term(seen, taught, batch, CLOCK)
+            cost = weighted.term(Pair(seen, taught, batch), CLOCK)
             values = cost.values
             if weighted.weigh is not None:
                 assert view == CLEAN

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.term import LevelTerm
 from detdistill.methods.attention import AttentionSettings, build_attention
-from detdistill.methods.attention_terms import MaskedFeatures, NormTerm, PooledCells, PooledChannels, Relations
+from detdistill.methods.attention_measures import MaskedFeatures, PooledCells, PooledChannels, Relations
 from detdistill.methods.parts.attention import channel_attention, spatial_attention
 from detdistill.methods.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
 from detdistill.types import Clock
@@ -33,13 +36,13 @@ def columns(recipe: Recipe, student: Tensor, teacher: Tensor) -> dict[str, Tenso
     height, width = 8 * teacher.shape[2], 8 * teacher.shape[3]
     scene = batch([(height, width)] * len(teacher))
     ours, theirs = (observation([maps], strides=(8,)) for maps in (student, teacher))
-    return {w.name: w.term(ours, theirs, scene, CLOCK).values.sum(1).mean() for w in recipe.terms}
+    return {w.name: w.term(Pair(ours, theirs, scene), CLOCK).values.sum(1).mean() for w in recipe.terms}
 
 
-def residual(recipe: Recipe, index: int) -> nn.Module:
+def measure(recipe: Recipe, index: int) -> Any:
     term = recipe.terms[index].term
-    assert isinstance(term, NormTerm)
-    return term.residual
+    assert isinstance(term, LevelTerm)
+    return term.measure
 
 
 def make_identities(recipe: Recipe) -> None:
@@ -48,7 +51,7 @@ def make_identities(recipe: Recipe) -> None:
         for weighted in recipe.terms:
             # Non-local blocks are left alone: their norm starts at 0, so that z = x.
             for name, module in weighted.term.named_modules():
-                if isinstance(module, nn.Linear | nn.Conv2d) and name.startswith("residual.align."):
+                if isinstance(module, nn.Linear | nn.Conv2d) and name.startswith(("align.", "measure.align.")):
                     set_to_identity(module)
 
 
@@ -190,7 +193,7 @@ class SourceNonLocal(nn.Module):
 
 def source_loss(recipe: Recipe, s: Tensor, t: Tensor) -> Tensor:
     """Zhang and Ma's loss of one level on the recipe's own weights: every root over the whole batch."""
-    features, channels, cells, relations = (residual(recipe, index) for index in range(4))
+    features, channels, cells, relations = (measure(recipe, index) for index in range(4))
     assert isinstance(features, MaskedFeatures)
     assert isinstance(channels, PooledChannels)
     assert isinstance(cells, PooledCells)
@@ -205,11 +208,11 @@ def source_loss(recipe: Recipe, s: Tensor, t: Tensor) -> Tensor:
 
     mask = ((mask_cells(t) + mask_cells(s)) / 2 * ((mask_channels(t) + mask_channels(s)) / 2)).detach()
     key = "stride_8"
-    l_feat = ((t - features.align.project(0, s)).square() * mask).sum().sqrt()
+    l_feat = ((t - recipe.terms[0].term.align(s, 8)).square() * mask).sum().sqrt()
     l_ch = (t.mean((2, 3)) - channels.align[key](s.mean((2, 3)))).norm()
     l_sp = (t.mean(1, keepdim=True) - cells.align[key](s.mean(1, keepdim=True))).norm()
     blocks = [SourceNonLocal(blocks[key], 8) for blocks in (relations.students, relations.teachers)]
-    l_nl = (relations.align.project(0, blocks[0](s)) - blocks[1](t)).norm()
+    l_nl = (relations.align(blocks[0](s), 8) - blocks[1](t)).norm()
     return 4.2e-4 * l_feat + 2.4e-2 * (l_ch + l_sp) + 4.2e-4 * l_nl
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from detdistill.distillation.pair import Pair
 from detdistill.methods.fgd import FGDSettings, build_fgd
-from detdistill.methods.parts.box_masks import background, box_mask, foreground
+from detdistill.methods.parts.focus import background, box_mask, foreground
 from detdistill.types import Batch, Clock, Observation, Targets
 from observations import batch, observation, random_observation, spec
 from scenes_in_memory import targets_of
@@ -25,7 +26,7 @@ def costs(
     layout = spec(family=family, strides=teacher.pyramid.strides, channels=channels)
     recipe = build_fgd(layout, layout, FGDSettings())
     return {
-        weighted.name: (weighted.gain, weighted.term(student, teacher, scene, CLOCK).values.detach())
+        weighted.name: (weighted.gain, weighted.term(Pair(student, teacher, scene), CLOCK).values.detach())
         for weighted in recipe.terms
     }
 
@@ -47,9 +48,10 @@ def test_i8_masks() -> None:
     teacher = observation([torch.ones(1, 4, 4, 4)], strides=(16,))
     ninth, seventh = 1 / 9, 1 / 7
     rows = [[ninth, ninth, ninth, 0.0]] * 3 + [[0.0] * 4]
-    torch.testing.assert_close(foreground(teacher, SCENE).levels[0], torch.tensor([[rows]]))
+    pair = Pair(teacher, teacher, SCENE)
+    torch.testing.assert_close(foreground(pair.level(16), pair), torch.tensor([[rows]]))
     rows = [[0.0, 0.0, 0.0, seventh]] * 3 + [[seventh] * 4]
-    torch.testing.assert_close(background(teacher, SCENE).levels[0], torch.tensor([[rows]]))
+    torch.testing.assert_close(background(pair.level(16), pair), torch.tensor([[rows]]))
 
 
 def test_i9_equal_detectors_cost_nothing_at_first() -> None:

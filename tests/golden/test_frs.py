@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import WarmUp
 from detdistill.methods.frs import FRSSettings, build_frs
 from detdistill.methods.parts.focus import richness
@@ -31,7 +32,7 @@ def losses(
     layout = spec(strides=strides, channels=channels, classes=names)
     recipe = build_frs(layout, layout, settings or FRSSettings(aligner="identity"))
     return {
-        weighted.name: weighted.gain * weighted.term(student, teacher, batch(sizes), CLOCK).values.sum(1).mean()
+        weighted.name: weighted.gain * weighted.term(Pair(student, teacher, batch(sizes)), CLOCK).values.sum(1).mean()
         for weighted in recipe.terms
     }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detdistill.data.dataset import Stored
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings, draw_crop, noised
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.attack import AttackSettings, momentum_attack
 from detdistill.methods.ikd import TERM, IKDSettings, wrap_ikd
@@ -88,7 +89,7 @@ def test_i4_sum_of_squares_per_image(images: int) -> None:
     zeros = observation([torch.zeros(images, 4, g, g) for g in grids], strides=(8, 16, 32, 64, 128))
     # Every level's 2 × 2 cells are inside an image of 256 px.
     shape = batch([(256, 256)] * len(sizes))
-    cost = term.term(ones, zeros, shape, Clock(0, 1)).values
+    cost = term.term(Pair(ones, zeros, shape), Clock(0, 1)).values
     torch.testing.assert_close(cost, torch.full((images, 5), 16.0))
     torch.testing.assert_close(term.gain * cost.sum(1).mean(), torch.tensor(8.0e-4))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.base import BoxLayout, DetectorSpec
+from detdistill.distillation.pair import Pair
 from detdistill.methods.ld import LDSettings, build_ld
 from detdistill.methods.parts.distributions import softened_divergence
 from detdistill.types import Batch, BoxDistributions, Clock, Observation
@@ -47,7 +48,10 @@ def shown(edges: dict[tuple[int, int], Tensor], logits: dict[tuple[int, int], Te
 
 def losses(student: Observation, teacher: Observation, settings: LDSettings) -> dict[str, float]:
     recipe = build_ld(layout(), layout(), settings)
-    return {w.name: w.gain * w.term(student, teacher, scene(), CLOCK).values.sum(1).mean().item() for w in recipe.terms}
+    return {
+        w.name: w.gain * w.term(Pair(student, teacher, scene()), CLOCK).values.sum(1).mean().item()
+        for w in recipe.terms
+    }
 
 
 @pytest.mark.parametrize(("temperature", "factor"), [(1.0, 1.0), (10.0, 100.0)])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from detdistill.distillation.pair import Pair
 from detdistill.errors import ConfigError
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
@@ -123,11 +124,11 @@ def test_s9_levels_add_up() -> None:
     x, y = torch.randn(2, 1, 2, 8, 8, generator=generator)
     # strides 8 and 16 on one 8 × 8 map: the image must cover both, 128 × 128 pixels
     scene = batch([(128, 128)])
-    both = weighted.term(observation([x, 5 * y]), observation([y, x + 2]), scene, clock).values
+    both = weighted.term(Pair(observation([x, 5 * y]), observation([y, x + 2]), scene), clock).values
     one = spec(strides=(8,), channels=2)
     (single,) = build_ssim(one, one, SSIMSettings(aligner="identity")).terms
     alone = [
-        single.term(observation([ours], strides=(8,)), observation([theirs], strides=(8,)), scene, clock).values
+        single.term(Pair(observation([ours], strides=(8,)), observation([theirs], strides=(8,)), scene), clock).values
         for ours, theirs in ((x, y), (5 * y, x + 2))
     ]
     torch.testing.assert_close(both, torch.cat(alone, dim=1))

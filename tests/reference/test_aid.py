@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.step import DistillationStep
-from detdistill.distillation.term import CellTerm
+from detdistill.distillation.term import LevelTerm
 from detdistill.methods.aid import AIDSettings, wrap_aid
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.parts.weigh import by_teacher_loss
@@ -52,7 +53,7 @@ def slow_aid(recipe: Recipe, shown: Observation, taught: Observation, *, scene: 
     """Σ gain · mean over images of Σ over levels of exp(−alpha · D) · cost."""
     total = torch.zeros(())
     for weighted in recipe.terms:
-        cost = weighted.term(shown, taught, scene, CLOCK)
+        cost = weighted.term(Pair(shown, taught, scene), CLOCK)
         for image in range(len(scene)):
             for column, stride in enumerate(cost.strides):
                 difficulty = slow_difficulty(taught.task_loss, image, stride, knowledge=weighted.term.knowledge, by=by)
@@ -81,17 +82,12 @@ def base_recipe() -> Recipe:
     student, teacher = spec(channels=3, anchors=2), spec(channels=5, anchors=2)
     recipe = build_recipe("frs", student, teacher, seed=2)
     features = recipe.terms[0].term
-    assert isinstance(features, CellTerm)
-    boxes = CellTerm(
-        knowledge=Knowledge.LOCALIZATION,
-        select=features.select,
-        align=features.align,
-        compare=features.compare,
-        focus=features.focus,
-        normalize=features.normalize,
-        inside=features.inside,
+    assert isinstance(features, LevelTerm)
+    boxes = LevelTerm(
+        features.measure,
         strides=features.strides,
-        student_needs=features.student_needs,
+        align=features.align,
+        knowledge=Knowledge.LOCALIZATION,
         teacher_needs=features.teacher_needs,
     )
     terms = tuple(replace(term, gain=1.0) for term in recipe.terms)
@@ -117,7 +113,7 @@ def test_aid_equals_its_slow_reference(by: str, two_stage: bool) -> None:
         else:
             value = torch.zeros(())
             for weighted in wrapped.terms:
-                cost = weighted.term(shown, taught, scene, CLOCK)
+                cost = weighted.term(Pair(shown, taught, scene), CLOCK)
                 weight = weighted.weigh(taught, cost.strides, knowledge=weighted.term.knowledge)
                 value = value + weighted.gain * (cost.values * weight).sum(1).mean()
         inputs = [*shown.pyramid.levels, *shown.class_logits.levels, *trained]
@@ -142,7 +138,7 @@ def test_a_step_weighs_by_what_the_teacher_loses_on_each_image_alone(family: str
     for weighted in base.terms:
         for i, taught in enumerate(alone):
             shown = student(scene.image(i), frozenset({Need.CLASS_LOGITS}))
-            cost = weighted.term(shown, taught, scene.image(i), CLOCK)
+            cost = weighted.term(Pair(shown, taught, scene.image(i)), CLOCK)
             for column, stride in enumerate(cost.strides):
                 weight = math.exp(-ALPHA * slow_difficulty(joined, i, stride, knowledge=weighted.term.knowledge, by=by))
                 expected[weighted.name] += weight * float(cost.values[0, column].detach()) / len(scene)

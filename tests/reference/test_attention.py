@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe
 from detdistill.methods.attention import AttentionSettings, build_attention
 from detdistill.methods.parts.non_local import NonLocalBlock
@@ -166,7 +167,8 @@ def slow(recipe: Recipe, student: Observation, teacher: Observation, settings: A
 
 def fast(recipe: Recipe, student: Observation, teacher: Observation) -> Tensor:
     return sum(
-        (w.gain * w.term(student, teacher, SCENE, CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
+        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms),
+        torch.zeros(()),
     )
 
 
@@ -219,6 +221,6 @@ def test_other_grids_are_compared_after_resizing_the_student() -> None:
     found = []
     for levels in (maps, resized):
         student = Observation(pyramid=Pyramid(tuple(levels), STRIDES))
-        found.append([w.term(student, teacher, scene, CLOCK).values for w in recipe.terms])
+        found.append([w.term(Pair(student, teacher, scene), CLOCK).values for w in recipe.terms])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.term import LevelTerm
 from detdistill.methods.fgd import FGDSettings, GlobalRelation, build_fgd
 from detdistill.methods.parts.align import ConvAlign
 from detdistill.methods.parts.context import ContextBlock
@@ -107,7 +109,8 @@ def cut(maps: Tensor, image: int, stride: int) -> Tensor:
 def slow(recipe: Recipe, student: Observation, teacher: Observation, family: str) -> Tensor:
     alpha, beta, gamma, delta, temperature = GAINS[family]
     relation = recipe.terms[-1].term
-    assert isinstance(relation, GlobalRelation)
+    assert isinstance(relation, LevelTerm)
+    assert isinstance(relation.measure, GlobalRelation)
     total = torch.zeros(())
     for image in range(len(SIZES)):
         for level, stride in enumerate(STRIDES):
@@ -121,7 +124,10 @@ def slow(recipe: Recipe, student: Observation, teacher: Observation, family: str
             a_s, a_c = spatial(t, temperature), channel(t, temperature)
             b_s, b_c = spatial(s, temperature), channel(s, temperature)
             cost = gamma * sum((b_c[c] - a_c[c]).abs() for c in range(channels))
-            blocks = relation.student_context[f"stride_{stride}"], relation.teacher_context[f"stride_{stride}"]
+            blocks = (
+                relation.measure.student_context[f"stride_{stride}"],
+                relation.measure.teacher_context[f"stride_{stride}"],
+            )
             r_s, r_t = context(s, blocks[0]), context(t, blocks[1])  # type: ignore[arg-type]
             for y in range(height):
                 for x in range(width):
@@ -137,7 +143,8 @@ def slow(recipe: Recipe, student: Observation, teacher: Observation, family: str
 def fast(recipe: Recipe, student: Observation, teacher: Observation, family: str) -> Tensor:
     del family
     return sum(
-        (w.gain * w.term(student, teacher, SCENE, CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
+        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms),
+        torch.zeros(()),
     )
 
 

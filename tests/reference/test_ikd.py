@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe
 from detdistill.methods.attack import (
     AdversarialTwins,
@@ -62,7 +63,7 @@ def test_adversarial_term_equals_loops(teacher_channels: int, two_stage: bool) -
                                 loss = loss + (vector[c] - t[image, c, y, x]) ** 2
             loss = (2.5e-7 if two_stage else 1e-5) * loss / len(SIZES)
         else:
-            loss = weighted.gain * weighted.term(student, teacher, SCENE, Clock(0, 1)).values.sum(1).mean()
+            loss = weighted.gain * weighted.term(Pair(student, teacher, SCENE), Clock(0, 1)).values.sum(1).mean()
         gradients = torch.autograd.grad(loss, [*student.pyramid.levels, *trained])
         results.append([loss.detach(), *gradients])
     for fast_one, slow_one in zip(*results, strict=True):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.base import BoxLayout, DetectorSpec
+from detdistill.distillation.pair import Pair, inside_cells
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import CapabilityError, ConfigError, ShapeError
 from detdistill.gfl.assign import make_cells, match_by_atss, valuable_region
 from detdistill.methods.ld import LDSettings, build_ld
 from detdistill.methods.parts.distributions import softened_divergence
-from detdistill.methods.parts.focus import inside_cells
 from detdistill.types import Batch, BoxDistributions, Clock, Knowledge, Need, Observation, Pyramid
 from observations import batch as empty_batch
 from observations import random_observation, spec
@@ -53,7 +53,8 @@ def leaves(seen: Observation) -> list[Tensor]:
 
 def loss(recipe: Recipe, student: Observation, teacher: Observation) -> Tensor:
     return sum(
-        (w.gain * w.term(student, teacher, SCENE, CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
+        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms),
+        torch.zeros(()),
     )
 
 
@@ -130,11 +131,11 @@ def test_the_terms_and_what_they_read() -> None:
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_term_is_zero_at_equality_and_where_there_is_no_object(index: int) -> None:
     term = build_ld(layout(), layout(), ALL).terms[index].term
-    same = term(shown(1, requires_grad=True), shown(1), SCENE, CLOCK)
+    same = term(Pair(shown(1, requires_grad=True), shown(1), SCENE), CLOCK)
     assert same.strides == STRIDES
     torch.testing.assert_close(same.values, torch.zeros(3, 2), atol=1e-5, rtol=0)
     student = shown(1, requires_grad=True)
-    values = term(student, shown(2), SCENE, CLOCK).values
+    values = term(Pair(student, shown(2), SCENE), CLOCK).values
     assert (values >= 0).all()
     assert (values[:2].sum(dim=1) > 0).all()
     assert not values[2].any()
@@ -159,12 +160,12 @@ def test_an_image_costs_the_same_in_any_batch_and_padding_never_teaches() -> Non
         return map_levels(seen, spoil)
 
     for weighted in recipe.terms:
-        whole = weighted.term(student, teacher, SCENE, CLOCK).values
-        noisy = weighted.term(spoilt(student, 1), spoilt(teacher, 2), SCENE, CLOCK).values
+        whole = weighted.term(Pair(student, teacher, SCENE), CLOCK).values
+        noisy = weighted.term(Pair(spoilt(student, 1), spoilt(teacher, 2), SCENE), CLOCK).values
         assert torch.equal(whole, noisy)
         for image in range(3):
             one = [map_levels(seen, lambda level, _, i=image: level[i : i + 1]) for seen in (student, teacher)]
-            alone = weighted.term(*one, SCENE.image(image), CLOCK).values
+            alone = weighted.term(Pair(*one, SCENE.image(image)), CLOCK).values
             torch.testing.assert_close(alone, whole[image : image + 1], rtol=1e-6, atol=1e-6)
 
 
@@ -180,7 +181,7 @@ def test_levels_meet_by_stride() -> None:
     ]
     term = build_ld(sides[0], sides[1], LDSettings()).terms[0].term
     student, teacher = shown(1, strides=ours), shown(2, strides=theirs)
-    cost = term(student, teacher, SCENE, CLOCK)
+    cost = term(Pair(student, teacher, SCENE), CLOCK)
     assert cost.strides == (8, 16)
     for stride in (4, 8, 16, 32):
 
@@ -190,8 +191,8 @@ def test_levels_meet_by_stride() -> None:
         moved = [
             (new != cost.values).any(0).tolist()
             for new in (
-                term(map_levels(student, other), teacher, SCENE, CLOCK).values,
-                term(student, map_levels(teacher, other), SCENE, CLOCK).values,
+                term(Pair(map_levels(student, other), teacher, SCENE), CLOCK).values,
+                term(Pair(student, map_levels(teacher, other), SCENE), CLOCK).values,
             )
         ]
         assert moved == [[stride == column and stride in side for column in (8, 16)] for side in (ours, theirs)]
@@ -202,9 +203,9 @@ def test_it_computes_in_float32_under_autocast() -> None:
     low = [map_levels(shown(seed), lambda level, _: level.bfloat16()) for seed in (1, 2)]
     exact = [map_levels(seen, lambda level, _: level.float()) for seen in low]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        values = term(*low, SCENE, CLOCK).values
+        values = term(Pair(*low, SCENE), CLOCK).values
     assert values.dtype == torch.float32
-    torch.testing.assert_close(values, term(*exact, SCENE, CLOCK).values)
+    torch.testing.assert_close(values, term(Pair(*exact, SCENE), CLOCK).values)
 
 
 def test_a_higher_temperature_approaches_the_squared_difference_of_centred_logits() -> None:
@@ -219,15 +220,15 @@ def test_a_higher_temperature_approaches_the_squared_difference_of_centred_logit
 
 def test_the_students_positives_are_taught_whatever_the_teachers_anchors() -> None:
     wide = BoxLayout(strides=STRIDES, anchors=1, bins=BINS, anchor_scale=8.0)
-    same = build_ld(layout(), layout(), LDSettings()).terms[0].term(shown(1), shown(2), SCENE, CLOCK).values
+    same = build_ld(layout(), layout(), LDSettings()).terms[0].term(Pair(shown(1), shown(2), SCENE), CLOCK).values
     other = build_ld(layout(), layout(box_distributions=wide), LDSettings()).terms[0].term
-    assert torch.equal(other(shown(1), shown(2), SCENE, CLOCK).values, same)
+    assert torch.equal(other(Pair(shown(1), shown(2), SCENE), CLOCK).values, same)
 
 
 def test_ignored_boxes_teach_nothing() -> None:
     term = build_ld(layout(), layout(), LDSettings()).terms[0].term
     flagged = [replace(target, ignored=torch.ones_like(target.ignored)) for target in SCENE.targets]
-    assert not term(shown(1), shown(2), replace(SCENE, targets=tuple(flagged)), CLOCK).values.any()
+    assert not term(Pair(shown(1), shown(2), replace(SCENE, targets=tuple(flagged))), CLOCK).values.any()
 
 
 @pytest.mark.parametrize(
@@ -289,11 +290,11 @@ def test_observations_that_lack_something_are_refused() -> None:
     boxes, classes = (build_ld(layout(), layout(), ALL).terms[i].term for i in (0, 2))
     bare = replace(shown(1), class_logits=None, box_distributions=None)
     with pytest.raises(CapabilityError, match=r"must hold box distributions, got none\. Ask for Need\.BOX_DIST"):
-        boxes(bare, shown(2), SCENE, CLOCK)
+        boxes(Pair(bare, shown(2), SCENE), CLOCK)
     with pytest.raises(CapabilityError, match=r"must hold class logits, got none\. Ask for Need\.CLASS_LOGITS"):
-        classes(shown(1), bare, SCENE, CLOCK)
+        classes(Pair(shown(1), bare, SCENE), CLOCK)
     with pytest.raises(ShapeError, match=r"distributions must be \(3, 4, 5, 4, 8\) as the teacher's, got \(3, 4, 5, 8"):
-        boxes(shown(1), map_levels(shown(2), lambda level, _: level[..., :4, :]), SCENE, CLOCK)
+        boxes(Pair(shown(1), map_levels(shown(2), lambda level, _: level[..., :4, :]), SCENE), CLOCK)
 
 
 def test_a_step_with_real_detectors_teaches_every_trained_weight_but_no_teacher() -> None:
@@ -316,4 +317,4 @@ def test_pyramids_of_the_student_give_the_geometry() -> None:
     student, teacher = shown(1), shown(2)
     assert isinstance(student.pyramid, Pyramid)
     cut = [map_levels(seen, lambda level, _: level[..., :-1, :]) for seen in (student, teacher)]
-    assert term(*cut, SCENE, CLOCK).values.isfinite().all()
+    assert term(Pair(*cut, SCENE), CLOCK).values.isfinite().all()

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detdistill.random import draw_seed
+from detdistill.distillation.pair import Pair
+from detdistill.distillation.term import LevelTerm
 from detdistill.methods.mgd import MaskedGeneration, MGDSettings, build_mgd
 from detdistill.methods.parts.align import ConvAlign
 from detdistill.methods.parts.generation import Generation
@@ -58,7 +61,7 @@ def slow(term: MaskedGeneration, student: Observation, teacher: Observation) -> 
                 ],
                 dim=1,
             )
-            network = term.generators[f"stride_{stride}"]
+            network = term.measure.generators[f"stride_{stride}"]
             assert isinstance(network, Generation)
             painted = convolve(torch.clamp(convolve(masked, network.first), min=0), network.second)
             for c in range(t.shape[0]):
@@ -75,9 +78,10 @@ def test_mgd_equals_its_slow_reference(channels: int, aligner: str, drop: float 
     torch.manual_seed(0)
     settings = MGDSettings(aligner=aligner, drop=drop)  # type: ignore[arg-type]
     term = build_mgd(spec(channels=channels), spec(channels=5), settings).terms[0].term
-    assert isinstance(term, MaskedGeneration)
+    assert isinstance(term, LevelTerm)
+    assert isinstance(term.measure, MaskedGeneration)
     results = []
-    for compute in (lambda s, t: term(s, t, SCENE, CLOCK).values.sum(1).mean(), lambda s, t: slow(term, s, t)):
+    for compute in (lambda s, t: term(Pair(s, t, SCENE), CLOCK).values.sum(1).mean(), lambda s, t: slow(term, s, t)):
         student = random_observation(SCENE, seed=1, channels=channels, requires_grad=True)
         value = compute(student, random_observation(SCENE, seed=2, channels=5))
         results.append([value.detach(), *torch.autograd.grad(value, [*student.pyramid.levels, *term.parameters()])])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe
 from detdistill.methods.frs import FRSSettings, build_frs
 from detdistill.methods.hint import HintSettings, build_hint
@@ -31,7 +32,8 @@ def observations() -> tuple[Observation, Observation]:
 
 def loss(recipe: Recipe, student: Observation, teacher: Observation) -> Tensor:
     return sum(
-        (w.gain * w.term(student, teacher, SCENE, CLOCK).values.sum(1).mean() for w in recipe.terms), torch.zeros(())
+        (w.gain * w.term(Pair(student, teacher, SCENE), CLOCK).values.sum(1).mean() for w in recipe.terms),
+        torch.zeros(()),
     )
 
 

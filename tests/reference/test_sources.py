@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.step import Seen
 from detdistill.distillation.view import CLEAN
@@ -53,7 +54,8 @@ def hint(recipe: Recipe, student: Observation, teacher: Observation, scene: Batc
 
     return {
         "hint.features": [
-            F.mse_loss(standardized(align.project(level, s)), standardized(t)) for level, s, t in maps(student, teacher)
+            F.mse_loss(standardized(align(s, STRIDES[level])), standardized(t))
+            for level, s, t in maps(student, teacher)
         ]
     }
 
@@ -65,7 +67,7 @@ def frs(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch
     for level, s, t in maps(student, teacher):
         ours, theirs = (one.class_logits.levels[level].flatten(1, 2) for one in (student, teacher))
         mask = theirs.sigmoid().amax(1)
-        squares = (t - align.project(level, s)).square().sum(1)
+        squares = (t - align(s, STRIDES[level])).square().sum(1)
         entropy = F.binary_cross_entropy_with_logits(ours, theirs.sigmoid(), reduction="none").sum(1)
         found["frs.features"].append((mask * squares).sum() / mask.sum())
         found["frs.classes"].append((mask * entropy).sum() / mask.sum())
@@ -87,7 +89,7 @@ def ssim(recipe: Recipe, student: Observation, teacher: Observation, scene: Batc
 
     found = []
     for level, s, t in maps(student, teacher):
-        x, y = rescaled(align.project(level, s)), rescaled(t)
+        x, y = rescaled(align(s, STRIDES[level])), rescaled(t)
         mean_x, mean_y = blurred(x), blurred(y)
         var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
         covariance = blurred(x * y) - mean_x * mean_y
@@ -109,7 +111,8 @@ def attended(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 def attention(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> Costs:
     """One root over the batch for each of the four; the non-local blocks with batch-norm over the batch."""
     names = ("features", "channels", "cells", "nonlocal")
-    features, channels, cells, relations = (term_of(recipe, f"attention.{name}").residual for name in names)
+    features, *others = (term_of(recipe, f"attention.{name}") for name in names)
+    channels, cells, relations = (term.measure for term in others)
     found: Costs = {f"attention.{name}": [] for name in names}
     for level, s, t in maps(student, teacher):
         key, pool = f"stride_{STRIDES[level]}", (8, 4)[level]
@@ -118,10 +121,10 @@ def attention(recipe: Recipe, student: Observation, teacher: Observation, scene:
         blocks = (relations.students[key], s), (relations.teachers[key], t)
         ours, theirs = (published_block(block, x, pool) for block, x in blocks)
         differences = (
-            (t - features.align.project(level, s)) * mask.sqrt(),
+            (t - features.align(s, STRIDES[level])) * mask.sqrt(),
             t.mean((2, 3)) - channels.align[key](s.mean((2, 3))),
             t.mean(1, keepdim=True) - cells.align[key](s.mean(1, keepdim=True)),
-            relations.align.project(level, ours) - theirs,
+            relations.align(ours, STRIDES[level]) - theirs,
         )
         for name, difference in zip(names, differences, strict=True):
             found[f"attention.{name}"].append(difference.square().sum().sqrt())
@@ -139,10 +142,10 @@ def published_block(block: Any, x: Tensor, pool: int) -> Tensor:
 
 def fgd(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> Costs:
     """Sums over the batch, divided by the number of images."""
-    align, relation = term_of(recipe, "fgd.foreground").align, term_of(recipe, "fgd.relation")
+    align, relation = term_of(recipe, "fgd.foreground").align, term_of(recipe, "fgd.relation").measure
     found: Costs = {f"fgd.{name}": [] for name in ("foreground", "background", "attention", "relation")}
     for level, raw, t in maps(student, teacher):
-        key, s = f"stride_{STRIDES[level]}", align.project(level, raw)
+        key, s = f"stride_{STRIDES[level]}", align(raw, STRIDES[level])
         objects = torch.zeros_like(t[:, :1])
         for image, target in enumerate(scene.targets):
             for left, top, right, bottom in (target.taught().boxes / STRIDES[level]).tolist():
@@ -171,7 +174,7 @@ def context(block: Any, x: Tensor) -> Tensor:
 def mgd(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> Costs:
     """The summed squared error of what is painted, divided by the number of images; the drawn masks are ours."""
     term = term_of(recipe, "mgd.features")
-    assert isinstance(term, MaskedGeneration)
+    assert isinstance(term.measure, MaskedGeneration)
     drawn: list[Tensor] = []
 
     def draw(seeds: Any, sizes: Any, stride: int, **given: Any) -> Tensor:
@@ -180,11 +183,11 @@ def mgd(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("detdistill.methods.mgd.kept_cells", draw)
-        term(student, teacher, scene, None)  # type: ignore[arg-type]
+        term(Pair(student, teacher, scene), None)  # type: ignore[arg-type]
     found = []
     for level, s, t in maps(student, teacher):
-        generator = term.generators[f"stride_{STRIDES[level]}"]
-        painted = generator.second(generator.first(term.align.project(level, s) * drawn[level]).relu())
+        generator = term.measure.generators[f"stride_{STRIDES[level]}"]
+        painted = generator.second(generator.first(term.align(s, STRIDES[level]) * drawn[level]).relu())
         found.append(F.mse_loss(painted, t, reduction="sum") / len(scene))
     return {"mgd.features": found}
 
@@ -245,7 +248,7 @@ def source_of(method: str, recipe: Recipe, seen: Seen) -> Costs:
     if method.startswith("ikd("):
         align = term_of(recipe, "ikd.adversarial").align
         found["ikd.adversarial"] = [
-            F.mse_loss(align.project(level, s), t, reduction="sum") / len(seen.batch)
+            F.mse_loss(align(s, STRIDES[level]), t, reduction="sum") / len(seen.batch)
             for level, s, t in maps(seen.students[TWIN], seen.teachers[TWIN])
         ]
     return found

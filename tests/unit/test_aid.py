@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from detdistill.detectors.base import PyramidLayout
+from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import View
-from detdistill.distillation.weigh import ConstantWeigh, Features, MeanOf, with_constant_weights
+from detdistill.distillation.weigh import Features, MeanOf
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.aid import AIDSettings, ByTeacherLoss, wrap_aid
 from detdistill.methods.catalogue import build_recipe

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
+from detdistill.distillation.pair import Level, Pair, inside_cells
+from detdistill.distillation.term import LevelTerm
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.parts import select
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.methods.parts.compare import rescale, standardize
-from detdistill.methods.parts.focus import inside_cells, inside_image, richness
+from detdistill.methods.parts.focus import richness
 from detdistill.methods.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
+from detdistill.types import Batch, Observation
 from observations import batch, observation, random_observation
 
 CPU = torch.device("cpu")
@@ -30,11 +37,9 @@ def levels(channels: int, *grids: tuple[int, int]) -> tuple[torch.Tensor, ...]:
 # align
 
 
-def test_identity_leaves_both_sides_as_they_are() -> None:
-    student, teacher = levels(3, (4, 6), (2, 3)), levels(3, (4, 6), (2, 3))
-    aligned, goal = IdentityAlign(3, 3)(student, teacher)
-    assert all(ours is theirs for ours, theirs in zip(aligned, student, strict=True))
-    assert goal is teacher
+def test_identity_leaves_maps_as_they_are() -> None:
+    (maps,) = levels(3, (4, 6))
+    assert IdentityAlign(3, 3)(maps, 8) is maps
     assert not list(IdentityAlign(3, 3).parameters())
 
 
@@ -59,34 +64,89 @@ def test_each_stride_has_a_convolution_of_its_own(kernel: int) -> None:
     align = conv_align(kernel=kernel)
     names = [f"convs.stride_{stride}.{part}" for stride in (8, 16) for part in ("weight", "bias")]
     assert list(align.state_dict()) == names
-    student, teacher = levels(2, (4, 6), (2, 3)), levels(3, (4, 6), (2, 3))
-    aligned, goal = align(student, teacher)
-    assert goal is teacher
-    for maps, out, stride in zip(student, aligned, (8, 16), strict=True):
+    for maps, stride in zip(levels(2, (4, 6), (2, 3)), (8, 16), strict=True):
         conv = align.convs[f"stride_{stride}"]
         assert conv.weight.shape == (3, 2, kernel, kernel)
-        assert torch.equal(out, F.conv2d(maps, conv.weight, conv.bias, padding=kernel // 2))
+        assert torch.equal(align(maps, stride), F.conv2d(maps, conv.weight, conv.bias, padding=kernel // 2))
     assert not torch.equal(align.convs["stride_8"].weight, align.convs["stride_16"].weight)
 
 
 def test_a_relu_follows_where_asked() -> None:
-    plain, clipped = (conv_align(relu=relu)(levels(2, (4, 6)), levels(3, (4, 6)))[0][0] for relu in (False, True))
+    (maps,) = levels(2, (4, 6))
+    plain, clipped = (conv_align(relu=relu)(maps, 8) for relu in (False, True))
     assert (plain < 0).any()
     assert torch.equal(clipped, plain.relu())
 
 
-def test_grids_that_differ_are_resized_after_the_convolution() -> None:
-    align, student, teacher = conv_align(), levels(2, (4, 6)), levels(3, (7, 9))
-    (out,), _ = align(student, teacher)
-    expected = F.interpolate(align.convs["stride_8"](student[0]), (7, 9), mode="bilinear", align_corners=False)
-    assert torch.equal(out, expected)
-    with pytest.raises(ValueError, match="zip"):
-        align(student, levels(3, (7, 9), (2, 2)))
-
-
 def test_an_empty_batch_passes() -> None:
-    aligned, _ = conv_align(kernel=3)((torch.zeros(0, 2, 4, 6),), (torch.zeros(0, 3, 4, 6),))
-    assert aligned[0].shape == (0, 3, 4, 6)
+    assert conv_align(kernel=3)(torch.zeros(0, 2, 4, 6), 8).shape == (0, 3, 4, 6)
+
+
+# pair
+
+
+def pair_of(student: Tensor, teacher: Tensor, size: tuple[int, int] = (56, 72)) -> Pair:
+    scene = batch([size] * len(student), grid=(64, 96))
+    return Pair(observation([student], strides=(8,)), observation([teacher], strides=(8,)), scene)
+
+
+def test_grids_that_differ_are_resized_after_the_convolution() -> None:
+    align, (student,), (teacher,) = conv_align(), levels(2, (4, 6)), levels(3, (7, 9))
+    level = pair_of(student, teacher).level(8, align=align)
+    expected = F.interpolate(align.convs["stride_8"](student), (7, 9), mode="bilinear", align_corners=False)
+    assert torch.equal(level.student, expected)
+    assert torch.equal(level.teacher, teacher)
+    unaligned = pair_of(student, teacher).level(8)
+    assert torch.equal(unaligned.student, F.interpolate(student, (7, 9), mode="bilinear", align_corners=False))
+
+
+def test_padding_enters_an_aligner_as_zeros() -> None:
+    align, (student,), (teacher,) = conv_align(kernel=3), levels(2, (8, 12)), levels(3, (8, 12))
+    level = pair_of(student, teacher).level(8, align=align)
+    inside = inside_cells([(56, 72)] * 2, 8, grid=(8, 12), device=CPU)
+    assert torch.equal(level.inside, inside)
+    assert level.padded
+    assert torch.equal(level.student, align(student * inside, 8))
+
+
+def test_everything_is_computed_once_for_all_terms() -> None:
+    """Two terms of one aligner, one of another, and masks: each aligner is asked once a level, each mask made once."""
+    asked: list[tuple[str, int]] = []
+
+    class Asked(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, maps: Tensor, stride: int) -> Tensor:
+            asked.append((self.name, stride))
+            return maps
+
+    def error(level: Level, pair: Pair) -> Tensor:
+        return pair.once("error", lambda: asked.append(("error", level.stride)) or level.student.sum((1, 2, 3)))
+
+    shared, own = Asked("shared"), Asked("own")
+    terms = [LevelTerm(error, strides=(8,), align=align) for align in (shared, shared, own)]
+    (maps,) = levels(3, (8, 12))
+    pair = pair_of(maps.requires_grad_(), maps.detach())
+    with torch.no_grad():
+        assert pair.level(8) is pair.level(8)
+    for term in terms:
+        assert term(pair, None).values.requires_grad, "first asked for without gradients"
+    assert asked == [("shared", 8), ("error", 8), ("own", 8)]
+
+
+def test_a_pair_lets_go_of_what_it_knew() -> None:
+    (maps,) = levels(3, (8, 12))
+    pair = pair_of(maps, maps.clone())
+    level = weakref.ref(pair.level(8))
+    pair.once("mask", lambda: pair.level(8).inside)
+    gc.disable()
+    try:
+        del pair
+        assert level() is None
+    finally:
+        gc.enable()
 
 
 # focus
@@ -112,13 +172,9 @@ def test_each_image_has_its_own_cells() -> None:
     assert inside_cells([], 8, grid=(4, 4), device=CPU).shape == (0, 1, 4, 4)
 
 
-def test_the_default_focus_follows_the_levels_strides() -> None:
-    scene = batch([(20, 33), (64, 96)], grid=(64, 96))
-    masks = inside_image(random_observation(scene, seed=0), scene)
-    assert masks.strides == (8, 16)
-    assert [level.shape for level in masks.levels] == [(2, 1, 8, 12), (2, 1, 4, 6)]
-    assert [level.sum((1, 2, 3)).tolist() for level in masks.levels] == [[3 * 5, 96], [2 * 3, 24]]
-    assert all(level.dtype == torch.float32 for level in masks.levels)
+def rich(teacher: Observation, scene: Batch) -> Tensor:
+    pair = Pair(teacher, teacher, scene)
+    return richness(pair.level(8), pair)
 
 
 def test_richness_is_the_highest_score_over_anchors_and_classes() -> None:
@@ -129,18 +185,17 @@ def test_richness_is_the_highest_score_over_anchors_and_classes() -> None:
     logits[0, 0, 0, 0, 1] = -5.0
     logits.requires_grad_()
     seen = observation([torch.zeros(1, 4, 2, 2)], [logits], strides=(8,))
-    masks = richness(seen, scene)
-    assert masks.strides == (8,)
-    torch.testing.assert_close(masks.levels[0], torch.tensor([[[[0.5, 0.5], [0.880797, 0.5]]]]))
-    assert not masks.levels[0].requires_grad
-    narrow = richness(seen, batch([(16, 8)], grid=(16, 16))).levels[0]
+    mask = rich(seen, scene)
+    torch.testing.assert_close(mask, torch.tensor([[[[0.5, 0.5], [0.880797, 0.5]]]]))
+    assert not mask.requires_grad
+    narrow = rich(seen, batch([(16, 8)], grid=(16, 16)))
     torch.testing.assert_close(narrow, torch.tensor([[[[0.5, 0.0], [0.880797, 0.0]]]]))
 
 
 def test_richness_without_class_logits_is_refused() -> None:
     scene = batch([(16, 16)])
     with pytest.raises(CapabilityError) as caught:
-        richness(observation([torch.zeros(1, 4, 2, 2)], strides=(8,)), scene)
+        rich(observation([torch.zeros(1, 4, 2, 2)], strides=(8,)), scene)
     assert str(caught.value) == (
         "The teacher's observation must hold class logits for the feature richness, got none. "
         "Use a teacher with dense class scores, or a method without a score mask such as 'ssim'."
@@ -202,7 +257,6 @@ def test_constant_maps_and_images_without_cells_stay_finite(change: object) -> N
 
 def test_selections_keep_levels_and_strides() -> None:
     seen = random_observation(batch([(32, 32)]), seed=0, anchors=2, classes=3)
-    assert select.pyramid(seen) is seen.pyramid
     flat = select.class_logits(seen)
     assert flat.strides == seen.class_logits.strides
     for level, maps in zip(flat.levels, seen.class_logits.levels, strict=True):

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from detdistill.distillation.pair import Pair, inside_cells
 from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.term import LevelTerm
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.attention import AttentionSettings, build_attention
-from detdistill.methods.attention_terms import MaskedFeatures, NormTerm, PairedLevel, paired_levels
-from detdistill.methods.parts.focus import inside_cells
+from detdistill.methods.attention_measures import MaskedFeatures
 from detdistill.methods.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, Pyramid
 from observations import batch, observation, random_observation, spec
@@ -44,13 +45,13 @@ def trained_a_while(recipe: Recipe) -> Recipe:
 
 def masked_features(recipe: Recipe) -> MaskedFeatures:
     term = recipe.terms[0].term
-    assert isinstance(term, NormTerm)
-    assert isinstance(term.residual, MaskedFeatures)
-    return term.residual
+    assert isinstance(term, LevelTerm)
+    assert isinstance(term.measure, MaskedFeatures)
+    return term.measure
 
 
 def costs(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> Tensor:
-    return torch.cat([w.term(student, teacher, scene, CLOCK).values for w in recipe.terms], dim=1)
+    return torch.cat([w.term(Pair(student, teacher, scene), CLOCK).values for w in recipe.terms], dim=1)
 
 
 def rows(seen: Observation, index: int) -> Observation:
@@ -163,8 +164,8 @@ def test_masks_average_both_and_forget_channels_that_do_not_match() -> None:
         ours, theirs = torch.randn(1, channels, 2, 2, generator=generator), torch.randn(1, 4, 2, 2, generator=generator)
         layout = spec(strides=(8,), channels=channels), spec(strides=(8,), channels=4)
         features = masked_features(build_attention(*layout, AttentionSettings(student_mask=share)))
-        (level,) = paired_levels(observation([ours], strides=(8,)), observation([theirs], strides=(8,)), scene, (8,))
-        cells, by_channel = features.masks(level)
+        pair = Pair(observation([ours], strides=(8,)), observation([theirs], strides=(8,)), scene)
+        cells, by_channel = features.masks(pair.level(8), pair)
         softmax = [4 * (m.abs().mean(1).flatten() / 0.1).softmax(0) for m in (theirs, ours)]
         torch.testing.assert_close(cells.flatten(), (softmax[0] + share * softmax[1]) / (1 + share))
         assert by_channel is not None
@@ -291,7 +292,7 @@ def test_attention_divides_by_the_keys_that_count() -> None:
 def test_levels_know_whether_they_are_padded(sizes: Sequence[tuple[int, int]], padded: bool) -> None:
     scene = batch(sizes, grid=GRID)
     student, teacher = random_observation(scene, seed=0), random_observation(scene, seed=1)
-    level: PairedLevel = paired_levels(student, teacher, scene, (8,))[0]
+    level = Pair(student, teacher, scene).level(8)
     assert level.padded is padded is (not bool(level.inside.all()))
 
 

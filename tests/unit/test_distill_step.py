@@ -7,20 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Level, Pair, level_at
 from detdistill.distillation.recipe import WarmUp, WeightedTerm, views
 from detdistill.distillation.step import DistillationStep, SupervisedStep
-from detdistill.distillation.term import CellTerm, levels_at, shared_strides
+from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.distillation.view import CLEAN, View
 from detdistill.errors import CapabilityError, ShapeError
 from detdistill.methods.catalogue import RECIPES, build_recipe
-from detdistill.methods.parts import compare, select
+from detdistill.methods.features import cellwise
+from detdistill.methods.parts import compare
 from detdistill.methods.parts.align import IdentityAlign
-from detdistill.methods.parts.focus import inside_image
 from detdistill.methods.parts.normalize import by_mask_sum
-from detdistill.types import Batch, Clock, Knowledge, Need, Observation, Pyramid
+from detdistill.types import Clock, Knowledge, Need, Pyramid
 from every_method import OPTIONS, aligned_by, both_wrappers, first_family
 from made_up_steps import Known, PixelTerm, Stub, Table, lit, step_of
 from observations import batch as blank
@@ -270,7 +271,7 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
         assert seen[CLEAN].pyramid.levels[0].dtype == taught[CLEAN].pyramid.levels[0].dtype == torch.bfloat16
         for weighted in recipe.terms:
             view = weighted.view
-            assert weighted.term(seen[view], taught[view], view(shown.batch), START).values.dtype == torch.float32
+            assert weighted.term(Pair(seen[view], taught[view], view(shown.batch)), START).values.dtype == torch.float32
         report = step(batch, Clock(0, 1))
     assert report.total.dtype == torch.float32
     for part, value in report.parts.items():
@@ -292,10 +293,10 @@ def test_what_a_term_computes_does_not_depend_on_autocast(name: str) -> None:
     scene = with_boxes(blank([(64, 96), (40, 50)]), seed=1)
     seen, taught = (random_observation(scene, seed=seed, bins=5) for seed in (0, 1))
     for weighted in recipe.terms:
-        plain = weighted.term(seen, taught, scene, START).values
+        plain = weighted.term(Pair(seen, taught, scene), START).values
         assert plain.any()
         with torch.autocast("cpu", torch.bfloat16):
-            cast = weighted.term(seen, taught, scene, START).values
+            cast = weighted.term(Pair(seen, taught, scene), START).values
         if name in PAINTED:
             assert cast.dtype == torch.float32
             torch.testing.assert_close(cast, plain, rtol=0.02, atol=0)
@@ -306,36 +307,24 @@ def test_what_a_term_computes_does_not_depend_on_autocast(name: str) -> None:
 def test_padding_never_counts_whatever_the_focus_says() -> None:
     """All cells of a 2×4 grid in focus, the left half inside: Σ cost / Σ mask = 4 · 1 / 4, not 4 / 8 nor 8 / 4."""
 
-    def everywhere(teacher: Observation, batch: Batch) -> Pyramid:
-        levels = tuple(torch.ones_like(level[:, :1]) for level in teacher.pyramid.levels)
-        return Pyramid(levels, teacher.pyramid.strides)
+    def everywhere(level: Level, pair: Pair) -> Tensor:
+        return torch.ones_like(level.teacher)
 
-    term = CellTerm(
-        knowledge=Knowledge.FEATURE,
-        select=select.pyramid,
-        align=IdentityAlign(1, 1),
-        compare=compare.squared,
-        focus=everywhere,
-        normalize=by_mask_sum,
-        inside=inside_image,
-        strides=(8,),
-        student_needs=frozenset({Need.PYRAMID}),
-        teacher_needs=frozenset({Need.PYRAMID}),
-    )
+    term = LevelTerm(cellwise(compare.squared, by_mask_sum, everywhere), strides=(8,), align=IdentityAlign(1, 1))
     scene = blank([(16, 16)], grid=(16, 32))
     maps = torch.ones(1, 1, 2, 4)
-    cost = term(observation([maps], strides=(8,)), observation([0 * maps], strides=(8,)), scene, START)
+    cost = term(Pair(observation([maps], strides=(8,)), observation([0 * maps], strides=(8,)), scene), START)
     assert cost.values.tolist() == [[1.0]]
     assert cost.strides == (8,)
 
 
 def test_levels_are_found_by_stride_or_refused() -> None:
     maps = Pyramid((torch.zeros(1), torch.ones(1), torch.full((1,), 2.0)), (8, 16, 32))
-    assert [float(level) for level in levels_at(maps, (32, 8))] == [2.0, 0.0]
+    assert [float(level_at(maps, stride)) for stride in (32, 8)] == [2.0, 0.0]
     with pytest.raises(ShapeError) as caught:
-        levels_at(maps, (8, 64))
+        level_at(maps, 64)
     assert str(caught.value) == (
-        "The observation must have levels of strides [8, 64], got [8, 16, 32]. "
+        "The observation must have a level of stride 64, got [8, 16, 32]. "
         "Build the recipe for the specs of these two detectors."
     )
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from detdistill.distillation.pair import Pair, inside_cells
 from detdistill.distillation.recipe import Recipe
 from detdistill.errors import CapabilityError, ConfigError, ShapeError
+from detdistill.methods.features import aligner_for
 from detdistill.methods.fgd import FGDSettings, build_fgd
 from detdistill.methods.mgd import MGDSettings, build_mgd
-from detdistill.methods.paired import aligner_for, paired_levels
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
-from detdistill.methods.parts.box_masks import background, foreground
 from detdistill.methods.parts.context import ContextBlock
-from detdistill.methods.parts.focus import inside_cells
+from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.parts.generation import kept_cells
 from detdistill.types import Batch, Clock, Observation, Pyramid
 from observations import batch, observation, random_observation, spec
@@ -54,7 +54,7 @@ RECIPES = recipes()
 
 
 def total(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch = SCENE) -> Tensor:
-    return torch.cat([weighted.term(student, teacher, scene, CLOCK).values for weighted in recipe.terms], dim=1)
+    return torch.cat([weighted.term(Pair(student, teacher, scene), CLOCK).values for weighted in recipe.terms], dim=1)
 
 
 def parameters(recipe: Recipe) -> list[Tensor]:
@@ -119,7 +119,7 @@ def test_an_image_costs_the_same_in_any_batch_and_order(name: str) -> None:
 def test_every_term_reaches_the_student_and_what_it_trains(name: str) -> None:
     student, teacher = both()
     for weighted in RECIPES[name].terms:
-        cost = weighted.term(student, teacher, SCENE, CLOCK)
+        cost = weighted.term(Pair(student, teacher, SCENE), CLOCK)
         assert cost.values.shape == (4, 2)
         assert cost.strides == (8, 16)
         leaves = [*student.pyramid.levels, *weighted.term.parameters()]
@@ -139,18 +139,19 @@ def test_an_image_without_boxes_has_no_foreground_but_stays_in_the_graph() -> No
     student, teacher = both()
     terms = {weighted.name: weighted.term for weighted in RECIPES["fgd-auto"].terms}
     without = replace(SCENE, targets=(SCENE.targets[2],) * 4)
-    cost = terms["fgd.foreground"](student, teacher, without, CLOCK).values
+    cost = terms["fgd.foreground"](Pair(student, teacher, without), CLOCK).values
     assert torch.equal(cost.detach(), torch.zeros(4, 2))
     gradients = torch.autograd.grad(cost.sum(), student.pyramid.levels)
     assert not any(gradient.any() for gradient in gradients)
-    assert (terms["fgd.background"](student, teacher, without, CLOCK).values > 0).all()
-    assert (terms["fgd.foreground"](student, teacher, SCENE, CLOCK).values[[0, 1, 3]] > 0).all()
+    assert (terms["fgd.background"](Pair(student, teacher, without), CLOCK).values > 0).all()
+    assert (terms["fgd.foreground"](Pair(student, teacher, SCENE), CLOCK).values[[0, 1, 3]] > 0).all()
 
 
 def test_masks_share_out_inside_cells_only() -> None:
     teacher = random_observation(SCENE, seed=0)
-    fronts, backs = foreground(teacher, SCENE), background(teacher, SCENE)
-    for front, back, stride in zip(fronts.levels, backs.levels, fronts.strides, strict=True):
+    pair = Pair(teacher, teacher, SCENE)
+    for stride in (8, 16):
+        front, back = foreground(pair.level(stride), pair), background(pair.level(stride), pair)
         inside = inside_cells(SCENE.sizes, stride, grid=(front.shape[-2], front.shape[-1]), device=front.device)
         assert not front[~inside].any()
         assert not back[~inside].any()
@@ -192,19 +193,20 @@ def test_mgd_draws_another_mask_for_another_seed_and_level() -> None:
     torch.manual_seed(0)
     term = build_mgd(spec(channels=8), spec(channels=8), MGDSettings()).terms[0].term
     student, teacher = both(student_channels=8)
-    first = term(student, teacher, SCENE, CLOCK).values
-    assert torch.equal(first, term(student, teacher, SCENE, Clock(step=9, total_steps=10)).values)
-    other = term(student, teacher, replace(SCENE, seeds=(6, 18, 4, 100)), CLOCK).values
+    first = term(Pair(student, teacher, SCENE), CLOCK).values
+    assert torch.equal(first, term(Pair(student, teacher, SCENE), Clock(step=9, total_steps=10)).values)
+    other = term(Pair(student, teacher, replace(SCENE, seeds=(6, 18, 4, 100))), CLOCK).values
     assert (first != other).any(0).all()
     # the same map on two strides: only the mask differs, as the generators are made equal
-    term.generators["stride_16"].load_state_dict(term.generators["stride_8"].state_dict())
+    generators = term.measure.generators
+    generators["stride_16"].load_state_dict(generators["stride_8"].state_dict())
     level = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
     same = observation([level, level], strides=(8, 16))
     gradients = []
     for stride, size in ((8, (32, 32)), (16, (64, 64))):
         leaf = level.clone().requires_grad_()
         levels = [leaf if s == stride else level for s in (8, 16)]
-        cost = term(observation(levels, strides=(8, 16)), same, batch([size], grid=(64, 64)), CLOCK)
+        cost = term(Pair(observation(levels, strides=(8, 16)), same, batch([size], grid=(64, 64))), CLOCK)
         (gradient,) = torch.autograd.grad(cost.values[:, cost.strides.index(stride)].sum(), leaf)
         gradients.append(gradient.abs().sum(1) > 0)
     assert not torch.equal(*gradients)
@@ -215,7 +217,7 @@ def test_costs_are_float32_under_autocast() -> None:
     for recipe in RECIPES.values():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for weighted in recipe.terms:
-                assert weighted.term(student, teacher, SCENE, CLOCK).values.dtype == torch.float32
+                assert weighted.term(Pair(student, teacher, SCENE), CLOCK).values.dtype == torch.float32
 
 
 def test_auto_aligns_only_where_channels_differ() -> None:
@@ -227,7 +229,7 @@ def test_auto_aligns_only_where_channels_differ() -> None:
 def test_maps_that_do_not_fit_are_refused() -> None:
     student, teacher = both(student_channels=3)
     with pytest.raises(ShapeError) as caught:
-        paired_levels(student, teacher, SCENE, align=IdentityAlign(8, 8), strides=(8,))
+        Pair(student, teacher, SCENE).level(8, align=IdentityAlign(8, 8))
     assert str(caught.value) == (
         "The aligned student map of stride 8 must be (4, 8, 8, 12) as the teacher's, got (4, 3, 8, 12). "
         "Build the recipe for the specs of these two detectors."

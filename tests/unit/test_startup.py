@@ -10,6 +10,7 @@ import torch
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import views
 from detdistill.distillation.startup import TermProof, prove
 from detdistill.distillation.step import DistillationStep
@@ -61,7 +62,7 @@ def test_the_figures_are_the_bare_terms(name: str) -> None:
     students, teachers = shown.students, shown.teachers
     for proof, weighted in zip(proofs, step.recipe.terms, strict=True):
         view = weighted.view
-        loss = weighted.term(students[view], teachers[view], view(shown.batch), None).values.sum(1).mean()
+        loss = weighted.term(Pair(students[view], teachers[view], view(shown.batch)), None).values.sum(1).mean()
         gradients = torch.autograd.grad(loss, [*step.student.parameters()], retain_graph=True, allow_unused=True)
         norm = torch.cat([g.flatten() for g in gradients if g is not None]).double().norm()
         assert proof.loss == pytest.approx(float(loss.detach()), rel=1e-6)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.step import DistillationStep, running_statistics_kept
 from detdistill.distillation.view import View
-from detdistill.distillation.weigh import ConstantWeigh, Features, MeanOf, Weigh, with_constant_weights
+from detdistill.distillation.weigh import Features, MeanOf, Weigh
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation
 from made_up_steps import Known, PixelTerm, Stub, Table, lit, step_of
@@ -57,11 +58,10 @@ def test_a_constant_weight_is_one_row_for_every_image() -> None:
 
 
 def test_a_mean_cannot_weigh_before_it_is_measured() -> None:
-    step = step_of(*waiting(MeanOf(Brightness())).terms)
     with pytest.raises(CapabilityError) as caught:
-        step(lit(0.5), START)
+        step_of(*waiting(None, MeanOf(Brightness())).terms)
     assert str(caught.value) == (
-        "A constant weight must be measured before it is used, got one that was not. "
+        "A constant weight must be measured before it is used, got one that was not on m.1. "
         "Pass the recipe through with_constant_weights(recipe, teacher, batches) first."
     )
 

@@ -12,7 +12,7 @@ from detdistill.data.dataset import SampleTransform
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.term import Term
 from detdistill.distillation.view import CLEAN, View
-from detdistill.distillation.weigh import Features, Weigh
+from detdistill.distillation.weigh import Features, MeanOf, Weigh
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, Clock, Need
 
@@ -52,7 +52,7 @@ class WeightedTerm:
         gain: scalar multiplier.
         warm_up: factor over the course of the run.
         view: on which inputs it looks.
-        weigh: weight per image and level; None weighs all alike.
+        weigh: weight per image and level, or the plan of one; None weighs all alike.
         until: share of the run after which the term is off; its view is then not computed either.
     """
 
@@ -61,7 +61,7 @@ class WeightedTerm:
     gain: float
     warm_up: WarmUp = WarmUp()
     view: View = CLEAN
-    weigh: Weigh | None = None
+    weigh: Weigh | MeanOf | None = None
     until: float = 1.0
 
     def active(self, clock: Clock) -> bool:
@@ -79,6 +79,7 @@ class Recipe:
         twins: makers of the twins that its views look at, by name, for batches that do not bring them along.
         sample_transform: what it changes about a sample before the resize; None for nothing.
         transform_until: share of the run after which samples are left as they are.
+        notes: what a person should know before training, one sentence each; said at start-up.
 
     Raises:
         ConfigError: two terms bear one name, up to dots: one would hide the other in reports and checkpoints.
@@ -89,6 +90,7 @@ class Recipe:
     twins: Mapping[str, TwinMaker] = field(default_factory=dict)
     sample_transform: SampleTransform | None = None
     transform_until: float = 1.0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [term.name.replace(".", "_") for term in self.terms]
@@ -125,5 +127,5 @@ def teacher_needs(terms: Sequence[WeightedTerm], view: View) -> frozenset[Need]:
 
 def weight_needs(terms: Sequence[WeightedTerm], features: Features) -> frozenset[Need]:
     """What the weights of these terms read of the teacher's heads on these features."""
-    weighs = [weighted.weigh for weighted in terms if weighted.weigh is not None]
+    weighs = [weighted.weigh for weighted in terms if isinstance(weighted.weigh, Weigh)]
     return frozenset[Need]().union(*(weigh.needs for weigh in weighs if weigh.features is features))

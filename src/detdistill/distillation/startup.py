@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import WeightedTerm
-from detdistill.distillation.step import DistillationStep, Seen
+from detdistill.distillation.step import DistillationStep
 from detdistill.errors import DistillError
 from detdistill.types import Batch, Clock, Observation
 
@@ -56,21 +57,25 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
     """
     buffers = {name: buffer.clone() for name, buffer in step.student.named_buffers()}
     try:
-        seen = step.see(batch, step.recipe.terms)
-        return tuple(_prove_term(weighted, step, seen) for weighted in step.recipe.terms)
+        pairs = step.see(batch, step.recipe.terms).pairs()
+        # At equality the gradient is zero, or rounding's: it would prove nothing.
+        alike = {view for view, pair in pairs.items() if _same(pair.student, pair.teacher)}
+        shown = {
+            view: Pair(_shaken(pair.student), pair.teacher, pair.batch) if view in alike else pair
+            for view, pair in pairs.items()
+        }
+        return tuple(
+            _prove_term(weighted, shown[weighted.view], step.student, perturbed=weighted.view in alike)
+            for weighted in step.recipe.terms
+        )
     finally:
         for name, buffer in step.student.named_buffers():
             buffer.copy_(buffers[name])
 
 
-def _prove_term(weighted: WeightedTerm, step: DistillationStep, seen: Seen) -> TermProof:
-    student, teacher = seen.students[weighted.view], seen.teachers[weighted.view]
-    clock = Clock(step=0, total_steps=1)
-    parameters = [parameter for parameter in step.student.parameters() if parameter.requires_grad]
-    # At equality the gradient is zero, or rounding's: it would prove nothing.
-    perturbed = _same(student, teacher)
-    shown = _shaken(student) if perturbed else student
-    loss = weighted.term(shown, teacher, weighted.view(seen.batch), clock).values.sum(1).mean()
+def _prove_term(weighted: WeightedTerm, pair: Pair, student: nn.Module, *, perturbed: bool) -> TermProof:
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    loss = weighted.term(pair, Clock(step=0, total_steps=1)).values.sum(1).mean()
     norm = _gradient_norm(loss, parameters)
     value = float(loss.detach())
     if not torch.isfinite(loss.detach()):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm, student_needs, teacher_needs, views, weight_needs
 from detdistill.distillation.view import CLEAN, View
-from detdistill.distillation.weigh import Features, Weigh
+from detdistill.distillation.weigh import Features, MeanOf, Weigh
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, StepReport
 
@@ -32,6 +35,15 @@ class Seen:
     students: Mapping[View, Observation]
     teachers: Mapping[View, Observation]
     judged: Observation | None = None
+
+    def pairs(self) -> dict[View, Pair]:
+        """Student and teacher side by side, by view: what terms see. Make them once a step."""
+        return {view: Pair(one, self.teachers[view], view(self.batch)) for view, one in self.students.items()}
+
+    def weight(self, weigh: Weigh, strides: Sequence[int | None], knowledge: Knowledge) -> Float[Tensor, "b l"]:
+        """What a weight says of the clean view."""
+        judged = self.judged if weigh.features is Features.STUDENT else None
+        return weigh(self.teachers[CLEAN] if judged is None else judged, strides, knowledge=knowledge).detach()
 
 
 def task_loss(observation: Observation) -> Tensor:
@@ -75,11 +87,20 @@ class DistillationStep(nn.Module):
     Args:
         student: the detector to train.
         teacher: a frozen teacher.
-        recipe: built for the specs of these two.
+        recipe: built for the specs of these two, its constant weights measured.
+
+    Raises:
+        CapabilityError: a constant weight was not measured.
     """
 
     def __init__(self, student: Detector, teacher: FrozenTeacher, recipe: Recipe) -> None:
         super().__init__()
+        waiting = [weighted.name for weighted in recipe.terms if isinstance(weighted.weigh, MeanOf)]
+        if waiting:
+            raise CapabilityError(
+                f"A constant weight must be measured before it is used, got one that was not on {', '.join(waiting)}. "
+                "Pass the recipe through with_constant_weights(recipe, teacher, batches) first."
+            )
         self.student = student
         self.teacher = teacher
         self.recipe = recipe
@@ -139,17 +160,16 @@ class DistillationStep(nn.Module):
         total = task_loss(seen.students[CLEAN])
         parts = {"task": total.detach()}
         diagnostics: dict[str, Tensor] = {}
-        weights = _Weights(seen)
+        pairs = seen.pairs()
         for weighted in self.recipe.terms:
             if not weighted.active(clock):
                 parts[weighted.name] = total.new_zeros(())
                 continue
-            cost = weighted.term(
-                seen.students[weighted.view], seen.teachers[weighted.view], weighted.view(seen.batch), clock
-            )
+            cost: Cost = weighted.term(pairs[weighted.view], clock)
             values = cost.values
-            if weighted.weigh is not None:
-                weight = weights(weighted.weigh, cost, weighted.term.knowledge)
+            if isinstance(weighted.weigh, Weigh):
+                key = (weighted.weigh, cost.strides, weighted.term.knowledge)
+                weight = pairs[CLEAN].once(key, partial(seen.weight, *key))
                 values = values * weight
                 diagnostics |= _told(weighted.name, weight, cost.strides)
             loss = weighted.gain * weighted.warm_up(clock) * values.sum(1).mean()
@@ -158,23 +178,6 @@ class DistillationStep(nn.Module):
             for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
                 diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
         return StepReport(total=total, parts=parts, diagnostics=diagnostics)
-
-
-class _Weights:
-    """The weights of one step, each computed once however many terms share it."""
-
-    def __init__(self, seen: Seen) -> None:
-        self.seen = seen
-        self.known: dict[tuple[Weigh, tuple[int | None, ...], Knowledge], Tensor] = {}
-
-    def __call__(self, weigh: Weigh, cost: Cost, knowledge: Knowledge) -> Tensor:
-        key = (weigh, cost.strides, knowledge)
-        if key not in self.known:
-            judged = self.seen.judged if weigh.features is Features.STUDENT else None
-            self.known[key] = weigh(
-                self.seen.teachers[CLEAN] if judged is None else judged, cost.strides, knowledge=knowledge
-            ).detach()
-        return self.known[key]
 
 
 def _told(name: str, weight: Tensor, strides: Sequence[int | None]) -> dict[str, Tensor]:

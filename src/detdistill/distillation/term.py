@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from detdistill.detectors.base import DetectorSpec
-from detdistill.errors import CapabilityError, ShapeError
-from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid
+from detdistill.distillation.pair import Align, Level, Pair, Select, pyramid
+from detdistill.errors import CapabilityError
+from detdistill.types import Clock, Cost, Knowledge, Need
 
-Select = Callable[[Observation], Pyramid]
-Focus = Callable[[Observation, Batch], Pyramid]
-Compare = Callable[[Tensor, Tensor, Tensor], Tensor]
-Normalize = Callable[[Tensor, Tensor, Tensor], Tensor]
+# One level of both sides, and the pair it is of → one cost ≥ 0 per image, in float32.
+Measure = Callable[[Level, Pair], Float[Tensor, " b"]]
 
 
 class Term(nn.Module, ABC):
@@ -32,13 +31,11 @@ class Term(nn.Module, ABC):
     teacher_needs: frozenset[Need]
 
     @abstractmethod
-    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
+    def forward(self, pair: Pair, clock: Clock) -> Cost:
         """The cost per image and level.
 
         Args:
-            student: gradients flow.
-            teacher: constant.
-            batch: geometry, targets and seeds.
+            pair: student and teacher on one view; gradients flow to the student.
             clock: where the run is.
 
         Returns:
@@ -46,138 +43,50 @@ class Term(nn.Module, ABC):
         """
 
 
-class CellTerm(Term):
-    """A term composed of words: select, align, compare, focus, normalize.
+@final
+class LevelTerm(Term):
+    """A term that measures every level on its own.
 
     Args:
-        knowledge: what kind of knowledge it carries.
-        select: which maps are compared.
-        align: a module (levels, levels) → (levels, levels) that takes the student's paired levels to the teacher's.
-        compare: (student, teacher, inside cells) → cost of the same shape.
-        focus: (teacher, batch) → masks ≥ 0 per level; padding never counts, whatever it says.
-        normalize: (cost · mask, mask, inside cells) → one number per image.
-        inside: (observation, batch) → masks of 0 and 1: the cells inside the image.
+        measure: what a level costs; a module where something is trained for it, and else a function without state.
         strides: the levels to compare; see `shared_strides`.
-        student_needs: parts of the observation that `select` reads.
-        teacher_needs: parts that `select` and `focus` read.
+        align: takes the student's maps to the teacher's channels; terms that share it compute it once.
+        select: which maps are compared.
+        knowledge: what kind of knowledge it carries.
+        needs: parts of both observations that `select` reads.
+        teacher_needs: parts of the teacher's that `measure` reads beyond those.
     """
 
     def __init__(
         self,
+        measure: Measure,
         *,
-        knowledge: Knowledge,
-        select: Select,
-        align: nn.Module,
-        compare: Compare,
-        focus: Focus,
-        normalize: Normalize,
-        inside: Focus,
         strides: Sequence[int],
-        student_needs: frozenset[Need],
-        teacher_needs: frozenset[Need],
+        align: Align | None = None,
+        select: Select = pyramid,
+        knowledge: Knowledge = Knowledge.FEATURE,
+        needs: frozenset[Need] = frozenset({Need.PYRAMID}),
+        teacher_needs: frozenset[Need] = frozenset(),
     ) -> None:
         super().__init__()
-        self.knowledge = knowledge
-        self.select = select
         self.align = align
-        self.compare = compare
-        self.focus = focus
-        self.normalize = normalize
-        self.inside = inside
+        self.measure = measure
         self.strides = tuple(strides)
-        self.student_needs = student_needs
-        self.teacher_needs = teacher_needs
+        self.select = select
+        self.knowledge = knowledge
+        self.student_needs = needs
+        self.teacher_needs = needs | teacher_needs
 
-    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
+    def forward(self, pair: Pair, clock: Clock) -> Cost:
         """The cost per image and level; see `Term.forward`.
 
         Raises:
             ShapeError: a level is missing, or the maps do not fit after alignment.
         """
         del clock
-        levels = aligned_levels(
-            self.select(student),
-            self.select(teacher),
-            inside=(self.inside(student, batch), self.inside(teacher, batch)),
-            align=self.align,
-            strides=self.strides,
-        )
-        masks = levels_at(self.focus(teacher, batch), self.strides)
-        with torch.autocast(masks[0].device.type, enabled=False):
-            columns = [self._level_cost(level, mask) for level, mask in zip(levels, masks, strict=True)]
+        levels = [pair.level(stride, select=self.select, align=self.align) for stride in self.strides]
+        columns = [self.measure(level, pair) for level in levels]
         return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
-
-    def _level_cost(self, level: AlignedLevel, mask: Tensor) -> Tensor:
-        mask = mask * level.inside
-        cost = self.compare(level.student.float(), level.teacher.float(), level.inside)
-        return self.normalize(torch.where(level.inside, cost * mask, 0.0), mask, level.inside)
-
-
-@dataclass(frozen=True, slots=True)
-class AlignedLevel:
-    """One level of both sides on one grid, in the teacher's channels.
-
-    Attributes:
-        stride: the nominal stride in pixels.
-        student: gradients flow. In the padding it says nothing of the image.
-        teacher: constant.
-        inside: cells inside the image.
-    """
-
-    stride: int
-    student: Float[Tensor, "b c h w"]
-    teacher: Float[Tensor, "b c h w"]
-    inside: Bool[Tensor, "b 1 h w"]
-
-
-def aligned_levels(
-    student: Pyramid, teacher: Pyramid, *, inside: tuple[Pyramid, Pyramid], align: nn.Module, strides: Sequence[int]
-) -> tuple[AlignedLevel, ...]:
-    """The paired levels of two pyramids, the student's taken to the teacher's space.
-
-    Args:
-        student: gradients flow.
-        teacher: constant.
-        inside: masks of 0 and 1 on the student's levels and on the teacher's: the cells inside the image.
-        align: a module (levels, levels) → (levels, levels) that takes the student's to the teacher's.
-        strides: the levels to pair, in the order that `align` was built for.
-
-    Returns:
-        One entry per stride.
-
-    Raises:
-        ShapeError: a level is missing, or the maps do not fit after alignment.
-    """
-    # An aligner's kernel must not carry padding into the image: outside cells enter it as zeros.
-    seen = zip(levels_at(student, strides), levels_at(inside[0], strides), strict=True)
-    students, teachers = align(
-        tuple(torch.where(within > 0, maps, 0.0) for maps, within in seen), levels_at(teacher, strides)
-    )
-    levels = []
-    for stride, ours, theirs, within in zip(strides, students, teachers, levels_at(inside[1], strides), strict=True):
-        if ours.shape != theirs.shape:
-            raise ShapeError(
-                f"The aligned student map of stride {stride} must be {tuple(theirs.shape)} as the teacher's, got "
-                f"{tuple(ours.shape)}. Build the recipe for the specs of these two detectors."
-            )
-        levels.append(AlignedLevel(stride=stride, student=ours, teacher=theirs, inside=within > 0))
-    return tuple(levels)
-
-
-def levels_at(maps: Pyramid, strides: Sequence[int]) -> tuple[Tensor, ...]:
-    """The levels of the given strides, in that order.
-
-    Raises:
-        ShapeError: a stride is missing.
-    """
-    by_stride = dict(zip(maps.strides, maps.levels, strict=True))
-    missing = [stride for stride in strides if stride not in by_stride]
-    if missing:
-        raise ShapeError(
-            f"The observation must have levels of strides {list(strides)}, got {list(maps.strides)}. "
-            "Build the recipe for the specs of these two detectors."
-        )
-    return tuple(by_stride[stride] for stride in strides)
 
 
 def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | None = None) -> tuple[int, ...]:

@@ -13,10 +13,10 @@ from detdistill.data.dataset import DetectionDataset, SampleTransform, TwinReade
 from detdistill.data.loader import evaluation_loader
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.distillation.view import CLEAN
-from detdistill.distillation.weigh import ConstantWeigh, with_constant_weights
 from detdistill.errors import ConfigError
 from detdistill.jobs.opening import OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig

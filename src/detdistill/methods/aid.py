@@ -85,19 +85,12 @@ class ByTeacherLoss(Weigh):
 def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, settings: AIDSettings) -> Recipe:
     """The student follows the teacher where the teacher is right, and the ground truth alone where it is not.
 
+    The terms on the clean view are weighed, everything else stays. The control must still pass through
+    `with_constant_weights`.
+
     Formula:
         L = Σ_terms gain · mean over images i of Σ_levels l exp(−alpha · D(i, l)) · cost(i, l)
         D = the teacher's class + box loss (class terms: class alone; box terms: box alone; two stages: + RoI loss)
-
-    Args:
-        recipe: the method to weigh, built for the same two detectors; everything else about it stays.
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers; `settings.recipe` is not read.
-
-    Returns:
-        The recipe, its terms on the clean view weighed, under the name ``aid(...)``. The control must still pass
-        through `with_constant_weights`.
 
     Raises:
         CapabilityError: the teacher has no loss on a level that is weighed, or its heads cannot read the student's
@@ -151,9 +144,8 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         _require_equal_pyramids(student, teacher)
     if settings.granularity in BY_LEVEL:
         _require_level_losses(student, teacher, settings)
-    weigh: Weigh = ByTeacherLoss(alpha=settings.alpha, granularity=settings.granularity, features=features)
-    if settings.control:
-        weigh = MeanOf(weigh)
+    own = ByTeacherLoss(alpha=settings.alpha, granularity=settings.granularity, features=features)
+    weigh = MeanOf(own) if settings.control else own
     terms = tuple(
         replace(term, weigh=weigh) if term.view == CLEAN or settings.weigh_adversarial else term
         for term in recipe.terms

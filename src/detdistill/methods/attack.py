@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.pair import inside_cells
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError
-from detdistill.methods.parts.focus import inside_cells
 from detdistill.random import draw_seed
 from detdistill.types import Batch, Targets
 

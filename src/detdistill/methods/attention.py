@@ -10,21 +10,27 @@ from torch import nn
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.distillation.term import shared_strides
-from detdistill.errors import ConfigError
-from detdistill.methods.attention_terms import (
+from detdistill.distillation.term import LevelTerm, Measure, shared_strides
+from detdistill.methods.attention_measures import (
     BLOCK_CHANNELS,
     BLOCK_POOLS,
     MaskedFeatures,
-    NormTerm,
+    Norm,
+    Norms,
     PooledCells,
     PooledChannels,
     Relations,
-    stride_key,
 )
-from detdistill.methods.features import recipe_of, require_gain, require_one_of
-from detdistill.methods.parts.align import Align, ConvAlign, IdentityAlign
+from detdistill.methods.features import (
+    aligner_for,
+    recipe_of,
+    require_gain,
+    require_one_of,
+    require_temperature,
+)
+from detdistill.methods.parts.align import per_stride
 from detdistill.methods.parts.non_local import NonLocalBlock
+from detdistill.methods.published import ONE_STAGE, Kind, published
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +54,20 @@ class PublishedNumbers:
 
 _ONE_STAGE = PublishedNumbers(4.2e-4, 2.4e-2, 4.2e-4, temperature=0.1, channel_mask=True)
 PUBLISHED_NUMBERS = {
-    ("zhang_ma", "one-stage"): _ONE_STAGE,
-    ("zhang_ma", "two-stage"): PublishedNumbers(7e-5, 4e-3, 7e-5, temperature=0.5, channel_mask=False),
-    ("aid", "one-stage"): PublishedNumbers(5.6e-4, 2.4e-2, 4.9e-4, temperature=0.1, channel_mask=True),
-    ("aid", "two-stage"): PublishedNumbers(4e-5, 8e-3, 4e-5, temperature=0.5, channel_mask=True),
-    ("aid_baseline", "one-stage"): _ONE_STAGE,
-    ("aid_baseline", "two-stage"): PublishedNumbers(4e-5, 2e-3, 2e-5, temperature=0.5, channel_mask=True),
+    "zhang_ma": {
+        **dict.fromkeys(ONE_STAGE, _ONE_STAGE),
+        Kind.TWO_STAGE: PublishedNumbers(7e-5, 4e-3, 7e-5, temperature=0.5, channel_mask=False),
+    },
+    "aid": {
+        **dict.fromkeys(ONE_STAGE, PublishedNumbers(5.6e-4, 2.4e-2, 4.9e-4, temperature=0.1, channel_mask=True)),
+        Kind.TWO_STAGE: PublishedNumbers(4e-5, 8e-3, 4e-5, temperature=0.5, channel_mask=True),
+    },
+    "aid_baseline": {
+        **dict.fromkeys(ONE_STAGE, _ONE_STAGE),
+        Kind.TWO_STAGE: PublishedNumbers(4e-5, 2e-3, 2e-5, temperature=0.5, channel_mask=True),
+    },
 }
 """By whose numbers and kind of the student: Zhang and Ma's own code; AID's authors with AID and without it."""
-
-_NAMES = ("features", "channels", "cells", "nonlocal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +121,6 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
         and no M_c; `published: aid` 5.6e-4, 2.4e-2, 4.9e-4, 0.1; two-stage 4e-5, 8e-3, 4e-5, 0.5;
         `published: aid_baseline` as the first; two-stage 4e-5, 2e-3, 2e-5, 0.5
 
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        A recipe of the terms `attention.features`, `attention.channels`, `attention.cells` and
-        `attention.nonlocal`, without those whose gain is 0.
-
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
         ConfigError: an unknown choice, a negative gain or mask, a temperature of 0 or less, or all gains 0.
@@ -139,91 +140,62 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
         is ours). Attention, means, keys and statistics leave padding out. Where the channels of student and
         teacher differ, the teacher's attention alone weighs the channels; where their grids differ, the student's
         maps are resized first. A pool larger than the map is made smaller, and so are inner channels of the non-local
-        blocks that are more than the map has. Where the authors' code and the paper's
-        text seem to part, the code is followed: the mean of two softmaxes instead of one softmax of the sum, and
-        these temperatures, which the text has the other way round.
+        blocks that are more than the map has. Where the authors' code and the paper's text seem to part, the code is
+        followed: the mean of two softmaxes instead of one softmax of the sum, and these temperatures, which the text
+        has the other way round.
     """
     require_one_of("published", settings.published, ("zhang_ma", "aid", "aid_baseline"))
     require_one_of("coupling", settings.coupling, ("image", "batch"))
     require_one_of("norm", settings.norm, ("instance", "batch"))
     require_one_of("aligner", settings.aligner, ("identity", "conv1x1"))
     require_gain("student_mask", settings.student_mask)
-    parts = _Parts(student, teacher, settings)
-    gains = (settings.feature_gain, settings.channel_gain, settings.cell_gain, settings.nonlocal_gain)
-    published = parts.published
-    defaults = (published.features, published.pooled, published.pooled, published.relations)
+    numbers, notes = published("attention", student, PUBLISHED_NUMBERS[settings.published])
+    temperature = numbers.temperature if settings.temperature is None else settings.temperature
+    require_temperature(temperature, remedy="Give one such as 0.1.")
+    norm = Norms(coupled=settings.coupling == "batch", normalize=settings.normalize)
+    features = MaskedFeatures(
+        norm,
+        temperature=temperature,
+        channel_mask=numbers.channel_mask if settings.channel_mask is None else settings.channel_mask,
+        student_mask=settings.student_mask,
+    )
+    strides, identity = shared_strides(student, teacher), settings.aligner == "identity"
+    ours, theirs = student.pyramid.channels, teacher.pyramid.channels
+    # Made in this order, whichever gains are 0: what each draws at random is the same in every choice of terms.
+    align = aligner_for(student, teacher, settings.aligner, strides=strides)
+    channels = per_stride(strides, lambda _: nn.Identity() if identity else nn.Linear(ours, theirs))
+    cells = per_stride(strides, lambda _: nn.Identity() if identity else nn.Conv2d(1, 1, 3, padding=1))
+    terms: tuple[tuple[str, Measure, nn.Module | None, float | None, float], ...] = (
+        ("features", features, align, settings.feature_gain, numbers.features),
+        ("channels", PooledChannels(channels, norm), None, settings.channel_gain, numbers.pooled),
+        ("cells", PooledCells(cells, norm), None, settings.cell_gain, numbers.pooled),
+        ("nonlocal", _relations(student, teacher, settings, norm), None, settings.nonlocal_gain, numbers.relations),
+    )
     # The published gains are for a norm over two images: √2 times the typical norm of one.
     factor = math.sqrt(2) if settings.coupling == "image" and not settings.normalize else 1.0
-    made = (parts.features, parts.channels, parts.cells, parts.relations)
-    terms = []
-    for name, residual, given, default in zip(_NAMES, made, gains, defaults, strict=True):
+    weighted = []
+    for name, measure, aligner, given, default in terms:
         gain = factor * default if given is None else given
         require_gain(f"gain of attention.{name}", gain)
-        coupled = settings.coupling == "batch"
-        term = NormTerm(residual(), strides=parts.strides, coupled=coupled, normalize=settings.normalize)
-        terms.append(WeightedTerm(name=f"attention.{name}", term=term, gain=gain))
-    return recipe_of("attention", terms)
+        term = LevelTerm(measure, strides=strides, align=aligner)
+        weighted.append(WeightedTerm(name=f"attention.{name}", term=term, gain=gain))
+    return recipe_of("attention", weighted, notes=notes if None in [given for *_, given, _ in terms] else ())
 
 
-class _Parts:
-    """The residuals for two detectors, each made when it is asked for."""
+def _relations(student: DetectorSpec, teacher: DetectorSpec, settings: AttentionSettings, norm: Norm) -> Relations:
+    strides = shared_strides(student, teacher)
+    position = {s: min(student.pyramid.strides.index(s), len(BLOCK_POOLS) - 1) for s in strides}
 
-    def __init__(self, student: DetectorSpec, teacher: DetectorSpec, settings: AttentionSettings) -> None:
-        self.settings = settings
-        self.strides = shared_strides(student, teacher)
-        self.channels_s, self.channels_t = student.pyramid.channels, teacher.pyramid.channels
-        self.positions = [min(student.pyramid.strides.index(s), len(BLOCK_POOLS) - 1) for s in self.strides]
-        self.published = PUBLISHED_NUMBERS[settings.published, "two-stage" if student.two_stage else "one-stage"]
-        self.temperature = self.published.temperature if settings.temperature is None else settings.temperature
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(
-                f"The recipe's temperature must be a finite number above 0, got {self.temperature}. "
-                "Give one such as 0.1."
-            )
-        self.identity = settings.aligner == "identity"
-        if self.identity:
-            self._align()  # refuses different channels, whichever terms are left out
-
-    def features(self) -> MaskedFeatures:
-        mask = self.settings.channel_mask
-        return MaskedFeatures(
-            self._align(),
-            temperature=self.temperature,
-            channel_mask=self.published.channel_mask if mask is None else mask,
-            student_mask=self.settings.student_mask,
-        )
-
-    def channels(self) -> PooledChannels:
-        return PooledChannels(
-            {
-                stride_key(stride): nn.Identity() if self.identity else nn.Linear(self.channels_s, self.channels_t)
-                for stride in self.strides
-            }
-        )
-
-    def cells(self) -> PooledCells:
-        return PooledCells(
-            {
-                stride_key(stride): nn.Identity() if self.identity else nn.Conv2d(1, 1, 3, padding=1)
-                for stride in self.strides
-            }
-        )
-
-    def relations(self) -> Relations:
-        return Relations(self._blocks(self.channels_s), self._blocks(self.channels_t), self._align())
-
-    def _align(self) -> Align:
-        if self.identity:
-            return IdentityAlign(self.channels_s, self.channels_t)
-        return ConvAlign(self.channels_s, self.channels_t, strides=self.strides)
-
-    def _blocks(self, channels: int) -> dict[str, NonLocalBlock]:
-        return {
-            stride_key(stride): NonLocalBlock(
+    def blocks(channels: int) -> nn.ModuleDict:
+        return per_stride(
+            strides,
+            lambda stride: NonLocalBlock(
                 channels,
-                inner=BLOCK_CHANNELS[position],
-                pool=BLOCK_POOLS[position],
-                batch_norm=self.settings.norm == "batch",
-            )
-            for stride, position in zip(self.strides, self.positions, strict=True)
-        }
+                inner=BLOCK_CHANNELS[position[stride]],
+                pool=BLOCK_POOLS[position[stride]],
+                batch_norm=settings.norm == "batch",
+            ),
+        )
+
+    students, teachers = blocks(student.pyramid.channels), blocks(teacher.pyramid.channels)
+    return Relations(students, teachers, aligner_for(student, teacher, settings.aligner, strides=strides), norm)

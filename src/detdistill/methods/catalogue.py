@@ -153,6 +153,7 @@ def _summed(recipes: Sequence[Recipe]) -> Recipe:
         twins=twins,
         sample_transform=changing[0].sample_transform if changing else None,
         transform_until=changing[0].transform_until if changing else 1.0,
+        notes=tuple(note for recipe in recipes for note in recipe.notes),
     )
 
 

@@ -1,81 +1,111 @@
-"""The wiring that every feature method shares: the student's pyramid, aligned, against the teacher's."""
+"""The wiring that every method on feature maps shares: aligners, and costs made of compare, focus and normalize."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.distillation.term import CellTerm, Compare, Focus, Normalize, shared_strides
+from detdistill.distillation.term import LevelTerm, Measure, shared_strides
 from detdistill.errors import ConfigError
-from detdistill.methods.parts import select
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
-from detdistill.methods.parts.focus import inside_image
-from detdistill.types import Knowledge, Need
+from detdistill.types import Need
+
+# (student, teacher, cells inside) → cost of the maps' shape; (cost · mask, mask, cells inside) → one number per image.
+Compare = Callable[[Tensor, Tensor, Tensor], Tensor]
+Normalize = Callable[[Tensor, Tensor, Tensor], Tensor]
+# → a mask ≥ 0; padding never counts, whatever it says.
+Focus = Callable[[Level, Pair], Tensor]
+
+_KERNELS = {"conv1x1": 1, "conv3x3": 3}
+
+
+def cellwise(compare: Compare, normalize: Normalize, focus: Focus | None = None) -> Measure:
+    """A measure composed of words: what every cell costs, where it counts, what it is divided by.
+
+    Args:
+        compare: how two maps differ.
+        normalize: what the cost is divided by.
+        focus: where it counts; None is everywhere inside the image.
+    """
+
+    def measure(level: Level, pair: Pair) -> Float[Tensor, " b"]:
+        with full_precision(level.teacher):
+            cost = compare(level.student, level.teacher, level.inside)
+            mask = level.inside.float() if focus is None else focus(level, pair) * level.inside
+            return normalize(torch.where(level.inside, cost * mask, 0.0), mask, level.inside)
+
+    return measure
+
+
+def full_precision(maps: Tensor) -> torch.autocast:
+    """What is computed within is computed in the precision of its inputs, whatever the step's."""
+    return torch.autocast(maps.device.type, enabled=False)
 
 
 def feature_term(
     student: DetectorSpec,
     teacher: DetectorSpec,
+    measure: Measure,
     *,
     aligner: str,
     relu: bool = False,
-    compare: Compare,
-    normalize: Normalize,
-    focus: Focus = inside_image,
-    focus_needs: frozenset[Need] = frozenset(),
-) -> CellTerm:
-    """A term on the shared levels of both pyramids.
+    teacher_needs: frozenset[Need] = frozenset(),
+) -> LevelTerm:
+    """A term on the shared levels of both pyramids, with an aligner of its own.
 
     Args:
         student: spec of the student.
         teacher: spec of the teacher.
+        measure: what a level costs.
         aligner: ``"identity"``, ``"conv1x1"`` or ``"conv3x3"``.
         relu: whether a ReLU follows the convolution.
-        compare: cost of (aligned student, teacher, inside).
-        normalize: what the cost is divided by.
-        focus: where it counts.
-        focus_needs: what `focus` reads from the teacher beyond its pyramid.
-
-    Returns:
-        The term, its aligner freshly initialised.
+        teacher_needs: what `measure` reads from the teacher beyond its pyramid.
 
     Raises:
         CapabilityError: no shared stride, or the identity aligner with different channels.
         ConfigError: an unknown aligner.
     """
+    require_one_of("aligner", aligner, ("identity", *_KERNELS))
     strides = shared_strides(student, teacher)
-    kernels = {"identity": 0, "conv1x1": 1, "conv3x3": 3}
-    require_one_of("aligner", aligner, kernels)
-    align: nn.Module
-    if aligner == "identity":
-        align = IdentityAlign(student.pyramid.channels, teacher.pyramid.channels)
-    else:
-        align = ConvAlign(
-            student.pyramid.channels,
-            teacher.pyramid.channels,
-            strides=strides,
-            kernel=kernels[aligner],
-            relu=relu,
-        )
-    return CellTerm(
-        knowledge=Knowledge.FEATURE,
-        select=select.pyramid,
-        align=align,
-        compare=compare,
-        focus=focus,
-        normalize=normalize,
-        inside=inside_image,
-        strides=strides,
-        student_needs=frozenset({Need.PYRAMID}),
-        teacher_needs=frozenset({Need.PYRAMID}) | focus_needs,
-    )
+    align = aligner_for(student, teacher, aligner, strides=strides, relu=relu)
+    return LevelTerm(measure, strides=strides, align=align, teacher_needs=teacher_needs)
 
 
-def recipe_of(name: str, terms: Iterable[WeightedTerm]) -> Recipe:
+def aligner_for(
+    student: DetectorSpec, teacher: DetectorSpec, aligner: str, *, strides: Sequence[int], relu: bool = False
+) -> nn.Module:
+    """A freshly initialised aligner.
+
+    Args:
+        student: spec of the student.
+        teacher: spec of the teacher.
+        aligner: ``"identity"``, ``"conv1x1"``, ``"conv3x3"``, or ``"auto"``: a 1×1 convolution where the channels
+            differ, else none.
+        strides: the levels it is for.
+        relu: whether a ReLU follows a convolution.
+
+    Returns:
+        A module that takes the student's channels to the teacher's: an `Align`.
+
+    Raises:
+        CapabilityError: the identity aligner with different channels.
+        ConfigError: an unknown aligner.
+    """
+    require_one_of("aligner", aligner, ("auto", "identity", *_KERNELS))
+    ours, theirs = student.pyramid.channels, teacher.pyramid.channels
+    if aligner == "identity" or (aligner == "auto" and ours == theirs):
+        return IdentityAlign(ours, theirs)
+    return ConvAlign(ours, theirs, strides=strides, kernel=_KERNELS.get(aligner, 1), relu=relu)
+
+
+def recipe_of(name: str, terms: Iterable[WeightedTerm], *, notes: tuple[str, ...] = ()) -> Recipe:
     """The recipe of the terms that count: a gain of 0 leaves its term out.
 
     Raises:
@@ -87,7 +117,7 @@ def recipe_of(name: str, terms: Iterable[WeightedTerm]) -> Recipe:
             f"At least one gain of the recipe '{name}' must be above 0, got 0 for every term. Raise one of them, or "
             "train the student alone with detdistill train."
         )
-    return Recipe(name=name, terms=counting)
+    return Recipe(name=name, terms=counting, notes=notes)
 
 
 def require_one_of(name: str, value: object, known: Collection[object]) -> None:
@@ -111,3 +141,13 @@ def require_gain(name: str, value: float) -> None:
         raise ConfigError(
             f"The recipe's {name} must be a finite number of at least 0, got {value}. Give one such as 1."
         )
+
+
+def require_temperature(value: float, *, name: str = "temperature", remedy: str = "Leave it out.") -> None:
+    """Refuses a temperature that does not soften anything.
+
+    Raises:
+        ConfigError: it is not above 0, or not finite.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"The recipe's {name} must be a finite number above 0, got {value}. {remedy}")

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.distillation.term import CellTerm, Compare, Focus, Term, levels_at, shared_strides
-from detdistill.errors import ConfigError
-from detdistill.methods.features import recipe_of, require_gain
-from detdistill.methods.frs import published_kind
-from detdistill.methods.paired import aligner_for, paired_levels
-from detdistill.methods.parts import compare, select
-from detdistill.methods.parts.align import Align
-from detdistill.methods.parts.attention import channel_attention, spatial_attention
-from detdistill.methods.parts.box_masks import background, foreground
+from detdistill.distillation.term import LevelTerm, Measure, shared_strides
+from detdistill.methods.features import (
+    Focus,
+    aligner_for,
+    full_precision,
+    recipe_of,
+    require_gain,
+    require_temperature,
+)
+from detdistill.methods.parts.align import at_stride, per_stride
+from detdistill.methods.parts.attention import both_attentions, teachers_attentions
 from detdistill.methods.parts.context import ContextBlock
-from detdistill.methods.parts.focus import inside_cells, inside_image
-from detdistill.methods.parts.normalize import plain_sum
-from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid
+from detdistill.methods.parts.focus import background, foreground
+from detdistill.methods.published import Kind, published
 
 
 @dataclass(frozen=True, slots=True)
 class FGDNumbers:
-    """The published numbers of one kind of detector: a gain per term, the temperature, and how many levels."""
+    """The published numbers of one kind of detector: the four terms' gains, the temperature, and how many levels."""
 
-    foreground: float
-    background: float
-    attention: float
-    relation: float
+    gains: tuple[float, float, float, float]
     temperature: float
     levels: int
 
 
-_ANCHORS = FGDNumbers(1e-3, 5e-4, 5e-4, 5e-6, temperature=0.5, levels=5)
-_ANCHOR_FREE = FGDNumbers(1.6e-3, 8e-4, 8e-4, 8e-6, temperature=0.8, levels=5)
-_TWO_STAGE = FGDNumbers(5e-5, 2.5e-5, 5e-5, 5e-7, temperature=0.5, levels=4)
+_ANCHORS = FGDNumbers((1e-3, 5e-4, 5e-4, 5e-6), temperature=0.5, levels=5)
+_ANCHOR_FREE = FGDNumbers((1.6e-3, 8e-4, 8e-4, 8e-6), temperature=0.8, levels=5)
+_TWO_STAGE = FGDNumbers((5e-5, 2.5e-5, 5e-5, 5e-7), temperature=0.5, levels=4)
 
-PUBLISHED_NUMBERS = {"retinanet": _ANCHORS, "gfl": _ANCHORS, "fcos": _ANCHOR_FREE, "faster_rcnn": _TWO_STAGE}
-"""Numbers of every detector family in the authors' configurations."""
+PUBLISHED_NUMBERS = {
+    Kind.ANCHORS: _ANCHORS,
+    Kind.DISTRIBUTIONS: _ANCHORS,
+    Kind.ANCHOR_FREE: _ANCHOR_FREE,
+    Kind.TWO_STAGE: _TWO_STAGE,
+}
+"""By kind of detector, from the authors' configurations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,9 @@ class FGDSettings:
 def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSettings) -> Recipe:
     """The student imitates objects and background apart, weighted by the teacher's attention, and global context.
 
+    The terms `fgd.foreground`, `fgd.background`, `fgd.attention` and `fgd.relation` share one aligner; the relation
+    trains a context block per level for either side.
+
     Formula:
         A_s(F) = HW · softmax_cells(mean over channels |F| / t), A_c(F) = C · softmax_channels(mean over cells |F| / t)
         L = α · Σ M_fg · A_s(T) · A_c(T) · (A(S) − T)² + β · Σ M_bg · A_s(T) · A_c(T) · (A(S) − T)²
@@ -82,15 +89,6 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
         sums over levels, channels and cells, mean over images
         α, β, γ, λ, t: RetinaNet and GFL 1e-3, 5e-4, 5e-4, 5e-6, 0.5; FCOS 1.6e-3, 8e-4, 8e-4, 8e-6, 0.8;
         Faster R-CNN 5e-5, 2.5e-5, 5e-5, 5e-7, 0.5
-
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        A recipe of the terms `fgd.foreground`, `fgd.background`, `fgd.attention` and `fgd.relation`. They share one
-        aligner; the relation trains a context block per level for either side.
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
@@ -110,122 +108,89 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
         initialisation but for their last layer, which is zero as in the source. As in the source, ignored boxes are
         as if they were not there, and an image without boxes has no foreground.
     """
-    numbers = _numbers(student, settings)
+    numbers, notes = published("fgd", student, PUBLISHED_NUMBERS)
+    temperature = numbers.temperature if settings.temperature is None else settings.temperature
+    require_temperature(temperature, remedy="Give one such as 0.5.")
+    require_gain("strength", settings.strength)
+    given = (settings.foreground_gain, settings.background_gain, settings.attention_gain, settings.relation_gain)
     strides = shared_strides(student, teacher, last=numbers.levels)
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
-
-    def attention(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
-        return _attention_difference(ours, theirs, inside, temperature=numbers.temperature)
-
-    def cell_term(measure: Compare, focus: Focus) -> CellTerm:
-        return CellTerm(
-            knowledge=Knowledge.FEATURE,
-            select=select.pyramid,
-            align=align,
-            compare=measure,
-            focus=focus,
-            normalize=plain_sum,
-            inside=inside_image,
-            strides=strides,
-            student_needs=frozenset({Need.PYRAMID}),
-            teacher_needs=frozenset({Need.PYRAMID}),
-        )
-
-    looks = {
-        name: _attended(focus, strides, temperature=numbers.temperature)
-        for name, focus in (("foreground", foreground), ("background", background))
-    }
-    terms: tuple[tuple[str, Term, float], ...] = (
-        ("fgd.foreground", cell_term(compare.squared, looks["foreground"]), numbers.foreground),
-        ("fgd.background", cell_term(compare.squared, looks["background"]), numbers.background),
-        ("fgd.attention", cell_term(attention, inside_image), numbers.attention),
-        ("fgd.relation", GlobalRelation(align, strides=strides, channels=teacher.pyramid.channels), numbers.relation),
+    looks = Attentions(temperature)
+    measures: tuple[tuple[str, Measure], ...] = (
+        ("foreground", looks.error_at(foreground)),
+        ("background", looks.error_at(background)),
+        ("attention", looks.difference),
+        ("relation", GlobalRelation(strides, channels=teacher.pyramid.channels)),
     )
-    return recipe_of("fgd", [WeightedTerm(name, term, gain) for name, term, gain in terms])
+    terms = []
+    for (name, measure), own, known in zip(measures, given, numbers.gains, strict=True):
+        gain = known if own is None else own
+        require_gain(f"{name}_gain", gain)
+        term = LevelTerm(measure, strides=strides, align=align)
+        terms.append(WeightedTerm(f"fgd.{name}", term, gain * settings.strength))
+    return recipe_of("fgd", terms, notes=notes if None in given else ())
 
 
-class GlobalRelation(Term):
+@final
+@dataclass(frozen=True, slots=True)
+class Attentions:
+    """What of FGD rests on the spatial and the channel attention, which a step computes once for either side.
+
+    Attributes:
+        temperature: of both.
+    """
+
+    temperature: float
+
+    def error_at(self, focus: Focus) -> Measure:
+        """The squared difference where the teacher attends: Σ focus · A_s(T) · A_c(T) · (A(S) − T)²."""
+
+        def measure(level: Level, pair: Pair) -> Float[Tensor, " b"]:
+            with full_precision(level.teacher):
+                return (focus(level, pair) * self._error(level, pair)).flatten(1).sum(1)
+
+        return measure
+
+    def difference(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
+        """How differently the two attend: Σ |A_s(A(S)) − A_s(T)| + Σ |A_c(A(S)) − A_c(T)|."""
+        with full_precision(level.teacher):
+            ours = both_attentions(level.student, level.inside, temperature=self.temperature)
+            theirs = teachers_attentions(level, pair, temperature=self.temperature)
+            cells, channels = ((mine - its).abs().flatten(1).sum(1) for mine, its in zip(ours, theirs, strict=True))
+            return cells + channels
+
+    def _error(self, level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
+        """Of every cell, over all channels: the same for objects and background."""
+
+        def make() -> Tensor:
+            cells, channels = teachers_attentions(level, pair, temperature=self.temperature)
+            squares = level.without_padding(level.student - level.teacher).square()
+            return torch.einsum("bchw,bc->bhw", squares, channels[:, :, 0, 0])[:, None] * cells
+
+        return pair.once((Attentions, level, self.temperature), make)
+
+
+@final
+class GlobalRelation(nn.Module):
     """How much the maps differ once each side has added its global context: Σ (GC_S(A(S)) − GC_T(T))².
 
     At first the blocks add nothing and the cost is the plain squared difference.
 
     Args:
-        align: takes the student's channels to the teacher's.
         strides: the levels to compare.
         channels: of the teacher's levels.
     """
 
-    def __init__(self, align: Align, *, strides: Sequence[int], channels: int) -> None:
+    def __init__(self, strides: Sequence[int], *, channels: int) -> None:
         super().__init__()
-        self.knowledge = Knowledge.FEATURE
-        self.student_needs = self.teacher_needs = frozenset({Need.PYRAMID})
-        self.align = align
-        self.strides = tuple(strides)
-        self.student_context = nn.ModuleDict({f"stride_{stride}": ContextBlock(channels) for stride in strides})
-        self.teacher_context = nn.ModuleDict({f"stride_{stride}": ContextBlock(channels) for stride in strides})
+        self.student_context = per_stride(strides, lambda stride: ContextBlock(channels))
+        self.teacher_context = per_stride(strides, lambda stride: ContextBlock(channels))
 
-    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
-        """The cost per image and level; see `Term.forward`. Gradients reach both sides' context blocks.
-
-        Raises:
-            ShapeError: a level is missing, or the maps do not fit after alignment.
-        """
-        del clock
-        columns = []
-        for level in paired_levels(student, teacher, batch, align=self.align, strides=self.strides):
-            with torch.autocast(level.student.device.type, enabled=False):
-                ours = self.student_context[f"stride_{level.stride}"](level.student.float(), level.inside)
-                theirs = self.teacher_context[f"stride_{level.stride}"](level.teacher.float(), level.inside)
-                columns.append((ours - theirs).square().flatten(1).sum(1))
-        return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
-
-
-def _attended(focus: Focus, strides: Sequence[int], *, temperature: float) -> Focus:
-    """A focus times the teacher's spatial and channel attention: masks (b, c, h, w) on the given strides."""
-
-    def masks(teacher: Observation, batch: Batch) -> Pyramid:
-        maps = Pyramid(tuple(level.detach().float() for level in levels_at(teacher.pyramid, strides)), tuple(strides))
-        levels = []
-        for level, mask, stride in zip(
-            maps.levels, focus(replace(teacher, pyramid=maps), batch).levels, strides, strict=True
-        ):
-            inside = inside_cells(batch.sizes, stride, grid=(level.shape[-2], level.shape[-1]), device=level.device)
-            cells = mask * spatial_attention(level, inside, temperature=temperature)
-            levels.append(cells * channel_attention(level, inside, temperature=temperature))
-        return Pyramid(tuple(levels), tuple(strides))
-
-    return masks
-
-
-def _attention_difference(ours: Tensor, theirs: Tensor, inside: Tensor, *, temperature: float) -> Tensor:
-    """Costs (b, 1, h, w) that sum to Σ |A_s(ours) − A_s(theirs)| + Σ |A_c(ours) − A_c(theirs)|."""
-    cells = spatial_attention(ours, inside, temperature=temperature)
-    cells = (cells - spatial_attention(theirs, inside, temperature=temperature)).abs()
-    channels = channel_attention(ours, inside, temperature=temperature)
-    channels = (channels - channel_attention(theirs, inside, temperature=temperature)).abs()
-    # The channels' part belongs to no cell: every inside cell bears an equal share of it.
-    return cells + channels.sum(dim=1, keepdim=True) / inside.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-
-
-def _numbers(student: DetectorSpec, settings: FGDSettings) -> FGDNumbers:
-    published = PUBLISHED_NUMBERS[published_kind(student)]
-    temperature = published.temperature if settings.temperature is None else settings.temperature
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(
-            f"The recipe's temperature must be a finite number above 0, got {temperature}. Give one such as 0.5."
-        )
-    require_gain("strength", settings.strength)
-    return FGDNumbers(
-        foreground=_gain("foreground_gain", settings.foreground_gain, published.foreground) * settings.strength,
-        background=_gain("background_gain", settings.background_gain, published.background) * settings.strength,
-        attention=_gain("attention_gain", settings.attention_gain, published.attention) * settings.strength,
-        relation=_gain("relation_gain", settings.relation_gain, published.relation) * settings.strength,
-        temperature=temperature,
-        levels=published.levels,
-    )
-
-
-def _gain(name: str, ours: float | None, published: float) -> float:
-    gain = published if ours is None else ours
-    require_gain(name, gain)
-    return gain
+    def forward(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
+        """The cost of each image; gradients reach both sides' context blocks."""
+        del pair
+        with full_precision(level.teacher):
+            ours = at_stride(self.student_context, level.stride)(level.student, level.inside)
+            theirs = at_stride(self.teacher_context, level.stride)(level.teacher, level.inside)
+            difference: Tensor = ours - theirs
+            return difference.square().flatten(1).sum(1)

@@ -7,27 +7,37 @@ from typing import Literal
 
 from torch import Tensor
 
-from detdistill.detectors.base import ClassLayout, DetectorSpec
+from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
-from detdistill.distillation.term import CellTerm, require_equal_class_layouts, shared_strides
+from detdistill.distillation.term import LevelTerm, require_equal_class_layouts, shared_strides
 from detdistill.errors import ConfigError
-from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.features import Normalize, cellwise, feature_term, recipe_of, require_gain, require_one_of
 from detdistill.methods.parts import compare, normalize, select
 from detdistill.methods.parts.align import IdentityAlign
-from detdistill.methods.parts.focus import inside_image, richness
+from detdistill.methods.parts.focus import richness
+from detdistill.methods.published import Kind, published
 from detdistill.types import ClassKind, Knowledge, Need
 
-PUBLISHED_GAINS = {
-    "retinanet": (0.005, 0.02),
-    "gfl": (0.1, 0.05),
-    "fcos": (0.01, 0.05),
-    "faster_rcnn": (0.002, 0.1),
+
+@dataclass(frozen=True, slots=True)
+class FRSNumbers:
+    """The published numbers of one kind of detector: both gains, and the anchors a cell that they were made for."""
+
+    features: float
+    classes: float
+    anchors: int
+
+
+PUBLISHED_NUMBERS = {
+    Kind.ANCHORS: FRSNumbers(0.005, 0.02, anchors=9),
+    Kind.DISTRIBUTIONS: FRSNumbers(0.1, 0.05, anchors=1),
+    Kind.ANCHOR_FREE: FRSNumbers(0.01, 0.05, anchors=1),
+    Kind.TWO_STAGE: FRSNumbers(0.002, 0.1, anchors=3),
 }
-"""Feature and class gain of every detector family in the authors' configurations."""
+"""By kind of detector, from the authors' configurations."""
 
 _PUBLISHED_CHANNELS = 256
 _PUBLISHED_CLASSES = 80
-_PUBLISHED_ANCHORS = {"retinanet": 9, "faster_rcnn": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +74,7 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         M = max over classes of sigmoid(teacher logits), detached
         L = a · Σ_levels Σ_cells M · Σ_channels (A(S) − T)² / Σ_cells M
           + b · Σ_levels Σ_cells M · Σ_classes BCE(student logits, sigmoid(teacher logits)) / Σ_cells M
-        a, b by the student's family: RetinaNet 0.005, 0.02; GFL 0.1, 0.05; FCOS 0.01, 0.05; Faster R-CNN 0.002, 0.1
-
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        A recipe of the terms `frs.features` and `frs.classes`, each unless its gain is 0.
+        a, b by the student's kind: RetinaNet 0.005, 0.02; GFL 0.1, 0.05; FCOS 0.01, 0.05; Faster R-CNN 0.002, 0.1
 
     Raises:
         CapabilityError: no shared stride, no class scores, or class scores of another layout.
@@ -94,7 +96,9 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
     """
     require_one_of("normalizer", settings.normalizer, ("image", "batch"))
     require_one_of("scale", settings.scale, ("source", "per_channel"))
-    feature_gain, class_gain = _gains(student, settings)
+    numbers, notes = published("frs", student, PUBLISHED_NUMBERS)
+    feature_gain = numbers.features if settings.feature_gain is None else settings.feature_gain
+    class_gain = numbers.classes if settings.class_gain is None else settings.class_gain
     require_gain("feature_gain", feature_gain)
     require_gain("class_gain", class_gain)
     if settings.warmup_steps < 0:
@@ -104,73 +108,47 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         )
     warm_up = WarmUp(steps=settings.warmup_steps, longest=0.05)
     divide = normalize.by_mask_sum if settings.normalizer == "image" else normalize.by_batch_mask_sum
+    squared = _standardized if settings.standardize else compare.squared
     features = feature_term(
         student,
         teacher,
+        cellwise(squared, divide, richness),
         aligner=settings.aligner,
         relu=settings.relu,
-        compare=_standardized if settings.standardize else compare.squared,
-        normalize=divide,
-        focus=richness,
-        focus_needs=frozenset({Need.CLASS_LOGITS}),
+        teacher_needs=frozenset({Need.CLASS_LOGITS}),
     )
     scaled = settings.scale == "per_channel"
     channel_scale = _PUBLISHED_CHANNELS / teacher.pyramid.channels if scaled else 1.0
     terms = [WeightedTerm("frs.features", features, feature_gain * channel_scale, warm_up=warm_up)]
     if class_gain > 0:
-        class_scale = _class_scale(student) if scaled else 1.0
+        class_scale = _class_scale(student, numbers) if scaled else 1.0
         classes = _class_term(student, teacher, divide)
         terms.append(WeightedTerm("frs.classes", classes, class_gain * class_scale, warm_up=warm_up))
-    return recipe_of("frs", terms)
+    given = settings.feature_gain is not None and settings.class_gain is not None
+    return recipe_of("frs", terms, notes=() if given else notes)
 
 
 def _standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
     return compare.squared(compare.standardize(ours, inside), compare.standardize(theirs, inside), inside)
 
 
-def published_kind(student: DetectorSpec) -> str:
-    """Which of the families with published numbers a detector is like, by what it offers."""
-    if student.two_stage:
-        return "faster_rcnn"
-    if student.box_distributions is not None:
-        return "gfl"
-    return "retinanet" if student.class_logits is not None and student.class_logits.anchors > 1 else "fcos"
-
-
-def _gains(student: DetectorSpec, settings: FRSSettings) -> tuple[float, float]:
-    published = PUBLISHED_GAINS[published_kind(student)]
-    feature_gain = published[0] if settings.feature_gain is None else settings.feature_gain
-    class_gain = published[1] if settings.class_gain is None else settings.class_gain
-    return feature_gain, class_gain
-
-
-def _class_scale(student: DetectorSpec) -> float:
+def _class_scale(student: DetectorSpec, numbers: FRSNumbers) -> float:
     layout = student.class_logits
-    published_anchors = _PUBLISHED_ANCHORS.get(published_kind(student), 1)
-    if not isinstance(layout, ClassLayout):
+    if layout is None:
         return 1.0
     if layout.kind is ClassKind.OBJECTNESS:
-        return published_anchors / layout.anchors
-    return published_anchors * _PUBLISHED_CLASSES / (layout.anchors * len(layout.classes))
+        return numbers.anchors / layout.anchors
+    return numbers.anchors * _PUBLISHED_CLASSES / (layout.anchors * len(layout.classes))
 
 
-def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: normalize.Normalize) -> CellTerm:
-    require_equal_class_layouts(
-        student,
-        teacher,
-        recipe="frs",
-        remedy="Set class_gain to 0 to imitate features only.",
-    )
+def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: Normalize) -> LevelTerm:
+    require_equal_class_layouts(student, teacher, recipe="frs", remedy="Set class_gain to 0 to imitate features only.")
     channels = teacher.pyramid.channels
-    return CellTerm(
-        knowledge=Knowledge.CLASSIFICATION,
-        select=select.class_logits,
-        align=IdentityAlign(channels, channels),
-        compare=compare.bce,
-        focus=richness,
-        normalize=divide,
-        inside=inside_image,
+    return LevelTerm(
+        cellwise(compare.bce, divide, richness),
         strides=shared_strides(student, teacher),
-        student_needs=frozenset({Need.CLASS_LOGITS}),
-        teacher_needs=frozenset({Need.CLASS_LOGITS}),
+        align=IdentityAlign(channels, channels),
+        select=select.class_logits,
+        knowledge=Knowledge.CLASSIFICATION,
+        needs=frozenset({Need.CLASS_LOGITS}),
     )

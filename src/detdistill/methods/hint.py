@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
 from detdistill.methods.parts import compare, normalize
 
 
@@ -37,14 +37,6 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
         L = gain · Σ_levels mean over channels and inside cells of |ν(A(S)) − ν(T)|^p
         ν: each channel of each image to zero mean and unit variance over its inside cells; off with `normalized` off
 
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        A recipe of one term, `hint.features`.
-
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
         ConfigError: an unknown aligner or exponent, or a gain that is not above 0.
@@ -66,11 +58,6 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
     def standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
         return measure(compare.standardize(ours, inside), compare.standardize(theirs, inside), inside)
 
-    term = feature_term(
-        student,
-        teacher,
-        aligner=settings.aligner,
-        compare=standardized if settings.normalized else measure,
-        normalize=normalize.by_cells,
-    )
+    different = cellwise(standardized if settings.normalized else measure, normalize.by_cells)
+    term = feature_term(student, teacher, different, aligner=settings.aligner)
     return recipe_of("hint", [WeightedTerm(name="hint.features", term=term, gain=settings.gain)])

@@ -5,28 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from torch import nn
-
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.distillation.term import CellTerm, shared_strides
+from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.distillation.view import View
 from detdistill.errors import ConfigError
 from detdistill.methods.attack import AdversarialTwins, AttackSettings
-from detdistill.methods.features import require_gain
-from detdistill.methods.parts import compare, select
-from detdistill.methods.parts.align import ConvAlign, IdentityAlign
-from detdistill.methods.parts.focus import inside_image
+from detdistill.methods.features import aligner_for, cellwise, require_gain
+from detdistill.methods.parts import compare
 from detdistill.methods.parts.normalize import plain_sum
-from detdistill.types import Knowledge, Need
+from detdistill.methods.published import ONE_STAGE, Kind, published
 
 ADVERSARIAL = "adversarial"
 """The name of the twin that the recipe looks at."""
 
 TERM = "ikd.adversarial"
 
-ONE_STAGE_GAIN, TWO_STAGE_GAIN = 1e-5, 2.5e-7
+PUBLISHED_GAINS = {**dict.fromkeys(ONE_STAGE, 1e-5), Kind.TWO_STAGE: 2.5e-7}
+"""Of the adversarial term by kind of detector, from the authors' configurations."""
+
 _TWO_STAGE_LEVELS = 4
 
 
@@ -75,21 +73,14 @@ class IKDSettings:
 def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, settings: IKDSettings) -> Recipe:
     """The student also imitates the teacher where it is fooled, and every sample is augmented by its objects' sizes.
 
+    The wrapped recipe's terms stay as they are, first; `ikd.adversarial` is on the view "adversarial" and owns a 1×1
+    convolution per level where the detectors' channels differ.
+
     Formula:
         L = L_recipe(S, T; x') + a · Σ_levels Σ_channels Σ_cells (A(S(x_adv)) − T(x_adv))², the mean over the images
         x' = x with noise (probability 0.3) if all boxes are smaller than 32 × 32 px, else cropped to ≥ 80 % a side
         x_adv = x moved by at most 8/255 so that the teacher's class loss grows (5 momentum sign steps of 2/255)
         a = 1e-5 (two-stage: 2.5e-7); on for the first two thirds of the run
-
-    Args:
-        recipe: what it wraps; its terms stay as they are, first.
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        The recipe's own terms and `ikd.adversarial` on the view "adversarial", with the maker of its twins and the
-        change to samples. The term owns a 1x1 convolution per level where the detectors' channels differ.
 
     Raises:
         CapabilityError: the detectors share no stride.
@@ -116,9 +107,9 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         second view the student's batch-norm layers normalise by the twins' own statistics and keep their running
         statistics, where the source lets the twins change them.
     """
-    gain = settings.adversarial_gain
-    if gain is None:
-        gain = TWO_STAGE_GAIN if student.two_stage else ONE_STAGE_GAIN
+    gain, notes = published("ikd", student, PUBLISHED_GAINS)
+    if settings.adversarial_gain is not None:
+        gain, notes = settings.adversarial_gain, ()
     require_gain("adversarial_gain", gain)
     if not 0 < settings.until <= 1:
         raise ConfigError(
@@ -155,6 +146,7 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
             wrapped,
             terms=(*recipe.terms, term),
             twins={**recipe.twins, ADVERSARIAL: AdversarialTwins(attack)},
+            notes=(*recipe.notes, *notes),
         )
     return wrapped
 
@@ -168,20 +160,8 @@ def _require_no_ikd(recipe: Recipe) -> None:
         )
 
 
-def _adversarial_term(student: DetectorSpec, teacher: DetectorSpec) -> CellTerm:
+def _adversarial_term(student: DetectorSpec, teacher: DetectorSpec) -> LevelTerm:
     last = _TWO_STAGE_LEVELS if student.two_stage else None
     strides = shared_strides(student, teacher, last=last)
-    ours, theirs = student.pyramid.channels, teacher.pyramid.channels
-    align: nn.Module = IdentityAlign(ours, theirs) if ours == theirs else ConvAlign(ours, theirs, strides=strides)
-    return CellTerm(
-        knowledge=Knowledge.FEATURE,
-        select=select.pyramid,
-        align=align,
-        compare=compare.squared,
-        focus=inside_image,
-        normalize=plain_sum,
-        inside=inside_image,
-        strides=strides,
-        student_needs=frozenset({Need.PYRAMID}),
-        teacher_needs=frozenset({Need.PYRAMID}),
-    )
+    align = aligner_for(student, teacher, "auto", strides=strides)
+    return LevelTerm(cellwise(compare.squared, plain_sum), strides=strides, align=align)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import torch
 from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.pair import Pair, grid_of, level_at
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.distillation.term import Term, levels_at, require_equal_class_layouts, shared_strides
-from detdistill.errors import CapabilityError, ConfigError, ShapeError
+from detdistill.distillation.term import Term, require_equal_class_layouts, shared_strides
+from detdistill.errors import CapabilityError, ShapeError
 from detdistill.gfl.assign import Cells, make_cells, match_by_atss, valuable_region
-from detdistill.methods.features import recipe_of, require_gain
+from detdistill.methods.features import full_precision, recipe_of, require_gain, require_temperature
+from detdistill.methods.parts import select
 from detdistill.methods.parts.distributions import softened_divergence
-from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid
+from detdistill.types import Clock, Cost, Knowledge, Need, Pyramid
 
 _FEWEST_CLASSES = 2
 _TINY = torch.finfo(torch.float32).tiny
@@ -54,14 +56,6 @@ def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings)
         region: the same with w = 1 over the cells around the positives
         classes: class_gain · mean over positives of T² · KL over classes / number of classes
 
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        A recipe of the term `ld.boxes` and, where asked for, `ld.region` and `ld.classes`.
-
     Raises:
         CapabilityError: no box distributions, or of another layout; for `ld.classes` class scores of another layout
             or of a single class.
@@ -82,34 +76,24 @@ def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings)
     """
     require_gain("gain", settings.gain)
     require_gain("class_gain", settings.class_gain)
-    _require_temperature("temperature", settings.temperature)
-    _require_temperature("class_temperature", settings.class_temperature)
+    require_temperature(settings.temperature)
+    require_temperature(settings.class_temperature, name="class_temperature")
     scale = _anchor_scale(student, teacher)
     strides = shared_strides(student, teacher)
 
-    def edges(taught: Taught, *, scored: bool) -> DistributionTerm:
+    def term(knowledge: Knowledge, temperature: float, *, taught: Taught, scored: bool = False) -> DistributionTerm:
         return DistributionTerm(
-            Knowledge.LOCALIZATION,
-            taught=taught,
-            scored=scored,
-            strides=strides,
-            anchor_scale=scale,
-            temperature=settings.temperature,
+            knowledge, taught=taught, scored=scored, strides=strides, anchor_scale=scale, temperature=temperature
         )
 
-    terms = [WeightedTerm("ld.boxes", edges(_positives, scored=True), settings.gain)]
+    boxes = term(Knowledge.LOCALIZATION, settings.temperature, taught=_positives, scored=True)
+    terms = [WeightedTerm("ld.boxes", boxes, settings.gain)]
     if settings.valuable_region:
-        terms.append(WeightedTerm("ld.region", edges(_region, scored=False), settings.gain))
+        region = term(Knowledge.LOCALIZATION, settings.temperature, taught=_region)
+        terms.append(WeightedTerm("ld.region", region, settings.gain))
     if settings.class_gain > 0:
         _require_classes(student, teacher)
-        classes = DistributionTerm(
-            Knowledge.CLASSIFICATION,
-            taught=_positives,
-            scored=False,
-            strides=strides,
-            anchor_scale=scale,
-            temperature=settings.class_temperature,
-        )
+        classes = term(Knowledge.CLASSIFICATION, settings.class_temperature, taught=_positives)
         terms.append(WeightedTerm("ld.classes", classes, settings.class_gain))
     return recipe_of("ld", terms)
 
@@ -145,12 +129,14 @@ class DistributionTerm(Term):
         self.anchor_scale = anchor_scale
         self.temperature = temperature
         self.select, need = (
-            (_edges, Need.BOX_DISTRIBUTIONS) if knowledge is Knowledge.LOCALIZATION else (_classes, Need.CLASS_LOGITS)
+            (select.box_distributions, Need.BOX_DISTRIBUTIONS)
+            if knowledge is Knowledge.LOCALIZATION
+            else (select.class_distributions, Need.CLASS_LOGITS)
         )
         self.teacher_needs = frozenset({need})
         self.student_needs = self.teacher_needs | ({Need.CLASS_LOGITS} if scored else frozenset())
 
-    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
+    def forward(self, pair: Pair, clock: Clock) -> Cost:
         """The cost per image and level; an image's levels add up to its mean. See `Term.forward`.
 
         Raises:
@@ -158,21 +144,23 @@ class DistributionTerm(Term):
             ShapeError: a level is missing, or the maps do not fit.
         """
         del clock
-        ours, theirs = levels_at(self.select(student), self.strides), levels_at(self.select(teacher), self.strides)
-        marks = levels_at(self._marks(student.pyramid, batch), self.strides)
-        scores = levels_at(_classes(student), self.strides) if self.scored else None
+        ours, theirs = self.select(pair.student), self.select(pair.teacher)
+        scores = select.class_distributions(pair.student) if self.scored else None
+        marks = pair.once((self.taught, self.anchor_scale), partial(_marks, pair, self.taught, self.anchor_scale))
         sums, masses = [], []
-        with torch.autocast(ours[0].device.type, enabled=False):
-            for level, (student_maps, teacher_maps, marked) in enumerate(zip(ours, theirs, marks, strict=True)):
+        with full_precision(ours.levels[0]):
+            for stride in self.strides:
+                student_maps, teacher_maps = level_at(ours, stride), level_at(theirs, stride)
                 if student_maps.shape != teacher_maps.shape:
                     raise ShapeError(
                         f"The student's distributions must be {tuple(teacher_maps.shape)} as the teacher's, got "
                         f"{tuple(student_maps.shape)}. Build the recipe for the specs of these two detectors."
                     )
+                marked = level_at(marks, stride)
                 where = marked.nonzero(as_tuple=True)
                 weights = torch.ones_like(where[0], dtype=torch.float32)
                 if scores is not None:
-                    weights = _at(scores[level].detach(), where).amax(dim=(1, 2)).sigmoid()
+                    weights = _at(level_at(scores, stride).detach(), where).amax(dim=(1, 2)).sigmoid()
                 costs = softened_divergence(
                     _at(student_maps, where), _at(teacher_maps, where), temperature=self.temperature
                 ).mean(dim=1)
@@ -181,18 +169,18 @@ class DistributionTerm(Term):
         whole = torch.stack(masses, dim=1).sum(dim=1, keepdim=True).clamp(min=_TINY)
         return Cost(values=torch.stack(sums, dim=1) / whole, strides=self.strides)
 
-    def _marks(self, pyramid: Pyramid, batch: Batch) -> Pyramid:
-        """Which cells are taught, (b, h, w) on all of the student's levels."""
-        grids = [(level.shape[-2], level.shape[-1]) for level in pyramid.levels]
-        cells = make_cells(grids, pyramid.strides, device=pyramid.levels[0].device)
-        images = [
-            self.taught(target.taught().boxes, cells, size, self.anchor_scale)
-            for target, size in zip(batch.targets, batch.sizes, strict=True)
-        ]
-        levels = torch.split(torch.stack(images), list(cells.counts), dim=1)
-        return Pyramid(
-            tuple(level.reshape(-1, *grid) for level, grid in zip(levels, grids, strict=True)), pyramid.strides
-        )
+
+def _marks(pair: Pair, taught: Taught, scale: float) -> Pyramid:
+    """Which cells are taught, (b, h, w) on all of the student's levels."""
+    pyramid, batch = pair.student.pyramid, pair.batch
+    grids = [grid_of(level) for level in pyramid.levels]
+    cells = make_cells(grids, pyramid.strides, device=pyramid.levels[0].device)
+    images = [
+        taught(target.taught().boxes, cells, size, scale)
+        for target, size in zip(batch.targets, batch.sizes, strict=True)
+    ]
+    levels = torch.split(torch.stack(images), list(cells.counts), dim=1)
+    return Pyramid(tuple(level.reshape(-1, *grid) for level, grid in zip(levels, grids, strict=True)), pyramid.strides)
 
 
 def _positives(boxes: Tensor, cells: Cells, size: tuple[int, int], scale: float) -> Tensor:
@@ -214,24 +202,6 @@ def _per_image(values: Tensor, where: tuple[Tensor, ...], marked: Tensor) -> Ten
     """Sums (b,) of the values (p,) over each image's marked cells, in one fixed order."""
     spread = values.new_zeros(marked.shape).index_put(where, values)
     return spread.flatten(1).sum(dim=1)
-
-
-def _edges(seen: Observation) -> Pyramid:
-    boxes = seen.box_distributions
-    if boxes is None:
-        raise CapabilityError(
-            "The observation must hold box distributions, got none. Ask for Need.BOX_DISTRIBUTIONS when observing."
-        )
-    return Pyramid(tuple(level.flatten(1, 2) for level in boxes.levels), boxes.strides)
-
-
-def _classes(seen: Observation) -> Pyramid:
-    logits = seen.class_logits
-    if logits is None:
-        raise CapabilityError(
-            "The observation must hold class logits, got none. Ask for Need.CLASS_LOGITS when observing."
-        )
-    return Pyramid(logits.levels, logits.strides)
 
 
 def _anchor_scale(student: DetectorSpec, teacher: DetectorSpec) -> float:
@@ -268,8 +238,3 @@ def _require_classes(student: DetectorSpec, teacher: DetectorSpec) -> None:
             "The class scores for the recipe 'ld' must be over at least 2 classes, as it compares shares, got "
             f"{list(student.class_names)}. {remedy}"
         )
-
-
-def _require_temperature(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"The recipe's {name} must be a finite number above 0, got {value}. Leave it out.")

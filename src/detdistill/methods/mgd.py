@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
-import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.pair import Level, Pair, grid_of
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.distillation.term import Term, shared_strides
+from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.errors import ConfigError
-from detdistill.methods.features import recipe_of, require_gain
-from detdistill.methods.paired import aligner_for, paired_levels
-from detdistill.methods.parts.align import Align
+from detdistill.methods.features import aligner_for, full_precision, recipe_of, require_gain
+from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.generation import Generation, kept_cells
 from detdistill.random import draw_seed
-from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation
+from detdistill.methods.published import ONE_STAGE, Kind, published
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,11 @@ class MGDNumbers:
     levels: int
 
 
-ONE_STAGE = MGDNumbers(gain=2e-5, drop=0.65, levels=5)
-TWO_STAGE = MGDNumbers(gain=5e-7, drop=0.45, levels=4)
+PUBLISHED_NUMBERS = {
+    **dict.fromkeys(ONE_STAGE, MGDNumbers(gain=2e-5, drop=0.65, levels=5)),
+    Kind.TWO_STAGE: MGDNumbers(gain=5e-7, drop=0.45, levels=4),
+}
+"""By kind of detector, from the authors' configurations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +55,13 @@ class MGDSettings:
 def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSettings) -> Recipe:
     """Random cells of the student's maps are dropped, and a small generator paints the teacher's maps from the rest.
 
+    Trains the aligner and a generator per level. The cost is not 0 where student and teacher are equal: the generator
+    has to learn to be the identity.
+
     Formula:
         L = α · Σ (G(A(S) · M) − T)² over levels, channels and cells, mean over images
         M drops each cell with probability λ, one mask per image and level; G: Conv3×3, ReLU, Conv3×3
         α, λ: one-stage 2e-5, 0.65; two-stage 5e-7, 0.45
-
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        A recipe of one term, `mgd.features`, that trains the aligner and a generator per level. Its cost is not 0
-        where student and teacher are equal: the generator has to learn to be one.
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
@@ -82,63 +79,48 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
         image's seed and the level, so it is the same in any batch. As in the source, a small map may be dropped
         as a whole; then only the generator learns from it.
     """
-    published = TWO_STAGE if student.two_stage else ONE_STAGE
-    gain = published.gain if settings.gain is None else settings.gain
-    drop = published.drop if settings.drop is None else settings.drop
+    numbers, notes = published("mgd", student, PUBLISHED_NUMBERS)
+    gain = numbers.gain if settings.gain is None else settings.gain
+    drop = numbers.drop if settings.drop is None else settings.drop
     require_gain("gain", gain)
     if not 0 <= drop < 1:
         raise ConfigError(
             f"The recipe's drop must be at least 0 and below 1, got {drop}. Give the share of cells to drop, "
             "such as 0.65."
         )
-    strides = shared_strides(student, teacher, last=published.levels)
-    term = MaskedGeneration(
-        aligner_for(student, teacher, settings.aligner, strides=strides),
-        strides=strides,
-        channels=teacher.pyramid.channels,
-        drop=drop,
-    )
-    return recipe_of("mgd", [WeightedTerm(name="mgd.features", term=term, gain=gain)])
+    strides = shared_strides(student, teacher, last=numbers.levels)
+    align = aligner_for(student, teacher, settings.aligner, strides=strides)
+    generation = MaskedGeneration(strides, channels=teacher.pyramid.channels, drop=drop)
+    term = LevelTerm(generation, strides=strides, align=align)
+    terms = [WeightedTerm(name="mgd.features", term=term, gain=gain)]
+    return recipe_of("mgd", terms, notes=notes if settings.gain is None else ())
 
 
-class MaskedGeneration(Term):
+@final
+class MaskedGeneration(nn.Module):
     """The squared error of the teacher's maps painted from masked student maps: Σ (G(A(S) · M) − T)².
 
     Args:
-        align: takes the student's channels to the teacher's.
         strides: the levels to compare.
         channels: of the teacher's levels.
         drop: probability that a cell is dropped.
     """
 
-    def __init__(self, align: Align, *, strides: Sequence[int], channels: int, drop: float) -> None:
+    def __init__(self, strides: Sequence[int], *, channels: int, drop: float) -> None:
         super().__init__()
-        self.knowledge = Knowledge.FEATURE
-        self.student_needs = self.teacher_needs = frozenset({Need.PYRAMID})
-        self.align = align
-        self.strides = tuple(strides)
         self.drop = drop
-        self.generators = nn.ModuleDict({f"stride_{stride}": Generation(channels) for stride in strides})
+        self.generators = per_stride(strides, lambda stride: Generation(channels))
 
-    def forward(self, student: Observation, teacher: Observation, batch: Batch, clock: Clock) -> Cost:
-        """The cost per image and level; see `Term.forward`. Gradients reach the student at the kept cells.
-
-        Raises:
-            ShapeError: a level is missing, or the maps do not fit after alignment.
-        """
-        del clock
-        columns = []
-        for level in paired_levels(student, teacher, batch, align=self.align, strides=self.strides):
-            kept = kept_cells(
-                [draw_seed(seed, level.stride) for seed in batch.seeds],
-                batch.sizes,
-                level.stride,
-                grid=(level.student.shape[-2], level.student.shape[-1]),
-                drop=self.drop,
-                device=level.student.device,
-            )
-            painted = self.generators[f"stride_{level.stride}"](level.student, kept, level.inside)
-            with torch.autocast(painted.device.type, enabled=False):
-                difference = painted.float() - level.teacher.float()
-                columns.append(difference.masked_fill(~level.inside, 0.0).square().flatten(1).sum(1))
-        return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
+    def forward(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
+        """The cost of each image; gradients reach the student at the kept cells."""
+        kept = kept_cells(
+            [draw_seed(seed, level.stride) for seed in pair.batch.seeds],
+            pair.batch.sizes,
+            level.stride,
+            grid=grid_of(level.teacher),
+            drop=self.drop,
+            device=level.teacher.device,
+        )
+        painted = at_stride(self.generators, level.stride)(level.student, kept, level.inside)
+        with full_precision(painted):
+            return level.without_padding(painted.float() - level.teacher).square().flatten(1).sum(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
 from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
@@ -47,14 +47,6 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
         L = λ · Σ_levels mean over channels and inside cells of (1 − SSIM(ψ(A(S)), ψ(T))) / 2
         ψ: min-max rescaling to [0, 1]; SSIM: 11 × 11 Gaussian window, sigma 1.5
 
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: the numbers.
-
-    Returns:
-        A recipe of one term, `ssim.features`.
-
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
         ConfigError: an even window, an exponent other than 0 and 1, an unknown aligner or rescaling, or a
@@ -88,11 +80,5 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
         )
         return dissimilarity(similarity)
 
-    term = feature_term(
-        student,
-        teacher,
-        aligner=settings.aligner,
-        compare=structural,
-        normalize=normalize.by_cells,
-    )
+    term = feature_term(student, teacher, cellwise(structural, normalize.by_cells), aligner=settings.aligner)
     return recipe_of("ssim", [WeightedTerm(name="ssim.features", term=term, gain=settings.gain)])

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from detdistill.errors import CapabilityError, ConfigError
 
-Levels = tuple[Tensor, ...]
+
+def per_stride(strides: Iterable[int], make: Callable[[int], nn.Module]) -> nn.ModuleDict:
+    """A module for every stride, made in that order; `at_stride` finds it."""
+    return nn.ModuleDict({f"stride_{stride}": make(stride) for stride in strides})
 
 
-class Align(nn.Module, ABC):
-    """Takes the student's levels to the teacher's channels and grid. The teacher is left as it is."""
-
-    @abstractmethod
-    def project(self, level: int, maps: Tensor) -> Tensor:
-        """The student's map (b, c_student, h, w) of one paired level in the teacher's channels."""
-
-    def forward(self, student: Levels, teacher: Levels) -> tuple[Levels, Levels]:
-        """Aligned student levels and the teacher's own.
-
-        Args:
-            student: paired levels (b, c_student, h, w); gradients flow.
-            teacher: paired levels (b, c_teacher, h', w').
-
-        Returns:
-            Student levels (b, c_teacher, h', w'), resized bilinearly where the grids differ, and the teacher's.
-        """
-        aligned = []
-        for index, (maps, goal) in enumerate(zip(student, teacher, strict=True)):
-            projected = self.project(index, maps)
-            if projected.shape[-2:] != goal.shape[-2:]:
-                projected = F.interpolate(projected, goal.shape[-2:], mode="bilinear", align_corners=False)
-            aligned.append(projected)
-        return tuple(aligned), teacher
+def at_stride(modules: nn.ModuleDict, stride: int) -> nn.Module:
+    """The module of a stride."""
+    return modules[f"stride_{stride}"]
 
 
-class IdentityAlign(Align):
+class IdentityAlign(nn.Module):
     """Leaves the channels as they are.
 
     Raises:
@@ -54,13 +35,13 @@ class IdentityAlign(Align):
                 f"{teacher_channels} (teacher). Choose a convolution as aligner (kernel 1 or 3)."
             )
 
-    def project(self, level: int, maps: Tensor) -> Tensor:
+    def forward(self, maps: Float[Tensor, "b c h w"], stride: int) -> Float[Tensor, "b c h w"]:
         """The map itself."""
-        del level
+        del stride
         return maps
 
 
-class ConvAlign(Align):
+class ConvAlign(nn.Module):
     """A convolution with bias per level, PyTorch's default initialisation, optionally followed by ReLU.
 
     Args:
@@ -84,15 +65,11 @@ class ConvAlign(Align):
         if kernel not in (1, 3):
             raise ConfigError(f"The aligner's kernel must be 1 or 3, got {kernel}. Choose 1 or 3.")
         self.relu = relu
-        self.strides = tuple(strides)
-        self.convs = nn.ModuleDict(
-            {
-                f"stride_{stride}": nn.Conv2d(student_channels, teacher_channels, kernel, padding=kernel // 2)
-                for stride in strides
-            }
+        self.convs = per_stride(
+            strides, lambda stride: nn.Conv2d(student_channels, teacher_channels, kernel, padding=kernel // 2)
         )
 
-    def project(self, level: int, maps: Tensor) -> Tensor:
-        """The convolved map (b, c_teacher, h, w)."""
-        projected: Tensor = self.convs[f"stride_{self.strides[level]}"](maps)
-        return projected.relu() if self.relu else projected
+    def forward(self, maps: Float[Tensor, "b c_student h w"], stride: int) -> Float[Tensor, "b c_teacher h w"]:
+        """The convolved map of the level with this stride."""
+        convolved: Tensor = at_stride(self.convs, stride)(maps)
+        return convolved.relu() if self.relu else convolved

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from detdistill.distillation.pair import Level, Pair
+
 
 def spatial_attention(
     maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
@@ -26,9 +28,7 @@ def spatial_attention(
     Differs from the source:
         Softmax and cell count leave padding out.
     """
-    strength = maps.abs().mean(dim=1, keepdim=True) / temperature
-    share = strength.masked_fill(~inside, -torch.inf).flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
-    return inside.sum(dim=(2, 3), keepdim=True) * share
+    return _over_cells(maps.abs(), inside, temperature)
 
 
 def channel_attention(
@@ -50,7 +50,53 @@ def channel_attention(
     Differs from the source:
         The mean leaves padding out.
     """
-    return maps.shape[1] * (inside_mean(maps.abs(), inside) / temperature).softmax(dim=1)[:, :, None, None]
+    return _over_channels(maps.abs(), inside, temperature)
+
+
+def both_attentions(
+    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
+) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b c 1 1"]]:
+    """`spatial_attention` and `channel_attention` of the same maps, whose absolute values are taken once.
+
+    Source:
+        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
+
+    Differs from the source:
+        As the two do.
+    """
+    absolute = maps.abs()
+    return _over_cells(absolute, inside, temperature), _over_channels(absolute, inside, temperature)
+
+
+def teachers_attentions(
+    level: Level, pair: Pair, *, temperature: float
+) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b c 1 1"]]:
+    """`both_attentions` of the teacher's feature maps, computed once a step.
+
+    Source:
+        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
+
+    Differs from the source:
+        As the two do.
+    """
+    return pair.once(
+        (teachers_attentions, level.stride, temperature),
+        lambda: both_attentions(level.teacher, level.inside, temperature=temperature),
+    )
+
+
+def _over_cells(
+    absolute: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], temperature: float
+) -> Float[Tensor, "b 1 h w"]:
+    strength = absolute.mean(dim=1, keepdim=True) / temperature
+    share = strength.masked_fill(~inside, -torch.inf).flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
+    return inside.sum(dim=(2, 3), keepdim=True) * share
+
+
+def _over_channels(
+    absolute: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], temperature: float
+) -> Float[Tensor, "b c 1 1"]:
+    return absolute.shape[1] * (inside_mean(absolute, inside) / temperature).softmax(dim=1)[:, :, None, None]
 
 
 def inside_mean(maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c"]:

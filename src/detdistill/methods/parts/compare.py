@@ -1,6 +1,7 @@
-"""HOW two maps differ: a cost of the same shape, computed in float32. Student before teacher, always.
+"""HOW two maps differ: a cost ≥ 0 of the same shape, computed in float32. Student before teacher, always.
 
-Every comparison gets `inside`, the cells inside the image, because statistics over cells must not see padding.
+Gradients flow to the aligned student map; the teacher's is constant. Every comparison gets `inside`, the cells inside
+the image, because statistics over cells must not see padding.
 """
 
 from __future__ import annotations
@@ -15,31 +16,13 @@ Inside = Bool[Tensor, "b 1 h w"]
 
 
 def squared(student: Maps, teacher: Maps, inside: Inside) -> Maps:
-    """(student − teacher)² at every channel and cell.
-
-    Args:
-        student: aligned student map; gradients flow.
-        teacher: constant.
-        inside: not used.
-
-    Returns:
-        Cost ≥ 0 of the maps' shape.
-    """
+    """(student − teacher)² at every channel and cell."""
     del inside
     return (student - teacher).square()
 
 
 def absolute(student: Maps, teacher: Maps, inside: Inside) -> Maps:
-    """|student − teacher| at every channel and cell; the gradient at equality is 0.
-
-    Args:
-        student: aligned student map; gradients flow.
-        teacher: constant.
-        inside: not used.
-
-    Returns:
-        Cost ≥ 0 of the maps' shape.
-    """
+    """|student − teacher| at every channel and cell; the gradient at equality is 0."""
     del inside
     return (student - teacher).abs()
 
@@ -49,29 +32,18 @@ def bce(student: Maps, teacher: Maps, inside: Inside) -> Maps:
 
     −(y log p + (1 − y) log(1 − p)) with p = sigmoid(student), y = sigmoid(teacher). Its minimum is the teacher's
     entropy, not 0: a declared exception to "a comparison is 0 at equality".
-
-    Args:
-        student: logits; gradients flow.
-        teacher: logits, constant.
-        inside: not used.
-
-    Returns:
-        Cost ≥ 0 of the maps' shape.
     """
     del inside
     return F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
 
 
 def standardize(maps: Maps, inside: Inside, *, epsilon: float = 1e-5) -> Maps:
-    """Each channel of each image to zero mean and unit variance over its inside cells.
+    """Each channel of each image to zero mean and unit variance over its inside cells, 0 in the padding.
 
     Args:
         maps: gradients flow, through the statistics too.
-        inside: cells inside the image; the rest becomes 0.
+        inside: cells inside the image.
         epsilon: added to the variance before the root; makes constant channels 0.
-
-    Returns:
-        Standardised maps, 0 in the padding.
 
     Source:
         The normalisation of PKD (Cao et al., NeurIPS 2022), here per image and channel.
@@ -86,17 +58,14 @@ def standardize(maps: Maps, inside: Inside, *, epsilon: float = 1e-5) -> Maps:
 
 
 def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float = 1e-8) -> Maps:
-    """Min-max rescaling to [0, 1] over the inside cells.
+    """Min-max rescaling to [0, 1] over the inside cells, 0 in the padding.
 
     Args:
         maps: gradients flow, through the minimum and the maximum too.
-        inside: cells inside the image; the rest becomes 0.
+        inside: cells inside the image.
         axes: axes that share one minimum and maximum: (1, 2, 3) per image, (2, 3) per image and channel,
             (0, 1, 2, 3) over the whole batch.
         epsilon: added to the range; makes constant maps 0.
-
-    Returns:
-        Maps in [0, 1], 0 in the padding.
 
     Source:
         de Rijk et al., Structural Knowledge Distillation for Object Detection, NeurIPS 2022 (SSIM).

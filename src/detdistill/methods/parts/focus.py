@@ -1,70 +1,27 @@
-"""WHERE it counts: masks (b, 1, h, w) ≥ 0 from what the teacher showed, one per level. No gradient flows."""
+"""WHERE it counts: masks ≥ 0 of a level, from what the teacher showed or where the objects are. No gradient flows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from jaxtyping import Bool
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
+from detdistill.distillation.pair import Level, Pair, grid_of, level_at
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Observation, Pyramid
+from detdistill.types import Pyramid, Targets
 
 
-def inside_cells(
-    sizes: Sequence[tuple[int, int]], stride: int, *, grid: tuple[int, int], device: torch.device
-) -> Bool[Tensor, "b 1 h w"]:
-    """Which cells of a level lie inside their image rather than in the padding.
-
-    A cell is inside iff ``y · stride < height`` and ``x · stride < width``.
-
-    Args:
-        sizes: height and width in pixels of each image inside the padded grid.
-        stride: the level's nominal stride in pixels.
-        grid: cells of the level, (h, w).
-        device: where the mask is made.
-
-    Returns:
-        True inside, False in the padding.
-    """
-    extent = torch.tensor(sizes, device=device).reshape(-1, 2)
-    rows = torch.arange(grid[0], device=device) * stride < extent[:, :1]
-    columns = torch.arange(grid[1], device=device) * stride < extent[:, 1:]
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
-
-
-def inside_image(teacher: Observation, batch: Batch) -> Pyramid:
-    """1 at every cell inside the image, 0 in the padding: the default focus.
-
-    Args:
-        teacher: gives the grid of every level.
-        batch: gives the image sizes.
-
-    Returns:
-        Masks (b, 1, h, w) of 0 and 1 on the teacher's levels.
-    """
-    levels = tuple(
-        inside_cells(batch.sizes, stride, grid=_grid(level), device=level.device).float()
-        for level, stride in zip(teacher.pyramid.levels, teacher.pyramid.strides, strict=True)
-    )
-    return Pyramid(levels=levels, strides=teacher.pyramid.strides)
-
-
-def richness(teacher: Observation, batch: Batch) -> Pyramid:
+def richness(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
     """The teacher's highest class score at every cell: where it sees something rich in content.
 
     M = max over anchors and classes of sigmoid(teacher logits), and 0 in the padding.
 
-    Args:
-        teacher: must hold class logits (sigmoid classes or RPN objectness).
-        batch: gives the image sizes.
-
     Returns:
-        Masks (b, 1, h, w) in [0, 1) on the levels of the class logits, detached.
+        Masks in [0, 1).
 
     Raises:
-        CapabilityError: the teacher showed no class logits.
+        CapabilityError: the teacher showed no class logits (sigmoid classes or RPN objectness).
 
     Source:
         Du et al., Distilling Object Detectors with Feature Richness, NeurIPS 2021 (FRS), section 3.
@@ -72,19 +29,84 @@ def richness(teacher: Observation, batch: Batch) -> Pyramid:
     Differs from the source:
         Cells in the padding are 0; the source counts them.
     """
-    logits = teacher.class_logits
+    logits = pair.teacher.class_logits
     if logits is None:
         raise CapabilityError(
             "The teacher's observation must hold class logits for the feature richness, got none. "
             "Use a teacher with dense class scores, or a method without a score mask such as 'ssim'."
         )
-    levels = []
-    for level, stride in zip(logits.levels, logits.strides, strict=True):
-        inside = inside_cells(batch.sizes, stride, grid=_grid(level), device=level.device)
-        highest = level.detach().float().amax(dim=(1, 2)).sigmoid()[:, None]
-        levels.append(highest * inside)
-    return Pyramid(levels=tuple(levels), strides=logits.strides)
+    maps = level_at(Pyramid(logits.levels, logits.strides), level.stride)
+    return pair.once(
+        (richness, level.stride),
+        lambda: maps.detach().float().amax(dim=(1, 2)).sigmoid()[:, None] * level.inside,
+    )
 
 
-def _grid(level: Tensor) -> tuple[int, int]:
-    return level.shape[-2], level.shape[-1]
+def foreground(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
+    """What each cell's object shares out: see `box_mask`; 0 in the padding.
+
+    Returns:
+        Masks in [0, 1]; all 0 for an image without boxes.
+
+    Source:
+        Yang et al., Focal and Global Knowledge Distillation for Detectors (FGD), CVPR 2022, section 3.1.
+
+    Differs from the source:
+        Cells in the padding are 0; see also `box_mask`.
+    """
+    return pair.once((foreground, level.stride), lambda: _boxes(level, pair) * level.inside)
+
+
+def background(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
+    """1 / (number of such cells) at every cell of the image that no box covers; 0 elsewhere and in the padding.
+
+    Returns:
+        Masks that sum to 1 per image, or to 0 where boxes cover all of it.
+
+    Source:
+        Yang et al., Focal and Global Knowledge Distillation for Detectors (FGD), CVPR 2022, section 3.1.
+
+    Differs from the source:
+        Cells in the padding are 0 and not counted. As in the source, what an ignored box covers is background
+        unless another box covers it.
+    """
+    free = level.inside & (foreground(level, pair) == 0)
+    return free / free.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+
+
+def box_mask(targets: Targets, stride: int, *, grid: tuple[int, int]) -> Float[Tensor, "h w"]:
+    """1 / (number of cells of the box) at every cell of a box; where boxes overlap the smallest one wins.
+
+    A box covers the cells floor(x1 / stride) to ceil(x2 / stride) and floor(y1 / stride) to ceil(y2 / stride), both
+    ends included, so every object weighs about 1 whatever its size. Cells beyond the grid count in the number.
+
+    Args:
+        targets: ground truth of one image, boxes in pixels of the padded batch image.
+        stride: the level's nominal stride in pixels.
+        grid: cells of the level, (h, w).
+
+    Returns:
+        Values in [0, 1]; 0 outside the boxes. Ignored boxes are as if they were not there.
+
+    Source:
+        Yang et al., Focal and Global Knowledge Distillation for Detectors (FGD), CVPR 2022, section 3.1.
+
+    Differs from the source:
+        Boxes are divided by the nominal stride; the source stretches them by the ratio of the padded map to the
+        unpadded image, which shifts them on padded images.
+    """
+    first = (targets.boxes[:, :2] / stride).floor()
+    last = (targets.boxes[:, 2:] / stride).ceil()
+    worth = (1 / (last + 1 - first).prod(dim=1)).masked_fill(targets.ignored, 0.0)
+    rows = torch.arange(grid[0], device=worth.device)
+    columns = torch.arange(grid[1], device=worth.device)
+    high = (rows >= first[:, 1:]) & (rows <= last[:, 1:])
+    wide = (columns >= first[:, :1]) & (columns <= last[:, :1])
+    covered = high[:, :, None] & wide[:, None, :]
+    # One empty layer in front: an image without boxes has a maximum too.
+    return F.pad(covered * worth[:, None, None], (0, 0, 0, 0, 1, 0)).amax(dim=0)
+
+
+def _boxes(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
+    grid = grid_of(level.teacher)
+    return torch.stack([box_mask(targets, level.stride, grid=grid) for targets in pair.batch.targets])[:, None]

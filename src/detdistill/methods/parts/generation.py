@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detdistill.methods.parts.focus import inside_cells
+from detdistill.distillation.pair import inside_cells
 
 
 def kept_cells(

@@ -1,0 +1,173 @@
+"""What a term sees: student and teacher side by side, on one grid, each thing computed once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from detdistill.errors import ShapeError
+from detdistill.types import Batch, Observation, Pyramid
+
+Select = Callable[[Observation], Pyramid]
+# (the student's map, stride) → the map in the teacher's channels; usually a module.
+Align = Callable[[Tensor, int], Tensor]
+T = TypeVar("T")
+
+
+def pyramid(seen: Observation) -> Pyramid:
+    """The feature maps at the neck's output."""
+    return seen.pyramid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """One level of both sides on the teacher's grid, in float32. A pair has one and the same for all who ask.
+
+    Attributes:
+        stride: nominal, in pixels.
+        student: gradients flow. Its channels are the teacher's if it was aligned; its padding says nothing.
+        teacher: constant.
+        inside: cells inside the image.
+        padded: whether there are any others.
+    """
+
+    stride: int
+    student: Float[Tensor, "b _c h w"]
+    teacher: Float[Tensor, "b c h w"]
+    inside: Bool[Tensor, "b 1 h w"]
+    padded: bool
+
+    def without_padding(self, maps: Float[Tensor, "b _k h w"]) -> Float[Tensor, "b _k h w"]:
+        """The maps with zeros in the padding."""
+        return maps.masked_fill(~self.inside, 0.0) if self.padded else maps
+
+    def cells(self) -> Float[Tensor, " b"]:
+        """How many cells are inside each image."""
+        return self.inside.sum(dim=(1, 2, 3)).float()
+
+
+@final
+class Pair:
+    """What both detectors showed of one batch on one view, for all terms of one step.
+
+    Whatever is asked for twice is computed once: levels, masks, and under `once` anything else. A pair lives no longer
+    than its step and is no module, so nothing of it is ever saved, copied or sent.
+
+    Args:
+        student: gradients flow.
+        teacher: constant.
+        batch: geometry, targets and seeds, as that view shows it.
+    """
+
+    def __init__(self, student: Observation, teacher: Observation, batch: Batch) -> None:
+        self.student = student
+        self.teacher = teacher
+        self.batch = batch
+        self._known: dict[Hashable, Any] = {}
+        self._grad = torch.is_grad_enabled()
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives, computed when the key is first asked for, with gradients if the pair was made with them.
+
+        Args:
+            key: names it among everything that the terms of a recipe ask for: begin with the function.
+            make: must not give the pair back, which would then outlive its step.
+        """
+        if key not in self._known:
+            with torch.set_grad_enabled(self._grad):
+                self._known[key] = make()
+        found: T = self._known[key]
+        return found
+
+    def level(self, stride: int, *, select: Select = pyramid, align: Align | None = None) -> Level:
+        """One level of both sides.
+
+        Args:
+            stride: of the level on both sides: levels are paired by stride, never by index.
+            select: which maps.
+            align: takes the student's map to the teacher's channels, on the student's grid, its padding zeroed before;
+                None leaves the channels as they are. The map is then resized bilinearly where the grids differ.
+
+        Raises:
+            ShapeError: a side lacks the level, or the maps do not fit after alignment.
+        """
+        return self.once((select, align, stride), lambda: self._level(stride, select, align))
+
+    def inside(self, stride: int, grid: tuple[int, int]) -> Bool[Tensor, "b 1 h w"]:
+        """The cells of a level of this grid that lie inside their image."""
+        device = self.batch.images.device
+        return self.once(
+            (inside_cells, stride, grid), lambda: inside_cells(self.batch.sizes, stride, grid=grid, device=device)
+        )
+
+    def _level(self, stride: int, select: Select, align: Align | None) -> Level:
+        ours, theirs = level_at(select(self.student), stride), level_at(select(self.teacher), stride).detach()
+        grid = grid_of(theirs)
+        if align is not None or grid_of(ours) != grid:
+            # Lest padding be carried into the image by a kernel or a resize.
+            ours = self.once((select, stride), partial(self._zeroed, ours, stride))
+        if align is not None:
+            ours = align(ours, stride)
+        if grid_of(ours) != grid:
+            ours = F.interpolate(ours, grid, mode="bilinear", align_corners=False)
+        if align is not None and ours.shape != theirs.shape:
+            raise ShapeError(
+                f"The aligned student map of stride {stride} must be {tuple(theirs.shape)} as the teacher's, got "
+                f"{tuple(ours.shape)}. Build the recipe for the specs of these two detectors."
+            )
+        return Level(stride, ours.float(), theirs.float(), self.inside(stride, grid), self._padded(stride, grid))
+
+    def _zeroed(self, maps: Tensor, stride: int) -> Tensor:
+        return torch.where(self.inside(stride, grid_of(maps)), maps, 0.0)
+
+    def _padded(self, stride: int, grid: tuple[int, int]) -> bool:
+        rows, columns = stride * (grid[0] - 1), stride * (grid[1] - 1)
+        return any(height <= rows or width <= columns for height, width in self.batch.sizes)
+
+
+def grid_of(maps: Tensor) -> tuple[int, int]:
+    """Rows and columns of cells."""
+    return maps.shape[-2], maps.shape[-1]
+
+
+def level_at(maps: Pyramid, stride: int) -> Tensor:
+    """The level of a stride.
+
+    Raises:
+        ShapeError: there is none.
+    """
+    if stride not in maps.strides:
+        raise ShapeError(
+            f"The observation must have a level of stride {stride}, got {list(maps.strides)}. "
+            "Build the recipe for the specs of these two detectors."
+        )
+    return maps.levels[maps.strides.index(stride)]
+
+
+def inside_cells(
+    sizes: Sequence[tuple[int, int]], stride: int, *, grid: tuple[int, int], device: torch.device
+) -> Bool[Tensor, "b 1 h w"]:
+    """Which cells of a level lie inside their image rather than in the padding.
+
+    A cell is inside iff ``y · stride < height`` and ``x · stride < width``.
+
+    Args:
+        sizes: height and width in pixels of each image inside the padded grid.
+        stride: the level's nominal stride in pixels.
+        grid: cells of the level, (h, w).
+        device: where the mask is made.
+
+    Returns:
+        True inside, False in the padding.
+    """
+    extent = torch.tensor(sizes, device=device).reshape(-1, 2)
+    rows = torch.arange(grid[0], device=device) * stride < extent[:, :1]
+    columns = torch.arange(grid[1], device=device) * stride < extent[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
