@@ -19,7 +19,7 @@ from detdistill.data.voc import ANNOTATIONS, IMAGE_SETS
 from detdistill.data.writable import Box, WritableSplit, WrittenImage, decimal, place_image, plain_classes, prepare
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import atomic_folder
-from detdistill.strict_yaml import dump_yaml
+from detdistill.settings.strict_yaml import dump_yaml
 
 Format = Literal["coco", "voc", "yolo", "kitti"]
 Place = Callable[[WritableSplit, WrittenImage, Path], None]

@@ -23,6 +23,7 @@ from detdistill.methods.attention_terms import (
     stride_key,
 )
 from detdistill.methods.features import recipe_of, require_gain, require_one_of
+from detdistill.methods.method import Method
 from detdistill.methods.parts.align import Align, ConvAlign, IdentityAlign
 from detdistill.methods.parts.non_local import NonLocalBlock
 
@@ -227,3 +228,6 @@ class _Parts:
             )
             for stride, position in zip(self.strides, self.positions, strict=True)
         }
+
+
+METHOD = Method(name="attention", settings=AttentionSettings, build=build_attention)

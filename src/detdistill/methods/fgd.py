@@ -15,6 +15,7 @@ from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import CellTerm, Compare, Focus, Term, levels_at, shared_strides
 from detdistill.errors import ConfigError
 from detdistill.methods.features import recipe_of, require_gain
+from detdistill.methods.method import Method
 from detdistill.methods.paired import aligner_for, paired_levels
 from detdistill.methods.parts import compare, select
 from detdistill.methods.parts.align import Align
@@ -228,3 +229,6 @@ def _gain(name: str, ours: float | None, published: float) -> float:
     gain = published if ours is None else ours
     require_gain(name, gain)
     return gain
+
+
+METHOD = Method(name="fgd", settings=FGDSettings, build=build_fgd)

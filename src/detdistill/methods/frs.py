@@ -12,6 +12,7 @@ from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.term import CellTerm, require_equal_class_layouts, shared_strides
 from detdistill.errors import ConfigError
 from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.method import Method
 from detdistill.methods.parts import compare, normalize, select
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.focus import inside_image, richness
@@ -165,3 +166,6 @@ def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: normalize.
         student_needs=frozenset({Need.CLASS_LOGITS}),
         teacher_needs=frozenset({Need.CLASS_LOGITS}),
     )
+
+
+METHOD = Method(name="frs", settings=FRSSettings, build=build_frs)

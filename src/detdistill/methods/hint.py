@@ -10,6 +10,7 @@ from torch import Tensor
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.method import Method
 from detdistill.methods.parts import compare, normalize
 
 
@@ -74,3 +75,6 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
         normalize=normalize.by_cells,
     )
     return recipe_of("hint", [WeightedTerm(name="hint.features", term=term, gain=settings.gain)])
+
+
+METHOD = Method(name="hint", settings=HintSettings, build=build_hint)

@@ -14,7 +14,10 @@ from detdistill.distillation.term import CellTerm, shared_strides
 from detdistill.distillation.view import View
 from detdistill.errors import ConfigError
 from detdistill.methods.attack import AdversarialTwins, AttackSettings
+from detdistill.methods.composition import MethodSettings, wrapped
 from detdistill.methods.features import require_gain
+from detdistill.methods.fgd import FGDSettings
+from detdistill.methods.method import Method
 from detdistill.methods.parts import compare, select
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.methods.parts.focus import inside_image
@@ -35,7 +38,7 @@ class IKDSettings:
     """Numbers of the wrapper `ikd`.
 
     Attributes:
-        recipe: the method that it wraps, as text.
+        recipe: settings of the method that it wraps.
         adversarial: whether the student imitates the teacher on adversarial twins.
         adversarial_gain: multiplier of that term; None takes the published one of the student's kind, 0 leaves the
             term out.
@@ -54,7 +57,7 @@ class IKDSettings:
         until: share of the run after which both are off and the wrapped recipe is alone.
     """
 
-    recipe: str = "fgd"
+    recipe: MethodSettings = wrapped(FGDSettings)
     adversarial: bool = True
     adversarial_gain: float | None = None
     eps_255: float = 8.0
@@ -185,3 +188,6 @@ def _adversarial_term(student: DetectorSpec, teacher: DetectorSpec) -> CellTerm:
         student_needs=frozenset({Need.PYRAMID}),
         teacher_needs=frozenset({Need.PYRAMID}),
     )
+
+
+METHOD = Method(name="ikd", settings=IKDSettings, build=wrap_ikd)

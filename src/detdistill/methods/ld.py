@@ -16,6 +16,7 @@ from detdistill.distillation.term import Term, levels_at, require_equal_class_la
 from detdistill.errors import CapabilityError, ConfigError, ShapeError
 from detdistill.gfl.assign import Cells, make_cells, match_by_atss, valuable_region
 from detdistill.methods.features import recipe_of, require_gain
+from detdistill.methods.method import Method
 from detdistill.methods.parts.distributions import softened_divergence
 from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid
 
@@ -273,3 +274,6 @@ def _require_classes(student: DetectorSpec, teacher: DetectorSpec) -> None:
 def _require_temperature(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ConfigError(f"The recipe's {name} must be a finite number above 0, got {value}. Leave it out.")
+
+
+METHOD = Method(name="ld", settings=LDSettings, build=build_ld)

@@ -15,6 +15,7 @@ from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import Term, shared_strides
 from detdistill.errors import ConfigError
 from detdistill.methods.features import recipe_of, require_gain
+from detdistill.methods.method import Method
 from detdistill.methods.paired import aligner_for, paired_levels
 from detdistill.methods.parts.align import Align
 from detdistill.methods.parts.generation import Generation, kept_cells
@@ -142,3 +143,6 @@ class MaskedGeneration(Term):
                 difference = painted.float() - level.teacher.float()
                 columns.append(difference.masked_fill(~level.inside, 0.0).square().flatten(1).sum(1))
         return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
+
+
+METHOD = Method(name="mgd", settings=MGDSettings, build=build_mgd)

@@ -10,6 +10,7 @@ from torch import Tensor
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.features import feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.method import Method
 from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
@@ -96,3 +97,6 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
         normalize=normalize.by_cells,
     )
     return recipe_of("ssim", [WeightedTerm(name="ssim.features", term=term, gain=settings.gain)])
+
+
+METHOD = Method(name="ssim", settings=SSIMSettings, build=build_ssim)

@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import detdistill
 from detdistill.detectors.settings import DetectorSettings, parse_detector
 from detdistill.errors import ConfigError, suggestion
-from detdistill.methods.catalogue import Settings, parse_method
+from detdistill.methods.catalogue import MethodSettings, parse_method
 from detdistill.methods.composition import method_text, structure
 from detdistill.papers.class_groups import ClassMode
-from detdistill.strict_yaml import load_yaml
+from detdistill.settings.strict_yaml import load_yaml
 
 DataName = Literal["kitti", "coco_traffic", "coco"]
 Metric = Literal["AP", "AP50", "VOC AP50"]
@@ -191,7 +191,7 @@ class PaperRow:
             parse_method(self.method)
 
     @property
-    def method_settings(self) -> Settings | None:
+    def method_settings(self) -> MethodSettings | None:
         """The method's settings; None for a detector trained alone."""
         return None if self.method is None else parse_method(self.method)
 
