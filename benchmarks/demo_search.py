@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ quiet_threads()
 from detdistill.demo import SCENES, DemoPlan, demo_configs, write_labelled  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job  # noqa: E402
-from detdistill.jobs.settings import MethodChoice, RunConfig  # noqa: E402
+from detdistill.jobs.settings import RunConfig  # noqa: E402
 from detdistill.jobs.train import train_job  # noqa: E402
-from detdistill.methods.catalogue import recipe_entry  # noqa: E402
+from detdistill.methods.catalogue import METHODS, method_tree  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.scenes import make_scenes  # noqa: E402
 from detdistill.training.settings import ScheduleName  # noqa: E402
@@ -70,7 +70,7 @@ def trials(plan: DemoPlan, out: Path, stage: str) -> Iterator[Trial]:
     if stage in ("method", "all"):
         for method, numbers, schedule in METHODS:
             name = "_".join([method, *(f"{key}{value}" for key, value in numbers.items()), schedule])
-            choice = MethodChoice(method, recipe_entry(method).settings_type(**numbers))
+            choice = METHODS.find(method).settings(**numbers)
             config = replace(configs[DISTILLED], alone=None, method=choice, out=out / name)
             yield Trial(name, replace(config, train=replace(config.train, schedule=schedule)))
 
@@ -89,7 +89,7 @@ def run(trial: Trial) -> dict[str, Any]:
         "seconds": content["seconds"],
         "lr": trial.config.train.lr,
         "schedule": trial.config.train.schedule,
-        "method": None if trial.config.method is None else asdict(trial.config.method.settings),
+        "method": None if trial.config.method is None else method_tree(trial.config.method),
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.config import read_run_config
+from detdistill.jobs.config import read_run_config
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import RunConfig
 

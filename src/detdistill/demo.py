@@ -15,7 +15,7 @@ from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import atomic_file, read_json, write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
 from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS
-from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings
+from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.train import train_job
 from detdistill.methods.frs import FRSSettings
 from detdistill.progress import Progress, Silence
@@ -209,7 +209,7 @@ def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig
             alone,
             out=out / DISTILLED,
             teacher=TeacherSettings(source=str(out / TEACHER)),
-            method=MethodChoice("frs", plan.method),
+            method=plan.method,
             alone=out / ALONE,
         ),
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import detdistill.jobs.distill as distilling
 from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
-from detdistill.config.run_file import read_run_config
+from detdistill.jobs.config import read_run_config
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.settings import DetectorSettings

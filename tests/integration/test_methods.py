@@ -12,7 +12,8 @@ import torch
 
 from coco_by_hand import TRAIN, draw_data
 from detdistill.cli import main
-from detdistill.config.run_file import read_run_config
+from detdistill.jobs.config import read_run_config
+from detdistill.store.students import load_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import fitting
 from detdistill.jobs.distill import distill_job

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coco_by_hand import draw_data
 from detdistill.cli import main
-from detdistill.config.run_file import read_run_config
+from detdistill.jobs.config import read_run_config
 from detdistill.detectors.catalogue import build_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import fitting, generations

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.config import read_run_config, run_schema
-from detdistill.config.overrides import apply_override, merge, parse_override
+from detdistill.jobs.config import read_run_config
+from detdistill.settings.overrides import apply_override, parse_override
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.settings import DataSettings, StudentChoice
-from detdistill.methods.catalogue import RECIPES, WRAPPERS
+from every_method import RECIPES, WRAPPERS
 from detdistill.methods.frs import FRSSettings
-from detdistill.strict_yaml import dump_yaml, load_yaml, parse_yaml
+from detdistill.settings.strict_yaml import dump_yaml, load_yaml, parse_yaml
 from detdistill.training.settings import TrainSettings
 from run_files import distil, refusal, run_file
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.config import read_run_config
+from detdistill.jobs.config import read_run_config
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.errors import ConfigError

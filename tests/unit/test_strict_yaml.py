@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from detdistill.errors import ConfigError
-from detdistill.strict_yaml import parse_yaml
+from detdistill.settings.strict_yaml import parse_yaml
 
 TAGS = (
     "!!null", "!!bool", "!!int", "!!float", "!!binary", "!!timestamp", "!!omap", "!!pairs", "!!set", "!!str", "!!seq",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from detdistill.config import read_run_config
+from detdistill.jobs.config import read_run_config
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,

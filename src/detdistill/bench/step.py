@@ -20,7 +20,7 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
-from detdistill.methods.catalogue import build_recipe, recipe_entry
+from detdistill.methods.catalogue import METHODS, build_recipe
 from detdistill.progress import Progress, Silence
 
 FEWEST_ROUNDS = 20
@@ -54,7 +54,7 @@ class StepBenchSettings:
         if self.rounds < FEWEST_ROUNDS:
             raise ConfigError(f"--rounds must be at least {FEWEST_ROUNDS}, got {self.rounds}. Leave it out.")
         for name in self.methods:
-            recipe_entry(name)
+            METHODS.find(name)
 
 
 @dataclass(frozen=True, slots=True)

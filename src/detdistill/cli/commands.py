@@ -56,7 +56,7 @@ def train(
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
-    from detdistill.config import read_run_config
+    from detdistill.jobs.config import read_run_config
     from detdistill.jobs.train import train_job
 
     file, settings = split_arguments(arguments)
@@ -99,7 +99,7 @@ def distill(
         json: Also write the table to this file.
     """
     from detdistill.cli.show import show
-    from detdistill.config import read_run_config
+    from detdistill.jobs.config import read_run_config
     from detdistill.jobs.distill import distill_job
     from detdistill.jobs.generations import generations_job
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     student = new_student(config, data)
     inherited = inherit(student, loaded.detector, source=choice.source) if config.inherit else None
     teacher = FrozenTeacher(loaded.detector, autocast=_autocast(config))
-    recipe = build_recipe(method.settings, student.spec, teacher.spec, seed=config.seed)
+    recipe = build_recipe(method, student.spec, teacher.spec, seed=config.seed)
     changes = recipe_changes(recipe, config.data)
     # Several processes are forked from this one, which must not have touched a GPU before.
     forked = forks(config.train)
@@ -142,7 +142,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         data,
         label=f"distil {config.student.detector} by {recipe.name}",
         identity={
-            "method": {"name": method.name, **asdict(method.settings)},
+            "method": method_tree(method),
             "teacher": teacher.digest(),
             **changes.identity(),
             **({"inherit": True} if config.inherit else {}),
@@ -171,7 +171,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     return by_leader(outcome)
 
 
-def _teacher_and_method(config: RunConfig) -> tuple[TeacherSettings, MethodChoice]:
+def _teacher_and_method(config: RunConfig) -> tuple[TeacherSettings, MethodSettings]:
     if config.teacher is None or config.method is None:
         missing = "teacher" if config.teacher is None else "method"
         raise ConfigError(f"A distillation must have a {missing}, got none. Pass --{missing}.")

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from detdistill.errors import ConfigError
-from detdistill.methods.catalogue import RECIPES, WRAPPERS, RecipeDescription, describe
-from detdistill.methods.entries import settings_types
-from detdistill.methods.grammar import written
+from detdistill.methods.catalogue import METHODS, RecipeDescription, describe
+from detdistill.settings.calls import written
 
 _INDENT = " " * 6
 _ATTRIBUTE = re.compile(r"(\w+): (.*)")
@@ -62,7 +61,7 @@ def methods_job(name: str | None = None) -> MethodsOutcome:
         raise ConfigError(
             f"The method must be one name, got '{name}'. Ask for each method by itself, as in detdistill methods frs."
         )
-    names = sorted(RECIPES | WRAPPERS) if name is None else [name]
+    names = list(METHODS) if name is None else [name]
     return MethodsOutcome(methods=tuple(describe(one) for one in names), detailed=name is not None)
 
 
@@ -72,7 +71,7 @@ def setting_meanings(name: str) -> dict[str, str]:
     Args:
         name: a method that there is.
     """
-    _, _, attributes = (inspect.getdoc(settings_types()[name]) or "").partition("Attributes:\n")
+    _, _, attributes = (inspect.getdoc(METHODS[name].settings) or "").partition("Attributes:\n")
     meanings: dict[str, str] = {}
     key = ""
     for line in inspect.cleandoc(attributes).splitlines():
@@ -81,7 +80,7 @@ def setting_meanings(name: str) -> dict[str, str]:
             key, meanings[started[1]] = started[1], started[2]
         elif key and line:
             meanings[key] += f" {line.strip()}"
-    for key, hint in get_type_hints(settings_types()[name]).items():
+    for key, hint in get_type_hints(METHODS[name].settings).items():
         if get_origin(hint) is Literal:
             meanings[key] += f" One of {', '.join(map(written, get_args(hint)))}."
     return {key: re.sub(r"\bNone\b", "null", text).replace("`", "") for key, text in meanings.items()}

@@ -1,20 +1,19 @@
-"""What a run is made of: the plain settings that `train_job` and `distill_job` take, and that `config.yaml` holds."""
+"""What a run is made of: the settings that `train_job` and `distill_job` take, and that `config.yaml` holds."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
-from detdistill.strict_yaml import dump_yaml
+from detdistill.methods.composition import MethodSettings
+from detdistill.settings import as_tree, given
+from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from detdistill.methods.catalogue import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +88,6 @@ class TeacherSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class MethodChoice:
-    """The recipe that distils.
-
-    Attributes:
-        name: of the outermost method, as in `detdistill.methods.entries.settings_types`; ``"sum"`` for several.
-        settings: an instance of the settings type of that name.
-    """
-
-    name: str
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
 class TwinSettings:
     """Where the twins of the training images come from, for a method that looks at such (`ikd`).
 
@@ -138,7 +124,7 @@ class RunConfig:
         out: the run's folder.
         evaluate: how it is measured.
         teacher: the detector that teaches; None for plain training.
-        method: the recipe that distils; None for plain training.
+        method: settings of the method that distils; None for plain training.
         twins: where the twins come from that the method looks at.
         inherit: whether the student's neck and heads start from the teacher's, where names and shapes match.
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
@@ -147,10 +133,10 @@ class RunConfig:
     data: DataSettings
     student: StudentChoice
     train: TrainSettings
-    out: Path
+    out: Path = given("Pass --out FOLDER, or write it in the config file")
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     teacher: TeacherSettings | None = None
-    method: MethodChoice | None = None
+    method: MethodSettings | None = None
     twins: TwinSettings = field(default_factory=TwinSettings)
     inherit: bool = False
     alone: Path | None = None
@@ -162,23 +148,17 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""
-        content: dict[str, Any] = {"data": asdict(self.data)}
-        content["student"] = {"detector": self.student.detector, **asdict(self.student.settings)}
-        if self.teacher is not None:
-            content["teacher"] = asdict(self.teacher)
-        if self.method is not None:
-            content["method"] = {"name": self.method.name, **asdict(self.method.settings)}
-            content["twins"] = asdict(self.twins)
-            content["inherit"] = self.inherit
-        train = asdict(self.train)
-        content["seed"] = train.pop("seed")
-        content["train"] = train
-        content["evaluate"] = asdict(self.evaluate)
-        content["out"] = self.out
-        if self.alone is not None:
-            content["alone"] = self.alone
-        return content
+        content: dict[str, Any] = as_tree(self)
+        content["student"] = {"detector": self.student.detector, **content["student"]["settings"]}
+        content["seed"] = content["train"].pop("seed")
+        left_out = {key for key in ("teacher", "method", "alone") if content[key] is None}
+        if self.method is None:
+            left_out |= {"twins", "inherit"}
+        return {key: content[key] for key in _ORDER if key not in left_out}
 
     def yaml(self) -> str:
         """The run as the text of a config file."""
         return dump_yaml(self.as_dict())
+
+
+_ORDER = "data student teacher method twins inherit seed train evaluate out alone".split()

@@ -15,7 +15,10 @@ from detdistill.distillation.term import shared_strides
 from detdistill.distillation.view import CLEAN
 from detdistill.distillation.weigh import Features, MeanOf, Weigh
 from detdistill.errors import CapabilityError, ConfigError
+from detdistill.methods.attention import AttentionSettings
+from detdistill.methods.composition import MethodSettings, wrapped
 from detdistill.methods.features import require_gain, require_one_of
+from detdistill.methods.method import Method
 from detdistill.methods.parts.weigh import BY_IMAGE, BY_LEVEL, GRANULARITIES, Granularity, by_teacher_loss
 from detdistill.types import Knowledge, Need, Observation
 
@@ -27,7 +30,7 @@ class AIDSettings:
     """Numbers of the recipe `aid`.
 
     Attributes:
-        recipe: the method that is weighed, such as ``"frs"`` or ``"frs + ssim"``.
+        recipe: settings of the method that is weighed.
         alpha: how fast trust in the teacher falls with its loss; 0 is the method itself, bit by bit.
         granularity: what shares one weight: ``"image_level"`` nothing, ``"level"`` the batch's images (the source's),
             ``"image"`` an image's levels, ``"batch"`` everything.
@@ -38,7 +41,7 @@ class AIDSettings:
             so write ``aid(ikd(...))``.
     """
 
-    recipe: str = "attention"
+    recipe: MethodSettings = wrapped(AttentionSettings)
     alpha: float = 0.1
     granularity: Granularity = "image_level"
     loss_source: Literal["teacher_features", "student_features"] = "teacher_features"
@@ -174,3 +177,6 @@ def _require_level_losses(student: DetectorSpec, teacher: DetectorSpec, settings
             f"The teacher of aid must have a loss on every level that is weighed, {list(wanted)}, got none on "
             f"{missing} from {teacher.name}. Set aid's granularity to image."
         )
+
+
+METHOD = Method(name="aid", settings=AIDSettings, build=wrap_aid)

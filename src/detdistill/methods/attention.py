@@ -21,6 +21,7 @@ from detdistill.methods.attention_measures import (
     PooledChannels,
     Relations,
 )
+from detdistill.methods.method import Method
 from detdistill.methods.features import (
     aligner_for,
     recipe_of,
@@ -199,3 +200,6 @@ def _relations(student: DetectorSpec, teacher: DetectorSpec, settings: Attention
 
     students, teachers = blocks(student.pyramid.channels), blocks(teacher.pyramid.channels)
     return Relations(students, teachers, aligner_for(student, teacher, settings.aligner, strides=strides), norm)
+
+
+METHOD = Method(name="attention", settings=AttentionSettings, build=build_attention)

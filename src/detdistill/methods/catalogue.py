@@ -11,39 +11,30 @@ import torch
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, TwinMaker
-from detdistill.errors import ConfigError, suggestion
+from detdistill.errors import ConfigError
 from detdistill.methods.composition import (
-    WRAPPED,
-    inner,
-    method_name,
+    MethodSettings,
+    SumSettings,
+    method_of,
     method_text,
+    method_tree,
     parse_method,
-    parts,
     structure,
 )
-from detdistill.methods.entries import (
-    RECIPES,
-    WRAPPERS,
-    RecipeEntry,
-    Settings,
-    SumSettings,
-    WrapperEntry,
-    known_methods,
-)
+from detdistill.methods.method import METHODS, Method
+from detdistill.settings.calls import INNER
 
 __all__ = [
-    "RECIPES",
-    "WRAPPERS",
+    "METHODS",
+    "Method",
     "RecipeDescription",
-    "RecipeEntry",
-    "Settings",
+    "MethodSettings",
     "SumSettings",
-    "WrapperEntry",
     "build_recipe",
     "describe",
     "method_text",
+    "method_tree",
     "parse_method",
-    "recipe_entry",
 ]
 
 _SECTIONS = ("Formula", "Needs", "Source", "Differs from the source")
@@ -74,18 +65,9 @@ class RecipeDescription:
     defaults: dict[str, Any]
 
 
-def recipe_entry(name: str) -> RecipeEntry:
-    """The entry of a method that stands on its own.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in RECIPES:
-        raise ConfigError(f"The method must be one of {', '.join(RECIPES)}, got '{name}'. {suggestion(name, RECIPES)}")
-    return RECIPES[name]
-
-
-def build_recipe(method: str | Settings, student: DetectorSpec, teacher: DetectorSpec, *, seed: int = 0) -> Recipe:
+def build_recipe(
+    method: str | MethodSettings, student: DetectorSpec, teacher: DetectorSpec, *, seed: int = 0
+) -> Recipe:
     """A recipe for these two detectors.
 
     What its terms train is initialised from a generator of its own, so that the student's initial weights and
@@ -110,16 +92,15 @@ def build_recipe(method: str | Settings, student: DetectorSpec, teacher: Detecto
         return _built(settings, student, teacher, seed)
 
 
-def _built(settings: Settings, student: DetectorSpec, teacher: DetectorSpec, seed: int) -> Recipe:
+def _built(settings: Any, student: DetectorSpec, teacher: DetectorSpec, seed: int) -> Recipe:
     if isinstance(settings, SumSettings):
-        return _summed([_built(part, student, teacher, seed) for part in parts(settings)])
-    name = method_name(settings)
-    if name in WRAPPERS:
-        wrapped = _built(inner(settings), student, teacher, seed)
-        recipe = WRAPPERS[name].wrap(wrapped, student, teacher, settings)
-        return replace(recipe, name=structure(settings))
+        return _summed([_built(part, student, teacher, seed) for part in settings.recipes])
+    method = method_of(settings)
+    if method.wraps:
+        inner = _built(settings.recipe, student, teacher, seed)
+        return replace(method.build(inner, student, teacher, settings), name=structure(settings))
     torch.default_generator.manual_seed(seed)
-    return RECIPES[name].build(student, teacher, settings)
+    return method.build(student, teacher, settings)
 
 
 def _summed(recipes: Sequence[Recipe]) -> Recipe:
@@ -163,25 +144,19 @@ def describe(name: str) -> RecipeDescription:
     Raises:
         ConfigError: unknown method.
     """
-    if name in RECIPES:
-        settings_type, documented = RECIPES[name].settings_type, inspect.getdoc(RECIPES[name].build)
-    elif name in WRAPPERS:
-        settings_type, documented = WRAPPERS[name].settings_type, inspect.getdoc(WRAPPERS[name].wrap)
-    else:
-        known = known_methods()
-        raise ConfigError(f"The method must be one of {', '.join(known)}, got '{name}'. {suggestion(name, known)}")
-    text = documented or ""
+    method = METHODS.find(name)
+    text = inspect.getdoc(method.build) or ""
     sections = {title: _section(text, title) for title in _SECTIONS}
-    default = settings_type()
+    default = method.settings()
     return RecipeDescription(
         name=name,
-        wraps=name in WRAPPERS,
+        wraps=method.wraps,
         summary=text.splitlines()[0],
         formula=sections["Formula"],
         needs=sections["Needs"],
         source=sections["Source"],
         differs=sections["Differs from the source"],
-        defaults={field.name: getattr(default, field.name) for field in fields(settings_type) if field.name != WRAPPED},
+        defaults={field.name: getattr(default, field.name) for field in fields(default) if field.name != INNER},
     )
 
 

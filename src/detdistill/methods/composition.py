@@ -1,20 +1,23 @@
-"""Methods as one line of text and back: `aid(ikd(frs + ssim), alpha=0.5)` ⇄ settings."""
+"""Methods made of others: a tree of settings, its text `aid(ikd(frs + ssim), alpha=0.5)`, and its parts."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any
 
 from detdistill.errors import ConfigError, suggestion
-from detdistill.methods.entries import RECIPES, WRAPPERS, Settings, SumSettings, known_methods, settings_types
-from detdistill.methods.grammar import Call, take_apart, written
+from detdistill.methods.method import METHODS, Method
+from detdistill.settings import Tagged, as_tree, build, given
+from detdistill.settings.calls import INNER, NAME, SUM, Spelled, take_apart, written
 
-WRAPPED = "recipe"
+
+def settings_types() -> Mapping[str, type[Any]]:
+    """Every kind of a method's settings by the name that a config file gives it, the sum included."""
+    return {name: method.settings for name, method in METHODS.items()} | {SUM: SumSettings}
 
 
-def parse_method(text: str) -> Settings:
+def parse_method(text: str) -> Any:
     """The settings that a method's text stands for.
 
     Args:
@@ -22,206 +25,130 @@ def parse_method(text: str) -> Settings:
             (`aid(frs, alpha=0.5)`). Values are numbers, `true`, `false`, `null`, words, quoted text and lists.
 
     Returns:
-        Settings of the outermost method; what it wraps is kept as text in `settings.recipe`, the parts of a sum in
-        `SumSettings.recipes`.
+        Settings of the outermost method; `settings.recipe` are those of what it wraps, `SumSettings.recipes` those of
+        the parts of a sum.
 
     Raises:
         ConfigError: another form, an unknown method or key, a value of another type, a wrapper around nothing.
     """
-    return _of_sum(take_apart(text), text)
+    spelled = take_apart(text)
+    for *path, key in spelled.places:
+        if key == NAME:
+            _require_fit(spelled, tuple(path))
+    return build(MethodSettings, spelled.tree, where=spelled.where)
 
 
-def method_text(settings: Settings) -> str:
+_MARK = Tagged(what="method", tag=NAME, kinds=settings_types, parse=parse_method)
+MethodSettings = Annotated[Any, _MARK]
+"""The settings of any method, in a config file a section with the key `name`, or a text."""
+
+
+def wrapped(default: type[Any]) -> Any:
+    """The field `recipe` of a method that wraps another: the settings of that one.
+
+    Args:
+        default: settings for Python code that has a recipe to wrap already; texts and config files always say them.
+    """
+    return given(
+        "Write the method that is wrapped, as in --method 'aid(frs)', or in the config file", default_factory=default
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SumSettings:
+    """Several methods at once.
+
+    Attributes:
+        recipes: the settings of each; a sum among them is taken apart.
+
+    Raises:
+        ConfigError: there are fewer than two, or a method stands twice.
+    """
+
+    recipes: tuple[MethodSettings, ...] = given("Write the methods, as in --method 'frs + ssim', or in the config file")
+
+    def __post_init__(self) -> None:
+        flat = [one for part in self.recipes for one in (part.recipes if isinstance(part, SumSettings) else (part,))]
+        object.__setattr__(self, "recipes", tuple(flat))
+        if len(flat) < 2:
+            raise ConfigError(
+                f"A sum must be of two methods or more, got {[method_text(one) for one in flat]}. Write a single one "
+                "as it is."
+            )
+        names = base_methods(self)
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(
+                    f"The sum '{method_text(self)}' must have every method once, got '{name}' {names.count(name)} "
+                    f"times. Raise the gains of one '{name}' instead."
+                )
+
+
+def method_of(settings: object) -> Method:
+    """The method that settings other than a sum's are of.
+
+    Raises:
+        ConfigError: they are of none.
+    """
+    return METHODS[_MARK.name_of(settings)]
+
+
+def method_tree(settings: object) -> dict[str, Any]:
+    """The settings as a config file has them, with the name of every method in them.
+
+    Raises:
+        ConfigError: they are of no method.
+    """
+    tree: dict[str, Any] = as_tree(settings, MethodSettings)
+    return tree
+
+
+def method_text(settings: Any) -> str:
     """The shortest text that `parse_method` turns into these settings: options at their defaults are left out.
-
-    Raises:
-        ConfigError: the settings are of no method, or a text in them is none.
-    """
-    if isinstance(settings, SumSettings):
-        return " + ".join(method_text(part) for part in parts(settings))
-    name = method_name(settings)
-    inside = [method_text(inner(settings))] if name in WRAPPERS else []
-    for field in fields(settings):
-        value, default = getattr(settings, field.name), getattr(type(settings)(), field.name)
-        if not (name in WRAPPERS and field.name == WRAPPED) and (value != default or type(value) is not type(default)):
-            inside.append(f"{field.name}={written(value)}")
-    return f"{name}({', '.join(inside)})" if inside else name
-
-
-def structure(settings: Settings) -> str:
-    """The method without its numbers, such as ``"aid(ikd(frs + ssim))"``: a recipe's name."""
-    if isinstance(settings, SumSettings):
-        return " + ".join(structure(part) for part in parts(settings))
-    name = method_name(settings)
-    return f"{name}({structure(inner(settings))})" if name in WRAPPERS else name
-
-
-def base_methods(settings: Settings) -> tuple[str, ...]:
-    """The names of the methods that compare, without what wraps them, in order."""
-    if isinstance(settings, SumSettings):
-        return tuple(name for part in parts(settings) for name in base_methods(part))
-    name = method_name(settings)
-    return base_methods(inner(settings)) if name in WRAPPERS else (name,)
-
-
-def canonical(settings: Settings) -> Settings:
-    """The same settings with every method's text in them as `method_text` writes it.
-
-    Raises:
-        ConfigError: a text in them is no method, or a method stands twice in a sum.
-    """
-    if isinstance(settings, SumSettings):
-        return SumSettings(tuple(map(method_text, parts(settings))))
-    if method_name(settings) in WRAPPERS:
-        wrapper: Any = settings
-        rewritten: Settings = replace(wrapper, **{WRAPPED: method_text(inner(settings))})
-        return rewritten
-    return settings
-
-
-def method_name(settings: Settings) -> str:
-    """The name of the outermost method, as a config file gives it; ``"sum"`` for a sum.
 
     Raises:
         ConfigError: the settings are of no method.
     """
-    for name, settings_type in settings_types().items():
-        if type(settings) is settings_type:
-            return name
-    raise ConfigError(
-        f"The method must be one of {', '.join(known_methods())}, or the settings of one, got "
-        f"{type(settings).__name__}. Pass a name or for example HintSettings()."
-    )
+    if isinstance(settings, SumSettings):
+        return " + ".join(map(method_text, settings.recipes))
+    method = method_of(settings)
+    inside = [method_text(settings.recipe)] if method.wraps else []
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        if not (method.wraps and one.name == INNER) and (value != default or type(value) is not type(default)):
+            inside.append(f"{one.name}={written(value)}")
+    return f"{method.name}({', '.join(inside)})" if inside else method.name
 
 
-def inner(settings: Settings) -> Settings:
-    """Settings of the method that a wrapper wraps."""
-    text: str = getattr(settings, WRAPPED)
-    return parse_method(text)
+def structure(settings: Any) -> str:
+    """The method without its numbers, such as ``"aid(ikd(frs + ssim))"``: a recipe's name."""
+    if isinstance(settings, SumSettings):
+        return " + ".join(map(structure, settings.recipes))
+    method = method_of(settings)
+    return f"{method.name}({structure(settings.recipe)})" if method.wraps else method.name
 
 
-def parts(settings: SumSettings) -> tuple[Settings, ...]:
-    """Settings of the methods of a sum; a sum among them is taken apart too.
-
-    Raises:
-        ConfigError: a text is no method, or a method stands twice.
-    """
-    found: list[Settings] = []
-    for text in settings.recipes:
-        part = parse_method(text)
-        found += parts(part) if isinstance(part, SumSettings) else [part]
-    names = [name for part in found for name in base_methods(part)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(
-                f"The sum '{' + '.join(settings.recipes)}' must have every method once, got '{name}' "
-                f"{names.count(name)} times. Raise the gains of one '{name}' instead."
-            )
-    return tuple(found)
+def base_methods(settings: Any) -> tuple[str, ...]:
+    """The names of the methods that compare, without what wraps them, in order."""
+    if isinstance(settings, SumSettings):
+        return tuple(name for part in settings.recipes for name in base_methods(part))
+    method = method_of(settings)
+    return base_methods(settings.recipe) if method.wraps else (method.name,)
 
 
-def _of_sum(calls: Sequence[Call], text: str) -> Settings:
-    several = [_of_call(call, text) for call in calls]
-    if len(several) == 1:
-        return several[0]
-    whole = SumSettings(tuple(method_text(one) for one in several))
-    parts(whole)
-    return whole
-
-
-def _of_call(call: Call, text: str) -> Settings:
-    entry = RECIPES.get(call.name) or WRAPPERS.get(call.name)
-    if entry is None:
-        where = "" if call.name == text.strip() else f" at position {call.at} of '{text}'"
+def _require_fit(spelled: Spelled, path: tuple[Any, ...]) -> None:
+    """The word at `path` names a method, and one that wraps where it stands around another."""
+    section, at = spelled.section(path), spelled.places[*path, NAME]
+    name, inner = section[NAME], section.get(INNER)
+    if name not in METHODS:
+        where = "" if name == spelled.text.strip() else f" at position {at} of '{spelled.text}'"
         raise ConfigError(
-            f"The method{where} must be one of {', '.join(known_methods())}, got '{call.name}'. "
-            f"{suggestion(call.name, known_methods(), listed=True)}"
+            f"The method{where} must be one of {', '.join(METHODS)}, got '{name}'. "
+            f"{suggestion(name, METHODS, listed=True)}"
         )
-    if call.name in RECIPES and call.inner:
+    if inner is not None and not METHODS[name].wraps:
         raise ConfigError(
-            f"{call.name} at position {call.at} of '{text}' must be given key=value alone, got the method "
-            f"'{call.inner[0].name}' to wrap. Join methods by +, as in {call.name} + {call.inner[0].name}."
+            f"{spelled.where(path)} must be given key=value alone, got the method '{inner[NAME]}' to wrap. "
+            f"Join methods by +, as in {name} + {inner[NAME]}."
         )
-    if call.name in RECIPES:
-        return _filled(call, entry.settings_type, text, {})
-    if not call.inner:
-        raise ConfigError(
-            f"{call.name} at position {call.at} of '{text}' must be given the method that it wraps, got none. "
-            f"Write for example {call.name}(frs)."
-        )
-    return _filled(call, entry.settings_type, text, {WRAPPED: method_text(_of_sum(call.inner, text))})
-
-
-def _filled(call: Call, settings_type: type[Any], text: str, fixed: Mapping[str, str]) -> Settings:
-    """The settings with what the call says; its keys and the types of its values are checked."""
-    hints = {key: hint for key, hint in get_type_hints(settings_type).items() if key not in fixed}
-    values: dict[str, Any] = dict(fixed)
-    for key, option in call.options.items():
-        if key not in hints:
-            raise ConfigError(
-                f"The keys of {call.name} in '{text}' must be among {', '.join(hints)}, got '{key}' at position "
-                f"{option.at}. {suggestion(key, hints, listed=True)}"
-            )
-        found = _fit(option.value, hints[key])
-        if found is None:
-            words = [str(choice) for choice in _choices(hints[key])]
-            remedy = suggestion(str(option.value), words, listed=True) if words else "Change the value."
-            raise ConfigError(
-                f"{key} at position {option.at} of '{text}' must be {' or '.join(_expected(hints[key]))}, got "
-                f"{_shown(option.value)}. {remedy}"
-            )
-        values[key] = found[0]
-    settings: Settings = settings_type(**values)
-    return settings
-
-
-def _shown(value: object) -> str:
-    return f"'{value}'" if isinstance(value, str) else written(value)
-
-
-def _choices(hint: Any) -> list[Any]:
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    if get_origin(hint) in (Union, types.UnionType):
-        return [choice for member in get_args(hint) for choice in _choices(member)]
-    return []
-
-
-def _fit(value: object, hint: Any) -> tuple[Any] | None:
-    """The value as the type wants it, in a tuple; None where it does not fit."""
-    origin, members = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return next((found for member in members if (found := _fit(value, member)) is not None), None)
-    if origin is Literal:
-        same = [choice for choice in members if choice == value and type(choice) is type(value)]
-        return (same[0],) if same else None
-    if origin is tuple:
-        return _fit_list(value, members)
-    if hint is float and type(value) is int:
-        return (float(value),)
-    return (value,) if type(value) is hint else None
-
-
-def _fit_list(value: object, members: tuple[Any, ...]) -> tuple[Any] | None:
-    if not isinstance(value, tuple):
-        return None
-    kinds = members[:1] * len(value) if members[-1:] == (Ellipsis,) else members
-    if len(kinds) != len(value):
-        return None
-    found = [_fit(one, kind) for one, kind in zip(value, kinds, strict=True)]
-    return None if None in found else (tuple(one[0] for one in found if one is not None),)
-
-
-_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", type(None): "null"}
-
-
-def _expected(hint: Any) -> list[str]:
-    origin, members = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return [word for member in members for word in _expected(member)]
-    if origin is Literal:
-        return [written(choice) for choice in members]
-    if origin is tuple:
-        count = "" if members[-1:] == (Ellipsis,) else f" of {len(members)}"
-        return [f"a list{count}"]
-    return [_WORDS.get(hint, str(hint))]

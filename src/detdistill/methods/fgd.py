@@ -14,6 +14,7 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, Measure, shared_strides
+from detdistill.methods.method import Method
 from detdistill.methods.features import (
     Focus,
     aligner_for,
@@ -194,3 +195,6 @@ class GlobalRelation(nn.Module):
             theirs = at_stride(self.teacher_context, level.stride)(level.teacher, level.inside)
             difference: Tensor = ours - theirs
             return difference.square().flatten(1).sum(1)
+
+
+METHOD = Method(name="fgd", settings=FGDSettings, build=build_fgd)

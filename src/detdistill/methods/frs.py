@@ -11,6 +11,7 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.term import LevelTerm, require_equal_class_layouts, shared_strides
 from detdistill.errors import ConfigError
+from detdistill.methods.method import Method
 from detdistill.methods.features import Normalize, cellwise, feature_term, recipe_of, require_gain, require_one_of
 from detdistill.methods.parts import compare, normalize, select
 from detdistill.methods.parts.align import IdentityAlign
@@ -152,3 +153,6 @@ def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: Normalize)
         knowledge=Knowledge.CLASSIFICATION,
         needs=frozenset({Need.CLASS_LOGITS}),
     )
+
+
+METHOD = Method(name="frs", settings=FRSSettings, build=build_frs)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.methods.method import Method
 from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
 from detdistill.methods.parts import compare, normalize
 
@@ -61,3 +62,6 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
     different = cellwise(standardized if settings.normalized else measure, normalize.by_cells)
     term = feature_term(student, teacher, different, aligner=settings.aligner)
     return recipe_of("hint", [WeightedTerm(name="hint.features", term=term, gain=settings.gain)])
+
+
+METHOD = Method(name="hint", settings=HintSettings, build=build_hint)

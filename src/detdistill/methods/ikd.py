@@ -12,6 +12,7 @@ from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.distillation.view import View
 from detdistill.errors import ConfigError
 from detdistill.methods.attack import AdversarialTwins, AttackSettings
+from detdistill.methods.method import Method
 from detdistill.methods.features import aligner_for, cellwise, require_gain
 from detdistill.methods.parts import compare
 from detdistill.methods.parts.normalize import plain_sum
@@ -33,7 +34,7 @@ class IKDSettings:
     """Numbers of the wrapper `ikd`.
 
     Attributes:
-        recipe: the method that it wraps, as text.
+        recipe: settings of the method that it wraps.
         adversarial: whether the student imitates the teacher on adversarial twins.
         adversarial_gain: multiplier of that term; None takes the published one of the student's kind, 0 leaves the
             term out.
@@ -52,7 +53,7 @@ class IKDSettings:
         until: share of the run after which both are off and the wrapped recipe is alone.
     """
 
-    recipe: str = "fgd"
+    recipe: MethodSettings = wrapped(FGDSettings)
     adversarial: bool = True
     adversarial_gain: float | None = None
     eps_255: float = 8.0
@@ -165,3 +166,6 @@ def _adversarial_term(student: DetectorSpec, teacher: DetectorSpec) -> LevelTerm
     strides = shared_strides(student, teacher, last=last)
     align = aligner_for(student, teacher, "auto", strides=strides)
     return LevelTerm(cellwise(compare.squared, plain_sum), strides=strides, align=align)
+
+
+METHOD = Method(name="ikd", settings=IKDSettings, build=wrap_ikd)

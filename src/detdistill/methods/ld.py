@@ -16,6 +16,7 @@ from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import Term, require_equal_class_layouts, shared_strides
 from detdistill.errors import CapabilityError, ShapeError
 from detdistill.gfl.assign import Cells, make_cells, match_by_atss, valuable_region
+from detdistill.methods.method import Method
 from detdistill.methods.features import full_precision, recipe_of, require_gain, require_temperature
 from detdistill.methods.parts import select
 from detdistill.methods.parts.distributions import softened_divergence
@@ -238,3 +239,6 @@ def _require_classes(student: DetectorSpec, teacher: DetectorSpec) -> None:
             "The class scores for the recipe 'ld' must be over at least 2 classes, as it compares shares, got "
             f"{list(student.class_names)}. {remedy}"
         )
+
+
+METHOD = Method(name="ld", settings=LDSettings, build=build_ld)

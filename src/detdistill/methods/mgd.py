@@ -14,6 +14,7 @@ from detdistill.distillation.pair import Level, Pair, grid_of
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.errors import ConfigError
+from detdistill.methods.method import Method
 from detdistill.methods.features import aligner_for, full_precision, recipe_of, require_gain
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.generation import Generation, kept_cells
@@ -124,3 +125,6 @@ class MaskedGeneration(nn.Module):
         painted = at_stride(self.generators, level.stride)(level.student, kept, level.inside)
         with full_precision(painted):
             return level.without_padding(painted.float() - level.teacher).square().flatten(1).sum(1)
+
+
+METHOD = Method(name="mgd", settings=MGDSettings, build=build_mgd)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.methods.method import Method
 from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
 from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
@@ -82,3 +83,6 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
 
     term = feature_term(student, teacher, cellwise(structural, normalize.by_cells), aligner=settings.aligner)
     return recipe_of("ssim", [WeightedTerm(name="ssim.features", term=term, gain=settings.gain)])
+
+
+METHOD = Method(name="ssim", settings=SSIMSettings, build=build_ssim)

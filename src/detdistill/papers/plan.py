@@ -204,7 +204,7 @@ def _seconds(run: PaperRun, cost: Cost, teacher: Cost | None, images: int) -> fl
 
 
 def _looks_at_twins(config: RunConfig) -> bool:
-    return config.method is not None and "ikd(" in structure(config.method.settings)
+    return config.method is not None and "ikd(" in structure(config.method)
 
 
 def _long(seconds: float) -> str:

@@ -15,11 +15,11 @@ from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
-from detdistill.methods.catalogue import Settings, parse_method
+from detdistill.methods.catalogue import MethodSettings, parse_method
 from detdistill.methods.composition import method_text, structure
 from detdistill.papers.class_groups import ClassMode
-from detdistill.papers.reading import build
-from detdistill.strict_yaml import load_yaml
+from detdistill.settings import build
+from detdistill.settings.strict_yaml import load_yaml
 
 DataName = Literal["kitti", "coco_traffic", "coco"]
 Metric = Literal["AP", "AP50", "VOC AP50"]
@@ -192,7 +192,7 @@ class PaperRow:
         return self.published if role == DISTILLED else model and model.published
 
     @property
-    def method_settings(self) -> Settings | None:
+    def method_settings(self) -> MethodSettings | None:
         """The method's settings; None for a detector trained alone."""
         return None if self.method is None else parse_method(self.method)
 

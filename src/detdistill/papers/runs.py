@@ -15,8 +15,8 @@ from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.catalogue import parse_detector, settings_of
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
-from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings, TwinSettings
-from detdistill.methods.composition import method_name, structure
+from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings, TwinSettings
+from detdistill.methods.composition import structure
 from detdistill.papers.data import PreparedData
 from detdistill.papers.rows import DataName, PaperModel, PaperRow
 from detdistill.training.settings import FREE_ON_RESUME, TrainSettings
@@ -107,7 +107,7 @@ def row_runs(row: PaperRow, data: PreparedData, *, scale: Scale, out: Path) -> R
         taught = replace(
             alone,
             teacher=TeacherSettings(source=str(runs[TEACHER].config.out)),
-            method=MethodChoice(method_name(settings), settings),
+            method=settings,
             twins=TwinSettings(folder=out / TWINS),
             inherit=row.inherit,
         )
@@ -207,6 +207,6 @@ def _named(config: RunConfig, data: PreparedData, out: Path, *, teacher: str | N
     student = config.student.settings
     words = [Path(data.identity).name, student.family, student.backbone.partition(".")[0]]
     if config.method is not None:
-        words += structure(config.method.settings).replace(")", "").replace("(", "_").split(" + ")
+        words += structure(config.method).replace(")", "").replace("(", "_").split(" + ")
     name = "-".join([*words, digest])
     return PaperRun(name=name, config=replace(config, out=out / RUNS / name), needs=teacher)

@@ -28,7 +28,7 @@ from detdistill.data.problems import Problems
 from detdistill.data.split import Reading, Split
 from detdistill.data.writable import Place, WritableSplit, WrittenImage, plain_classes, write_plain
 from detdistill.errors import ConfigError, DataError
-from detdistill.strict_yaml import dump_yaml
+from detdistill.settings.strict_yaml import dump_yaml
 
 DATA_YAML = ("data.yaml", "data.yml")
 _LIKELY_YAML = "dataset.yaml"

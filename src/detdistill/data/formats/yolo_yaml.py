@@ -11,7 +11,7 @@ from typing import Any
 
 from detdistill.data.image_files import is_text, unsafe_name
 from detdistill.errors import ConfigError, DataError
-from detdistill.strict_yaml import load_yaml
+from detdistill.settings.strict_yaml import load_yaml
 
 SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation")}
 

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from detdistill.errors import ConfigError
-from detdistill.strict_yaml import parse_yaml
-
-Tree = dict[str, Any]
-Path = tuple[str, ...]
+from detdistill.settings.calls import NAME
+from detdistill.settings.strict_yaml import parse_yaml
+from detdistill.settings.trees import Tree
 
 
 @dataclass(frozen=True, slots=True)
 class Override:
     """One setting: where it goes, what it is, and how the user wrote it."""
 
-    path: Path
+    path: tuple[str, ...]
     value: Any
     written: str
 
@@ -66,6 +65,8 @@ def apply_override(tree: Tree, override: Override) -> None:
 
 def _put(at: Any, part: str, override: Override, depth: int) -> None:
     if isinstance(at, dict):
+        if part == NAME and at.get(NAME) != override.value:
+            at.clear()  # another method has other keys
         at[part] = override.value
         return
     index = _index(at, part, override, depth, end=True)
@@ -85,12 +86,3 @@ def _index(at: list[Any], part: str, override: Override, depth: int, *, end: boo
             f"Count from 0, or set the whole list with {here}=[...]."
         )
     return int(part)
-
-
-def merge(below: Tree, above: Tree) -> Tree:
-    """A new tree: `below`, with every value of `above` over it; lists are replaced, sections are merged."""
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        merged[key] = merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
-    return merged

@@ -1,0 +1,10 @@
+"""One way from text to settings: YAML, `key.sub=value` and a method's text become trees, and trees become settings.
+
+A tree is what YAML holds: dictionaries, lists and plain values. Settings are nested frozen dataclasses, declared beside
+the code that uses them. `build` is the only way from one to the other, `as_tree` the way back.
+"""
+
+from detdistill.settings.reading import build
+from detdistill.settings.trees import Tagged, as_tree, complete, given
+
+__all__ = ["Tagged", "as_tree", "build", "complete", "given"]
