@@ -14,15 +14,14 @@ from detdistill.detectors.settings import parse_detector
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import atomic_file, read_json, write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
-from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings
+from detdistill.jobs.stages import report
 from detdistill.jobs.train import train_job
 from detdistill.methods.frs import FRSSettings
 from detdistill.progress import Progress, Silence
-from detdistill.report.curves import learning_curves
 from detdistill.report.tables import Table, results_json, side_by_side
 from detdistill.scenes import make_scenes
-from detdistill.training.run import METRICS
+from detdistill.store.layout import RunFolder
 from detdistill.training.settings import TrainSettings
 
 ALONE_EQUAL_TIME = "alone_equal_time"
@@ -95,13 +94,14 @@ class DemoOutcome:
 
     def table(self) -> list[str]:
         """Figures and cost of the four detectors."""
+        folder = RunFolder(self.out)
         rows = tuple((name, steps, seconds) for name, (steps, seconds) in self.training.items())
         return [
             *side_by_side(self.results).text().splitlines(),
             "",
             *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines(),
             "",
-            f"results, {PICTURES} and {CURVES} in {self.out}",
+            f"results, {folder.pictures.name} and {folder.curves.name} in {self.out}",
         ]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -151,10 +151,9 @@ def demo_job(
             DISTILLED: (distilled.steps, distilled.seconds),
         },
     )
-    write_json(out / RESULTS, outcome.as_dict())
-    with atomic_file(out / PICTURES) as partial:
-        shutil.copyfile(configs[DISTILLED].out / PICTURES, partial)
-    learning_curves({name: out / name / METRICS for name in outcome.training}, out / CURVES)
+    report(outcome, curves={name: out / name for name in outcome.training})
+    with atomic_file(RunFolder(out).pictures) as partial:
+        shutil.copyfile(RunFolder(configs[DISTILLED].out).pictures, partial)
     return outcome
 
 

@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from detdistill.data.dataset import DetectionDataset, Draw
-from detdistill.data.loader import collate
 from detdistill.detectors.base import Detector
-from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.inherit import InheritReport, inherit
-from detdistill.detectors.saved import LoadedDetector, load_detector
-from detdistill.distillation.startup import prove
-from detdistill.distillation.step import DistillationStep
-from detdistill.distillation.term import pairing_note
-from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.files import write_json
-from detdistill.jobs.fitting import (
-    CURVES,
-    PICTURES,
-    RESULTS,
-    device_of,
-    fit,
-    measure_fitted,
-    new_student,
-    require_free,
-    training_data,
-)
-from detdistill.jobs.opening import Measured, OpenedData, open_data, open_detector, require_same_classes
-from detdistill.jobs.samples import SampleChanges, open_twins, reached, recipe_changes, weighed_constantly
-from detdistill.jobs.settings import MethodChoice, RunConfig, TeacherSettings
-from detdistill.methods.catalogue import build_recipe
-from detdistill.progress import Progress, Silence
-from detdistill.report.curves import learning_curves
-from detdistill.report.sheet import comparison_sheet, sheet_rows
+from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.stages import build, draw_pictures, fit, measure, open_inputs, prove, report, require_method
+from detdistill.progress import Progress
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.training.run import METRICS
-from detdistill.types import Batch
+from detdistill.store.layout import RunFolder
 
 TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
-INHERITED = "inherited.json"
-_PROOF_IMAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,134 +75,33 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         DistillError: anything that cannot be used, in one sentence.
         Interrupted: stopped by a signal, with the checkpoint saved.
     """
-    watcher = progress or Silence()
-    choice, method = _teacher_and_method(config)
-    require_free(config.out, resume=resume)
-    loaded = open_detector(choice.source, allow=choice.allow, progress=watcher)
-    data = open_data(config.data, image=loaded.image or None, progress=watcher)
-    same_classes = require_same_classes(loaded, data.train, source=choice.source, allow=choice.allow)
-    alone = _open_alone(config, data)
-    student = new_student(config, data)
-    inherited = inherit(student, loaded.detector, source=choice.source) if config.inherit else None
-    teacher = FrozenTeacher(loaded.detector, autocast=_autocast(config))
-    recipe = build_recipe(method.settings, student.spec, teacher.spec, seed=config.seed)
-    changes = recipe_changes(recipe, config.data)
+    require_method(config)
+    opened = open_inputs(config, resume=resume, progress=progress)
+    built = build(opened, progress=progress)
+    proved = prove(built, progress=progress)
+    others: dict[str, Detector] = {}
+    if opened.teacher is not None and opened.same_classes:
+        others[TEACHER] = opened.teacher.detector
+    if opened.alone is not None:
+        others[ALONE] = opened.alone.detector
     # Several processes are forked from this one, which must not have touched a GPU before.
     forks = config.train.devices > 1
-    device = torch.device("cpu") if forks else device_of(config)
-    recipe = weighed_constantly(recipe, teacher, config, data, device=device, progress=watcher)
-    step = DistillationStep(student, teacher, recipe).to(device)
-    _tell(step, config, watcher, inherited=inherited)
-    for proof in prove(step, _batch_with_boxes(config, data, changes).to(device)):
-        watcher.say(f"start-up proof: {proof}")
-    if inherited is not None:
-        write_json(config.out / INHERITED, inherited.as_dict())
-    shares = reached(changes, data, progress=watcher)
-    twins = open_twins(recipe, teacher, config, data, device=device, progress=watcher)
-    others = {TEACHER: loaded.detector if same_classes else None, ALONE: alone.detector if alone else None}
-    results: dict[str, Measured | None] = {}
-    if not forks:
-        results = _measure(others, config, data, watcher)
-    fitted = fit(
-        step,
-        config,
-        data,
-        label=f"distil {config.student.detector} by {recipe.name}",
-        identity={
-            "method": {"name": method.name, **asdict(method.settings)},
-            "teacher": teacher.digest(),
-            **changes.identity(),
-            **({"inherit": True} if config.inherit else {}),
-            **({"twins": sorted(twins)} if recipe.twins else {}),
-        },
-        resume=resume,
-        progress=watcher,
-        changes=replace(changes, twins=twins),
-    )
+    measured = {} if forks else measure(opened, others, progress=progress)
+    fitted = fit(proved, progress=progress)
     if forks:
-        results = _measure(others, config, data, watcher)
-    results[DISTILLED] = measure_fitted(fitted.student, config, data, what=DISTILLED, progress=watcher)
+        measured = measure(opened, others, progress=progress)
+    measured |= measure(opened, {DISTILLED: fitted.student}, progress=progress)
     outcome = DistillOutcome(
         out=config.out,
-        method=recipe.name,
-        results={name: None if measured is None else measured.metrics for name, measured in results.items()},
+        method=built.method,
+        results={name: measured[name].metrics if name in measured else None for name in (TEACHER, ALONE, DISTILLED)},
         steps=fitted.training.steps,
         seconds=fitted.training.seconds,
-        sample_specific=shares,
+        sample_specific=built.shares,
     )
-    write_json(config.out / RESULTS, outcome.as_dict())
-    _draw(config, data, results)
+    curves = {DISTILLED: config.out}
+    if config.alone is not None and RunFolder(config.alone).metrics.is_file():
+        curves = {ALONE: config.alone, **curves}
+    report(outcome, curves=curves)
+    draw_pictures(opened, measured)
     return outcome
-
-
-def _teacher_and_method(config: RunConfig) -> tuple[TeacherSettings, MethodChoice]:
-    if config.teacher is None or config.method is None:
-        missing = "teacher" if config.teacher is None else "method"
-        raise ConfigError(f"A distillation must have a {missing}, got none. Pass --{missing}.")
-    return config.teacher, config.method
-
-
-def _open_alone(config: RunConfig, data: OpenedData) -> LoadedDetector | None:
-    if config.alone is None:
-        return None
-    alone = load_detector(config.alone)
-    if alone.class_names != data.val.class_names:
-        raise ConfigError(
-            f"The student alone in {config.alone} must have the data's classes {list(data.val.class_names)}, got "
-            f"{list(alone.class_names)}. Give a run on this data."
-        )
-    return alone
-
-
-def _autocast(config: RunConfig) -> torch.dtype | None:
-    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(config.train.precision)
-
-
-def _measure(
-    detectors: Mapping[str, Detector | None], config: RunConfig, data: OpenedData, watcher: Progress
-) -> dict[str, Measured | None]:
-    """Figures of what there is beside the distilled student."""
-    return {
-        name: None if detector is None else measure_fitted(detector, config, data, what=name, progress=watcher)
-        for name, detector in detectors.items()
-    }
-
-
-def _tell(step: DistillationStep, config: RunConfig, watcher: Progress, *, inherited: InheritReport | None) -> None:
-    """Says what is inherited, paired and capped."""
-    if inherited is not None:
-        watcher.say("\n".join(inherited.lines()))
-    watcher.say(pairing_note(step.student.spec, step.teacher.spec))
-    for weighted in step.recipe.terms:
-        steps = weighted.warm_up.within(config.train.steps)
-        if steps != weighted.warm_up.steps:
-            watcher.say(
-                f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {config.train.steps}"
-            )
-
-
-def _batch_with_boxes(config: RunConfig, data: OpenedData, changes: SampleChanges) -> Batch:
-    dataset: DetectionDataset = training_data(config, data, changes=changes)
-    samples = []
-    for index in range(len(dataset)):
-        if (~data.train.ignored[data.train.objects(index)]).any():
-            sample = dataset[Draw(epoch=0, index=index)]
-            if len(sample.targets.taught().labels):
-                samples.append(sample)
-        if len(samples) == _PROOF_IMAGES:
-            break
-    if not samples:
-        raise DataError(
-            "The training images must have at least one box to learn, got none. "
-            "Check the annotations with `detdistill data check`."
-        )
-    return collate(samples, pad_multiple=data.image.pad_multiple)
-
-
-def _draw(config: RunConfig, data: OpenedData, results: Mapping[str, Measured | None]) -> None:
-    columns = {name: measured.found for name, measured in results.items() if measured is not None}
-    comparison_sheet(config.out / PICTURES, sheet_rows(data.val, columns), class_names=data.val.class_names)
-    curves = {DISTILLED: config.out / METRICS}
-    if config.alone is not None and (config.alone / METRICS).is_file():
-        curves = {ALONE: config.alone / METRICS, **curves}
-    learning_curves(curves, config.out / CURVES)

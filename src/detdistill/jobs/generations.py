@@ -11,14 +11,11 @@ from detdistill.detectors.saved import saved_settings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.files import write_json
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, DistillOutcome, distill_job
-from detdistill.jobs.fitting import CURVES, RESULTS, require_free
 from detdistill.jobs.settings import RunConfig, StudentChoice
+from detdistill.jobs.stages import report, require_free
 from detdistill.progress import Progress, Silence
-from detdistill.report.curves import learning_curves
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.training.run import METRICS
 
 GENERATION, GENERATIONS = "generation", "generations"
 
@@ -120,9 +117,7 @@ def generations_job(
         if teacher is not None:
             teacher = replace(teacher, source=str(out), allow=())
     outcome = GenerationsOutcome(out=config.out, generations=tuple(found))
-    write_json(config.out / RESULTS, outcome.as_dict())
-    curves = {generation_name(number): one.out / METRICS for number, one in _numbered(found)}
-    learning_curves(curves, config.out / CURVES)
+    report(outcome, curves={generation_name(number): one.out for number, one in _numbered(found)})
     return outcome
 
 

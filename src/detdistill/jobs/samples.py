@@ -9,21 +9,20 @@ from typing import Any
 
 import torch
 
-from detdistill.data.dataset import DetectionDataset, SampleTransform, TwinReader
-from detdistill.data.loader import evaluation_loader
+from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader
+from detdistill.data.loader import collate, evaluation_loader
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.twin_cache import RepeatableMaker, open_twin_cache
 from detdistill.distillation.view import CLEAN
 from detdistill.distillation.weigh import ConstantWeigh, with_constant_weights
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, DataError
 from detdistill.jobs.opening import OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.progress import Progress
+from detdistill.store.layout import RunFolder
 from detdistill.types import Batch
-
-TWINS = "twins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,7 @@ class SampleChanges:
 
 
 UNCHANGED = SampleChanges()
+_PROOF_IMAGES = 4
 
 
 def own_changes(settings: DataSettings) -> SampleChanges:
@@ -80,6 +80,41 @@ def recipe_changes(recipe: Recipe, settings: DataSettings) -> SampleChanges:
     return SampleChanges(transform=recipe.sample_transform, until=recipe.transform_until)
 
 
+def training_data(config: RunConfig, data: OpenedData, changes: SampleChanges) -> DetectionDataset:
+    """The training view of the data, with what a recipe changes about samples and the twins it looks at."""
+    return DetectionDataset(
+        data.train,
+        image=data.image,
+        augment=config.data.augment,
+        seed=config.seed,
+        sample_transform=changes.transform,
+        twins=changes.twins,
+    )
+
+
+def batch_with_boxes(config: RunConfig, data: OpenedData, changes: SampleChanges) -> Batch:
+    """The first training images that have something to teach.
+
+    Raises:
+        DataError: there is none.
+    """
+    dataset = training_data(config, data, changes)
+    samples = []
+    for index in range(len(dataset)):
+        if (~data.train.ignored[data.train.objects(index)]).any():
+            sample = dataset[Draw(epoch=0, index=index)]
+            if len(sample.targets.taught().labels):
+                samples.append(sample)
+        if len(samples) == _PROOF_IMAGES:
+            break
+    if not samples:
+        raise DataError(
+            "The training images must have at least one box to learn, got none. "
+            "Check the annotations with `detdistill data check`."
+        )
+    return collate(samples, pad_multiple=data.image.pad_multiple)
+
+
 def open_twins(
     recipe: Recipe,
     teacher: FrozenTeacher,
@@ -106,7 +141,7 @@ def open_twins(
         return {}
     return {
         name: open_twin_cache(
-            config.twins.folder or config.out / TWINS,
+            config.twins.folder or RunFolder(config.out).twins,
             maker=maker,
             teacher=teacher,
             annotations=data.train,

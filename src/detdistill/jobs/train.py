@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detdistill.distillation.step import SupervisedStep
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.files import write_json
-from detdistill.jobs.fitting import (
-    CURVES,
-    RESULTS,
-    fit,
-    measure_fitted,
-    new_student,
-    require_free,
-)
-from detdistill.jobs.opening import open_data
-from detdistill.jobs.samples import own_changes, reached
 from detdistill.jobs.settings import RunConfig
-from detdistill.progress import Progress, Silence
-from detdistill.report.curves import learning_curves
+from detdistill.jobs.stages import build, fit, measure, open_inputs, prove, report
+from detdistill.progress import Progress
 from detdistill.report.tables import per_class, results_json, side_by_side
-from detdistill.training.run import METRICS
 
 STUDENT = "student"
 
@@ -78,29 +65,18 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
         DistillError: anything that cannot be used, in one sentence.
         Interrupted: stopped by a signal, with the checkpoint saved.
     """
-    watcher = progress or Silence()
-    require_free(config.out, resume=resume)
-    data = open_data(config.data, image=None, progress=watcher)
-    changes = own_changes(config.data)
-    step = SupervisedStep(new_student(config, data))
-    fitted = fit(
-        step,
-        config,
-        data,
-        label=f"train {config.student.detector}",
-        identity={"method": None, **changes.identity()},
-        resume=resume,
-        progress=watcher,
-        changes=changes,
-    )
-    measured = measure_fitted(fitted.student, config, data, what=config.student.detector, progress=watcher)
+    untaught = replace(config, teacher=None, method=None, inherit=False, alone=None)
+    opened = open_inputs(untaught, resume=resume, progress=progress)
+    built = build(opened, progress=progress)
+    fitted = fit(prove(built, progress=progress), progress=progress)
+    name = config.student.detector
+    measured = measure(opened, {name: fitted.student}, progress=progress)[name]
     outcome = TrainOutcome(
         out=config.out,
         metrics=measured.metrics,
         steps=fitted.training.steps,
         seconds=fitted.training.seconds,
-        sample_specific=reached(changes, data, progress=watcher),
+        sample_specific=built.shares,
     )
-    write_json(config.out / RESULTS, outcome.as_dict())
-    learning_curves({STUDENT: config.out / METRICS}, config.out / CURVES)
+    report(outcome, curves={STUDENT: config.out})
     return outcome

@@ -13,8 +13,7 @@ from detdistill.evaluation.coco import CocoMetrics
 from detdistill.evaluation.voc import evaluate_voc
 from detdistill.files import read_json, write_json, write_text
 from detdistill.jobs.distill import DISTILLED, distill_job
-from detdistill.jobs.fitting import RESULTS, device_of
-from detdistill.jobs.opening import measure, open_data
+from detdistill.jobs.opening import device_of, measure, open_data
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import STUDENT, train_job
 from detdistill.papers.complexity import count_complexity
@@ -24,6 +23,7 @@ from detdistill.papers.rows import Metric, PaperRow, chosen_rows, read_paper
 from detdistill.papers.runs import PaperRun, Scale, in_order, row_runs
 from detdistill.papers.table import ReproduceOutcome, differences_of, notes_of, table_lines
 from detdistill.progress import Progress, Silence
+from detdistill.store.layout import RunFolder
 
 TEST_DATA = "DETDISTILL_TEST_DATA"
 VOC = "voc.json"
@@ -131,7 +131,7 @@ def _data_of(
 
 
 def _finished(run: PaperRun) -> bool:
-    return (run.config.out / RESULTS).is_file()
+    return RunFolder(run.config.out).results.is_file()
 
 
 def _make(run: PaperRun, progress: Progress, *, place: str) -> None:
@@ -147,7 +147,7 @@ def _make(run: PaperRun, progress: Progress, *, place: str) -> None:
 
 def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, float | None]:
     """What a finished run achieved, by metric; Pascal VOC's is measured where a row asks for it, and kept."""
-    content = read_json(run.config.out / RESULTS)
+    content = read_json(RunFolder(run.config.out).results)
     metrics = CocoMetrics.from_dict(content[STUDENT if run.needs is None else DISTILLED])
     found: dict[Metric, float | None] = {"AP": metrics.ap, _AP50: metrics.ap50}
     if voc:
