@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from detdistill.demo import DemoOutcome
-    from detdistill.jobs.data import DataOutcome
+    from detdistill.jobs.data import DataOutcome, TrafficOutcome
     from detdistill.papers.table import ReproduceOutcome
     from detdistill.progress import Progress
 
@@ -159,7 +159,7 @@ def make_scenes(
     return make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=progress)
 
 
-def make_coco_traffic(*, coco: Path, out: Path, progress: Progress | None = None) -> DataOutcome:
+def make_coco_traffic(*, coco: Path, out: Path, progress: Progress | None = None) -> TrafficOutcome:
     """Take the part of COCO that shows traffic, with AID's 13 classes; images are linked, not copied.
 
     Args:
