@@ -19,8 +19,8 @@ RUNS = ("teacher", "alone", "distilled")
 ELSEWHERE = {"register_method", "register_detector", "register_format"}
 OURS = {
     name: value
-    for name, value in vars(detdistill).items()
-    if isinstance(value, FunctionType) and name in detdistill.__all__ and name not in ELSEWHERE
+    for name in detdistill.__all__
+    if isinstance(value := getattr(detdistill, name), FunctionType) and name not in ELSEWHERE
 }
 
 

@@ -15,7 +15,7 @@ from detdistill.cli import main
 from detdistill.config.run_file import read_run_config
 from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
-from detdistill.jobs import fitting
+from detdistill.jobs import stages
 from detdistill.jobs.distill import distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
@@ -55,7 +55,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
     seen = Witness()
-    monkeypatch.setattr(fitting, "train", seen.train)
+    monkeypatch.setattr(stages, "train", seen.train)
     return seen
 
 

@@ -27,6 +27,10 @@ def parse_method(text: str) -> Settings:
 
     Raises:
         ConfigError: another form, an unknown method or key, a value of another type, a wrapper around nothing.
+
+    Example:
+        >>> detdistill.parse_method("aid(frs, alpha=0.5)").alpha
+        0.5
     """
     return _of_sum(take_apart(text), text)
 
@@ -36,6 +40,10 @@ def method_text(settings: Settings) -> str:
 
     Raises:
         ConfigError: the settings are of no method, or a text in them is none.
+
+    Example:
+        >>> detdistill.method_text(detdistill.parse_method("aid( frs, alpha = 0.1 )"))
+        'aid(frs)'
     """
     if isinstance(settings, SumSettings):
         return " + ".join(method_text(part) for part in parts(settings))
