@@ -26,9 +26,8 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError, DistillError
 from detdistill.jobs import stages
-from detdistill.jobs.distill import DistillOutcome, distill_job
+from detdistill.jobs.run import RunOutcome, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.train import train_job
 from detdistill.methods.catalogue import RECIPES, build_recipe
 from detdistill.training.logs import read_rows
 from scenes_in_memory import tiny_student, tiny_teacher
@@ -72,7 +71,7 @@ class Lab:
 
     folder: Path
     config: RunConfig
-    outcome: DistillOutcome
+    outcome: RunOutcome
     watcher: Watcher
     witness: TeacherWitness
     teacher_files: dict[str, str]

@@ -16,9 +16,8 @@ from detdistill.config.run_file import read_run_config
 from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
-from detdistill.jobs.distill import distill_job
+from detdistill.jobs.run import distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.train import train_job
 from detdistill.training.logs import read_rows
 from watched_jobs import Watcher, Witness, no_curves
 

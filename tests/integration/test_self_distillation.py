@@ -20,7 +20,7 @@ from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.generations import generations_job
-from detdistill.jobs.train import train_job
+from detdistill.jobs.run import train_job
 from detdistill.training.run import _Run
 from detdistill.training.signals import Interrupted
 from watched_jobs import no_curves

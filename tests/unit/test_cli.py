@@ -45,7 +45,7 @@ def replace_job(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> Mock
 
 
 def test_train_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = replace_job(monkeypatch, "jobs.train", "train_job")
+    job = replace_job(monkeypatch, "jobs.run", "train_job")
     line = [
         "train",
         "--detector",
@@ -68,7 +68,7 @@ def test_train_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_distill_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = replace_job(monkeypatch, "jobs.distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(["distill", *SHORT, "--alone", "runs/a", "--resume", "method.warmup_steps=3"]) == 0
     config = job.call_args.args[0]
     assert (config.teacher.source, config.method.name, config.alone) == ("runs/t", "frs", Path("runs/a"))
@@ -78,7 +78,7 @@ def test_distill_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_distill_reads_a_method_made_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = replace_job(monkeypatch, "jobs.distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     line = ["aid(ikd(frs+ssim), alpha=0.5)" if word == "frs" else word for word in SHORT]
     assert main(["distill", *line, "--inherit", "method.control=true"]) == 0
     config = job.call_args.args[0]
@@ -90,7 +90,7 @@ def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.Monk
     settings = replace(parse_detector("fcos/tiny"), fpn_channels=16)
     save_detector(build_detector(settings, ("a",), seed=0), tmp_path / "t", image={"short_side": 8, "long_side": 8})
     line = ["distill", "--self", "--teacher", str(tmp_path / "t"), "--data", "d", "--method", "frs", "--out", "r"]
-    job = replace_job(monkeypatch, "jobs.distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(line) == 0
     assert job.call_args.args[0].student.settings == settings
     chain = replace_job(monkeypatch, "jobs.generations", "generations_job")
@@ -101,7 +101,7 @@ def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.Monk
 
 
 def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    job = replace_job(monkeypatch, "jobs.distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(["distill", *SHORT]) == 0
     first = job.call_args.args[0]
     file = tmp_path / "a=b.yaml"
@@ -228,7 +228,7 @@ def test_a_refusal_of_the_system_is_told_without_a_traceback(
 
 
 def test_an_interrupted_run_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    job = replace_job(monkeypatch, "jobs.distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     job.side_effect = Interrupted(7, Path("runs/x/checkpoints/7"))
     assert main(["distill", *SHORT]) == 130
     assert "interrupted after step 7; the checkpoint is runs/x/checkpoints/7" in capsys.readouterr().err

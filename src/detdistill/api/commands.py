@@ -14,14 +14,13 @@ from detdistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from detdistill.jobs.data import ConvertOutcome, DataOutcome
-    from detdistill.jobs.distill import DistillOutcome
     from detdistill.jobs.evaluate import EvaluateOutcome
     from detdistill.jobs.generations import GenerationsOutcome
     from detdistill.jobs.methods import MethodsOutcome
     from detdistill.jobs.pictures import PicturesOutcome
     from detdistill.jobs.predict import PredictOutcome
     from detdistill.jobs.profile import ProfileOutcome
-    from detdistill.jobs.train import TrainOutcome
+    from detdistill.jobs.run import RunOutcome
     from detdistill.progress import Progress
 
 
@@ -34,7 +33,7 @@ def train(
     seed: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-) -> TrainOutcome:
+) -> RunOutcome:
     """Train a detector without a teacher.
 
     Args:
@@ -52,7 +51,7 @@ def train(
         >>> outcome.steps
         2
     """
-    from detdistill.jobs.train import train_job
+    from detdistill.jobs.run import train_job
 
     config = run_config(*settings, purpose="train", student=detector, data=data, out=out, steps=steps, seed=seed)
     return train_job(config, resume=resume, progress=progress)
@@ -73,7 +72,7 @@ def distill(
     seed: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-) -> DistillOutcome | GenerationsOutcome:
+) -> RunOutcome | GenerationsOutcome:
     """Train a student with a teacher's help, and compare both.
 
     Args:
@@ -100,8 +99,8 @@ def distill(
         >>> outcome.method, sorted(outcome.results)
         ('aid(frs)', ['alone', 'distilled', 'teacher'])
     """
-    from detdistill.jobs.distill import distill_job
     from detdistill.jobs.generations import generations_job
+    from detdistill.jobs.run import distill_job
 
     if generations != 1 and not itself:
         raise ConfigError(f"--generations must come with --self, got {generations} generations without it. Add --self.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -146,9 +147,8 @@ def save_detector(detector: Detector, out: Place, *, image: Mapping[str, Any] | 
         ('car', 'truck')
     """
     from detdistill.detectors.saved import save_detector
-    from detdistill.jobs.opening import image_dict
 
-    save_detector(detector, Path(out), image=image if isinstance(image, Mapping) else image_dict(image))
+    save_detector(detector, Path(out), image=image if isinstance(image, Mapping) else asdict(image))
 
 
 def build_detector(detector: str | DetectorSettings, class_names: Sequence[str], *, seed: int = 0) -> Detector:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from detdistill.evaluation.coco import Backend, CocoMetrics
-from detdistill.jobs.opening import detect, image_of, open_detector
+from detdistill.jobs.opening import detect, image_settings, open_detector
 from detdistill.jobs.protocols import Metrics, ProtocolName, open_examination
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
@@ -81,7 +81,7 @@ def evaluate_job(
     found = detect(
         loaded.detector,
         examination.annotations,
-        image_of(loaded, examination.annotations),
+        image_settings(loaded.image, examination.annotations),
         label=f"evaluate {checkpoint}",
         batch_size=batch_size,
         progress=watcher,

@@ -11,7 +11,7 @@ from detdistill.detectors.saved import saved_settings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, DistillOutcome, distill_job
+from detdistill.jobs.run import ALONE, DISTILLED, TEACHER, RunOutcome, distill_job
 from detdistill.jobs.settings import RunConfig, StudentChoice
 from detdistill.jobs.stages import report, require_free
 from detdistill.progress import Progress, Silence
@@ -30,7 +30,7 @@ class GenerationsOutcome:
     """
 
     out: Path
-    generations: Sequence[DistillOutcome]
+    generations: Sequence[RunOutcome]
 
     @property
     def results(self) -> dict[str, CocoMetrics | None]:
@@ -66,9 +66,6 @@ class GenerationsOutcome:
 def same_architecture(source: str) -> StudentChoice:
     """A student with the architecture of a saved teacher, as its checkpoint describes it; no weights are read.
 
-    Args:
-        source: run folder or checkpoint of the teacher.
-
     Raises:
         ConfigError: there is no such checkpoint, or the teacher is none of ours.
     """
@@ -98,7 +95,6 @@ def generations_job(
         config: of the first generation, but for its folder: `config.out` holds the folders of all.
         generations: how many students.
         resume: go on with the chain in `config.out`.
-        progress: told how it goes.
 
     Raises:
         DistillError: anything that cannot be used, in one sentence.
@@ -108,7 +104,7 @@ def generations_job(
         raise ConfigError(f"The number of generations must be at least 1, got {generations}. Give --generations 2.")
     watcher = progress or Silence()
     require_free(config.out, resume=resume)
-    found: list[DistillOutcome] = []
+    found: list[RunOutcome] = []
     teacher = config.teacher
     for number in range(1, generations + 1):
         out = config.out / generation_name(number)
@@ -121,5 +117,5 @@ def generations_job(
     return outcome
 
 
-def _numbered(generations: Sequence[DistillOutcome]) -> list[tuple[int, DistillOutcome]]:
+def _numbered(generations: Sequence[RunOutcome]) -> list[tuple[int, RunOutcome]]:
     return list(enumerate(generations, start=1))

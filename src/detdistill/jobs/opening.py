@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from detdistill.detectors.load_report import compare_classes
 from detdistill.detectors.saved import LoadedDetector, load_detector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
-from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
 from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.progress import Progress, Silence
@@ -89,21 +89,8 @@ class OpenedData:
     image: ImageSettings
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a detector found in a split, and how good that is."""
-
-    metrics: CocoMetrics
-    found: list[ImageDetections]
-
-
 def open_data(settings: DataSettings, *, image: Mapping[str, Any] | None, progress: Progress) -> OpenedData:
-    """Reads both splits and tells what was repaired or skipped in them.
-
-    Args:
-        settings: where the splits are.
-        image: the teacher's image settings, taken where the run names none; None without a teacher.
-        progress: told about problems.
+    """Reads both splits; a run that names no image size takes `image`, its teacher's, where there is one.
 
     Raises:
         ConfigError: a path or file is missing.
@@ -136,16 +123,6 @@ def image_settings(image: Mapping[str, Any] | None, annotations: Annotations) ->
     short, long = (int(np.median(annotations.sizes[:].min(1))), int(np.median(annotations.sizes[:].max(1))))
     scale = min(1.0, LARGEST_SHORT_SIDE / short, LARGEST_LONG_SIDE / long)
     return ImageSettings(short_side=max(1, round(short * scale)), long_side=max(1, round(long * scale)))
-
-
-def image_of(loaded: LoadedDetector, annotations: Annotations) -> ImageSettings:
-    """The image size a detector was trained on, or the data's own where it does not say."""
-    return image_settings(loaded.image, annotations)
-
-
-def image_dict(image: ImageSettings) -> dict[str, Any]:
-    """Image settings as a checkpoint describes them."""
-    return asdict(image)
 
 
 def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress | None = None) -> LoadedDetector:
@@ -187,30 +164,6 @@ def require_same_classes(
     )
 
 
-def measure(
-    detector: Detector,
-    annotations: Annotations,
-    image: ImageSettings,
-    *,
-    what: str,
-    backend: Backend,
-    batch_size: int,
-    device: torch.device,
-    progress: Progress,
-) -> Measured:
-    """Runs a detector over a split, whose classes are its own, and computes COCO's figures; see `detect`."""
-    found = detect(
-        detector,
-        annotations,
-        image,
-        label=f"evaluate {what}",
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
-    )
-    return Measured(metrics=evaluate_coco(annotations, found, backend=backend), found=found)
-
-
 def detect(
     detector: Detector,
     annotations: Annotations,
@@ -221,16 +174,11 @@ def detect(
     device: torch.device | None = None,
     progress: Progress,
 ) -> list[ImageDetections]:
-    """What a detector finds in the images of a split.
+    """What a detector finds in the images of a split, at the size that it is to see; it is left on the device.
 
     Args:
-        detector: left on `device`.
-        annotations: the split.
-        image: the size the detector sees.
         label: names the stage for `progress`.
-        batch_size: images at a time.
         device: where to run; None for CUDA where there is one, else the CPU.
-        progress: told how far it is.
 
     Raises:
         DataError: an image cannot be read.

@@ -10,7 +10,7 @@ from typing import Any
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.jobs.opening import detect, image_of, open_detector, read_split, require_same_classes
+from detdistill.jobs.opening import detect, image_settings, open_detector, read_split, require_same_classes
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
 from detdistill.report.tables import Cell, Table
@@ -93,5 +93,5 @@ def _found(source: str, annotations: Annotations, progress: Progress) -> list[Im
     """What a detector finds in every image of the split, at the size that it was trained on."""
     loaded = open_detector(source, progress=progress)
     require_same_classes(loaded, annotations, source=source)
-    size = image_of(loaded, annotations)
+    size = image_settings(loaded.image, annotations)
     return detect(loaded.detector, annotations, size, label=f"look with {source}", progress=progress)

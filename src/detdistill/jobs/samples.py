@@ -124,15 +124,8 @@ def open_twins(
     device: torch.device,
     progress: Progress,
 ) -> dict[str, TwinReader]:
-    """Readers of the twins that a recipe looks at, made where they are not on the disk yet.
-
-    Args:
-        recipe: knows how they are made.
-        teacher: they are made against it.
-        config: says where they are kept; a run that makes them on the fly gets no reader.
-        data: opened for the run.
-        device: where they are made.
-        progress: told how far it is.
+    """Readers of the twins that a recipe looks at, made where they are not on the disk yet; none where a run makes them
+    on the fly.
 
     Raises:
         DataError: an image cannot be read, or the disk has too little room.
@@ -166,13 +159,7 @@ def weighed_constantly(
 ) -> Recipe:
     """The recipe with every constant weight measured on the training images as they are, without augmentation.
 
-    Args:
-        recipe: returned as it is where it holds none; the teacher then looks at nothing.
-        teacher: looks at every training image once.
-        config: of the run.
-        data: opened for it.
-        device: where the teacher computes.
-        progress: told how far it is, and the weights.
+    The teacher looks at each of them once, or at none where the recipe has no such weight.
 
     Raises:
         DataError: an image cannot be read.
@@ -203,11 +190,6 @@ def weighed_constantly(
 
 def reached(changes: SampleChanges, data: OpenedData, *, progress: Progress) -> dict[str, float] | None:
     """How many training images sample-specific augmentation reaches: said, and as ``results.json`` holds it.
-
-    Args:
-        changes: of the run.
-        data: opened for it.
-        progress: told.
 
     Returns:
         Shares in [0, 1] by name; None where the run has no such augmentation.

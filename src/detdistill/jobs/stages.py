@@ -4,7 +4,8 @@
     fitted = fit(prove(build(opened)))
     measured = measure(opened, {"student": fitted.student})
 
-A run without a teacher goes the same way. Only `fit` and `report` write into the run's folder.
+A run without a teacher goes the same way. Every stage tells its `progress` what it does, and only `fit`, `report` and
+`draw_pictures` write into the run's folder.
 """
 
 from __future__ import annotations
@@ -27,17 +28,16 @@ from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.distillation.term import pairing_note
 from detdistill.errors import ConfigError
+from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
 from detdistill.jobs.opening import (
-    Measured,
     OpenedData,
+    detect,
     device_of,
-    image_dict,
     open_data,
     open_detector,
     require_same_classes,
 )
-from detdistill.jobs.opening import measure as measure_split
 from detdistill.jobs.samples import (
     SampleChanges,
     batch_with_boxes,
@@ -127,7 +127,15 @@ class Fitted:
     training: TrainResult
 
 
-class RunOutcome(Protocol):
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a detector found in the validation images, and how good that is."""
+
+    metrics: CocoMetrics
+    found: list[ImageDetections]
+
+
+class Reported(Protocol):
     """What a run found out."""
 
     @property
@@ -144,7 +152,6 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     Args:
         config: of the run.
         resume: go on from the latest checkpoint.
-        progress: told the load reports and the data's problems.
 
     Raises:
         DistillError: the folder is in use, something is missing, or it does not fit together.
@@ -163,10 +170,6 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
 
 def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     """The step that is trained: a student with its initial weights, and the terms that teach it.
-
-    Args:
-        opened: its data and teacher.
-        progress: told what is measured for it.
 
     Raises:
         DistillError: student, teacher, method and data do not fit together.
@@ -194,9 +197,7 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
 def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     """Says what is inherited, paired and capped, and shows on one batch that every term teaches the student.
 
-    Args:
-        built: the step; without a teacher there is nothing to prove.
-        progress: told all of it.
+    Without a teacher there is nothing to prove.
 
     Raises:
         DataError: no training image has a box.
@@ -224,10 +225,6 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
 def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     """Trains into the run's folder, which gets ``config.yaml``, checkpoints and ``metrics.csv``.
 
-    Args:
-        proved: the step.
-        progress: told how it goes.
-
     Raises:
         ConfigError: other settings than those of the run that is resumed.
         DataError: an image cannot be read, or the disk has too little room for twins.
@@ -236,7 +233,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     """
     watcher, built, step = progress or Silence(), proved.built, proved.built.step
     config, data, changes = built.opened.config, built.opened.data, built.changes
-    folder, settings, image = RunFolder(config.out), config.train, image_dict(data.image)
+    folder, settings, image = RunFolder(config.out), config.train, asdict(data.image)
     if built.inherited is not None:
         write_json(folder.inherited, built.inherited.as_dict())
     identity = {
@@ -296,29 +293,27 @@ def measure(
     Args:
         opened: the run.
         detectors: by the name that progress calls them.
-        progress: told how far it is.
 
     Raises:
         DataError: an image cannot be read.
         DistillError: a detector's output is not finite.
     """
-    config, data = opened.config, opened.data
-    return {
-        name: measure_split(
+    settings, data, measured = opened.config.evaluate, opened.data, {}
+    for name, detector in detectors.items():
+        found = detect(
             detector,
             data.val,
             data.image,
-            what=name,
-            backend=config.evaluate.backend,
-            batch_size=config.evaluate.batch_size,
-            device=device_of(config),
+            label=f"evaluate {name}",
+            batch_size=settings.batch_size,
+            device=device_of(opened.config),
             progress=progress or Silence(),
         )
-        for name, detector in detectors.items()
-    }
+        measured[name] = Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
+    return measured
 
 
-def report(outcome: RunOutcome, *, curves: Mapping[str, Path]) -> None:
+def report(outcome: Reported, *, curves: Mapping[str, Path]) -> None:
     """Writes ``results.json`` and draws the learning curves into the run's folder.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,9 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.evaluation.voc import evaluate_voc
 from detdistill.files import read_json, write_json, write_text
-from detdistill.jobs.distill import DISTILLED, distill_job
-from detdistill.jobs.opening import device_of, measure, open_data
+from detdistill.jobs.run import DISTILLED, STUDENT, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.train import STUDENT, train_job
+from detdistill.jobs.stages import measure, open_inputs
 from detdistill.papers.complexity import count_complexity
 from detdistill.papers.data import PreparedData, full_data, smoke_data
 from detdistill.papers.plan import Plan, make_plan, require_room
@@ -159,16 +159,7 @@ def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, fl
 
 
 def _voc(config: RunConfig, progress: Progress) -> dict[str, Any]:
-    data = open_data(config.data, image=None, progress=progress)
-    detector = load_detector(config.out).detector
-    measured = measure(
-        detector,
-        data.val,
-        data.image,
-        what="Pascal VOC's AP",
-        backend=config.evaluate.backend,
-        batch_size=config.evaluate.batch_size,
-        device=device_of(config),
-        progress=progress,
-    )
-    return evaluate_voc(data.val, measured.found).as_dict()
+    opened = open_inputs(replace(config, teacher=None, method=None, alone=None), resume=True, progress=progress)
+    what = "Pascal VOC's AP"
+    measured = measure(opened, {what: load_detector(config.out).detector}, progress=progress)[what]
+    return evaluate_voc(opened.data.val, measured.found).as_dict()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.settings import DetectorSettings, Family, family_settings, parse_detector
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.settings import DataSettings, MethodChoice, RunConfig, StudentChoice, TeacherSettings, TwinSettings
 from detdistill.methods.composition import method_name, structure
 from detdistill.papers.data import PreparedData
