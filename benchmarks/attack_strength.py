@@ -30,7 +30,7 @@ from detdistill.data.loader import evaluation_loader  # noqa: E402
 from detdistill.data.transforms import ImageSettings  # noqa: E402
 from detdistill.detectors.frozen import FrozenTeacher  # noqa: E402
 from detdistill.files import write_json  # noqa: E402
-from detdistill.jobs.opening import available_device, image_of, open_detector, read_split  # noqa: E402
+from detdistill.jobs.opening import available_device, image_settings, open_detector, read_split  # noqa: E402
 from detdistill.methods.attack import AdversarialTwins, AttackSettings  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.store.twins import open_twin_cache  # noqa: E402
@@ -96,7 +96,7 @@ def main() -> None:
     progress, device = ScreenProgress(), available_device()
     loaded = open_detector(chosen.teacher, progress=progress)
     annotations = read_split(chosen.data, chosen.split, progress=progress)
-    image = image_of(loaded, annotations)
+    image = image_settings(loaded.image, annotations)
     teacher = FrozenTeacher(loaded.detector).to(device)
     maker, before = AdversarialTwins(AttackSettings()), teacher.digest()
     results: dict[str, Any] = {}

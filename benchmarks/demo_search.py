@@ -22,10 +22,15 @@ quiet_threads()
 
 from detdistill.demo import SCENES, DemoPlan, demo_configs, write_labelled  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job  # noqa: E402
+from detdistill.jobs.run import (  # noqa: E402
+    ALONE,
+    DISTILLED,
+    TEACHER,
+    distill_job,
+    train_job,
+)
 from detdistill.jobs.settings import RunConfig  # noqa: E402
-from detdistill.jobs.train import train_job  # noqa: E402
-from detdistill.methods.catalogue import METHODS, method_tree  # noqa: E402
+from detdistill.methods.catalogue import method_tree  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.scenes import make_scenes  # noqa: E402
 from detdistill.training.settings import ScheduleName  # noqa: E402

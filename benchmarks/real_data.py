@@ -25,10 +25,13 @@ quiet_threads()
 import torch  # noqa: E402
 
 from detdistill.bench.machine import machine  # noqa: E402
-from detdistill.jobs.config import read_run_config  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
-from detdistill.jobs.distill import DISTILLED, distill_job  # noqa: E402
-from detdistill.jobs.train import train_job  # noqa: E402
+from detdistill.jobs.config import read_run_config  # noqa: E402
+from detdistill.jobs.run import (  # noqa: E402
+    DISTILLED,
+    distill_job,
+    train_job,
+)
 from detdistill.progress import ScreenProgress  # noqa: E402
 
 METHODS = ("hint", "frs", "ssim")

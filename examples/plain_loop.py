@@ -8,49 +8,32 @@ Needs a teacher, such as the one that ``make demo`` leaves in runs/demo:
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
-from detdistill.threads import quiet_threads
+import detdistill
 
-quiet_threads()
+detdistill.quiet_threads()
 
-import torch  # noqa: E402
-
-from detdistill import (  # noqa: E402
-    Clock,
-    DistillationStep,
-    FrozenTeacher,
-    build_detector,
-    build_recipe,
-    load_detector,
-    parse_detector,
-    save_detector,
-)
-from detdistill.data.dataset import DetectionDataset  # noqa: E402
-from detdistill.data.loader import training_loader  # noqa: E402
-from detdistill.data.sources import open_split  # noqa: E402
-from detdistill.data.transforms import AugmentSettings, ImageSettings  # noqa: E402
+import torch  # noqa: E402 (the threads' settings are made before torch loads)
 
 
 def distil(teacher_run: Path, data: Path, out: Path, *, steps: int = 100) -> list[float]:
     """Distils the teacher of a run into a small student; returns the loss of every step."""
-    loaded = load_detector(teacher_run)
-    teacher = FrozenTeacher(loaded.detector)
-    annotations, _ = open_split(data, "train", class_names=teacher.spec.class_names)
-    image = ImageSettings(**loaded.image)
-    dataset = DetectionDataset(annotations, image=image, augment=AugmentSettings())
-    student = build_detector(parse_detector("fcos/tiny"), teacher.spec.class_names, seed=0)
-    step = DistillationStep(student, teacher, build_recipe("frs", student.spec, teacher.spec)).train()
+    loaded = detdistill.load_detector(teacher_run)
+    teacher = detdistill.FrozenTeacher(loaded.detector)
+    split = detdistill.open_data(data, class_names=loaded.class_names, image=loaded.image)
+    student = detdistill.build_detector("fcos/tiny", split.class_names)
+    recipe = detdistill.build_recipe("frs", student.spec, teacher.spec)
+    step = detdistill.DistillationStep(student, teacher, recipe).train()
     optimizer = torch.optim.AdamW(step.parameters(), lr=1e-3)
     losses = []
-    for index, batch in enumerate(training_loader(dataset, batch_size=8, steps=steps)):
-        report = step(batch, Clock(step=index, total_steps=steps))
+    for index, batch in enumerate(split.batches(8, steps=steps)):
+        report = step(batch, detdistill.Clock(step=index, total_steps=steps))
         optimizer.zero_grad()
         report.total.backward()
         optimizer.step()
         losses.append(float(report.total.detach()))
-    save_detector(student, out, image=asdict(image))
+    detdistill.save_detector(student, out, image=split.image)
     return losses
 
 

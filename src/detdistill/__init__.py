@@ -1,88 +1,120 @@
 """detdistill: make a small object detector better by distilling a large one into it.
 
-Every public name is imported when it is first asked for, so that importing the package stays free of torch.
+The public functions are here at once; every other name is imported when it is first asked for, so that importing the
+package stays free of torch.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING
 
+from detdistill import errors
+from detdistill.api.commands import (
+    check_data,
+    convert_data,
+    describe_methods,
+    distill,
+    evaluate,
+    pictures,
+    predict,
+    profile,
+    train,
+)
+from detdistill.api.pieces import (
+    build_detector,
+    load_detector,
+    open_data,
+    register_detector,
+    register_format,
+    register_method,
+    run_config,
+    save_detector,
+)
+from detdistill.threads import quiet_threads
+
 if TYPE_CHECKING:
-    from detdistill import errors as errors
-    from detdistill.detectors.base import Detector as Detector
-    from detdistill.detectors.catalogue import build_detector as build_detector
-    from detdistill.detectors.catalogue import parse_detector as parse_detector
-    from detdistill.detectors.frozen import FrozenTeacher as FrozenTeacher
-    from detdistill.detectors.inherit import inherit as inherit
-    from detdistill.distillation.step import DistillationStep as DistillationStep
-    from detdistill.methods.catalogue import build_recipe as build_recipe
-    from detdistill.methods.catalogue import method_text as method_text
-    from detdistill.methods.catalogue import parse_method as parse_method
-    from detdistill.store.students import load_detector as load_detector
-    from detdistill.store.students import save_detector as save_detector
-    from detdistill.types import Batch as Batch
-    from detdistill.types import Clock as Clock
-    from detdistill.types import Cost as Cost
-    from detdistill.types import Observation as Observation
-    from detdistill.types import StepReport as StepReport
-    from detdistill.types import Targets as Targets
+    from detdistill.detectors.base import Detector
+    from detdistill.detectors.catalogue import parse_detector
+    from detdistill.detectors.frozen import FrozenTeacher
+    from detdistill.detectors.inherit import inherit
+    from detdistill.distillation.step import DistillationStep
+    from detdistill.jobs import stages
+    from detdistill.methods.catalogue import build_recipe, method_text, parse_method
+    from detdistill.progress import ScreenProgress
+    from detdistill.store.layout import RunFolder
+    from detdistill.training.signals import Interrupted
+    from detdistill.types import Batch, Clock, Cost, Observation, StepReport, Targets
 
     __version__: str
 
 _HOMES = {
-    "Batch": "types",
-    "Clock": "types",
-    "Cost": "types",
-    "Detector": "detectors.base",
-    "DistillationStep": "distillation.step",
-    "FrozenTeacher": "detectors.frozen",
-    "Observation": "types",
-    "StepReport": "types",
-    "Targets": "types",
-    "build_detector": "detectors.catalogue",
-    "build_recipe": "methods.catalogue",
-    "inherit": "detectors.inherit",
-    "load_detector": "store.students",
-    "method_text": "methods.catalogue",
-    "parse_detector": "detectors.catalogue",
-    "parse_method": "methods.catalogue",
-    "save_detector": "store.students",
+    "detectors.base": ("Detector",),
+    "detectors.frozen": ("FrozenTeacher",),
+    "detectors.inherit": ("inherit",),
+    "detectors.catalogue": ("parse_detector",),
+    "distillation.step": ("DistillationStep",),
+    "jobs.stages": ("stages",),
+    "methods.catalogue": ("build_recipe", "method_text", "parse_method"),
+    "progress": ("ScreenProgress",),
+    "store.layout": ("RunFolder",),
+    "training.signals": ("Interrupted",),
+    "types": ("Batch", "Clock", "Cost", "Observation", "StepReport", "Targets"),
 }
 
-__all__ = [  # noqa: RUF022 (the order of a run: data, detectors, recipe, step)
+__all__ = [  # noqa: RUF022 (what the commands do, the stages of a run, a loop of one's own, what flows in it)
+    "train",
+    "distill",
+    "evaluate",
+    "predict",
+    "profile",
+    "pictures",
+    "describe_methods",
+    "check_data",
+    "convert_data",
+    "run_config",
+    "stages",
+    "RunFolder",
+    "ScreenProgress",
+    "Interrupted",
+    "errors",
+    "quiet_threads",
+    "open_data",
+    "load_detector",
+    "save_detector",
+    "build_detector",
+    "parse_detector",
+    "inherit",
+    "FrozenTeacher",
+    "build_recipe",
+    "parse_method",
+    "method_text",
+    "DistillationStep",
+    "register_method",
+    "register_detector",
+    "register_format",
+    "Detector",
     "Batch",
     "Targets",
     "Observation",
     "Cost",
     "Clock",
     "StepReport",
-    "Detector",
-    "FrozenTeacher",
-    "build_detector",
-    "parse_detector",
-    "load_detector",
-    "save_detector",
-    "inherit",
-    "build_recipe",
-    "parse_method",
-    "method_text",
-    "DistillationStep",
-    "errors",
     "__version__",
 ]
 
 
 def __getattr__(name: str) -> object:
+    value: object
     if name == "__version__":
-        value: object = importlib.metadata.version("detdistill")
-    elif name == "errors":
-        value = importlib.import_module("detdistill.errors")
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(f"detdistill.{_HOMES[name]}"), name)
+        # Costs 45 ms, which only who asks should pay.
+        value = importlib.import_module("importlib.metadata").version("detdistill")
     else:
-        raise AttributeError(f"module 'detdistill' has no attribute '{name}'")
+        home = next((module for module, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module 'detdistill' has no attribute '{name}'")
+        module = importlib.import_module(f"detdistill.{home}")
+        value = module if home.endswith(f".{name}") else getattr(module, name)
     globals()[name] = value
     return value
 

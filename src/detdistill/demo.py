@@ -13,13 +13,11 @@ from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import atomic_file, read_json, write_json
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job
-from detdistill.jobs.fitting import CURVES, PICTURES, RESULTS
+from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job, train_job
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
-from detdistill.jobs.train import train_job
+from detdistill.jobs.stages import report
 from detdistill.methods.frs import FRSSettings
 from detdistill.progress import Progress, Silence
-from detdistill.report.curves import learning_curves
 from detdistill.report.tables import Table, results_json, side_by_side
 from detdistill.scenes import make_scenes
 from detdistill.store.layout import RunFolder
@@ -95,13 +93,14 @@ class DemoOutcome:
 
     def table(self) -> list[str]:
         """Figures and cost of the four detectors."""
+        folder = RunFolder(self.out)
         rows = tuple((name, steps, seconds) for name, (steps, seconds) in self.training.items())
         return [
             *side_by_side(self.results).text().splitlines(),
             "",
             *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines(),
             "",
-            f"results, {PICTURES} and {CURVES} in {self.out}",
+            f"results, {folder.pictures.name} and {folder.curves.name} in {self.out}",
         ]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -127,45 +126,28 @@ def demo_job(
         DistillError: the folder holds something else.
         Interrupted: stopped by a signal, with the checkpoint saved.
     """
-    watcher = progress or Silence()
     chosen = plan or DemoPlan()
-    make_demo_scenes(chosen, out=out, seed=seed, progress=watcher)
+    make_demo_scenes(chosen, out=out, seed=seed, progress=progress or Silence())
     configs = demo_configs(chosen, out=out, seed=seed)
-    teacher = train_job(configs[TEACHER], resume=True, progress=watcher)
-    alone = train_job(configs[ALONE], resume=True, progress=watcher)
-    distilled = distill_job(configs[DISTILLED], resume=True, progress=watcher)
-    equal_time = equal_time_config(configs[ALONE], out=out, alone=alone.seconds, distilled=distilled.seconds)
-    alone_equal_time = train_job(equal_time, resume=True, progress=watcher)
+    runs = {name: train_job(configs[name], resume=True, progress=progress) for name in (TEACHER, ALONE)}
+    distilled = distill_job(configs[DISTILLED], resume=True, progress=progress)
+    equal_time = equal_time_config(configs[ALONE], out=out, alone=runs[ALONE].seconds, distilled=distilled.seconds)
+    runs[ALONE_EQUAL_TIME] = train_job(equal_time, resume=True, progress=progress)
+    results = {name: run.results[STUDENT] for name, run in runs.items()}
+    runs[DISTILLED] = distilled
     outcome = DemoOutcome(
         out=out,
-        results={
-            TEACHER: teacher.metrics,
-            ALONE: alone.metrics,
-            ALONE_EQUAL_TIME: alone_equal_time.metrics,
-            DISTILLED: distilled.results[DISTILLED],
-        },
-        training={
-            TEACHER: (teacher.steps, teacher.seconds),
-            ALONE: (alone.steps, alone.seconds),
-            ALONE_EQUAL_TIME: (alone_equal_time.steps, alone_equal_time.seconds),
-            DISTILLED: (distilled.steps, distilled.seconds),
-        },
+        results={**results, DISTILLED: distilled.results[DISTILLED]},
+        training={name: (run.steps, run.seconds) for name, run in runs.items()},
     )
-    write_json(out / RESULTS, outcome.as_dict())
-    with atomic_file(out / PICTURES) as partial:
-        shutil.copyfile(configs[DISTILLED].out / PICTURES, partial)
-    learning_curves({name: RunFolder(out / name).metrics for name in outcome.training}, out / CURVES)
+    report(outcome, curves={name: out / name for name in runs})
+    with atomic_file(RunFolder(out).pictures) as partial:
+        shutil.copyfile(RunFolder(distilled.out).pictures, partial)
     return outcome
 
 
 def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress) -> None:
     """Draws the demo's scenes where they are not there yet, and writes which of them the student has labels for.
-
-    Args:
-        plan: says how many and how large.
-        out: folder of the demo.
-        seed: decides the scenes.
-        progress: told how far it is.
 
     Raises:
         ConfigError: the folder holds other scenes.
@@ -225,13 +207,6 @@ def write_labelled(out: Path, scenes: int) -> None:
 
 
 def equal_time_config(config: RunConfig, *, out: Path, alone: float, distilled: float) -> RunConfig:
-    """The student alone again, with as many steps as fit into the distilled student's training time.
-
-    Args:
-        config: of the student alone.
-        out: folder of the demo.
-        alone: seconds that its training took.
-        distilled: seconds that the distilled student's training took.
-    """
+    """The student alone again, with as many steps as fit into the distilled student's training time, in seconds."""
     steps = max(config.train.steps, round(config.train.steps * distilled / alone))
     return replace(config, train=replace(config.train, steps=steps), out=out / ALONE_EQUAL_TIME)

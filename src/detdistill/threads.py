@@ -10,5 +10,9 @@ def quiet_threads() -> None:
 
     By default they spin at every barrier, which makes a training step up to nine times slower as soon as another
     process uses a core of the same machine. A value that the user has set stays.
+
+    Example:
+        >>> detdistill.quiet_threads()
+        >>> import torch
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -17,18 +17,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-import detdistill.jobs.distill as distilling
 from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
-from detdistill.jobs.config import read_run_config
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError, DistillError
-from detdistill.jobs import fitting
-from detdistill.jobs.distill import DistillOutcome, distill_job
+from detdistill.jobs import stages
+from detdistill.jobs.config import read_run_config
+from detdistill.jobs.run import RunOutcome, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.train import train_job
 from detdistill.methods.catalogue import RECIPES, build_recipe
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.logs import read_rows
@@ -73,7 +71,7 @@ class Lab:
 
     folder: Path
     config: RunConfig
-    outcome: DistillOutcome
+    outcome: RunOutcome
     watcher: Watcher
     witness: TeacherWitness
     teacher_files: dict[str, str]
@@ -104,8 +102,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     draw_data(folder / "data")
     witness, watcher = TeacherWitness(), Watcher()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "train", witness.train)
-        patch.setattr(distilling, "FrozenTeacher", witness.frozen)
+        patch.setattr(stages, "train", witness.train)
+        patch.setattr(stages, "FrozenTeacher", witness.frozen)
         common = {"data": folder / "data"}
         for out, detector, changes in (("teacher", "test_efficientnet", TEACHER), ("alone", "test_resnet", STUDENT)):
             options = {**common, "student": f"fcos/{detector}", "out": folder / out}
@@ -287,7 +285,7 @@ def test_self_distillation_is_proved_on_a_perturbed_observation_and_says_so(lab:
     options = {"method": method, "student": student_detector, "teacher": teacher}
     config = distillation(lab.folder, f"self_{method}", *changes, **options)
     settings: DetectorSettings = config.student.settings
-    student = fitting.build_detector(settings, CLASSES, seed=config.seed)
+    student = stages.build_detector(settings, CLASSES, seed=config.seed)
     save_detector(student, teacher, image={"short_side": HEIGHT, "long_side": WIDTH, "pad_multiple": 32})
     watcher = Watcher()
     distill_job(config, progress=watcher)
@@ -297,8 +295,8 @@ def test_self_distillation_is_proved_on_a_perturbed_observation_and_says_so(lab:
 
 
 def test_a_frozen_student_is_refused_before_any_step(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = distilling.new_student
-    monkeypatch.setattr(distilling, "new_student", lambda *given: build(*given).requires_grad_(False))
+    build = stages.new_student
+    monkeypatch.setattr(stages, "new_student", lambda *given: build(*given).requires_grad_(False))
     config = distillation(lab.folder, "frozen", method="hint")
     with pytest.raises(DistillError, match="Check that the student is not frozen"):
         distill_job(config)

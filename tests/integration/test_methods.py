@@ -12,13 +12,11 @@ import torch
 
 from coco_by_hand import TRAIN, draw_data
 from detdistill.cli import main
-from detdistill.jobs.config import read_run_config
-from detdistill.store.students import load_detector
 from detdistill.errors import ConfigError
-from detdistill.jobs import fitting
-from detdistill.jobs.distill import distill_job
+from detdistill.jobs import stages
+from detdistill.jobs.config import read_run_config
+from detdistill.jobs.run import distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.train import train_job
 from detdistill.store.students import load_detector
 from detdistill.training.logs import read_rows
 from watched_jobs import Watcher, Witness, no_curves
@@ -56,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def witness(monkeypatch: pytest.MonkeyPatch) -> Witness:
     seen = Witness()
-    monkeypatch.setattr(fitting, "train", seen.train)
+    monkeypatch.setattr(stages, "train", seen.train)
     return seen
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from coco_by_hand import draw_data
 from detdistill.cli import main
-from detdistill.jobs.config import read_run_config
 from detdistill.detectors.catalogue import build_detector
 from detdistill.errors import ConfigError
-from detdistill.jobs import fitting, generations
+from detdistill.jobs import stages
+from detdistill.jobs.config import read_run_config
 from detdistill.jobs.generations import generations_job
-from detdistill.jobs.train import train_job
+from detdistill.jobs.run import train_job
 from detdistill.store.students import load_detector
 from detdistill.training.run import _Run
 from detdistill.training.signals import Interrupted
@@ -40,7 +40,7 @@ CHAIN = ("generation_1", "generation_2")
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     """Without the curves of each run; the chain of the fixture draws its own."""
-    with no_curves():
+    with no_curves(but="chain"):
         yield
 
 
@@ -102,7 +102,7 @@ def test_every_generation_begins_with_the_same_fresh_weights(home: Path, monkeyp
         begun.append({name: tensor.clone() for name, tensor in step.student.state_dict().items()})  # type: ignore[attr-defined]
         raise Interrupted(0, home)
 
-    monkeypatch.setattr(fitting, "train", stopped)
+    monkeypatch.setattr(stages, "train", stopped)
     for name in CHAIN:
         config = read_run_config(home / "chain" / name / "config.yaml", [f"out={home / 'none'}"], purpose="distill")
         with pytest.raises(Interrupted):
@@ -133,7 +133,6 @@ def test_an_interrupted_chain_goes_on_to_the_same_bits(home: Path, monkeypatch: 
     assert not (home / "stopped" / "results.json").exists()
     with pytest.raises(ConfigError, match="must be new or empty, got one with files in it"):
         generations_job(config, generations=2)
-    monkeypatch.setattr(generations, "learning_curves", lambda *_given: None)
     # A chain may also be made longer.
     outcome = generations_job(config, generations=3, resume=True)
     for name in CHAIN:

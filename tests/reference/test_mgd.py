@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detdistill.random import draw_seed
 from detdistill.distillation.pair import Pair
 from detdistill.distillation.term import LevelTerm
 from detdistill.methods.mgd import MaskedGeneration, MGDSettings, build_mgd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +12,10 @@ from unittest.mock import Mock, create_autospec
 import pytest
 
 import detdistill
-from detdistill.cli import commands, main
-from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.api.pieces import split_arguments
+from detdistill.cli import main
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.settings import parse_detector
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
 from detdistill.methods.aid import AIDSettings
@@ -35,14 +38,14 @@ class Found:
 
 def replace_job(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> Mock:
     """Puts a stand-in for a job, which refuses arguments that the job itself does not take."""
-    home = __import__(f"detdistill.jobs.{module}", fromlist=[name])
+    home = importlib.import_module(f"detdistill.{module}")
     job: Mock = create_autospec(getattr(home, name), return_value=Found())
     monkeypatch.setattr(home, name, job)
     return job
 
 
 def test_train_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = replace_job(monkeypatch, "train", "train_job")
+    job = replace_job(monkeypatch, "jobs.run", "train_job")
     line = [
         "train",
         "--detector",
@@ -65,7 +68,7 @@ def test_train_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_distill_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = replace_job(monkeypatch, "distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(["distill", *SHORT, "--alone", "runs/a", "--resume", "method.warmup_steps=3"]) == 0
     config = job.call_args.args[0]
     assert (config.teacher.source, config.method.name, config.alone) == ("runs/t", "frs", Path("runs/a"))
@@ -75,7 +78,7 @@ def test_distill_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_distill_reads_a_method_made_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    job = replace_job(monkeypatch, "distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     line = ["aid(ikd(frs+ssim), alpha=0.5)" if word == "frs" else word for word in SHORT]
     assert main(["distill", *line, "--inherit", "method.control=true"]) == 0
     config = job.call_args.args[0]
@@ -87,10 +90,10 @@ def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.Monk
     settings = replace(parse_detector("fcos/tiny"), fpn_channels=16)
     save_detector(build_detector(settings, ("a",), seed=0), tmp_path / "t", image={"short_side": 8, "long_side": 8})
     line = ["distill", "--self", "--teacher", str(tmp_path / "t"), "--data", "d", "--method", "frs", "--out", "r"]
-    job = replace_job(monkeypatch, "distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(line) == 0
     assert job.call_args.args[0].student.settings == settings
-    chain = replace_job(monkeypatch, "generations", "generations_job")
+    chain = replace_job(monkeypatch, "jobs.generations", "generations_job")
     assert main([*line, "--generations", "3", "--resume"]) == 0
     assert chain.call_args.args[0] == job.call_args.args[0]
     assert {key: chain.call_args.kwargs[key] for key in ("generations", "resume")} == {"generations": 3, "resume": True}
@@ -98,7 +101,7 @@ def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.Monk
 
 
 def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    job = replace_job(monkeypatch, "distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(["distill", *SHORT]) == 0
     first = job.call_args.args[0]
     file = tmp_path / "a=b.yaml"
@@ -115,36 +118,36 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
         ("demo.demo_job", ["demo"], (), {"out": Path("runs/demo"), "seed": 0}),
         ("demo.demo_job", ["demo", "--out", "o", "--seed", "4"], (), {"out": Path("o"), "seed": 4}),
         (
-            "evaluate.evaluate_job",
+            "jobs.evaluate.evaluate_job",
             ["evaluate", "runs/x", "--data", "d", "--split", "train", "--backend", "pycocotools"],
             ("runs/x", Path("d")),
             {"split": "train", "protocol": "coco", "backend": "pycocotools"},
         ),
         (
-            "evaluate.evaluate_job",
+            "jobs.evaluate.evaluate_job",
             ["evaluate", "runs/x", "--data", "d", "--protocol", "aid_merged"],
             ("runs/x", Path("d")),
             {"split": "val", "protocol": "aid_merged", "backend": "hotcoco"},
         ),
         (
-            "predict.predict_job",
+            "jobs.predict.predict_job",
             ["predict", "runs/x", "a.png", "folder", "--out", "o", "--score", "0.5"],
             ("runs/x", (Path("a.png"), Path("folder"))),
             {"out": Path("o"), "score": 0.5},
         ),
         (
-            "data.make_scenes_job",
+            "jobs.data.make_scenes_job",
             ["data", "make", "scenes", "--out", "o", "--train", "3", "--val", "2", "--seed", "1", "--kitti"],
             (Path("o"),),
             {"train": 3, "val": 2, "seed": 1, "kitti": True},
         ),
         (
-            "data.make_coco_traffic_job",
+            "jobs.data.make_coco_traffic_job",
             ["data", "make", "coco-traffic", "--coco", "c", "--out", "o"],
             (Path("c"), Path("o")),
             {},
         ),
-        ("data.check_data_job", ["data", "check", "d"], (Path("d"),), {}),
+        ("jobs.data.check_data_job", ["data", "check", "d"], (Path("d"),), {}),
     ],
 )
 def test_commands_call_their_jobs(
@@ -157,7 +160,7 @@ def test_commands_call_their_jobs(
     kwargs: dict[str, object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    job = replace_job(monkeypatch, *name.split("."))
+    job = replace_job(monkeypatch, *name.rsplit(".", 1))
     assert main([*line, "--json", str(tmp_path / "r.json")]) == 0
     assert job.call_args.args == args
     assert {key: value for key, value in job.call_args.kwargs.items() if key != "progress"} == kwargs
@@ -204,7 +207,7 @@ def test_bad_input_is_one_sentence_and_two(capsys: pytest.CaptureFixture[str], l
 def test_a_jobs_own_error_is_told_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = replace_job(monkeypatch, "data", "check_data_job")
+    job = replace_job(monkeypatch, "jobs.data", "check_data_job")
     job.side_effect = DataError("d must be a data set, got none. Check the path.")
     assert main(["data", "check", "d"]) == 2
     assert capsys.readouterr().err == "error: d must be a data set, got none. Check the path.\n"
@@ -213,7 +216,7 @@ def test_a_jobs_own_error_is_told_without_a_traceback(
 def test_a_refusal_of_the_system_is_told_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = replace_job(monkeypatch, "data", "check_data_job")
+    job = replace_job(monkeypatch, "jobs.data", "check_data_job")
     job.side_effect = PermissionError(13, "Permission denied", "/nowhere/d")
     assert main(["data", "check", "d"]) == 2
     assert capsys.readouterr().err.startswith(
@@ -225,7 +228,7 @@ def test_a_refusal_of_the_system_is_told_without_a_traceback(
 
 
 def test_an_interrupted_run_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    job = replace_job(monkeypatch, "distill", "distill_job")
+    job = replace_job(monkeypatch, "jobs.run", "distill_job")
     job.side_effect = Interrupted(7, Path("runs/x/checkpoints/7"))
     assert main(["distill", *SHORT]) == 130
     assert "interrupted after step 7; the checkpoint is runs/x/checkpoints/7" in capsys.readouterr().err
@@ -276,7 +279,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_the_first_argument_may_be_a_file(arguments: tuple[str, ...], expected: object) -> None:
-    assert commands.split_arguments(arguments) == expected
+    assert split_arguments(arguments) == expected
 
 
 def test_public_names_are_there_lazily() -> None:

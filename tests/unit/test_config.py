@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.jobs.config import read_run_config
-from detdistill.settings.overrides import apply_override, parse_override
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.errors import ConfigError
+from detdistill.jobs.config import read_run_config
 from detdistill.jobs.settings import DataSettings, StudentChoice
-from every_method import RECIPES, WRAPPERS
 from detdistill.methods.frs import FRSSettings
+from detdistill.settings.overrides import apply_override, parse_override
 from detdistill.settings.strict_yaml import dump_yaml, load_yaml, parse_yaml
 from detdistill.training.settings import TrainSettings
+from every_method import RECIPES, WRAPPERS
 from run_files import distil, refusal, run_file
 
 FILE = """

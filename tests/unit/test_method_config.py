@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.jobs.config import read_run_config
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.errors import ConfigError
+from detdistill.jobs.config import read_run_config
 from detdistill.jobs.settings import RunConfig, StudentChoice, TwinSettings
 from detdistill.methods.aid import AIDSettings
 from detdistill.methods.catalogue import SumSettings

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 import torch
+from detdistill.detectors.saved import DESCRIPTION, load_detector, save_detector
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,7 +20,6 @@ from detdistill.detectors.catalogue import FAMILIES, Family, build_detector, par
 from detdistill.detectors.dense import all_background, assign, dense_spec, focal_cells, observe_dense, prior_bias
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.detectors.saved import DESCRIPTION, load_detector, save_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError

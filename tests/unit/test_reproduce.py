@@ -12,7 +12,7 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.methods.catalogue import build_recipe
 from detdistill.papers.data import PreparedData
 from detdistill.papers.rows import PAPERS, PaperRow, chosen_rows, papers_folder, read_paper

@@ -10,7 +10,7 @@ import pytest
 
 from detdistill.errors import ConfigError
 from detdistill.files import read_json, write_json
-from detdistill.jobs.distill import DISTILLED
+from detdistill.jobs.run import DISTILLED
 from detdistill.jobs.settings import RunConfig
 from detdistill.papers import reproduce
 from detdistill.papers.data import PreparedData

@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, UnknownCommandError
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import detdistill
-from detdistill.cli import commands, commands_data
+from detdistill.cli import commands
 from detdistill.errors import DistillError, suggestion
 from detdistill.threads import quiet_threads
 from detdistill.training.world import says
@@ -24,28 +24,29 @@ def build_app() -> App:
         help="Make a small object detector better by distilling a large one into it.",
         version=lambda: detdistill.__version__,
         help_format="plaintext",
+        default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    for command in (
-        commands.demo,
-        commands.train,
-        commands.distill,
-        commands.evaluate,
-        commands.predict,
-        commands.methods,
-        commands.profile,
-        commands.reproduce,
-        commands.pictures,
-    ):
-        app.command(command)
     data = App(name="data", help="Make a data set, check one, or write one in another format.", help_format="plaintext")
     make = App(name="make", help="Draw a data set, or take a part of one.", help_format="plaintext")
-    make.command(commands_data.scenes)
-    make.command(commands_data.coco_traffic)
     data.command(make)
-    data.command(commands_data.check)
-    data.command(commands_data.convert)
     app.command(data)
+    for place, name, function in (
+        (app, "demo", commands.demo),
+        (app, "train", detdistill.train),
+        (app, "distill", detdistill.distill),
+        (app, "evaluate", detdistill.evaluate),
+        (app, "predict", detdistill.predict),
+        (app, "methods", detdistill.describe_methods),
+        (app, "profile", detdistill.profile),
+        (app, "reproduce", commands.reproduce),
+        (app, "pictures", detdistill.pictures),
+        (make, "scenes", commands.make_scenes),
+        (make, "coco-traffic", commands.make_coco_traffic),
+        (data, "check", detdistill.check_data),
+        (data, "convert", detdistill.convert_data),
+    ):
+        place.command(commands.Command(function), name=name)
     return app
 
 
@@ -60,7 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        build_app()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
+        if isinstance(command, commands.Command):
+            command(bound)
+        else:  # --help or --version
+            command(*bound.args, **bound.kwargs)
     except UnknownCommandError as error:
         _complain(_unknown_command(error))
         return BAD_INPUT

@@ -1,216 +1,118 @@
-"""One function per command: options in, a job called, its table printed. Imports stand inside: see the package."""
+"""A public function as a command: its words become options, its progress the screen's, its result a table.
+
+The commands of the packages on top, which no library user needs, are written here in the same form: each takes a
+`progress` and returns an outcome.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from types import NoneType, SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, final, get_args, get_type_hints
 
 from cyclopts import Parameter
 
-from detdistill.cli.watch import watched
-from detdistill.errors import ConfigError
+from detdistill.training.world import leads, watched_by_leader
 
-Flag = Annotated[bool, Parameter(negative=())]
-Arguments = Annotated[
-    str,
-    Parameter(
-        name="CONFIG.yaml KEY=VALUE",
-        help="A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.",
-    ),
-]
+if TYPE_CHECKING:
+    from detdistill.demo import DemoOutcome
+    from detdistill.jobs.data import DataOutcome
+    from detdistill.papers.coco_traffic import TrafficOutcome
+    from detdistill.papers.table import ReproduceOutcome
+    from detdistill.progress import Progress
+
+# How the command line writes a word of Python, where it is not the option of the same name.
+_WRITTEN = {"settings": Parameter(name="CONFIG.yaml KEY=VALUE"), "itself": Parameter(name="--self")}
+_JSON = inspect.Parameter(
+    "json",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[Path | None, Parameter(help="Also write the table to this file.")],
+)
 
 
-def demo(*, out: Path = Path("runs/demo"), seed: int = 0, json: Path | None = None) -> None:
+class Outcome(Protocol):
+    """What a command found out."""
+
+    def table(self) -> Sequence[str]:
+        """Lines of text for people."""
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The same for JSON: numbers, text, lists and dictionaries; what is unknown is None."""
+
+
+@final
+class Command:
+    """A function as the command line runs it; its signature and documentation are what cyclopts reads.
+
+    Args:
+        function: returns an outcome; a parameter `progress` is the screen's, every other one is an option.
+    """
+
+    def __init__(self, function: Callable[..., Outcome]) -> None:
+        self.function = function
+        given = inspect.signature(function).parameters
+        names = [name for name in given if name != "progress"]
+        written = SimpleNamespace(__annotations__={name: given[name].annotation for name in names})
+        hints = get_type_hints(written, globalns=inspect.unwrap(function).__globals__)
+        words = [given[name].replace(annotation=_option(name, hints[name])) for name in names]
+        self.__doc__ = function.__doc__
+        self.__annotations__: dict[str, object] = {}
+        self.__signature__ = inspect.Signature([*words, _JSON])
+
+    def __call__(self, bound: inspect.BoundArguments) -> None:
+        """Runs the function under the eyes of the screen, prints its table, and writes it where a file is asked for.
+
+        Raises:
+            KeyboardInterrupt: the run was stopped, with its checkpoint saved.
+        """
+        options = dict(bound.kwargs)
+        json = options.pop("json", None)
+        outcome = self._outcome(bound.args, options)
+        if not leads():
+            return
+        for line in outcome.table():
+            print(line)
+        if json is not None:
+            from detdistill.files import write_json
+
+            write_json(json, outcome.as_dict())
+
+    def _outcome(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Outcome:
+        if "progress" not in inspect.signature(self.function).parameters:
+            return self.function(*arguments, **options)
+        from detdistill.progress import ScreenProgress
+        from detdistill.training.signals import Interrupted
+
+        progress = watched_by_leader(ScreenProgress())
+        try:
+            return self.function(*arguments, **options, progress=progress)
+        except Interrupted as stopped:
+            raise KeyboardInterrupt(str(stopped)) from stopped
+        finally:
+            progress.finish()
+
+
+def _option(name: str, hint: Any) -> Any:
+    """An argument's type as the command line reads it: the first kind of several."""
+    kinds = get_args(hint)
+    if Path in kinds and str in kinds:
+        hint = kinds[0] | None if NoneType in kinds else kinds[0]
+    return Annotated[hint, _WRITTEN[name]] if name in _WRITTEN else hint
+
+
+def demo(*, out: Path = Path("runs/demo"), seed: int = 0, progress: Progress | None = None) -> DemoOutcome:
     """Draw scenes, train a teacher, a student alone and a distilled one, and compare them.
 
     Args:
         out: Folder of the run.
         seed: Decides the scenes, the weights and the order of the images.
-        json: Also write the table to this file.
     """
-    from detdistill.cli.show import show
     from detdistill.demo import demo_job
 
-    show(watched(lambda progress: demo_job(out=out, seed=seed, progress=progress)), json=json)
-
-
-def train(
-    *arguments: Arguments,
-    detector: str | None = None,
-    data: Path | None = None,
-    out: Path | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
-    resume: Flag = False,
-    json: Path | None = None,
-) -> None:
-    """Train a detector without a teacher.
-
-    Args:
-        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
-        data: Data set folder, COCO JSON, or data.yaml.
-        out: Folder of the run.
-        steps: How long to train.
-        seed: Decides everything that is drawn at random.
-        resume: Go on from the run's last checkpoint; where there is none, start.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.config import read_run_config
-    from detdistill.jobs.train import train_job
-
-    file, settings = split_arguments(arguments)
-    options = {"student.detector": detector, "data.folder": data, "out": out, "train.steps": steps, "seed": seed}
-    config = read_run_config(file, settings, purpose="train", options=options)
-    show(watched(lambda progress: train_job(config, resume=resume, progress=progress)), json=json)
-
-
-def distill(
-    *arguments: Arguments,
-    teacher: str | None = None,
-    student: str | None = None,
-    data: Path | None = None,
-    method: str | None = None,
-    itself: Annotated[bool, Parameter(name="--self", negative=())] = False,
-    generations: int = 1,
-    inherit: Flag = False,
-    out: Path | None = None,
-    alone: Path | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
-    resume: Flag = False,
-    json: Path | None = None,
-) -> None:
-    """Train a student with a teacher's help, and compare both.
-
-    Args:
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
-        data: Data set folder, COCO JSON, or data.yaml.
-        method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
-        itself: Self-distillation: the student has its teacher's architecture.
-        generations: With --self: how many students, each taught by the one before.
-        inherit: Let the student's neck and heads start from the teacher's weights.
-        out: Folder of the run.
-        alone: Run folder of the same student trained alone, to show it beside.
-        steps: How long to train.
-        seed: Decides everything that is drawn at random.
-        resume: Go on from the run's last checkpoint; where there is none, start.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.config import read_run_config
-    from detdistill.jobs.distill import distill_job
-    from detdistill.jobs.generations import generations_job
-
-    file, settings = split_arguments(arguments)
-    if generations != 1 and not itself:
-        raise ConfigError(f"--generations must come with --self, got {generations} generations without it. Add --self.")
-    options = {
-        "teacher.source": teacher,
-        "student.detector": student,
-        "data.folder": data,
-        "method.name": method,
-        "inherit": inherit or None,
-        "out": out,
-        "alone": alone,
-        "train.steps": steps,
-        "seed": seed,
-    }
-    config = read_run_config(file, settings, purpose="distill", options=options, itself=itself)
-    if generations == 1:
-        show(watched(lambda progress: distill_job(config, resume=resume, progress=progress)), json=json)
-        return
-    chain = watched(lambda progress: generations_job(config, generations=generations, resume=resume, progress=progress))
-    show(chain, json=json)
-
-
-def evaluate(
-    checkpoint: str,
-    /,
-    *,
-    data: Path,
-    split: Literal["train", "val"] = "val",
-    protocol: Literal["coco", "kitti", "kitti11", "voc", "voc11", "aid", "aid_merged"] = "coco",
-    backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
-    json: Path | None = None,
-) -> None:
-    """Measure a detector's average precision as COCO, KITTI, Pascal VOC or AID does.
-
-    Args:
-        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        data: Data set folder, COCO JSON, or data.yaml; for kitti and kitti11 a data set in KITTI's own layout.
-        split: Which images of the folder.
-        protocol: By whose rules. kitti11 and voc11 are the older means over 11 recall points. aid is VOC's AP over
-            Car, Pedestrian and Cyclist, all else ignored; aid_merged merges most other types of KITTI into these.
-        backend: What computes COCO's figures; all three agree.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.evaluate import evaluate_job
-    from detdistill.papers.protocols import PROTOCOLS
-
-    rules = PROTOCOLS.get(protocol, protocol)
-    outcome = watched(
-        lambda progress: evaluate_job(checkpoint, data, split=split, protocol=rules, backend=backend, progress=progress)
-    )
-    show(outcome, json=json)
-
-
-def predict(checkpoint: str, /, *images: Path, out: Path, score: float = 0.3, json: Path | None = None) -> None:
-    """Draw what a detector finds on images, and write it as JSON.
-
-    Args:
-        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        images: Image files, or folders of them.
-        out: Folder for the drawings and predictions.json.
-        score: Leave out what the detector is less sure of, 0 to 1.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.predict import predict_job
-
-    if not images:
-        raise ConfigError(
-            "predict must be given an image or a folder of images, got none. "
-            "Write detdistill predict CHECKPOINT IMAGE --out DIR."
-        )
-    show(watched(lambda progress: predict_job(checkpoint, images, out=out, score=score, progress=progress)), json=json)
-
-
-def methods(name: str | None = None, /, *, json: Path | None = None) -> None:
-    """List what a student can be distilled by, or tell all about one method.
-
-    Args:
-        name: The method to tell about: formula, source, needs, settings.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.methods import methods_job
-
-    show(methods_job(name), json=json)
-
-
-def profile(
-    model: str,
-    /,
-    *,
-    size: Annotated[tuple[int, int] | None, Parameter(negative=())] = None,
-    classes: int | None = None,
-    json: Path | None = None,
-) -> None:
-    """Tell what a detector costs: parameters, multiply-adds, and time an image.
-
-    Args:
-        model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, or torchvision:NAME.
-        size: Height and width of the image in pixels; 224 224 by default.
-        classes: How many classes a detector has that is no run; 80 by default.
-        json: Also write the table to this file.
-    """
-    from detdistill.cli.show import show
-    from detdistill.jobs.profile import profile_job
-
-    show(watched(lambda progress: profile_job(model, size=size, classes=classes, progress=progress)), json=json)
+    return demo_job(out=out, seed=seed, progress=progress)
 
 
 def reproduce(
@@ -220,10 +122,10 @@ def reproduce(
     row: str | None = None,
     data: Path | None = None,
     scale: Literal["smoke", "full"] = "smoke",
-    plan: Flag = False,
+    plan: bool = False,
     out: Path | None = None,
-    json: Path | None = None,
-) -> None:
+    progress: Progress | None = None,
+) -> ReproduceOutcome:
     """Train a paper's rows and print our figures beside the published ones.
 
     Args:
@@ -233,69 +135,42 @@ def reproduce(
         scale: smoke tests the code in minutes; full is the paper's own size and needs its data and a GPU.
         plan: At full scale: check the data, estimate time and disk, and stop.
         out: Folder of runs and table; runs/reproduce-SCALE by default. What is finished there is not trained again.
-        json: Also write the table to this file.
     """
-    from detdistill.cli.show import show
     from detdistill.papers.reproduce import reproduce_job
 
-    outcome = watched(
-        lambda progress: reproduce_job(
-            paper, row=row, data=data, scale=scale, out=out, plan_only=plan, progress=progress
-        )
-    )
-    show(outcome, json=json)
+    return reproduce_job(paper, row=row, data=data, scale=scale, out=out, plan_only=plan, progress=progress)
 
 
-def pictures(
+def make_scenes(
     *,
-    alone: Path,
-    distilled: Path,
-    teacher: str,
-    data: Path,
     out: Path,
+    train: int = 3000,
+    val: int = 300,
     seed: int = 0,
-    images: int = 6,
-    score: float = 0.4,
-    json: Path | None = None,
-) -> None:
-    """Draw what student alone, distilled student and teacher find on the same images.
+    kitti: bool = False,
+    progress: Progress | None = None,
+) -> DataOutcome:
+    """Draw street scenes with cars, trucks, pedestrians, cyclists and traffic lights.
 
     Args:
-        alone: Run folder of the student alone.
-        distilled: Run folder of the distilled student.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        data: Data set folder, COCO JSON, or data.yaml; its validation images are drawn.
-        out: The PNG to write.
-        seed: Decides which images are drawn at random.
-        images: How many of these; those where distillation changed most come on top.
-        score: Leave out what a detector is less sure of, 0 to 1.
-        json: Also write the table to this file.
+        out: Folder for train.json, val.json and images/.
+        train: Training scenes.
+        val: Validation scenes.
+        seed: Decides every scene.
+        kitti: Also write KITTI's layout.
     """
-    from detdistill.cli.show import show
-    from detdistill.jobs.pictures import pictures_job
+    from detdistill.scenes.job import make_scenes_job
 
-    outcome = watched(
-        lambda progress: pictures_job(
-            alone=alone,
-            distilled=distilled,
-            teacher=teacher,
-            data=data,
-            out=out,
-            seed=seed,
-            images=images,
-            score=score,
-            progress=progress,
-        )
-    )
-    show(outcome, json=json)
+    return make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=progress)
 
 
-def split_arguments(arguments: tuple[str, ...]) -> tuple[Path | None, tuple[str, ...]]:
-    """The config file, where the first argument is one, and the ``key=value`` settings.
+def make_coco_traffic(*, coco: Path, out: Path, progress: Progress | None = None) -> TrafficOutcome:
+    """Take the part of COCO that shows traffic, with AID's 13 classes; images are linked, not copied.
 
     Args:
-        arguments: what stands after a command besides options.
+        coco: COCO's folder, with annotations/instances_train2017.json, train2017 and the same of val2017.
+        out: A new or empty folder; one made of the same files is left as it is.
     """
-    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
-        return Path(arguments[0]), arguments[1:]
-    return None, arguments
+    from detdistill.papers.coco_traffic import make_coco_traffic_job
+
+    return make_coco_traffic_job(coco, out, progress=progress)

@@ -75,6 +75,12 @@ def inherit(student: Detector, teacher: Detector, *, source: str) -> InheritRepo
 
     Raises:
         ConfigError: nothing matched, or the classes are as many but not the same in the same order.
+
+    Example:
+        >>> student, teacher = (detdistill.build_detector("fcos/tiny", ("car",), seed=seed) for seed in (0, 1))
+        >>> report = detdistill.inherit(student, teacher, source="the teacher")
+        >>> len(report.inherited) > 0
+        True
     """
     _require_same_order(student, teacher, source=source)
     theirs = {name.removeprefix(_WRAPPER): tensor for name, tensor in teacher.state_dict().items()}

@@ -1,5 +1,5 @@
-"""What the command line does, callable from Python: one job per module, plain settings in, a result out.
+"""What the public functions do: `stages` is the spine of a run, every other module one job.
 
-A job prints nothing. It takes a `RunConfig` (`detdistill.jobs.settings`) or a few arguments, and returns a result with
-`table()` (lines of text for people) and `as_dict()` (for JSON).
+A job prints nothing. It takes a `RunConfig` or a few arguments, and returns a result with `table()` (lines of text for
+people) and `as_dict()` (for JSON).
 """

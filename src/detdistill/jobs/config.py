@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from detdistill.detectors.settings import parse_detector
+from detdistill.detectors.catalogue import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.generations import same_architecture
 from detdistill.jobs.settings import RunConfig, StudentChoice

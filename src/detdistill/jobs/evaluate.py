@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from detdistill.evaluation.coco import Backend, CocoMetrics
 from detdistill.evaluation.protocols import Metrics, Protocol, find_protocol
-from detdistill.jobs.opening import available_device, detect, image_of, open_detector
+from detdistill.jobs.opening import detect, image_settings, open_detector
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
 
@@ -54,16 +54,7 @@ def evaluate_job(
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
-    """The figures of a checkpoint on a split.
-
-    Args:
-        checkpoint: run folder, checkpoint, or ``"torchvision:NAME[=FILE]"``.
-        data: data set folder, or a COCO JSON or list that is taken as it is.
-        split: which images of a folder.
-        protocol: by whose rules: a name in `PROTOCOLS`, or a `Protocol`.
-        backend: computes COCO's figures.
-        batch_size: images at a time.
-        progress: told how far it is.
+    """The figures of a checkpoint on a split; the words are those of `detdistill.evaluate`.
 
     Raises:
         ConfigError: the checkpoint or the data are not there, or do not fit the protocol.
@@ -76,10 +67,9 @@ def evaluate_job(
     found = detect(
         loaded.detector,
         examination.annotations,
-        image_of(loaded, examination.annotations),
-        what=checkpoint,
+        image_settings(loaded.image, examination.annotations),
+        label=f"evaluate {checkpoint}",
         batch_size=batch_size,
-        device=available_device(),
         progress=watcher,
     )
     return EvaluateOutcome(

@@ -10,16 +10,13 @@ from typing import Any
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.files import write_json
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, DistillOutcome, distill_job
-from detdistill.jobs.fitting import CURVES, RESULTS, require_free
+from detdistill.jobs.run import ALONE, DISTILLED, TEACHER, RunOutcome, distill_job
 from detdistill.jobs.settings import RunConfig, StudentChoice
+from detdistill.jobs.stages import report, require_free
 from detdistill.progress import Progress
-from detdistill.report.curves import learning_curves
 from detdistill.report.tables import results_json, side_by_side
-from detdistill.store.layout import RunFolder
 from detdistill.store.students import saved_settings
-from detdistill.training.world import leads, watched_by_leader
+from detdistill.training.world import watched_by_leader
 
 GENERATION, GENERATIONS = "generation", "generations"
 
@@ -34,7 +31,7 @@ class GenerationsOutcome:
     """
 
     out: Path
-    generations: Sequence[DistillOutcome]
+    generations: Sequence[RunOutcome]
 
     @property
     def results(self) -> dict[str, CocoMetrics | None]:
@@ -70,9 +67,6 @@ class GenerationsOutcome:
 def same_architecture(source: str) -> StudentChoice:
     """A student with the architecture of a saved teacher, as its checkpoint describes it; no weights are read.
 
-    Args:
-        source: run folder or checkpoint of the teacher.
-
     Raises:
         ConfigError: there is no such checkpoint, or the teacher is none of ours.
     """
@@ -102,7 +96,6 @@ def generations_job(
         config: of the first generation, but for its folder: `config.out` holds the folders of all.
         generations: how many students.
         resume: go on with the chain in `config.out`.
-        progress: told how it goes.
 
     Raises:
         DistillError: anything that cannot be used, in one sentence.
@@ -112,7 +105,7 @@ def generations_job(
         raise ConfigError(f"The number of generations must be at least 1, got {generations}. Give --generations 2.")
     watcher = watched_by_leader(progress)
     require_free(config.out, resume=resume)
-    found: list[DistillOutcome] = []
+    found: list[RunOutcome] = []
     teacher = config.teacher
     for number in range(1, generations + 1):
         out = config.out / generation_name(number)
@@ -121,12 +114,9 @@ def generations_job(
         if teacher is not None:
             teacher = replace(teacher, source=str(out), allow=())
     outcome = GenerationsOutcome(out=config.out, generations=tuple(found))
-    if leads():
-        write_json(config.out / RESULTS, outcome.as_dict())
-        curves = {generation_name(number): RunFolder(one.out).metrics for number, one in _numbered(found)}
-        learning_curves(curves, config.out / CURVES)
+    report(outcome, curves={generation_name(number): one.out for number, one in _numbered(found)})
     return outcome
 
 
-def _numbered(generations: Sequence[DistillOutcome]) -> list[tuple[int, DistillOutcome]]:
+def _numbered(generations: Sequence[RunOutcome]) -> list[tuple[int, RunOutcome]]:
     return list(enumerate(generations, start=1))

@@ -1,9 +1,9 @@
-"""Opens what a job works with: data splits, detectors from anywhere, the image size they agree on."""
+"""Opens what a job works with, data and detectors from anywhere, and looks at images with a detector."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,22 +12,73 @@ import torch
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset
-from detdistill.data.loader import evaluation_loader
+from detdistill.data.loader import BatchLoader, evaluation_loader, training_loader
 from detdistill.data.sources import open_split
-from detdistill.data.transforms import ImageSettings
+from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import compare_classes
 from detdistill.detectors.loaded import LoadedDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
-from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
-from detdistill.jobs.settings import DataSettings
-from detdistill.progress import Progress
+from detdistill.jobs.settings import DataSettings, RunConfig
+from detdistill.progress import Progress, Silence
 from detdistill.store.students import load_detector
+from detdistill.training.launch import own_device
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSplit:
+    """One split of a data set, to look at and to learn from.
+
+    Attributes:
+        annotations: boxes and labels of every image.
+        image: to what size `batches` brings the images.
+    """
+
+    annotations: Annotations
+    image: ImageSettings
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.annotations)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in label order."""
+        return self.annotations.class_names
+
+    def batches(
+        self,
+        batch_size: int = 8,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        augment: AugmentSettings | None = None,
+        workers: int = 0,
+    ) -> BatchLoader:
+        """Batches to train on, or every image once.
+
+        Args:
+            batch_size: images at a time.
+            steps: so many batches of shuffled and augmented images; None for every image once, in order, as it is.
+            seed: decides order and augmentation of those `steps` batches.
+            augment: how their images are varied; None for flips alone.
+            workers: processes that read ahead, to the same result.
+
+        Raises:
+            ConfigError: a number is out of its range.
+            DataError: there are no images, or, while iterating, one cannot be read.
+        """
+        if steps is None:
+            plain = DetectionDataset(self.annotations, image=self.image)
+            return evaluation_loader(plain, batch_size=batch_size, workers=workers)
+        varied = DetectionDataset(self.annotations, image=self.image, augment=augment or AugmentSettings(), seed=seed)
+        return training_loader(varied, batch_size=batch_size, steps=steps, workers=workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +90,8 @@ class OpenedData:
     image: ImageSettings
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a detector found in a split, and how good that is."""
-
-    metrics: CocoMetrics
-    found: list[ImageDetections]
-
-
 def open_data(settings: DataSettings, *, image: Mapping[str, Any] | None, progress: Progress) -> OpenedData:
-    """Reads both splits and tells what was repaired or skipped in them.
-
-    Args:
-        settings: where the splits are.
-        image: the teacher's image settings, taken where the run names none; None without a teacher.
-        progress: told about problems.
+    """Reads both splits; a run that names no image size takes `image`, its teacher's, where there is one.
 
     Raises:
         ConfigError: a path or file is missing.
@@ -61,10 +99,7 @@ def open_data(settings: DataSettings, *, image: Mapping[str, Any] | None, progre
     """
     train = read_split(settings.source("train"), "train", progress=progress)
     val = read_split(settings.source("val"), "val", class_names=train.class_names, progress=progress)
-    chosen = settings.image
-    if chosen is None:
-        chosen = ImageSettings(**image) if image else default_image(train)
-    return OpenedData(train=train, val=val, image=chosen)
+    return OpenedData(train=train, val=val, image=settings.image or image_settings(image, train))
 
 
 def read_split(
@@ -82,19 +117,16 @@ def read_split(
     return annotations
 
 
-def default_image(annotations: Annotations) -> ImageSettings:
-    """The images' own median size, at most 800 x 1333 pixels."""
+def image_settings(image: Mapping[str, Any] | None, annotations: Annotations) -> ImageSettings:
+    """The image size a checkpoint describes; where there is none the images' own median size, at most 800 x 1333."""
+    if image:
+        return ImageSettings(**image)
     short, long = (int(np.median(annotations.sizes[:].min(1))), int(np.median(annotations.sizes[:].max(1))))
     scale = min(1.0, LARGEST_SHORT_SIDE / short, LARGEST_LONG_SIDE / long)
     return ImageSettings(short_side=max(1, round(short * scale)), long_side=max(1, round(long * scale)))
 
 
-def image_of(loaded: LoadedDetector, annotations: Annotations) -> ImageSettings:
-    """The image size a detector was trained on, or the data's own where it does not say."""
-    return ImageSettings(**loaded.image) if loaded.image else default_image(annotations)
-
-
-def open_detector(source: str, *, allow: tuple[str, ...] = (), progress: Progress) -> LoadedDetector:
+def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress | None = None) -> LoadedDetector:
     """A detector from a run, a checkpoint or torchvision, with its load report told.
 
     Args:
@@ -107,12 +139,12 @@ def open_detector(source: str, *, allow: tuple[str, ...] = (), progress: Progres
     """
     names = frozenset(allow) - {CLASSES}
     loaded = load_torchvision(source) if source.startswith(PREFIX) else load_detector(Path(source), allow=names)
-    progress.say(f"{source}: {loaded.report.text()}")
+    (progress or Silence()).say(f"{source}: {loaded.report.text()}")
     return loaded
 
 
 def require_same_classes(
-    teacher: LoadedDetector, annotations: Annotations, *, source: str, allow: tuple[str, ...]
+    teacher: LoadedDetector, annotations: Annotations, *, source: str, allow: tuple[str, ...] = ()
 ) -> bool:
     """Checks that the teacher knows the data's classes by the same numbers.
 
@@ -133,51 +165,30 @@ def require_same_classes(
     )
 
 
-def measure(
-    detector: Detector,
-    annotations: Annotations,
-    image: ImageSettings,
-    *,
-    what: str,
-    backend: Backend,
-    batch_size: int,
-    device: torch.device,
-    progress: Progress,
-) -> Measured:
-    """Runs a detector over a split and computes COCO's figures.
-
-    Args:
-        detector: left on `device`.
-        annotations: the split; its classes are the detector's.
-        image: the size the detector sees.
-        what: names the stage for `progress`.
-        backend: computes the figures.
-        batch_size: images at a time.
-        device: where to run.
-        progress: told how far it is.
-
-    Raises:
-        DataError: an image cannot be read.
-        DistillError: the detector's output is not finite.
-    """
-    found = detect(detector, annotations, image, what=what, batch_size=batch_size, device=device, progress=progress)
-    return Measured(metrics=evaluate_coco(annotations, found, backend=backend), found=found)
-
-
 def detect(
     detector: Detector,
     annotations: Annotations,
     image: ImageSettings,
     *,
-    what: str,
-    batch_size: int,
-    device: torch.device,
+    label: str,
+    batch_size: int = 8,
+    device: torch.device | None = None,
     progress: Progress,
 ) -> list[ImageDetections]:
-    """What a detector finds in the images of a split; the arguments and errors are those of `measure`."""
+    """What a detector finds in the images of a split, at the size that it is to see; it is left on the device.
+
+    Args:
+        label: names the stage for `progress`.
+        device: where to run; None for CUDA where there is one, else the CPU.
+
+    Raises:
+        DataError: an image cannot be read.
+        DistillError: the detector's output is not finite.
+    """
+    where = device or available_device()
     loader = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
-    progress.start(f"evaluate {what}", len(annotations))
-    found = detect_split(detector.to(device), loader, device=device, progress=progress.advance)
+    progress.start(label, len(annotations))
+    found = detect_split(detector.to(where), loader, device=where, progress=progress.advance)
     progress.finish()
     return found
 
@@ -187,6 +198,6 @@ def available_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def image_dict(image: ImageSettings) -> dict[str, Any]:
-    """Image settings as a checkpoint describes them."""
-    return asdict(image)
+def device_of(config: RunConfig) -> torch.device:
+    """Where this process of the run computes."""
+    return own_device(config.train)

@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset
-from detdistill.data.loader import evaluation_loader
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.evaluation.detect import detect_split
-from detdistill.jobs.opening import available_device, image_of, open_detector, read_split, require_same_classes
+from detdistill.jobs.opening import detect, image_settings, open_detector, read_split, require_same_classes
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
 from detdistill.report.tables import Cell, Table
-
-_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +69,7 @@ def pictures_job(
     score: float = 0.4,
     progress: Progress | None = None,
 ) -> PicturesOutcome:
-    """Runs three detectors on a data set's validation images and draws some of them side by side.
-
-    Args:
-        alone: run folder of the student alone.
-        distilled: run folder of the distilled student.
-        teacher: run folder, checkpoint, or ``"torchvision:NAME[=FILE]"``.
-        data: data set folder, or a COCO JSON that is taken as it is.
-        out: the PNG to write.
-        seed: of the images drawn at random.
-        images: how many of these; see `choose_pictures`.
-        score: leave out what a detector is less sure of, 0 to 1.
-        progress: told how far it is.
+    """Runs three detectors on validation images and draws some; the words are those of `detdistill.pictures`.
 
     Raises:
         ConfigError: a checkpoint or the data are not there, or their classes differ.
@@ -108,10 +92,6 @@ def pictures_job(
 def _found(source: str, annotations: Annotations, progress: Progress) -> list[ImageDetections]:
     """What a detector finds in every image of the split, at the size that it was trained on."""
     loaded = open_detector(source, progress=progress)
-    require_same_classes(loaded, annotations, source=source, allow=())
-    device = available_device()
-    loader = evaluation_loader(DetectionDataset(annotations, image=image_of(loaded, annotations)), batch_size=_BATCH)
-    progress.start(f"look with {source}", len(annotations))
-    found = detect_split(loaded.detector.to(device), loader, device=device, progress=progress.advance)
-    progress.finish()
-    return found
+    require_same_classes(loaded, annotations, source=source)
+    size = image_settings(loaded.image, annotations)
+    return detect(loaded.detector, annotations, size, label=f"look with {source}", progress=progress)

@@ -11,13 +11,10 @@ import numpy as np
 from PIL import Image
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset
-from detdistill.data.loader import evaluation_loader
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.evaluation.detect import detect_split
 from detdistill.files import atomic_file, write_json
-from detdistill.jobs.opening import available_device, image_of, open_detector
+from detdistill.jobs.opening import detect, image_settings, open_detector
 from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
 from detdistill.report.tables import Table
@@ -80,32 +77,25 @@ def predict_job(
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> PredictOutcome:
-    """Runs a detector on images, draws what it finds, and writes ``predictions.json``.
-
-    Args:
-        checkpoint: run folder, checkpoint, or ``"torchvision:NAME[=FILE]"``.
-        images: image files, and folders whose images are taken in name order.
-        out: folder for the results; files of the same name are replaced.
-        score: leave out what is less sure, 0 to 1.
-        batch_size: images at a time.
-        progress: told how far it is.
+    """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`.
 
     Raises:
         ConfigError: there is no such checkpoint or image, or the score is out of range.
         DataError: a file is no image.
     """
+    if not images:
+        raise ConfigError(
+            "predict must be given an image or a folder of images, got none. "
+            "Write detdistill predict CHECKPOINT IMAGE --out DIR."
+        )
     if not 0 <= score <= 1:
         raise ConfigError(f"--score must be between 0 and 1, got {score}. Try 0.3.")
     watcher = progress or Silence()
     files = _image_files(images)
     loaded = open_detector(checkpoint, progress=watcher)
     annotations = _unannotated(files, loaded.class_names)
-    size = image_of(loaded, annotations)
-    device = available_device()
-    watcher.start("predict", len(files))
-    loader = evaluation_loader(DetectionDataset(annotations, image=size), batch_size=batch_size)
-    everything = detect_split(loaded.detector.to(device), loader, device=device, progress=watcher.advance)
-    watcher.finish()
+    size = image_settings(loaded.image, annotations)
+    everything = detect(loaded.detector, annotations, size, label="predict", batch_size=batch_size, progress=watcher)
     found = tuple(one.above(score) for one in everything)
     outcome = PredictOutcome(out=out, images=tuple(files), found=found, class_names=loaded.class_names)
     for name, path, one in zip(_drawing_names(files), files, found, strict=True):

@@ -89,9 +89,9 @@ def profile_job(
     """Counts and times one detector; weights that are not there are drawn, never downloaded.
 
     Args:
-        model: ``FAMILY/BACKBONE`` or ``FAMILY/PRESET``, a run folder or checkpoint, or ``"torchvision:NAME"``.
-        size: height and width of the image in pixels; None for 224 x 224.
-        classes: number of classes of a detector that is built anew; None for COCO's 80.
+        model: as in `detdistill.profile`, like `size` and `classes`.
+        size: None for 224 x 224.
+        classes: None for COCO's 80.
         rounds: how many times detection is timed.
         progress: told the load report.
 

@@ -9,22 +9,21 @@ from typing import Any
 
 import torch
 
-from detdistill.data.dataset import DetectionDataset, SampleTransform, TwinReader
-from detdistill.data.loader import evaluation_loader
+from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader
+from detdistill.data.loader import collate, evaluation_loader
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.distillation.view import CLEAN
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, DataError
 from detdistill.jobs.opening import OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.progress import Progress
+from detdistill.store.layout import RunFolder
 from detdistill.store.twins import open_twin_cache
 from detdistill.types import Batch
-
-TWINS = "twins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +48,7 @@ class SampleChanges:
 
 
 UNCHANGED = SampleChanges()
+_PROOF_IMAGES = 4
 
 
 def own_changes(settings: DataSettings) -> SampleChanges:
@@ -81,6 +81,41 @@ def recipe_changes(recipe: Recipe, settings: DataSettings) -> SampleChanges:
     return SampleChanges(transform=recipe.sample_transform, until=recipe.transform_until)
 
 
+def training_data(config: RunConfig, data: OpenedData, changes: SampleChanges) -> DetectionDataset:
+    """The training view of the data, with what a recipe changes about samples and the twins it looks at."""
+    return DetectionDataset(
+        data.train,
+        image=data.image,
+        augment=config.data.augment,
+        seed=config.seed,
+        sample_transform=changes.transform,
+        twins=changes.twins,
+    )
+
+
+def batch_with_boxes(config: RunConfig, data: OpenedData, changes: SampleChanges) -> Batch:
+    """The first training images that have something to teach.
+
+    Raises:
+        DataError: there is none.
+    """
+    dataset = training_data(config, data, changes)
+    samples = []
+    for index in range(len(dataset)):
+        if (~data.train.ignored[data.train.objects(index)]).any():
+            sample = dataset[Draw(epoch=0, index=index)]
+            if len(sample.targets.taught().labels):
+                samples.append(sample)
+        if len(samples) == _PROOF_IMAGES:
+            break
+    if not samples:
+        raise DataError(
+            "The training images must have at least one box to learn, got none. "
+            "Check the annotations with `detdistill data check`."
+        )
+    return collate(samples, pad_multiple=data.image.pad_multiple)
+
+
 def open_twins(
     recipe: Recipe,
     teacher: FrozenTeacher,
@@ -90,15 +125,8 @@ def open_twins(
     device: torch.device,
     progress: Progress,
 ) -> dict[str, TwinReader]:
-    """Readers of the twins that a recipe looks at, made where they are not on the disk yet.
-
-    Args:
-        recipe: knows how they are made.
-        teacher: they are made against it.
-        config: says where they are kept; a run that makes them on the fly gets no reader.
-        data: opened for the run.
-        device: where they are made.
-        progress: told how far it is.
+    """Readers of the twins that a recipe looks at, made where they are not on the disk yet; none where a run makes them
+    on the fly.
 
     Raises:
         DataError: an image cannot be read, or the disk has too little room.
@@ -107,7 +135,7 @@ def open_twins(
         return {}
     return {
         name: open_twin_cache(
-            config.twins.folder or config.out / TWINS,
+            config.twins.folder or RunFolder(config.out).twins,
             maker=maker,
             teacher=teacher,
             annotations=data.train,
@@ -132,13 +160,7 @@ def weighed_constantly(
 ) -> Recipe:
     """The recipe with every constant weight measured on the training images as they are, without augmentation.
 
-    Args:
-        recipe: returned as it is where it holds none; the teacher then looks at nothing.
-        teacher: looks at every training image once.
-        config: of the run.
-        data: opened for it.
-        device: where the teacher computes.
-        progress: told how far it is, and the weights.
+    The teacher looks at each of them once, or at none where the recipe has no such weight.
 
     Raises:
         DataError: an image cannot be read.
@@ -169,11 +191,6 @@ def weighed_constantly(
 
 def reached(changes: SampleChanges, data: OpenedData, *, progress: Progress) -> dict[str, float] | None:
     """How many training images sample-specific augmentation reaches: said, and as ``results.json`` holds it.
-
-    Args:
-        changes: of the run.
-        data: opened for it.
-        progress: told.
 
     Returns:
         Shares in [0, 1] by name; None where the run has no such augmentation.

@@ -161,4 +161,4 @@ class RunConfig:
         return dump_yaml(self.as_dict())
 
 
-_ORDER = "data student teacher method twins inherit seed train evaluate out alone".split()
+_ORDER = ["data", "student", "teacher", "method", "twins", "inherit", "seed", "train", "evaluate", "out", "alone"]

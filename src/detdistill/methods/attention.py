@@ -21,7 +21,6 @@ from detdistill.methods.attention_measures import (
     PooledChannels,
     Relations,
 )
-from detdistill.methods.method import Method
 from detdistill.methods.features import (
     aligner_for,
     recipe_of,
@@ -29,6 +28,7 @@ from detdistill.methods.features import (
     require_one_of,
     require_temperature,
 )
+from detdistill.methods.method import Method
 from detdistill.methods.parts.align import per_stride
 from detdistill.methods.parts.non_local import NonLocalBlock
 from detdistill.methods.published import ONE_STAGE, Kind, published

@@ -27,8 +27,8 @@ from detdistill.settings.calls import INNER
 __all__ = [
     "METHODS",
     "Method",
-    "RecipeDescription",
     "MethodSettings",
+    "RecipeDescription",
     "SumSettings",
     "build_recipe",
     "describe",
@@ -86,6 +86,12 @@ def build_recipe(
     Raises:
         ConfigError: unknown method or number, or methods that do not go together.
         CapabilityError: the detectors do not offer what it needs.
+
+    Example:
+        >>> student = detdistill.build_detector("fcos/tiny", ("car",), seed=0)
+        >>> teacher = detdistill.build_detector("fcos/small", ("car",), seed=0)
+        >>> detdistill.build_recipe("aid(frs, alpha=0.5)", student.spec, teacher.spec).name
+        'aid(frs)'
     """
     settings = parse_method(method) if isinstance(method, str) else method
     with torch.random.fork_rng(devices=[]):

@@ -30,6 +30,10 @@ def parse_method(text: str) -> Any:
 
     Raises:
         ConfigError: another form, an unknown method or key, a value of another type, a wrapper around nothing.
+
+    Example:
+        >>> detdistill.parse_method("aid(frs, alpha=0.5)").alpha
+        0.5
     """
     spelled = take_apart(text)
     for *path, key in spelled.places:

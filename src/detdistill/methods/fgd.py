@@ -14,7 +14,6 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, Measure, shared_strides
-from detdistill.methods.method import Method
 from detdistill.methods.features import (
     Focus,
     aligner_for,
@@ -23,6 +22,7 @@ from detdistill.methods.features import (
     require_gain,
     require_temperature,
 )
+from detdistill.methods.method import Method
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.attention import both_attentions, teachers_attentions
 from detdistill.methods.parts.context import ContextBlock

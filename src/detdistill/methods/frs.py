@@ -11,8 +11,8 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.term import LevelTerm, require_equal_class_layouts, shared_strides
 from detdistill.errors import ConfigError
-from detdistill.methods.method import Method
 from detdistill.methods.features import Normalize, cellwise, feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.method import Method
 from detdistill.methods.parts import compare, normalize, select
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.focus import richness

@@ -12,8 +12,10 @@ from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.distillation.view import View
 from detdistill.errors import ConfigError
 from detdistill.methods.attack import AdversarialTwins, AttackSettings
-from detdistill.methods.method import Method
+from detdistill.methods.composition import MethodSettings, wrapped
 from detdistill.methods.features import aligner_for, cellwise, require_gain
+from detdistill.methods.fgd import FGDSettings
+from detdistill.methods.method import Method
 from detdistill.methods.parts import compare
 from detdistill.methods.parts.normalize import plain_sum
 from detdistill.methods.published import ONE_STAGE, Kind, published

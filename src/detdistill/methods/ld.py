@@ -16,8 +16,8 @@ from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import Term, require_equal_class_layouts, shared_strides
 from detdistill.errors import CapabilityError, ShapeError
 from detdistill.gfl.assign import Cells, make_cells, match_by_atss, valuable_region
-from detdistill.methods.method import Method
 from detdistill.methods.features import full_precision, recipe_of, require_gain, require_temperature
+from detdistill.methods.method import Method
 from detdistill.methods.parts import select
 from detdistill.methods.parts.distributions import softened_divergence
 from detdistill.types import Clock, Cost, Knowledge, Need, Pyramid

@@ -14,12 +14,12 @@ from detdistill.distillation.pair import Level, Pair, grid_of
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.errors import ConfigError
-from detdistill.methods.method import Method
 from detdistill.methods.features import aligner_for, full_precision, recipe_of, require_gain
+from detdistill.methods.method import Method
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.generation import Generation, kept_cells
-from detdistill.random import draw_seed
 from detdistill.methods.published import ONE_STAGE, Kind, published
+from detdistill.random import draw_seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.methods.method import Method
 from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
+from detdistill.methods.method import Method
 from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map

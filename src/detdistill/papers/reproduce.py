@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,9 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.evaluation.voc import evaluate_voc
 from detdistill.files import read_json, write_json, write_text
-from detdistill.jobs.distill import DISTILLED, distill_job
-from detdistill.jobs.fitting import RESULTS, device_of
-from detdistill.jobs.opening import measure, open_data
+from detdistill.jobs.run import DISTILLED, STUDENT, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.train import STUDENT, train_job
+from detdistill.jobs.stages import measure, open_inputs
 from detdistill.papers.complexity import count_complexity
 from detdistill.papers.data import PreparedData, full_data, smoke_data
 from detdistill.papers.plan import Plan, make_plan, require_room
@@ -23,6 +22,7 @@ from detdistill.papers.rows import Metric, PaperRow, chosen_rows, read_paper
 from detdistill.papers.runs import PaperRun, Scale, in_order, row_runs
 from detdistill.papers.table import ReproduceOutcome, differences_of, notes_of, table_lines
 from detdistill.progress import Progress, Silence
+from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
 
 TEST_DATA = "DETDISTILL_TEST_DATA"
@@ -129,7 +129,7 @@ def _data_of(
 
 
 def _finished(run: PaperRun) -> bool:
-    return (run.config.out / RESULTS).is_file()
+    return RunFolder(run.config.out).results.is_file()
 
 
 def _make(run: PaperRun, progress: Progress, *, place: str) -> None:
@@ -145,7 +145,7 @@ def _make(run: PaperRun, progress: Progress, *, place: str) -> None:
 
 def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, float | None]:
     """What a finished run achieved, by metric; Pascal VOC's is measured where a row asks for it, and kept."""
-    content = read_json(run.config.out / RESULTS)
+    content = read_json(RunFolder(run.config.out).results)
     metrics = CocoMetrics.from_dict(content[STUDENT if run.needs is None else DISTILLED])
     found: dict[Metric, float | None] = {"AP": metrics.ap, _AP50: metrics.ap50}
     if voc:
@@ -157,16 +157,7 @@ def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, fl
 
 
 def _voc(config: RunConfig, progress: Progress) -> dict[str, Any]:
-    data = open_data(config.data, image=None, progress=progress)
-    detector = load_detector(config.out).detector
-    measured = measure(
-        detector,
-        data.val,
-        data.image,
-        what="Pascal VOC's AP",
-        backend=config.evaluate.backend,
-        batch_size=config.evaluate.batch_size,
-        device=device_of(config),
-        progress=progress,
-    )
-    return evaluate_voc(data.val, measured.found).as_dict()
+    opened = open_inputs(replace(config, teacher=None, method=None, alone=None), resume=True, progress=progress)
+    what = "Pascal VOC's AP"
+    measured = measure(opened, {what: load_detector(config.out).detector}, progress=progress)[what]
+    return evaluate_voc(opened.data.val, measured.found).as_dict()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.papers.complexity import ComplexityLine, complexity_text
 from detdistill.papers.data import PreparedData
 from detdistill.papers.plan import Plan

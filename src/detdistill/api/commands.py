@@ -1,0 +1,306 @@
+"""What the command line does, callable: every command's words, their meaning and their defaults stand here alone.
+
+Nothing imports torch before a function is called. What takes long is silent unless it is given a `progress`, such as
+`detdistill.ScreenProgress()`. Whatever cannot be used raises a `DistillError` of one sentence.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from detdistill.api.pieces import Place, Source, run_config
+from detdistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detdistill.jobs.data import ConvertOutcome, DataOutcome
+    from detdistill.jobs.evaluate import EvaluateOutcome
+    from detdistill.jobs.generations import GenerationsOutcome
+    from detdistill.jobs.methods import MethodsOutcome
+    from detdistill.jobs.pictures import PicturesOutcome
+    from detdistill.jobs.predict import PredictOutcome
+    from detdistill.jobs.profile import ProfileOutcome
+    from detdistill.jobs.run import RunOutcome
+    from detdistill.progress import Progress
+
+
+def train(
+    *settings: Place,
+    detector: str | None = None,
+    data: Place | None = None,
+    out: Place | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunOutcome:
+    """Train a detector without a teacher.
+
+    Args:
+        settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
+        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
+        data: Data set folder, COCO JSON, or data.yaml.
+        out: Folder of the run.
+        steps: How long to train.
+        seed: Decides everything that is drawn at random.
+        resume: Go on from the run's last checkpoint; where there is none, start.
+        progress: Told how it goes.
+
+    Example:
+        >>> outcome = detdistill.train("seed=3", detector="fcos/tiny", data="my_data", out="runs/alone", steps=2)
+        >>> outcome.steps
+        2
+    """
+    from detdistill.jobs.run import train_job
+
+    config = run_config(*settings, purpose="train", student=detector, data=data, out=out, steps=steps, seed=seed)
+    return train_job(config, resume=resume, progress=progress)
+
+
+def distill(
+    *settings: Place,
+    teacher: Source | None = None,
+    student: str | None = None,
+    data: Place | None = None,
+    method: str | None = None,
+    itself: bool = False,
+    generations: int = 1,
+    inherit: bool = False,
+    out: Place | None = None,
+    alone: Place | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> RunOutcome | GenerationsOutcome:
+    """Train a student with a teacher's help, and compare both.
+
+    Args:
+        settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        data: Data set folder, COCO JSON, or data.yaml.
+        method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
+        itself: Self-distillation: the student has its teacher's architecture.
+        generations: With --self: how many students, each taught by the one before.
+        inherit: Let the student's neck and heads start from the teacher's weights.
+        out: Folder of the run.
+        alone: Run folder of the same student trained alone, to show it beside.
+        steps: How long to train.
+        seed: Decides everything that is drawn at random.
+        resume: Go on from the run's last checkpoint; where there is none, start.
+        progress: Told how it goes.
+
+    Example:
+        >>> outcome = detdistill.distill(
+        ...     teacher="runs/teacher", student="fcos/tiny", data="my_data", method="aid(frs)",
+        ...     out="runs/distilled", steps=2,
+        ... )
+        >>> outcome.method, sorted(outcome.results)
+        ('aid(frs)', ['alone', 'distilled', 'teacher'])
+    """
+    from detdistill.jobs.generations import generations_job
+    from detdistill.jobs.run import distill_job
+
+    if generations != 1 and not itself:
+        raise ConfigError(f"--generations must come with --self, got {generations} generations without it. Add --self.")
+    config = run_config(
+        *settings,
+        purpose="distill",
+        teacher=teacher,
+        student=student,
+        data=data,
+        method=method,
+        itself=itself,
+        inherit=inherit,
+        out=out,
+        alone=alone,
+        steps=steps,
+        seed=seed,
+    )
+    if generations == 1:
+        return distill_job(config, resume=resume, progress=progress)
+    return generations_job(config, generations=generations, resume=resume, progress=progress)
+
+
+def evaluate(
+    checkpoint: Source,
+    /,
+    *,
+    data: Place,
+    split: Literal["train", "val"] = "val",
+    protocol: Literal["coco", "kitti", "kitti11", "voc", "voc11", "aid", "aid_merged"] = "coco",
+    backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
+    progress: Progress | None = None,
+) -> EvaluateOutcome:
+    """Measure a detector's average precision as COCO, KITTI, Pascal VOC or AID does.
+
+    Args:
+        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        data: Data set folder, COCO JSON, or data.yaml; for kitti and kitti11 a data set in KITTI's own layout.
+        split: Which images of the folder.
+        protocol: By whose rules. kitti11 and voc11 are the older means over 11 recall points. aid is VOC's AP over
+            Car, Pedestrian and Cyclist, all else ignored; aid_merged merges most other types of KITTI into these.
+        backend: What computes COCO's figures; all three agree.
+        progress: Told how it goes.
+
+    Example:
+        >>> outcome = detdistill.evaluate("runs/teacher", data="my_data")
+        >>> 0 <= outcome.metrics.ap50 <= 100
+        True
+    """
+    from detdistill.jobs.evaluate import evaluate_job
+
+    return evaluate_job(str(checkpoint), Path(data), split=split, protocol=protocol, backend=backend, progress=progress)
+
+
+def predict(
+    checkpoint: Source, /, *images: Place, out: Place, score: float = 0.3, progress: Progress | None = None
+) -> PredictOutcome:
+    """Draw what a detector finds on images, and write it as JSON.
+
+    Args:
+        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        images: Image files, or folders of them.
+        out: Folder for the drawings and predictions.json.
+        score: Leave out what the detector is less sure of, 0 to 1.
+        progress: Told how it goes.
+
+    Example:
+        >>> outcome = detdistill.predict("runs/teacher", "photos", out="drawn")
+        >>> [path.name for path in outcome.images]
+        ['street.png']
+    """
+    from detdistill.jobs.predict import predict_job
+
+    return predict_job(str(checkpoint), tuple(map(Path, images)), out=Path(out), score=score, progress=progress)
+
+
+def describe_methods(name: str | None = None, /) -> MethodsOutcome:
+    """List what a student can be distilled by, or tell all about one method.
+
+    Args:
+        name: The method to tell about: formula, source, needs, settings.
+
+    Example:
+        >>> detdistill.describe_methods("frs").as_dict()["frs"]["defaults"]["warmup_steps"]
+        500
+    """
+    from detdistill.jobs.methods import methods_job
+
+    return methods_job(name)
+
+
+def profile(
+    model: Source,
+    /,
+    *,
+    size: tuple[int, int] | None = None,
+    classes: int | None = None,
+    progress: Progress | None = None,
+) -> ProfileOutcome:
+    """Tell what a detector costs: parameters, multiply-adds, and time an image.
+
+    Args:
+        model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, or torchvision:NAME.
+        size: Height and width of the image in pixels; 224 224 by default.
+        classes: How many classes a detector has that is no run; 80 by default.
+        progress: Told how it goes.
+
+    Example:
+        >>> detdistill.profile("fcos/tiny", size=(64, 64), classes=3).complexity.parameters < 1e6
+        True
+    """
+    from detdistill.jobs.profile import profile_job
+
+    return profile_job(str(model), size=size, classes=classes, progress=progress)
+
+
+def pictures(
+    *,
+    alone: Place,
+    distilled: Place,
+    teacher: Source,
+    data: Place,
+    out: Place,
+    seed: int = 0,
+    images: int = 6,
+    score: float = 0.4,
+    progress: Progress | None = None,
+) -> PicturesOutcome:
+    """Draw what student alone, distilled student and teacher find on the same images.
+
+    Args:
+        alone: Run folder of the student alone.
+        distilled: Run folder of the distilled student.
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        data: Data set folder, COCO JSON, or data.yaml; its validation images are drawn.
+        out: The PNG to write.
+        seed: Decides which images are drawn at random.
+        images: How many of these; those where distillation changed most come on top.
+        score: Leave out what a detector is less sure of, 0 to 1.
+        progress: Told how it goes.
+
+    Example:
+        >>> outcome = detdistill.pictures(
+        ...     alone="runs/alone", distilled="runs/distilled", teacher="runs/teacher", data="my_data", out="found.png"
+        ... )
+        >>> outcome.out.is_file()
+        True
+    """
+    from detdistill.jobs.pictures import pictures_job
+
+    return pictures_job(
+        alone=Path(alone),
+        distilled=Path(distilled),
+        teacher=str(teacher),
+        data=Path(data),
+        out=Path(out),
+        seed=seed,
+        images=images,
+        score=score,
+        progress=progress,
+    )
+
+
+def check_data(path: Place, /, *, progress: Progress | None = None) -> DataOutcome:
+    """Read a data set as training would, and tell every problem by file and line.
+
+    Args:
+        path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
+        progress: Told how it goes.
+
+    Example:
+        >>> sorted(detdistill.check_data("my_data").splits)
+        ['train', 'val']
+    """
+    from detdistill.jobs.data import check_data_job
+
+    return check_data_job(Path(path), progress=progress)
+
+
+def convert_data(
+    path: Place,
+    /,
+    *,
+    to: Literal["coco", "voc", "yolo", "kitti"],
+    out: Place,
+    split_seed: int | None = None,
+    progress: Progress | None = None,
+) -> ConvertOutcome:
+    """Write a data set in another format, images as hard links where the disk allows it.
+
+    Args:
+        path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
+        to: The format to write.
+        out: A new or empty folder.
+        split_seed: Divides KITTI or Pascal VOC without split lists 8:2; 0 without it.
+        progress: Told how it goes.
+
+    Example:
+        >>> sorted(detdistill.convert_data("my_data", to="yolo", out="as_yolo").images)
+        ['train', 'val']
+    """
+    from detdistill.jobs.data import convert_data_job
+
+    return convert_data_job(Path(path), to=to, out=Path(out), split_seed=split_seed, progress=progress)

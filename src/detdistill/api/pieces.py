@@ -1,0 +1,194 @@
+"""What a loop of one's own is made of: data, detectors, and a run's settings for the stages of `detdistill.stages`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from detdistill.data.transforms import ImageSettings
+    from detdistill.detectors.base import Detector
+    from detdistill.detectors.loaded import LoadedDetector
+    from detdistill.detectors.settings import DetectorSettings
+    from detdistill.jobs.opening import OpenedSplit
+    from detdistill.jobs.settings import RunConfig
+    from detdistill.progress import Progress
+
+Place = Path | str
+"""A file or folder."""
+Source = str | Path
+"""Where a detector comes from: a run folder, a checkpoint, or torchvision:NAME."""
+
+Entry = TypeVar("Entry")
+
+
+def run_config(
+    *settings: Place,
+    purpose: Literal["train", "distill"],
+    teacher: Source | None = None,
+    student: str | None = None,
+    data: Place | None = None,
+    method: str | None = None,
+    itself: bool = False,
+    inherit: bool = False,
+    out: Place | None = None,
+    alone: Place | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+) -> RunConfig:
+    """What `train` or `distill` would do with these words, complete and checked: for the stages of `detdistill.stages`.
+
+    Args:
+        settings: A config file, then settings that win over it.
+        purpose: Whether a teacher and a method are looked at; all other words as in `distill`.
+
+    Example:
+        >>> stages = detdistill.stages
+        >>> words = {"student": "fcos/tiny", "teacher": "runs/teacher", "method": "frs", "data": "my_data"}
+        >>> config = detdistill.run_config("train.steps=2", purpose="distill", out="runs/distilled", **words)
+        >>> proved = stages.prove(stages.build(stages.open_inputs(config)))
+        >>> [proof.name for proof in proved.proofs]
+        ['frs.features', 'frs.classes']
+        >>> fitted = stages.fit(proved)
+        >>> stages.measure(proved.built.opened, {"student": fitted.student})["student"].metrics.ap50 >= 0
+        True
+    """
+    from detdistill.jobs.config import read_run_config
+
+    file, written = split_arguments(tuple(map(str, settings)))
+    options = {
+        "teacher.source": teacher,
+        "student.detector": student,
+        "data.folder": data,
+        "method.name": method,
+        "inherit": inherit or None,
+        "out": out,
+        "alone": alone,
+        "train.steps": steps,
+        "seed": seed,
+    }
+    return read_run_config(file, written, purpose=purpose, options=options, itself=itself)
+
+
+def open_data(
+    path: Place,
+    /,
+    *,
+    split: Literal["train", "val"] = "train",
+    class_names: Sequence[str] | None = None,
+    image: Mapping[str, Any] | ImageSettings | None = None,
+    progress: Progress | None = None,
+) -> OpenedSplit:
+    """One split of a data set, to look at and to learn from: its annotations, and batches of it.
+
+    Args:
+        path: Data set folder, COCO JSON, or data.yaml.
+        split: Which images of the folder.
+        class_names: In label order, such as a teacher's; None for the data's own order.
+        image: To what size batches bring the images, such as a teacher's; None for the images' own median size.
+        progress: Told what was recognised, repaired and skipped.
+
+    Example:
+        >>> loaded = detdistill.load_detector("runs/teacher")
+        >>> data = detdistill.open_data("my_data", class_names=loaded.class_names, image=loaded.image)
+        >>> student = detdistill.build_detector("fcos/tiny", data.class_names, seed=0)
+        >>> teacher = detdistill.FrozenTeacher(loaded.detector)
+        >>> recipe = detdistill.build_recipe("frs", student.spec, teacher.spec)
+        >>> step = detdistill.DistillationStep(student, teacher, recipe)
+        >>> for index, batch in enumerate(data.batches(2, steps=3)):
+        ...     report = step(batch, detdistill.Clock(step=index, total_steps=3))
+        >>> bool(report.total > 0)
+        True
+    """
+    from detdistill.data.transforms import ImageSettings
+    from detdistill.jobs.opening import OpenedSplit, image_settings, read_split
+    from detdistill.progress import Silence
+
+    place = Path(path)
+    names = None if class_names is None else tuple(class_names)
+    annotations = read_split(place, split, class_names=names, exact=place.is_file(), progress=progress or Silence())
+    size = image if isinstance(image, ImageSettings) else image_settings(image, annotations)
+    return OpenedSplit(annotations=annotations, image=size)
+
+
+def load_detector(source: Source, *, allow: Sequence[str] = (), progress: Progress | None = None) -> LoadedDetector:
+    """A detector from a run, a checkpoint or torchvision, with its class names and image size.
+
+    Args:
+        source: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        allow: Beginnings of tensor names that may be missing, left over or of another shape.
+        progress: Told which tensors matched.
+
+    Example:
+        >>> loaded = detdistill.load_detector("runs/teacher")
+        >>> loaded.report.fraction, loaded.image["short_side"]
+        (1.0, 96)
+    """
+    from detdistill.jobs.opening import open_detector
+
+    return open_detector(str(source), allow=allow, progress=progress)
+
+
+def save_detector(detector: Detector, out: Place, *, image: Mapping[str, Any] | ImageSettings) -> None:
+    """Writes a detector that `load_detector` reads, alone, wherever its folder is moved.
+
+    Args:
+        detector: Left as it is.
+        out: Folder, made where needed.
+        image: How its training images were prepared: a mapping, or what `open_data` says.
+
+    Example:
+        >>> detector = detdistill.build_detector("fcos/tiny", ("car", "truck"), seed=0)
+        >>> detdistill.save_detector(detector, "runs/mine", image={"short_side": 96, "long_side": 160})
+        >>> detdistill.load_detector("runs/mine").class_names
+        ('car', 'truck')
+    """
+    from detdistill.store.students import save_detector
+
+    save_detector(detector, Path(out), image=image if isinstance(image, Mapping) else asdict(image))
+
+
+def build_detector(detector: str | DetectorSettings, class_names: Sequence[str], *, seed: int = 0) -> Detector:
+    """A fresh detector.
+
+    Args:
+        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny, or what `parse_detector` made of it.
+        class_names: In label order.
+        seed: Decides its weights.
+
+    Example:
+        >>> detdistill.build_detector("fcos/tiny", ("car", "truck")).spec.class_names
+        ('car', 'truck')
+    """
+    from detdistill.detectors.catalogue import build_detector, parse_detector
+
+    settings = parse_detector(detector) if isinstance(detector, str) else detector
+    return build_detector(settings, tuple(class_names), seed=seed)
+
+
+def register_method(method: Entry) -> Entry:
+    """Adds a method for this process; a package adds one by the entry-point group ``detdistill.methods``."""
+    registered: Entry = importlib.import_module("detdistill.methods.catalogue").METHODS.register(method)
+    return registered
+
+
+def register_detector(family: Entry) -> Entry:
+    """Adds a detector family for this process; a package adds one by the group ``detdistill.detectors``."""
+    registered: Entry = importlib.import_module("detdistill.detectors.catalogue").FAMILIES.register(family)
+    return registered
+
+
+def register_format(data_format: Entry) -> Entry:
+    """Adds a data format for this process; a package adds one by the group ``detdistill.formats``."""
+    registered: Entry = importlib.import_module("detdistill.data.formats").FORMATS.register(data_format)
+    return registered
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:
+    """The config file, where the first argument is one, and the ``key=value`` settings."""
+    if arguments and ("=" not in arguments[0] or Path(arguments[0]).is_file()):
+        return Path(arguments[0]), tuple(arguments[1:])
+    return None, tuple(arguments)

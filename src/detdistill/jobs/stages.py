@@ -1,0 +1,396 @@
+"""The stages of a run, each a function to call: open_inputs → build → prove → fit → measure → report.
+
+    opened = open_inputs(config)
+    fitted = fit(prove(build(opened)))
+    measured = measure(opened, {"student": fitted.student})
+
+A run without a teacher goes the same way. Every stage tells its `progress` what it does, and only `fit`, `report` and
+`draw_pictures` write into the run's folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from detdistill.data.loader import training_loader
+from detdistill.detectors.base import Detector
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.inherit import InheritReport, inherit
+from detdistill.detectors.loaded import LoadedDetector
+from detdistill.distillation.startup import TermProof
+from detdistill.distillation.startup import prove as prove_terms
+from detdistill.distillation.step import DistillationStep, SupervisedStep
+from detdistill.distillation.term import pairing_note
+from detdistill.errors import ConfigError
+from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.files import write_json, write_text
+from detdistill.jobs.opening import (
+    OpenedData,
+    detect,
+    device_of,
+    open_data,
+    open_detector,
+    require_same_classes,
+)
+from detdistill.jobs.samples import (
+    SampleChanges,
+    batch_with_boxes,
+    open_twins,
+    own_changes,
+    reached,
+    recipe_changes,
+    training_data,
+    weighed_constantly,
+)
+from detdistill.jobs.settings import RunConfig
+from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
+from detdistill.progress import Progress
+from detdistill.report.curves import learning_curves
+from detdistill.report.sheet import comparison_sheet, sheet_rows
+from detdistill.store.layout import RunFolder
+from detdistill.store.students import load_detector, save_detector
+from detdistill.training.launch import forks
+from detdistill.training.loop import TrainResult, train
+from detdistill.training.world import by_leader, first_on_machine, leads, watched_by_leader
+
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a run reads.
+
+    Attributes:
+        config: of the run.
+        resume: whether the run goes on from its latest checkpoint.
+        data: both splits, and the size the models see.
+        teacher: None where none teaches.
+        same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
+        alone: the same student trained alone, for the comparison; None where there is none.
+    """
+
+    config: RunConfig
+    resume: bool
+    data: OpenedData
+    teacher: LoadedDetector | None
+    same_classes: bool
+    alone: LoadedDetector | None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a run trains.
+
+    Attributes:
+        opened: what it was built from.
+        step: holds the student, and the teacher and the recipe where there is a teacher.
+        method: the recipe's name, such as ``"aid(frs)"``; empty without a teacher.
+        changes: what happens to training samples beside augmentation; twins are opened by `fit`.
+        shares: of the training images that sample-specific augmentation reaches; None where it is off.
+        inherited: what the student took over from the teacher; None where that was not asked for.
+    """
+
+    opened: Opened
+    step: DistillationStep | SupervisedStep
+    method: str
+    changes: SampleChanges
+    shares: Mapping[str, float] | None
+    inherited: InheritReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """A step whose every term was seen to teach the student.
+
+    Attributes:
+        built: the step.
+        proofs: one a term; empty without a teacher.
+    """
+
+    built: Built
+    proofs: tuple[TermProof, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A finished training.
+
+    Attributes:
+        training: how the training went.
+    """
+
+    training: TrainResult
+
+    @property
+    def student(self) -> Detector:
+        """The detector that counts: the average of its weights where one was kept. It lies on the leader's disk."""
+        return load_detector(self.training.checkpoint).detector
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a detector found in the validation images, and how good that is."""
+
+    metrics: CocoMetrics
+    found: list[ImageDetections]
+
+
+class Reported(Protocol):
+    """What a run found out."""
+
+    @property
+    def out(self) -> Path:
+        """Its folder."""
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``results.json`` holds."""
+
+
+def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Opened:
+    """Reads data, teacher and the student alone; nothing is written or trained.
+
+    Args:
+        config: of the run.
+        resume: go on from the latest checkpoint.
+
+    Raises:
+        DistillError: the folder is in use, something is missing, or it does not fit together.
+    """
+    watcher = watched_by_leader(progress)
+    require_free(config.out, resume=resume)
+    choice, teacher, same_classes = config.teacher, None, True
+    if choice is not None:
+        teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
+    data = open_data(config.data, image=teacher.image if teacher else None, progress=watcher)
+    if choice is not None and teacher is not None:
+        same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
+    alone = _open_alone(config.alone, data) if config.alone is not None else None
+    return Opened(config, resume, data, teacher, same_classes, alone)
+
+
+def build(opened: Opened, *, progress: Progress | None = None) -> Built:
+    """The step that is trained: a student with its initial weights, and the terms that teach it.
+
+    Raises:
+        DistillError: student, teacher, method and data do not fit together.
+    """
+    watcher = watched_by_leader(progress)
+    config, data = opened.config, opened.data
+    student = new_student(config, data)
+    if opened.teacher is None:
+        changes = own_changes(config.data)
+        shares = reached(changes, data, progress=watcher)
+        return Built(opened, SupervisedStep(student), "", changes, shares=shares, inherited=None)
+    method = require_method(config)
+    source = config.teacher.source if config.teacher else ""
+    inherited = inherit(student, opened.teacher.detector, source=source) if config.inherit else None
+    teacher = FrozenTeacher(opened.teacher.detector, autocast=_AUTOCAST.get(config.train.precision))
+    recipe = build_recipe(method, student.spec, teacher.spec, seed=config.seed)
+    changes = recipe_changes(recipe, config.data)
+    device = device_before_training(config)
+    recipe = weighed_constantly(recipe, teacher, config, data, device=device, progress=watcher)
+    step = DistillationStep(student, teacher, recipe).to(device)
+    shares = reached(changes, data, progress=watcher)
+    return Built(opened, step, recipe.name, changes, shares=shares, inherited=inherited)
+
+
+def prove(built: Built, *, progress: Progress | None = None) -> Proved:
+    """Says what is inherited, paired and capped, and shows on one batch that every term teaches the student.
+
+    Without a teacher there is nothing to prove.
+
+    Raises:
+        DataError: no training image has a box.
+        DistillError: a term is not finite, or does not reach the student.
+    """
+    watcher, step = watched_by_leader(progress), built.step
+    if isinstance(step, SupervisedStep):
+        return Proved(built, ())
+    if built.inherited is not None:
+        watcher.say("\n".join(built.inherited.lines()))
+    watcher.say(pairing_note(step.student.spec, step.teacher.spec))
+    for note in step.recipe.notes:
+        watcher.say(note)
+    config = built.opened.config
+    total = config.train.steps
+    for weighted in step.recipe.terms:
+        steps = weighted.warm_up.within(total)
+        if steps != weighted.warm_up.steps:
+            watcher.say(f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {total}")
+    batch = batch_with_boxes(config, built.opened.data, built.changes).to(device_before_training(config))
+    proofs = prove_terms(step, batch)
+    for proof in proofs:
+        watcher.say(f"start-up proof: {proof}")
+    return Proved(built, proofs)
+
+
+def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
+    """Trains into the run's folder, which gets ``config.yaml``, checkpoints and ``metrics.csv``.
+
+    Raises:
+        ConfigError: other settings than those of the run that is resumed.
+        DataError: an image cannot be read, or the disk has too little room for twins.
+        DistillError: the loss is not finite.
+        Interrupted: stopped by a signal, with the checkpoint saved.
+    """
+    watcher, built, step = watched_by_leader(progress), proved.built, proved.built.step
+    config, data, changes = built.opened.config, built.opened.data, built.changes
+    folder, settings, image = RunFolder(config.out), config.train, asdict(data.image)
+    if built.inherited is not None and leads():
+        write_json(folder.inherited, built.inherited.as_dict())
+    identity = {
+        "student": config.student.settings.to_dict(),
+        "classes": list(data.train.class_names),
+        "images": len(data.train),
+        "boxes": len(data.train.boxes),
+        "image": image,
+        "augment": asdict(config.data.augment),
+    }
+    if isinstance(step, SupervisedStep):
+        label = f"train {config.student.detector}"
+        identity |= {"method": None, **changes.identity()}
+    else:
+        label = f"distil {config.student.detector} by {built.method}"
+        method = require_method(config)
+        device = device_before_training(config)
+        twins = first_on_machine(
+            lambda: open_twins(step.recipe, step.teacher, config, data, device=device, progress=watcher)
+        )
+        identity |= {
+            "method": method_tree(method),
+            "teacher": step.teacher.digest(),
+            **changes.identity(),
+            **({"inherit": True} if config.inherit else {}),
+            **({"twins": sorted(twins)} if step.recipe.twins else {}),
+        }
+        changes = replace(changes, twins=twins)
+    if leads():
+        write_text(folder.config, replace(config, data=replace(config.data, image=data.image)).yaml())
+    dataset = training_data(config, data, changes)
+    result = train(
+        step,
+        settings,
+        loader=lambda start, rank, ranks: training_loader(
+            dataset,
+            batch_size=settings.batch_size,
+            steps=settings.steps,
+            start_step=start,
+            plain_from=round(changes.until * settings.steps),
+            workers=settings.workers,
+            rank=rank,
+            ranks=ranks,
+        ),
+        save_student=lambda student, place: save_detector(student, place, image=image),
+        folder=config.out,
+        resume=built.opened.resume,
+        progress=watcher,
+        label=label,
+        identity=identity,
+    )
+    return Fitted(training=result)
+
+
+def measure(
+    opened: Opened, detectors: Mapping[str, Detector], *, progress: Progress | None = None
+) -> dict[str, Measured]:
+    """COCO's figures of detectors on the run's validation images.
+
+    Args:
+        opened: the run.
+        detectors: by the name that progress calls them.
+
+    Raises:
+        DataError: an image cannot be read.
+        DistillError: a detector's output is not finite.
+    """
+    settings, data, measured = opened.config.evaluate, opened.data, {}
+    for name, detector in detectors.items():
+        found = detect(
+            detector,
+            data.val,
+            data.image,
+            label=f"evaluate {name}",
+            batch_size=settings.batch_size,
+            device=device_of(opened.config),
+            progress=watched_by_leader(progress),
+        )
+        measured[name] = Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
+    return measured
+
+
+def report(outcome: Reported, *, curves: Mapping[str, Path]) -> None:
+    """Writes ``results.json`` and draws the learning curves into the run's folder.
+
+    Args:
+        outcome: of the run.
+        curves: folders of trainings, by the name of the curve.
+    """
+    if not leads():
+        return
+    folder = RunFolder(outcome.out)
+    write_json(folder.results, outcome.as_dict())
+    learning_curves({name: RunFolder(path).metrics for name, path in curves.items()}, folder.curves)
+
+
+def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
+    """Draws what each measured detector found in the same validation images into the run's folder."""
+    data = opened.data
+    rows = sheet_rows(data.val, {name: one.found for name, one in measured.items()})
+    comparison_sheet(RunFolder(opened.config.out).pictures, rows, class_names=data.val.class_names)
+
+
+def require_free(out: Path, *, resume: bool) -> None:
+    """Refuses a folder that holds something else, before any work is done.
+
+    Raises:
+        ConfigError: the folder is not empty and the run was not to be resumed, or it is no folder.
+    """
+    by_leader(lambda: _require_free(out, resume=resume))
+
+
+def _require_free(out: Path, *, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise ConfigError(
+            f"The run folder {out} must be new or empty, got one with files in it. "
+            "Choose another --out, or go on with that run by --resume."
+        )
+
+
+def require_method(config: RunConfig) -> MethodSettings:
+    """The method of a distillation.
+
+    Raises:
+        ConfigError: the run has no method, or no teacher.
+    """
+    if config.teacher is None or config.method is None:
+        missing = "teacher" if config.teacher is None else "method"
+        raise ConfigError(f"A distillation must have a {missing}, got none. Pass --{missing}.")
+    return config.method
+
+
+def new_student(config: RunConfig, data: OpenedData) -> Detector:
+    """The run's student with its initial weights: the same for every run with this seed, distilled or not."""
+    return build_detector(config.student.settings, data.train.class_names, seed=config.seed)
+
+
+def device_before_training(config: RunConfig) -> torch.device:
+    """Where a run computes before `fit`: several processes are forked from one that must not have touched a GPU."""
+    return torch.device("cpu") if forks(config.train) else device_of(config)
+
+
+def _open_alone(source: Path, data: OpenedData) -> LoadedDetector:
+    alone = load_detector(source)
+    if alone.class_names != data.val.class_names:
+        raise ConfigError(
+            f"The student alone in {source} must have the data's classes {list(data.val.class_names)}, got "
+            f"{list(alone.class_names)}. Give a run on this data."
+        )
+    return alone
