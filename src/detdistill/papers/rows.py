@@ -14,7 +14,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.methods.catalogue import MethodSettings, parse_method
 from detdistill.methods.composition import method_text, structure
 from detdistill.papers.class_groups import ClassMode
@@ -125,7 +125,7 @@ class PaperModel:
             ConfigError: an unknown detector or setting.
         """
         named = parse_detector(self.detector)
-        return build(type(named), {**asdict(named), **self.settings}, where=f"settings of {self.detector}")
+        resolved: DetectorSettings = build(type(named), {**asdict(named), **self.settings}, where=f"settings of {self.detector}")
 
 
 @dataclass(frozen=True, slots=True)

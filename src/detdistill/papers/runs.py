@@ -14,7 +14,7 @@ from typing import Any, Literal
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.catalogue import parse_detector, settings_of
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings, TwinSettings
 from detdistill.methods.composition import structure
 from detdistill.papers.data import PreparedData
