@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.formats.coco import CocoSplit, find
-from detdistill.data.listing import SPLITS
+from detdistill.data.listing import SPLITS, SplitName
 from detdistill.errors import ConfigError
 from detdistill.files import atomic_folder, read_json, write_json
 from detdistill.papers.traffic_filter import TRAFFIC_CLASSES, TrafficSplit, filter_traffic
@@ -105,7 +105,7 @@ def _described(source: CocoSplit) -> dict[str, Any]:
     }
 
 
-def _made_before(out: Path, made_from: Mapping[str, Any]) -> dict[str, TrafficSplit] | None:
+def _made_before(out: Path, made_from: Mapping[SplitName, Any]) -> dict[str, TrafficSplit] | None:
     """The counts of an earlier run on the same files; None for a new or empty folder."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

@@ -125,7 +125,9 @@ class PaperModel:
             ConfigError: an unknown detector or setting.
         """
         named = parse_detector(self.detector)
-        resolved: DetectorSettings = build(type(named), {**asdict(named), **self.settings}, where=f"settings of {self.detector}")
+        tree = {**asdict(named), **self.settings}
+        resolved: DetectorSettings = build(type(named), tree, where=f"settings of {self.detector}")
+        return resolved
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,10 @@ class PaperRow:
 
     def published_of(self, role: str) -> float | None:
         """The published figure of the row's teacher, of its student alone, or of what it distils."""
+        if role == DISTILLED:
+            return self.published
         model = {TEACHER: self.teacher, ALONE: self.student}.get(role)
-        return self.published if role == DISTILLED else model and model.published
+        return None if model is None else model.published
 
     @property
     def method_settings(self) -> MethodSettings | None:
@@ -276,4 +280,5 @@ def _read_row(path: Path) -> PaperRow:
     named = {**content, "name": re.sub(r"^\d+-", "", path.stem)} if isinstance(content, dict) else content
     if isinstance(content, dict) and "name" in content:
         raise ConfigError(f"{path}: a row is named by its file, got the key name. Leave it out.")
-    return build(PaperRow, named, where=str(path))
+    row: PaperRow = build(PaperRow, named, where=str(path))
+    return row
