@@ -36,7 +36,8 @@ class Found:
 
 def replace_job(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> Mock:
     """Puts a stand-in for a job, which refuses arguments that the job itself does not take."""
-    home = __import__(f"detdistill.jobs.{module}", fromlist=[name])
+    leaf = module.startswith(("scenes.", "papers."))
+    home = __import__(f"detdistill.{module if leaf else f'jobs.{module}'}", fromlist=[name])
     job: Mock = create_autospec(getattr(home, name), return_value=Found())
     monkeypatch.setattr(home, name, job)
     return job
@@ -134,13 +135,13 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
             {"out": Path("o"), "score": 0.5},
         ),
         (
-            "data.make_scenes_job",
+            "scenes.job.make_scenes_job",
             ["data", "make", "scenes", "--out", "o", "--train", "3", "--val", "2", "--seed", "1", "--kitti"],
             (Path("o"),),
             {"train": 3, "val": 2, "seed": 1, "kitti": True},
         ),
         (
-            "data.make_coco_traffic_job",
+            "papers.coco_traffic.make_coco_traffic_job",
             ["data", "make", "coco-traffic", "--coco", "c", "--out", "o"],
             (Path("c"), Path("o")),
             {},
@@ -158,7 +159,7 @@ def test_commands_call_their_jobs(
     kwargs: dict[str, object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    job = replace_job(monkeypatch, *name.split("."))
+    job = replace_job(monkeypatch, *name.rsplit(".", 1))
     assert main([*line, "--json", str(tmp_path / "r.json")]) == 0
     assert job.call_args.args == args
     assert {key: value for key, value in job.call_args.kwargs.items() if key != "progress"} == kwargs
