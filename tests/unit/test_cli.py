@@ -136,13 +136,13 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
             {"out": Path("o"), "score": 0.5},
         ),
         (
-            "jobs.data.make_scenes_job",
+            "scenes.job.make_scenes_job",
             ["data", "make", "scenes", "--out", "o", "--train", "3", "--val", "2", "--seed", "1", "--kitti"],
             (Path("o"),),
             {"train": 3, "val": 2, "seed": 1, "kitti": True},
         ),
         (
-            "jobs.data.make_coco_traffic_job",
+            "papers.coco_traffic.make_coco_traffic_job",
             ["data", "make", "coco-traffic", "--coco", "c", "--out", "o"],
             (Path("c"), Path("o")),
             {},

@@ -6,6 +6,7 @@ from PIL import Image
 
 from coco_rows import box, image, write
 from detdistill.data.formats.coco import read_coco
+from detdistill.data.split import Reading
 
 # File names and image files.
 
@@ -75,7 +76,9 @@ def test_images_are_checked_only_where_asked(tmp_path):
     assert (len(plain), len(problems)) == (6, 0)
     seen = []
     checked, problems = read_coco(
-        path, images_dir=tmp_path, check_images=True, progress=lambda done, all_: seen.append((done, all_))
+        path,
+        Reading(check_images=True, progress=lambda done, all_: seen.append((done, all_))),
+        images_dir=tmp_path,
     )
     assert checked.image_ids.tolist() == [1]
     assert len(checked.boxes) == 1

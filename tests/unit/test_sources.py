@@ -169,7 +169,7 @@ def test_a_folder_of_no_known_format_names_them_all(tmp_path):
     (tmp_path / "list.txt").write_text("a\n")
     with pytest.raises(
         ConfigError,
-        match=r"list\.txt must be a JSON .* \(COCO\), .* near it \(Pascal VOC\), got a file that is none of them\. Give",
+        match=r"list\.txt must be a JSON .* \(Pascal VOC\), got a file that is none of them",
     ):
         find_split(tmp_path / "list.txt", "train")
 
@@ -183,9 +183,7 @@ def test_no_such_path(tmp_path):
 
 
 def test_folder_without_the_split(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"must hold train\.json, val\.json or .*, got none of them in an empty folder\. Give"
-    ):
+    with pytest.raises(ConfigError, match=r"must hold train\.json, .*, got none of them in an empty folder\. Give"):
         find_split(tmp_path, "val")
     write(tmp_path / "train.json")
     write(tmp_path / "deep" / "valid.json")

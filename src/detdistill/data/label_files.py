@@ -260,13 +260,9 @@ class LabelFolder:
         reading: Reading,
         classes: Callable[[set[str]], Sequence[str]],
     ) -> tuple[Annotations, Problems]:
-        """Reads the split.
+        """Reads the split, the images being called as their label files or as those say.
 
-        Args:
-            folder: the data set, whose ``classes.txt`` names the classes where it is there.
-            images_dir: where the images are, each called as its label file or as that says.
-            reading: what is asked.
-            classes: without ``classes.txt``, the classes from those that the split shows.
+        The classes are those of the data set's ``classes.txt``, else `classes` of those that the split shows.
 
         Raises:
             DataError: its list cannot be read, or its classes are not those demanded.

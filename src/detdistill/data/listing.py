@@ -46,11 +46,7 @@ class Choice(Protocol):
         """The way in a few words."""
 
     def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
-        """The split's images.
-
-        Args:
-            stems: the labelled images of the folder, in order.
-            problems: takes entries that cannot be used.
+        """The split's images, of those labelled in the folder; entries that cannot be used are problems.
 
         Raises:
             DataError: the list cannot be read.
@@ -148,11 +144,7 @@ class Everything:
 
 
 def choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile] | None:
-    """The lists that divide a data set; None where it has none.
-
-    Args:
-        folder: the data set; lists are in its ``ImageSets/Main`` or ``ImageSets``.
-        labels: where its label files are.
+    """The lists in ``ImageSets/Main`` or ``ImageSets`` that divide a data set with label files; None without lists.
 
     Raises:
         ConfigError: there are lists, and no pair of them divides the data set.
@@ -175,7 +167,7 @@ def choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile] | None
 
 
 def choices(folder: Path, labels: Path, split_seed: int) -> Mapping[str, Choice]:
-    """How a data set with label files is divided: by its lists, else by a seed; see `choices_by_list`."""
+    """How a data set with label files is divided: by its lists, else by a seed."""
     return choices_by_list(folder, labels) or {split: Share(split, labels, split_seed) for split in SPLITS}
 
 
@@ -214,10 +206,6 @@ def split_by_seed(stems: Sequence[str], *, seed: int = 0) -> tuple[list[str], li
     """Divides image names 8:2 at random.
 
     The division depends on the set of names and the seed alone, not on the order the names come in.
-
-    Args:
-        stems: all names, each once.
-        seed: a whole number from 0.
 
     Returns:
         The names to train on and those to validate on, each in the order given; two or more names leave neither
@@ -259,13 +247,8 @@ def read_class_list(folder: Path) -> tuple[str, ...] | None:
 def files_below(folder: Path, suffixes: frozenset[str], problems: Problems | None = None) -> list[str]:
     """The files with one of the endings in a folder and its sub-folders, as names relative to it, in order.
 
-    Sub-folders that are links are followed, each folder being read once.
-
-    Args:
-        folder: where to look.
-        suffixes: the endings, in small letters.
-        problems: takes names that cannot be used, and links to folders that are read already; None where another
-            call tells them.
+    Sub-folders that are links are followed, each folder being read once. Names that cannot be used, and links to
+    folders that are read already, are `problems`; None where another call tells them.
     """
     told = Problems() if problems is None else problems
     found = []
@@ -301,15 +284,7 @@ def _walk(folder: Path, problems: Problems) -> Iterator[tuple[str, list[str]]]:
 def report_unlabelled(
     images: Mapping[str, str], labelled: Set[str], problems: Problems, *, images_dir: Path, ending: str
 ) -> None:
-    """Tells the images that have no label file, where no list says which images are meant.
-
-    Args:
-        images: the images' names in their folder, by name without the ending.
-        labelled: the label files' names without the ending.
-        problems: takes them.
-        images_dir: the images' folder.
-        ending: of the missing label files.
-    """
+    """Tells the images (names by stem) that have no label file, where no list says which images are meant."""
     for stem, name in images.items():
         if stem not in labelled:
             what = f"no {stem}{ending}"

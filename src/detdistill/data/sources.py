@@ -42,7 +42,7 @@ def _of_no_format(data: Path) -> ConfigError:
     listed = " or ".join(filter(None, (", ".join(known[:-1]), *known[-1:])))
     if not folder:
         return ConfigError(
-            f"data {data} must be {listed}, got a file that is none of them. Give the data set's folder, or such a file."
+            f"data {data} must be {listed}, got a file that is none of them. Give such a file, or the data's folder."
         )
     names = sorted(filter(is_text, (path.name for path in data.iterdir())))
     among = f" among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else " in an empty folder"

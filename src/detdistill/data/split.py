@@ -32,7 +32,7 @@ class Reading:
 
 
 class Split(ABC):
-    """One split of a data set, found but not read."""
+    """One split, found but not read."""
 
     @property
     @abstractmethod

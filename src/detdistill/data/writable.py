@@ -116,11 +116,7 @@ def prepare(
     """Checks that the images are there, and names them anew, so that no two have one name but for the ending.
 
     Folders that all images of a split share are left out; characters that some format cannot hold become ``_``.
-
-    Args:
-        splits: annotations by split.
-        origins: the splits as they were found.
-        advance: called with the number of images looked at, over all splits.
+    `advance` is called with the number of images looked at, over all splits.
     """
     taken: set[str] = set()
     prepared, done = {}, 0
@@ -171,11 +167,7 @@ def plain_word(text: str) -> str:
 
 
 def plain_classes(names: tuple[str, ...], *, space: str = " ") -> tuple[str, ...]:
-    """Class names that the target format can hold.
-
-    Args:
-        names: as they are.
-        space: what stands for a space.
+    """Class names that the target format can hold, with `space` for a space.
 
     Raises:
         DataError: two become the same.

@@ -22,13 +22,9 @@ class Find(Protocol):
     """Finds one split of a data set."""
 
     def __call__(self, data: Path, split: str, *, exact: bool, split_seed: int) -> Split:
-        """The split, not read yet.
+        """Finds ``"train"`` or ``"val"`` at a folder or file that the format recognises; reads it not yet.
 
-        Args:
-            data: a folder or file that the format recognises.
-            split: ``"train"`` or ``"val"``.
-            exact: take a file for the split whatever its name says.
-            split_seed: divides a data set without lists.
+        `exact` takes a file for the split whatever its name says; `split_seed` divides a data set without lists.
 
         Raises:
             ConfigError: there is nothing for the split.
@@ -36,23 +32,9 @@ class Find(Protocol):
         """
 
 
-class Write(Protocol):
-    """Writes splits with the same classes."""
-
-    def __call__(
-        self, folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place
-    ) -> None:
-        """Fills an empty folder.
-
-        Args:
-            folder: where to.
-            splits: what to write; their `problems` take what the format cannot say.
-            class_names: in label order.
-            place: puts an image of a split at a path.
-
-        Raises:
-            DataError: the format cannot tell two classes apart, or an image cannot be read.
-        """
+# Fills an empty folder with splits of the same classes, named in label order; what the format cannot say goes to the
+# splits' `problems`. Raises DataError where the format cannot tell two classes apart.
+Write = Callable[[Path, Mapping[str, WritableSplit], tuple[str, ...], Place], None]
 
 
 @final

@@ -163,12 +163,8 @@ def walk(
 ) -> Iterator[tuple[str, Any | Literal[Begin.BEGIN]]]:
     """Yields the entries of the wanted top-level lists, one at a time, in the order of the file.
 
-    Polygons (a ``"segmentation"`` that is a list of numbers) are not decoded: they read as 0.
-
-    Args:
-        path: a JSON file in UTF-8 whose top level is an object.
-        wanted: keys whose lists are yielded; other values are passed over.
-        progress: called now and then with how many bytes of the file are read.
+    Polygons (a ``"segmentation"`` that is a list of numbers) are not decoded: they read as 0. `progress` is called
+    now and then with how many bytes of the file are read.
 
     Yields:
         (key, `BEGIN`) for every top-level key, then (key, entry) for each entry of a wanted list.

@@ -26,6 +26,10 @@ def is_dont_care(kind: str) -> bool:
     return kind.lower() == DONT_CARE.lower()
 
 
+# Kind, what should stand there, what does.
+_Flaw = tuple[str, str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class KittiLabels:
     """The objects of one label file, in its order.
@@ -50,18 +54,8 @@ class KittiLabels:
         return len(self.types)
 
 
-@dataclass(frozen=True, slots=True)
-class _BadLine:
-    """A line that is no object: kind of flaw, what should stand there, what does."""
-
-    line: int
-    kind: str
-    expected: str
-    actual: str
-
-
-def _flaw(words: list[str]) -> tuple[str, str, str] | None:
-    """What is wrong with a line: kind, what should stand there, what does; None for an object."""
+def _flaw(words: list[str]) -> _Flaw | None:
+    """What is wrong with a line; None for an object."""
     if len(words) not in (COLUMNS, COLUMNS_WITH_SCORE):
         return "wrong number of columns", "15 columns (16 with a score)", str(len(words))
     if not all(math.isfinite(number(word)) for word in words[1:3]):
@@ -76,7 +70,7 @@ def _flaw(words: list[str]) -> tuple[str, str, str] | None:
     return None
 
 
-def _parse(path: Path) -> tuple[KittiLabels, list[_BadLine]]:
+def _parse(path: Path) -> tuple[KittiLabels, dict[int, _Flaw]]:
     """The objects of a file, and the lines that are none.
 
     Raises:
@@ -84,7 +78,7 @@ def _parse(path: Path) -> tuple[KittiLabels, list[_BadLine]]:
     """
     rows: list[list[str]] = []
     lines: list[int] = []
-    bad: list[_BadLine] = []
+    bad: dict[int, _Flaw] = {}
     for line, text in numbered_lines(read_text(path)):
         words = text.split()
         flaw = _flaw(words)
@@ -92,7 +86,7 @@ def _parse(path: Path) -> tuple[KittiLabels, list[_BadLine]]:
             rows.append(words)
             lines.append(line)
         else:
-            bad.append(_BadLine(line, *flaw))
+            bad[line] = flaw
     occluded = [int(max(-1.0, min(number(words[2]), 3.0))) for words in rows]
     scores = [number(words[15]) if len(words) == COLUMNS_WITH_SCORE else math.nan for words in rows]
     labels = KittiLabels(
@@ -116,7 +110,7 @@ def parse_kitti(path: Path) -> LabelFile:
     objects = zip(labels.types, labels.boxes.tolist(), labels.lines.tolist(), strict=True)
     return LabelFile(
         tuple(LabelledBox(None if is_dont_care(kind) else kind, tuple(box), line) for kind, box, line in objects),
-        flaws=tuple(Flaw(one.kind, one.line, f"{one.actual} instead of {one.expected}") for one in bad),
+        flaws=tuple(Flaw(kind, line, f"{got} instead of {expected}") for line, (kind, expected, got) in bad.items()),
     )
 
 
@@ -137,11 +131,10 @@ def read_kitti_labels(path: Path, *, problems: Problems | None = None) -> KittiL
         labels, bad = _parse(path)
     except FileFlaw as flaw:
         raise flaw.refusal(path) from None
-    for one in bad:
-        where = f"{path}, line {one.line}"
+    for line, (kind, expected, got) in bad.items():
         if problems is None:
-            raise DataError(f"{where} must have {one.expected}, got {one.actual}. Correct the line.")
-        problems.add(one.kind, where, what=f"{one.actual} instead of {one.expected}", action="skipped")
+            raise DataError(f"{path}, line {line} must have {expected}, got {got}. Correct the line.")
+        problems.add(kind, f"{path}, line {line}", what=f"{got} instead of {expected}", action="skipped")
     return labels
 
 
