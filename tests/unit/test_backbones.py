@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import timm
@@ -8,12 +9,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from detdistill.detectors.backbones import build_backbone, group_norm, read_state_dict
+from detdistill.detectors.backbones import PyramidBackbone, build_backbone, group_norm, read_state_dict
+from detdistill.detectors.families.fcos import FCOSSettings
 from detdistill.detectors.preprocess import Normaliser, outside_image
 from detdistill.errors import ConfigError, MissingDependencyError
 from detdistill.types import Batch, Targets
 
 IMAGES = torch.rand(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+
+
+def build(name: str, *, extra: Literal["conv", "pool"] = "conv", **changes: object) -> PyramidBackbone:
+    return build_backbone(FCOSSettings(backbone=name, **changes), extra=extra)  # type: ignore[arg-type]
 
 
 def batch_of(images: torch.Tensor, sizes: tuple[tuple[int, int], ...]) -> Batch:
@@ -32,30 +38,30 @@ def test_group_norm_has_at_least_8_channels_a_group(channels: int, groups: int) 
 @pytest.mark.parametrize("strides", [(8, 16, 32, 64, 128), (8, 16, 32), (4, 8, 16, 32), (16,), (8, 16)])
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "mobilenetv3_small_050"])
 def test_levels_have_the_strides_that_were_asked_for(name: str, strides: tuple[int, ...]) -> None:
-    levels = build_backbone(name, strides=strides, fpn_channels=16)(IMAGES)
+    levels = build(name, strides=strides, fpn_channels=16)(IMAGES)
     expected = [(2, 16, -(-96 // stride), -(-160 // stride)) for stride in strides]
     assert [tuple(level.shape) for level in levels.values()] == expected
 
 
 def test_channels_last_backbone_is_permuted() -> None:
-    levels = build_backbone("test_mambaout", strides=(8, 16, 32), fpn_channels=16)(IMAGES)
+    levels = build("test_mambaout", strides=(8, 16, 32), fpn_channels=16)(IMAGES)
     assert [tuple(level.shape) for level in levels.values()] == [(2, 16, 12, 20), (2, 16, 6, 10), (2, 16, 3, 5)]
 
 
 def test_pool_adds_one_subsampled_level() -> None:
-    backbone = build_backbone("test_resnet", strides=(8, 16, 32, 64), fpn_channels=16, extra="pool").eval()
+    backbone = build("test_resnet", strides=(8, 16, 32, 64), fpn_channels=16, extra="pool").eval()
     levels = backbone(IMAGES)
     assert list(levels) == ["0", "1", "2", "pool"]
     assert torch.equal(levels["pool"], levels["2"][..., ::2, ::2])
     with pytest.raises(ConfigError, match=r"at most one level beyond the backbone 'test_resnet', got .*Leave out"):
-        build_backbone("test_resnet", strides=(8, 16, 32, 64, 128), extra="pool")
+        build("test_resnet", strides=(8, 16, 32, 64, 128), extra="pool")
 
 
 @pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize("fpn_norm", ["none", "batch", "group"])
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
 def test_every_norm_survives_train(norm: str, fpn_norm: str, width: int) -> None:
-    backbone = build_backbone("test_resnet", fpn_channels=width, norm=norm, fpn_norm=fpn_norm)  # type: ignore[arg-type]
+    backbone = build("test_resnet", fpn_channels=width, norm=norm, fpn_norm=fpn_norm)  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in backbone.body.named_buffers()}
     for mode in (False, True):
         backbone.train(mode)
@@ -73,13 +79,13 @@ def test_every_norm_survives_train(norm: str, fpn_norm: str, width: int) -> None
 
 
 def test_group_norm_keeps_the_activation_and_the_scale_of_what_it_replaces() -> None:
-    body = build_backbone("test_efficientnet", strides=(8, 16, 32), norm="group").body
+    body = build("test_efficientnet", strides=(8, 16, 32), norm="group").body
     assert not any(isinstance(module, nn.BatchNorm2d) for module in body.modules())
     fused = body.bn1
     assert isinstance(fused, nn.Sequential)
     assert isinstance(fused[0], nn.GroupNorm)
     assert any(isinstance(module, nn.SiLU) for module in fused)
-    block = build_backbone("test_resnet", strides=(8, 16, 32), norm="group").body.layer1[0]
+    block = build("test_resnet", strides=(8, 16, 32), norm="group").body.layer1[0]
     assert isinstance(block.bn2, nn.GroupNorm)
     assert not block.bn2.weight.any()  # timm starts a residual block's last norm at zero
 
@@ -87,7 +93,7 @@ def test_group_norm_keeps_the_activation_and_the_scale_of_what_it_replaces() -> 
 @pytest.mark.parametrize(("stages", "frozen"), [(0, ""), (1, "layer1"), (2, "layer2"), (4, "layer4")])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_frozen_stages_keep_weights_and_statistics(norm: str, stages: int, frozen: str) -> None:
-    backbone = build_backbone("test_resnet", fpn_channels=32, norm=norm, freeze_stages=stages)  # type: ignore[arg-type]
+    backbone = build("test_resnet", fpn_channels=32, norm=norm, freeze_stages=stages)  # type: ignore[arg-type]
     backbone.eval().train()
     before = {name: value.clone() for name, value in backbone.body.state_dict().items()}
     sum(level.square().sum() for level in backbone(IMAGES).values()).backward()
@@ -116,7 +122,7 @@ def test_frozen_stages_keep_weights_and_statistics(norm: str, stages: int, froze
 )
 def test_what_cannot_be_built(name: str, strides: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_backbone(name, strides=strides)
+        build(name, strides=strides)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "mobilenetv3_small_050", "test_mambaout"])
@@ -128,7 +134,7 @@ def test_pretrained_file_gives_the_models_own_features(name: str, suffix: str, t
         torch.save({"state_dict": whole.state_dict()}, path)
     else:
         save_file(whole.state_dict(), path)
-    backbone = build_backbone(name, strides=(8, 16, 32), pretrained=path).eval()
+    backbone = build(name, strides=(8, 16, 32), pretrained=str(path)).eval()
     given = dict(whole.state_dict())
     values = list(given.values())
     for key, value in backbone.body.state_dict().items():
@@ -150,11 +156,12 @@ def test_pretrained_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     state["bn1.bias"] = torch.zeros(3)
     save_file(state, path)
     message = (
-        r"must fit timm's 'test_resnet' .*1 missing \(bn1\.weight\); 1 unknown \(conv1\.other\); "
-        r"1 of another shape \(bn1\.bias \(3,\) instead of \("
+        r"must fit timm's 'test_resnet' .*, got tensors that do not:\nmatched \d+ of \d+ tensors \(9\d %\)\n"
+        r"  missing \(1\): bn1\.weight\n  unexpected \(1\): conv1\.other\n"
+        r"  other shape \(1\): bn1\.bias \(3,\) in the file, .* here\nGive the file of this very model\."
     )
     with pytest.raises(ConfigError, match=message):
-        build_backbone("test_resnet", strides=(8, 16, 32), pretrained=path)
+        build("test_resnet", strides=(8, 16, 32), pretrained=str(path))
 
 
 def test_files_that_hold_no_state_dict(tmp_path: Path) -> None:
@@ -184,7 +191,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(timm, "create_model", offline)
     message = r"weights of 'test_resnet' must be .* got the error 'no connection'\. Give detector\.pretrained the path"
     with pytest.raises(MissingDependencyError, match=message):
-        build_backbone("test_resnet", strides=(8, 16, 32), pretrained=True)
+        build("test_resnet", strides=(8, 16, 32), pretrained=True)
 
 
 def test_normalise_zeroes_what_is_outside_whatever_it_holds() -> None:

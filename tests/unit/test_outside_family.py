@@ -14,7 +14,7 @@ from detdistill.detectors.saved import DESCRIPTION, load_detector, save_detector
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detdistill.detectors.backbones import backbone_of
+from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, Family, build_detector, parse_detector, settings_of
 from detdistill.detectors.dense import all_background, assign, dense_spec, focal_cells, observe_dense, prior_bias
@@ -49,7 +49,7 @@ class DotsDetector(Detector):
         super().__init__()
         self.settings: DotsSettings = settings
         self.spec = dense_spec(settings.name, class_names, strides=settings.strides, channels=settings.fpn_channels)
-        self.backbone = backbone_of(settings)
+        self.backbone = build_backbone(settings)
         self.classes = nn.Conv2d(settings.fpn_channels, len(class_names), 1)
         self.sides = nn.Conv2d(settings.fpn_channels, 2, 1)
         nn.init.constant_(self.classes.bias, prior_bias(0.05))

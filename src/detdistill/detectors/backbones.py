@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
-from detdistill.detectors.settings import DetectorSettings, FpnNorm, Norm, check_backbone
+from detdistill.detectors.load_report import load_tensors
+from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.errors import ConfigError, MissingDependencyError
 
 CHANNELS_PER_GROUP = 8
 MAX_GROUPS = 32
-_SHOWN = 4
 # A file that is no checkpoint fails wherever torch's unpickler happens to trip over it.
 _BROKEN_FILE = (
     OSError,
@@ -115,52 +115,34 @@ class PyramidBackbone(nn.Module):
         return self
 
 
-def build_backbone(
-    name: str,
-    *,
-    strides: tuple[int, ...] = (8, 16, 32, 64, 128),
-    fpn_channels: int = 256,
-    norm: Norm = "batch",
-    fpn_norm: FpnNorm = "none",
-    freeze_stages: int = 0,
-    pretrained: bool | str | Path | None = None,
-    extra: Literal["conv", "pool"] = "conv",
-) -> PyramidBackbone:
-    """A timm backbone with an FPN that gives maps at exactly `strides`.
+def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"] = "conv") -> PyramidBackbone:
+    """The timm backbone that a detector's settings ask for, with an FPN that gives maps at exactly `settings.strides`.
 
     Strides the backbone has come from it; coarser ones are added after the FPN. Weights that are not
-    `pretrained` are drawn from torch's global CPU generator.
+    `settings.pretrained` are drawn from torch's global CPU generator.
 
     Args:
-        name: a timm model with feature maps at several strides.
-        strides: pixels per cell, fine to coarse, doubling.
-        fpn_channels: channels of every level.
-        norm: what becomes of the backbone's batch-norm layers (see `DetectorSettings.norm`).
-        fpn_norm: normalisation after the FPN's convolutions.
-        freeze_stages: see `DetectorSettings.freeze_stages`.
-        pretrained: see `DetectorSettings.pretrained`.
+        settings: their shared keys decide.
         extra: how coarser levels come about: convolutions of stride 2, or (one level only) subsampling.
 
     Raises:
         ConfigError: unknown name, strides that the backbone does not have, weights that do not fit.
-        MissingDependencyError: `pretrained` is True and the weights cannot be downloaded.
+        MissingDependencyError: `settings.pretrained` is True and the weights cannot be downloaded.
     """
+    name, strides = settings.backbone, settings.strides
     check_backbone(name)
     indices, extras = _choose_levels(name, strides)
-    body = _create_body(name, indices, pretrained=pretrained)
-    if norm == "group":
+    body = _create_body(name, indices, pretrained=settings.pretrained)
+    if settings.norm == "group":
         _replace_batch_norm(body)
-    frozen = _freeze(body, stages=freeze_stages)
-    if norm == "frozen":
+    frozen = _freeze(body, stages=settings.freeze_stages)
+    if settings.norm == "frozen":
         for module in body.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
                 frozen.append(module)
-    layers: dict[str, Callable[[int], nn.Module] | None] = {
-        "none": None,
-        "batch": nn.BatchNorm2d,
-        "group": group_norm,
-    }
+    layers: dict[str, Callable[[int], nn.Module] | None]
+    layers = {"none": None, "batch": nn.BatchNorm2d, "group": group_norm}
     if extra == "pool" and extras > 1:
         raise ConfigError(
             f"detector.strides must ask for at most one level beyond the backbone '{name}', got {strides}. "
@@ -168,33 +150,19 @@ def build_backbone(
         )
     block: ExtraFPNBlock | None = None
     if extras:
-        block = LastLevelMaxPool() if extra == "pool" else ExtraLevels(fpn_channels, extras)
+        block = LastLevelMaxPool() if extra == "pool" else ExtraLevels(settings.fpn_channels, extras)
     fpn = FeaturePyramidNetwork(
-        body.feature_info.channels(), fpn_channels, extra_blocks=block, norm_layer=layers[fpn_norm]
+        body.feature_info.channels(), settings.fpn_channels, extra_blocks=block, norm_layer=layers[settings.fpn_norm]
     )
     level_names = tuple(str(level) for level in range(len(strides)))
     return PyramidBackbone(
         body,
         fpn,
         strides=strides,
-        out_channels=fpn_channels,
+        out_channels=settings.fpn_channels,
         level_names=(*level_names[:-1], "pool") if extras and extra == "pool" else level_names,
         channels_last_axis="NHWC" in str(getattr(body, "output_fmt", "")),
         frozen=frozen,
-    )
-
-
-def backbone_of(settings: DetectorSettings, *, extra: Literal["conv", "pool"] = "conv") -> PyramidBackbone:
-    """The backbone that a detector's settings ask for; see `build_backbone`."""
-    return build_backbone(
-        settings.backbone,
-        strides=settings.strides,
-        fpn_channels=settings.fpn_channels,
-        norm=settings.norm,
-        fpn_norm=settings.fpn_norm,
-        freeze_stages=settings.freeze_stages,
-        pretrained=settings.pretrained,
-        extra=extra,
     )
 
 
@@ -217,11 +185,11 @@ def _choose_levels(name: str, strides: tuple[int, ...]) -> tuple[tuple[int, ...]
     return tuple(position[stride] for stride in own), len(strides) - len(own)
 
 
-def _create_body(name: str, indices: tuple[int, ...], *, pretrained: bool | str | Path | None) -> Any:
+def _create_body(name: str, indices: tuple[int, ...], *, pretrained: bool | str | None) -> Any:
     arguments = {"features_only": True, "out_indices": indices, **_build_arguments(name)}
     if pretrained is not True:
         body = timm.create_model(name, **arguments)
-        if isinstance(pretrained, str | Path):
+        if isinstance(pretrained, str):
             _load_body(body, name, Path(pretrained))
         return body
     try:
@@ -263,36 +231,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _load_body(body: Any, name: str, path: Path) -> None:
     """Loads the file's tensors into the feature extractor, or says what does not fit."""
-    given = read_state_dict(path)
-    wanted = body.state_dict()
+    given, wanted = read_state_dict(path), body.state_dict()
     with torch.device("meta"):
         whole = timm.create_model(name, **_build_arguments(name)).state_dict()
-    found: dict[str, Tensor] = {}
-    unknown: list[str] = []
+    named: dict[str, Tensor] = {}
     for key, value in given.items():
         # timm's feature extractors keep a module's name, flatten the first dot, or put the model below "model".
         inside = next((k for k in (key, key.replace(".", "_", 1), f"model.{key}") if k in wanted), None)
-        if inside is not None:
-            found[inside] = value
-        elif key not in whole:
-            unknown.append(key)
-    missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
-    wrong = [
-        f"{key} {tuple(value.shape)} instead of {tuple(wanted[key].shape)}"
-        for key, value in found.items()
-        if value.shape != wanted[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {what} ({', '.join(keys[:_SHOWN])}{', ...' if len(keys) > _SHOWN else ''})"
-        for what, keys in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
-        if keys
-    ]
-    if problems:
+        if inside is not None or key not in whole:
+            named[inside or key] = value
+    report = load_tensors(body, named, source=str(path))
+    if report.fraction < 1 or report.unexpected:
         raise ConfigError(
-            f"The weights {path} must fit timm's '{name}' in timm's names (its classifier aside), got tensors "
-            f"that do not: {'; '.join(problems)}. Give the file of this very model."
+            f"The weights {path} must fit timm's '{name}' in timm's names (its classifier aside), got tensors that do "
+            f"not:\n{report.text()}\nGive the file of this very model."
         )
-    body.load_state_dict(found, strict=False)
 
 
 def _freeze(body: Any, *, stages: int) -> list[nn.Module]:

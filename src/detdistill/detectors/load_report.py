@@ -150,36 +150,20 @@ def require_finite(tensors: Mapping[str, Tensor], *, source: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ClassComparison:
-    """How a student's and a teacher's class lists differ.
+    """A student's and a teacher's class lists, by name and in label order."""
 
-    Attributes:
-        equal: same names in the same order.
-        same_names: same names, in whatever order.
-        only_student: names that the teacher lacks.
-        only_teacher: names that the student lacks.
-    """
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
 
-    equal: bool
-    same_names: bool
-    only_student: tuple[str, ...]
-    only_teacher: tuple[str, ...]
+    @property
+    def equal(self) -> bool:
+        """Whether both have the same names in the same order."""
+        return self.student == self.teacher
 
     def text(self) -> str:
         """The comparison in one line."""
-        if self.equal:
-            return "classes: the same names in the same order"
-        if self.same_names:
-            return "classes: the same names in another order"
-        student = ", ".join(self.only_student) or "none"
-        teacher = ", ".join(self.only_teacher) or "none"
+        if sorted(self.student) == sorted(self.teacher):
+            return f"classes: the same names in {'the same' if self.equal else 'another'} order"
+        student = ", ".join(name for name in self.student if name not in self.teacher) or "none"
+        teacher = ", ".join(name for name in self.teacher if name not in self.student) or "none"
         return f"classes: only the student has {student}; only the teacher has {teacher}"
-
-
-def compare_classes(*, student: tuple[str, ...], teacher: tuple[str, ...]) -> ClassComparison:
-    """Compares two class lists by name and order."""
-    return ClassComparison(
-        equal=student == teacher,
-        same_names=sorted(student) == sorted(teacher),
-        only_student=tuple(name for name in student if name not in teacher),
-        only_teacher=tuple(name for name in teacher if name not in student),
-    )

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
+from detdistill.detectors.backbones import PyramidBackbone
 from detdistill.detectors.base import Detector
 from detdistill.detectors.dense import dense_spec, observe_dense, prior_bias, tower
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.detectors.settings import DetectorSettings, HeadNorm
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, grids
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, Targets, TaskLoss
@@ -122,11 +123,46 @@ class DenseDetector(Detector):
         return generator.anchors(grids(pyramid.levels), device=pyramid.levels[0].device)
 
 
-def fit_towers(head: Any, *, channels: int, depth: int, norm: HeadNorm, class_prior: float) -> None:
-    """Replaces the fixed towers of a head of torchvision's and sets the class prior."""
+def dense_detector(
+    kind: type[RetinaNet] | type[FCOS],
+    settings: Any,
+    class_names: Sequence[str],
+    *,
+    backbone: PyramidBackbone,
+    head: Any,
+    anchors: NominalAnchors,
+    loss: DenseLoss,
+    own: Mapping[str, float],
+) -> DenseDetector:
+    """Puts a detector of torchvision's together, with towers as the settings ask for them and with their class prior.
+
+    Args:
+        kind: torchvision's class.
+        settings: of the family: the shared keys, and `head_norm`, `class_prior` and `candidates_per_level`.
+        class_names: in label order.
+        backbone: drawn before the head.
+        head: torchvision's; its fixed towers are replaced by newly drawn ones.
+        anchors: of every level.
+        loss: the family's.
+        own: arguments of `kind` that it alone has.
+    """
     for branch in (head.classification_head, head.regression_head):
-        branch.conv = tower(channels, depth=depth, norm=norm)
-    nn.init.constant_(head.classification_head.cls_logits.bias, prior_bias(class_prior))
+        branch.conv = tower(settings.fpn_channels, depth=settings.head_depth, norm=settings.head_norm)
+    nn.init.constant_(head.classification_head.cls_logits.bias, prior_bias(settings.class_prior))
+    model = kind(
+        backbone,
+        num_classes=len(class_names),
+        anchor_generator=anchors,
+        head=head,
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
+        score_thresh=settings.score_threshold,
+        nms_thresh=settings.nms_threshold,
+        detections_per_img=settings.detections_per_image,
+        topk_candidates=settings.candidates_per_level,
+        **own,
+    )
+    return DenseDetector(model, class_names, name=settings.name, loss=loss, strides=settings.strides, settings=settings)
 
 
 def torchvision_loss(detector: Detector, batch: Batch) -> Float[Tensor, ""]:

@@ -16,7 +16,7 @@ from detdistill.data.loader import BatchLoader, evaluation_loader, training_load
 from detdistill.data.sources import open_split
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
-from detdistill.detectors.load_report import compare_classes
+from detdistill.detectors.load_report import ClassComparison
 from detdistill.detectors.loaded import LoadedDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
@@ -154,7 +154,7 @@ def require_same_classes(
     Raises:
         ConfigError: they differ.
     """
-    comparison = compare_classes(student=annotations.class_names, teacher=teacher.class_names)
+    comparison = ClassComparison(student=annotations.class_names, teacher=teacher.class_names)
     if comparison.equal:
         return True
     if CLASSES in allow:

@@ -16,7 +16,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from detdistill.detectors.backbones import backbone_of
+from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import ClassLayout, Detector, DetectorSpec, PyramidLayout
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.preprocess import Normaliser
@@ -182,7 +182,7 @@ class FasterRCNNDetector(Detector):
 def build_faster_rcnn(settings: FasterRCNNSettings, class_names: Sequence[str]) -> FasterRCNNDetector:
     """A Faster R-CNN with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
     # As torchvision's, where that gives the levels.
-    backbone = backbone_of(settings, extra="pool" if settings.strides[-1] <= 2 * _COARSEST_POOLED else "conv")
+    backbone = build_backbone(settings, extra="pool" if settings.strides[-1] <= 2 * _COARSEST_POOLED else "conv")
     octaves = settings.anchor_octaves
     sizes = tuple(
         tuple(stride * settings.anchor_scale * 2 ** (i / octaves) for i in range(octaves))

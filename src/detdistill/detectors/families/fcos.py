@@ -14,11 +14,11 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import generalized_box_iou_loss
 
-from detdistill.detectors.backbones import backbone_of
+from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import BACKGROUND, all_background, assign, each_alone, focal_cells
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
-from detdistill.detectors.torchvision_dense import DenseDetector, fit_towers
+from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors
 from detdistill.types import Targets, TaskLoss
 
@@ -55,31 +55,18 @@ class FCOSSettings(DetectorSettings):
 def build_fcos(settings: FCOSSettings, class_names: Sequence[str]) -> DenseDetector:
     """An FCOS with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
     sizes, ratios = [(stride,) for stride in settings.strides], [(1.0,)] * len(settings.strides)
-    backbone = backbone_of(settings)
+    backbone = build_backbone(settings)
     head = FCOSHead(settings.fpn_channels, 1, len(class_names), num_convs=0)
-    fit_towers(
-        head,
-        channels=settings.fpn_channels,
-        depth=settings.head_depth,
-        norm=settings.head_norm,
-        class_prior=settings.class_prior,
-    )
     nn.init.constant_(head.regression_head.bbox_reg.bias, settings.box_bias_init)
-    model = FCOS(
-        backbone,
-        num_classes=len(class_names),
-        anchor_generator=NominalAnchors(sizes, ratios, strides=settings.strides),
+    return dense_detector(
+        FCOS,
+        settings,
+        class_names,
+        backbone=backbone,
         head=head,
-        center_sampling_radius=settings.centre_radius,
-        image_mean=list(settings.mean),
-        image_std=list(settings.std),
-        score_thresh=settings.score_threshold,
-        nms_thresh=settings.nms_threshold,
-        detections_per_img=settings.detections_per_image,
-        topk_candidates=settings.candidates_per_level,
-    )
-    return DenseDetector(
-        model, class_names, name=settings.name, loss=fcos_loss, strides=settings.strides, settings=settings
+        anchors=NominalAnchors(sizes, ratios, strides=settings.strides),
+        loss=fcos_loss,
+        own={"center_sampling_radius": settings.centre_radius},
     )
 
 

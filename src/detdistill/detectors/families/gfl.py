@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from detdistill.detectors.backbones import PyramidBackbone, backbone_of
+from detdistill.detectors.backbones import PyramidBackbone, build_backbone
 from detdistill.detectors.base import BoxLayout, Detector
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import assign, dense_spec, each_alone, observe_dense, tower
@@ -192,7 +192,7 @@ def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "
 
 def build_gfl(settings: GFLSettings, class_names: Sequence[str]) -> GFLDetector:
     """A GFL with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
-    backbone = backbone_of(settings)
+    backbone = build_backbone(settings)
     towers = [tower(settings.fpn_channels, depth=settings.head_depth, norm=settings.head_norm) for _ in range(2)]
     head = GFLHead(
         towers[0],

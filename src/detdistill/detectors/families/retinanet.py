@@ -14,11 +14,11 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
-from detdistill.detectors.backbones import backbone_of
+from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import all_background, assign, focal_cells
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
-from detdistill.detectors.torchvision_dense import DenseDetector, fit_towers
+from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors
 from detdistill.errors import ConfigError
 from detdistill.types import Targets, TaskLoss
@@ -72,31 +72,16 @@ def build_retinanet(settings: RetinaNetSettings, class_names: Sequence[str]) -> 
         [max(1, int(stride * settings.anchor_scale * octave)) for octave in octaves] for stride in settings.strides
     ]
     anchors = NominalAnchors(sizes, [settings.anchor_ratios] * len(sizes), strides=settings.strides)
-    backbone = backbone_of(settings)
-    head = RetinaNetHead(settings.fpn_channels, anchors.num_anchors_per_location()[0], len(class_names))
-    fit_towers(
-        head,
-        channels=settings.fpn_channels,
-        depth=settings.head_depth,
-        norm=settings.head_norm,
-        class_prior=settings.class_prior,
-    )
-    model = RetinaNet(
-        backbone,
-        num_classes=len(class_names),
-        anchor_generator=anchors,
-        head=head,
-        image_mean=list(settings.mean),
-        image_std=list(settings.std),
-        score_thresh=settings.score_threshold,
-        nms_thresh=settings.nms_threshold,
-        detections_per_img=settings.detections_per_image,
-        fg_iou_thresh=settings.positive_iou,
-        bg_iou_thresh=settings.negative_iou,
-        topk_candidates=settings.candidates_per_level,
-    )
-    return DenseDetector(
-        model, class_names, name=settings.name, loss=retinanet_loss, strides=settings.strides, settings=settings
+    backbone = build_backbone(settings)
+    return dense_detector(
+        RetinaNet,
+        settings,
+        class_names,
+        backbone=backbone,
+        head=RetinaNetHead(settings.fpn_channels, anchors.num_anchors_per_location()[0], len(class_names)),
+        anchors=anchors,
+        loss=retinanet_loss,
+        own={"fg_iou_thresh": settings.positive_iou, "bg_iou_thresh": settings.negative_iou},
     )
 
 
