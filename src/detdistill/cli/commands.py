@@ -148,11 +148,11 @@ def evaluate(
     """
     from detdistill.cli.show import show
     from detdistill.jobs.evaluate import evaluate_job
-    from detdistill.papers.protocols import PROTOCOLS
 
-    rules = PROTOCOLS.get(protocol, protocol)
     outcome = watched(
-        lambda progress: evaluate_job(checkpoint, data, split=split, protocol=rules, backend=backend, progress=progress)
+        lambda progress: evaluate_job(
+            checkpoint, data, split=split, protocol=protocol, backend=backend, progress=progress
+        )
     )
     show(outcome, json=json)
 

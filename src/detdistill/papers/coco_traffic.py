@@ -69,7 +69,7 @@ def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = 
     """
     watcher = progress or Silence()
     sources = {split: find_coco(coco, split) for split in SPLITS}
-    made_from = {split: _described(source) for split, source in sources.items()}
+    made_from: dict[str, dict[str, Any]] = {split: _described(source) for split, source in sources.items()}
     made = _made_before(out, made_from)
     total = 2 * sum(described["bytes"] for described in made_from.values())
     watcher.start("read COCO, in MB", math.ceil(total / _MB))

@@ -48,7 +48,7 @@ def _value(value: object, hint: Any, where: str) -> Any:
             with suppress(ConfigError):
                 return _value(value, member, where)
         return None if value is None else _value(value, last, where)
-    if is_dataclass(hint):
+    if is_dataclass(hint) and isinstance(hint, type):
         return build(hint, value, where=where)
     if origin is Literal:
         if value not in members:

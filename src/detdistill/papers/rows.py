@@ -187,8 +187,10 @@ class PaperRow:
 
     def published_of(self, role: str) -> float | None:
         """The published figure of the row's teacher, of its student alone, or of what it distils."""
-        model = {TEACHER: self.teacher, ALONE: self.student}.get(role)
-        return self.published if role == DISTILLED else model and model.published
+        if role == DISTILLED:
+            return self.published
+        model = {TEACHER: self.teacher, ALONE: self.student}[role]
+        return None if model is None else model.published
 
     @property
     def method_settings(self) -> Settings | None:

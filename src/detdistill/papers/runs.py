@@ -152,8 +152,8 @@ def smoke_detector(model: PaperModel) -> DetectorSettings:
     family, _, backbone = model.resolved().name.partition("/")
     width, preset = _SMOKE_WIDTHS.get(backbone.partition(".")[0], _TINY)
     if family == "faster_rcnn":
-        tiny = replace(parse_detector("faster_rcnn/test_resnet"), **_SMOKE_FASTER_RCNN)
-        return replace(tiny, fpn_channels=width, roi_channels=2 * width)
+        changes = {**_SMOKE_FASTER_RCNN, "fpn_channels": width, "roi_channels": 2 * width}
+        return replace(parse_detector("faster_rcnn/test_resnet"), **changes)
     return replace(parse_detector(f"{family}/{preset}"), fpn_channels=width)
 
 
