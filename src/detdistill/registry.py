@@ -33,7 +33,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         what: the kind in messages, such as ``"method"``.
         group: entry-point group of other packages; each entry point names an entry.
         package: package of this library whose modules are looked through.
-        attribute: the name under which a module of `package` holds its entry.
+        attribute: the name under which a module of `package` holds its entry, or a tuple of entries.
         entry_type: what every entry must be an instance of.
     """
 
@@ -108,8 +108,8 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     def _own(self) -> Iterator[Entry]:
         package = importlib.import_module(self._package)
         for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
-            entry = getattr(importlib.import_module(f"{self._package}.{module}"), self._attribute, None)
-            if entry is not None:
+            held = getattr(importlib.import_module(f"{self._package}.{module}"), self._attribute, ())
+            for entry in held if isinstance(held, tuple) else (held,):
                 yield self._checked(entry, f"{self._package}.{module}")
 
     def _checked(self, entry: object, where: str) -> Entry:

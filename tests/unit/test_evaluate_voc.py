@@ -10,7 +10,7 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections, evaluate_coco
 from detdistill.evaluation.voc import evaluate_voc
 from detdistill.papers.class_groups import AID_CLASSES
-from detdistill.papers.protocols import PROTOCOLS as PAPERS
+from detdistill.papers.protocols import AID, AID_MERGED
 
 NAMES = ("car", "truck", "person")
 BOX, FAR = (10, 10, 60, 60), (200, 200, 260, 260)
@@ -223,7 +223,7 @@ def test_aids_protocol_in_both_class_modes():
     annotations = split([[(box, label, False) for label, box in enumerate(boxes)]], names=KITTI)
     merged_label = (0, 0, 0, 1, 1, 2, 0, 0)
     everything = found(100, *((box, merged_label[k], 0.9 - k / 100) for k, box in enumerate(boxes)))
-    aid, merged = (PAPERS[name].prepare(annotations, AID_CLASSES, "hotcoco") for name in ("aid", "aid_merged"))
+    aid, merged = (rules.prepare(annotations, AID_CLASSES, "hotcoco") for rules in (AID, AID_MERGED))
     for measure in (aid, merged):
         assert measure([everything]).per_class == {name: pytest.approx(100) for name in AID_CLASSES}
     themselves = found(100, (boxes[0], 0, 0.9), (boxes[3], 1, 0.9), (boxes[5], 2, 0.9))

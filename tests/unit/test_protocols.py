@@ -17,11 +17,10 @@ from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.kitti import KittiMetrics, evaluate_kitti
-from detdistill.evaluation.protocols import PROTOCOLS, Examination, Protocol, find_protocol
+from detdistill.evaluation.protocols import PROTOCOLS, Examination, Protocol
 from detdistill.evaluation.voc import evaluate_voc
 from detdistill.jobs.evaluate import EvaluateOutcome, evaluate_job
 from detdistill.papers.class_groups import AID_CLASSES
-from detdistill.papers.protocols import PROTOCOLS as PAPERS
 from detdistill.progress import Silence
 from folders_by_hand import kitti_line, make_coco, make_kitti, make_voc, write
 from kitti_by_hand import guesses
@@ -30,7 +29,7 @@ OTHER_ORDER = ("Cyclist", "Car", "Pedestrian")
 
 
 def examine(protocol: str, data: Path, names: Sequence[str] = KITTI_TYPES, *, backend: str = "hotcoco") -> Examination:
-    rules = find_protocol(PAPERS.get(protocol, protocol))
+    rules = PROTOCOLS.find(protocol)
     return rules.open(data, split="val", class_names=tuple(names), backend=backend, progress=Silence())
 
 
@@ -160,7 +159,12 @@ def test_vocs_two_means(tmp_path):
 @pytest.mark.parametrize(
     ("protocol", "names", "error", "message"),
     [
-        ("kity", KITTI_TYPES, ConfigError, r"must be one of coco, kitti, .*, got 'kity'\. Did you mean 'kitti'\?"),
+        (
+            "kity",
+            KITTI_TYPES,
+            ConfigError,
+            r"must be one of aid, aid_merged, coco, kitti, .*, got 'kity'\. Did you mean 'kitti'\?",
+        ),
         ("kitti", ("dog",), ConfigError, r"must include one of Car, Pedestrian, Cyclist, got \['dog'\]"),
         (
             "aid",
@@ -213,7 +217,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, *PAPERS])
+@pytest.mark.parametrize("protocol", list(SAID))
 def test_the_command_prints_and_writes_every_protocol(home, tmp_path, capsys, protocol):
     model, out = str(home / "model"), tmp_path / "r.json"
     command = ["evaluate", model, "--data", str(home / "data"), "--protocol", protocol, "--json", str(out)]
@@ -229,8 +233,9 @@ def test_the_command_prints_and_writes_every_protocol(home, tmp_path, capsys, pr
 
 
 def test_the_command_offers_every_protocol(capsys):
+    assert set(PROTOCOLS) == set(SAID)
     assert main(["evaluate", "--help"]) == 0
-    assert ", ".join([*PROTOCOLS, *PAPERS]) in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert ", ".join(SAID) in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_a_refusal_is_one_sentence_and_comes_before_the_detector_runs(home, tmp_path, capsys, monkeypatch):

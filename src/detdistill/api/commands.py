@@ -129,7 +129,7 @@ def evaluate(
     *,
     data: Place,
     split: Literal["train", "val"] = "val",
-    protocol: Literal["coco", "kitti", "kitti11", "voc", "voc11", "aid", "aid_merged"] = "coco",
+    protocol: str = "coco",
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
     progress: Progress | None = None,
 ) -> EvaluateOutcome:

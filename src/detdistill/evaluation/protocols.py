@@ -1,24 +1,24 @@
-"""By whose rules a detector is measured: COCO's, KITTI's, Pascal VOC's, or those of a protocol that is handed in.
+"""By whose rules a detector is measured: COCO's, KITTI's, Pascal VOC's, or those of a protocol that is added.
 
 Whatever a protocol refuses, it refuses before the detector runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, final
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.formats.kitti import KittiSplit, read_kitti_truths
 from detdistill.data.sources import find_split, open_split
-from detdistill.errors import ConfigError, suggestion
+from detdistill.errors import ConfigError
 from detdistill.evaluation import kitti, voc
 from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.progress import Progress
+from detdistill.registry import Registry
 
 Metrics = CocoMetrics | kitti.KittiMetrics | voc.VocMetrics
 Measure = Callable[[Sequence[ImageDetections]], Metrics]
@@ -106,22 +106,6 @@ class Protocol:
             )
 
 
-def find_protocol(protocol: str | Protocol) -> Protocol:
-    """The protocol of a name in `PROTOCOLS`; one that is given is taken as it is.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if isinstance(protocol, Protocol):
-        return protocol
-    if protocol not in PROTOCOLS:
-        raise ConfigError(
-            f"The protocol must be one of {', '.join(PROTOCOLS)}, or a Protocol, got '{protocol}'. "
-            f"{suggestion(protocol, PROTOCOLS, listed=True)}"
-        )
-    return PROTOCOLS[protocol]
-
-
 def _coco(annotations: Annotations, class_names: tuple[str, ...], backend: Backend) -> Measure:
     return partial(evaluate_coco, annotations, backend=backend)
 
@@ -136,16 +120,19 @@ def _voc(annotations: Annotations, class_names: tuple[str, ...], backend: Backen
     return partial(voc.evaluate_voc, annotations, points=points)
 
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
-    {
-        protocol.name: protocol
-        for protocol in (
-            Protocol("coco", "COCO", _coco, same_classes=True, backends=True),
-            Protocol("kitti", "KITTI, 40 recall points", partial(_kitti, points=40), label_files=True),
-            Protocol("kitti11", "KITTI, 11 recall points", partial(_kitti, points=11), label_files=True),
-            Protocol("voc", "Pascal VOC, area under the curve", partial(_voc, points="area"), same_classes=True),
-            Protocol("voc11", "Pascal VOC, 11 recall points", partial(_voc, points=11), same_classes=True),
-        )
-    }
+OWN = (
+    Protocol("coco", "COCO", _coco, same_classes=True, backends=True),
+    Protocol("kitti", "KITTI, 40 recall points", partial(_kitti, points=40), label_files=True),
+    Protocol("kitti11", "KITTI, 11 recall points", partial(_kitti, points=11), label_files=True),
+    Protocol("voc", "Pascal VOC, area under the curve", partial(_voc, points="area"), same_classes=True),
+    Protocol("voc11", "Pascal VOC, 11 recall points", partial(_voc, points=11), same_classes=True),
 )
-"""The protocols that are known by name alone."""
+
+PROTOCOLS: Registry[Protocol] = Registry(
+    "protocol",
+    group="detdistill.protocols",
+    package="detdistill.evaluation",
+    attribute="OWN",
+    entry_type=Protocol,
+)
+"""Every protocol by name: those above, and those that entry points add, as the papers' are."""

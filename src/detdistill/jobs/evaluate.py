@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detdistill.evaluation.coco import Backend, CocoMetrics
-from detdistill.evaluation.protocols import Metrics, Protocol, find_protocol
+from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.jobs.opening import detect, image_settings, open_detector
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
@@ -61,7 +61,7 @@ def evaluate_job(
         DataError: the data cannot be used, or its classes are not the detector's.
     """
     watcher = progress or Silence()
-    rules = find_protocol(protocol)
+    rules = PROTOCOLS.find(protocol) if isinstance(protocol, str) else protocol
     loaded = open_detector(checkpoint, progress=watcher)
     examination = rules.open(data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher)
     found = detect(

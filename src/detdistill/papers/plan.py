@@ -12,8 +12,8 @@ import torch
 
 from detdistill.bench.rounds import noise_batch
 from detdistill.detectors.base import Detector
-from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError

@@ -1,11 +1,13 @@
-"""AID's way to measure a detector on KITTI: Pascal VOC's AP of three classes, the other types ignored or merged."""
+"""AID's way to measure a detector on KITTI: Pascal VOC's AP of three classes, the other types ignored or merged.
+
+Nothing imports this file: its protocols are found by name through the package's entry points.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 
 import numpy as np
 
@@ -47,10 +49,5 @@ def _relabelled(found: ImageDetections, labels: np.ndarray) -> ImageDetections:
     return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], labels=new[kept])
 
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
-    {
-        "aid": Protocol("aid", "AID, other types ignored", partial(_aid, mode="ignored")),
-        "aid_merged": Protocol("aid_merged", "AID, other types merged", partial(_aid, mode="merged")),
-    }
-)
-"""The papers' protocols by name, for whoever measures to hand in."""
+AID = Protocol("aid", "AID, other types ignored", partial(_aid, mode="ignored"))
+AID_MERGED = Protocol("aid_merged", "AID, other types merged", partial(_aid, mode="merged"))
