@@ -17,7 +17,7 @@ from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER
 from detdistill.methods.catalogue import Settings, parse_method
 from detdistill.methods.composition import method_text, structure
 from detdistill.papers.class_groups import ClassMode
-from detdistill.papers.reading import build
+from detdistill.settings import build
 from detdistill.strict_yaml import load_yaml
 
 DataName = Literal["kitti", "coco_traffic", "coco"]
@@ -124,7 +124,9 @@ class PaperModel:
             ConfigError: an unknown detector or setting.
         """
         named = parse_detector(self.detector)
-        return build(type(named), {**asdict(named), **self.settings}, where=f"settings of {self.detector}")
+        return build(
+            type(named), {**asdict(named), **self.settings}, where=f"settings of {self.detector}", what=self.detector
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,7 @@ def read_paper(paper: str, *, folder: Path | None = None) -> tuple[Paper, tuple[
             f"The paper must be one of {', '.join(PAPERS)}, got '{paper}'. {suggestion(paper, PAPERS, listed=True)}"
         )
     home = (folder or papers_folder()) / paper
-    about = build(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE))
+    about = build(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE), what="a paper")
     rows = [_read_row(path) for path in sorted(home.glob("*.yaml")) if path.name != PAPER_FILE]
     if not rows:
         raise ConfigError(f"{home} must hold a YAML file for every row, got none. Install detdistill anew.")
@@ -277,4 +279,4 @@ def _read_row(path: Path) -> PaperRow:
     named = {**content, "name": re.sub(r"^\d+-", "", path.stem)} if isinstance(content, dict) else content
     if isinstance(content, dict) and "name" in content:
         raise ConfigError(f"{path}: a row is named by its file, got the key name. Leave it out.")
-    return build(PaperRow, named, where=str(path))
+    return build(PaperRow, named, where=str(path), what="a row")
