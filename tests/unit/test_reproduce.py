@@ -274,7 +274,7 @@ def test_numbers_may_be_written_without_a_point(tmp_path: Path) -> None:
         (("lr: 0.01", "short_sides: [1.5, 2], lr: 0.01"), "short_sides.0 must be a whole number, got 1.5."),
         (("{detector: fcos/tiny", "{settings: 3, detector: fcos/tiny"), "settings must be a section of keys, got 3."),
         (("fcos/tiny", "fcos/tini"), "The detector's backbone must be a preset or a timm model, got 'tini'."),
-        (("{detector: fcos/tiny", "{settings: {nrm: 1}, detector: fcos/tiny"), "key of fcos/tiny, got the unknown 'nrm'."),
+        (("{detector: fcos/tiny", "{settings: {nrm: 1}, detector: fcos/tiny"), "of fcos/tiny, got the unknown 'nrm'"),
         (("method: frs", "method: frz"), "The method must be one of"),
         (("method: frs", ""), "A row must have a teacher and a method, or neither, got a teacher alone. Give both."),
         (("metric: AP", "metric: AP\nneeds: RepPoints"), "either a student or needs (what we lack for it), got both."),
