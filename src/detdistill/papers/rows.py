@@ -126,7 +126,7 @@ class PaperModel:
         """
         named = parse_detector(self.detector)
         tree = {**asdict(named), **self.settings}
-        resolved: DetectorSettings = build(type(named), tree, where=f"settings of {self.detector}")
+        resolved: DetectorSettings = build(type(named), tree, where=f"settings of {self.detector}", what=self.detector)
         return resolved
 
 
@@ -242,7 +242,7 @@ def read_paper(paper: str, *, folder: Path | None = None) -> tuple[Paper, tuple[
             f"The paper must be one of {', '.join(PAPERS)}, got '{paper}'. {suggestion(paper, PAPERS, listed=True)}"
         )
     home = (folder or papers_folder()) / paper
-    about = build(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE))
+    about = build(Paper, load_yaml(home / PAPER_FILE), where=str(home / PAPER_FILE), what="a paper")
     rows = [_read_row(path) for path in sorted(home.glob("*.yaml")) if path.name != PAPER_FILE]
     if not rows:
         raise ConfigError(f"{home} must hold a YAML file for every row, got none. Install detdistill anew.")
@@ -280,5 +280,5 @@ def _read_row(path: Path) -> PaperRow:
     named = {**content, "name": re.sub(r"^\d+-", "", path.stem)} if isinstance(content, dict) else content
     if isinstance(content, dict) and "name" in content:
         raise ConfigError(f"{path}: a row is named by its file, got the key name. Leave it out.")
-    row: PaperRow = build(PaperRow, named, where=str(path))
+    row: PaperRow = build(PaperRow, named, where=str(path), what="a row")
     return row
