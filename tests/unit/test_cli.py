@@ -36,7 +36,7 @@ class Found:
 
 def replace_job(monkeypatch: pytest.MonkeyPatch, module: str, name: str) -> Mock:
     """Puts a stand-in for a job, which refuses arguments that the job itself does not take."""
-    leaf = module.startswith(("scenes.", "papers."))
+    leaf = module == "demo" or module.startswith(("scenes.", "papers."))
     home = __import__(f"detdistill.{module if leaf else f'jobs.{module}'}", fromlist=[name])
     job: Mock = create_autospec(getattr(home, name), return_value=Found())
     monkeypatch.setattr(home, name, job)
