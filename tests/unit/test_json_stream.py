@@ -59,8 +59,7 @@ def test_no_text_and_no_file(tmp_path):
 # The stream.
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1000])
-@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(("chunk", "indent"), [(1, None), (1, 2), (3, None), (7, 2), (1000, None)])
 def test_chunks_may_end_anywhere(tmp_path, monkeypatch, chunk, indent):
     rows = [
         box(1, 1, [1, 1, 2, 2], segmentation=[[1.5, 2, 3e-1, 4], [5, 6, 7, 8]]),

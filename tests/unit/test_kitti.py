@@ -182,13 +182,15 @@ def test_missing_files_are_told(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("line", "kind", "told"), FLAWED)
-def test_flawed_lines_are_skipped(tmp_path, line, kind, told):
-    annotations, problems = one(tmp_path, kitti_line("Van", (1, 2, 3, 4)) + line)
-    assert only(problems).startswith(f"{kind} | {tmp_path / 'training' / 'label_2' / 'a.txt'}, line 2: ")
+def test_flawed_lines_are_skipped(tmp_path):
+    lines = [kitti_line("Van", (1, 2, 3, 4)), *(f"{line.strip()}\n" for line, *_ in FLAWED)]
+    annotations, problems = one(tmp_path, "".join(lines))
+    path = tmp_path / "training" / "label_2" / "a.txt"
+    assert {f"{problem.kind} | {problem.where}" for problem in problems} == {
+        f"{kind} | {path}, line {at}" for at, (_, kind, _) in enumerate(FLAWED, start=2)
+    }
     assert len(annotations.boxes) == 2
     assert read_kitti_truths(annotations)[1].types == ("Van",)
-    assert told
 
 
 @pytest.mark.parametrize(

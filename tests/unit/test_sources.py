@@ -11,6 +11,7 @@ from detdistill.data.image_files import header_size
 from detdistill.data.sources import find_split, open_split, present_splits
 from detdistill.errors import ConfigError, DataError
 from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
+from folders_by_hand import write as write_text
 
 
 def write(path: Path, *names: str, category: str = "car") -> Path:
@@ -127,21 +128,14 @@ def test_coco_wins_where_a_folder_holds_several_formats_and_a_file_names_another
 
 
 @pytest.mark.parametrize("make", [make_voc, make_kitti])
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("mkdocs.yml", "site_name: x\n"),
-        ("dataset.yaml", "- names\n"),
-        ("broken.yaml", "a: [\n"),
-        ("bytes.yaml", "a: \0\n"),
-        ("empty.yml", ""),
-    ],
-)
-def test_a_yaml_file_that_lists_no_classes_is_passed_over(tmp_path, make, name, text):
+def test_a_yaml_file_that_lists_no_classes_is_passed_over(tmp_path, make):
     make(tmp_path)
-    (tmp_path / name).write_text(text)
-    assert present_splits(tmp_path) == ("train", "val")
-    assert len(open_split(tmp_path, "train")[0]) == 3
+    for text in ("site_name: x\n", "- names\n", "a: [\n", "a: \0\n", ""):
+        for name in ("mkdocs.yml", "dataset.yaml"):
+            path = write_text(tmp_path / name, text)
+            assert present_splits(tmp_path) == ("train", "val")
+            assert len(open_split(tmp_path, "train")[0]) == 3
+            path.unlink()
 
 
 def test_which_yaml_file_counts_as_a_data_yaml(tmp_path):
@@ -175,11 +169,6 @@ def test_a_folder_of_no_known_format_names_them_all(tmp_path):
 
 
 # What cannot be found.
-
-
-def test_no_such_path(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent must be a data set folder or file, got no such path\. Check"):
-        find_split(tmp_path / "absent", "train")
 
 
 def test_folder_without_the_split(tmp_path):
@@ -253,10 +242,10 @@ def test_open_split_checks_images_where_asked(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bccd", "carla_sim", "coco_mini", "kitti33", "microcontrollers"])
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_real_data(real_data, name, split):
-    found = find_split(real_data / name, split)
-    assert found == CocoSplit(real_data / name / f"{split}.json", real_data / name / "images")
+def test_real_data(real_data, name):
+    for split in ("train", "val"):
+        found = find_split(real_data / name, split)
+        assert found == CocoSplit(real_data / name / f"{split}.json", real_data / name / "images")
 
 
 # The parts.
