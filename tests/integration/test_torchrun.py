@@ -68,7 +68,7 @@ def start(folder: Path, words: list[str]) -> tuple[Node, Node]:
 
 def ends(nodes: tuple[Node, Node]) -> list[int]:
     try:
-        return [node.agent.wait(120) for node in nodes]
+        return [node.agent.wait(240) for node in nodes]
     finally:
         for node in nodes:
             node.agent.kill()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -30,15 +30,9 @@ def read_rows(path: Path) -> list[dict[str, float | None]]:
 
 
 def _read_cells(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    table = list(csv.reader(io.StringIO(whole)))
-    if not table:
-        return []
-    header = table[0]
-    rows = [dict(zip(header, line, strict=False)) for line in table[1:] if len(line) == len(header)]
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    whole = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    rows = [row for row in whole if None not in row and None not in row.values()]
     try:
         for row in rows:
             int(row["step"])
@@ -50,9 +44,12 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _line(cells: list[str]) -> str:
+def _text(columns: Sequence[str], rows: Sequence[Mapping[str, str]], *, header: bool) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
+    if header and columns:
+        writer.writeheader()
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
@@ -82,7 +79,7 @@ class MetricsLog:
         self._columns = list(rows[0]) if rows else []
         self.steps = {int(row["step"]) for row in rows}
         if path.exists():
-            self._rewrite(rows)
+            write_text(path, _text(self._columns, rows, header=True))
 
     def append(self, row: Row) -> None:
         """Adds a row; it needs a `step`. Missing columns stay empty."""
@@ -92,14 +89,9 @@ class MetricsLog:
         if unknown:
             rows = _read_cells(self.path) if self._columns else []
             self._columns += unknown
-            self._rewrite([*rows, cells])
+            write_text(self.path, _text(self._columns, [*rows, cells], header=True))
         else:
-            append_text(self.path, _line([cells.get(name, "") for name in self._columns]))
-
-    def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        lines = [[row.get(name, "") for name in self._columns] for row in rows]
-        table = [self._columns, *lines] if self._columns else []
-        write_text(self.path, "".join(_line(cells) for cells in table))
+            append_text(self.path, _text(self._columns, [cells], header=False))
 
 
 @final
@@ -123,15 +115,13 @@ class TensorboardLog:
                 "train.tensorboard must be false where tensorboard is not installed, got true. "
                 "Install it with: pip install 'detdistill[tensorboard]'."
             ) from error
-        purge = step + 1 if step > 0 else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step > 0 else None)
 
     def append(self, row: Row) -> None:
         """Adds every figure of a row under its name, at the row's `step`."""
-        step = row["step"]
         for name, value in row.items():
             if name != "step" and value is not None:
-                self._writer.add_scalar(name, value, step)
+                self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
         """Writes out what is still in memory."""

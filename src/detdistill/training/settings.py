@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from detdistill.errors import ConfigError
 
@@ -12,6 +12,8 @@ OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
+
+_WORDS = {"optimizer": OptimizerName, "schedule": ScheduleName, "precision": Precision, "accelerator": Accelerator}
 
 FREE_ON_RESUME = frozenset(
     {"workers", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "tensorboard"}
@@ -80,10 +82,11 @@ class TrainSettings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "devices", "log_every", "keep_checkpoints"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "seed", "workers", "threads", "checkpoint_every", "evaluate_every"):
-            _at_least(name, getattr(self, name), 0)
+        least = dict.fromkeys(("steps", "batch_size", "accumulate", "devices", "log_every", "keep_checkpoints"), 1)
+        least |= dict.fromkeys(("warmup_steps", "seed", "workers", "threads", "checkpoint_every", "evaluate_every"), 0)
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ConfigError(f"train.{name} must be at least {bound}, got {getattr(self, name)}. Raise it.")
         for name in ("lr", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -92,10 +95,12 @@ class TrainSettings:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"train.{name} must be at least 0 and below 1, got {value}. Change it.")
-        _one_of("optimizer", self.optimizer, ("sgd", "adamw"))
-        _one_of("schedule", self.schedule, ("cosine", "step", "constant"))
-        _one_of("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
-        _one_of("accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+        for name, words in _WORDS.items():
+            known = get_args(words)
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"train.{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'. Choose one of these."
+                )
         if self.lr == 0:
             raise ConfigError("train.lr must be above 0, got 0. Set a learning rate such as 0.01.")
         if self.batch_size % self.accumulate:
@@ -108,13 +113,3 @@ class TrainSettings:
                 f"train.milestones must be rising fractions between 0 and 1, got {list(self.milestones)}. "
                 "Write for example [0.67, 0.92]."
             )
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"train.{name} must be at least {least}, got {value}. Raise it.")
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(f"train.{name} must be one of {', '.join(known)}, got '{value}'. Choose one of these.")
