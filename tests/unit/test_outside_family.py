@@ -39,7 +39,7 @@ class DotsSettings(DetectorSettings):
     reach: float = 1.0
 
     def check(self) -> None:
-        self.require_above_0("reach")
+        self.require("reach", self.reach > 0, "be above 0")
 
 
 class DotsDetector(Detector):

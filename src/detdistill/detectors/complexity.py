@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import get_model_builder, get_model_weights
 
 from detdistill.detectors.base import Detector, evaluating
 from detdistill.detectors.families.faster_rcnn import FasterRCNNDetector
-from detdistill.detectors.torchvision_teachers import PREFIX, TORCHVISION_DETECTORS, wrap_torchvision
-from detdistill.errors import ConfigError, suggestion
+from detdistill.errors import ConfigError
 from detdistill.types import Batch, Need, Targets
 
 FEATURES, HEADS, SECOND_STAGE = "backbone and pyramid", "heads", "second stage"
@@ -112,26 +110,6 @@ def plain_batch(height: int, width: int, *, device: torch.device) -> Batch:
     return Batch(images=images, sizes=size, stored_sizes=size, targets=(nothing,), image_ids=(0,), seeds=(0,)).to(
         device
     )
-
-
-def untrained_torchvision(text: str) -> Detector:
-    """One of torchvision's COCO detectors with random weights: its size and speed need no download.
-
-    Args:
-        text: ``"torchvision:NAME"``; a file behind an equals sign is not read.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    name = text.removeprefix(PREFIX).partition("=")[0]
-    if name not in TORCHVISION_DETECTORS:
-        raise ConfigError(
-            f"a torchvision model must be {PREFIX}NAME, got '{text}'. {suggestion(name, TORCHVISION_DETECTORS)}"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        model = get_model_builder(name)(weights=None, weights_backbone=None)
-    return wrap_torchvision(model, name, categories=get_model_weights(name).DEFAULT.meta["categories"])
 
 
 def _head_macs(detector: Detector, batch: Batch, features: int) -> tuple[dict[str, int], int | None]:

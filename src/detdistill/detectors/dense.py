@@ -7,7 +7,7 @@ batch's loss and each image's and level's share of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -200,33 +200,3 @@ def focal_cells(logits: Float[Tensor, "b n k"], assignment: Assignment) -> Float
     cells = (1 - FOCAL_ALPHA) * costs.sum(dim=2)
     cells = cells.index_put(own[:2], (2 * FOCAL_ALPHA - 1) * costs[own], accumulate=True)
     return torch.where(assignment.matched == LEFT_OUT, 0.0, cells)
-
-
-def each_alone(
-    total: Float[Tensor, ""],
-    *,
-    classification: Float[Tensor, "b l"],
-    box: Float[Tensor, "b l"],
-    other: Mapping[str, Float[Tensor, " b"]],
-    positives: Int64[Tensor, " b"],
-    mass: Float[Tensor, " b"] | Int64[Tensor, " b"],
-    strides: tuple[int, ...],
-) -> TaskLoss:
-    """A loss whose total is divided by sums over the batch, with each image's sums divided by its own.
-
-    Args:
-        total: over the batch.
-        classification: sums, to be divided by `positives`.
-        box: sums, to be divided by `mass`.
-        other: sums of further costs, to be divided by `mass`.
-        positives: of each image.
-        mass: of each image's positives, above 0.
-        strides: of the levels.
-    """
-    return TaskLoss(
-        total=total,
-        strides=strides,
-        classification=classification / positives.clamp(min=1)[:, None],
-        box=box / mass[:, None],
-        other={name: sums / mass for name, sums in other.items()},
-    )

@@ -45,24 +45,14 @@ class FrozenTeacher:
         return next(self._detector.parameters()).device
 
     def observe(self, batch: Batch, needs: Set[Need]) -> Observation:
-        """What the teacher sees in a batch, on its own features. No gradient flows.
-
-        Args:
-            batch: images, and targets where losses are asked for.
-            needs: which parts to compute.
-        """
+        """What the teacher sees on its own features, given targets where losses are asked for. No gradient flows."""
         batch = _drawn_by_image(batch)
         with torch.no_grad(), self._precision(batch.images):
             detector = self._ready()
             return detector.observe(detector.extract(batch), batch, needs)
 
     def observe_pyramid(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
-        """What the teacher's heads see on a given pyramid, such as the student's. No gradient flows.
-
-        Args:
-            pyramid: feature maps of the teacher's own layout.
-            batch: the batch that the pyramid belongs to.
-            needs: which parts to compute.
+        """What the teacher's heads see on a given pyramid of the batch, such as the student's. No gradient flows.
 
         Raises:
             CapabilityError: the pyramid's strides or channels are not those that the teacher's heads read.

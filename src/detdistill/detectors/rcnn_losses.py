@@ -111,7 +111,7 @@ def proposed(
     Args:
         rpn: its box coder and thresholds.
         output: what its head said.
-        sizes: height and width of every image; boxes are clipped to them.
+        sizes: height and width of every image, to which boxes are clipped.
         counts: which of the RPN's numbers of boxes to keep, per level before non-maximum suppression and after it.
     """
     before, after = rpn._pre_nms_top_n[counts], rpn._post_nms_top_n[counts]
@@ -143,11 +143,7 @@ def rpn_sums(
 ) -> SampledSums:
     """The RPN's objectness and box losses, summed over the sampled anchors of every image and level.
 
-    Args:
-        rpn: its matcher and box coder.
-        output: what its head said; gradients flow to it.
-        targets: without ignored objects.
-        sampler: draws the anchors.
+    Gradients flow to `output`. The targets are without ignored objects.
     """
     images, levels = len(targets), len(output.cells)
     described = [{"boxes": target.boxes} for target in targets]
@@ -177,13 +173,9 @@ def rpn_sums(
 def sampled_regions(
     heads: RoIHeads, proposals: list[Float[Tensor, "_r 4"]], targets: Sequence[Targets], sampler: SeededSampler
 ) -> SampledRegions:
-    """Proposals and the true boxes themselves, matched to the objects and sampled.
+    """Each image's proposals and the true boxes themselves, matched to the objects and sampled.
 
-    Args:
-        heads: their matcher and box coder.
-        proposals: per image.
-        targets: without ignored objects, labels in the model's slots.
-        sampler: draws the regions.
+    The targets are without ignored objects, labels in the model's slots.
     """
     boxes = [target.boxes.to(proposals[0].dtype) for target in targets]
     candidates = heads.add_gt_proposals(proposals, boxes)

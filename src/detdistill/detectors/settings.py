@@ -63,24 +63,15 @@ class DetectorSettings(ABC):
         self.require_one_of("fpn_norm", get_args(FpnNorm))
         self.require_at_least_one("fpn_channels", "detections_per_image")
         self.require_between_0_and_1("nms_threshold")
-        if self.head_depth < 0:
-            raise ConfigError(f"detector.head_depth must be 0 or more, got {self.head_depth}. 2 to 4 is usual.")
-        if not 0 <= self.freeze_stages <= MAX_FREEZE_STAGES:
-            raise ConfigError(
-                f"detector.freeze_stages must be 0 to {MAX_FREEZE_STAGES}, got {self.freeze_stages}. "
-                "0 trains the whole backbone."
-            )
+        self.require("head_depth", self.head_depth >= 0, "be 0 or more", remedy="2 to 4 is usual.")
+        stages = 0 <= self.freeze_stages <= MAX_FREEZE_STAGES
+        self.require("freeze_stages", stages, f"be 0 to {MAX_FREEZE_STAGES}", remedy="0 trains the whole backbone.")
         doubling = all(coarse == 2 * fine for fine, coarse in zip(self.strides, self.strides[1:], strict=False))
         power = bool(self.strides) and self.strides[0] >= 2 and self.strides[0].bit_count() == 1
-        if not (doubling and power):
-            raise ConfigError(
-                f"detector.strides must be powers of two, each twice the one before, got {self.strides}. "
-                "Write for example (8, 16, 32)."
-            )
-        if not 0 <= self.score_threshold < 1:
-            raise ConfigError(
-                f"detector.score_threshold must be at least 0 and below 1, got {self.score_threshold}. 0.05 is usual."
-            )
+        expected = "be powers of two, each twice the one before"
+        self.require("strides", doubling and power, expected, remedy="Write for example (8, 16, 32).")
+        score = 0 <= self.score_threshold < 1
+        self.require("score_threshold", score, "be at least 0 and below 1", remedy="0.05 is usual.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
                 f"detector.mean and detector.std must be three numbers each, std positive, got {self.mean} "
@@ -110,6 +101,11 @@ class DetectorSettings(ABC):
         """The settings as JSON can hold them; `catalogue.settings_of` reads them back."""
         return asdict(self)
 
+    def require(self, key: str, fits: bool, expected: str, *, remedy: str = "Leave it out.") -> None:
+        """Refuses the value of a key that does not fit, with what it must be instead."""
+        if not fits:
+            raise ConfigError(f"detector.{key} must {expected}, got {getattr(self, key)}. {remedy}")
+
     def require_one_of(self, key: str, known: Sequence[str]) -> None:
         """Refuses a word that is none of `known`."""
         value = str(getattr(self, key))
@@ -122,22 +118,12 @@ class DetectorSettings(ABC):
     def require_at_least_one(self, *keys: str) -> None:
         """Refuses counts below 1."""
         for key in keys:
-            if getattr(self, key) < 1:
-                raise ConfigError(
-                    f"detector.{key} must be 1 or more, got {getattr(self, key)}. Leave it out for the default."
-                )
+            self.require(key, getattr(self, key) >= 1, "be 1 or more", remedy="Leave it out for the default.")
 
     def require_between_0_and_1(self, *keys: str) -> None:
         """Refuses shares that are 0 or less, or 1 or more."""
         for key in keys:
-            if not 0 < getattr(self, key) < 1:
-                raise ConfigError(f"detector.{key} must lie between 0 and 1, got {getattr(self, key)}. Leave it out.")
-
-    def require_above_0(self, *keys: str) -> None:
-        """Refuses sizes of 0 or less."""
-        for key in keys:
-            if getattr(self, key) <= 0:
-                raise ConfigError(f"detector.{key} must be above 0, got {getattr(self, key)}. Leave it out.")
+            self.require(key, 0 < getattr(self, key) < 1, "lie between 0 and 1")
 
 
 def check_backbone(name: str, *, presets: tuple[str, ...] = ()) -> None:

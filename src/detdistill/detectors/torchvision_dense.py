@@ -22,7 +22,12 @@ from detdistill.types import Batch, Detections, Need, Observation, Pyramid, Targ
 
 TORCHVISION_STRIDES = (8, 16, 32, 64, 128)
 DenseLoss = Callable[..., TaskLoss]
-"""A family's loss: (model, rows of its head by name, anchors by level, targets in slots, *, strides, per_image)."""
+"""A family's loss of (model, rows, levels, targets, *, strides, per_image).
+
+`rows` are the head's outputs by torchvision's names, in float32, and gradients flow to them; `levels` the anchors
+(n, 4) of every level; `targets` the taught objects of every image, labels in the model's slots; `per_image` asks for
+each image's and level's part too.
+"""
 
 
 @final

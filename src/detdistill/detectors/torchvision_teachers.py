@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_builder, get_model_weights
 from torchvision.ops import FrozenBatchNorm2d
@@ -115,6 +116,24 @@ def wrap_torchvision(model: Any, name: str, *, categories: list[str]) -> Detecto
     slots = {slot: category for slot, category in enumerate(categories) if category not in _NOT_CLASSES}
     names, indices = tuple(slots.values()), tuple(slots)
     return known.adapt(model, names, name=f"{PREFIX}{name}", class_slots=indices, strides=known.strides)
+
+
+def untrained_torchvision(text: str) -> Detector:
+    """One of torchvision's COCO detectors with random weights: its size and speed need no download.
+
+    Args:
+        text: ``"torchvision:NAME"``; a file behind an equals sign is not read.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    name = text.removeprefix(PREFIX).partition("=")[0]
+    if name not in _KNOWN:
+        raise ConfigError(f"a torchvision model must be {PREFIX}NAME, got '{text}'. {suggestion(name, _KNOWN)}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = get_model_builder(name)(weights=None, weights_backbone=None)
+    return wrap_torchvision(model, name, categories=get_model_weights(name).DEFAULT.meta["categories"])
 
 
 def _download(published: WeightsEnum, name: str) -> Mapping[str, Tensor]:

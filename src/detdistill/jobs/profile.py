@@ -10,8 +10,8 @@ from typing import Any
 from detdistill.bench.machine import machine
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
-from detdistill.detectors.complexity import Complexity, complexity, seconds_per_image, untrained_torchvision
-from detdistill.detectors.torchvision_teachers import PREFIX
+from detdistill.detectors.complexity import Complexity, complexity, seconds_per_image
+from detdistill.detectors.torchvision_teachers import PREFIX, untrained_torchvision
 from detdistill.errors import ConfigError
 from detdistill.jobs.opening import available_device, open_detector
 from detdistill.progress import Progress, Silence

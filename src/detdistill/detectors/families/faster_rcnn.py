@@ -71,7 +71,7 @@ class FasterRCNNSettings(DetectorSettings):
         """See `DetectorSettings.check`."""
         self.require_at_least_one("anchor_octaves", "roi_channels", "roi_samples", "rpn_samples")
         self.require_at_least_one("proposals_train", "proposals_test")
-        self.require_above_0("anchor_scale")
+        self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
 
 
 @final

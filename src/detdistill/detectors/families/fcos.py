@@ -16,7 +16,7 @@ from torchvision.ops import generalized_box_iou_loss
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import BACKGROUND, all_background, assign, each_alone, focal_cells
+from detdistill.detectors.dense import BACKGROUND, all_background, assign, focal_cells
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors
@@ -81,13 +81,7 @@ def fcos_loss(
 ) -> TaskLoss:
     """Focal, GIoU and centerness losses: the batch's sums per positive of the batch, as torchvision's.
 
-    Args:
-        model: its radius and its box code.
-        rows: the head's outputs by torchvision's names; gradients flow to them.
-        levels: anchors (n, 4) of every level: squares as wide as the stride.
-        targets: the taught objects of every image, labels in the model's slots.
-        strides: of the levels.
-        per_image: whether each image's and level's parts are wanted.
+    See `DenseLoss` for the arguments; the anchors are squares as wide as the stride.
     """
     anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)
     radius = model.center_sampling_radius
@@ -105,14 +99,13 @@ def fcos_loss(
     total = (classification.sum() + box.sum() + centre.sum()) / positives.sum().clamp(min=1)
     if not per_image:
         return TaskLoss(total=total)
-    return each_alone(
-        total,
-        classification=classification,
-        box=box,
-        other={"centerness": centre},
-        positives=positives,
-        mass=positives.clamp(min=1),
+    each = positives.clamp(min=1)
+    return TaskLoss(
+        total=total,
         strides=strides,
+        classification=classification / each[:, None],
+        box=box / each[:, None],
+        other={"centerness": centre / each},
     )
 
 

@@ -14,11 +14,10 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from detdistill.detectors.backbones import PyramidBackbone, build_backbone
 from detdistill.detectors.base import BoxLayout, Detector
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import assign, dense_spec, each_alone, observe_dense, tower
+from detdistill.detectors.dense import assign, dense_spec, observe_dense, tower
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_parts import grids
-from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, make_cells, match_by_atss
 from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
 from detdistill.gfl.network import GFLHead
@@ -55,14 +54,11 @@ class GFLSettings(DetectorSettings):
         self.require_one_of("head_norm", get_args(HeadNorm))
         self.require_at_least_one("candidates_per_level")
         self.require_between_0_and_1("class_prior")
-        self.require_above_0("anchor_scale")
-        if self.box_bins < _FEWEST_BINS:
-            raise ConfigError(f"detector.box_bins must be {_FEWEST_BINS} or more, got {self.box_bins}. 17 is usual.")
-        if not 0 < self.box_bias_init < self.box_bins - 1:
-            raise ConfigError(
-                f"detector.box_bias_init must lie between 0 and the last of GFL's bins, {self.box_bins - 1}, got "
-                f"{self.box_bias_init}. Leave it out."
-            )
+        self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
+        self.require("box_bins", self.box_bins >= _FEWEST_BINS, f"be {_FEWEST_BINS} or more", remedy="17 is usual.")
+        last = self.box_bins - 1
+        inside = 0 < self.box_bias_init < last
+        self.require("box_bias_init", inside, f"lie between 0 and the last of GFL's bins, {last}")
 
 
 @final
@@ -151,14 +147,13 @@ class GFLDetector(Detector):
         total = total + (overlap.sum() + shape.sum()) / mass.sum().clamp(min=_LEAST)
         if not per_image:
             return TaskLoss(total=total)
-        return each_alone(
-            total,
-            classification=quality,
-            box=overlap,
-            other={"distribution": shape},
-            positives=positives,
-            mass=mass.clamp(min=_LEAST),
+        each, mass = positives.clamp(min=1), mass.clamp(min=_LEAST)
+        return TaskLoss(
+            total=total,
             strides=pyramid.strides,
+            classification=quality / each[:, None],
+            box=overlap / mass[:, None],
+            other={"distribution": shape / mass},
         )
 
     def _find(

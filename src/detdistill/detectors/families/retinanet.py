@@ -57,7 +57,7 @@ class RetinaNetSettings(DetectorSettings):
         self.require_one_of("head_norm", get_args(HeadNorm))
         self.require_at_least_one("anchor_octaves", "candidates_per_level")
         self.require_between_0_and_1("class_prior")
-        self.require_above_0("anchor_scale")
+        self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise ConfigError(
                 "detector.negative_iou must be above 0 and at most detector.positive_iou, "
@@ -96,13 +96,7 @@ def retinanet_loss(
 ) -> TaskLoss:
     """Focal and box losses: the mean over images of each image's sums per positive of its own, as torchvision's.
 
-    Args:
-        model: its matcher, its box loss and its box code.
-        rows: the head's outputs by torchvision's names; gradients flow to them.
-        levels: anchors (n, 4) of every level.
-        targets: the taught objects of every image, labels in the model's slots.
-        strides: of the levels.
-        per_image: whether each image's and level's parts are wanted.
+    See `DenseLoss` for the arguments.
     """
     anchors = torch.cat(levels)
     matches = [match_by_iou(target.boxes, anchors, matcher=model.proposal_matcher) for target in targets]
