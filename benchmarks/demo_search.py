@@ -25,7 +25,8 @@ from detdistill.files import read_json, write_json  # noqa: E402
 from detdistill.jobs.distill import ALONE, DISTILLED, TEACHER, distill_job  # noqa: E402
 from detdistill.jobs.settings import RunConfig  # noqa: E402
 from detdistill.jobs.train import train_job  # noqa: E402
-from detdistill.methods.catalogue import METHODS, method_tree  # noqa: E402
+from detdistill.methods.catalogue import METHODS as KNOWN  # noqa: E402
+from detdistill.methods.catalogue import method_tree  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.scenes import make_scenes  # noqa: E402
 from detdistill.training.settings import ScheduleName  # noqa: E402
@@ -70,7 +71,7 @@ def trials(plan: DemoPlan, out: Path, stage: str) -> Iterator[Trial]:
     if stage in ("method", "all"):
         for method, numbers, schedule in METHODS:
             name = "_".join([method, *(f"{key}{value}" for key, value in numbers.items()), schedule])
-            choice = METHODS.find(method).settings(**numbers)
+            choice = KNOWN.find(method).settings(**numbers)
             config = replace(configs[DISTILLED], alone=None, method=choice, out=out / name)
             yield Trial(name, replace(config, train=replace(config.train, schedule=schedule)))
 

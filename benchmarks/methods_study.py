@@ -29,9 +29,9 @@ import torch  # noqa: E402
 
 import real_data  # noqa: E402
 from detdistill.bench.machine import machine  # noqa: E402
-from detdistill.jobs.config import read_run_config  # noqa: E402
 from detdistill.demo import DemoPlan, demo_configs, make_demo_scenes  # noqa: E402
 from detdistill.files import read_json, write_json, write_text  # noqa: E402
+from detdistill.jobs.config import read_run_config  # noqa: E402
 from detdistill.jobs.distill import DISTILLED, TEACHER, distill_job  # noqa: E402
 from detdistill.jobs.train import train_job  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402

@@ -25,8 +25,8 @@ quiet_threads()
 import torch  # noqa: E402
 
 from detdistill.bench.machine import machine  # noqa: E402
-from detdistill.jobs.config import read_run_config  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
+from detdistill.jobs.config import read_run_config  # noqa: E402
 from detdistill.jobs.distill import DISTILLED, distill_job  # noqa: E402
 from detdistill.jobs.train import train_job  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.jobs.config import read_run_config
 from detdistill.errors import ConfigError
+from detdistill.jobs.config import read_run_config
 from detdistill.jobs.settings import RunConfig
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 import detdistill.jobs.distill as distilling
 from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
-from detdistill.jobs.config import read_run_config
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.saved import load_detector, save_detector
@@ -27,11 +26,13 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError, DistillError
 from detdistill.jobs import fitting
+from detdistill.jobs.config import read_run_config
 from detdistill.jobs.distill import DistillOutcome, distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job
-from detdistill.methods.catalogue import RECIPES, build_recipe
+from detdistill.methods.catalogue import build_recipe
 from detdistill.training.logs import read_rows
+from every_method import RECIPES
 from scenes_in_memory import tiny_student, tiny_teacher
 from watched_jobs import Watcher, Witness
 
@@ -133,7 +134,7 @@ def test_the_teacher_stays_bit_identical_and_in_eval_mode(lab: Lab) -> None:
 def test_no_checkpoint_holds_a_tensor_of_the_teacher(lab: Lab) -> None:
     student = load_detector(lab.folder / "distilled").detector
     teacher = load_detector(lab.folder / "teacher").detector
-    recipe = build_recipe(lab.config.method.settings, student.spec, teacher.spec)
+    recipe = build_recipe(lab.config.method, student.spec, teacher.spec)
     step = DistillationStep(student, FrozenTeacher(teacher), recipe)
     trained = {name for name, p in step.named_parameters() if p.requires_grad}
     expected = {f"step_module.{name}" for name in step.state_dict()}

@@ -12,10 +12,10 @@ import torch
 
 from coco_by_hand import TRAIN, draw_data
 from detdistill.cli import main
-from detdistill.jobs.config import read_run_config
 from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import fitting
+from detdistill.jobs.config import read_run_config
 from detdistill.jobs.distill import distill_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.train import train_job

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from coco_by_hand import draw_data
 from detdistill.cli import main
-from detdistill.jobs.config import read_run_config
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.saved import load_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import fitting, generations
+from detdistill.jobs.config import read_run_config
 from detdistill.jobs.generations import generations_job
 from detdistill.jobs.train import train_job
 from detdistill.training.run import _Run

@@ -8,6 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from detdistill.methods.grammar import take_apart, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,13 +19,13 @@ from detdistill.distillation.weigh import MeanOf
 from detdistill.errors import ConfigError
 from detdistill.methods import catalogue
 from detdistill.methods.aid import AIDSettings
-from detdistill.methods.catalogue import RECIPES, WRAPPERS, SumSettings, build_recipe, method_text, parse_method
+from detdistill.methods.catalogue import SumSettings, build_recipe, method_text, parse_method
 from detdistill.methods.composition import base_methods, canonical, method_name, parts, structure
 from detdistill.methods.frs import FRSSettings
-from detdistill.methods.grammar import take_apart, written
 from detdistill.methods.hint import HintSettings
 from detdistill.methods.ikd import IKDSettings
 from detdistill.methods.ssim import SSIMSettings
+from every_method import RECIPES, WRAPPERS
 from observations import spec
 
 STUDENT, TEACHER = spec(channels=3), spec(channels=4)
@@ -179,14 +180,14 @@ def settings_of(kind: type[Any], **fixed: st.SearchStrategy[Any]) -> st.SearchSt
 
 
 def bases(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
-    return st.one_of([settings_of(RECIPES[name].settings_type) for name in names])
+    return st.one_of([settings_of(RECIPES[name].settings) for name in names])
 
 
 def compositions(names: tuple[str, ...] = tuple(RECIPES), depth: int = 2) -> st.SearchStrategy[Any]:
     if depth == 0:
         return bases(names)
     below = compositions(names, depth - 1)
-    wrapped = [settings_of(entry.settings_type, recipe=below.map(method_text)) for entry in WRAPPERS.values()]
+    wrapped = [settings_of(entry.settings, recipe=below.map(method_text)) for entry in WRAPPERS.values()]
     half = len(names) // 2
     if not half:
         return st.one_of(bases(names), *wrapped)

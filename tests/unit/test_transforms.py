@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from detdistill.jobs.config import read_run_config
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,
@@ -14,6 +13,7 @@ from detdistill.data.transforms import (
     transform_sample,
 )
 from detdistill.errors import ConfigError
+from detdistill.jobs.config import read_run_config
 from detdistill.types import Targets
 
 

@@ -27,8 +27,8 @@ from detdistill.settings.calls import INNER
 __all__ = [
     "METHODS",
     "Method",
-    "RecipeDescription",
     "MethodSettings",
+    "RecipeDescription",
     "SumSettings",
     "build_recipe",
     "describe",
