@@ -140,7 +140,7 @@ def test_a_method_from_outside_is_composed_and_reached_like_any_other(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["method=aid(fsr)"], "The command line: method: The method at position 5 of 'aid(fsr)' must be one of aid, "),
+        (["method=aid(fsr)"], "The command line: method.name: The method at position 5 of 'aid(fsr)' must be one of "),
         (["method=frs("], "got '(' at position 4: '(' was never closed."),
         (
             ["method=aid(frs, alfa=1)"],
@@ -183,7 +183,7 @@ def test_a_composition_that_cannot_be_used_is_refused(file: Path, settings: list
 
 
 def test_endless_sections_are_refused(file: Path) -> None:
-    deep = "{name: aid, recipe: " * 60 + "frs" + "}" * 60
+    deep = "{name: aid, recipe: " * 70 + "frs" + "}" * 70
     assert "must be at most 64 keys deep, got more." in refusal(file, f"method={deep}")
 
 

@@ -177,7 +177,7 @@ class _Reader:
             self.places[*path, one.arg] = self._at(one)
             try:
                 tree[one.arg] = ast.literal_eval(_Words().visit(one.value))
-            except ValueError:
+            except (ValueError, RecursionError):
                 words = "a number, a word, true, false, null, quoted text or [a, list]"
                 self._refuse(one, "key=value", f"Write for a value {words}")
         return tree

@@ -166,7 +166,6 @@ class _Reader:
 def _plain(hint: Any, value: Any) -> tuple[Any] | None:
     """A plain value as the type wants it, in a tuple; None where it does not fit."""
     origin, members = get_origin(hint), get_args(hint)
-    found = value
     if origin in _UNIONS:
         hint = NoneType if NoneType in members else hint
     if origin is Literal:
@@ -175,13 +174,13 @@ def _plain(hint: Any, value: Any) -> tuple[Any] | None:
         return (MappingProxyType(dict(value)),)
     if hint is pathlib.Path and isinstance(value, (str, pathlib.Path)):
         return (pathlib.Path(value),)
-    if hint is float and type(value) in (int, float):
+    if hint in (int, float) and type(value) in (int, hint):
         try:
-            found = float(value)
-        except OverflowError:
+            number = float(value)
+        except OverflowError:  # a whole number that no float can hold
             return None
-        return (found,) if math.isfinite(found) else None
-    return (found,) if hint is Any or type(found) is hint else None
+        return (number if hint is float else value,) if math.isfinite(number) else None
+    return (value,) if hint is Any or type(value) is hint else None
 
 
 def _expected(hint: Any) -> str:
