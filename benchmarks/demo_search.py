@@ -75,7 +75,7 @@ def trials(plan: DemoPlan, out: Path, stage: str) -> Iterator[Trial]:
     if stage in ("method", "all"):
         for method, numbers, schedule in METHODS:
             name = "_".join([method, *(f"{key}{value}" for key, value in numbers.items()), schedule])
-            choice = METHODS.find(method).settings(**numbers)
+            choice = KNOWN.find(method).settings(**numbers)
             config = replace(configs[DISTILLED], alone=None, method=choice, out=out / name)
             yield Trial(name, replace(config, train=replace(config.train, schedule=schedule)))
 

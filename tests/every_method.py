@@ -17,7 +17,8 @@ from detdistill.distillation.step import Seen
 from detdistill.distillation.term import Term
 from detdistill.distillation.view import CLEAN, View
 from detdistill.methods.attention import AttentionSettings
-from detdistill.methods.catalogue import RECIPES, WRAPPERS, SumSettings, method_text, parse_method
+from detdistill.methods.catalogue import METHODS as KNOWN
+from detdistill.methods.catalogue import SumSettings, method_text, parse_method
 from detdistill.methods.composition import base_methods
 from detdistill.methods.fgd import FGDSettings
 from detdistill.methods.frs import FRSSettings
@@ -30,6 +31,12 @@ from scenes_in_memory import FAMILIES, leaves_of, map_levels
 
 CLOCK = Clock(step=0, total_steps=1)
 TWIN = View(ADVERSARIAL)
+
+RECIPES = {name: method for name, method in KNOWN.items() if not method.wraps}
+"""The methods that stand on their own."""
+
+WRAPPERS = {name: method for name, method in KNOWN.items() if method.wraps}
+"""The methods that change another one."""
 
 PYRAMID_ONLY: Mapping[str, Any] = MappingProxyType(
     {
@@ -70,15 +77,16 @@ def first_family(method: str) -> str:
 
 def aligned_by(method: str, aligner: str) -> str:
     """The method with this aligner in every recipe that has one."""
-    settings: Any = parse_method(method)
+    return method_text(_aligned(parse_method(method), aligner))
+
+
+def _aligned(settings: Any, aligner: str) -> Any:
     if isinstance(settings, SumSettings):
-        return " + ".join(aligned_by(part, aligner) for part in settings.recipes)
+        return SumSettings(tuple(_aligned(part, aligner) for part in settings.recipes))
     names = {field.name for field in fields(settings)}
     if "recipe" in names:
-        settings = replace(settings, recipe=aligned_by(settings.recipe, aligner))
-    if "aligner" in names:
-        settings = replace(settings, aligner=aligner)
-    return method_text(settings)
+        settings = replace(settings, recipe=_aligned(settings.recipe, aligner))
+    return replace(settings, aligner=aligner) if "aligner" in names else settings
 
 
 def awake(recipe: Recipe) -> Recipe:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from detdistill.distillation.step import DistillationStep
-from detdistill.methods.catalogue import RECIPES
 from detdistill.types import StepReport
-from every_method import CLOCK, OPTIONS, both_wrappers, families_of
+from every_method import CLOCK, OPTIONS, RECIPES, both_wrappers, families_of
 from pairs_in_memory import known_pair, student_of
 
 SUM = "frs + ssim"

@@ -11,7 +11,6 @@ from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, views
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
-from detdistill.methods.catalogue import RECIPES, WRAPPERS
 from detdistill.training.optimizer import build_optimizer
 from detdistill.training.settings import TrainSettings
 from detdistill.types import Knowledge
@@ -20,7 +19,9 @@ from every_method import (
     METHODS,
     OBJECTS_ALONE,
     PYRAMID_ONLY,
+    RECIPES,
     TWIN,
+    WRAPPERS,
     families_of,
     require_equal_in_any_batch,
     require_equal_without_padding,

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.step import DistillationStep
-from detdistill.methods.catalogue import RECIPES, WRAPPERS, build_recipe
+from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.composition import parse_method, structure
 from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.launch import launch
 from detdistill.training.settings import TrainSettings
 from detdistill.types import Batch, Clock
-from every_method import OPTIONS, awake, both_wrappers, families_of, trained_by
+from every_method import OPTIONS, RECIPES, WRAPPERS, awake, both_wrappers, families_of, trained_by
 from scenes_in_memory import BOXES, scene_batch, tiny_student, tiny_teacher
 
 STEPS, RANKS, GRID, LR = 2, 2, (64, 96), 0.02

@@ -27,9 +27,10 @@ from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.run import RunOutcome, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.methods.catalogue import RECIPES, build_recipe
+from detdistill.methods.catalogue import build_recipe
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.logs import read_rows
+from every_method import RECIPES
 from scenes_in_memory import tiny_student, tiny_teacher
 from watched_jobs import Watcher, Witness
 
@@ -131,7 +132,7 @@ def test_the_teacher_stays_bit_identical_and_in_eval_mode(lab: Lab) -> None:
 def test_no_checkpoint_holds_a_tensor_of_the_teacher(lab: Lab) -> None:
     student = load_detector(lab.folder / "distilled").detector
     teacher = load_detector(lab.folder / "teacher").detector
-    recipe = build_recipe(lab.config.method.settings, student.spec, teacher.spec)
+    recipe = build_recipe(lab.config.method, student.spec, teacher.spec)
     step = DistillationStep(student, FrozenTeacher(teacher), recipe)
     trained = {name for name, p in step.named_parameters() if p.requires_grad}
     expected = {f"step_module.{name}" for name in step.state_dict()}

@@ -15,11 +15,13 @@ from detdistill.distillation.pair import inside_cells
 from detdistill.distillation.recipe import Recipe, views
 from detdistill.distillation.step import Seen
 from detdistill.distillation.view import CLEAN
-from detdistill.methods.catalogue import RECIPES, WRAPPERS, build_recipe
+from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.ikd import ADVERSARIAL
 from detdistill.types import Batch, Cost, Knowledge
 from every_method import (
     OBJECTS_ALONE,
+    RECIPES,
+    WRAPPERS,
     aligned_by,
     compared_by,
     cost_of,

@@ -15,13 +15,15 @@ import detdistill
 from detdistill.api.pieces import split_arguments
 from detdistill.cli import main
 from detdistill.detectors.catalogue import build_detector
-from detdistill.detectors.settings import parse_detector
+from detdistill.detectors.catalogue import parse_detector
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
 from detdistill.methods.aid import AIDSettings
-from detdistill.methods.catalogue import RECIPES, WRAPPERS, describe
 from detdistill.store.students import save_detector
+from detdistill.methods.catalogue import describe, parse_method
+from detdistill.methods.composition import structure
 from detdistill.training.signals import Interrupted
+from every_method import RECIPES, WRAPPERS
 
 SHORT = ["--teacher", "runs/t", "--student", "fcos/tiny", "--data", "d", "--method", "frs", "--out", "runs/x"]
 
@@ -71,8 +73,8 @@ def test_distill_reads_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
     job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(["distill", *SHORT, "--alone", "runs/a", "--resume", "method.warmup_steps=3"]) == 0
     config = job.call_args.args[0]
-    assert (config.teacher.source, config.method.name, config.alone) == ("runs/t", "frs", Path("runs/a"))
-    assert config.method.settings.warmup_steps == 3
+    assert (config.teacher.source, structure(config.method), config.alone) == ("runs/t", "frs", Path("runs/a"))
+    assert config.method.warmup_steps == 3
     assert job.call_args.kwargs["resume"] is True
     assert config.inherit is False
 
@@ -82,8 +84,8 @@ def test_distill_reads_a_method_made_of_others(monkeypatch: pytest.MonkeyPatch) 
     line = ["aid(ikd(frs+ssim), alpha=0.5)" if word == "frs" else word for word in SHORT]
     assert main(["distill", *line, "--inherit", "method.control=true"]) == 0
     config = job.call_args.args[0]
-    assert (config.method.name, config.inherit) == ("aid", True)
-    assert config.method.settings == AIDSettings(recipe="ikd(frs + ssim)", alpha=0.5, control=True)
+    assert config.inherit is True
+    assert config.method == parse_method("aid(ikd(frs + ssim), alpha=0.5, control=true)")
 
 
 def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -109,7 +111,7 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
     assert main(["distill", str(file)]) == 0
     assert job.call_args.args[0] == first
     assert main(["distill", str(file), "method.warmup_steps=9", "seed=1"]) == 0
-    assert (job.call_args.args[0].method.settings.warmup_steps, job.call_args.args[0].seed) == (9, 1)
+    assert (job.call_args.args[0].method.warmup_steps, job.call_args.args[0].seed) == (9, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from dataclasses import fields, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,20 +17,20 @@ from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.view import CLEAN
 from detdistill.distillation.weigh import MeanOf
 from detdistill.errors import ConfigError
-from detdistill.methods import catalogue
 from detdistill.methods.aid import AIDSettings
-from detdistill.methods.catalogue import RECIPES, WRAPPERS, SumSettings, build_recipe, method_text, parse_method
-from detdistill.methods.composition import base_methods, canonical, method_name, parts, structure
+from detdistill.methods.catalogue import METHODS, SumSettings, build_recipe, method_text, parse_method
+from detdistill.methods.composition import base_methods, method_tree, structure
 from detdistill.methods.frs import FRSSettings
-from detdistill.methods.grammar import take_apart, written
 from detdistill.methods.hint import HintSettings
 from detdistill.methods.ikd import IKDSettings
 from detdistill.methods.ssim import SSIMSettings
+from detdistill.settings import as_tree
+from detdistill.settings.calls import LONGEST, take_apart, written
+from every_method import RECIPES, WRAPPERS
 from observations import spec
 
 STUDENT, TEACHER = spec(channels=3), spec(channels=4)
-KNOWN = ", ".join((*RECIPES, *WRAPPERS))
-KEYS = ", ".join(field.name for field in fields(HintSettings))
+KNOWN = ", ".join(METHODS)
 
 
 def refusal(text: str) -> str:
@@ -60,13 +61,15 @@ def refusal(text: str) -> str:
         ('frs(aligner="conv1x1",)', FRSSettings(aligner="conv1x1"), "frs(aligner=conv1x1)"),
         ("hint(gain=-.5)", HintSettings(gain=-0.5), "hint(gain=-0.5)"),
         ("hint(p=1)", HintSettings(p=1), "hint(p=1)"),
-        ("frs+ssim", SumSettings(("frs", "ssim")), "frs + ssim"),
-        ("aid(frs,alpha=.5)", AIDSettings(recipe="frs", alpha=0.5), "aid(frs, alpha=0.5)"),
-        ("aid(frs+ssim)", AIDSettings(recipe="frs + ssim"), "aid(frs + ssim)"),
-        ("aid(ikd(frs+ssim ( )))", AIDSettings(recipe="ikd(frs + ssim)"), "aid(ikd(frs + ssim))"),
+        ("frs+ssim", SumSettings((FRSSettings(), SSIMSettings())), "frs + ssim"),
+        ("aid(frs,alpha=.5)", AIDSettings(recipe=FRSSettings(), alpha=0.5), "aid(frs, alpha=0.5)"),
+        ("aid(frs+ssim)", AIDSettings(SumSettings((FRSSettings(), SSIMSettings()))), "aid(frs + ssim)"),
+        ("(frs)", FRSSettings(), "frs"),
+        ("aid(\nfrs)\r\n+ hint", SumSettings((AIDSettings(FRSSettings()), HintSettings())), "aid(frs) + hint"),
+        ("aid(ikd(frs))", AIDSettings(IKDSettings(FRSSettings())), "aid(ikd(frs))"),
         (
             "aid(ikd(frs(relu=true), until=0.5), control=true) + hint",
-            SumSettings(("aid(ikd(frs(relu=true), until=0.5), control=true)", "hint")),
+            SumSettings((AIDSettings(IKDSettings(FRSSettings(relu=True), until=0.5), control=True), HintSettings())),
             "aid(ikd(frs(relu=true), until=0.5), control=true) + hint",
         ),
     ],
@@ -78,46 +81,56 @@ def test_a_text_becomes_settings_and_its_shortest_text(text: str, expected: Any,
         type(getattr(expected, field.name)) for field in fields(expected)
     ]
     assert method_text(parsed) == canonical_text
-    assert parse_method(canonical_text) == parsed == canonical(parsed)
+    assert parse_method(canonical_text) == parsed
+
+
+FORM = "must be words, numbers and ( ) , = + in their places"
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "The method '' must have the name of a method at position 1, got the end. Write for example frs, or"),
+        ("", f"The method '' {FORM}, got the end at position 1. Write for example frs, or aid(frs + ssim, alpha=0.5)."),
         ("fsr", f"The method must be one of {KNOWN}, got 'fsr'. Did you mean 'frs'?"),
         ("x", f"The method must be one of {KNOWN}, got 'x'. Choose one of them."),
         ("aid(fsr)", f"The method at position 5 of 'aid(fsr)' must be one of {KNOWN}, got 'fsr'. Did you mean 'frs'?"),
         ("sum(frs)", f"The method at position 1 of 'sum(frs)' must be one of {KNOWN}, got 'sum'."),
-        ("hint(gian=2)", f"The keys of hint in 'hint(gian=2)' must be among {KEYS}, got 'gian' at position 6. Did you "
+        ("hint(gian=2)", "gian at position 6 of 'hint(gian=2)' must be a key of hint, got the unknown 'gian'. Did you "
                          "mean 'gain'?"),
-        ("hint(zzz=2)", f"must be among {KEYS}, got 'zzz' at position 6. Choose one of them."),
-        ("aid(frs, recipe=ssim)", "The keys of aid in 'aid(frs, recipe=ssim)' must be among alpha, "),
-        ("aid", "aid at position 1 of 'aid' must be given the method that it wraps, got none. Write for example"),
-        ("frs + ikd(until=1)", "ikd at position 7 of 'frs + ikd(until=1)' must be given the method that it wraps, got"),
+        ("hint(zzz=2)", "must be a key of hint, got the unknown 'zzz'. Known: aligner, gain, normalized, p."),
+        ("aid(frs, recipe=ssim)", "must have key=value, and what is wrapped first at position 10, got 'recipe=ssim'."),
+        ("aid", "recipe of aid at position 1 of 'aid' must be given, got nothing. Write the method that is wrapped"),
+        ("frs + ikd(until=1)", "recipe of ikd at position 7 of 'frs + ikd(until=1)' must be given, got nothing. Write"),
         ("frs(ssim)", "frs at position 1 of 'frs(ssim)' must be given key=value alone, got the method 'ssim' to wrap. "
                       "Join methods by +, as in frs + ssim."),
         ("frs(3)", "The method 'frs(3)' must have key=value at position 5, got '3'. Write it like frs(KEY=VALUE)."),
         ("aid(frs, 3)", "must have key=value at position 10, got '3'. Write it like aid(METHOD, KEY=VALUE)."),
-        ("aid(alpha=1, frs)", "must have key=value at position 14, got 'frs'. Write it like aid(METHOD, KEY=VALUE), "
-                              "the method first."),
+        ("aid(alpha=1, frs)", "at position 17: positional argument follows keyword argument. Write what is wrapped "
+                              "first, then KEY=VALUE."),
         ("aid(frs, ssim)", "must have key=value at position 10, got 'ssim'. Join methods by +, as in aid(frs + ssim)."),
-        ("aid(frs", "must have a comma or ) at position 8, got the end. Close every parenthesis"),
-        ("aid(frs alpha=1)", "must have a comma or ) at position 9, got 'alpha'. Close every parenthesis, and"),
-        ("aid(frs, alpha=", "must have a value at position 16, got the end. Write a number, a word, true, false"),
-        ("aid(frs, alpha=+)", "must have a value at position 16, got '+'."),
-        ("frs)", "must have + or its end at position 4, got ')'. Take it away."),
-        ("frs ssim", "must have + or its end at position 5, got 'ssim'. Join methods by +."),
-        ("frs +", "must have the name of a method at position 6, got the end."),
-        ("frs + 2", "must have the name of a method at position 7, got '2'."),
-        ("(frs)", "must have the name of a method at position 1, got '('."),
-        ("frs(relu=[true)", "must have a comma or ] at position 15, got ')'. Close the list."),
-        ("frs(relu=true, relu=true)", "must have every key of frs once at position 16, got 'relu'. Remove one 'relu'."),
-        ("frs;", "must be words, numbers and ( ) , = +, got ';' at position 4. Quote text that is no word."),
-        ("frs(aligner='a", "got ''' at position 13. Close the quotation."),
-        (r'frs(aligner="\q")', "must have quoted text at position 13, got"),
-        ("frs(feature_gain=2x)", "must have a comma or ) at position 19, got 'x'."),
-        ("frs(feature_gain=1e999)", "must have a finite number at position 18, got '1e999'. Write a smaller one."),
+        ("aid(frs", f"{FORM}, got '(' at position 4: '(' was never closed. Close every parenthesis."),
+        ("aid(frs alpha=1)", "got 'frs alpha' at position 5. Join methods by +, and put commas between options."),
+        ("aid(frs, alpha=+)", "got ')' at position 17. Join methods by +, write options as KEY=VALUE, and quote"),
+        ("aid(frs, alpha=-true)", "must have key=value at position 10, got 'alpha=-true'. Write for a value a number,"),
+        ("aid(frs, alpha=hint())", "must have key=value at position 10, got 'alpha=hint()'."),
+        ("frs(**relu)", "must have key=value, and what is wrapped first at position 5, got '**relu'."),
+        ("frs)", f"{FORM}, got ')' at position 4: unmatched ')'. Take it away."),
+        ("frs ssim", f"{FORM}, got 'ssim' at position 5. Join methods by +, write options as KEY=VALUE,"),
+        ("  frs ssim", "got 'ssim' at position 7."),
+        ("aid(frs, é='ü', ssim=1;)", "got ';' at position 23."),
+        ("aid(frs, é='ü', 3x=1)", "at position 17"),
+        ("hint(p='é', p=1)", "must have every key of hint once at position 13, got 'p=1'."),
+        ("frs, ssim", "must have the name of a method at position 1, got 'frs, ssim'. Join methods by +."),
+        ("frs +", f"{FORM}, got the end at position 6. Write for example"),
+        ("frs + 2", "must have the name of a method at position 7, got '2'. Write for example frs, or"),
+        ("frs - ssim", "must have the name of a method at position 1, got 'frs - ssim'. Join methods by +."),
+        ("frs(relu=[true)", "got ')' at position 15: closing parenthesis ')' does not match opening parenthesis '['."),
+        ("frs(relu=true, relu=true)", "must have every key of frs once at position 16, got 'relu=true'. Remove one"),
+        ("frs;", f"{FORM}, got ';' at position 4. Join methods by +,"),
+        ("frs(aligner='a", "got ''' at position 13: unterminated string literal. Close the quotation."),
+        (r'frs(aligner="\q")', r"at position 13: invalid escape sequence '\q'. Write \\ for a backslash"),
+        ("frs(feature_gain=2x)", "at position 18: invalid decimal literal."),
+        ("frs(feature_gain=1e999)", "feature_gain at position 5 of 'frs(feature_gain=1e999)' must be a finite number,"),
         ("frs(feature_gain=fast)", "feature_gain at position 5 of 'frs(feature_gain=fast)' must be a number or null, "
                                    "got 'fast'. Change the value."),
         ("frs(feature_gain=true)", "must be a number or null, got true."),
@@ -129,6 +142,13 @@ def test_a_text_becomes_settings_and_its_shortest_text(text: str, expected: Any,
         ("frs + ssim + frs(relu=true)", "The sum 'frs + ssim + frs(relu=true)' must have every method once, got 'frs' "
                                         "2 times. Raise the gains of one 'frs' instead."),
         ("frs + aid(ikd(frs))", "must have every method once, got 'frs' 2 times."),
+        ("aid(" * 100 + "frs" + ")" * 100, "must have the name of a method at position 261, got 'aid("),
+        ("aid(" * 300 + "frs" + ")" * 300, "too many nested parentheses"),
+        ("aid(frs, alpha=" + "-" * 1900 + "1)", "must "),
+        ("frs + " * LONGEST, f"The method 'frs + frs + frs + fr...' must have at most {LONGEST} characters, got 12"),
+        ("frs(warmup_steps=" + "9" * 1900 + ")", "must be a whole number, got 9999"),
+        ("frs(aligner='\ud800')", "must be plain text, not too deeply nested, got: 'utf-8' codec can't encode"),
+        ("frs(\0)", "null bytes"),
     ],
 )  # fmt: skip
 def test_what_is_no_method_is_refused_in_one_sentence(text: str, said: str) -> None:
@@ -136,14 +156,17 @@ def test_what_is_no_method_is_refused_in_one_sentence(text: str, said: str) -> N
 
 
 def test_a_sum_is_two_methods_or_more() -> None:
-    with pytest.raises(ConfigError, match=r"method\.recipes must be two methods or more, got \['frs'\]\."):
-        SumSettings(("frs",))
+    with pytest.raises(ConfigError, match=r"A sum must be of two methods or more, got \['frs'\]\."):
+        SumSettings((FRSSettings(),))
+    with pytest.raises(ConfigError, match=r"must have every method once, got 'frs' 2 times"):
+        SumSettings((FRSSettings(), FRSSettings(relu=True)))
+    with pytest.raises(ConfigError, match=r"The settings of the method must be those of aid, .*, sum, got str\."):
+        SumSettings(("frs", "ssim"))
 
 
 def test_a_sum_in_a_sum_is_one_sum() -> None:
-    nested = SumSettings(("frs+ssim", "hint ( )"))
-    assert parts(nested) == (FRSSettings(), SSIMSettings(), HintSettings())
-    assert canonical(nested) == SumSettings(("frs", "ssim", "hint"))
+    nested = SumSettings((SumSettings((FRSSettings(), SSIMSettings())), HintSettings()))
+    assert nested == SumSettings((FRSSettings(), SSIMSettings(), HintSettings())) == parse_method("frs + (ssim + hint)")
     assert method_text(nested) == "frs + ssim + hint"
 
 
@@ -151,8 +174,17 @@ def test_names() -> None:
     whole = parse_method("aid(ikd(frs + ssim(window=3)), alpha=0.5) + hint(gain=2)")
     assert structure(whole) == "aid(ikd(frs + ssim)) + hint"
     assert base_methods(whole) == ("frs", "ssim", "hint")
-    assert method_name(whole) == "sum"
-    assert method_name(IKDSettings()) == "ikd"
+
+
+def test_a_method_is_a_tree_that_json_can_hold() -> None:
+    whole = parse_method("aid(ikd(hint, until=0.5), alpha=0.25) + frs")
+    tree = method_tree(whole)
+    assert tree["name"] == "sum"
+    (aid, frs) = tree["recipes"]
+    assert (aid["name"], aid["alpha"], aid["recipe"]["name"], aid["recipe"]["until"]) == ("aid", 0.25, "ikd", 0.5)
+    assert aid["recipe"]["recipe"] == {"name": "hint", **as_tree(HintSettings())}
+    assert frs == {"name": "frs", **as_tree(FRSSettings())}
+    assert json.loads(json.dumps(tree)) == tree
 
 
 # --- round trips ----------------------------------------------------------------------------------------------------
@@ -172,26 +204,26 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def settings_of(kind: type[Any], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    hints = get_type_hints(kind)
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in fixed}
     return st.fixed_dictionaries({}, optional={name: values_of(hint) for name, hint in hints.items()}).flatmap(
         lambda some: st.builds(kind, **{name: st.just(value) for name, value in some.items()} | fixed)
     )
 
 
 def bases(names: tuple[str, ...]) -> st.SearchStrategy[Any]:
-    return st.one_of([settings_of(RECIPES[name].settings_type) for name in names])
+    return st.one_of([settings_of(RECIPES[name].settings) for name in names])
 
 
 def compositions(names: tuple[str, ...] = tuple(RECIPES), depth: int = 2) -> st.SearchStrategy[Any]:
     if depth == 0:
         return bases(names)
     below = compositions(names, depth - 1)
-    wrapped = [settings_of(entry.settings_type, recipe=below.map(method_text)) for entry in WRAPPERS.values()]
+    wrapped = [settings_of(method.settings, recipe=below) for method in WRAPPERS.values()]
     half = len(names) // 2
     if not half:
         return st.one_of(bases(names), *wrapped)
     first, second = compositions(names[:half], depth - 1), compositions(names[half:], depth - 1)
-    added = st.tuples(first, second).map(lambda pair: canonical(SumSettings(tuple(map(method_text, pair)))))
+    added = st.tuples(first, second).map(SumSettings)
     return st.one_of(bases(names), *wrapped, added)
 
 
@@ -228,8 +260,8 @@ def test_any_text_is_a_method_or_one_sentence(text: str) -> None:
     )
 )
 def test_a_value_is_read_as_it_was_written(value: object) -> None:
-    (call,) = take_apart(f"frs(key={written(value)})")
-    assert repr(call.options["key"].value) == repr(value)
+    found = take_apart(f"frs(key={written(value)})").tree["key"]
+    assert repr(found) == repr(as_tree(value))
 
 
 # --- recipes --------------------------------------------------------------------------------------------------------
@@ -299,13 +331,13 @@ def test_what_does_not_go_together_is_refused(text: str, said: str) -> None:
 
 
 def test_twins_of_one_maker_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
-    maker = catalogue.WRAPPERS["ikd"].wrap(build_recipe("frs", STUDENT, TEACHER), STUDENT, TEACHER, IKDSettings()).twins
-    build = RECIPES["frs"].build
+    maker = METHODS["ikd"].build(build_recipe("frs", STUDENT, TEACHER), STUDENT, TEACHER, IKDSettings()).twins
+    build = METHODS["frs"].build
 
     def looking(student: DetectorSpec, teacher: DetectorSpec, chosen: Any) -> Recipe:
         return replace(build(student, teacher, chosen), twins=maker)
 
-    monkeypatch.setitem(RECIPES, "frs", replace(RECIPES["frs"], build=looking))
+    monkeypatch.setattr(METHODS, "_added", {"frs": replace(METHODS["frs"], build=looking)})
     recipe = build_recipe("frs + ikd(ssim)", STUDENT, TEACHER)
     assert recipe.twins == maker
 

@@ -16,13 +16,13 @@ from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.distillation.view import CLEAN, View
 from detdistill.errors import CapabilityError, ShapeError
-from detdistill.methods.catalogue import RECIPES, build_recipe
 from detdistill.methods.features import cellwise
 from detdistill.methods.parts import compare
+from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.normalize import by_mask_sum
 from detdistill.types import Clock, Knowledge, Need, Pyramid
-from every_method import OPTIONS, aligned_by, both_wrappers, first_family
+from every_method import OPTIONS, RECIPES, aligned_by, both_wrappers, first_family
 from made_up_steps import Known, PixelTerm, Stub, Table, lit, step_of
 from observations import batch as blank
 from observations import observation, random_observation, spec, with_boxes
@@ -339,7 +339,7 @@ def test_the_finest_levels_are_the_students_whatever_the_teacher_has() -> None:
 
 def test_maps_that_do_not_fit_after_alignment_are_refused() -> None:
     student, teacher = tiny_student("fcos"), tiny_teacher("fcos")
-    recipe = build_recipe(replace(RECIPES["hint"].settings_type(), aligner="identity"), student.spec, student.spec)
+    recipe = build_recipe(replace(RECIPES["hint"].settings(), aligner="identity"), student.spec, student.spec)
     step = DistillationStep(student, teacher, recipe)
     with pytest.raises(ShapeError) as caught:
         step(scene_batch(), START)

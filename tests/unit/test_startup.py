@@ -16,9 +16,9 @@ from detdistill.distillation.startup import TermProof, prove
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import DistillError
-from detdistill.methods.catalogue import RECIPES, build_recipe
+from detdistill.methods.catalogue import build_recipe
 from detdistill.types import Need
-from every_method import aligned_by, both_wrappers, families_of, first_family
+from every_method import RECIPES, aligned_by, both_wrappers, families_of, first_family
 from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 
 FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.generations import same_architecture
 from detdistill.jobs.settings import RunConfig, StudentChoice
-from detdistill.methods.composition import MethodSettings
-from detdistill.settings import as_tree, build, complete
+from detdistill.settings import as_tree, build
 from detdistill.settings.overrides import Override, apply_override, parse_override
 from detdistill.settings.reading import dotted
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.settings.trees import Path as Place
-from detdistill.settings.trees import Tree, Where
+from detdistill.settings.trees import Tree
 
 # `student: fcos/resnet18` is short for a section with this one key.
 _SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}
@@ -34,7 +33,7 @@ _SAYS = {
 }
 _COMMAND_LINE = "The command line"
 
-TRAIN_DEFAULTS: Mapping[str, Any] = MappingProxyType({"steps": 2000, "batch_size": 8})
+TRAIN_DEFAULTS = {"steps": 2000, "batch_size": 8}
 """What a run trains with where neither the file nor the command line says."""
 
 
@@ -63,8 +62,7 @@ def read_run_config(
     given = [Override(tuple(key.split(".")), value, key) for key, value in plain.items() if value is not None]
     overrides = [_long_override(one) for one in (*given, *map(parse_override, settings))]
     named = str(file) if file is not None else _COMMAND_LINE
-    where = _places(named, overrides)
-    tree = {key: {_SHORT[key]: v} if key in _SHORT and isinstance(v, str) else v for key, v in _read(file).items()}
+    tree = _read(file)
     if purpose == "train":
         for key in ("teacher", "method", "alone", "twins", "inherit"):
             tree.pop(key, None)
@@ -75,63 +73,68 @@ def read_run_config(
         tree["student"] = _teachers_own(tree, named)
     for section, option in _NEEDED[purpose].items():
         _require(tree, section, option=option, named=named)
-    detector = tree["student"]["detector"]
+    student, detector = tree["student"], tree["student"]["detector"]
     base = parse_detector(detector)
-    tree["student"] = as_tree(base) | tree["student"]
-    tree = _with_defaults(tree, where)
+    tree["student"] = as_tree(base) | student
+    if isinstance(tree.setdefault("train", {}), dict):
+        tree["train"] = TRAIN_DEFAULTS | tree["train"]
     for override in overrides:
         if override.path not in _CHOOSING:
-            apply_override(tree, override)
-            # A text may have come into the method, for the next setting to reach into.
-            tree["method"] = complete(MethodSettings | None, tree.get("method"), where=where, path=("method",))
-    train, student, seed = tree["train"], tree["student"], tree["seed"]
-    if isinstance(train, dict):
-        if "seed" in train:
-            said = "the seed must be the key seed at the top, got train.seed. Write seed instead."
-            raise ConfigError(f"{where(('train', 'seed'))[: -len(': seed')]}: {said}")
-        tree["train"] = {**train, "seed": seed}
-    if isinstance(student, dict) and student.get("family") != base.family:
+            apply_override(tree, override, RunConfig)
+    return _built(tree, base, _places(named, overrides))
+
+
+def _built(tree: Tree, base: DetectorSettings, where: Callable[[Place], str]) -> RunConfig:
+    """The run; the student's section is short for a detector's name and its settings."""
+    student = tree["student"]
+    if student.get("family") != base.family:
         raise ConfigError(
-            f"{where(('student', 'family'))} must be {base.family}, as student.detector={detector} says, got "
-            f"{student.get('family')!r}. Choose another student.detector instead."
+            f"{where(('student', 'family'))} must be {base.family}, as student.detector={student['detector']} says, "
+            f"got {student.get('family')!r}. Choose another student.detector instead."
         )
-    chosen = build(
+    settings = build(
         type(base), student, where=lambda path: where(("student", *path)), what="student", beside=("detector",)
     )
-    tree["student"] = StudentChoice(detector=detector, settings=chosen)
-    run: RunConfig = build(RunConfig, tree, where=where, what="a run", beside=("seed",))
+    choice = StudentChoice(detector=student["detector"], settings=settings)
+    run: RunConfig = build(RunConfig, {**tree, "student": choice}, where=where, what="a run", beside=("seed",))
     return run
 
 
 def _read(file: Path | None) -> Tree:
+    """The file's sections, written in full."""
     content = None if file is None else load_yaml(file)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must be a section of keys, got {content!r}. Write `key: value` lines.")
-    return content
+    tree = {key: {_SHORT[key]: v} if key in _SHORT and isinstance(v, str) else v for key, v in content.items()}
+    train = tree.get("train", {})
+    if "seed" in tree and isinstance(train, dict):
+        if "seed" in train:
+            raise ConfigError(f"{file}: the seed must stand once, got seed and train.seed. Remove train.seed.")
+        tree["train"] = {**train, "seed": tree.pop("seed")}
+    return tree
 
 
 def _long_override(override: Override) -> Override:
     (section, *below), value = override.path, override.value
-    if section in _SHORT and not below and isinstance(value, str):
-        return Override((section, _SHORT[section]), value, override.written)
-    return override
+    if override.path == ("seed",):
+        return replace(override, path=("train", "seed"))
+    short = section in _SHORT and not below and isinstance(value, str)
+    return replace(override, path=(section, _SHORT[section])) if short else override
 
 
-def _places(named: str, overrides: Sequence[Override]) -> Where:
+def _places(named: str, overrides: Sequence[Override]) -> Callable[[Place], str]:
     """Says for a path whether the file or the command line wrote it."""
     set_here = {override.path for override in overrides}
 
     def where(path: Place) -> str:
-        words = tuple(map(str, path))
-        place = named
+        words, place = tuple(map(str, path)), named
         if any(words[: len(own)] == own for own in set_here):
             place = _COMMAND_LINE
         elif named != _COMMAND_LINE and any(own[: len(words)] == words for own in set_here):
             place = f"{named} and the command line"
-        key = "seed" if words == ("train", "seed") else dotted(path)
-        return f"{place}: {key}" if key else place
+        return f"{place}: {dotted(path)}" if path else place
 
     return where
 
@@ -155,18 +158,6 @@ def _require(tree: Tree, section: str, *, option: str, named: str) -> None:
             f"{named}: {section}.{key} must be {_SAYS[section]}, got {got}. "
             f"Pass {option}, or write `{section}: ...` in the config file."
         )
-
-
-def _with_defaults(tree: Tree, where: Where) -> Tree:
-    """The tree with everything that has a default; the seed stands at the top, beside what it decides."""
-    train = tree.get("train", {})
-    given_seed = isinstance(train, dict) and "seed" in train
-    if isinstance(train, dict):
-        tree = {**tree, "train": {**TRAIN_DEFAULTS, **train}}
-    filled: Tree = complete(RunConfig, {"seed": 0, "data": {}, "evaluate": {}, "twins": {}, **tree}, where=where)
-    if isinstance(train, dict) and not given_seed:
-        del filled["train"]["seed"]
-    return filled
 
 
 def _teachers_own(tree: Tree, named: str) -> Tree:

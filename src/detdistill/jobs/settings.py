@@ -130,10 +130,10 @@ class RunConfig:
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
     """
 
-    data: DataSettings
+    data: DataSettings = field(metadata=given("Pass --data FOLDER, or write it in the config file"))
     student: StudentChoice
     train: TrainSettings
-    out: Path = given("Pass --out FOLDER, or write it in the config file")
+    out: Path = field(metadata=given("Pass --out FOLDER, or write it in the config file"))
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     teacher: TeacherSettings | None = None
     method: MethodSettings | None = None
@@ -148,17 +148,23 @@ class RunConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""
-        content: dict[str, Any] = as_tree(self)
-        content["student"] = {"detector": self.student.detector, **content["student"]["settings"]}
-        content["seed"] = content["train"].pop("seed")
-        left_out = {key for key in ("teacher", "method", "alone") if content[key] is None}
-        if self.method is None:
-            left_out |= {"twins", "inherit"}
-        return {key: content[key] for key in _ORDER if key not in left_out}
+        tree: dict[str, Any] = as_tree(self)
+        train = tree["train"]
+        content = {
+            "data": tree["data"],
+            "student": {"detector": self.student.detector, **tree["student"]["settings"]},
+            "teacher": tree["teacher"],
+            "method": tree["method"],
+            "twins": None if self.method is None else tree["twins"],
+            "inherit": None if self.method is None else self.inherit,
+            "seed": train.pop("seed"),
+            "train": train,
+            "evaluate": tree["evaluate"],
+            "out": self.out,
+            "alone": self.alone,
+        }
+        return {key: value for key, value in content.items() if value is not None}
 
     def yaml(self) -> str:
         """The run as the text of a config file."""
         return dump_yaml(self.as_dict())
-
-
-_ORDER = ["data", "student", "teacher", "method", "twins", "inherit", "seed", "train", "evaluate", "out", "alone"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 from detdistill.errors import ConfigError, suggestion
 from detdistill.methods.method import METHODS, Method
 from detdistill.settings import Tagged, as_tree, build, given
 from detdistill.settings.calls import INNER, NAME, SUM, Spelled, take_apart, written
+from detdistill.settings.trees import default_of
 
 
 def settings_types() -> Mapping[str, type[Any]]:
@@ -53,9 +54,8 @@ def wrapped(default: type[Any]) -> Any:
     Args:
         default: settings for Python code that has a recipe to wrap already; texts and config files always say them.
     """
-    return given(
-        "Write the method that is wrapped, as in --method 'aid(frs)', or in the config file", default_factory=default
-    )
+    remedy = "Write the method that is wrapped, as in --method 'aid(frs)', or in the config file"
+    return field(default_factory=default, metadata=given(remedy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ class SumSettings:
         ConfigError: there are fewer than two, or a method stands twice.
     """
 
-    recipes: tuple[MethodSettings, ...] = given("Write the methods, as in --method 'frs + ssim', or in the config file")
+    recipes: tuple[MethodSettings, ...] = field(
+        metadata=given("Write the methods, as in --method 'frs + ssim', or in the config file")
+    )
 
     def __post_init__(self) -> None:
         flat = [one for part in self.recipes for one in (part.recipes if isinstance(part, SumSettings) else (part,))]
@@ -119,7 +121,7 @@ def method_text(settings: Any) -> str:
     inside = [method_text(settings.recipe)] if method.wraps else []
     for one in fields(settings):
         value = getattr(settings, one.name)
-        default = one.default if one.default_factory is MISSING else one.default_factory()
+        default = default_of(one)
         if not (method.wraps and one.name == INNER) and (value != default or type(value) is not type(default)):
             inside.append(f"{one.name}={written(value)}")
     return f"{method.name}({', '.join(inside)})" if inside else method.name

@@ -5,6 +5,6 @@ the code that uses them. `build` is the only way from one to the other, `as_tree
 """
 
 from detdistill.settings.reading import build
-from detdistill.settings.trees import Tagged, as_tree, complete, given
+from detdistill.settings.trees import Tagged, as_tree, given
 
-__all__ = ["Tagged", "as_tree", "build", "complete", "given"]
+__all__ = ["Tagged", "as_tree", "build", "given"]

@@ -1,14 +1,13 @@
-"""`key.sub=value`: one setting, written on the command line, that reaches into sections and lists."""
+"""`key.sub=value`: one setting, written on the command line, that reaches into sections, lists and texts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from detdistill.errors import ConfigError
-from detdistill.settings.calls import NAME
 from detdistill.settings.strict_yaml import parse_yaml
-from detdistill.settings.trees import Tree
+from detdistill.settings.trees import Tree, as_tree, default_of, hints_of, section_in, tagged_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,41 +38,60 @@ def parse_override(text: str) -> Override:
     return Override(path=path, value=parse_yaml(value, f"The value in '{text}'"), written=text)
 
 
-def apply_override(tree: Tree, override: Override) -> None:
-    """Puts the setting into `tree`, in place; a section that is not there is made, for the later check to judge.
+def apply_override(tree: Tree, override: Override, hint: Any = Any) -> None:
+    """Puts the setting into `tree`, in place.
+
+    What it goes through is written out first: a text as the section that it stands for, what is not there as its
+    default, or as an empty section for `build` to judge.
+
+    Args:
+        tree: the whole tree.
+        override: the setting.
+        hint: the settings that the tree is meant for.
 
     Raises:
         ConfigError: the path goes through a plain value, or past the end of a list.
     """
     at: Any = tree
-    for depth, part in enumerate(override.path):
-        if depth == len(override.path) - 1:
-            _put(at, part, override, depth)
-            return
-        below = at.get(part) if isinstance(at, dict) else at[_index(at, part, override, depth)]
-        if below is None:
-            below = {}
-            _put(at, part, Override(override.path, below, override.written), depth)
-        if not isinstance(below, (dict, list)):
-            here = ".".join(override.path[: depth + 1])
-            raise ConfigError(
-                f"{here} in '{override.written}' must be a section or a list, got the value {below!r}. "
-                f"Set it with {here}=VALUE."
-            )
-        at = below
-
-
-def _put(at: Any, part: str, override: Override, depth: int) -> None:
-    if isinstance(at, dict):
-        if part == NAME and at.get(NAME) != override.value:
-            at.clear()  # another method has other keys
-        at[part] = override.value
+    *through, last = override.path
+    for depth, part in enumerate(through):
+        at, hint = _below(at, part, override, depth, hint)
+    mark = tagged_in(hint)
+    if isinstance(at, list):
+        index = _index(at, last, override, len(through), end=True)
+        at[index : index + 1] = [override.value]
         return
-    index = _index(at, part, override, depth, end=True)
-    if index == len(at):
-        at.append(override.value)
+    if mark is not None and last == mark.tag and at.get(last) != override.value:
+        at.clear()  # another kind has other keys
+    at[last] = override.value
+
+
+def _below(at: Any, part: str, override: Override, depth: int, hint: Any) -> tuple[Any, Any]:
+    """The section or list under `part`, written out in `at`, and its type."""
+    key: Any = part
+    if isinstance(at, list):
+        key = _index(at, part, override, depth)
+        found = at[key]
     else:
-        at[index] = override.value
+        mark = tagged_in(hint)
+        kind: Any = section_in(hint) if mark is None else mark.kinds().get(str(at.get(mark.tag)))
+        one = next((one for one in fields(kind) if one.name == part), None) if kind is not None else None
+        hint = hints_of(kind)[part] if kind is not None and one is not None else Any
+        default = None if one is None else default_of(one)
+        found = at[part] if part in at else as_tree(None if default is MISSING else default, hint)
+    here = ".".join(override.path[: depth + 1])
+    mark = tagged_in(hint)
+    try:
+        found = {} if found is None else found if mark is None else mark.taken_apart(found)
+    except ConfigError as error:
+        raise ConfigError(f"{here} in '{override.written}': {error}") from error
+    if not isinstance(found, (dict, list)):
+        raise ConfigError(
+            f"{here} in '{override.written}' must be a section or a list, got the value {found!r}. "
+            f"Set it with {here}=VALUE."
+        )
+    at[key] = found
+    return found, hint
 
 
 def _index(at: list[Any], part: str, override: Override, depth: int, *, end: bool = False) -> int:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from detdistill.errors import ConfigError, DistillError, suggestion
 from detdistill.settings.calls import written
-from detdistill.settings.trees import DEEPEST, Path, Tagged, Where, hints_of, needed, remedy_of
+from detdistill.settings.trees import DEEPEST, Path, Tagged, default_of, hints_of, remedy_of, section_in, tagged_in
 
+_UNIONS = (Union, UnionType)
 _WORDS = {
     float: "a number",
     int: "a whole number",
@@ -23,7 +24,14 @@ _WORDS = {
 }
 
 
-def build(kind: Any, tree: Any, *, where: str | Where, what: str = "the settings", beside: Collection[str] = ()) -> Any:
+def build(
+    kind: Any,
+    tree: Any,
+    *,
+    where: str | Callable[[Path], str],
+    what: str = "the settings",
+    beside: Collection[str] = (),
+) -> Any:
     """Settings from a tree, the only way there is.
 
     Types are strict: a whole number passes for a number, a list for a tuple and text for a path, and nothing else for
@@ -56,85 +64,76 @@ def dotted(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    where: Where
+    where: Callable[[Path], str]
     problems: list[str]
     what: str
     beside: Collection[str]
 
-    def read(self, hint: Any, value: Any, path: Path, *, option: bool = False) -> Any:
+    def read(self, hint: Any, value: Any, path: Path) -> Any:
         """The value as the type wants it; None, and a sentence among the problems, where it does not fit."""
         origin, members = get_origin(hint), get_args(hint)
         if len(path) > DEEPEST:
-            return self._refuse(path, f"nested at most {DEEPEST} keys deep, got more. Leave some out.")
-        if origin is Annotated and isinstance(members[1], Tagged):
-            return self._tagged(members[1], value, path, option=option)
-        if origin in (Union, UnionType):
+            return self._refuse(path, f"at most {DEEPEST} keys deep, got more. Leave some out.")
+        if origin in _UNIONS and value is not None:
             return self._option(hint, value, path)
+        if origin is Annotated and isinstance(members[1], Tagged):
+            return self._tagged(hint, members[1], value, path)
         if is_dataclass(hint):
-            return self._section(hint, value, path, option=option)
+            return self._section(hint, value, path)
         if origin is tuple and isinstance(value, (list, tuple)):
             kinds = members[:1] * len(value) if members[-1] is Ellipsis else members
             if len(kinds) == len(value):
-                return tuple(
-                    self.read(kind, one, (*path, at)) for at, (kind, one) in enumerate(zip(kinds, value, strict=True))
-                )
+                return tuple(self.read(kinds[at], one, (*path, at)) for at, one in enumerate(value))
         found = _plain(hint, value)
-        return self._wrong(hint, value, path, option=option) if found is None else found[0]
+        return self._wrong(hint, value, path) if found is None else found[0]
 
     def _option(self, hint: Any, value: Any, path: Path) -> Any:
-        if value is None and NoneType in get_args(hint):
-            return None
-        members = [member for member in get_args(hint) if member is not NoneType]
-        if len(members) == 1:
-            return self.read(members[0], value, path, option=True)
-        for member in members:
+        for member in get_args(hint):
+            if isinstance(value, (dict, list)) and (tagged_in(member) or section_in(member)):
+                return self.read(member, value, path)
             trial = _Reader(self.where, [], self.what, self.beside)
             found = trial.read(member, value, path)
             if not trial.problems:
                 return found
+        if isinstance(value, str) and (mark := tagged_in(hint)):
+            return self._tagged(hint, mark, value, path)
         return self._wrong(hint, value, path)
 
-    def _tagged(self, mark: Tagged, value: Any, path: Path, *, option: bool) -> Any:
+    def _tagged(self, hint: Any, mark: Tagged, value: Any, path: Path) -> Any:
         kinds = mark.kinds()
-        if isinstance(value, str) and value not in kinds:
-            try:
-                return mark.parse(value)
-            except ConfigError as error:
-                self.problems.append(f"{self.where(path)}: {error}")
-                return None
-        section = {mark.tag: value} if isinstance(value, str) else value
-        if type(section) in kinds.values():
-            return section
+        if type(value) in kinds.values():
+            return value
+        try:
+            section = mark.taken_apart(value)
+        except ConfigError as error:
+            self.problems.append(f"{self.where(path if isinstance(value, str) else (*path, mark.tag))}: {error}")
+            return None
         if not isinstance(section, dict):
-            return self._wrong(Annotated[Any, mark], value, path, option=option)
+            return self._wrong(hint, value, path)
         name = section.get(mark.tag)
         if not isinstance(name, str) or name not in kinds:
-            known = tuple(kinds)
-            got = "nothing" if name is None else repr(name)
-            remedy = suggestion(str(name), known, listed=True)
-            return self._refuse((*path, mark.tag), f"one of {', '.join(known)}, got {got}. {remedy}")
-        rest = {key: one for key, one in section.items() if key != mark.tag}
-        return self._section(kinds[name], rest, path, called=name)
+            remedy = suggestion(str(name), kinds, listed=True)
+            return self._refuse((*path, mark.tag), f"one of {', '.join(kinds)}, got {_shown(name)}. {remedy}")
+        return self._section(kinds[name], {k: v for k, v in section.items() if k != mark.tag}, path, called=name)
 
-    def _section(self, kind: Any, value: Any, path: Path, *, called: str = "", option: bool = False) -> Any:
+    def _section(self, kind: Any, value: Any, path: Path, *, called: str = "") -> Any:
         if isinstance(value, kind):
             return value
         if not isinstance(value, dict):
-            return self._wrong(kind, value, path, option=option)
+            return self._wrong(kind, value, path)
         before, hints = len(self.problems), hints_of(kind)
         known = {one.name: one for one in fields(kind) if one.init}
         beside = () if path else self.beside
         for key in value:
             if key not in known and key not in beside:
-                of = called or dotted(path) or self.what
-                hint = suggestion(str(key), {*known, *beside})
+                of, hint = called or dotted(path) or self.what, suggestion(str(key), {*known, *beside})
                 self._refuse((*path, key), f"a key of {of}, got the unknown '{key}'. {hint}")
         values: dict[str, Any] = {}
         for key, one in known.items():
+            inside = (*path, key)
             if key in value:
-                values[key] = self.read(hints[key], value[key], (*path, key))
-            elif needed(one):
-                inside = (*path, key)
+                values[key] = self.read(hints[key], value[key], inside)
+            elif default_of(one) is MISSING:
                 self._refuse(inside, f"given, got nothing. {remedy_of(one) or f'Give {dotted(inside)} a value'}.")
         if len(self.problems) > before:
             return None
@@ -143,21 +142,22 @@ class _Reader:
         except DistillError as error:
             subject, name = self.where(path), dotted(path)
             # What the settings say may name their key, or themselves, already.
-            place = subject.removesuffix(f": {name}") if name and name in str(error) else subject
+            place = subject.removesuffix(f": {name}") if f"{name}." in str(error) else subject
             self.problems.append(str(error) if subject in str(error) else f"{place}: {error}")
             return None
 
-    def _wrong(self, hint: Any, value: Any, path: Path, *, option: bool = False) -> None:
-        words = [*_expected(hint), *(["null"] if option else [])]
-        if type(value) in (int, float) and not _finite(value):
-            words = ["a finite number"]
+    def _wrong(self, hint: Any, value: Any, path: Path) -> None:
+        members = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
+        choices = [str(one) for member in members if get_origin(member) is Literal for one in get_args(member)]
+        expected = " or ".join(map(_expected, members))
         remedy = "Change the value."
-        choices = [str(choice) for choice in _choices(hint)]
-        if choices:
+        if isinstance(value, float) and not math.isfinite(value):
+            expected = "a finite number"
+        elif choices:
             remedy = suggestion(str(value), choices, listed=True)
-        elif "a section of keys" in words:
+        elif "a section of keys" in expected:
             remedy = f"Write its keys indented below '{path[-1]}:'." if path else "Write `key: value` lines."
-        self._refuse(path, f"{' or '.join(words)}, got {_shown(value)}. {remedy}")
+        self._refuse(path, f"{expected}, got {_shown(value)}. {remedy}")
 
     def _refuse(self, path: Path, said: str) -> None:
         self.problems.append(f"{self.where(path)} must be {said}")
@@ -165,50 +165,33 @@ class _Reader:
 
 def _plain(hint: Any, value: Any) -> tuple[Any] | None:
     """A plain value as the type wants it, in a tuple; None where it does not fit."""
-    origin = get_origin(hint)
-    if hint is Any:
-        return (value,)
+    origin, members = get_origin(hint), get_args(hint)
+    if origin in _UNIONS:
+        hint = NoneType if NoneType in members else hint
     if origin is Literal:
-        return next(((choice,) for choice in get_args(hint) if choice == value and type(choice) is type(value)), None)
-    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return next(((choice,) for choice in members if choice == value and type(choice) is type(value)), None)
+    if origin is Mapping and isinstance(value, Mapping):
         return (MappingProxyType(dict(value)),)
     if hint is pathlib.Path and isinstance(value, (str, pathlib.Path)):
         return (pathlib.Path(value),)
-    if type(value) in (int, float) and not _finite(value):
-        return None
-    if hint is float and type(value) is int:
-        return (float(value),)
-    return (value,) if type(value) is hint else None
+    if hint in (int, float) and type(value) in (int, hint):
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number that no float can hold
+            return None
+        return (number if hint is float else value,) if math.isfinite(number) else None
+    return (value,) if hint is Any or type(value) is hint else None
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float can hold
-        return False
-
-
-def _choices(hint: Any) -> list[Any]:
-    if get_origin(hint) is Literal:
-        return list(get_args(hint))
-    return [
-        choice for member in get_args(hint) if get_origin(hint) in (Union, UnionType) for choice in _choices(member)
-    ]
-
-
-def _expected(hint: Any) -> list[str]:
+def _expected(hint: Any) -> str:
     origin, members = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        return [word for member in members for word in _expected(member)]
     if origin is Literal:
-        return [written(choice) for choice in members]
+        return " or ".join(map(written, members))
     if origin is tuple:
-        return ["a list" if members[-1] is Ellipsis else f"a list of {len(members)} values"]
+        return "a list" if members[-1] is Ellipsis else f"a list of {len(members)} values"
     if origin is Annotated:
-        return [f"a {members[1].what}"]
-    if is_dataclass(hint) or origin in (dict, Mapping):
-        return ["a section of keys"]
-    return [_WORDS.get(hint, str(hint))]
+        return f"a {members[1].what}"
+    return "a section of keys" if is_dataclass(hint) or origin is Mapping else _WORDS.get(hint, str(hint))
 
 
 def _shown(value: Any) -> str:

@@ -1,17 +1,16 @@
-"""Settings as trees, and trees with everything in them that has a default."""
+"""Settings as trees, and what a type says about the tree that it is read from."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from detdistill.errors import ConfigError
 
 Tree = dict[str, Any]
 Path = tuple[str | int, ...]
-Where = Callable[[Path], str]
 
 DEEPEST = 64
 """Sections in sections beyond this are taken for a mistake."""
@@ -45,35 +44,47 @@ class Tagged:
         for name, kind in kinds.items():
             if type(settings) is kind:
                 return name
-        example = next(iter(kinds.values())).__name__
         raise ConfigError(
             f"The settings of the {self.what} must be those of {', '.join(kinds)}, got {type(settings).__name__}. "
-            f"Pass for example {example}()."
+            f"Pass for example {next(iter(kinds.values())).__name__}()."
         )
 
+    def taken_apart(self, tree: Any) -> Any:
+        """The section that a text stands for, alone or as the tag of a section, whose other keys win over it.
 
-def given(remedy: str, default_factory: Any = MISSING) -> Any:
-    """A dataclass field that every tree must have, even where Python code may leave it to its default.
+        Raises:
+            ConfigError: the text stands for nothing.
+        """
+        section = {self.tag: tree} if isinstance(tree, str) else tree
+        text = section.get(self.tag) if isinstance(section, dict) else None
+        if not isinstance(text, str) or text.isidentifier():
+            return section
+        return as_tree(self.parse(text), Annotated[Any, self]) | {k: v for k, v in section.items() if k != self.tag}
+
+
+def given(remedy: str) -> dict[str, str]:
+    """The metadata of a dataclass field that every tree must have, even where Python code may leave it to its default.
 
     Args:
-        remedy: the sentence that says how to give it.
-        default_factory: makes the default.
+        remedy: says how to give it.
     """
-    return field(default_factory=default_factory, metadata={_GIVEN: remedy})
+    return {_GIVEN: remedy}
 
 
 def remedy_of(one: Field[Any]) -> str | None:
-    """How to give a field that was made by `given`; None for any other."""
+    """How to give a field that is marked by `given`; None for any other."""
     return one.metadata.get(_GIVEN)
 
 
-def needed(one: Field[Any]) -> bool:
-    """Whether a tree must have the field."""
-    return _GIVEN in one.metadata or (one.default is MISSING and one.default_factory is MISSING)
+def default_of(one: Field[Any]) -> Any:
+    """The default that a tree may leave a field to, `MISSING` where there is none."""
+    if _GIVEN in one.metadata:
+        return MISSING
+    return one.default if one.default_factory is MISSING else one.default_factory()
 
 
 @functools.cache
-def hints_of(kind: type[Any]) -> Mapping[str, Any]:
+def hints_of(kind: Any) -> Mapping[str, Any]:
     """The types of a dataclass's fields."""
     return get_type_hints(kind, include_extras=True)
 
@@ -85,8 +96,8 @@ def tagged_in(hint: Any) -> Tagged | None:
     return next((mark for member in get_args(hint) if (mark := tagged_in(member)) is not None), None)
 
 
-def section_in(hint: Any) -> type[Any] | None:
-    """The dataclass that a type is, or is a list or an option of."""
+def section_in(hint: Any) -> Any:
+    """The dataclass that a type is, or is a list or an option of; None where there is none."""
     if isinstance(hint, type) and is_dataclass(hint):
         return hint
     return next((kind for member in get_args(hint) if (kind := section_in(member)) is not None), None)
@@ -105,55 +116,4 @@ def as_tree(value: Any, hint: Any = Any) -> Any:
         return below if mark is None else {mark.tag: mark.name_of(value), **below}
     if isinstance(value, Mapping):
         return {key: as_tree(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_tree(one, hint) for one in value]
-    return value
-
-
-def complete(hint: Any, tree: Any, *, where: Where, path: Path = ()) -> Any:
-    """The tree with its defaults written out and its texts taken apart, so that `key.sub=value` reaches everything.
-
-    What does not fit is left as it is, for `build` to judge.
-
-    Args:
-        hint: the settings that the tree is meant for.
-        tree: the tree, which stays as it is.
-        where: names a place in the tree for messages.
-        path: where the tree stands.
-
-    Raises:
-        ConfigError: a text that stands for settings is none.
-    """
-    if len(path) > DEEPEST:
-        return tree
-    if isinstance(tree, list):
-        return [complete(hint, one, where=where, path=(*path, index)) for index, one in enumerate(tree)]
-    mark, kind = tagged_in(hint), section_in(hint)
-    if mark is not None:
-        tree = _taken_apart(mark, hint, tree, where=where, path=path)
-        name = tree.get(mark.tag) if isinstance(tree, dict) else None
-        kind = mark.kinds().get(name) if isinstance(name, str) else None
-    if not isinstance(tree, dict) or kind is None:
-        return tree
-    hints = hints_of(kind)
-    filled = dict(tree)
-    for one in fields(kind):
-        if one.name in tree:
-            filled[one.name] = complete(hints[one.name], tree[one.name], where=where, path=(*path, one.name))
-        elif not needed(one):
-            default = one.default if one.default_factory is MISSING else one.default_factory()
-            filled[one.name] = as_tree(default, hints[one.name])
-    return filled
-
-
-def _taken_apart(mark: Tagged, hint: Any, tree: Any, *, where: Where, path: Path) -> Any:
-    """The section that a text stands for, alone or as the tag of a section, whose other keys win over it."""
-    section = {mark.tag: tree} if isinstance(tree, str) else tree
-    text = section.get(mark.tag) if isinstance(section, dict) else None
-    if not isinstance(text, str) or text.isidentifier():
-        return section
-    try:
-        meant = as_tree(mark.parse(text), hint)
-    except ConfigError as error:
-        raise ConfigError(f"{where(path)}: {error}") from error
-    return meant | {key: value for key, value in section.items() if key != mark.tag}
+    return [as_tree(one, hint) for one in value] if isinstance(value, (list, tuple)) else value
