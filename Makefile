@@ -29,7 +29,7 @@ format: .venv/.dev  ## bring the style in order
 	.venv/bin/ruff format .
 
 bench: .venv/.runtime  ## what a distillation step costs beside its floor, and what aid, attention and ikd add
-	$(PYTHON) -m detdistill.bench step --methods hint,frs,ssim --json runs/bench/step.json
+	$(PYTHON) -m detdistill.bench step --methods "hint,frs,ssim,attention,aid(frs),fgd" --json runs/bench/step.json
 	$(PYTHON) -m detdistill.bench overhead --json runs/bench/overhead.json
 
 # The studies go on where they were stopped. Those on photographs need DETDISTILL_TEST_DATA, the folder of data sets.

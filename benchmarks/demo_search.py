@@ -30,6 +30,7 @@ from detdistill.jobs.run import (  # noqa: E402
     train_job,
 )
 from detdistill.jobs.settings import RunConfig  # noqa: E402
+from detdistill.methods.catalogue import METHODS as KNOWN  # noqa: E402
 from detdistill.methods.catalogue import method_tree  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.scenes import make_scenes  # noqa: E402

@@ -2,58 +2,85 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.pair import inside_cells
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.step import Seen
 from detdistill.distillation.term import Term
 from detdistill.distillation.view import CLEAN, View
-from detdistill.methods.attention import AttentionSettings
+from detdistill.errors import CapabilityError
 from detdistill.methods.catalogue import METHODS as KNOWN
-from detdistill.methods.catalogue import SumSettings, method_text, parse_method
-from detdistill.methods.composition import base_methods
-from detdistill.methods.fgd import FGDSettings
-from detdistill.methods.frs import FRSSettings
-from detdistill.methods.hint import HintSettings
+from detdistill.methods.catalogue import SumSettings, build_recipe, method_text, parse_method
 from detdistill.methods.ikd import ADVERSARIAL
-from detdistill.methods.mgd import MGDSettings
-from detdistill.methods.ssim import SSIMSettings
-from detdistill.types import Batch, BoxDistributions, ClassLogits, Clock, Cost, Knowledge, Observation, Pyramid
-from scenes_in_memory import FAMILIES, leaves_of, map_levels
+from detdistill.types import Batch, BoxDistributions, ClassLogits, Clock, Cost, Knowledge, Need, Observation, Pyramid
+from scenes_in_memory import FAMILIES, leaves_of, map_levels, tiny_student, tiny_teacher
 
 CLOCK = Clock(step=0, total_steps=1)
 TWIN = View(ADVERSARIAL)
 
+# What is registered: the methods that compare, those that change another one, and the settings of both.
 RECIPES = {name: method for name, method in KNOWN.items() if not method.wraps}
-"""The methods that stand on their own."""
-
 WRAPPERS = {name: method for name, method in KNOWN.items() if method.wraps}
-"""The methods that change another one."""
-
-PYRAMID_ONLY: Mapping[str, Any] = MappingProxyType(
-    {
-        "hint": HintSettings(),
-        "attention": AttentionSettings(),
-        "frs": FRSSettings(class_gain=0),
-        "ssim": SSIMSettings(),
-        "fgd": FGDSettings(),
-        "mgd": MGDSettings(),
-    }
-)
-"""How each recipe is asked to read nothing but the student's pyramid; those that cannot are not here."""
+ALONE, WRAPPING = tuple(RECIPES), tuple(WRAPPERS)
+SETTINGS: Mapping[str, type[Any]] = {name: method.settings for name, method in KNOWN.items()}
 
 # One iteration makes a twin too; what five do is tests/reference/test_ikd.py's.
 OPTIONS = {"ikd": ", attack_steps=1"}
-WRAPPED = [f"{wrapper}({name}{OPTIONS.get(wrapper, '')})" for wrapper in WRAPPERS for name in RECIPES]
-METHODS = [*RECIPES, *WRAPPED]
+METHODS = [
+    *ALONE,
+    *(f"{wrapper}({name}{OPTIONS.get(wrapper, '')})" for wrapper in WRAPPING for name in ALONE),
+]
+
+
+@functools.cache
+def specs_of(family: str) -> tuple[DetectorSpec, DetectorSpec]:
+    """A tiny student's and a tiny teacher's, of the same classes."""
+    return tiny_student(family).spec, tiny_teacher(family).spec
+
+
+@functools.cache
+def families_of(method: str) -> Sequence[str]:
+    """The detectors that a method works on, on both sides: what it is built for without a refusal."""
+    working = []
+    for family in FAMILIES:
+        with contextlib.suppress(CapabilityError):
+            build_recipe(method, *specs_of(family))
+            working.append(family)
+    assert working, f"no detector offers what {method} needs"
+    return tuple(working)
+
+
+def first_family(method: str) -> str:
+    """One of them, where one is enough."""
+    return families_of(method)[0]
+
+
+def one_family(method: str, index: int) -> str:
+    """One of them, another one for another index."""
+    return families_of(method)[index % len(families_of(method))]
+
+
+def _pyramid_alone(name: str) -> str | None:
+    gains = [field.name for field in fields(SETTINGS[name]) if field.name.endswith("_gain")]
+    for text in (name, *(f"{name}({gain}=0)" for gain in gains)):
+        recipe = build_recipe(text, *specs_of(first_family(name)))
+        if all(weighted.term.student_needs == {Need.PYRAMID} for weighted in recipe.terms):
+            return text
+    return None
+
+
+PYRAMID_ONLY = {name: text for name in ALONE if (text := _pyramid_alone(name)) is not None}
+"""How each recipe is asked to read nothing but the student's pyramid; those that cannot are not here."""
 
 OBJECTS_ALONE = frozenset({"fgd.foreground", "fgd.background", "ld.boxes"})
 """Terms that may find no position in an image at a level: it has no objects there, or nothing but objects."""
@@ -65,28 +92,19 @@ def both_wrappers(name: str) -> tuple[str, str]:
     return f"aid(ikd({name}{option}))", f"ikd(aid({name}){option})"
 
 
-def families_of(method: str) -> Sequence[str]:
-    """The detectors that a method works on, on both sides: LD compares distributions, which GFL alone has."""
-    return FAMILIES if PYRAMID_ONLY.keys() >= {*base_methods(parse_method(method))} else ("gfl",)
-
-
-def first_family(method: str) -> str:
-    """One of them, where one is enough."""
-    return families_of(method)[0]
-
-
 def aligned_by(method: str, aligner: str) -> str:
     """The method with this aligner in every recipe that has one."""
     return method_text(_aligned(parse_method(method), aligner))
 
 
-def _aligned(settings: Any, aligner: str) -> Any:
-    if isinstance(settings, SumSettings):
-        return SumSettings(tuple(_aligned(part, aligner) for part in settings.recipes))
-    names = {field.name for field in fields(settings)}
-    if "recipe" in names:
-        settings = replace(settings, recipe=_aligned(settings.recipe, aligner))
-    return replace(settings, aligner=aligner) if "aligner" in names else settings
+def _aligned(given: Any, aligner: str) -> Any:
+    if isinstance(given, str):
+        return aligned_by(given, aligner)
+    if isinstance(given, SumSettings):
+        return replace(given, recipes=tuple(_aligned(part, aligner) for part in given.recipes))
+    names = {field.name for field in fields(given)}
+    given = replace(given, recipe=_aligned(given.recipe, aligner)) if "recipe" in names else given
+    return replace(given, aligner=aligner) if "aligner" in names else given
 
 
 def awake(recipe: Recipe) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,27 +13,37 @@ from torch import Tensor
 from detdistill.detectors.base import BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
 from detdistill.types import Batch, BoxDistributions, ClassKind, ClassLogits, Observation, Pyramid, Targets, TaskLoss
 
+# What makes a detector of each family one for which methods have published numbers.
+TRAITS: dict[str, dict[str, Any]] = {
+    "retinanet": {"anchors": 3},
+    "fcos": {"anchors": 1},
+    "gfl": {"anchors": 1, "bins": 5},
+    "faster_rcnn": {"anchors": 3, "kind": ClassKind.OBJECTNESS, "two_stage": True},
+}
+
 
 def spec(
     *,
-    family: str = "retinanet",
+    family: str = "fcos",
     strides: Sequence[int] = (8, 16),
     channels: int = 4,
-    anchors: int = 1,
     classes: Sequence[str] = ("a", "b", "c"),
-    kind: ClassKind = ClassKind.SIGMOID,
-    bins: int | None = None,
+    **traits: Any,
 ) -> DetectorSpec:
-    """A spec; with box distributions where `bins` are given."""
+    """A spec with the traits of a family, or other `anchors`, `kind`, `bins` and `two_stage`."""
+    traits = {"kind": ClassKind.SIGMOID, "bins": None, "two_stage": False} | TRAITS[family] | traits
     return DetectorSpec(
         name=f"{family}/made-up",
         class_names=tuple(classes),
         two_stage=family == "faster_rcnn",
         pyramid=PyramidLayout(strides=tuple(strides), channels=channels),
-        class_logits=ClassLayout(strides=tuple(strides), kind=kind, anchors=anchors, classes=tuple(classes)),
+        class_logits=ClassLayout(
+            strides=tuple(strides), kind=traits["kind"], anchors=traits["anchors"], classes=tuple(classes)
+        ),
         box_distributions=None
-        if bins is None
-        else BoxLayout(strides=tuple(strides), anchors=1, bins=bins, anchor_scale=3.0),
+        if traits["bins"] is None
+        else BoxLayout(strides=tuple(strides), anchors=1, bins=traits["bins"], anchor_scale=3.0),
+        two_stage=traits["two_stage"],
     )
 
 

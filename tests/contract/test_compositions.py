@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detdistill.distillation.step import DistillationStep
 from detdistill.types import StepReport
-from every_method import CLOCK, OPTIONS, RECIPES, both_wrappers, families_of
+from every_method import ALONE, CLOCK, OPTIONS, both_wrappers, families_of, one_family
 from pairs_in_memory import known_pair, student_of
 
 SUM = "frs + ssim"
@@ -20,11 +20,9 @@ METHODS = [
     pytest.param(
         method,
         family,
-        marks=()
-        if method == SUM or family == families_of(method)[index % len(families_of(method))]
-        else pytest.mark.slow,
+        marks=() if method == SUM or family == one_family(method, index) else pytest.mark.slow,
     )
-    for index, method in enumerate((SUM, *RECIPES))
+    for index, method in enumerate((SUM, *ALONE))
     for family in families_of(method)
 ]
 

@@ -12,7 +12,7 @@ from detdistill.errors import CapabilityError
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.frs import FRSSettings
 from detdistill.types import Need
-from every_method import OBJECTS_ALONE, PYRAMID_ONLY, both_wrappers
+from every_method import OBJECTS_ALONE, PYRAMID_ONLY, aligned_by, both_wrappers
 from pairs_in_memory import (
     known_pair,
     pair_of,
@@ -165,9 +165,9 @@ def test_ld_refuses_detectors_without_distributions_and_names_the_way_out(
 def test_the_identity_aligner_refuses_other_channels(name: str) -> None:
     student = student_of("retinanet").spec
     with pytest.raises(CapabilityError) as caught:
-        build_recipe(replace(PYRAMID_ONLY[name], aligner="identity"), student, teacher_of("retinanet").spec)
+        build_recipe(aligned_by(PYRAMID_ONLY[name], "identity"), student, teacher_of("retinanet").spec)
     assert str(caught.value) == (
         f"The identity aligner must get equal channels on both sides, got {STUDENT_CHANNELS} (student) and "
         f"{TEACHER_CHANNELS} (teacher). Choose a convolution as aligner (kernel 1 or 3)."
     )
-    build_recipe(replace(PYRAMID_ONLY[name], aligner="identity"), student, student)
+    build_recipe(aligned_by(PYRAMID_ONLY[name], "identity"), student, student)

@@ -15,13 +15,12 @@ from detdistill.training.optimizer import build_optimizer
 from detdistill.training.settings import TrainSettings
 from detdistill.types import Knowledge
 from every_method import (
+    ALONE,
     CLOCK,
-    METHODS,
     OBJECTS_ALONE,
-    PYRAMID_ONLY,
-    RECIPES,
+    OPTIONS,
     TWIN,
-    WRAPPERS,
+    WRAPPING,
     families_of,
     require_equal_in_any_batch,
     require_equal_without_padding,
@@ -37,11 +36,13 @@ from pairs_in_memory import (
 )
 from scenes_in_memory import FAMILIES, STUDENT_CHANNELS, TEACHER_CHANNELS, leaves_of
 
-CASES = [(method, family) for method in METHODS for family in families_of(method)]
-# A wrapper leaves the terms inside as they are, so what is asked of terms alone is asked of one wrapped recipe.
-FEWER = [
-    pytest.param((method, family), marks=() if method in RECIPES or "(hint" in method else pytest.mark.slow)
-    for method, family in CASES
+# A wrapper leaves the terms inside as they are: each is here once on every detector, around one method after the other.
+CASES = [(name, family) for name in ALONE for family in families_of(name)]
+CASES += [
+    (f"{wrapper}({name}{OPTIONS.get(wrapper, '')})", family)
+    for wrapper in WRAPPING
+    for family in FAMILIES
+    for name in [[one for one in ALONE if family in families_of(one)][FAMILIES.index(family)]]
 ]
 
 
@@ -56,15 +57,10 @@ def case(request: pytest.FixtureRequest) -> tuple[Recipe, Couple]:
     return found(request.param)
 
 
-@pytest.fixture(params=FEWER, ids="-".join)
-def term_case(request: pytest.FixtureRequest) -> tuple[Recipe, Couple]:
-    return found(request.param)
-
-
-def test_the_pairs_differ_in_backbone_and_channels_and_no_method_is_left_out() -> None:
-    assert {*FAMILIES} == {"retinanet", "fcos", "gfl", "faster_rcnn"}
-    assert PYRAMID_ONLY.keys() | {"ld"} == RECIPES.keys()
-    assert len(CASES) == (len(PYRAMID_ONLY) * len(FAMILIES) + 1) * (1 + len(WRAPPERS))
+def test_the_pairs_differ_in_backbone_and_channels_and_nothing_is_left_out() -> None:
+    assert {name for name, _ in CASES} >= {*ALONE}
+    assert {family for _, family in CASES} == {*FAMILIES}
+    assert all(sum(name.startswith(f"{wrapper}(") for name, _ in CASES) == len(FAMILIES) for wrapper in WRAPPING)
     assert STUDENT_CHANNELS != TEACHER_CHANNELS
     for family in FAMILIES:
         pair = known_pair(family, family)
@@ -84,8 +80,8 @@ def test_padding_never_teaches(case: tuple[Recipe, Couple]) -> None:
     require_equal_without_padding(case[0], case[1].seen, seed=1)
 
 
-def test_levels_meet_by_stride(term_case: tuple[Recipe, Couple]) -> None:
-    require_paired_by_stride(*term_case)
+def test_levels_meet_by_stride(case: tuple[Recipe, Couple]) -> None:
+    require_paired_by_stride(*case)
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
@@ -115,8 +111,8 @@ def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: st
     assert not pair.teacher._detector.training
 
 
-def test_each_term_alone_reaches_the_students_weights(term_case: tuple[Recipe, Couple]) -> None:
-    recipe, pair = term_case
+def test_each_term_alone_reaches_the_students_weights(case: tuple[Recipe, Couple]) -> None:
+    recipe, pair = case
     first = next(p for name, p in pair.student.named_parameters() if ".body." in name)
     for view in views(recipe.terms):
         batch = view(pair.seen.batch)

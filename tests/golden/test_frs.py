@@ -29,7 +29,7 @@ def losses(
     settings: FRSSettings | None = None,
 ) -> dict[str, Tensor]:
     names = tuple(str(index) for index in range(classes))
-    layout = spec(strides=strides, channels=channels, classes=names)
+    layout = spec(family="retinanet", strides=strides, channels=channels, classes=names)
     recipe = build_frs(layout, layout, settings or FRSSettings(aligner="identity"))
     return {
         weighted.name: weighted.gain * weighted.term(Pair(student, teacher, batch(sizes)), CLOCK).values.sum(1).mean()
@@ -125,13 +125,19 @@ def test_f7_the_mask_is_the_largest_of_all_class_scores() -> None:
     teacher = observation(
         [torch.zeros(1, 1, 1, 1)], [torch.tensor([0.0, math.log(3.0)]).reshape(1, 1, 2, 1, 1)], strides=(8,)
     )
-    mask = richness(teacher, batch([(8, 8)])).levels[0]
+    pair = Pair(teacher, teacher, batch([(8, 8)]))
+    mask = richness(pair.level(8), pair)
     torch.testing.assert_close(mask, torch.full((1, 1, 1, 1), 0.75))
 
 
 def test_per_channel_scale_is_the_published_strength() -> None:
-    # 4 channels instead of 256: × 64; 1 anchor × 3 classes instead of 9 × 80: × 240
-    layout = spec(strides=(8,), channels=4, classes=("a", "b", "c"))
+    # 4 channels instead of 256: × 64; 1 anchor × 3 classes instead of 1 × 80: × 80/3; 3 × 3 instead of 9 × 80: × 80
+    for family, share in (("fcos", 80 / 3), ("retinanet", 80.0)):
+        _require_strength(family, share)
+
+
+def _require_strength(family: str, share: float) -> None:
+    layout = spec(family=family, strides=(8,), channels=4, classes=("a", "b", "c"))
     source = build_frs(layout, layout, FRSSettings())
     scaled = build_frs(layout, layout, FRSSettings(scale="per_channel"))
-    assert [b.gain / a.gain for a, b in zip(source.terms, scaled.terms, strict=True)] == pytest.approx([64.0, 240.0])
+    assert [b.gain / a.gain for a, b in zip(source.terms, scaled.terms, strict=True)] == pytest.approx([64.0, share])

@@ -74,5 +74,5 @@ def test_published_numbers(family: str, gain: float, drop: float, count: int) ->
     strides = (4, 8, 16, 32, 64)
     layout = spec(family=family, strides=strides)
     (weighted,) = build_mgd(layout, layout, MGDSettings()).terms
-    assert isinstance(weighted.term, MaskedGeneration)
-    assert (weighted.gain, weighted.term.drop, weighted.term.strides) == (gain, drop, strides[:count])
+    assert isinstance(weighted.term, LevelTerm)
+    assert (weighted.gain, weighted.term.measure.drop, weighted.term.strides) == (gain, drop, strides[:count])

@@ -59,7 +59,7 @@ def norm(numbers: list[Tensor], settings: AttentionSettings) -> Tensor:
 def modules_of(recipe: Recipe, name: str, stride: int) -> dict[str, nn.Module]:
     (term,) = (weighted.term for weighted in recipe.terms if weighted.name == f"attention.{name}")
     return {
-        path.removeprefix("residual.").replace(f".stride_{stride}", ""): module
+        path.removeprefix("measure.").replace(f".stride_{stride}", ""): module
         for path, module in term.named_modules()
         if path.endswith(f"stride_{stride}")
     }

@@ -40,8 +40,8 @@ def convolve(maps: Tensor, conv: nn.Conv2d) -> Tensor:
     return torch.stack(rows, dim=1).reshape(-1, height, width)
 
 
-def slow(term: MaskedGeneration, student: Observation, teacher: Observation) -> Tensor:
-    total = torch.zeros(())
+def slow(term: LevelTerm, student: Observation, teacher: Observation) -> Tensor:
+    total, drop = torch.zeros(()), term.measure.drop
     for image, (high, wide) in enumerate(SIZES):
         for level, stride in enumerate(STRIDES):
             height, width = math.ceil(high / stride), math.ceil(wide / stride)
@@ -55,7 +55,7 @@ def slow(term: MaskedGeneration, student: Observation, teacher: Observation) -> 
             draws = torch.rand(height, width, generator=generator)
             masked = torch.stack(
                 [
-                    torch.stack([s[:, y, x] if draws[y, x] >= term.drop else 0 * s[:, y, x] for x in range(width)], 1)
+                    torch.stack([s[:, y, x] if draws[y, x] >= drop else 0 * s[:, y, x] for x in range(width)], 1)
                     for y in range(height)
                 ],
                 dim=1,

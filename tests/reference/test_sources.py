@@ -26,7 +26,7 @@ from detdistill.methods.ikd import ADVERSARIAL
 from detdistill.methods.mgd import MaskedGeneration
 from detdistill.methods.parts.generation import kept_cells
 from detdistill.types import Batch, Knowledge, Observation, TaskLoss
-from every_method import METHODS, RECIPES, TWIN, awake, cost_of, leaves, trained_by
+from every_method import ALONE, METHODS, TWIN, awake, cost_of, leaves, trained_by
 from observations import batch, random_losses, random_observation, spec, with_boxes
 
 GRID, STRIDES, BINS = (128, 160), (8, 16), 5
@@ -237,7 +237,7 @@ def teachers_weight(loss: TaskLoss, level: int, knowledge: Knowledge) -> Tensor:
 
 def source_of(method: str, recipe: Recipe, seen: Seen) -> Costs:
     """The source's costs of a recipe, alone, in aid or in ikd."""
-    name = next(one for one in RECIPES if recipe.terms[0].name.startswith(f"{one}."))
+    name = next(one for one in ALONE if recipe.terms[0].name.startswith(f"{one}."))
     found = SOURCES[name](recipe, seen.students[CLEAN], seen.teachers[CLEAN], seen.batch)
     if method.startswith("aid("):
         loss = seen.teachers[CLEAN].task_loss

@@ -119,8 +119,8 @@ def test_a_recipe_that_is_weighed_already_is_refused(control: bool) -> None:
 @pytest.mark.parametrize(
     ("layout", "got"),
     [
-        (PyramidLayout((8, 16), 4), "strides [8, 16] and 4 channels (retinanet/made-up)"),
-        (PyramidLayout((8, 16, 32), 5), "strides [8, 16, 32] and 5 channels (retinanet/made-up)"),
+        (PyramidLayout((8, 16), 4), "strides [8, 16] and 4 channels (fcos/made-up)"),
+        (PyramidLayout((8, 16, 32), 5), "strides [8, 16, 32] and 5 channels (fcos/made-up)"),
     ],
 )
 def test_the_teachers_heads_must_fit_the_students_features(layout: PyramidLayout, got: str) -> None:

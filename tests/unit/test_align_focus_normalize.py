@@ -139,8 +139,8 @@ def test_everything_is_computed_once_for_all_terms() -> None:
 def test_a_pair_lets_go_of_what_it_knew() -> None:
     (maps,) = levels(3, (8, 12))
     pair = pair_of(maps, maps.clone())
-    level = weakref.ref(pair.level(8))
-    pair.once("mask", lambda: pair.level(8).inside)
+    level, inside = weakref.ref(pair.level(8)), pair.level(8).inside
+    pair.once("mask", inside.float)
     gc.disable()
     try:
         del pair

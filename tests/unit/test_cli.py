@@ -14,14 +14,12 @@ import pytest
 import detdistill
 from detdistill.api.pieces import split_arguments
 from detdistill.cli import main
-from detdistill.detectors.catalogue import build_detector
-from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
-from detdistill.methods.aid import AIDSettings
-from detdistill.store.students import save_detector
 from detdistill.methods.catalogue import describe, parse_method
 from detdistill.methods.composition import structure
+from detdistill.store.students import save_detector
 from detdistill.training.signals import Interrupted
 from every_method import RECIPES, WRAPPERS
 

@@ -16,13 +16,13 @@ from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.distillation.view import CLEAN, View
 from detdistill.errors import CapabilityError, ShapeError
+from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.features import cellwise
 from detdistill.methods.parts import compare
-from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.normalize import by_mask_sum
 from detdistill.types import Clock, Knowledge, Need, Pyramid
-from every_method import OPTIONS, RECIPES, aligned_by, both_wrappers, first_family
+from every_method import ALONE, OPTIONS, aligned_by, both_wrappers, first_family
 from made_up_steps import Known, PixelTerm, Stub, Table, lit, step_of
 from observations import batch as blank
 from observations import observation, random_observation, spec, with_boxes
@@ -106,7 +106,7 @@ def test_warm_up_grows_from_nothing(warm_up: WarmUp, clock: Clock, factor: float
     assert float(report.diagnostics["m/cost_stride_8"]) == 3.0
 
 
-@pytest.mark.parametrize("name", [*RECIPES, both_wrappers("hint")[0]])
+@pytest.mark.parametrize("name", [*ALONE, both_wrappers("hint")[0]])
 def test_every_recipe_reports_zero_for_a_warm_up_at_its_start(name: str) -> None:
     family = first_family(name)
     student, teacher = tiny_student(family), tiny_teacher(family)
@@ -256,7 +256,7 @@ def test_the_teacher_moves_with_the_step_but_keeps_its_dtype() -> None:
     assert teacher.counter.device.type == "meta"
 
 
-@pytest.mark.parametrize("name", [*RECIPES, f"ikd(hint{OPTIONS['ikd']})"])
+@pytest.mark.parametrize("name", [*ALONE, f"ikd(hint{OPTIONS['ikd']})"])
 def test_under_autocast_costs_stay_float32(name: str) -> None:
     family = first_family(name)
     student, teacher = tiny_student(family, norm="group"), tiny_teacher(family)
@@ -286,7 +286,7 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
 PAINTED = {"mgd"}
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALONE)
 def test_what_a_term_computes_does_not_depend_on_autocast(name: str) -> None:
     one = spec(channels=4, bins=5)
     recipe = build_recipe(aligned_by(name, "identity"), one, one)
@@ -339,7 +339,7 @@ def test_the_finest_levels_are_the_students_whatever_the_teacher_has() -> None:
 
 def test_maps_that_do_not_fit_after_alignment_are_refused() -> None:
     student, teacher = tiny_student("fcos"), tiny_teacher("fcos")
-    recipe = build_recipe(replace(RECIPES["hint"].settings(), aligner="identity"), student.spec, student.spec)
+    recipe = build_recipe("hint(aligner=identity)", student.spec, student.spec)
     step = DistillationStep(student, teacher, recipe)
     with pytest.raises(ShapeError) as caught:
         step(scene_batch(), START)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from detdistill.data.sample_specific import SampleSpecificSettings
-from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.base import DetectorSpec
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.distillation.recipe import Recipe
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import read_run_config
@@ -26,10 +26,10 @@ from detdistill.methods.catalogue import (
 )
 from detdistill.methods.composition import wrapped
 from detdistill.methods.frs import FRSSettings
-from detdistill.store.students import save_detector, saved_settings
 from detdistill.methods.hint import HintSettings
 from detdistill.methods.ikd import IKDSettings
 from detdistill.methods.ssim import SSIMSettings
+from detdistill.store.students import save_detector, saved_settings
 from run_files import distil, refusal, run_file
 
 FILE = """

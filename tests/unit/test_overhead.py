@@ -10,24 +10,26 @@ from typing import Any
 import pytest
 import torch
 
-from detdistill.bench import overhead
+from detdistill.bench import overhead, rounds
 from detdistill.bench.__main__ import BAD_INPUT, main
-from detdistill.bench.overhead import OverheadOutcome, OverheadSettings, Ratio, bench_overhead
-from detdistill.bench.rounds import interleaved, noise_batch
+from detdistill.bench.overhead import bench_overhead
+from detdistill.bench.rounds import BenchOutcome, BenchSettings, Ratio, interleaved, noise_batch
+from detdistill.bench.step import separate
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError
 from detdistill.progress import Silence
 from detdistill.types import Batch, Need
+from scenes_in_memory import tiny_student
 
-TINY = OverheadSettings(teacher="retinanet/tiny", student="retinanet/tiny", batch_size=2, image_px=64, rounds=2)
+TINY = BenchSettings(teacher="retinanet/tiny", student="retinanet/tiny", batch_size=2, image_px=64, rounds=2)
 NAMES = ["aid_frs", "aid_frs_plain", "aid_attention", "aid_attention_plain", "attention", "ikd_fgd"]
 LOSSES = {Need.TASK_LOSS, Need.IMAGE_LOSSES}
 STUDENT = "student step (plain)"
 
 
-def outcome(milliseconds: Mapping[str, list[float]], compared: Mapping[str, Ratio]) -> OverheadOutcome:
-    return OverheadOutcome(TINY, milliseconds, compared, {"device": "made up"})
+def outcome(milliseconds: Mapping[str, list[float]], compared: Mapping[str, Ratio]) -> BenchOutcome:
+    return BenchOutcome(TINY, milliseconds, compared, {"device": "made up"})
 
 
 def test_a_ratio_is_taken_in_every_round() -> None:
@@ -52,7 +54,7 @@ def test_parts_take_turns_after_two_rounds_that_do_not_count() -> None:
 
 def test_fewer_than_two_rounds_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        OverheadSettings(rounds=1)
+        BenchSettings(rounds=1)
     assert str(caught.value) == "--rounds must be at least 2, got 1. Leave it out."
     assert main(["overhead", "--rounds", "1"]) == BAD_INPUT
     assert capsys.readouterr().err.strip() == f"error: {caught.value}"
@@ -96,7 +98,7 @@ def test_each_part_does_what_its_name_says(monkeypatch: pytest.MonkeyPatch) -> N
     seen: dict[str, tuple[list[str], list[tuple[bool, frozenset[Need]]]]] = {}
     monkeypatch.setattr(FrozenTeacher, "observe", watched)
     monkeypatch.setattr(DistillationStep, "forward", stepped)
-    monkeypatch.setattr(overhead, "interleaved", once)
+    monkeypatch.setattr(rounds, "interleaved", once)
     compared = bench_overhead(TINY).compared
     assert list(compared) == NAMES
     assert seen[STUDENT] == seen["student forward-backward on the twins"] == ([], [])
@@ -120,7 +122,7 @@ def test_each_part_does_what_its_name_says(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_second_view_is_computed_forward_and_back() -> None:
-    student = overhead.build_detector(overhead.parse_detector("retinanet/tiny"), ("a",), seed=0)
+    student = tiny_student("retinanet")
     batch = noise_batch(2, 64, boxes=1, classes=1)
     overhead._forward_backward(student, batch, overhead.CLEAN, needs=frozenset({Need.CLASS_LOGITS}))()
     first = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
@@ -145,3 +147,27 @@ def test_the_command_prints_and_writes_every_ratio(tmp_path: Any, capsys: pytest
     assert told["machine"]["torch"] == torch.__version__
     printed = capsys.readouterr().out
     assert all(name in printed for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("text", "methods"),
+    [
+        ("hint,frs", ("hint", "frs")),
+        ("hint, aid(frs, alpha=0.5),fgd", ("hint", "aid(frs, alpha=0.5)", "fgd")),
+        ("aid(ikd(frs + ssim, until=1.0), alpha=0)", ("aid(ikd(frs + ssim, until=1.0), alpha=0)",)),
+    ],
+)
+def test_commas_within_parentheses_belong_to_a_method(text: str, methods: tuple[str, ...]) -> None:
+    assert separate(text) == methods
+
+
+def test_any_methods_step_is_measured_against_its_floor(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny = ["--teacher", "retinanet/tiny", "--student", "retinanet/tiny", "--batch-size", "1", "--image-px", "64"]
+    written = tmp_path / "step.json"
+    methods = ["--methods", "hint,aid(frs, alpha=0.5)"]
+    assert main(["step", *tiny, *methods, "--rounds", "2", "--json", str(written)]) == 0
+    told = json.loads(written.read_text())
+    assert list(told["ratios"]) == ["hint", "aid(frs, alpha=0.5)"]
+    assert told["compared"]["hint"]["floor"] == [STUDENT, "teacher.observe for hint"]
+    assert main(["step", *tiny, "--methods", "hnit", "--rounds", "2"]) == BAD_INPUT
+    assert "got 'hnit'" in capsys.readouterr().err

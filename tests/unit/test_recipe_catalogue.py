@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from detdistill.detectors.base import BoxLayout
+from detdistill.detectors.base import BoxLayout, DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm, views
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
 from detdistill.methods import attention, fgd, ikd, mgd
 from detdistill.methods.catalogue import METHODS, build_recipe, describe
-from detdistill.methods.frs import PUBLISHED_GAINS, FRSSettings
+from detdistill.methods.frs import PUBLISHED_NUMBERS, FRSSettings
 from detdistill.methods.hint import HintSettings
+from detdistill.methods.published import Kind
 from detdistill.methods.ssim import SSIMSettings
 from detdistill.types import ClassKind, Knowledge, Need
 from every_method import RECIPES, WRAPPERS
@@ -24,20 +25,19 @@ from observations import spec
 
 BOXES = BoxLayout(strides=(8, 16), anchors=1, bins=17)
 STUDENT, TEACHER = (replace(spec(family="gfl", channels=channels), box_distributions=BOXES) for channels in (3, 4))
-WITH_ALIGNER = [
-    name for name, entry in RECIPES.items() if "aligner" in {one.name for one in fields(entry.settings)}
-]
+WITH_ALIGNER = [name for name, entry in RECIPES.items() if "aligner" in {one.name for one in fields(entry.settings)}]
 
 
 def published_rows() -> list[tuple[str, tuple[float, ...]]]:
     """What `null` stands for among a method's settings, by method."""
-    rows: list[tuple[str, tuple[float, ...]]] = [("frs", gains) for gains in PUBLISHED_GAINS.values()]
-    for ours in attention.PUBLISHED_NUMBERS.values():
+    rows: list[tuple[str, tuple[float, ...]]] = [
+        ("frs", (one.features, one.classes)) for one in PUBLISHED_NUMBERS.values()
+    ]
+    for ours in {one for numbers in attention.PUBLISHED_NUMBERS.values() for one in numbers.values()}:
         rows.append(("attention", (ours.features, ours.pooled, ours.relations, ours.temperature)))
-    for one in fgd.PUBLISHED_NUMBERS.values():
-        rows.append(("fgd", (one.foreground, one.background, one.attention, one.relation, one.temperature)))
-    rows += [("mgd", (one.gain, one.drop)) for one in (mgd.ONE_STAGE, mgd.TWO_STAGE)]
-    return rows + [("ikd", (gain,)) for gain in (ikd.ONE_STAGE_GAIN, ikd.TWO_STAGE_GAIN)]
+    rows += [("fgd", (*one.gains, one.temperature)) for one in {*fgd.PUBLISHED_NUMBERS.values()}]
+    rows += [("mgd", (one.gain, one.drop)) for one in {*mgd.PUBLISHED_NUMBERS.values()}]
+    return sorted(rows + [("ikd", (gain,)) for gain in {*ikd.PUBLISHED_GAINS.values()}])
 
 
 @pytest.mark.parametrize(("name", "numbers"), published_rows())
@@ -168,24 +168,48 @@ def test_weights_are_drawn_from_the_seed_alone(name: str, monkeypatch: pytest.Mo
     assert len(drawn) > 0 or not first
 
 
-def test_frs_takes_the_gains_published_for_the_students_family() -> None:
-    for family in ("retinanet", "fcos", "faster_rcnn"):
-        kind = ClassKind.OBJECTNESS if family == "faster_rcnn" else ClassKind.SIGMOID
-        one = spec(family=family, kind=kind)
-        gains = [term.gain for term in build_recipe("frs", one, one).terms]
-        assert gains == list(PUBLISHED_GAINS[family])
-    unknown = spec(family="yolo")
-    assert [term.gain for term in build_recipe("frs", unknown, unknown).terms] == list(PUBLISHED_GAINS["fcos"])
-    own = build_recipe(FRSSettings(feature_gain=0.3, class_gain=0.4), unknown, unknown)
-    assert [term.gain for term in own.terms] == [0.3, 0.4]
+KINDS = {
+    "retinanet": Kind.ANCHORS, "fcos": Kind.ANCHOR_FREE, "gfl": Kind.DISTRIBUTIONS, "faster_rcnn": Kind.TWO_STAGE
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "kind"), KINDS.items())
+def test_gains_are_those_published_for_the_students_kind(family: str, kind: Kind) -> None:
+    one = spec(family=family)
+    recipe = build_recipe("frs", one, one)
+    assert [term.gain for term in recipe.terms] == [PUBLISHED_NUMBERS[kind].features, PUBLISHED_NUMBERS[kind].classes]
+    assert recipe.notes == ()
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [replace(spec(), class_logits=None), spec(kind=ClassKind.OBJECTNESS)],
+    ids=["no class scores", "one-stage objectness"],
+)
+def test_a_detector_without_published_gains_is_told_so(unknown: DetectorSpec) -> None:
+    for method, given in (
+        ("frs(class_gain=0)", "frs(feature_gain=0.3, class_gain=0)"),
+        ("fgd", "fgd(foreground_gain=1.0, background_gain=1.0, attention_gain=1.0, relation_gain=1.0)"),
+        ("mgd", "mgd(gain=1.0)"),
+        ("attention", "attention(feature_gain=1.0, channel_gain=1.0, cell_gain=1.0, nonlocal_gain=1.0)"),
+        ("ikd(hint)", "ikd(hint, adversarial_gain=1.0)"),
+    ):
+        name = method.partition("(")[0]
+        note = (
+            f"{name} has no published gains for a detector such as fcos/made-up, a one-stage one without sigmoid "
+            "scores of its classes: FCOS's are taken. Compare a few gains before you trust the result."
+        )
+        for text, notes in ((method, (note,)), (f"ssim + {method}", (note,)), (given, ())):
+            assert build_recipe(text, unknown, unknown).notes == notes
+    assert build_recipe("hint", unknown, unknown).notes == ()
 
 
 def test_frs_scaled_per_channel_has_the_published_strength() -> None:
-    """fcos, 4 of 256 channels, 3 of 80 classes: 0.01 · 64 and 0.05 · 80/3; retinanet, 1 of 9 anchors: 0.02 · 240."""
+    """fcos, 4 of 256 channels, 3 of 80 classes: 0.01 · 64 and 0.05 · 80/3; retinanet, 3 of 9 anchors: 0.02 · 80."""
     scaled = FRSSettings(scale="per_channel")
     fcos, retinanet = spec(family="fcos"), spec(family="retinanet")
     assert [t.gain for t in build_recipe(scaled, fcos, fcos).terms] == pytest.approx([0.64, 0.05 * 80 / 3])
-    assert [t.gain for t in build_recipe(scaled, retinanet, retinanet).terms] == pytest.approx([0.32, 0.02 * 240])
+    assert [t.gain for t in build_recipe(scaled, retinanet, retinanet).terms] == pytest.approx([0.32, 0.02 * 80])
     rpn = spec(family="faster_rcnn", kind=ClassKind.OBJECTNESS, anchors=6, classes=("object",))
     assert [t.gain for t in build_recipe(scaled, rpn, rpn).terms] == pytest.approx([0.128, 0.05])
     published = spec(family="retinanet", channels=256, anchors=9, classes=[str(index) for index in range(80)])

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detdistill.errors import DistillError
 from detdistill.files import write_json
 from detdistill.threads import quiet_threads
 
 if TYPE_CHECKING:
-    from detdistill.bench.overhead import OverheadOutcome
-    from detdistill.bench.step import StepBenchOutcome
+    from detdistill.bench.rounds import BenchOutcome
 
 BAD_INPUT = 2
 
@@ -24,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m detdistill.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     step = commands.add_parser("step", help="a distillation step against its floor, interleaved in one run")
-    step.add_argument("--methods", default="hint,frs,ssim", help="recipes, separated by commas")
+    step.add_argument("--methods", default="hint,frs,ssim", help="texts of methods, separated by commas")
     overhead = commands.add_parser("overhead", help="what aid, attention and ikd add to the steps they stand on")
     for command in (step, overhead):
         command.add_argument("--teacher", default="retinanet/resnet50")
@@ -36,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--json", type=Path, default=None, help="also write the figures to this file")
     chosen = parser.parse_args(arguments)
     try:
-        outcome = _overhead(chosen) if chosen.command == "overhead" else _step(chosen)
+        outcome = _measure(chosen)
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -46,26 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-# Torch loads in these two, after the threads' settings.
-
-
-def _step(chosen: argparse.Namespace) -> StepBenchOutcome:
-    from detdistill.bench.step import StepBenchSettings, bench_step
+def _measure(chosen: argparse.Namespace) -> BenchOutcome:
+    # Torch loads here, after the threads' settings.
+    from detdistill.bench.overhead import bench_overhead
+    from detdistill.bench.rounds import BenchSettings
+    from detdistill.bench.step import bench_step, separate
     from detdistill.progress import ScreenProgress
 
-    settings = StepBenchSettings(methods=tuple(chosen.methods.split(",")), **_common(chosen))
-    return bench_step(settings, progress=ScreenProgress())
-
-
-def _overhead(chosen: argparse.Namespace) -> OverheadOutcome:
-    from detdistill.bench.overhead import OverheadSettings, bench_overhead
-    from detdistill.progress import ScreenProgress
-
-    return bench_overhead(OverheadSettings(**_common(chosen)), progress=ScreenProgress())
-
-
-def _common(chosen: argparse.Namespace) -> dict[str, Any]:
-    return {key: value for key, value in vars(chosen).items() if key not in ("command", "methods", "json")}
+    own = ("command", "methods", "json")
+    settings = BenchSettings(**{key: value for key, value in vars(chosen).items() if key not in own})
+    if chosen.command == "overhead":
+        return bench_overhead(settings, progress=ScreenProgress())
+    return bench_step(settings, separate(chosen.methods), progress=ScreenProgress())
 
 
 if __name__ == "__main__":

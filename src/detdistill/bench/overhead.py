@@ -5,22 +5,16 @@ All parts take turns in one run. A ratio is taken in every round, between times 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Set
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
-from detdistill.bench.machine import machine
-from detdistill.bench.rounds import Part, distillation_step, figures, interleaved, noise_batch, plain_step, table
+from detdistill.bench.rounds import STUDENT, Bench, BenchOutcome, BenchSettings, Part, Ratio
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import build_detector, parse_detector
-from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distillation.recipe import Recipe, WeightedTerm, views
-from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.recipe import Recipe, views
 from detdistill.distillation.view import CLEAN, View
-from detdistill.errors import ConfigError
 from detdistill.methods.catalogue import build_recipe
 from detdistill.progress import Progress, Silence
 from detdistill.types import Batch, Need
@@ -28,92 +22,10 @@ from detdistill.types import Batch, Need
 WEIGHED = ("frs", "attention")
 """Methods that are measured with and without aid."""
 
-_STUDENT = "student step (plain)"
 _IKD = "ikd(fgd)"
 
 
-@dataclass(frozen=True, slots=True)
-class OverheadSettings:
-    """What is measured.
-
-    Attributes:
-        teacher: detector of the teacher, RetinaNet or FCOS.
-        student: detector of the student, RetinaNet or FCOS.
-        batch_size: images a step.
-        image_px: height and width of the images.
-        classes: number of classes.
-        boxes: objects an image.
-        rounds: interleaved rounds, at least 2.
-    """
-
-    teacher: str = "retinanet/resnet50"
-    student: str = "retinanet/resnet18"
-    batch_size: int = 8
-    image_px: int = 256
-    classes: int = 5
-    boxes: int = 6
-    rounds: int = 20
-
-    def __post_init__(self) -> None:
-        if self.rounds < 2:
-            raise ConfigError(f"--rounds must be at least 2, got {self.rounds}. Leave it out.")
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """One step against what it is measured by.
-
-    Attributes:
-        step: the part on top.
-        floor: the parts below, added up.
-        meaning: for people.
-    """
-
-    step: str
-    floor: tuple[str, ...]
-    meaning: str
-
-
-@dataclass(frozen=True, slots=True)
-class OverheadOutcome:
-    """What was measured.
-
-    Attributes:
-        settings: of the measurement.
-        milliseconds: every part's time in every round, by the part's name.
-        compared: which parts make up each ratio.
-        machine: hardware and versions.
-    """
-
-    settings: OverheadSettings
-    milliseconds: Mapping[str, Sequence[float]]
-    compared: Mapping[str, Ratio]
-    machine: Mapping[str, str | int]
-
-    def ratios(self) -> dict[str, list[float]]:
-        """Every ratio in every round."""
-        found = {}
-        for name, ratio in self.compared.items():
-            floors = zip(*(self.milliseconds[part] for part in ratio.floor), strict=True)
-            steps = self.milliseconds[ratio.step]
-            found[name] = [step / sum(floor) for step, floor in zip(steps, floors, strict=True)]
-        return found
-
-    def table(self) -> list[str]:
-        """Every part's median with its spread, then the ratios."""
-        return table(self.milliseconds, self.ratios(), what="step ÷ what it is measured by")
-
-    def as_dict(self) -> Mapping[str, Any]:
-        """Ratios, spreads, all times, versions and hardware."""
-        return {
-            **figures(self.milliseconds, self.ratios()),
-            "compared": {name: asdict(ratio) for name, ratio in self.compared.items()},
-            "settings": asdict(self.settings),
-            "machine": dict(self.machine),
-        }
-
-
-def bench_overhead(settings: OverheadSettings, *, progress: Progress | None = None) -> OverheadOutcome:
+def bench_overhead(settings: BenchSettings, *, progress: Progress | None = None) -> BenchOutcome:
     """Measures every part in turn, round after round.
 
     Args:
@@ -121,92 +33,56 @@ def bench_overhead(settings: OverheadSettings, *, progress: Progress | None = No
         progress: told how many rounds are done.
 
     Raises:
-        ConfigError: unknown detector, or too few rounds.
+        ConfigError: unknown detector.
         CapabilityError: a recipe does not fit the detectors, or the student is no RetinaNet or FCOS.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    names = tuple(f"class {index}" for index in range(settings.classes))
-    batch = noise_batch(settings.batch_size, settings.image_px, boxes=settings.boxes, classes=settings.classes)
-    batch = batch.to(device)
-    teacher = FrozenTeacher(build_detector(parse_detector(settings.teacher), names, seed=0)).to(device)
-    student = build_detector(parse_detector(settings.student), names, seed=1).to(device)
-    parts: dict[str, Part] = {_STUDENT: plain_step(student, batch)}
-    compared: dict[str, Ratio] = {}
+    bench = Bench(settings)
     for method in WEIGHED:
-        _add_aid(method, student, teacher, batch=batch, parts=parts, compared=compared)
-    _add_floor("attention", student, teacher, batch=batch, parts=parts, compared=compared)
-    _add_ikd(student, teacher, batch=batch, parts=parts, compared=compared)
-    milliseconds = interleaved(parts, settings.rounds, device=device, progress=progress or Silence())
-    return OverheadOutcome(settings=settings, milliseconds=milliseconds, compared=compared, machine=machine(device))
+        _add_aid(bench, method)
+    _add_floor(bench, "attention")
+    _add_ikd(bench)
+    return bench.measured(progress or Silence())
 
 
-def _step(recipe: Recipe, student: Detector, teacher: FrozenTeacher, batch: Batch) -> Part:
-    return distillation_step(DistillationStep(student, teacher, recipe).to(teacher.device), batch)
+def _recipe(bench: Bench, method: str) -> Recipe:
+    return build_recipe(method, bench.student.spec, bench.teacher.spec)
 
 
-def _add_aid(
-    method: str,
-    student: Detector,
-    teacher: FrozenTeacher,
-    *,
-    batch: Batch,
-    parts: dict[str, Part],
-    compared: dict[str, Ratio],
-) -> None:
-    wrapped = build_recipe(f"aid({method})", student.spec, teacher.spec)
-    needs = wrapped.teacher_needs(CLEAN)
-    asked = _asking(build_recipe(method, student.spec, teacher.spec), needs)
-    fuller = f"step {method}, the teacher asked for what aid needs"
-    parts[f"step {method}"] = _step(build_recipe(method, student.spec, teacher.spec), student, teacher, batch)
-    parts[fuller] = _step(asked, student, teacher, batch)
-    parts[f"step aid({method})"] = _step(wrapped, student, teacher, batch)
-    compared[f"aid_{method}"] = Ratio(
-        f"step aid({method})", (fuller,), f"aid({method}) ÷ {method} with the teacher parts that aid needs"
+def _add_aid(bench: Bench, method: str) -> None:
+    wrapped, asked = _recipe(bench, f"aid({method})"), _recipe(bench, method)
+    # The same step, its first term asking the teacher for all that aid reads.
+    asked.terms[0].term.teacher_needs |= wrapped.teacher_needs(CLEAN)
+    plain, fuller, weighed = f"step {method}", f"step {method}, the teacher asked for what aid needs", wrapped.name
+    bench.parts[plain] = bench.step(_recipe(bench, method))
+    bench.parts[fuller] = bench.step(asked)
+    bench.parts[f"step {weighed}"] = bench.step(wrapped)
+    bench.compared[f"aid_{method}"] = Ratio(
+        f"step {weighed}", (fuller,), f"{weighed} ÷ {method} with the teacher parts that aid needs"
     )
-    compared[f"aid_{method}_plain"] = Ratio(
-        f"step aid({method})", (f"step {method}",), f"aid({method}) ÷ {method} as it is"
-    )
+    bench.compared[f"aid_{method}_plain"] = Ratio(f"step {weighed}", (plain,), f"{weighed} ÷ {method} as it is")
 
 
-def _asking(recipe: Recipe, needs: Set[Need]) -> Recipe:
-    """The recipe, its first term asking the teacher for more than it reads."""
-    first: WeightedTerm = recipe.terms[0]
-    first.term.teacher_needs = first.term.teacher_needs | needs
-    return recipe
-
-
-def _add_floor(
-    method: str,
-    student: Detector,
-    teacher: FrozenTeacher,
-    *,
-    batch: Batch,
-    parts: dict[str, Part],
-    compared: dict[str, Ratio],
-) -> None:
-    needs = build_recipe(method, student.spec, teacher.spec).teacher_needs(CLEAN)
+def _add_floor(bench: Bench, method: str) -> None:
     observe = f"teacher.observe for {method}"
-    parts[observe] = partial(teacher.observe, batch, needs)
-    compared[method] = Ratio(
-        f"step {method}", (_STUDENT, observe), f"{method} ÷ (plain student step + teacher.observe with its needs)"
+    bench.parts[observe] = partial(bench.teacher.observe, bench.batch, _recipe(bench, method).teacher_needs(CLEAN))
+    bench.compared[method] = Ratio(
+        f"step {method}", (STUDENT, observe), f"{method} ÷ (plain student step + teacher.observe with its needs)"
     )
 
 
-def _add_ikd(
-    student: Detector, teacher: FrozenTeacher, *, batch: Batch, parts: dict[str, Part], compared: dict[str, Ratio]
-) -> None:
-    recipe = build_recipe(_IKD, student.spec, teacher.spec)
+def _add_ikd(bench: Bench) -> None:
+    recipe = _recipe(bench, _IKD)
     (view,) = (view for view in views(recipe.terms) if view != CLEAN)
-    ready = replace(batch, twins={str(view.twin): 1 - batch.images})
+    ready = replace(bench.batch, twins={str(view.twin): 1 - bench.batch.images})
     observe = {CLEAN: f"teacher.observe for {_IKD}", view: "teacher.observe of the twins"}
     for seen, name in observe.items():
-        parts[name] = partial(teacher.observe, seen(ready), recipe.teacher_needs(seen))
+        bench.parts[name] = partial(bench.teacher.observe, seen(ready), recipe.teacher_needs(seen))
     twins = "student forward-backward on the twins"
-    parts[twins] = _forward_backward(student, ready, view, needs=recipe.student_needs(view))
-    parts[f"step {_IKD}"] = _step(recipe, student, teacher, ready)
-    compared["ikd_fgd"] = Ratio(
+    bench.parts[twins] = _forward_backward(bench.student, ready, view, needs=recipe.student_needs(view))
+    bench.parts[f"step {_IKD}"] = bench.step(recipe, batch=ready)
+    bench.compared["ikd_fgd"] = Ratio(
         f"step {_IKD}",
-        (_STUDENT, observe[CLEAN], twins, observe[view]),
+        (STUDENT, observe[CLEAN], twins, observe[view]),
         f"{_IKD} with its twins at hand ÷ (plain student step + teacher.observe + both on the twins)",
     )
 

@@ -1,23 +1,170 @@
-"""What every benchmark of a step shares: made-up images, training steps that change nothing, interleaved rounds."""
+"""What every benchmark of a step shares: its bench, training steps that change nothing, interleaved rounds, ratios."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn, optim
 
+from detdistill.bench.machine import machine
 from detdistill.detectors.base import Detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.torchvision_dense import torchvision_loss
+from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.step import DistillationStep
+from detdistill.errors import ConfigError
 from detdistill.progress import Progress
 from detdistill.types import Batch, Clock, Targets
 
 Part = Callable[[], object]
+STUDENT = "student step (plain)"
 _WARM_UP_ROUNDS = 2
+_FEWEST_ROUNDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """What is measured.
+
+    Attributes:
+        teacher: detector of the teacher, RetinaNet or FCOS.
+        student: detector of the student, RetinaNet or FCOS.
+        batch_size: images a step.
+        image_px: height and width of the images.
+        classes: number of classes.
+        boxes: objects an image.
+        rounds: interleaved rounds, at least 2; quartiles need about 20.
+    """
+
+    teacher: str = "retinanet/resnet50"
+    student: str = "retinanet/resnet18"
+    batch_size: int = 8
+    image_px: int = 256
+    classes: int = 5
+    boxes: int = 6
+    rounds: int = 20
+
+    def __post_init__(self) -> None:
+        if self.rounds < _FEWEST_ROUNDS:
+            raise ConfigError(f"--rounds must be at least {_FEWEST_ROUNDS}, got {self.rounds}. Leave it out.")
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One step against what it is measured by.
+
+    Attributes:
+        step: the part on top.
+        floor: the parts below, added up.
+        meaning: for people.
+    """
+
+    step: str
+    floor: tuple[str, ...]
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOutcome:
+    """What was measured.
+
+    Attributes:
+        settings: of the measurement.
+        milliseconds: every part's time in every round, by the part's name.
+        compared: which parts make up each ratio.
+        machine: hardware and versions.
+    """
+
+    settings: BenchSettings
+    milliseconds: Mapping[str, Sequence[float]]
+    compared: Mapping[str, Ratio]
+    machine: Mapping[str, str | int]
+
+    def ratios(self) -> dict[str, list[float]]:
+        """Every ratio in every round."""
+        found = {}
+        for name, ratio in self.compared.items():
+            floors = zip(*(self.milliseconds[part] for part in ratio.floor), strict=True)
+            steps = self.milliseconds[ratio.step]
+            found[name] = [step / sum(floor) for step, floor in zip(steps, floors, strict=True)]
+        return found
+
+    def table(self) -> list[str]:
+        """Every part's median with its quartiles, then every ratio's."""
+        ratios, what = self.ratios(), "step ÷ what it is measured by"
+        width = max(len(name) for name in (*self.milliseconds, *ratios, what)) + 2
+        lines = []
+        for title, unit, digits, rows in (("part", "median ms", 1, self.milliseconds), (what, "median", 3, ratios)):
+            lines += [f"{title:<{width}}{unit:>10}  {'quartiles':>17}"]
+            for name, values in rows.items():
+                low, middle, high = (f"{value:.{digits}f}" for value in statistics.quantiles(values, n=4))
+                lines.append(f"{name:<{width}}{middle:>10}  {low:>8}-{high:<8}")
+            lines.append("")
+        return lines[:-1]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Ratios, spreads, all times, versions and hardware, as JSON can hold them."""
+        return {
+            "ratios": {name: round(statistics.median(values), 4) for name, values in self.ratios().items()},
+            "ratio_quartiles": {
+                name: [round(value, 4) for value in statistics.quantiles(values, n=4)]
+                for name, values in self.ratios().items()
+            },
+            "milliseconds": {
+                name: {
+                    "median": round(statistics.median(times), 2),
+                    "quartiles": [round(value, 2) for value in statistics.quantiles(times, n=4)],
+                    "all": [round(value, 2) for value in times],
+                }
+                for name, times in self.milliseconds.items()
+            },
+            "compared": {name: asdict(ratio) for name, ratio in self.compared.items()},
+            "settings": asdict(self.settings),
+            "machine": dict(self.machine),
+        }
+
+
+@final
+class Bench:
+    """A teacher, a student and a batch of noise on this machine, and what is to be measured with them.
+
+    Args:
+        settings: of the measurement.
+
+    Raises:
+        ConfigError: unknown detector.
+    """
+
+    def __init__(self, settings: BenchSettings) -> None:
+        self.settings = settings
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        names = tuple(f"class {index}" for index in range(settings.classes))
+        batch = noise_batch(settings.batch_size, settings.image_px, boxes=settings.boxes, classes=settings.classes)
+        self.batch = batch.to(self.device)
+        detector = build_detector(parse_detector(settings.teacher), names, seed=0)
+        self.teacher = FrozenTeacher(detector).to(self.device)
+        self.student: Detector = build_detector(parse_detector(settings.student), names, seed=1).to(self.device)
+        self.parts: dict[str, Part] = {
+            STUDENT: _training_step(self.student, lambda: torchvision_loss(self.student, self.batch))
+        }
+        self.compared: dict[str, Ratio] = {}
+
+    def step(self, recipe: Recipe, *, batch: Batch | None = None) -> Part:
+        """A training step at 1000 of 2000 steps: past every warm-up, with everything on."""
+        step = DistillationStep(self.student, self.teacher, recipe).to(self.device)
+        clock, shown = Clock(step=1000, total_steps=2000), self.batch if batch is None else batch
+        return _training_step(step, lambda: step(shown, clock).total)
+
+    def measured(self, progress: Progress) -> BenchOutcome:
+        """Every part's times, and what they are compared with."""
+        milliseconds = interleaved(self.parts, self.settings.rounds, device=self.device, progress=progress)
+        return BenchOutcome(self.settings, milliseconds, self.compared, machine(self.device))
 
 
 def interleaved(
@@ -49,17 +196,6 @@ def _time(run: Part, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return 1000 * (time.perf_counter() - began)
-
-
-def plain_step(student: Detector, batch: Batch) -> Part:
-    """A training step of the student through torchvision's own losses, without any observation."""
-    return _training_step(student, lambda: torchvision_loss(student, batch))
-
-
-def distillation_step(step: DistillationStep, batch: Batch) -> Part:
-    """A training step at 1000 of 2000 steps: past every warm-up, with everything on."""
-    clock = Clock(step=1000, total_steps=2000)
-    return _training_step(step, lambda: step(batch, clock).total)
 
 
 def _training_step(module: nn.Module, loss: Callable[[], Tensor]) -> Part:
@@ -105,43 +241,3 @@ def noise_batch(count: int, side: int, *, boxes: int, classes: int) -> Batch:
         image_ids=tuple(range(count)),
         seeds=tuple(range(count)),
     )
-
-
-def table(
-    milliseconds: Mapping[str, Sequence[float]], ratios: Mapping[str, Sequence[float]], *, what: str
-) -> list[str]:
-    """Every part's median with its quartiles, then every ratio's.
-
-    Args:
-        milliseconds: by part and round.
-        ratios: by name and round.
-        what: the ratios' headline.
-    """
-    width = max(len(name) for name in (*milliseconds, *ratios, what)) + 2
-    lines = [f"{'part':<{width}}{'median ms':>10}  {'quartiles':>17}"]
-    for name, times in milliseconds.items():
-        low, middle, high = statistics.quantiles(times, n=4)
-        lines.append(f"{name:<{width}}{middle:>10.1f}  {low:>8.1f}-{high:<8.1f}")
-    lines += ["", f"{what:<{width}}{'median':>10}  {'quartiles':>17}"]
-    for name, values in ratios.items():
-        low, middle, high = statistics.quantiles(values, n=4)
-        lines.append(f"{name:<{width}}{middle:>10.3f}  {low:>8.3f}-{high:<8.3f}")
-    return lines
-
-
-def figures(milliseconds: Mapping[str, Sequence[float]], ratios: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Medians and quartiles of the ratios, and all times, as JSON can hold them."""
-    return {
-        "ratios": {name: round(statistics.median(values), 4) for name, values in ratios.items()},
-        "ratio_quartiles": {
-            name: [round(value, 4) for value in statistics.quantiles(values, n=4)] for name, values in ratios.items()
-        },
-        "milliseconds": {
-            name: {
-                "median": round(statistics.median(times), 2),
-                "quartiles": [round(value, 2) for value in statistics.quantiles(times, n=4)],
-                "all": [round(value, 2) for value in times],
-            }
-            for name, times in milliseconds.items()
-        },
-    }

@@ -26,7 +26,7 @@ def pyramid(seen: Observation) -> Pyramid:
     return seen.pyramid
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Level:
     """One level of both sides on the teacher's grid, in float32. A pair has one and the same for all who ask.
 
