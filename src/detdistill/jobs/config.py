@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
 from detdistill.jobs.generations import same_architecture
 from detdistill.jobs.settings import RunConfig, StudentChoice
