@@ -354,12 +354,13 @@ def test_settings_out_of_range_are_refused(  # noqa: PLR0917
     assert not (tmp_path / "s").exists()
 
 
-def test_an_interrupted_run_leaves_no_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_run_leaves_no_folder(tmp_path: Path, workers: int) -> None:
     def stop(done: int, whole: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_scenes(tmp_path / "s", train=2, val=1, seed=0, progress=stop)
+        make_scenes(tmp_path / "s", train=60, val=1, seed=0, workers=workers, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -102,7 +103,7 @@ def _start_worker() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _drawn(settings: _Settings, images: Path, workers: int) -> Iterator[Objects]:
+def _drawn(settings: _Settings, images: Path, workers: int) -> Generator[Objects]:
     """Draws all scenes into a folder, in order."""
     draw, scenes = partial(_draw, settings=settings, images=images), settings.scenes()
     workers = min(workers, math.ceil(len(scenes) / _CHUNK))
@@ -246,9 +247,11 @@ def make_scenes(
         atomic_folder(out) as folder,
     ):
         drawn, scenes = Path(place), []
-        for objects in _drawn(settings, drawn, workers):
-            scenes.append(objects)
-            tell(len(scenes), train + val)
+        # Closed before the place is cleared, so that no worker still draws there.
+        with closing(_drawn(settings, drawn, workers)) as found:
+            for objects in found:
+                scenes.append(objects)
+                tell(len(scenes), train + val)
         classes = (SCENE_CLASSES, SCENE_CLASSES)
         write_data_set(_annotations(drawn, settings.names(), scenes, settings, classes=classes), folder, to="coco")
         if kitti:
