@@ -35,7 +35,6 @@ def spec(
     return DetectorSpec(
         name=f"{family}/made-up",
         class_names=tuple(classes),
-        two_stage=family == "faster_rcnn",
         pyramid=PyramidLayout(strides=tuple(strides), channels=channels),
         class_logits=ClassLayout(
             strides=tuple(strides), kind=traits["kind"], anchors=traits["anchors"], classes=tuple(classes)

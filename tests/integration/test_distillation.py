@@ -27,7 +27,7 @@ from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.run import RunOutcome, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.methods.catalogue import build_recipe
+from detdistill.methods.catalogue import build_recipe, describe
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.logs import read_rows
 from every_method import RECIPES
@@ -277,13 +277,10 @@ def test_the_written_config_is_the_run_and_runs_again(lab: Lab) -> None:
 def test_self_distillation_is_proved_on_a_perturbed_observation_and_says_so(lab: Lab, method: str) -> None:
     """The teacher is the student's own beginning: same architecture, same seed."""
     changes = ["student.norm=group", "train.steps=1"]
-    if method == "ld":  # compares distributions, on the one family that has them, and aligns nothing
-        student_detector = "gfl/test_resnet"
-    else:
-        student_detector = "fcos/test_resnet"
+    if "aligner" in describe(method).defaults:
         changes.append("method.aligner=identity")
     teacher = lab.folder / f"self_{method}_teacher"
-    options = {"method": method, "student": student_detector, "teacher": teacher}
+    options = {"method": method, "student": "gfl/test_resnet", "teacher": teacher}
     config = distillation(lab.folder, f"self_{method}", *changes, **options)
     settings: DetectorSettings = config.student.settings
     student = stages.build_detector(settings, CLASSES, seed=config.seed)

@@ -87,24 +87,6 @@ def test_a_wrong_option(
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["distil"], "Did you mean 'distill'?"),
-        (["evaluate", "x", "--dta", "y"], "--dta"),
-        (["methods", "ssmi"], "Did you mean 'ssim'?"),
-        (["data", "chek", "x"], "Did you mean 'check'?"),
-    ],
-)
-def test_a_misspelt_command(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said in complaint(arguments, capsys)
-
-
-def test_a_misspelt_key(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = complaint([*distil(home, tmp_path / "run"), "train.lrr=0.1"], capsys)
-    assert "got the unknown 'lrr'. Did you mean 'lr'?" in message
-
-
 def test_a_json_that_is_no_coco(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data"
     data.mkdir()
