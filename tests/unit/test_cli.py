@@ -187,11 +187,11 @@ def test_commands_call_their_jobs(
         (["reproduce", "aid", "--plan"], "--plan must come with --scale full, got --scale smoke. Add --scale full."),
         (["reproduce", "frs", "--row", "zzz"], "faster-1x, fcos-2x, got 'zzz'. Choose one of them."),
         (["distill", "none.yaml"], "none.yaml must be a readable file, got: No such file or directory."),
-        (["distill", *SHORT[:-4], "--out", "r", "--method", "aid(fsr)"], "must be one of hint, "),
+        (["distill", *SHORT[:-4], "--out", "r", "--method", "aid(fsr)"], "must be one of aid, "),
         (["distill", *SHORT, "--generations", "2"], "--generations must come with --self, got 2 generations"),
         (["distill", *SHORT, "--self"], "the student of a self-distillation must be its teacher's architecture, got a"),
         (["distill", *SHORT, "train.lrr=1"], "got the unknown 'lrr'. Did you mean 'lr'?"),
-        (["distill", *SHORT[:-4], "--method", "fsr"], "must be a known method, got 'fsr'. Did you mean 'frs'?"),
+        (["distill", *SHORT[:-4], "--out", "r", "--method", "fsr"], "ssim, sum, got 'fsr'. Did you mean 'frs'?"),
         (["train", "--detector", "fcos/resnet81", "--data", "d", "--out", "r"], "Did you mean 'resnet18'?"),
     ],
 )  # fmt: skip

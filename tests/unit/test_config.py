@@ -72,7 +72,7 @@ def test_yaml_has_no_surprises(text: str, content: object) -> None:
         ("a: {b: 1,\n b: 2}", "x, line 2: 'b' must stand once"),
         ("a: [1", "x, line 1 must be YAML, got: expected ',' or ']'"),
         ("a: !!python/name:os.system", "x, line 1 must be YAML, got: could not determine a constructor"),
-        ("\x00", "x must be YAML text, got: unacceptable character"),
+        ("\x00", "x must be plain YAML, got: unacceptable character"),
         ("? [1, 2]\n: 3", "x, line 1: every key must be a word"),
     ],
 )

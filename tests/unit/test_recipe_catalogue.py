@@ -127,10 +127,9 @@ def test_numbers_that_mean_nothing_are_refused_when_built(settings: Any, message
     assert str(caught.value).startswith(f"The recipe's {message}")
 
 
-@pytest.mark.parametrize("window", [0, 4, -3])
-def test_an_even_window_is_refused_when_built(window: int) -> None:
-    with pytest.raises(ConfigError, match=rf"must be a positive odd number of cells, got {window}\. Try 11\."):
-        build_recipe(SSIMSettings(window=window), STUDENT, TEACHER)
+def test_an_even_window_is_refused_when_built() -> None:
+    with pytest.raises(ConfigError, match=r"must be a positive odd number of cells, got 4\. Try 11\."):
+        build_recipe(SSIMSettings(window=4), STUDENT, TEACHER)
 
 
 def test_an_exponent_other_than_on_or_off_is_refused_when_built() -> None:
@@ -138,14 +137,13 @@ def test_an_exponent_other_than_on_or_off_is_refused_when_built() -> None:
         build_recipe(SSIMSettings(beta=2), STUDENT, TEACHER)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", WITH_ALIGNER)
-def test_an_unknown_aligner_is_refused(name: str) -> None:
-    settings = replace(RECIPES[name].settings(), aligner="conv5x5")
-    with pytest.raises(ConfigError) as caught:
-        build_recipe(settings, STUDENT, TEACHER)
-    said = str(caught.value)
-    assert said.startswith("The recipe's aligner must be one of ")
-    assert said.endswith(", got 'conv5x5'. Choose one of them.")
+def test_an_unknown_aligner_is_refused() -> None:
+    for name in WITH_ALIGNER:
+        with pytest.raises(ConfigError) as caught:
+            build_recipe(replace(RECIPES[name].settings(), aligner="conv5x5"), STUDENT, TEACHER)
+        said = str(caught.value)
+        assert said.startswith("The recipe's aligner must be one of "), name
+        assert said.endswith(", got 'conv5x5'. Choose one of them."), name
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -232,26 +230,15 @@ def test_a_feature_gain_of_zero_leaves_the_class_term_alone() -> None:
     assert [term.name for term in recipe.terms] == ["frs.classes"]
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "hint(gain=0)",
-        "ssim(gain=0)",
-        "mgd(gain=0)",
-        "ld(gain=0)",
-        "fgd(strength=0)",
-        "frs(feature_gain=0, class_gain=0)",
-        "attention(feature_gain=0, channel_gain=0, cell_gain=0, nonlocal_gain=0)",
-    ],
-)
-def test_a_method_without_any_gain_is_refused(method: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        build_recipe(method, STUDENT, TEACHER)
-    name = method.partition("(")[0]
-    assert str(caught.value) == (
-        f"At least one gain of the recipe '{name}' must be above 0, got 0 for every term. Raise one of them, or train "
-        "the student alone with detdistill train."
-    )
+def test_a_method_without_any_gain_is_refused() -> None:
+    for name, method in RECIPES.items():
+        gains = {one.name: 0 for one in fields(method.settings) if one.name.endswith(("gain", "strength"))}
+        with pytest.raises(ConfigError) as caught:
+            build_recipe(method.settings(**gains), STUDENT, TEACHER)
+        assert str(caught.value) == (
+            f"At least one gain of the recipe '{name}' must be above 0, got 0 for every term. Raise one of them, or "
+            "train the student alone with detdistill train."
+        )
 
 
 def test_every_term_says_what_kind_of_knowledge_it_carries() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -167,13 +168,5 @@ def describe(name: str) -> RecipeDescription:
 
 
 def _section(text: str, title: str) -> str:
-    lines = iter(text.splitlines())
-    for line in lines:
-        if line == f"{title}:":
-            break
-    body = []
-    for line in lines:
-        if line and not line.startswith(" "):
-            break
-        body.append(line)
-    return inspect.cleandoc("\n".join(body)).strip()
+    found = re.search(rf"^{title}:\n((?: .*\n|\n)*)", f"{text}\n", flags=re.MULTILINE)
+    return inspect.cleandoc(found[1]).strip() if found else ""

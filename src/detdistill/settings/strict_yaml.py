@@ -100,15 +100,12 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         said = error.problem or "a syntax error"
         raise ConfigError(f"{where}{line} must be YAML, got: {said}. Mend that line.") from error
-    except (ValueError, OverflowError, RecursionError) as error:  # tags such as !!int x, endless nesting
-        said = str(error).splitlines()[0] if str(error) else "a value that cannot be read"
-        raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
     except (AttributeError, LookupError, TypeError) as error:  # what PyYAML trips over in values such as !!bool x
         said = "a value that does not fit the tag (!!...) before it"
         raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
-    except yaml.YAMLError as error:
-        said = str(error).splitlines()[0]
-        raise ConfigError(f"{where} must be YAML text, got: {said}. Write the file anew.") from error
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:  # !!int x, endless nesting, \0
+        said = (str(error).splitlines() or ["a value that cannot be read"])[0]
+        raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
 
 
 def load_yaml(path: Path) -> Any:
