@@ -10,7 +10,6 @@ from typing import Literal
 
 import pytest
 import torch
-from detdistill.detectors.saved import DESCRIPTION, load_detector, save_detector
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +24,7 @@ from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
 from detdistill.methods.catalogue import build_recipe
+from detdistill.store.students import DESCRIPTION, load_detector, save_detector
 from detdistill.types import Batch, Clock, Detections, Need, Observation, Pyramid, Targets, TaskLoss
 from scenes_in_memory import CLASSES, scene_batch
 
