@@ -1,14 +1,20 @@
-"""Settings for every test: one thread, and the real data sets where they are present."""
+"""Settings for every test: shapes checked at run time, one thread, and the real data sets where they are present."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import jaxtyping
 import pytest
 import torch
+
+# Before anything imports them: every annotated shape of these packages is checked wherever a test calls them.
+CHECKED = ("detdistill.methods", "detdistill.gfl", "detdistill.distillation")
+jaxtyping.install_import_hook(CHECKED, "checked_shapes.checked")
 
 torch.set_num_threads(1)
 
@@ -22,3 +28,13 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are absent: set DETDISTILL_TEST_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def wrong_types() -> Iterator[None]:
+    """For tests of what is said to somebody who gives values of a wrong type, whom no type checker has warned."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

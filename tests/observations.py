@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,6 +45,14 @@ def spec(
         else BoxLayout(strides=tuple(strides), anchors=1, bins=traits["bins"], anchor_scale=3.0),
         two_stage=traits["two_stage"],
     )
+
+
+def unchecked(settings: Any, **values: Any) -> Any:
+    """A copy of settings with values of any type, as somebody may make it whom no type checker warns."""
+    changed = copy.copy(settings)
+    for name, value in values.items():
+        object.__setattr__(changed, name, value)
+    return changed
 
 
 def batch(sizes: Sequence[tuple[int, int]], *, grid: tuple[int, int] | None = None) -> Batch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
@@ -14,6 +14,7 @@ SECONDS_BETWEEN_LINES = 15.0
 _NO_STAGE = TaskID(-1)
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Somebody who watches long work."""
 

@@ -26,7 +26,7 @@ from detdistill.methods.ikd import ADVERSARIAL
 from detdistill.methods.mgd import MaskedGeneration
 from detdistill.methods.parts.generation import kept_cells
 from detdistill.types import Batch, Knowledge, Observation, TaskLoss
-from every_method import ALONE, METHODS, TWIN, awake, cost_of, leaves, trained_by
+from every_method import ALONE, CLOCK, METHODS, TWIN, awake, cost_of, leaves, trained_by
 from observations import batch, random_losses, random_observation, spec, with_boxes
 
 GRID, STRIDES, BINS = (128, 160), (8, 16), 5
@@ -183,7 +183,7 @@ def mgd(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("detdistill.methods.mgd.kept_cells", draw)
-        term(Pair(student, teacher, scene), None)  # type: ignore[arg-type]
+        term(Pair(student, teacher, scene), CLOCK)
     found = []
     for level, s, t in maps(student, teacher):
         generator = term.measure.generators[f"stride_{STRIDES[level]}"]

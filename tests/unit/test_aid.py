@@ -22,7 +22,7 @@ from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.parts.weigh import by_teacher_loss
 from detdistill.types import Clock, Knowledge, Need, Observation, Pyramid, TaskLoss
 from made_up_steps import Known, PixelTerm
-from observations import spec
+from observations import spec, unchecked
 from scenes_in_memory import FAMILIES, STUDENT_CHANNELS, scene_batch, tiny_student, tiny_teacher
 
 CLOCK = Clock(step=3, total_steps=4)
@@ -33,7 +33,7 @@ PLAIN = Recipe("plain", (WeightedTerm("plain.term", PixelTerm(), 1.0),))
 
 
 def wrap(recipe: Recipe = PLAIN, **settings: Any) -> Recipe:
-    return wrap_aid(recipe, STUDENT, TEACHER, AIDSettings(**settings))
+    return wrap_aid(recipe, STUDENT, TEACHER, unchecked(AIDSettings(), **settings))
 
 
 def test_everything_but_name_and_weights_stays() -> None:

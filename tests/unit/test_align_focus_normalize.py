@@ -18,10 +18,11 @@ from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.methods.parts.compare import rescale, standardize
 from detdistill.methods.parts.focus import richness
 from detdistill.methods.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
-from detdistill.types import Batch, Observation
+from detdistill.types import Batch, Clock, Observation
 from observations import batch, observation, random_observation
 
 CPU = torch.device("cpu")
+CLOCK = Clock(step=0, total_steps=1)
 
 
 def conv_align(**changes: object) -> ConvAlign:
@@ -132,7 +133,7 @@ def test_everything_is_computed_once_for_all_terms() -> None:
     with torch.no_grad():
         assert pair.level(8) is pair.level(8)
     for term in terms:
-        assert term(pair, None).values.requires_grad, "first asked for without gradients"
+        assert term(pair, CLOCK).values.requires_grad, "first asked for without gradients"
     assert asked == [("shared", 8), ("error", 8), ("own", 8)]
 
 

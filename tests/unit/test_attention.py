@@ -18,7 +18,7 @@ from detdistill.methods.attention import AttentionSettings, build_attention
 from detdistill.methods.attention_measures import MaskedFeatures
 from detdistill.methods.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, Pyramid
-from observations import batch, observation, random_observation, spec
+from observations import batch, observation, random_observation, spec, unchecked
 
 CLOCK = Clock(step=0, total_steps=1)
 GRID = (64, 96)
@@ -107,19 +107,19 @@ def test_given_numbers_are_taken_as_they_are_and_zero_leaves_a_term_out() -> Non
     ("settings", "message"),
     [
         (
-            AttentionSettings(coupling="level"),  # type: ignore[arg-type]
+            unchecked(AttentionSettings(), coupling="level"),
             "The recipe's coupling must be one of image, batch, got 'level'. Choose one of them.",
         ),
         (
-            AttentionSettings(norm="layer"),  # type: ignore[arg-type]
+            unchecked(AttentionSettings(), norm="layer"),
             "The recipe's norm must be one of instance, batch, got 'layer'. Choose one of them.",
         ),
         (
-            AttentionSettings(published="fgd"),  # type: ignore[arg-type]
+            unchecked(AttentionSettings(), published="fgd"),
             "The recipe's published must be one of zhang_ma, aid, aid_baseline, got 'fgd'. Choose one of them.",
         ),
         (
-            AttentionSettings(aligner="conv3x3"),  # type: ignore[arg-type]
+            unchecked(AttentionSettings(), aligner="conv3x3"),
             "The recipe's aligner must be one of identity, conv1x1, got 'conv3x3'. Choose one of them.",
         ),
         (

@@ -20,7 +20,7 @@ from detdistill.methods.parts.context import ContextBlock
 from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.parts.generation import kept_cells
 from detdistill.types import Batch, Clock, Observation, Pyramid
-from observations import batch, observation, random_observation, spec
+from observations import batch, observation, random_observation, spec, unchecked
 from scenes_in_memory import targets_of
 
 CLOCK = Clock(step=0, total_steps=1)
@@ -220,7 +220,7 @@ def test_a_gain_of_zero_leaves_its_term_out() -> None:
             "The recipe's relation_gain must be a finite number of at least 0, got -1.0. Give one such as 1.",
         ),
         (
-            FGDSettings(aligner="conv5x5"),  # type: ignore[arg-type]
+            unchecked(FGDSettings(), aligner="conv5x5"),
             "The recipe's aligner must be one of auto, identity, conv1x1, conv3x3, got 'conv5x5'. Choose one of them.",
         ),
         (

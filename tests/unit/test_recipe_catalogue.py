@@ -21,7 +21,7 @@ from detdistill.methods.published import Kind
 from detdistill.methods.ssim import SSIMSettings
 from detdistill.types import ClassKind, Knowledge, Need
 from every_method import RECIPES, WRAPPERS
-from observations import spec
+from observations import spec, unchecked
 
 BOXES = BoxLayout(strides=(8, 16), anchors=1, bins=17)
 STUDENT, TEACHER = (replace(spec(family="gfl", channels=channels), box_distributions=BOXES) for channels in (3, 4))
@@ -86,6 +86,7 @@ def test_an_unknown_method_is_refused_with_a_suggestion(written: str, remedy: st
         assert str(caught.value).startswith(f"The method must be one of {known}, got '{written}'. {remedy}")
 
 
+@pytest.mark.usefixtures("wrong_types")
 def test_settings_of_no_method_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         build_recipe(WarmUp(), STUDENT, TEACHER)  # type: ignore[arg-type]
@@ -109,15 +110,21 @@ def test_a_name_builds_the_defaults(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (HintSettings(p=3), "p must be one of 1, 2, got '3'. Choose one of them."),
+        (unchecked(HintSettings(), p=3), "p must be one of 1, 2, got '3'. Choose one of them."),
         (HintSettings(gain=-1.0), "gain must be a finite number of at least 0, got -1.0. Give one such as 1."),
         (HintSettings(gain=float("nan")), "gain must be a finite number of at least 0, got nan. Give one such as 1."),
-        (FRSSettings(normalizer="all"), "normalizer must be one of image, batch, got 'all'. Choose one of them."),
-        (FRSSettings(scale="x"), "scale must be one of source, per_channel, got 'x'. Choose one of them."),
+        (
+            unchecked(FRSSettings(), normalizer="all"),
+            "normalizer must be one of image, batch, got 'all'. Choose one of them.",
+        ),
+        (unchecked(FRSSettings(), scale="x"), "scale must be one of source, per_channel, got 'x'. Choose one of them."),
         (FRSSettings(class_gain=-0.1), "class_gain must be a finite number of at least 0, got -0.1. Give one such"),
         (FRSSettings(feature_gain=-0.1), "feature_gain must be a finite number of at least 0, got -0.1. Give one"),
         (FRSSettings(warmup_steps=-5), "warmup_steps must be at least 0, got -5. Give a number of steps such as 500."),
-        (SSIMSettings(rescale_over="x"), "rescale_over must be one of image, channel, batch, got 'x'. Choose one"),
+        (
+            unchecked(SSIMSettings(), rescale_over="x"),
+            "rescale_over must be one of image, channel, batch, got 'x'. Choose one",
+        ),
         (SSIMSettings(gain=-4.0), "gain must be a finite number of at least 0, got -4.0. Give one such as 1."),
     ],
 )
@@ -134,9 +141,10 @@ def test_an_even_window_is_refused_when_built() -> None:
 
 def test_an_exponent_other_than_on_or_off_is_refused_when_built() -> None:
     with pytest.raises(ConfigError, match=r"SSIM exponent beta must be 0 \(off\) or 1 \(on\), got 2\. Choose 0 or 1"):
-        build_recipe(SSIMSettings(beta=2), STUDENT, TEACHER)  # type: ignore[arg-type]
+        build_recipe(unchecked(SSIMSettings(), beta=2), STUDENT, TEACHER)
 
 
+@pytest.mark.usefixtures("wrong_types")
 def test_an_unknown_aligner_is_refused() -> None:
     for name in WITH_ALIGNER:
         with pytest.raises(ConfigError) as caught:

@@ -18,7 +18,7 @@ from detdistill.distillation.view import CLEAN
 from detdistill.errors import DistillError
 from detdistill.methods.catalogue import build_recipe
 from detdistill.types import Need
-from every_method import ALONE, aligned_by, both_wrappers, families_of, first_family, one_family
+from every_method import ALONE, CLOCK, aligned_by, both_wrappers, families_of, first_family, one_family
 from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 
 FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
@@ -62,7 +62,7 @@ def test_the_figures_are_the_bare_terms(name: str) -> None:
     students, teachers = shown.students, shown.teachers
     for proof, weighted in zip(proofs, step.recipe.terms, strict=True):
         view = weighted.view
-        loss = weighted.term(Pair(students[view], teachers[view], view(shown.batch)), None).values.sum(1).mean()
+        loss = weighted.term(Pair(students[view], teachers[view], view(shown.batch)), CLOCK).values.sum(1).mean()
         gradients = torch.autograd.grad(loss, [*step.student.parameters()], retain_graph=True, allow_unused=True)
         norm = torch.cat([g.flatten() for g in gradients if g is not None]).double().norm()
         assert proof.loss == pytest.approx(float(loss.detach()), rel=1e-6)

@@ -147,12 +147,12 @@ def valuable_region(
     return near.any(dim=1) & cells.inside(size) & (match.matched == BACKGROUND)
 
 
-def box_distances(boxes: Float[Tensor, "*p 4"], points: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 4"]:
+def box_distances(boxes: Float[Tensor, "*#p 4"], points: Float[Tensor, "*#p 2"]) -> Float[Tensor, "*p 4"]:
     """How far the left, top, right and bottom edges lie from the points, in pixels; negative outside the box."""
     return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)
 
 
-def boxes_at(distances: Float[Tensor, "*p 4"], points: Float[Tensor, "*p 2"]) -> Float[Tensor, "*p 4"]:
+def boxes_at(distances: Float[Tensor, "*#p 4"], points: Float[Tensor, "*#p 2"]) -> Float[Tensor, "*p 4"]:
     """The boxes whose edges lie so far from the points: the inverse of `box_distances`. Gradients flow."""
     return torch.cat((points - distances[..., :2], points + distances[..., 2:]), dim=-1)
 
