@@ -1,9 +1,9 @@
 """What a distillation step costs in one checkout of the library beside another, method by method, interleaved.
 
-    python benchmarks/step_before_after.py --before OTHER/src --after src --json benchmarks/results/step_before_after.json
+    python benchmarks/step_before_after.py --before OTHER/src --after src --json benchmarks/results/before_after.json
 
-Each checkout has a process of its own that stays; in every round both take one step of every method, in turn, which one
-first alternating. What is printed is the median over the rounds of after ÷ before, with its quartiles.
+Each checkout has a process of its own that stays; in every round both take one step of every method, and which goes
+first alternates. What is printed is the median over the rounds of after ÷ before, with its quartiles.
 """
 
 from __future__ import annotations

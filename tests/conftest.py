@@ -31,8 +31,8 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def wrong_types() -> Iterator[None]:
-    """For tests of what is said to somebody who gives values of a wrong type, whom no type checker has warned."""
+def without_type_checks() -> Iterator[None]:
+    """For tests of what is said to somebody who gives values of a wrong type, and for those of settings alone."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield

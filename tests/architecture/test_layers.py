@@ -25,15 +25,15 @@ MAY_PRINT = {"cli", "bench", "progress"}
 # Public parts that follow no paper: plumbing and one-line arithmetic. A new part either documents its source, with
 # the sections below, or is named here.
 PLAIN_PARTS = {
-    "align": {"Align", "IdentityAlign", "ConvAlign"},
+    "align": {"per_stride", "at_stride", "IdentityAlign", "ConvAlign"},
+    "attention": {"teachers_attentions", "inside_mean"},
     "compare": {"squared", "absolute", "bce"},
-    "focus": {"inside_cells", "inside_image"},
     "normalize": {"plain_sum", "by_cells", "by_mask_sum", "by_batch_mask_sum"},
-    "select": {"pyramid", "class_logits"},
+    "select": {"class_logits", "class_distributions", "box_distributions"},
     "structural": {"Components", "gaussian_taps", "reflecting_blur", "dissimilarity"},
 }
 SECTIONS = ("Source", "Differs from the source")
-METHOD_SECTIONS = ("Formula", "Args", "Returns", "Raises", "Needs", *SECTIONS)
+METHOD_SECTIONS = ("Formula", "Raises", "Needs", *SECTIONS)
 
 # What the layout calls files; its folders "twins" and "tensorboard" are also words of the settings.
 RUN_FILES = {

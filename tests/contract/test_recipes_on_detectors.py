@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detdistill.distillation.pair import Pair
-from detdistill.distillation.recipe import Recipe, views
+from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
 from detdistill.training.optimizer import build_optimizer
@@ -114,7 +114,7 @@ def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: st
 def test_each_term_alone_reaches_the_students_weights(case: tuple[Recipe, Couple]) -> None:
     recipe, pair = case
     first = next(p for name, p in pair.student.named_parameters() if ".body." in name)
-    for view in views(recipe.terms):
+    for view in recipe.views():
         batch = view(pair.seen.batch)
         seen = pair.student(batch, recipe.student_needs(view))
         taught = pair.teacher.observe(batch, recipe.teacher_needs(view))
@@ -146,7 +146,7 @@ def test_the_checks_see_weights_and_twins(family: str) -> None:
     weight = weigh(seen.teachers[CLEAN], (8, 16, 32), knowledge=weighed.terms[0].term.knowledge)
     assert weight.min() < 0.99
     assert weight.std() > 0
-    assert views(doubled.terms) == (CLEAN, TWIN)
+    assert doubled.views() == (CLEAN, TWIN)
     assert all(
         not torch.equal(clean, twin)
         for side in (seen.students, seen.teachers)

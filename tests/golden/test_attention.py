@@ -16,7 +16,7 @@ from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.term import LevelTerm
 from detdistill.methods.attention import AttentionSettings, build_attention
 from detdistill.methods.attention_measures import MaskedFeatures, PooledCells, PooledChannels, Relations
-from detdistill.methods.parts.attention import channel_attention, spatial_attention
+from detdistill.methods.parts.attention import attentions
 from detdistill.methods.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
 from detdistill.types import Clock
 from observations import batch, observation, spec
@@ -67,22 +67,22 @@ def set_to_identity(module: nn.Linear | nn.Conv2d) -> None:
 @pytest.mark.parametrize("constant", [-2.0, 0.0, 0.3])
 def test_z1_constant_maps_have_masks_of_one(constant: float) -> None:
     maps = torch.full((2, 4, 3, 3), constant)
-    torch.testing.assert_close(spatial_attention(maps, inside_of(maps), temperature=0.1), torch.ones(2, 1, 3, 3))
-    torch.testing.assert_close(channel_attention(maps, inside_of(maps), temperature=0.5), torch.ones(2, 4, 1, 1))
+    torch.testing.assert_close(attentions(maps, inside_of(maps), temperature=0.1)[0], torch.ones(2, 1, 3, 3))
+    torch.testing.assert_close(attentions(maps, inside_of(maps), temperature=0.5)[1], torch.ones(2, 4, 1, 1))
 
 
 def test_z2_masks_sum_to_the_number_of_cells_and_of_channels() -> None:
     maps = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
-    cells = spatial_attention(maps, inside_of(maps), temperature=0.1).sum((1, 2, 3))
+    cells = attentions(maps, inside_of(maps), temperature=0.1)[0].sum((1, 2, 3))
     torch.testing.assert_close(cells, torch.tensor([15.0, 15.0]))
-    channels = channel_attention(maps, inside_of(maps), temperature=0.1).sum((1, 2, 3))
+    channels = attentions(maps, inside_of(maps), temperature=0.1)[1].sum((1, 2, 3))
     torch.testing.assert_close(channels, torch.tensor([4.0, 4.0]))
 
 
 def test_z3_two_cells() -> None:
     # softmax(0, ln 3) = (1/4, 3/4); times 2 cells
     maps = torch.tensor([0.0, 0.1 * math.log(3.0)]).reshape(1, 1, 1, 2)
-    mask = spatial_attention(maps, inside_of(maps), temperature=0.1)
+    mask = attentions(maps, inside_of(maps), temperature=0.1)[0]
     torch.testing.assert_close(mask.flatten(), torch.tensor([0.5, 1.5]))
 
 
@@ -167,8 +167,8 @@ def test_z7_masks_carry_no_gradient() -> None:
     (gradient,) = torch.autograd.grad(value, student)
     inside = inside_of(teacher)
     constant = student.detach()
-    cells = sum(spatial_attention(m, inside, temperature=0.1) for m in (teacher, constant)) / 2
-    channels = sum(channel_attention(m, inside, temperature=0.1) for m in (teacher, constant)) / 2
+    cells = sum(attentions(m, inside, temperature=0.1)[0] for m in (teacher, constant)) / 2
+    channels = sum(attentions(m, inside, temperature=0.1)[1] for m in (teacher, constant)) / 2
     # d √(Σ m (s − t)²) / ds = m (s − t) / √(Σ m (s − t)²)
     weighed = cells * channels * (constant - teacher)
     torch.testing.assert_close(gradient, weighed / (weighed * (constant - teacher)).sum().sqrt())

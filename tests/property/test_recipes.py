@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detdistill.distillation.pair import inside_cells
-from detdistill.distillation.recipe import Recipe, views
+from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.step import Seen
 from detdistill.distillation.view import CLEAN
 from detdistill.methods.catalogue import build_recipe
@@ -74,7 +74,7 @@ def observed(
     """What both sides show of a batch on the recipe's views; where they are the `same`, both show the teacher's."""
     scene = replace(scene, twins={ADVERSARIAL: torch.ones_like(scene.images)})
     students, teachers = {}, {}
-    for view in views(recipe.terms):
+    for view in recipe.views():
         own = seed + 2000 * (view != CLEAN)
         teachers[view] = random_observation(scene, seed=own + 1, channels=channels, bins=BINS)
         students[view] = random_observation(

@@ -145,7 +145,7 @@ def test_a_teacher_without_class_losses_is_refused() -> None:
         TWINS(FrozenTeacher(Stub(1.0)), lit(0.5))
 
 
-@pytest.mark.usefixtures("wrong_types")
+@pytest.mark.usefixtures("without_type_checks")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

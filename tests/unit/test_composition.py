@@ -227,6 +227,7 @@ def compositions(names: tuple[str, ...] = tuple(RECIPES), depth: int = 2) -> st.
     return st.one_of(bases(names), *wrapped, added)
 
 
+@pytest.mark.usefixtures("without_type_checks")
 @given(compositions())
 @settings(max_examples=150, deadline=None)
 def test_settings_survive_their_text(chosen: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.pair import Level, Pair, level_at
-from detdistill.distillation.recipe import WarmUp, WeightedTerm, views
+from detdistill.distillation.recipe import WarmUp, WeightedTerm
 from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.distillation.view import CLEAN, View
@@ -199,10 +199,11 @@ def test_each_detector_is_asked_for_what_its_terms_need_once_per_view() -> None:
         WeightedTerm("b", Known(COSTS, (8, 16), teacher_needs=set()), 1.0),
         WeightedTerm("c", Known(COSTS, (8, 16), student_needs=set()), 1.0, view=FROSTED),
     )
-    step_of(*terms, student=student, teacher=teacher)(lit(0.5, 0.5, frosted=0.25), START)
+    step = step_of(*terms, student=student, teacher=teacher)
+    step(lit(0.5, 0.5, frosted=0.25), START)
     assert student.asked == [(0.5, {Need.TASK_LOSS, Need.CLASS_LOGITS, Need.PYRAMID}), (0.25, frozenset())]
     assert teacher.asked == [(0.5, {Need.BOX_DISTRIBUTIONS}), (0.25, {Need.PYRAMID})]
-    assert views(terms) == (CLEAN, FROSTED)
+    assert step.recipe.views() == (CLEAN, FROSTED)
 
 
 def test_terms_get_the_views_batch_and_the_clock() -> None:
@@ -266,7 +267,7 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
     plain = DistillationStep(student, teacher, recipe)(batch, Clock(0, 1))
     with torch.autocast("cpu", torch.bfloat16):
         step = DistillationStep(student, half, recipe)
-        shown = step.see(batch, step.recipe.terms)
+        shown = step.see(batch, step.recipe)
         seen, taught = shown.students, shown.teachers
         assert seen[CLEAN].pyramid.levels[0].dtype == taught[CLEAN].pyramid.levels[0].dtype == torch.bfloat16
         for weighted in recipe.terms:

@@ -154,10 +154,10 @@ def test_the_second_view_keeps_running_statistics() -> None:
 
 def test_twins_of_the_loader_are_taken_as_they_are() -> None:
     step, batch = make_step(IKDSettings()), scene_batch()
-    made = step.see(batch, step.recipe.terms).batch.twins[ADVERSARIAL]
+    made = step.see(batch, step.recipe).batch.twins[ADVERSARIAL]
     assert torch.equal(made, AdversarialTwins()(step.teacher, batch))
     brought = replace(batch, twins={ADVERSARIAL: 1 - batch.images})
-    seen = step.see(brought, step.recipe.terms)
+    seen = step.see(brought, step.recipe)
     assert torch.equal(seen.batch.twins[ADVERSARIAL], 1 - batch.images)
     assert set(seen.students) == {CLEAN, View(ADVERSARIAL)}
 

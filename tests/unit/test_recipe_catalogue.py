@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detdistill.detectors.base import BoxLayout, DetectorSpec
-from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm, views
+from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
 from detdistill.methods import attention, fgd, ikd, mgd
@@ -86,7 +86,7 @@ def test_an_unknown_method_is_refused_with_a_suggestion(written: str, remedy: st
         assert str(caught.value).startswith(f"The method must be one of {known}, got '{written}'. {remedy}")
 
 
-@pytest.mark.usefixtures("wrong_types")
+@pytest.mark.usefixtures("without_type_checks")
 def test_settings_of_no_method_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         build_recipe(WarmUp(), STUDENT, TEACHER)  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_an_exponent_other_than_on_or_off_is_refused_when_built() -> None:
         build_recipe(unchecked(SSIMSettings(), beta=2), STUDENT, TEACHER)
 
 
-@pytest.mark.usefixtures("wrong_types")
+@pytest.mark.usefixtures("without_type_checks")
 def test_an_unknown_aligner_is_refused() -> None:
     for name in WITH_ALIGNER:
         with pytest.raises(ConfigError) as caught:
@@ -227,7 +227,7 @@ def test_frs_scaled_per_channel_has_the_published_strength() -> None:
 def test_a_class_gain_of_zero_leaves_the_term_and_its_needs_out() -> None:
     recipe = build_recipe(FRSSettings(class_gain=0), STUDENT, TEACHER)
     assert [term.name for term in recipe.terms] == ["frs.features"]
-    assert views(recipe.terms) == (CLEAN,)
+    assert recipe.views() == (CLEAN,)
     assert recipe.student_needs(CLEAN) == {Need.PYRAMID}
     assert recipe.teacher_needs(CLEAN) == {Need.PYRAMID, Need.CLASS_LOGITS}
     assert build_recipe("frs", STUDENT, TEACHER).student_needs(CLEAN) == {Need.PYRAMID, Need.CLASS_LOGITS}
@@ -264,7 +264,7 @@ def test_every_term_says_what_kind_of_knowledge_it_carries() -> None:
 def test_a_hint_and_ssim_need_the_pyramid_alone() -> None:
     for name in ("hint", "ssim"):
         recipe = build_recipe(name, replace(STUDENT, class_logits=None), replace(TEACHER, class_logits=None))
-        assert views(recipe.terms) == (CLEAN,)
+        assert recipe.views() == (CLEAN,)
         assert recipe.student_needs(CLEAN) == recipe.teacher_needs(CLEAN) == {Need.PYRAMID}
 
 

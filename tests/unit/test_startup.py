@@ -11,7 +11,6 @@ import torch
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.pair import Pair
-from detdistill.distillation.recipe import views
 from detdistill.distillation.startup import TermProof, prove
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
@@ -58,7 +57,7 @@ def test_the_figures_are_the_bare_terms(name: str) -> None:
     step = step_of(name, tiny_student(family, norm="group"), tiny_teacher(family))
     batch = scene_batch()
     proofs = prove(step, batch)
-    shown = step.see(batch, step.recipe.terms)
+    shown = step.see(batch, step.recipe)
     students, teachers = shown.students, shown.teachers
     for proof, weighted in zip(proofs, step.recipe.terms, strict=True):
         view = weighted.view
@@ -84,7 +83,7 @@ def test_the_proof_leaves_nothing_behind() -> None:
     assert [module.training for module in step.modules()] == modes
     assert step.teacher.digest() == digest
     # The step itself would have moved the statistics: the comparison above can fail.
-    step.see(scene_batch(), step.recipe.terms)
+    step.see(scene_batch(), step.recipe)
     assert any(not torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
 
 
@@ -154,9 +153,9 @@ def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
 def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm: str) -> None:
     student = tiny_student("retinanet" if "retinanet" in families_of(name) else first_family(name), norm=norm)
     step = step_of(name, student, twin_of(student), aligner="identity")
-    shown = step.see(scene_batch(), step.recipe.terms)
+    shown = step.see(scene_batch(), step.recipe)
     students, teachers = shown.students, shown.teachers
-    for view in views(step.recipe.terms):
+    for view in step.recipe.views():
         levels = [seen[view].pyramid.levels for seen in (students, teachers)]
         torch.testing.assert_close(*levels, rtol=1e-3, atol=1e-3)
     random = torch.get_rng_state()

@@ -161,10 +161,10 @@ def test_a_weight_may_read_the_teachers_heads_on_the_students_features() -> None
     report.total.backward()
     # d/ds of the task loss s · 0.5 alone: the weight carries no gradient to the student.
     assert float(student.scale.grad) == pytest.approx(0.5)
-    seen = step.see(lit(0.5), step.recipe.terms)
+    seen = step.see(lit(0.5), step.recipe)
     assert float(seen.judged.pyramid.levels[0].mean()) == 1.0
     assert not seen.judged.pyramid.levels[0].requires_grad
-    assert step_of(WeightedTerm("m", PixelTerm(), 1.0)).see(lit(0.5), ()).judged is None
+    assert step.see(lit(0.5), replace(step.recipe, terms=())).judged is None
 
 
 @pytest.mark.parametrize(("until", "last"), [(1.0, 9), (2 / 3, 6), (0.25, 1), (0.0, -1)])
@@ -208,7 +208,7 @@ def test_a_twin_that_the_batch_lacks_is_made_by_the_recipe() -> None:
     assert float(step(batch, START).parts["m"]) == 0.0625
     assert len(made) == 1
     assert dict(batch.twins) == {}
-    assert float(step.see(batch, recipe.terms).batch.twins["frosted"].mean()) == 0.25
+    assert float(step.see(batch, recipe).batch.twins["frosted"].mean()) == 0.25
     made.clear()
     # One that is there is taken as it is, and none is made for a term that is off.
     assert float(step(lit(0.5, frosted=0.1), START).parts["m"]) == pytest.approx(0.01)
@@ -227,7 +227,7 @@ def test_a_twin_leaves_the_students_running_statistics_to_the_clean_images() -> 
     for terms in ((), (WeightedTerm("m", PixelTerm(), 1.0, view=FROSTED),)):
         student = tiny_student("fcos").train()
         step = DistillationStep(student, tiny_teacher("fcos", fpn_channels=16), Recipe("m", terms))
-        seen = step.see(twin, terms)
+        seen = step.see(twin, step.recipe)
         buffers.append({name: buffer.clone() for name, buffer in student.named_buffers()})
         shown.append(seen.students)
     assert len(norms_of(student)) > 0

@@ -13,7 +13,7 @@ import torch
 
 from detdistill.bench.rounds import STUDENT, Bench, BenchOutcome, BenchSettings, Part, Ratio
 from detdistill.detectors.base import Detector
-from detdistill.distillation.recipe import Recipe, views
+from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.view import CLEAN, View
 from detdistill.methods.catalogue import build_recipe
 from detdistill.progress import Progress, Silence
@@ -72,7 +72,7 @@ def _add_floor(bench: Bench, method: str) -> None:
 
 def _add_ikd(bench: Bench) -> None:
     recipe = _recipe(bench, _IKD)
-    (view,) = (view for view in views(recipe.terms) if view != CLEAN)
+    (view,) = (view for view in recipe.views() if view != CLEAN)
     ready = replace(bench.batch, twins={str(view.twin): 1 - bench.batch.images})
     observe = {CLEAN: f"teacher.observe for {_IKD}", view: "teacher.observe of the twins"}
     for seen, name in observe.items():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -100,32 +100,24 @@ class Recipe:
                 f"{[term.name for term in self.terms]}. Rename one."
             )
 
+    def views(self) -> tuple[View, ...]:
+        """The views of the terms, each once, the clean one first if it is there."""
+        return tuple(sorted({term.view for term in self.terms}, key=lambda view: view.twin or ""))
+
     def student_needs(self, view: View) -> frozenset[Need]:
         """What the terms on this view read from the student."""
-        return student_needs(self.terms, view)
+        return frozenset[Need]().union(*(one.term.student_needs for one in self.terms if one.view == view))
 
     def teacher_needs(self, view: View) -> frozenset[Need]:
-        """What the terms on this view read from the teacher, and on the clean view what the weights read."""
-        return teacher_needs(self.terms, view)
+        """What the terms on this view read from the teacher, and on the clean view what the weights read of it."""
+        needs = [one.term.teacher_needs for one in self.terms if one.view == view]
+        return frozenset[Need]().union(*needs, self.weight_needs(Features.TEACHER) if view == CLEAN else ())
 
+    def weight_needs(self, features: Features) -> frozenset[Need]:
+        """What the weights of the terms read of the teacher's heads on these features."""
+        weighs = [one.weigh for one in self.terms if isinstance(one.weigh, Weigh)]
+        return frozenset[Need]().union(*(weigh.needs for weigh in weighs if weigh.features is features))
 
-def views(terms: Sequence[WeightedTerm]) -> tuple[View, ...]:
-    """The views of these terms, each once, the clean one first if it is there."""
-    return tuple(sorted({term.view for term in terms}, key=lambda view: view.twin or ""))
-
-
-def student_needs(terms: Sequence[WeightedTerm], view: View) -> frozenset[Need]:
-    """What the terms on this view read from the student."""
-    return frozenset[Need]().union(*(weighted.term.student_needs for weighted in terms if weighted.view == view))
-
-
-def teacher_needs(terms: Sequence[WeightedTerm], view: View) -> frozenset[Need]:
-    """What the terms on this view read from the teacher, and on the clean view what the weights read of it."""
-    needs = [weighted.term.teacher_needs for weighted in terms if weighted.view == view]
-    return frozenset[Need]().union(*needs, weight_needs(terms, Features.TEACHER) if view == CLEAN else ())
-
-
-def weight_needs(terms: Sequence[WeightedTerm], features: Features) -> frozenset[Need]:
-    """What the weights of these terms read of the teacher's heads on these features."""
-    weighs = [weighted.weigh for weighted in terms if isinstance(weighted.weigh, Weigh)]
-    return frozenset[Need]().union(*(weigh.needs for weigh in weighs if weigh.features is features))
+    def at(self, clock: Clock) -> Recipe:
+        """The recipe of the terms that count at this step."""
+        return replace(self, terms=tuple(one for one in self.terms if one.active(clock)))

@@ -57,7 +57,7 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
     """
     buffers = {name: buffer.clone() for name, buffer in step.student.named_buffers()}
     try:
-        pairs = step.see(batch, step.recipe.terms).pairs()
+        pairs = step.see(batch, step.recipe).pairs()
         # At equality the gradient is zero, or rounding's: it would prove nothing.
         alike = {view for view, pair in pairs.items() if _same(pair.student, pair.teacher)}
         shown = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.pair import Pair
-from detdistill.distillation.recipe import Recipe, WeightedTerm, student_needs, teacher_needs, views, weight_needs
+from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.view import CLEAN, View
 from detdistill.distillation.weigh import Features, MeanOf, Weigh
 from detdistill.errors import CapabilityError
@@ -111,32 +111,32 @@ class DistillationStep(nn.Module):
         self.teacher.to(next(self.student.parameters()).device)
         return self
 
-    def see(self, batch: Batch, terms: Sequence[WeightedTerm]) -> Seen:
-        """What student and teacher see of the batch on every view of these terms.
+    def see(self, batch: Batch, recipe: Recipe) -> Seen:
+        """What student and teacher see of the batch on every view of a recipe.
 
         On a twin the student's batch-norm layers normalise by the twin's own statistics, as on any batch in
         training, and leave their running statistics alone: those stay the clean images'.
 
         Args:
             batch: on the step's device; twins that it lacks are made where the recipe knows how.
-            terms: the terms that will read it.
+            recipe: the step's own, or some of its terms alone.
 
         Raises:
             CapabilityError: a twin is missing that the recipe cannot make.
         """
-        wanted = {view.twin for view in views(terms)} & self.recipe.twins.keys() - batch.twins.keys()
+        wanted = {view.twin for view in recipe.views()} & recipe.twins.keys() - batch.twins.keys()
         if wanted:
-            made = {name: self.recipe.twins[name](self.teacher, batch) for name in sorted(map(str, wanted))}
+            made = {name: recipe.twins[name](self.teacher, batch) for name in sorted(map(str, wanted))}
             batch = replace(batch, twins={**batch.twins, **made})
-        students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | student_needs(terms, CLEAN))}
-        teachers = {CLEAN: self.teacher.observe(batch, teacher_needs(terms, CLEAN))}
-        for view in views(terms):
+        students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | recipe.student_needs(CLEAN))}
+        teachers = {CLEAN: self.teacher.observe(batch, recipe.teacher_needs(CLEAN))}
+        for view in recipe.views():
             if view != CLEAN:
                 seen = view(batch)
                 with running_statistics_kept(self.student):
-                    students[view] = self.student(seen, student_needs(terms, view))
-                teachers[view] = self.teacher.observe(seen, teacher_needs(terms, view))
-        judged = weight_needs(terms, Features.STUDENT)
+                    students[view] = self.student(seen, recipe.student_needs(view))
+                teachers[view] = self.teacher.observe(seen, recipe.teacher_needs(view))
+        judged = recipe.weight_needs(Features.STUDENT)
         return Seen(
             batch=batch,
             students=students,
@@ -155,8 +155,7 @@ class DistillationStep(nn.Module):
             `total` = task + Σ gain · warm-up · mean over images of Σ over levels of weight · cost. A term that is
             off at this step adds nothing and reports 0.
         """
-        active = [weighted for weighted in self.recipe.terms if weighted.active(clock)]
-        seen = self.see(batch, active)
+        seen = self.see(batch, self.recipe.at(clock))
         total = task_loss(seen.students[CLEAN])
         parts = {"task": total.detach()}
         diagnostics: dict[str, Tensor] = {}

@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from detdistill.distillation.pair import Level, Pair
 from detdistill.methods.features import full_precision
 from detdistill.methods.parts.align import at_stride
-from detdistill.methods.parts.attention import (
-    both_attentions,
-    inside_mean,
-    spatial_attention,
-    teachers_attentions,
-)
+from detdistill.methods.parts.attention import attentions, inside_mean, teachers_attentions
 
 BLOCK_CHANNELS = (64, 64, 128, 128, 128)
 """Inner channels of the non-local blocks by position in the student's pyramid; the last one holds for all further."""
@@ -87,19 +82,13 @@ class MaskedFeatures:
         teacher's alone weigh the channels.
         """
         own = pair.level(level.stride)
-        if not self.channel_mask:
-            cells = spatial_attention(own.teacher, own.inside, temperature=self.temperature)
-            if self.student_mask > 0:
-                ours = spatial_attention(own.student, own.inside, temperature=self.temperature)
-                cells = self._averaged(cells, ours)
-            return cells, None
         cells, channels = teachers_attentions(own, pair, temperature=self.temperature)
         if self.student_mask > 0:
-            ours, our_channels = both_attentions(own.student, own.inside, temperature=self.temperature)
-            cells = self._averaged(cells, ours)
+            our_cells, our_channels = attentions(own.student, own.inside, temperature=self.temperature)
+            cells = self._averaged(cells, our_cells)
             if our_channels.shape == channels.shape:
                 channels = self._averaged(channels, our_channels)
-        return cells, channels
+        return cells, channels if self.channel_mask else None
 
     def _averaged(self, teacher: Tensor, student: Tensor) -> Tensor:
         return (teacher + self.student_mask * student) / (1 + self.student_mask)

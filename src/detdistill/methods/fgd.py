@@ -24,7 +24,7 @@ from detdistill.methods.features import (
 )
 from detdistill.methods.method import Method
 from detdistill.methods.parts.align import at_stride, per_stride
-from detdistill.methods.parts.attention import both_attentions, teachers_attentions
+from detdistill.methods.parts.attention import attentions, teachers_attentions
 from detdistill.methods.parts.context import ContextBlock
 from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.published import Kind, published
@@ -155,7 +155,7 @@ class Attentions:
     def difference(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
         """How differently the two attend: Σ |A_s(A(S)) − A_s(T)| + Σ |A_c(A(S)) − A_c(T)|."""
         with full_precision(level.teacher):
-            ours = both_attentions(level.student, level.inside, temperature=self.temperature)
+            ours = attentions(level.student, level.inside, temperature=self.temperature)
             theirs = teachers_attentions(level, pair, temperature=self.temperature)
             cells, channels = ((mine - its).abs().flatten(1).sum(1) for mine, its in zip(ours, theirs, strict=True))
             return cells + channels

@@ -8,11 +8,17 @@ from torch import Tensor
 
 from detdistill.distillation.pair import Level, Pair
 
+Cells = Float[Tensor, "b 1 h w"]
+Channels = Float[Tensor, "b c 1 1"]
 
-def spatial_attention(
+
+def attentions(
     maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
-) -> Float[Tensor, "b 1 h w"]:
-    """How strong each cell is: N · softmax over inside cells of (mean over channels of |maps|) / temperature.
+) -> tuple[Cells, Channels]:
+    """How strong each cell and each channel is.
+
+    N · softmax over inside cells of (mean over channels of |maps|) / temperature, and
+    C · softmax over channels of (mean over inside cells of |maps|) / temperature.
 
     Args:
         maps: feature maps; gradients flow, detach where a mask is wanted.
@@ -20,100 +26,32 @@ def spatial_attention(
         temperature: the smaller, the sharper.
 
     Returns:
-        Attention ≥ 0; over an image it sums to its number of inside cells, so its mean is 1; 0 in the padding.
+        Attentions ≥ 0. Over an image they sum to the number of its inside cells and of its channels, so their mean is
+        1; cells in the padding are 0.
 
     Source:
         Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
 
     Differs from the source:
-        Softmax and cell count leave padding out.
-    """
-    return _over_cells(maps.abs(), inside, temperature)
-
-
-def channel_attention(
-    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
-) -> Float[Tensor, "b c 1 1"]:
-    """How strong each channel is: C · softmax over channels of (mean over inside cells of |maps|) / temperature.
-
-    Args:
-        maps: feature maps; gradients flow, detach where a mask is wanted.
-        inside: cells inside the image.
-        temperature: the smaller, the sharper.
-
-    Returns:
-        Attention ≥ 0; over an image's channels it sums to their number, so its mean is 1.
-
-    Source:
-        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
-
-    Differs from the source:
-        The mean leaves padding out.
-    """
-    return _over_channels(maps.abs(), inside, temperature)
-
-
-def both_attentions(
-    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
-) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b c 1 1"]]:
-    """`spatial_attention` and `channel_attention` of the same maps, whose absolute values are taken once.
-
-    Source:
-        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
-
-    Differs from the source:
-        As the two do.
+        Softmax, mean and cell count leave padding out.
     """
     absolute = maps.abs()
-    return _over_cells(absolute, inside, temperature), _over_channels(absolute, inside, temperature)
+    strength = absolute.mean(dim=1, keepdim=True) / temperature
+    share = strength.masked_fill(~inside, -torch.inf).flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
+    cells = inside.sum(dim=(2, 3), keepdim=True) * share
+    channels = maps.shape[1] * (inside_mean(absolute, inside) / temperature).softmax(dim=1)
+    return cells, channels[:, :, None, None]
 
 
-def teachers_attentions(
-    level: Level, pair: Pair, *, temperature: float
-) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b c 1 1"]]:
-    """`both_attentions` of the teacher's feature maps, computed once a step.
-
-    Source:
-        Zhang and Ma, Improve Object Detection with Feature-based Knowledge Distillation, ICLR 2021.
-
-    Differs from the source:
-        As the two do.
-    """
+def teachers_attentions(level: Level, pair: Pair, *, temperature: float) -> tuple[Cells, Channels]:
+    """The `attentions` of the teacher's feature maps, computed once a step."""
     return pair.once(
         (teachers_attentions, level.stride, temperature),
-        lambda: both_attentions(level.teacher, level.inside, temperature=temperature),
+        lambda: attentions(level.teacher, level.inside, temperature=temperature),
     )
 
 
-def _over_cells(
-    absolute: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], temperature: float
-) -> Float[Tensor, "b 1 h w"]:
-    strength = absolute.mean(dim=1, keepdim=True) / temperature
-    share = strength.masked_fill(~inside, -torch.inf).flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
-    return inside.sum(dim=(2, 3), keepdim=True) * share
-
-
-def _over_channels(
-    absolute: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], temperature: float
-) -> Float[Tensor, "b c 1 1"]:
-    return absolute.shape[1] * (inside_mean(absolute, inside) / temperature).softmax(dim=1)[:, :, None, None]
-
-
 def inside_mean(maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c"]:
-    """The mean over the cells inside the image; 0 where there is none.
-
-    Args:
-        maps: feature maps; gradients flow.
-        inside: cells inside the image.
-
-    Returns:
-        One value per image and channel.
-
-    Source:
-        None: average pooling.
-
-    Differs from the source:
-        Padding is left out.
-    """
+    """The mean over the cells inside the image; 0 where there is none. Gradients flow."""
     cells = inside.sum(dim=(2, 3)).clamp(min=1)
     return maps.masked_fill(~inside, 0.0).sum(dim=(2, 3)) / cells
