@@ -20,16 +20,20 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"bar": (220, 60, 40), "square": (40, 90, 210)}
 QUICK = ["train.batch_size=2", "train.threads=1", "train.accelerator=cpu", "train.ema_decay=0", "train.log_every=1"]
+SUITES = [
+    *("-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-k", "centre or cosine"),
+    *(str(ROOT / "tests" / "contract" / f"test_{name}.py") for name in ("detectors", "recipes_on_detectors")),
+]
 
 Run = Callable[..., str]
 
 
 def installer(target: Path) -> list[str]:
     """pip, or uv where an environment has no pip; neither asks the network for anything."""
-    words = ["--no-deps", "--no-build-isolation", "--target", str(target)]
+    words = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "install", "--no-index", "--disable-pip-version-check", *words]
-    return ["uv", "pip", "install", "--offline", "--python", sys.executable, *words]
+        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", *words]
+    return ["uv", "pip", "install", "--python", sys.executable, *words]
 
 
 def finished(command: list[str], **options: Any) -> str:
@@ -142,8 +146,11 @@ def test_its_detector_teaches_one_of_ours_by_methods_of_both(home: Path, run: Ru
 
 
 def test_the_suites_find_what_is_installed_by_themselves(run: Run) -> None:
-    suites = [str(ROOT / "tests" / "contract" / f"test_{name}.py") for name in ("detectors", "recipes_on_detectors")]
-    words = ["-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
-    found = run(*words, "--collect-only", "-k", "centre or cosine", *suites, module="pytest")
+    found = run(*SUITES, "--collect-only", module="pytest")
     for case in ("test_detectors.py::test_image_losses_are_each_image_alone[centre]", "cosine-fcos", "cosine-centre"):
         assert case in found
+
+
+@pytest.mark.slow
+def test_it_keeps_what_every_method_and_every_detector_promises(run: Run) -> None:
+    assert " passed" in run(*SUITES, "-v", module="pytest")
