@@ -34,13 +34,15 @@ from detdistill.api.pieces import (
 from detdistill.threads import quiet_threads
 
 if TYPE_CHECKING:
-    from detdistill.detectors.base import Detector
-    from detdistill.detectors.catalogue import parse_detector
+    from detdistill.data.formats import Format
+    from detdistill.detectors.base import Detector, DetectorSpec
+    from detdistill.detectors.catalogue import Family, parse_detector
     from detdistill.detectors.frozen import FrozenTeacher
     from detdistill.detectors.inherit import inherit
+    from detdistill.detectors.settings import DetectorSettings
     from detdistill.distillation.step import DistillationStep
     from detdistill.jobs import stages
-    from detdistill.methods.catalogue import build_recipe, method_text, parse_method
+    from detdistill.methods.catalogue import Method, build_recipe, method_text, parse_method
     from detdistill.progress import ScreenProgress
     from detdistill.store.layout import RunFolder
     from detdistill.training.signals import Interrupted
@@ -49,13 +51,15 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
-    "detectors.base": ("Detector",),
+    "data.formats": ("Format",),
+    "detectors.base": ("Detector", "DetectorSpec"),
     "detectors.frozen": ("FrozenTeacher",),
     "detectors.inherit": ("inherit",),
-    "detectors.catalogue": ("parse_detector",),
+    "detectors.catalogue": ("Family", "parse_detector"),
+    "detectors.settings": ("DetectorSettings",),
     "distillation.step": ("DistillationStep",),
     "jobs.stages": ("stages",),
-    "methods.catalogue": ("build_recipe", "method_text", "parse_method"),
+    "methods.catalogue": ("Method", "build_recipe", "method_text", "parse_method"),
     "progress": ("ScreenProgress",),
     "store.layout": ("RunFolder",),
     "training.signals": ("Interrupted",),
@@ -93,7 +97,12 @@ __all__ = [  # noqa: RUF022 (what the commands do, the stages of a run, a loop o
     "register_method",
     "register_detector",
     "register_format",
+    "Method",
+    "Family",
+    "Format",
     "Detector",
+    "DetectorSettings",
+    "DetectorSpec",
     "Batch",
     "Targets",
     "Observation",

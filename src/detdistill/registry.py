@@ -25,6 +25,9 @@ class Named(Protocol):
 
 Entry = TypeVar("Entry", bound=Named)
 
+# What a package raises that is broken, or made for another version of this one.
+_UNLOADABLE = (ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError, LookupError, OSError)
+
 
 class Registry(Mapping[str, Entry], Generic[Entry]):
     """Entries of one kind by name.
@@ -124,7 +127,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 def _loaded(point: importlib.metadata.EntryPoint, what: str) -> object:
     try:
         return point.load()
-    except (ImportError, AttributeError) as error:
+    except _UNLOADABLE as error:
         package = point.dist.name if point.dist is not None else "its package"
         raise ConfigError(
             f"The {what} '{point.name}' of the installed package {package} must be importable, got: {error}. "

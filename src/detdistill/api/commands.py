@@ -283,7 +283,7 @@ def convert_data(
     path: Place,
     /,
     *,
-    to: Literal["coco", "voc", "yolo", "kitti"],
+    to: str,
     out: Place,
     split_seed: int | None = None,
     progress: Progress | None = None,
@@ -292,7 +292,7 @@ def convert_data(
 
     Args:
         path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
-        to: The format to write.
+        to: The format to write: coco, voc, yolo, kitti, or one that another package adds.
         out: A new or empty folder.
         split_seed: Divides KITTI or Pascal VOC without split lists 8:2; 0 without it.
         progress: Told how it goes.

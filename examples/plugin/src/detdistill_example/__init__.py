@@ -1,0 +1,1 @@
+"""A method, a detector family and a data format for detdistill; `pyproject.toml` says where each is."""
