@@ -89,7 +89,6 @@ def open_data(
         split: Which images of the folder.
         class_names: In label order, such as a teacher's; None for the data's own order.
         image: To what size batches bring the images, such as a teacher's; None for the images' own median size.
-        progress: Told what was recognised, repaired and skipped.
 
     Example:
         >>> loaded = detdistill.load_detector("runs/teacher")
@@ -120,7 +119,6 @@ def load_detector(source: Source, *, allow: Sequence[str] = (), progress: Progre
     Args:
         source: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         allow: Beginnings of tensor names that may be missing, left over or of another shape.
-        progress: Told which tensors matched.
 
     Example:
         >>> loaded = detdistill.load_detector("runs/teacher")

@@ -25,7 +25,7 @@ from detdistill.evaluation.detect import detect_split
 from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.progress import Progress, Silence
 from detdistill.store.students import load_detector
-from detdistill.training.launch import own_device
+from detdistill.training.launch import forks, own_device
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"
@@ -33,12 +33,7 @@ CLASSES = "classes"
 
 @dataclass(frozen=True, slots=True)
 class OpenedSplit:
-    """One split of a data set, to look at and to learn from.
-
-    Attributes:
-        annotations: boxes and labels of every image.
-        image: to what size `batches` brings the images.
-    """
+    """One split of a data set, to look at and to learn from; `image` is the size to which `batches` brings images."""
 
     annotations: Annotations
     image: ImageSettings
@@ -90,13 +85,33 @@ class OpenedData:
     image: ImageSettings
 
 
-def open_data(settings: DataSettings, *, image: Mapping[str, Any] | None, progress: Progress) -> OpenedData:
-    """Reads both splits; a run that names no image size takes `image`, its teacher's, where there is one.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a run reads.
 
-    Raises:
-        ConfigError: a path or file is missing.
-        DataError: a split cannot be used.
+    Attributes:
+        resume: whether the run goes on from its latest checkpoint.
+        teacher: None where none teaches.
+        same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
+        alone: the same student trained alone, for the comparison; None where there is none.
     """
+
+    config: RunConfig
+    resume: bool
+    data: OpenedData
+    teacher: LoadedDetector | None
+    same_classes: bool
+    alone: LoadedDetector | None
+
+    @property
+    def first_device(self) -> torch.device:
+        """Where the run computes before it trains: processes are forked from one that must not have touched a GPU."""
+        train = self.config.train
+        return torch.device("cpu") if forks(train) else own_device(train)
+
+
+def open_data(settings: DataSettings, *, image: Mapping[str, Any] | None, progress: Progress) -> OpenedData:
+    """Reads both splits; a run that names no image size takes `image`, its teacher's, where there is one."""
     train = read_split(settings.source("train"), "train", progress=progress)
     val = read_split(settings.source("val"), "val", class_names=train.class_names, progress=progress)
     return OpenedData(train=train, val=val, image=settings.image or image_settings(image, train))
@@ -121,18 +136,16 @@ def image_settings(image: Mapping[str, Any] | None, annotations: Annotations) ->
     """The image size a checkpoint describes; where there is none the images' own median size, at most 800 x 1333."""
     if image:
         return ImageSettings(**image)
-    short, long = (int(np.median(annotations.sizes[:].min(1))), int(np.median(annotations.sizes[:].max(1))))
+    short, long = (int(np.median(sides)) for sides in (annotations.sizes[:].min(1), annotations.sizes[:].max(1)))
     scale = min(1.0, LARGEST_SHORT_SIDE / short, LARGEST_LONG_SIDE / long)
     return ImageSettings(short_side=max(1, round(short * scale)), long_side=max(1, round(long * scale)))
 
 
 def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress | None = None) -> LoadedDetector:
-    """A detector from a run, a checkpoint or torchvision, with its load report told.
+    """A detector from a run, a checkpoint or ``"torchvision:NAME[=FILE]"``, with its load report told.
 
     Args:
-        source: a path, or ``"torchvision:NAME[=FILE]"``.
         allow: beginnings of tensor names that may be missing or left over.
-        progress: told the load report.
 
     Raises:
         ConfigError: there is no such detector, or not every tensor matched and that was not allowed.
@@ -155,14 +168,12 @@ def require_same_classes(
         ConfigError: they differ.
     """
     comparison = ClassComparison(student=annotations.class_names, teacher=teacher.class_names)
-    if comparison.equal:
-        return True
-    if CLASSES in allow:
-        return False
-    raise ConfigError(
-        f"The teacher {source} must have the data's classes in the same order, got others ({comparison.text()}). "
-        "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone."
-    )
+    if not comparison.equal and CLASSES not in allow:
+        raise ConfigError(
+            f"The teacher {source} must have the data's classes in the same order, got others ({comparison.text()}). "
+            "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone."
+        )
+    return comparison.equal
 
 
 def detect(
@@ -180,10 +191,6 @@ def detect(
     Args:
         label: names the stage for `progress`.
         device: where to run; None for CUDA where there is one, else the CPU.
-
-    Raises:
-        DataError: an image cannot be read.
-        DistillError: the detector's output is not finite.
     """
     where = device or available_device()
     loader = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
@@ -196,8 +203,3 @@ def detect(
 def available_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def device_of(config: RunConfig) -> torch.device:
-    """Where this process of the run computes."""
-    return own_device(config.train)
