@@ -104,7 +104,7 @@ def demo_job(
     results = {name: run.results[STUDENT] for name, run in runs.items()}
     results[DISTILLED], runs[DISTILLED] = distilled.results[DISTILLED], distilled
     outcome = DemoOutcome(out, results, {name: (run.steps, run.seconds) for name, run in runs.items()})
-    report(outcome, curves={name: out / name for name in runs})
+    report(out, outcome.as_dict(), curves={name: out / name for name in runs})
     with atomic_file(RunFolder(out).pictures) as partial:
         shutil.copyfile(RunFolder(distilled.out).pictures, partial)
     return outcome

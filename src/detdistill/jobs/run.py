@@ -120,7 +120,7 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
         found = RunOutcome(
             config.out, {STUDENT: measured.metrics}, training.steps, training.seconds, sample_specific=built.shares
         )
-        stages.report(found, curves={STUDENT: config.out})
+        stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
         return found
 
     return by_leader(outcome)
@@ -152,7 +152,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         curves = {DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}
-        stages.report(found, curves=curves)
+        stages.report(found.out, found.as_dict(), curves=curves)
         stages.draw_pictures(opened, measured)
         return found
 
@@ -185,5 +185,5 @@ def generations_job(
         if teacher is not None:
             teacher = replace(teacher, source=str(out), allow=())
     outcome = GenerationsOutcome(config.out, tuple(found))
-    stages.report(outcome, curves={one.out.name: one.out for one in found})
+    stages.report(outcome.out, outcome.as_dict(), curves={one.out.name: one.out for one in found})
     return outcome

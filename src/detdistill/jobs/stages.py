@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -91,17 +91,6 @@ class Measured:
 
     metrics: CocoMetrics
     found: list[ImageDetections]
-
-
-class Reported(Protocol):
-    """What a run found out."""
-
-    @property
-    def out(self) -> Path:
-        """Its folder."""
-
-    def as_dict(self) -> Mapping[str, Any]:
-        """What ``results.json`` holds."""
 
 
 def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Opened:
@@ -254,16 +243,11 @@ def measure(
     return measured
 
 
-def report(outcome: Reported, *, curves: Mapping[str, Path]) -> None:
-    """Writes ``results.json`` and draws the learning curves into the run's folder.
-
-    Args:
-        outcome: of the run.
-        curves: folders of trainings, by the name of the curve.
-    """
+def report(out: Path, results: Mapping[str, Any], *, curves: Mapping[str, Path]) -> None:
+    """Writes ``results.json`` into a run's folder, and draws the learning curves of trainings by their folders."""
     if leads():
-        folder = RunFolder(outcome.out)
-        write_json(folder.results, outcome.as_dict())
+        folder = RunFolder(out)
+        write_json(folder.results, results)
         learning_curves({name: RunFolder(path).metrics for name, path in curves.items()}, folder.curves)
 
 
@@ -290,7 +274,7 @@ def require_free(out: Path, *, resume: bool) -> None:
 
 
 def require_method(config: RunConfig) -> MethodSettings:
-    """The method of a distillation."""
+    """The method of a distillation; refused where the run has none, or no teacher."""
     if config.teacher is None or config.method is None:
         missing = "teacher" if config.teacher is None else "method"
         raise ConfigError(f"A distillation must have a {missing}, got none. Pass --{missing}.")
