@@ -44,7 +44,6 @@ def evaluate_job(
     split: Literal["train", "val"] = "val",
     protocol: str | Protocol = "coco",
     backend: Backend = "hotcoco",
-    batch_size: int = 8,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
     """The figures of a checkpoint on a split; the words are those of `detdistill.evaluate`."""
@@ -52,7 +51,7 @@ def evaluate_job(
     rules = PROTOCOLS.find(protocol) if isinstance(protocol, str) else protocol
     loaded = open_detector(checkpoint, progress=watcher)
     examination = rules.open(data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher)
-    truth, label = examination.annotations, f"evaluate {checkpoint}"
+    truth = examination.annotations
     size = image_settings(loaded.image, truth)
-    found = detect(loaded.detector, truth, size, label=label, batch_size=batch_size, progress=watcher)
+    found = detect(loaded.detector, truth, size, label=f"evaluate {checkpoint}", progress=watcher)
     return EvaluateOutcome(checkpoint, metrics=examination.measure(found), protocol=rules, images=len(truth))

@@ -64,10 +64,6 @@ class OpenedSplit:
             seed: decides order and augmentation of those `steps` batches.
             augment: how their images are varied; None for flips alone.
             workers: processes that read ahead, to the same result.
-
-        Raises:
-            ConfigError: a number is out of its range.
-            DataError: there are no images, or, while iterating, one cannot be read.
         """
         if steps is None:
             plain = DetectionDataset(self.annotations, image=self.image)
@@ -144,11 +140,7 @@ def image_settings(image: Mapping[str, Any] | None, annotations: Annotations) ->
 def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress | None = None) -> LoadedDetector:
     """A detector from a run, a checkpoint or ``"torchvision:NAME[=FILE]"``, with its load report told.
 
-    Args:
-        allow: beginnings of tensor names that may be missing or left over.
-
-    Raises:
-        ConfigError: there is no such detector, or not every tensor matched and that was not allowed.
+    Refused where a tensor is missing or left over whose name does not begin with one of `allow`.
     """
     names = frozenset(allow) - {CLASSES}
     loaded = load_torchvision(source) if source.startswith(PREFIX) else load_detector(Path(source), allow=names)
@@ -159,14 +151,7 @@ def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress 
 def require_same_classes(
     teacher: LoadedDetector, annotations: Annotations, *, source: str, allow: tuple[str, ...] = ()
 ) -> bool:
-    """Checks that the teacher knows the data's classes by the same numbers.
-
-    Returns:
-        Whether they are equal; False where they differ and ``classes`` is allowed by name.
-
-    Raises:
-        ConfigError: they differ.
-    """
+    """Whether the teacher knows the data's classes by the same numbers; refused if not, unless `allow` names them."""
     comparison = ClassComparison(student=annotations.class_names, teacher=teacher.class_names)
     if not comparison.equal and CLASSES not in allow:
         raise ConfigError(
@@ -186,10 +171,9 @@ def detect(
     device: torch.device | None = None,
     progress: Progress,
 ) -> list[ImageDetections]:
-    """What a detector finds in the images of a split, at the size that it is to see; it is left on the device.
+    """What a detector finds in the images of a split at the size that it is to see; it is left on the device.
 
     Args:
-        label: names the stage for `progress`.
         device: where to run; None for CUDA where there is one, else the CPU.
     """
     where = device or available_device()

@@ -59,13 +59,7 @@ class PredictOutcome:
 
 
 def predict_job(
-    checkpoint: str,
-    images: Sequence[Path],
-    *,
-    out: Path,
-    score: float = 0.3,
-    batch_size: int = 8,
-    progress: Progress | None = None,
+    checkpoint: str, images: Sequence[Path], *, out: Path, score: float = 0.3, progress: Progress | None = None
 ) -> PredictOutcome:
     """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`."""
     if not images:
@@ -80,7 +74,7 @@ def predict_job(
     loaded = open_detector(checkpoint, progress=watcher)
     annotations = _unannotated(files, loaded.class_names)
     size = image_settings(loaded.image, annotations)
-    everything = detect(loaded.detector, annotations, size, label="predict", batch_size=batch_size, progress=watcher)
+    everything = detect(loaded.detector, annotations, size, label="predict", progress=watcher)
     found = tuple(one.above(score) for one in everything)
     outcome = PredictOutcome(out, tuple(files), found, class_names=loaded.class_names)
     used: Counter[str] = Counter()

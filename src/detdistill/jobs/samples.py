@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -55,11 +56,7 @@ def own_changes(settings: DataSettings) -> SampleChanges:
 
 
 def recipe_changes(recipe: Recipe, settings: DataSettings) -> SampleChanges:
-    """The change to samples that a recipe asks for, else that of the data section; twins are not opened yet.
-
-    Raises:
-        ConfigError: both ask for one, or for different shares of the run.
-    """
+    """The change to samples that a recipe asks for, else that of the data section; twins are not opened yet."""
     own = own_changes(settings)
     if recipe.sample_transform is None:
         until = max((weighted.until for weighted in recipe.terms if weighted.view != CLEAN), default=own.until)
@@ -90,20 +87,11 @@ def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
 
 
 def batch_with_boxes(opened: Opened, changes: SampleChanges) -> Batch:
-    """The first training images that have something to teach.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The first training images that have something to teach; refused where there is none."""
     dataset, train = training_data(opened, changes), opened.data.train
-    samples = []
-    for index in range(len(dataset)):
-        if (~train.ignored[train.objects(index)]).any():
-            sample = dataset[Draw(epoch=0, index=index)]
-            if len(sample.targets.taught().labels):
-                samples.append(sample)
-        if len(samples) == _PROOF_IMAGES:
-            break
+    with_boxes = (index for index in range(len(train)) if (~train.ignored[train.objects(index)]).any())
+    drawn = (dataset[Draw(epoch=0, index=index)] for index in with_boxes)
+    samples = list(islice((sample for sample in drawn if len(sample.targets.taught().labels)), _PROOF_IMAGES))
     if not samples:
         raise DataError(
             "The training images must have at least one box to learn, got none. "
