@@ -22,10 +22,8 @@ from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
-from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.progress import Progress, Silence
 from detdistill.store.students import load_detector
-from detdistill.training.launch import forks, own_device
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"
@@ -70,47 +68,6 @@ class OpenedSplit:
             return evaluation_loader(plain, batch_size=batch_size, workers=workers)
         varied = DetectionDataset(self.annotations, image=self.image, augment=augment or AugmentSettings(), seed=seed)
         return training_loader(varied, batch_size=batch_size, steps=steps, workers=workers)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedData:
-    """Both splits of a run's data, with the same classes, and the size the models see."""
-
-    train: Annotations
-    val: Annotations
-    image: ImageSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What a run reads.
-
-    Attributes:
-        resume: whether the run goes on from its latest checkpoint.
-        teacher: None where none teaches.
-        same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
-        alone: the same student trained alone, for the comparison; None where there is none.
-    """
-
-    config: RunConfig
-    resume: bool
-    data: OpenedData
-    teacher: LoadedDetector | None
-    same_classes: bool
-    alone: LoadedDetector | None
-
-    @property
-    def first_device(self) -> torch.device:
-        """Where the run computes before it trains: processes are forked from one that must not have touched a GPU."""
-        train = self.config.train
-        return torch.device("cpu") if forks(train) else own_device(train)
-
-
-def open_data(settings: DataSettings, *, image: Mapping[str, Any] | None, progress: Progress) -> OpenedData:
-    """Reads both splits; a run that names no image size takes `image`, its teacher's, where there is one."""
-    train = read_split(settings.source("train"), "train", progress=progress)
-    val = read_split(settings.source("val"), "val", class_names=train.class_names, progress=progress)
-    return OpenedData(train=train, val=val, image=settings.image or image_settings(image, train))
 
 
 def read_split(

@@ -1,4 +1,4 @@
-"""What happens to training samples beside augmentation: a recipe's own change to them, and their twins."""
+"""What a run reads, and what happens to its samples beside augmentation: a recipe's change to them, and twins."""
 
 from __future__ import annotations
 
@@ -8,23 +8,62 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
+from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader
 from detdistill.data.loader import collate, evaluation_loader
 from detdistill.data.sample_specific import SampleSpecific, shares
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError, DataError
-from detdistill.jobs.opening import Opened, OpenedData
-from detdistill.jobs.settings import DataSettings
+from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.progress import Progress
 from detdistill.store.layout import RunFolder
 from detdistill.store.twins import open_twin_cache
+from detdistill.training.launch import forks, own_device
 from detdistill.types import Batch
 
 _PROOF_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedData:
+    """Both splits of a run's data, with the same classes, and the size the models see."""
+
+    train: Annotations
+    val: Annotations
+    image: ImageSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a run reads.
+
+    Attributes:
+        resume: whether the run goes on from its latest checkpoint.
+        teacher: None where none teaches.
+        same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
+        alone: the same student trained alone, for the comparison; None where there is none.
+    """
+
+    config: RunConfig
+    resume: bool
+    data: OpenedData
+    teacher: LoadedDetector | None
+    same_classes: bool
+    alone: LoadedDetector | None
+
+    @property
+    def first_device(self) -> torch.device:
+        """Where the run computes before it trains: processes are forked from one that must not have touched a GPU."""
+        train = self.config.train
+        return torch.device("cpu") if forks(train) else own_device(train)
 
 
 @dataclass(frozen=True, slots=True)

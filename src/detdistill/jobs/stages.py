@@ -30,7 +30,8 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples
-from detdistill.jobs.opening import Opened, detect, open_data, open_detector, require_same_classes
+from detdistill.jobs.opening import detect, image_settings, open_detector, read_split, require_same_classes
+from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
 from detdistill.progress import Progress
@@ -100,13 +101,17 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
-    data = open_data(config.data, image=teacher.image if teacher else None, progress=watcher)
+    train_split = read_split(config.data.source("train"), "train", progress=watcher)
+    names = train_split.class_names
+    val_split = read_split(config.data.source("val"), "val", class_names=names, progress=watcher)
+    size = config.data.image or image_settings(teacher.image if teacher else None, train_split)
+    data = OpenedData(train_split, val_split, size)
     if choice is not None and teacher is not None:
         same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
     alone = None if config.alone is None else load_detector(config.alone)
-    if alone is not None and alone.class_names != data.val.class_names:
+    if alone is not None and alone.class_names != names:
         raise ConfigError(
-            f"The student alone in {config.alone} must have the data's classes {list(data.val.class_names)}, got "
+            f"The student alone in {config.alone} must have the data's classes {list(names)}, got "
             f"{list(alone.class_names)}. Give a run on this data."
         )
     return Opened(config, resume, data, teacher, same_classes, alone)
