@@ -86,7 +86,6 @@ def open_data(
 
     Args:
         path: Data set folder, COCO JSON, or data.yaml.
-        split: Which images of the folder.
         class_names: In label order, such as a teacher's; None for the data's own order.
         image: To what size batches bring the images, such as a teacher's; None for the images' own median size.
 
@@ -134,8 +133,6 @@ def save_detector(detector: Detector, out: Place, *, image: Mapping[str, Any] | 
     """Writes a detector that `load_detector` reads, alone, wherever its folder is moved.
 
     Args:
-        detector: Left as it is.
-        out: Folder, made where needed.
         image: How its training images were prepared: a mapping, or what `open_data` says.
 
     Example:
@@ -154,8 +151,6 @@ def build_detector(detector: str | DetectorSettings, class_names: Sequence[str],
 
     Args:
         detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny, or what `parse_detector` made of it.
-        class_names: In label order.
-        seed: Decides its weights.
 
     Example:
         >>> detdistill.build_detector("fcos/tiny", ("car", "truck")).spec.class_names

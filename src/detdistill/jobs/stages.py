@@ -234,16 +234,10 @@ def measure(
 ) -> dict[str, Measured]:
     """COCO's figures of detectors on the run's validation images, by the names that progress calls them."""
     settings, data, measured = opened.config.evaluate, opened.data, {}
+    size, device, watcher = settings.batch_size, own_device(opened.config.train), watched_by_leader(progress)
     for name, detector in detectors.items():
-        found = detect(
-            detector,
-            data.val,
-            data.image,
-            label=f"evaluate {name}",
-            batch_size=settings.batch_size,
-            device=own_device(opened.config.train),
-            progress=watched_by_leader(progress),
-        )
+        label = f"evaluate {name}"
+        found = detect(detector, data.val, data.image, label=label, batch_size=size, device=device, progress=watcher)
         measured[name] = Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
     return measured
 
