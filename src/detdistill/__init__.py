@@ -66,51 +66,15 @@ _HOMES = {
     "types": ("Batch", "Clock", "Cost", "Observation", "StepReport", "Targets"),
 }
 
-__all__ = [  # noqa: RUF022 (what the commands do, the stages of a run, a loop of one's own, what flows in it)
-    "train",
-    "distill",
-    "evaluate",
-    "predict",
-    "profile",
-    "pictures",
-    "describe_methods",
-    "check_data",
-    "convert_data",
-    "run_config",
-    "stages",
-    "RunFolder",
-    "ScreenProgress",
-    "Interrupted",
-    "errors",
-    "quiet_threads",
-    "open_data",
-    "load_detector",
-    "save_detector",
-    "build_detector",
-    "parse_detector",
-    "inherit",
-    "FrozenTeacher",
-    "build_recipe",
-    "parse_method",
-    "method_text",
-    "DistillationStep",
-    "register_method",
-    "register_detector",
-    "register_format",
-    "Method",
-    "Family",
-    "Format",
-    "Detector",
-    "DetectorSettings",
-    "DetectorSpec",
-    "Batch",
-    "Targets",
-    "Observation",
-    "Cost",
-    "Clock",
-    "StepReport",
-    "__version__",
-]
+# What the commands do, the stages of a run, a loop of one's own, and what flows in it.
+__all__ = ["describe_methods", "distill", "evaluate", "pictures", "predict", "profile", "train"]
+__all__ += ["check_data", "convert_data"]
+__all__ += ["Interrupted", "RunFolder", "ScreenProgress", "errors", "quiet_threads", "run_config", "stages"]
+__all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_detector", "save_detector"]
+__all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]
+__all__ += ["Family", "Format", "Method", "register_detector", "register_format", "register_method"]
+__all__ += ["Batch", "Clock", "Cost", "Detector", "DetectorSettings", "DetectorSpec"]
+__all__ += ["Observation", "StepReport", "Targets", "__version__"]
 
 
 def __getattr__(name: str) -> object:

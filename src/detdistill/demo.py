@@ -25,6 +25,7 @@ from detdistill.training.settings import TrainSettings
 
 ALONE_EQUAL_TIME = "alone_equal_time"
 SCENES, LABELLED = "scenes", "labelled.json"
+_TRAINING = TrainSettings(steps=400, batch_size=8, devices=2, accelerator="cpu", lr=8e-3, threads=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +36,7 @@ class DemoPlan:
         train_scenes: drawn for training; the teacher learns from all of them.
         labelled_scenes: the first so many of them are all that the student learns from, alone and distilled alike.
         val_scenes: drawn for validation.
-        width: of a scene, pixels.
-        height: of a scene, pixels.
-        augment: of both trainings.
-        teacher: detector of the teacher.
-        student: detector of the student.
-        teacher_training: of the teacher.
+        width: of a scene, pixels, as is `height`.
         student_training: of the student, alone and distilled alike; searched for the student alone.
         method: the recipe's numbers; chosen on other scenes than those that are reported.
     """
@@ -53,39 +49,14 @@ class DemoPlan:
     augment: AugmentSettings = AugmentSettings(flip=0.5)
     teacher: str = "fcos/small"
     student: str = "fcos/tiny"
-    teacher_training: TrainSettings = TrainSettings(
-        steps=900,
-        batch_size=8,
-        devices=2,
-        accelerator="cpu",
-        lr=8e-3,
-        threads=1,
-        warmup_steps=100,
-        ema_decay=0.99,
-    )
-    student_training: TrainSettings = TrainSettings(
-        steps=400,
-        batch_size=8,
-        devices=2,
-        accelerator="cpu",
-        lr=8e-3,
-        schedule="step",
-        threads=1,
-        warmup_steps=50,
-        ema_decay=0.98,
-    )
+    teacher_training: TrainSettings = replace(_TRAINING, steps=900, warmup_steps=100, ema_decay=0.99)
+    student_training: TrainSettings = replace(_TRAINING, schedule="step", warmup_steps=50, ema_decay=0.98)
     method: FRSSettings = FRSSettings(feature_gain=0.02, class_gain=1.5, standardize=True, aligner="conv1x1")
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOutcome:
-    """What the demo measured.
-
-    Attributes:
-        out: its folder.
-        results: figures of teacher, alone, distilled and alone for the same time.
-        training: steps and seconds of each training.
-    """
+    """What the demo measured of its four detectors; `training` has the steps and seconds of each."""
 
     out: Path
     results: Mapping[str, CocoMetrics | None]
@@ -105,10 +76,8 @@ class DemoOutcome:
 
     def as_dict(self) -> Mapping[str, Any]:
         """What ``results.json`` holds."""
-        training = {
-            name: {"steps": steps, "seconds": round(seconds, 2)} for name, (steps, seconds) in self.training.items()
-        }
-        return {**results_json(self.results), "training": training}
+        cost = {name: {"steps": steps, "seconds": round(took, 2)} for name, (steps, took) in self.training.items()}
+        return {**results_json(self.results), "training": cost}
 
 
 def demo_job(
@@ -120,7 +89,6 @@ def demo_job(
         out: folder of the demo.
         seed: decides scenes, weights and the order of images.
         plan: another configuration; None for the demo's own.
-        progress: told how it goes.
 
     Raises:
         DistillError: the folder holds something else.
@@ -134,13 +102,9 @@ def demo_job(
     equal_time = equal_time_config(configs[ALONE], out=out, alone=runs[ALONE].seconds, distilled=distilled.seconds)
     runs[ALONE_EQUAL_TIME] = train_job(equal_time, resume=True, progress=progress)
     results = {name: run.results[STUDENT] for name, run in runs.items()}
-    runs[DISTILLED] = distilled
-    outcome = DemoOutcome(
-        out=out,
-        results={**results, DISTILLED: distilled.results[DISTILLED]},
-        training={name: (run.steps, run.seconds) for name, run in runs.items()},
-    )
-    report(outcome, curves={name: out / name for name in runs})
+    results[DISTILLED], runs[DISTILLED] = distilled.results[DISTILLED], distilled
+    outcome = DemoOutcome(out, results, {name: (run.steps, run.seconds) for name, run in runs.items()})
+    report(out, outcome.as_dict(), curves={name: out / name for name in runs})
     with atomic_file(RunFolder(out).pictures) as partial:
         shutil.copyfile(RunFolder(distilled.out).pictures, partial)
     return outcome
@@ -169,31 +133,16 @@ def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress
 
 def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig]:
     """The runs of the demo, by name: teacher, student alone and distilled student."""
-    data = DataSettings(
-        folder=out / SCENES,
-        image=ImageSettings(short_side=min(plan.width, plan.height), long_side=max(plan.width, plan.height)),
-        augment=plan.augment,
-    )
-    student = StudentChoice(plan.student, parse_detector(plan.student))
-    training = replace(plan.student_training, seed=seed)
-    labelled = replace(data, train=out / LABELLED)
-    alone = RunConfig(data=labelled, student=student, train=training, out=out / ALONE)
+    short, long = sorted((plan.width, plan.height))
+    data = DataSettings(out / SCENES, image=ImageSettings(short_side=short, long_side=long), augment=plan.augment)
+    student, teacher = (StudentChoice(name, parse_detector(name)) for name in (plan.student, plan.teacher))
+    training, teachers = (replace(one, seed=seed) for one in (plan.student_training, plan.teacher_training))
+    alone = RunConfig(replace(data, train=out / LABELLED), student=student, train=training, out=out / ALONE)
+    distilled = replace(alone, teacher=TeacherSettings(str(out / TEACHER)), method=plan.method, alone=out / ALONE)
     return {
-        TEACHER: replace(
-            alone,
-            data=data,
-            student=StudentChoice(plan.teacher, parse_detector(plan.teacher)),
-            train=replace(plan.teacher_training, seed=seed),
-            out=out / TEACHER,
-        ),
+        TEACHER: RunConfig(data, student=teacher, train=teachers, out=out / TEACHER),
         ALONE: alone,
-        DISTILLED: replace(
-            alone,
-            out=out / DISTILLED,
-            teacher=TeacherSettings(source=str(out / TEACHER)),
-            method=plan.method,
-            alone=out / ALONE,
-        ),
+        DISTILLED: replace(distilled, out=out / DISTILLED),
     }
 
 

@@ -293,8 +293,8 @@ def test_self_distillation_is_proved_on_a_perturbed_observation_and_says_so(lab:
 
 
 def test_a_frozen_student_is_refused_before_any_step(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = stages.new_student
-    monkeypatch.setattr(stages, "new_student", lambda *given: build(*given).requires_grad_(False))
+    build = stages.build_detector
+    monkeypatch.setattr(stages, "build_detector", lambda *given, seed: build(*given, seed=seed).requires_grad_(False))
     config = distillation(lab.folder, "frozen", method="hint")
     with pytest.raises(DistillError, match="Check that the student is not frozen"):
         distill_job(config)

@@ -18,8 +18,7 @@ from detdistill.detectors.catalogue import build_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
-from detdistill.jobs.generations import generations_job
-from detdistill.jobs.run import train_job
+from detdistill.jobs.run import generations_job, train_job
 from detdistill.store.students import load_detector
 from detdistill.training.run import _Run
 from detdistill.training.signals import Interrupted

@@ -93,7 +93,7 @@ def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.Monk
     job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(line) == 0
     assert job.call_args.args[0].student.settings == settings
-    chain = replace_job(monkeypatch, "jobs.generations", "generations_job")
+    chain = replace_job(monkeypatch, "jobs.run", "generations_job")
     assert main([*line, "--generations", "3", "--resume"]) == 0
     assert chain.call_args.args[0] == job.call_args.args[0]
     assert {key: chain.call_args.kwargs[key] for key in ("generations", "resume")} == {"generations": 3, "resume": True}
@@ -176,7 +176,8 @@ def test_commands_call_their_jobs(
         (["data", "make", "senes"], "one of scenes, coco-traffic, got 'senes'. Did you mean 'scenes'?"),
         (["data", "make", "--out", "o"], "command after 'data make' must be one of scenes, coco-traffic, got '"),
         (["data", "make", "coco-traffic", "--out", "o"], "requires an argument"),
-        (["evaluate", "x", "--data", "d", "--protocol", "kity"], 'Invalid value "kity" for --protocol.'),
+        (["evaluate", "x", "--data", "d", "--protocol", "kity"],
+         "must be one of aid, aid_merged, coco, kitti, kitti11, voc, voc11, got 'kity'. Did you mean 'kitti'?"),
         (["distill", "--techer", "x"], "Unknown option: --techer. Did you mean --teacher?"),
         (["train", "--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
         (["evaluate"], 'Command "evaluate" parameter CHECKPOINT requires an argument.'),

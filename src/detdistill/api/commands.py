@@ -15,12 +15,11 @@ from detdistill.errors import ConfigError
 if TYPE_CHECKING:
     from detdistill.jobs.data import ConvertOutcome, DataOutcome
     from detdistill.jobs.evaluate import EvaluateOutcome
-    from detdistill.jobs.generations import GenerationsOutcome
     from detdistill.jobs.methods import MethodsOutcome
     from detdistill.jobs.pictures import PicturesOutcome
     from detdistill.jobs.predict import PredictOutcome
     from detdistill.jobs.profile import ProfileOutcome
-    from detdistill.jobs.run import RunOutcome
+    from detdistill.jobs.run import GenerationsOutcome, RunOutcome
     from detdistill.progress import Progress
 
 
@@ -44,7 +43,6 @@ def train(
         steps: How long to train.
         seed: Decides everything that is drawn at random.
         resume: Go on from the run's last checkpoint; where there is none, start.
-        progress: Told how it goes.
 
     Example:
         >>> outcome = detdistill.train("seed=3", detector="fcos/tiny", data="my_data", out="runs/alone", steps=2)
@@ -89,7 +87,6 @@ def distill(
         steps: How long to train.
         seed: Decides everything that is drawn at random.
         resume: Go on from the run's last checkpoint; where there is none, start.
-        progress: Told how it goes.
 
     Example:
         >>> outcome = detdistill.distill(
@@ -99,8 +96,7 @@ def distill(
         >>> outcome.method, sorted(outcome.results)
         ('aid(frs)', ['alone', 'distilled', 'teacher'])
     """
-    from detdistill.jobs.generations import generations_job
-    from detdistill.jobs.run import distill_job
+    from detdistill.jobs.run import distill_job, generations_job
 
     if generations != 1 and not itself:
         raise ConfigError(f"--generations must come with --self, got {generations} generations without it. Add --self.")
@@ -139,10 +135,10 @@ def evaluate(
         checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         data: Data set folder, COCO JSON, or data.yaml; for kitti and kitti11 a data set in KITTI's own layout.
         split: Which images of the folder.
-        protocol: By whose rules. kitti11 and voc11 are the older means over 11 recall points. aid is VOC's AP over
-            Car, Pedestrian and Cyclist, all else ignored; aid_merged merges most other types of KITTI into these.
+        protocol: By whose rules: coco, kitti, kitti11, voc, voc11, aid, aid_merged, or what a package adds. kitti11 and
+            voc11 are the older means over 11 recall points. aid is VOC's AP over Car, Pedestrian and Cyclist, all else
+            ignored; aid_merged merges most other types of KITTI into these.
         backend: What computes COCO's figures; all three agree.
-        progress: Told how it goes.
 
     Example:
         >>> outcome = detdistill.evaluate("runs/teacher", data="my_data")
@@ -164,7 +160,6 @@ def predict(
         images: Image files, or folders of them.
         out: Folder for the drawings and predictions.json.
         score: Leave out what the detector is less sure of, 0 to 1.
-        progress: Told how it goes.
 
     Example:
         >>> outcome = detdistill.predict("runs/teacher", "photos", out="drawn")
@@ -205,7 +200,6 @@ def profile(
         model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, or torchvision:NAME.
         size: Height and width of the image in pixels; 224 224 by default.
         classes: How many classes a detector has that is no run; 80 by default.
-        progress: Told how it goes.
 
     Example:
         >>> detdistill.profile("fcos/tiny", size=(64, 64), classes=3).complexity.parameters < 1e6
@@ -239,7 +233,6 @@ def pictures(
         seed: Decides which images are drawn at random.
         images: How many of these; those where distillation changed most come on top.
         score: Leave out what a detector is less sure of, 0 to 1.
-        progress: Told how it goes.
 
     Example:
         >>> outcome = detdistill.pictures(
@@ -250,17 +243,8 @@ def pictures(
     """
     from detdistill.jobs.pictures import pictures_job
 
-    return pictures_job(
-        alone=Path(alone),
-        distilled=Path(distilled),
-        teacher=str(teacher),
-        data=Path(data),
-        out=Path(out),
-        seed=seed,
-        images=images,
-        score=score,
-        progress=progress,
-    )
+    places = {"alone": Path(alone), "distilled": Path(distilled), "data": Path(data), "out": Path(out)}
+    return pictures_job(**places, teacher=str(teacher), seed=seed, images=images, score=score, progress=progress)
 
 
 def check_data(path: Place, /, *, progress: Progress | None = None) -> DataOutcome:
@@ -268,7 +252,6 @@ def check_data(path: Place, /, *, progress: Progress | None = None) -> DataOutco
 
     Args:
         path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml.
-        progress: Told how it goes.
 
     Example:
         >>> sorted(detdistill.check_data("my_data").splits)
@@ -295,7 +278,6 @@ def convert_data(
         to: The format to write: coco, voc, yolo, kitti, or one that another package adds.
         out: A new or empty folder.
         split_seed: Divides KITTI or Pascal VOC without split lists 8:2; 0 without it.
-        progress: Told how it goes.
 
     Example:
         >>> sorted(detdistill.convert_data("my_data", to="yolo", out="as_yolo").images)

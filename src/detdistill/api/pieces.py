@@ -86,10 +86,8 @@ def open_data(
 
     Args:
         path: Data set folder, COCO JSON, or data.yaml.
-        split: Which images of the folder.
         class_names: In label order, such as a teacher's; None for the data's own order.
         image: To what size batches bring the images, such as a teacher's; None for the images' own median size.
-        progress: Told what was recognised, repaired and skipped.
 
     Example:
         >>> loaded = detdistill.load_detector("runs/teacher")
@@ -120,7 +118,6 @@ def load_detector(source: Source, *, allow: Sequence[str] = (), progress: Progre
     Args:
         source: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         allow: Beginnings of tensor names that may be missing, left over or of another shape.
-        progress: Told which tensors matched.
 
     Example:
         >>> loaded = detdistill.load_detector("runs/teacher")
@@ -136,8 +133,6 @@ def save_detector(detector: Detector, out: Place, *, image: Mapping[str, Any] | 
     """Writes a detector that `load_detector` reads, alone, wherever its folder is moved.
 
     Args:
-        detector: Left as it is.
-        out: Folder, made where needed.
         image: How its training images were prepared: a mapping, or what `open_data` says.
 
     Example:
@@ -156,8 +151,6 @@ def build_detector(detector: str | DetectorSettings, class_names: Sequence[str],
 
     Args:
         detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny, or what `parse_detector` made of it.
-        class_names: In label order.
-        seed: Decides its weights.
 
     Example:
         >>> detdistill.build_detector("fcos/tiny", ("car", "truck")).spec.class_names

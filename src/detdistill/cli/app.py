@@ -67,28 +67,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:  # --help or --version
             command(*bound.args, **bound.kwargs)
     except UnknownCommandError as error:
-        _complain(_unknown_command(error))
-        return BAD_INPUT
+        return _said(f"error: {_unknown_command(error)}", BAD_INPUT)
     except CycloptsError as error:
-        _complain(f"{' '.join(str(error).split())} Add --help to see what there is.")
-        return BAD_INPUT
+        return _said(f"error: {' '.join(str(error).split())} Add --help to see what there is.", BAD_INPUT)
     except DistillError as error:
-        _complain(str(error))
-        return BAD_INPUT
+        return _said(f"error: {error}", BAD_INPUT)
     except OSError as error:
         if error.filename is None:
             raise
-        _complain(f"{error.filename} must be a path that can be used, got: {error.strerror}. Check the path.")
-        return BAD_INPUT
+        remedy = f"must be a path that can be used, got: {error.strerror}. Check the path."
+        return _said(f"error: {error.filename} {remedy}", BAD_INPUT)
     except KeyboardInterrupt as stopped:
-        _complain(str(stopped) or "interrupted", what="")
-        return INTERRUPTED
+        return _said(str(stopped) or "interrupted", INTERRUPTED)
     return DONE
 
 
-def _complain(message: str, *, what: str = "error: ") -> None:
+def _said(message: str, code: int) -> int:
     if says(message):
-        print(f"{what}{message}", file=sys.stderr)
+        print(message, file=sys.stderr)
+    return code
 
 
 def _unknown_command(error: UnknownCommandError) -> str:

@@ -25,12 +25,8 @@ if TYPE_CHECKING:
 
 # How the command line writes a word of Python, where it is not the option of the same name.
 _WRITTEN = {"settings": Parameter(name="CONFIG.yaml KEY=VALUE"), "itself": Parameter(name="--self")}
-_JSON = inspect.Parameter(
-    "json",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[Path | None, Parameter(help="Also write the table to this file.")],
-)
+_FILE = Annotated[Path | None, Parameter(help="Also write the table to this file.")]
+_JSON = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_FILE)
 
 
 class Outcome(Protocol):
@@ -45,16 +41,16 @@ class Outcome(Protocol):
 
 @final
 class Command:
-    """A function as the command line runs it; its signature and documentation are what cyclopts reads.
+    """A function as the command line runs it, with a signature and documentation for cyclopts to read.
 
-    Args:
-        function: returns an outcome; a parameter `progress` is the screen's, every other one is an option.
+    Its parameter `progress`, where it has one, is the screen's; every other one is an option.
     """
 
     def __init__(self, function: Callable[..., Outcome]) -> None:
         self.function = function
         given = inspect.signature(function).parameters
         names = [name for name in given if name != "progress"]
+        self.watched = "progress" in given
         written = SimpleNamespace(__annotations__={name: given[name].annotation for name in names})
         hints = get_type_hints(written, globalns=inspect.unwrap(function).__globals__)
         words = [given[name].replace(annotation=_option(name, hints[name])) for name in names]
@@ -68,31 +64,23 @@ class Command:
         Raises:
             KeyboardInterrupt: the run was stopped, with its checkpoint saved.
         """
-        options = dict(bound.kwargs)
-        json = options.pop("json", None)
-        outcome = self._outcome(bound.args, options)
-        if not leads():
-            return
-        for line in outcome.table():
-            print(line)
-        if json is not None:
-            from detdistill.files import write_json
-
-            write_json(json, outcome.as_dict())
-
-    def _outcome(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> Outcome:
-        if "progress" not in inspect.signature(self.function).parameters:
-            return self.function(*arguments, **options)
+        from detdistill.files import write_json
         from detdistill.progress import ScreenProgress
         from detdistill.training.signals import Interrupted
 
-        progress = watched_by_leader(ScreenProgress())
+        options, progress = dict(bound.kwargs), watched_by_leader(ScreenProgress())
+        json = options.pop("json", None)
         try:
-            return self.function(*arguments, **options, progress=progress)
+            outcome = self.function(*bound.args, **options, **({"progress": progress} if self.watched else {}))
         except Interrupted as stopped:
             raise KeyboardInterrupt(str(stopped)) from stopped
         finally:
             progress.finish()
+        if leads():
+            for line in outcome.table():
+                print(line)
+            if json is not None:
+                write_json(json, outcome.as_dict())
 
 
 def _option(name: str, hint: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Literal
 
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
-from detdistill.jobs.generations import same_architecture
 from detdistill.jobs.settings import RunConfig, StudentChoice
 from detdistill.settings import as_tree, build
 from detdistill.settings.overrides import Override, apply_override, parse_override
@@ -18,6 +18,7 @@ from detdistill.settings.reading import dotted
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.settings.trees import Path as Place
 from detdistill.settings.trees import Tree
+from detdistill.store.students import saved_settings
 
 # `student: fcos/resnet18` is short for a section with this one key.
 _SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}
@@ -34,8 +35,7 @@ _SAYS = {
 }
 _COMMAND_LINE = "The command line"
 
-TRAIN_DEFAULTS = {"steps": 2000, "batch_size": 8}
-"""What a run trains with where neither the file nor the command line says."""
+_TRAIN_DEFAULTS = {"steps": 2000, "batch_size": 8}
 
 
 def read_run_config(
@@ -55,9 +55,6 @@ def read_run_config(
             alone; ``"distill"`` needs teacher and method.
         options: values by dotted key, such as ``{"student.detector": "fcos/tiny"}``; None values are left out.
         itself: self-distillation: the student is what its teacher's checkpoint says that the teacher is.
-
-    Raises:
-        ConfigError: anything cannot be read or used; it says which key, what is wrong, and what to do.
     """
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in (options or {}).items()}
     given = [Override(tuple(key.split(".")), value, key) for key, value in plain.items() if value is not None]
@@ -74,11 +71,10 @@ def read_run_config(
         tree["student"] = _teachers_own(tree, named)
     for section, option in _NEEDED[purpose].items():
         _require(tree, section, option=option, named=named)
-    student, detector = tree["student"], tree["student"]["detector"]
-    base = parse_detector(detector)
-    tree["student"] = as_tree(base) | student
+    base = parse_detector(tree["student"]["detector"])
+    tree["student"] = as_tree(base) | tree["student"]
     if isinstance(tree.setdefault("train", {}), dict):
-        tree["train"] = TRAIN_DEFAULTS | tree["train"]
+        tree["train"] = _TRAIN_DEFAULTS | tree["train"]
     for override in overrides:
         if override.path not in _CHOOSING:
             apply_override(tree, override, RunConfig)
@@ -142,11 +138,10 @@ def _places(named: str, overrides: Sequence[Override]) -> Callable[[Place], str]
 
 def _choose(tree: Tree, override: Override) -> None:
     section, *key = override.path
+    before = tree.get(section)
     if not key:
         tree[section] = override.value
-        return
-    before = tree.get(section)
-    if not (isinstance(before, dict) and before.get(key[0]) == override.value):
+    elif not (isinstance(before, dict) and before.get(key[0]) == override.value):
         tree[section] = {key[0]: override.value}
 
 
@@ -162,12 +157,18 @@ def _require(tree: Tree, section: str, *, option: str, named: str) -> None:
 
 
 def _teachers_own(tree: Tree, named: str) -> Tree:
-    """The section of a student that has its teacher's architecture."""
+    """The section of a student that has its teacher's architecture, as its checkpoint says; no weights are read."""
     _require(tree, "teacher", option=_NEEDED["distill"]["teacher"], named=named)
     if "student" in tree:
         raise ConfigError(
             f"{named}: the student of a self-distillation must be its teacher's architecture, got a student of its "
             "own. Leave out --student and the section student, or --self."
         )
-    choice = same_architecture(tree["teacher"]["source"])
-    return {"detector": choice.detector, **as_tree(choice.settings)}
+    source = tree["teacher"]["source"]
+    if source.startswith(PREFIX):
+        raise ConfigError(
+            f"The teacher of a self-distillation must be a run or a checkpoint of ours, got {source}. "
+            "Give --teacher RUN, or choose a student by --student."
+        )
+    settings = saved_settings(Path(source))
+    return {"detector": settings.name, **as_tree(settings)}

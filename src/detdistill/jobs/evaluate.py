@@ -16,14 +16,7 @@ from detdistill.report.tables import per_class, side_by_side
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOutcome:
-    """One detector's figures.
-
-    Attributes:
-        checkpoint: what was measured.
-        metrics: in percent.
-        protocol: by whose rules.
-        images: on how many images.
-    """
+    """One detector's figures in percent, by whose rules, and on how many images."""
 
     checkpoint: str
     metrics: Metrics
@@ -41,7 +34,7 @@ class EvaluateOutcome:
     def as_dict(self) -> Mapping[str, Any]:
         """The checkpoint, the protocol and the figures."""
         described = {"checkpoint": self.checkpoint, "protocol": self.protocol.name, "images": self.images}
-        return {**described, **self.metrics.as_dict()}
+        return described | self.metrics.as_dict()
 
 
 def evaluate_job(
@@ -51,30 +44,14 @@ def evaluate_job(
     split: Literal["train", "val"] = "val",
     protocol: str | Protocol = "coco",
     backend: Backend = "hotcoco",
-    batch_size: int = 8,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
-    """The figures of a checkpoint on a split; the words are those of `detdistill.evaluate`.
-
-    Raises:
-        ConfigError: the checkpoint or the data are not there, or do not fit the protocol.
-        DataError: the data cannot be used, or its classes are not the detector's.
-    """
+    """The figures of a checkpoint on a split; the words are those of `detdistill.evaluate`."""
     watcher = progress or Silence()
     rules = PROTOCOLS.find(protocol) if isinstance(protocol, str) else protocol
     loaded = open_detector(checkpoint, progress=watcher)
     examination = rules.open(data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher)
-    found = detect(
-        loaded.detector,
-        examination.annotations,
-        image_settings(loaded.image, examination.annotations),
-        label=f"evaluate {checkpoint}",
-        batch_size=batch_size,
-        progress=watcher,
-    )
-    return EvaluateOutcome(
-        checkpoint=checkpoint,
-        metrics=examination.measure(found),
-        protocol=rules,
-        images=len(examination.annotations),
-    )
+    truth = examination.annotations
+    size = image_settings(loaded.image, truth)
+    found = detect(loaded.detector, truth, size, label=f"evaluate {checkpoint}", progress=watcher)
+    return EvaluateOutcome(checkpoint, metrics=examination.measure(found), protocol=rules, images=len(truth))

@@ -13,18 +13,12 @@ from detdistill.errors import ConfigError
 from detdistill.methods.catalogue import METHODS, RecipeDescription, describe
 from detdistill.settings.calls import written
 
-_INDENT = " " * 6
 _ATTRIBUTE = re.compile(r"(\w+): (.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class MethodsOutcome:
-    """The descriptions that were asked for.
-
-    Attributes:
-        methods: one description per method.
-        detailed: whether `table` tells everything, or one line a method.
-    """
+    """The descriptions that were asked for; `table` tells everything where `detailed`, else one line a method."""
 
     methods: tuple[RecipeDescription, ...]
     detailed: bool
@@ -49,14 +43,7 @@ class MethodsOutcome:
 
 
 def methods_job(name: str | None = None) -> MethodsOutcome:
-    """Describes all methods, or one.
-
-    Args:
-        name: the one to describe in full; None for all, one line each.
-
-    Raises:
-        ConfigError: there is no method of that name, or it is a composition.
-    """
+    """Describes all methods, one line each, or the one of that name in full."""
     if name is not None and not name.isidentifier():
         raise ConfigError(
             f"The method must be one name, got '{name}'. Ask for each method by itself, as in detdistill methods frs."
@@ -66,11 +53,7 @@ def methods_job(name: str | None = None) -> MethodsOutcome:
 
 
 def setting_meanings(name: str) -> dict[str, str]:
-    """What each number of a method means, from the documentation of its settings, in the command line's words.
-
-    Args:
-        name: a method that there is.
-    """
+    """What each number of a method means, from the documentation of its settings, in the command line's words."""
     _, _, attributes = (inspect.getdoc(METHODS[name].settings) or "").partition("Attributes:\n")
     meanings: dict[str, str] = {}
     key = ""
@@ -87,24 +70,16 @@ def setting_meanings(name: str) -> dict[str, str]:
 
 
 def _details(method: RecipeDescription) -> list[str]:
-    parts = {
-        "Formula": method.formula,
-        "Needs": method.needs,
-        "Source": method.source,
-        "Differs from the source": method.differs,
-    }
+    parts = {"Formula": method.formula, "Needs": method.needs, "Source": method.source}
+    parts["Differs from the source"] = method.differs
     lines = [f"{method.name}: {method.summary}", ""]
     for title, text in parts.items():
         lines += [f"{title}:", *(f"  {line}".rstrip() for line in text.splitlines()), ""]
     lines += ["Settings (change one with method.KEY=VALUE):"]
     meanings = setting_meanings(method.name)
     for key, value in method.defaults.items():
-        lines += [
-            f"  {key} = {written(value)}",
-            *textwrap.wrap(
-                meanings[key], width=110, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
-            ),
-        ]
+        wrapped = textwrap.wrap(meanings[key], width=104, break_on_hyphens=False)
+        lines += [f"  {key} = {written(value)}", *(f"      {line}" for line in wrapped)]
     example = f"{method.name}(METHOD, KEY=VALUE)" if method.wraps else f"{method.name}(KEY=VALUE)"
     lines += ["", f'On the command line: --method "{example}"']
     return lines

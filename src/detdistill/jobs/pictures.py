@@ -18,13 +18,7 @@ from detdistill.report.tables import Cell, Table
 
 @dataclass(frozen=True, slots=True)
 class PicturesOutcome:
-    """What was drawn.
-
-    Attributes:
-        out: the picture.
-        names: file names of the images.
-        picks: why each was chosen, and what both students did in it.
-    """
+    """What was drawn: of every image its file name, why it was chosen, and what both students did in it."""
 
     out: Path
     names: Sequence[str]
@@ -37,12 +31,8 @@ class PicturesOutcome:
             for name, pick in zip(self.names, self.picks, strict=True)
         ]
         table = Table(("image", "chosen as", "student alone", "distilled student", "change"), tuple(rows))
-        return [
-            *table.text().splitlines(),
-            "",
-            "change = found less wrong, distilled against alone",
-            f"picture {self.out}",
-        ]
+        legend = "change = found less wrong, distilled against alone"
+        return [*table.text().splitlines(), "", legend, f"picture {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
         """The counts of every image."""
@@ -69,28 +59,19 @@ def pictures_job(
     score: float = 0.4,
     progress: Progress | None = None,
 ) -> PicturesOutcome:
-    """Runs three detectors on validation images and draws some; the words are those of `detdistill.pictures`.
-
-    Raises:
-        ConfigError: a checkpoint or the data are not there, or their classes differ.
-        DataError: the data cannot be used.
-    """
+    """Runs three detectors on validation images and draws some; the words are those of `detdistill.pictures`."""
     watcher = progress or Silence()
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out must be a file name that ends in .png, got {out}. Write for example pictures.png.")
     annotations = read_split(data, "val", exact=data.is_file(), progress=watcher)
-    students = [_found(str(source), annotations, watcher) for source in (alone, distilled)]
-    taught = _found(teacher, annotations, watcher)
-    picks = choose_pictures(
-        annotations, alone=students[0], distilled=students[1], seed=seed, images=images, score=score
-    )
-    draw_pictures(out, annotations, picks, alone=students[0], distilled=students[1], teacher=taught, score=score)
-    names = tuple(annotations.file_name(pick.index) for pick in picks)
-    return PicturesOutcome(out=out, names=names, picks=tuple(picks))
+    first, second = (_found(str(source), annotations, watcher) for source in (alone, distilled))
+    third = _found(teacher, annotations, watcher)
+    picks = choose_pictures(annotations, alone=first, distilled=second, seed=seed, images=images, score=score)
+    draw_pictures(out, annotations, picks, alone=first, distilled=second, teacher=third, score=score)
+    return PicturesOutcome(out, tuple(annotations.file_name(pick.index) for pick in picks), tuple(picks))
 
 
 def _found(source: str, annotations: Annotations, progress: Progress) -> list[ImageDetections]:
-    """What a detector finds in every image of the split, at the size that it was trained on."""
     loaded = open_detector(source, progress=progress)
     require_same_classes(loaded, annotations, source=source)
     size = image_settings(loaded.image, annotations)

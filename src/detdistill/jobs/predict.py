@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,7 @@ PREDICTIONS = "predictions.json"
 
 @dataclass(frozen=True, slots=True)
 class PredictOutcome:
-    """What was found in every image.
-
-    Attributes:
-        out: folder of the drawings and ``predictions.json``.
-        images: the files, in the order given.
-        found: what was found in each, above the score.
-        class_names: names in label order.
-    """
+    """What was found above the score in every image, in the order given; drawings lie in `out`."""
 
     out: Path
     images: tuple[Path, ...]
@@ -41,10 +35,12 @@ class PredictOutcome:
 
     def table(self) -> list[str]:
         """One line per image, then where the drawings are."""
-        rows = tuple(
-            (str(path), len(one.labels), self._named(one)) for path, one in zip(self.images, self.found, strict=True)
-        )
-        table = Table(("image", "boxes", "classes"), rows).text(decimals=0)
+        rows = []
+        for path, one in zip(self.images, self.found, strict=True):
+            labels, counts = np.unique(one.labels, return_counts=True)
+            named = (f"{self.class_names[label]} {count}" for label, count in zip(labels, counts, strict=True))
+            rows.append((str(path), len(one.labels), ", ".join(named)))
+        table = Table(("image", "boxes", "classes"), tuple(rows)).text(decimals=0)
         return [*table.splitlines(), "", f"drawings and {PREDICTIONS} in {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -56,33 +52,16 @@ class PredictOutcome:
                     "score": float(score),
                     "class": self.class_names[label],
                 }
-                for box, score, label in zip(one.boxes, one.scores, one.labels.tolist(), strict=True)
+                for box, score, label in zip(one.boxes, one.scores, one.labels, strict=True)
             ]
             for path, one in zip(self.images, self.found, strict=True)
         }
 
-    def _named(self, found: ImageDetections) -> str:
-        labels, counts = np.unique(found.labels, return_counts=True)
-        return ", ".join(
-            f"{self.class_names[label]} {count}" for label, count in zip(labels.tolist(), counts.tolist(), strict=True)
-        )
-
 
 def predict_job(
-    checkpoint: str,
-    images: Sequence[Path],
-    *,
-    out: Path,
-    score: float = 0.3,
-    batch_size: int = 8,
-    progress: Progress | None = None,
+    checkpoint: str, images: Sequence[Path], *, out: Path, score: float = 0.3, progress: Progress | None = None
 ) -> PredictOutcome:
-    """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`.
-
-    Raises:
-        ConfigError: there is no such checkpoint or image, or the score is out of range.
-        DataError: a file is no image.
-    """
+    """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`."""
     if not images:
         raise ConfigError(
             "predict must be given an image or a folder of images, got none. "
@@ -95,14 +74,18 @@ def predict_job(
     loaded = open_detector(checkpoint, progress=watcher)
     annotations = _unannotated(files, loaded.class_names)
     size = image_settings(loaded.image, annotations)
-    everything = detect(loaded.detector, annotations, size, label="predict", batch_size=batch_size, progress=watcher)
+    everything = detect(loaded.detector, annotations, size, label="predict", progress=watcher)
     found = tuple(one.above(score) for one in everything)
-    outcome = PredictOutcome(out=out, images=tuple(files), found=found, class_names=loaded.class_names)
-    for name, path, one in zip(_drawing_names(files), files, found, strict=True):
+    outcome = PredictOutcome(out, tuple(files), found, class_names=loaded.class_names)
+    used: Counter[str] = Counter()
+    for path, one in zip(files, found, strict=True):
+        # Images of the same name in different folders get a number.
+        used[path.stem] += 1
+        name = path.stem if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}"
         with Image.open(path) as opened:
             picture = opened.convert("RGB")
         drawn = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
-        with atomic_file(out / name) as partial:
+        with atomic_file(out / f"{name}.png") as partial:
             drawn.save(partial, format="PNG")
     write_json(out / PREDICTIONS, outcome.as_dict())
     return outcome
@@ -123,19 +106,8 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _drawing_names(files: Sequence[Path]) -> list[str]:
-    """One file name per drawing; images of the same name in different folders get a number."""
-    used: dict[str, int] = {}
-    names = []
-    for path in files:
-        used[path.stem] = used.get(path.stem, 0) + 1
-        names.append(f"{path.stem}.png" if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}.png")
-    return names
-
-
 def _unannotated(files: Sequence[Path], class_names: tuple[str, ...]) -> Annotations:
     encoded = [str(path.resolve()).encode() for path in files]
-    none = np.zeros(0)
     return Annotations(
         images_dir=Path("/"),
         class_names=class_names,
@@ -146,9 +118,9 @@ def _unannotated(files: Sequence[Path], class_names: tuple[str, ...]) -> Annotat
         name_offsets=np.cumsum([0, *map(len, encoded)]),
         offsets=np.zeros(len(files) + 1, dtype=np.int64),
         boxes=np.zeros((0, 4), dtype=np.float32),
-        labels=none.astype(np.int32),
-        ignored=none.astype(bool),
-        areas=none.astype(np.float32),
+        labels=np.zeros(0, dtype=np.int32),
+        ignored=np.zeros(0, dtype=bool),
+        areas=np.zeros(0, dtype=np.float32),
     )
 
 

@@ -10,29 +10,18 @@ from typing import Any
 from detdistill.bench.machine import machine
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
-from detdistill.detectors.complexity import Complexity, complexity, seconds_per_image
+from detdistill.detectors.complexity import SECOND_STAGE, Complexity, complexity, seconds_per_image
 from detdistill.detectors.torchvision_teachers import PREFIX, untrained_torchvision
 from detdistill.errors import ConfigError
 from detdistill.jobs.opening import available_device, open_detector
 from detdistill.progress import Progress, Silence
 
-DEFAULT_SIZE = (224, 224)
 _COCO_CLASSES = 80
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileOutcome:
-    """What a detector costs.
-
-    Attributes:
-        model: what was asked for.
-        classes: how many it knows.
-        height: of the image in pixels.
-        width: of the image in pixels.
-        complexity: parameters and multiply-adds.
-        seconds: median time of one image.
-        machine: what the time was taken on.
-    """
+    """What a detector costs on an image of `height` x `width` pixels; `seconds` is the median time of one image."""
 
     model: str
     classes: int
@@ -44,38 +33,25 @@ class ProfileOutcome:
 
     def table(self) -> list[str]:
         """One line a figure."""
-        found = self.complexity
+        found, threads = self.complexity, self.machine["threads"]
         second = "" if found.proposals is None else f" ({found.proposals} proposals)"
+        taken_on = f"{self.machine['device']}, {threads} thread{'' if threads == 1 else 's'}"
         rows = [
             ("parameters", f"{found.parameters / 1e6:.2f} M"),
             ("  trainable", f"{found.trainable / 1e6:.2f} M"),
             ("multiply-adds", f"{found.total_macs / 1e9:.2f} G (papers often print these as GFLOPs)"),
-            *((f"  {part}", f"{macs / 1e9:.2f} G") for part, macs in found.macs.items()),
-            ("time per image", f"{1000 * self.seconds:.1f} ms ({self.machine['device']}, {self._threads()})"),
+            *((f"  {p}", f"{macs / 1e9:.2f} G{second if p == SECOND_STAGE else ''}") for p, macs in found.macs.items()),
+            ("time per image", f"{1000 * self.seconds:.1f} ms ({taken_on})"),
         ]
-        rows = [(name, f"{value}{second}" if name == "  second stage" else value) for name, value in rows]
         width = max(len(name) for name, _ in rows)
         title = f"{self.model}: {self.classes} classes, {self.height} x {self.width} pixels"
         return [title, *(f"  {name:<{width}}  {value}" for name, value in rows)]
 
-    def _threads(self) -> str:
-        count = self.machine["threads"]
-        return f"{count} thread{'' if count == 1 else 's'}"
-
     def as_dict(self) -> Mapping[str, Any]:
         """All figures."""
-        found = asdict(self.complexity)
-        return {
-            "model": self.model,
-            "classes": self.classes,
-            "height": self.height,
-            "width": self.width,
-            **found,
-            "total_macs": self.complexity.total_macs,
-            "flops": 2 * self.complexity.total_macs,
-            "seconds_per_image": self.seconds,
-            "machine": dict(self.machine),
-        }
+        found, macs = asdict(self), self.complexity.total_macs
+        costs, seconds = found.pop("complexity"), found.pop("seconds")
+        return {**found, **costs, "total_macs": macs, "flops": 2 * macs, "seconds_per_image": seconds}
 
 
 def profile_job(
@@ -88,30 +64,19 @@ def profile_job(
 ) -> ProfileOutcome:
     """Counts and times one detector; weights that are not there are drawn, never downloaded.
 
-    Args:
-        model: as in `detdistill.profile`, like `size` and `classes`.
-        size: None for 224 x 224.
-        classes: None for COCO's 80.
-        rounds: how many times detection is timed.
-        progress: told the load report.
-
-    Raises:
-        ConfigError: there is no such detector, or a number cannot be used.
+    The words are those of `detdistill.profile`; `rounds` is how many times detection is timed.
     """
     watcher = progress or Silence()
     detector = _open(model, classes, watcher).to(available_device())
-    height, width = DEFAULT_SIZE if size is None else size
-    found = complexity(detector, height=height, width=width)
-    seconds = seconds_per_image(detector, height=height, width=width, rounds=rounds)
-    device = next(detector.parameters()).device
+    height, width = size or (224, 224)
     return ProfileOutcome(
-        model=model,
+        model,
         classes=len(detector.spec.class_names),
         height=height,
         width=width,
-        complexity=found,
-        seconds=seconds,
-        machine=machine(device),
+        complexity=complexity(detector, height=height, width=width),
+        seconds=seconds_per_image(detector, height=height, width=width, rounds=rounds),
+        machine=machine(next(detector.parameters()).device),
     )
 
 

@@ -1,31 +1,21 @@
-"""A run from end to end: trains a detector, alone or with a teacher's help, and shows all of them side by side."""
+"""A run from end to end: trains a detector, alone or with a teacher's help, or a chain where each teaches the next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detdistill.detectors.base import Detector
+from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
+from detdistill.jobs import stages
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.stages import (
-    Opened,
-    build,
-    draw_pictures,
-    fit,
-    measure,
-    open_inputs,
-    prove,
-    report,
-    require_method,
-)
 from detdistill.progress import Progress
 from detdistill.report.tables import per_class, results_json, side_by_side
 from detdistill.store.layout import RunFolder
 from detdistill.training.launch import forks
-from detdistill.training.world import by_leader, leads
+from detdistill.training.world import by_leader, leads, watched_by_leader
 
 STUDENT = "student"
 RESULTS = TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
@@ -38,7 +28,6 @@ class RunOutcome:
     Attributes:
         out: the run folder.
         results: figures of the student, or of teacher, student alone and distilled student; None where not known.
-        steps: of the training.
         seconds: that the training took, without evaluation.
         method: the recipe's name, such as ``"aid(frs)"``; empty without a teacher.
         sample_specific: shares of the images that sample-specific augmentation reaches; None where it is off.
@@ -58,10 +47,8 @@ class RunOutcome:
         if not self.method:
             return [*lines, "", *per_class(self.results).text().splitlines(), "", took]
         if self.results[ALONE] is None:
-            lines += [
-                "",
-                "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
-            ]
+            advice = "The student alone is not known: train it with `detdistill train` and pass its run as --alone."
+            lines += ["", advice]
         return [*lines, "", f"{self.method}: {took}"]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -75,29 +62,65 @@ class RunOutcome:
         }
 
 
-def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
-    """Trains a detector alone, whatever teacher and method the run has, measures it, and leaves a run folder.
+@dataclass(frozen=True, slots=True)
+class GenerationsOutcome:
+    """A chain of students, each taught by the one before, the first by the chain's teacher; `out` holds their runs."""
 
-    Raises:
-        DistillError: anything that cannot be used, in one sentence.
-        Interrupted: stopped by a signal, with the checkpoint saved.
-    """
+    out: Path
+    generations: Sequence[RunOutcome]
+
+    @property
+    def results(self) -> dict[str, CocoMetrics | None]:
+        """Figures of teacher, student alone and every generation."""
+        first = self.generations[0].results
+        return {
+            TEACHER: first[TEACHER],
+            ALONE: first[ALONE],
+            **{one.out.name: one.results[DISTILLED] for one in self.generations},
+        }
+
+    @property
+    def seconds(self) -> float:
+        """That all trainings took, without evaluation."""
+        return sum(one.seconds for one in self.generations)
+
+    def table(self) -> list[str]:
+        """The figures side by side, and where the runs are."""
+        last = self.generations[-1]
+        took = f"{len(self.generations)} generations of {last.steps} steps in {self.seconds:.0f} s"
+        return [
+            *side_by_side(self.results).text().splitlines(),
+            "",
+            f"{last.method}: {took}; run folders in {self.out}",
+        ]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``results.json`` holds: the last generation counts as the distilled student."""
+        results, last = self.results, self.generations[-1]
+        return {
+            **results_json({TEACHER: results[TEACHER], ALONE: results[ALONE], DISTILLED: last.results[DISTILLED]}),
+            "generations": [one.as_dict()[DISTILLED] for one in self.generations],
+            "method": last.method,
+            "steps": last.steps,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
+    """Trains a detector alone, whatever teacher and method the run has, measures it, and leaves a run folder."""
     untaught = replace(config, teacher=None, method=None, inherit=False, alone=None)
-    opened = open_inputs(untaught, resume=resume, progress=progress)
-    built = build(opened, progress=progress)
-    fitted = fit(prove(built, progress=progress), progress=progress)
+    opened = stages.open_inputs(untaught, resume=resume, progress=progress)
+    built = stages.build(opened, progress=progress)
+    fitted = stages.fit(stages.prove(built, progress=progress), progress=progress)
     name = config.student.detector
 
     def outcome() -> RunOutcome:
-        measured = measure(opened, {name: fitted.student}, progress=progress)[name]
+        measured = stages.measure(opened, {name: fitted.student}, progress=progress)[name]
+        training = fitted.training
         found = RunOutcome(
-            out=config.out,
-            results={STUDENT: measured.metrics},
-            steps=fitted.training.steps,
-            seconds=fitted.training.seconds,
-            sample_specific=built.shares,
+            config.out, {STUDENT: measured.metrics}, training.steps, training.seconds, sample_specific=built.shares
         )
-        report(found, curves={STUDENT: config.out})
+        stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
         return found
 
     return by_leader(outcome)
@@ -107,47 +130,56 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     """Distils a teacher into a student, and measures all on the same validation images.
 
     Before the first step it proves that every term of the recipe reaches the student.
-
-    Raises:
-        DistillError: anything that cannot be used, in one sentence.
-        Interrupted: stopped by a signal, with the checkpoint saved.
     """
-    require_method(config)
-    opened = open_inputs(config, resume=resume, progress=progress)
-    built = build(opened, progress=progress)
-    proved = prove(built, progress=progress)
-    others = _others(opened)
+    stages.require_method(config)
+    opened = stages.open_inputs(config, resume=resume, progress=progress)
+    built = stages.build(opened, progress=progress)
+    proved = stages.prove(built, progress=progress)
+    # The student is compared with them as far as their figures mean anything.
+    teacher = opened.teacher if opened.same_classes else None
+    others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}
     # Several processes are forked from this one, which must not have touched a GPU before.
     early = leads() and not forks(config.train)
-    before = measure(opened, others, progress=progress) if early else {}
-    fitted = fit(proved, progress=progress)
+    before = stages.measure(opened, others, progress=progress) if early else {}
+    fitted = stages.fit(proved, progress=progress)
 
     def outcome() -> RunOutcome:
-        measured = before or measure(opened, others, progress=progress)
-        measured |= measure(opened, {DISTILLED: fitted.student}, progress=progress)
-        found = RunOutcome(
-            out=config.out,
-            results={name: measured[name].metrics if name in measured else None for name in RESULTS},
-            steps=fitted.training.steps,
-            seconds=fitted.training.seconds,
-            method=built.method,
-            sample_specific=built.shares,
-        )
+        measured = before or stages.measure(opened, others, progress=progress)
+        measured |= stages.measure(opened, {DISTILLED: fitted.student}, progress=progress)
+        results = {name: measured[name].metrics if name in measured else None for name in RESULTS}
+        training = fitted.training
+        found = RunOutcome(config.out, results, training.steps, training.seconds, built.method, built.shares)
         curves = {DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}
-        report(found, curves=curves)
-        draw_pictures(opened, measured)
+        stages.report(found.out, found.as_dict(), curves=curves)
+        stages.draw_pictures(opened, measured)
         return found
 
     return by_leader(outcome)
 
 
-def _others(opened: Opened) -> dict[str, Detector]:
-    """The detectors that the distilled student is compared with, as far as their figures mean anything."""
-    others = {}
-    if opened.teacher is not None and opened.same_classes:
-        others[TEACHER] = opened.teacher.detector
-    if opened.alone is not None:
-        others[ALONE] = opened.alone.detector
-    return others
+def generations_job(
+    config: RunConfig, *, generations: int, resume: bool = False, progress: Progress | None = None
+) -> GenerationsOutcome:
+    """Distils a student from its teacher, the next student from that one, and so on.
+
+    Every generation begins with the same fresh weights and sees the same images in the same order: only its teacher
+    differs from the generation before. An interrupted chain goes on where it was. `config` is the
+    first generation's, but that its folder holds the folders of all.
+    """
+    if generations < 1:
+        raise ConfigError(f"The number of generations must be at least 1, got {generations}. Give --generations 2.")
+    watcher = watched_by_leader(progress)
+    stages.require_free(config.out, resume=resume)
+    found: list[RunOutcome] = []
+    teacher = config.teacher
+    for number in range(1, generations + 1):
+        out = config.out / f"generation_{number}"
+        watcher.say(f"generation {number} of {generations}: {out}")
+        found.append(distill_job(replace(config, out=out, teacher=teacher), resume=resume, progress=watcher))
+        if teacher is not None:
+            teacher = replace(teacher, source=str(out), allow=())
+    outcome = GenerationsOutcome(config.out, tuple(found))
+    stages.report(outcome.out, outcome.as_dict(), curves={one.out.name: one.out for one in found})
+    return outcome

@@ -1,29 +1,69 @@
-"""What happens to training samples beside augmentation: a recipe's own change to them, and their twins."""
+"""What a run reads, and what happens to its samples beside augmentation: a recipe's change to them, and twins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader
 from detdistill.data.loader import collate, evaluation_loader
 from detdistill.data.sample_specific import SampleSpecific, shares
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.loaded import LoadedDetector
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError, DataError
-from detdistill.jobs.opening import OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.progress import Progress
 from detdistill.store.layout import RunFolder
 from detdistill.store.twins import open_twin_cache
+from detdistill.training.launch import forks, own_device
 from detdistill.types import Batch
+
+_PROOF_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedData:
+    """Both splits of a run's data, with the same classes, and the size the models see."""
+
+    train: Annotations
+    val: Annotations
+    image: ImageSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a run reads.
+
+    Attributes:
+        resume: whether the run goes on from its latest checkpoint.
+        teacher: None where none teaches.
+        same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
+        alone: the same student trained alone, for the comparison; None where there is none.
+    """
+
+    config: RunConfig
+    resume: bool
+    data: OpenedData
+    teacher: LoadedDetector | None
+    same_classes: bool
+    alone: LoadedDetector | None
+
+    @property
+    def first_device(self) -> torch.device:
+        """Where the run computes before it trains: processes are forked from one that must not have touched a GPU."""
+        train = self.config.train
+        return torch.device("cpu") if forks(train) else own_device(train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +87,15 @@ class SampleChanges:
         return {"sample_specific": {**asdict(self.transform.settings), "until": self.until}}
 
 
-UNCHANGED = SampleChanges()
-_PROOF_IMAGES = 4
-
-
 def own_changes(settings: DataSettings) -> SampleChanges:
     """The change to samples that a run's data section asks for."""
     if settings.sample_specific is None:
-        return UNCHANGED
+        return SampleChanges()
     return SampleChanges(transform=SampleSpecific(settings.sample_specific), until=settings.sample_specific_until)
 
 
 def recipe_changes(recipe: Recipe, settings: DataSettings) -> SampleChanges:
-    """The change to samples that a recipe asks for, else that of the data section; twins are not opened yet.
-
-    Raises:
-        ConfigError: both ask for one, or for different shares of the run.
-    """
+    """The change to samples that a recipe asks for, else that of the data section; twins are not opened yet."""
     own = own_changes(settings)
     if recipe.sample_transform is None:
         until = max((weighted.until for weighted in recipe.terms if weighted.view != CLEAN), default=own.until)
@@ -81,56 +113,37 @@ def recipe_changes(recipe: Recipe, settings: DataSettings) -> SampleChanges:
     return SampleChanges(transform=recipe.sample_transform, until=recipe.transform_until)
 
 
-def training_data(config: RunConfig, data: OpenedData, changes: SampleChanges) -> DetectionDataset:
+def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
     """The training view of the data, with what a recipe changes about samples and the twins it looks at."""
     return DetectionDataset(
-        data.train,
-        image=data.image,
-        augment=config.data.augment,
-        seed=config.seed,
+        opened.data.train,
+        image=opened.data.image,
+        augment=opened.config.data.augment,
+        seed=opened.config.seed,
         sample_transform=changes.transform,
         twins=changes.twins,
     )
 
 
-def batch_with_boxes(config: RunConfig, data: OpenedData, changes: SampleChanges) -> Batch:
-    """The first training images that have something to teach.
-
-    Raises:
-        DataError: there is none.
-    """
-    dataset = training_data(config, data, changes)
-    samples = []
-    for index in range(len(dataset)):
-        if (~data.train.ignored[data.train.objects(index)]).any():
-            sample = dataset[Draw(epoch=0, index=index)]
-            if len(sample.targets.taught().labels):
-                samples.append(sample)
-        if len(samples) == _PROOF_IMAGES:
-            break
+def batch_with_boxes(opened: Opened, changes: SampleChanges) -> Batch:
+    """The first training images that have something to teach; refused where there is none."""
+    dataset, train = training_data(opened, changes), opened.data.train
+    with_boxes = (index for index in range(len(train)) if (~train.ignored[train.objects(index)]).any())
+    drawn = (dataset[Draw(epoch=0, index=index)] for index in with_boxes)
+    samples = list(islice((sample for sample in drawn if len(sample.targets.taught().labels)), _PROOF_IMAGES))
     if not samples:
         raise DataError(
             "The training images must have at least one box to learn, got none. "
             "Check the annotations with `detdistill data check`."
         )
-    return collate(samples, pad_multiple=data.image.pad_multiple)
+    return collate(samples, pad_multiple=opened.data.image.pad_multiple)
 
 
-def open_twins(
-    recipe: Recipe,
-    teacher: FrozenTeacher,
-    config: RunConfig,
-    data: OpenedData,
-    *,
-    device: torch.device,
-    progress: Progress,
-) -> dict[str, TwinReader]:
+def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> dict[str, TwinReader]:
     """Readers of the twins that a recipe looks at, made where they are not on the disk yet; none where a run makes them
     on the fly.
-
-    Raises:
-        DataError: an image cannot be read, or the disk has too little room.
     """
+    config = opened.config
     if config.twins.on_the_fly:
         return {}
     return {
@@ -138,10 +151,10 @@ def open_twins(
             config.twins.folder or RunFolder(config.out).twins,
             maker=maker,
             teacher=teacher,
-            annotations=data.train,
-            image=data.image,
+            annotations=opened.data.train,
+            image=opened.data.image,
             batch_size=config.train.batch_size,
-            device=device,
+            device=opened.first_device,
             progress=progress,
         )
         for name, maker in recipe.twins.items()
@@ -149,29 +162,19 @@ def open_twins(
     }
 
 
-def weighed_constantly(
-    recipe: Recipe,
-    teacher: FrozenTeacher,
-    config: RunConfig,
-    data: OpenedData,
-    *,
-    device: torch.device,
-    progress: Progress,
-) -> Recipe:
+def weighed_constantly(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> Recipe:
     """The recipe with every constant weight measured on the training images as they are, without augmentation.
 
     The teacher looks at each of them once, or at none where the recipe has no such weight.
-
-    Raises:
-        DataError: an image cannot be read.
     """
 
     def batches() -> Iterator[Batch]:
+        device, train = opened.first_device, opened.data.train
         teacher.to(device)
-        progress.start("measure constant weights", len(data.train))
+        progress.start("measure constant weights", len(train))
         seen = 0
-        plain = DetectionDataset(data.train, image=data.image)
-        for batch in evaluation_loader(plain, batch_size=config.evaluate.batch_size):
+        plain = DetectionDataset(train, image=opened.data.image)
+        for batch in evaluation_loader(plain, batch_size=opened.config.evaluate.batch_size):
             yield batch.to(device)
             seen += len(batch)
             progress.advance(seen)
@@ -189,12 +192,8 @@ def weighed_constantly(
     return measured
 
 
-def reached(changes: SampleChanges, data: OpenedData, *, progress: Progress) -> dict[str, float] | None:
-    """How many training images sample-specific augmentation reaches: said, and as ``results.json`` holds it.
-
-    Returns:
-        Shares in [0, 1] by name; None where the run has no such augmentation.
-    """
+def reached(changes: SampleChanges, data: OpenedData, progress: Progress) -> dict[str, float] | None:
+    """Which shares of the training images sample-specific augmentation reaches, said and by name; None without it."""
     if not isinstance(changes.transform, SampleSpecific):
         return None
     found = shares(data.train, changes.transform.settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
@@ -15,6 +15,9 @@ from detdistill.settings import as_tree, given
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
 
+# How a config file is laid out.
+_ORDER = ("data", "student", "teacher", "method", "twins", "inherit", "seed", "train", "evaluate", "out", "alone")
+
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
@@ -22,8 +25,7 @@ class DataSettings:
 
     Attributes:
         folder: a data set folder (train.json, val.json, images/) or a COCO JSON; used for every split not given.
-        train: the training split's own folder or JSON.
-        val: the validation split's own folder or JSON.
+        train: the training split's own folder or JSON, as `val` is the other's.
         image: to what size images are brought. None: the teacher's size where there is a teacher,
             else the training images' own median size, at most 800 x 1333.
         augment: how training images are varied.
@@ -54,21 +56,12 @@ class DataSettings:
 
     def source(self, split: Literal["train", "val"]) -> Path:
         """The path to open for `split`: its own, else the folder."""
-        own = self.train if split == "train" else self.val
-        chosen = own or self.folder
-        if chosen is None:
-            raise ConfigError(f"data.{split} must be a folder or a COCO JSON, got nothing. Give data.{split}.")
-        return chosen
+        return cast("Path", (self.train if split == "train" else self.val) or self.folder)
 
 
 @dataclass(frozen=True, slots=True)
 class StudentChoice:
-    """The detector that is trained.
-
-    Attributes:
-        detector: its short name, such as ``"fcos/resnet18"``.
-        settings: the full settings that the name stands for, changed where the user changed them.
-    """
+    """The detector that is trained: its short name and the settings it stands for, changed where the user did so."""
 
     detector: str
     settings: DetectorSettings
@@ -102,12 +95,7 @@ class TwinSettings:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
-    """How a run is measured.
-
-    Attributes:
-        backend: which implementation of COCO's average precision computes the figures.
-        batch_size: images at a time.
-    """
+    """How a run is measured: by which implementation of COCO's figures, and how many images at a time."""
 
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco"
     batch_size: int = 8
@@ -118,14 +106,8 @@ class RunConfig:
     """Everything that decides what a run does; `yaml` writes it so that the command line runs it again as it is.
 
     Attributes:
-        data: images and annotations.
-        student: the detector that is trained.
-        train: optimiser, schedule, length and seed.
-        out: the run's folder.
-        evaluate: how it is measured.
         teacher: the detector that teaches; None for plain training.
         method: settings of the method that distils; None for plain training.
-        twins: where the twins come from that the method looks at.
         inherit: whether the student's neck and heads start from the teacher's, where names and shapes match.
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
     """
@@ -149,21 +131,11 @@ class RunConfig:
     def as_dict(self) -> dict[str, Any]:
         """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""
         tree: dict[str, Any] = as_tree(self)
-        train = tree["train"]
-        content = {
-            "data": tree["data"],
-            "student": {"detector": self.student.detector, **tree["student"]["settings"]},
-            "teacher": tree["teacher"],
-            "method": tree["method"],
-            "twins": None if self.method is None else tree["twins"],
-            "inherit": None if self.method is None else self.inherit,
-            "seed": train.pop("seed"),
-            "train": train,
-            "evaluate": tree["evaluate"],
-            "out": self.out,
-            "alone": self.alone,
-        }
-        return {key: value for key, value in content.items() if value is not None}
+        tree |= {"student": {"detector": self.student.detector, **tree["student"]["settings"]}}
+        tree |= {"seed": tree["train"].pop("seed"), "out": self.out, "alone": self.alone}
+        if self.method is None:
+            tree |= {"twins": None, "inherit": None}
+        return {key: tree[key] for key in _ORDER if tree[key] is not None}
 
     def yaml(self) -> str:
         """The run as the text of a config file."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -22,7 +22,6 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
-from detdistill.detectors.loaded import LoadedDetector
 from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep, SupervisedStep
@@ -30,24 +29,9 @@ from detdistill.distillation.term import pairing_note
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
-from detdistill.jobs.opening import (
-    OpenedData,
-    detect,
-    device_of,
-    open_data,
-    open_detector,
-    require_same_classes,
-)
-from detdistill.jobs.samples import (
-    SampleChanges,
-    batch_with_boxes,
-    open_twins,
-    own_changes,
-    reached,
-    recipe_changes,
-    training_data,
-    weighed_constantly,
-)
+from detdistill.jobs import samples
+from detdistill.jobs.opening import detect, image_settings, open_detector, read_split, require_same_classes
+from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
 from detdistill.progress import Progress
@@ -55,7 +39,7 @@ from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector, save_detector
-from detdistill.training.launch import forks
+from detdistill.training.launch import own_device
 from detdistill.training.loop import TrainResult, train
 from detdistill.training.world import by_leader, first_on_machine, leads, watched_by_leader
 
@@ -63,32 +47,10 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What a run reads.
-
-    Attributes:
-        config: of the run.
-        resume: whether the run goes on from its latest checkpoint.
-        data: both splits, and the size the models see.
-        teacher: None where none teaches.
-        same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
-        alone: the same student trained alone, for the comparison; None where there is none.
-    """
-
-    config: RunConfig
-    resume: bool
-    data: OpenedData
-    teacher: LoadedDetector | None
-    same_classes: bool
-    alone: LoadedDetector | None
-
-
-@dataclass(frozen=True, slots=True)
 class Built:
     """What a run trains.
 
     Attributes:
-        opened: what it was built from.
         step: holds the student, and the teacher and the recipe where there is a teacher.
         method: the recipe's name, such as ``"aid(frs)"``; empty without a teacher.
         changes: what happens to training samples beside augmentation; twins are opened by `fit`.
@@ -99,19 +61,14 @@ class Built:
     opened: Opened
     step: DistillationStep | SupervisedStep
     method: str
-    changes: SampleChanges
+    changes: samples.SampleChanges
     shares: Mapping[str, float] | None
     inherited: InheritReport | None
 
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """A step whose every term was seen to teach the student.
-
-    Attributes:
-        built: the step.
-        proofs: one a term; empty without a teacher.
-    """
+    """A step whose every term was seen to teach the student; without a teacher there are no proofs."""
 
     built: Built
     proofs: tuple[TermProof, ...]
@@ -119,11 +76,7 @@ class Proved:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A finished training.
-
-    Attributes:
-        training: how the training went.
-    """
+    """A finished training, and how it went."""
 
     training: TrainResult
 
@@ -141,75 +94,60 @@ class Measured:
     found: list[ImageDetections]
 
 
-class Reported(Protocol):
-    """What a run found out."""
-
-    @property
-    def out(self) -> Path:
-        """Its folder."""
-
-    def as_dict(self) -> Mapping[str, Any]:
-        """What ``results.json`` holds."""
-
-
 def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Opened:
-    """Reads data, teacher and the student alone; nothing is written or trained.
-
-    Args:
-        config: of the run.
-        resume: go on from the latest checkpoint.
-
-    Raises:
-        DistillError: the folder is in use, something is missing, or it does not fit together.
-    """
+    """Reads data, teacher and the student alone; nothing is written or trained."""
     watcher = watched_by_leader(progress)
     require_free(config.out, resume=resume)
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
-    data = open_data(config.data, image=teacher.image if teacher else None, progress=watcher)
+    train_split = read_split(config.data.source("train"), "train", progress=watcher)
+    names = train_split.class_names
+    val_split = read_split(config.data.source("val"), "val", class_names=names, progress=watcher)
+    size = config.data.image or image_settings(teacher.image if teacher else None, train_split)
+    data = OpenedData(train_split, val_split, size)
     if choice is not None and teacher is not None:
         same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
-    alone = _open_alone(config.alone, data) if config.alone is not None else None
+    alone = None if config.alone is None else load_detector(config.alone)
+    if alone is not None and alone.class_names != names:
+        raise ConfigError(
+            f"The student alone in {config.alone} must have the data's classes {list(names)}, got "
+            f"{list(alone.class_names)}. Give a run on this data."
+        )
     return Opened(config, resume, data, teacher, same_classes, alone)
 
 
 def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     """The step that is trained: a student with its initial weights, and the terms that teach it.
 
-    Raises:
-        DistillError: student, teacher, method and data do not fit together.
+    The weights are the same for every run with this seed, distilled or not.
     """
-    watcher = watched_by_leader(progress)
-    config, data = opened.config, opened.data
-    student = new_student(config, data)
+    watcher, config, data = watched_by_leader(progress), opened.config, opened.data
+    student = build_detector(config.student.settings, data.train.class_names, seed=config.seed)
     if opened.teacher is None:
-        changes = own_changes(config.data)
-        shares = reached(changes, data, progress=watcher)
+        changes = samples.own_changes(config.data)
+        shares = samples.reached(changes, data, watcher)
         return Built(opened, SupervisedStep(student), "", changes, shares=shares, inherited=None)
     method = require_method(config)
     source = config.teacher.source if config.teacher else ""
     inherited = inherit(student, opened.teacher.detector, source=source) if config.inherit else None
     teacher = FrozenTeacher(opened.teacher.detector, autocast=_AUTOCAST.get(config.train.precision))
     recipe = build_recipe(method, student.spec, teacher.spec, seed=config.seed)
-    changes = recipe_changes(recipe, config.data)
-    device = device_before_training(config)
-    recipe = weighed_constantly(recipe, teacher, config, data, device=device, progress=watcher)
-    step = DistillationStep(student, teacher, recipe).to(device)
-    shares = reached(changes, data, progress=watcher)
+    changes = samples.recipe_changes(recipe, config.data)
+    recipe = samples.weighed_constantly(recipe, teacher, opened, watcher)
+    step = DistillationStep(student, teacher, recipe).to(opened.first_device)
+    shares = samples.reached(changes, data, watcher)
     return Built(opened, step, recipe.name, changes, shares=shares, inherited=inherited)
 
 
 def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     """Says what is inherited, paired and capped, and shows on one batch that every term teaches the student.
 
-    Without a teacher there is nothing to prove.
-
     Raises:
         DataError: no training image has a box.
         DistillError: a term is not finite, or does not reach the student.
     """
-    watcher, step = watched_by_leader(progress), built.step
+    watcher, opened, step = watched_by_leader(progress), built.opened, built.step
     if isinstance(step, SupervisedStep):
         return Proved(built, ())
     if built.inherited is not None:
@@ -217,14 +155,12 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     watcher.say(pairing_note(step.student.spec, step.teacher.spec))
     for note in step.recipe.notes:
         watcher.say(note)
-    config = built.opened.config
-    total = config.train.steps
+    total = opened.config.train.steps
     for weighted in step.recipe.terms:
         steps = weighted.warm_up.within(total)
         if steps != weighted.warm_up.steps:
             watcher.say(f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {total}")
-    batch = batch_with_boxes(config, built.opened.data, built.changes).to(device_before_training(config))
-    proofs = prove_terms(step, batch)
+    proofs = prove_terms(step, samples.batch_with_boxes(opened, built.changes).to(opened.first_device))
     for proof in proofs:
         watcher.say(f"start-up proof: {proof}")
     return Proved(built, proofs)
@@ -240,7 +176,8 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         Interrupted: stopped by a signal, with the checkpoint saved.
     """
     watcher, built, step = watched_by_leader(progress), proved.built, proved.built.step
-    config, data, changes = built.opened.config, built.opened.data, built.changes
+    opened, changes = built.opened, built.changes
+    config, data = opened.config, opened.data
     folder, settings, image = RunFolder(config.out), config.train, asdict(data.image)
     if built.inherited is not None and leads():
         write_json(folder.inherited, built.inherited.as_dict())
@@ -257,13 +194,9 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         identity |= {"method": None, **changes.identity()}
     else:
         label = f"distil {config.student.detector} by {built.method}"
-        method = require_method(config)
-        device = device_before_training(config)
-        twins = first_on_machine(
-            lambda: open_twins(step.recipe, step.teacher, config, data, device=device, progress=watcher)
-        )
+        twins = first_on_machine(lambda: samples.open_twins(step.recipe, step.teacher, opened, watcher))
         identity |= {
-            "method": method_tree(method),
+            "method": method_tree(require_method(config)),
             "teacher": step.teacher.digest(),
             **changes.identity(),
             **({"inherit": True} if config.inherit else {}),
@@ -272,7 +205,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         changes = replace(changes, twins=twins)
     if leads():
         write_text(folder.config, replace(config, data=replace(config.data, image=data.image)).yaml())
-    dataset = training_data(config, data, changes)
+    dataset = samples.training_data(opened, changes)
     result = train(
         step,
         settings,
@@ -288,7 +221,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         ),
         save_student=lambda student, place: save_detector(student, place, image=image),
         folder=config.out,
-        resume=built.opened.resume,
+        resume=opened.resume,
         progress=watcher,
         label=label,
         identity=identity,
@@ -299,43 +232,22 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
 def measure(
     opened: Opened, detectors: Mapping[str, Detector], *, progress: Progress | None = None
 ) -> dict[str, Measured]:
-    """COCO's figures of detectors on the run's validation images.
-
-    Args:
-        opened: the run.
-        detectors: by the name that progress calls them.
-
-    Raises:
-        DataError: an image cannot be read.
-        DistillError: a detector's output is not finite.
-    """
+    """COCO's figures of detectors on the run's validation images, by the names that progress calls them."""
     settings, data, measured = opened.config.evaluate, opened.data, {}
+    size, device, watcher = settings.batch_size, own_device(opened.config.train), watched_by_leader(progress)
     for name, detector in detectors.items():
-        found = detect(
-            detector,
-            data.val,
-            data.image,
-            label=f"evaluate {name}",
-            batch_size=settings.batch_size,
-            device=device_of(opened.config),
-            progress=watched_by_leader(progress),
-        )
+        label = f"evaluate {name}"
+        found = detect(detector, data.val, data.image, label=label, batch_size=size, device=device, progress=watcher)
         measured[name] = Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
     return measured
 
 
-def report(outcome: Reported, *, curves: Mapping[str, Path]) -> None:
-    """Writes ``results.json`` and draws the learning curves into the run's folder.
-
-    Args:
-        outcome: of the run.
-        curves: folders of trainings, by the name of the curve.
-    """
-    if not leads():
-        return
-    folder = RunFolder(outcome.out)
-    write_json(folder.results, outcome.as_dict())
-    learning_curves({name: RunFolder(path).metrics for name, path in curves.items()}, folder.curves)
+def report(out: Path, results: Mapping[str, Any], *, curves: Mapping[str, Path]) -> None:
+    """Writes ``results.json`` into a run's folder, and draws the learning curves of trainings by their folders."""
+    if leads():
+        folder = RunFolder(out)
+        write_json(folder.results, results)
+        learning_curves({name: RunFolder(path).metrics for name, path in curves.items()}, folder.curves)
 
 
 def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
@@ -346,51 +258,23 @@ def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
 
 
 def require_free(out: Path, *, resume: bool) -> None:
-    """Refuses a folder that holds something else, before any work is done.
+    """Refuses a folder that holds something else, before any work is done."""
 
-    Raises:
-        ConfigError: the folder is not empty and the run was not to be resumed, or it is no folder.
-    """
-    by_leader(lambda: _require_free(out, resume=resume))
+    def look() -> None:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
+        if not resume and out.is_dir() and any(out.iterdir()):
+            raise ConfigError(
+                f"The run folder {out} must be new or empty, got one with files in it. "
+                "Choose another --out, or go on with that run by --resume."
+            )
 
-
-def _require_free(out: Path, *, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
-    if not resume and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(
-            f"The run folder {out} must be new or empty, got one with files in it. "
-            "Choose another --out, or go on with that run by --resume."
-        )
+    by_leader(look)
 
 
 def require_method(config: RunConfig) -> MethodSettings:
-    """The method of a distillation.
-
-    Raises:
-        ConfigError: the run has no method, or no teacher.
-    """
+    """The method of a distillation; refused where the run has none, or no teacher."""
     if config.teacher is None or config.method is None:
         missing = "teacher" if config.teacher is None else "method"
         raise ConfigError(f"A distillation must have a {missing}, got none. Pass --{missing}.")
     return config.method
-
-
-def new_student(config: RunConfig, data: OpenedData) -> Detector:
-    """The run's student with its initial weights: the same for every run with this seed, distilled or not."""
-    return build_detector(config.student.settings, data.train.class_names, seed=config.seed)
-
-
-def device_before_training(config: RunConfig) -> torch.device:
-    """Where a run computes before `fit`: several processes are forked from one that must not have touched a GPU."""
-    return torch.device("cpu") if forks(config.train) else device_of(config)
-
-
-def _open_alone(source: Path, data: OpenedData) -> LoadedDetector:
-    alone = load_detector(source)
-    if alone.class_names != data.val.class_names:
-        raise ConfigError(
-            f"The student alone in {source} must have the data's classes {list(data.val.class_names)}, got "
-            f"{list(alone.class_names)}. Give a run on this data."
-        )
-    return alone
