@@ -10,13 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
-from detdistill.scenes.canvas import SUPERSAMPLING, Canvas
-from detdistill.scenes.furniture import FURNITURE, Maker, container, traffic_light
-from detdistill.scenes.people import cyclist, pedestrian
-from detdistill.scenes.setting import Street, camera_for, ground, plan_street, precipitation, walls, weather
-from detdistill.scenes.sketch import Sketch, Span, Stand
+from detdistill.scenes.canvas import SUPERSAMPLING, Camera, Canvas, Sketch, Span, Stand
+from detdistill.scenes.figures import FURNITURE, Maker, cyclist, pedestrian, traffic_light
+from detdistill.scenes.setting import Street, ground, plan_street, precipitation, walls, weather
+from detdistill.scenes.solids import car, container, truck
 from detdistill.scenes.texture import Dice, develop, mix, shade, sky, skyline, textured
-from detdistill.scenes.vehicles import car, truck
 
 Split = Literal["train", "val"]
 Rectangle = tuple[float, float, float, float]
@@ -26,16 +24,10 @@ _LEAST_SIDE_PX: Final = 5.0
 
 
 class Kind(NamedTuple):
-    """A class of annotated objects.
+    """A class of annotated objects, and which `share` of the objects are of it.
 
-    Attributes:
-        name: of the class.
-        share: of the objects.
-        tall: metres that are drawn as `pixels`.
-        pixels: the heights it is drawn at in a picture of 96 rows.
-        nearest: metres in front of the camera that it keeps.
-        extent: usual length, width and height in metres.
-        draw: draws one.
+    In a picture of 96 rows, `tall` metres of one are drawn as `pixels`; it keeps `nearest` metres in front of the
+    camera, and is usually as large as `extent`: length, width and height in metres.
     """
 
     name: str
@@ -107,8 +99,7 @@ def _heading(street: Street, x: float, z: float, dice: Dice) -> float:
 
 def _spot(canvas: Canvas, street: Street, label: int, dice: Dice) -> Stand | None:
     """A place for an object of this class that suits the street, or None where chance found none."""
-    camera = canvas.camera
-    kind, (a, b), walk = KINDS[label], street.road, street.walk
+    camera, kind, (a, b), walk = canvas.camera, KINDS[label], street.road, street.walk
     z = camera.focal * kind.tall / (dice.log_uniform(*kind.pixels) * camera.height / 96.0)
     wheels = label in (_CAR, _TRUCK)
     if street.kind == "across":
@@ -141,19 +132,19 @@ def _claim(label: int, stand: Stand) -> tuple[Rectangle, Rectangle]:
     s, c = abs(stand.axis[0]), abs(stand.axis[1])
     half_x, half_z = (long * s + wide * c) / 2, (long * c + wide * s) / 2
     up = 2.6 if label == _TRAFFIC_LIGHT else 0.0
-    (x1, y2), (x2, y1) = stand.camera.points(((x - half_x, up, z), (x + half_x, up + tall, z)))
+    (x1, y2), (x2, y1) = stand.camera.point(x - half_x, up, z), stand.camera.point(x + half_x, up + tall, z)
     return (x - half_x, z - half_z, x + half_x, z + half_z), (x1, y1, x2, y2)
+
+
+def _shared(a: Rectangle, b: Rectangle) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, width) * max(0.0, height)
 
 
 def _disputed(one: tuple[Rectangle, Rectangle], other: tuple[Rectangle, Rectangle]) -> bool:
     """Whether two claims share ground, or one would lie nearly on top of the other in the picture."""
     smaller = min(_shared(one[1], one[1]), _shared(other[1], other[1]))
     return _shared(one[0], other[0]) > 0 or _shared(one[1], other[1]) > 0.55 * smaller
-
-
-def _shared(a: Rectangle, b: Rectangle) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return max(0.0, width) * max(0.0, height)
 
 
 def _populate(canvas: Canvas, street: Street, dice: Dice) -> list[tuple[int, Stand]]:
@@ -165,15 +156,12 @@ def _populate(canvas: Canvas, street: Street, dice: Dice) -> list[tuple[int, Sta
         label = dice.weighted(frequencies)
         for _ in range(14):
             stand = _spot(canvas, street, label, dice)
-            if stand is None:
-                continue
-            claim = _claim(label, stand)
-            if any(_disputed(claim, other) for other in claims):
-                continue
-            KINDS[label].draw(stand, dice)
-            claims.append(claim)
-            placed.append((label, stand))
-            break
+            claim = stand and _claim(label, stand)
+            if stand and claim and not any(_disputed(claim, other) for other in claims):
+                KINDS[label].draw(stand, dice)
+                claims.append(claim)
+                placed.append((label, stand))
+                break
     return placed
 
 
@@ -182,7 +170,7 @@ def _clutter(canvas: Canvas, street: Street, things: list[Stand], dice: Dice) ->
     a, b = street.road
     pieces: list[Sketch] = []
     for _ in range(dice.integer(3, 9)):
-        maker = dice.weighted(FURNITURE)
+        draw = dice.weighted(FURNITURE)
         z = dice.log_uniform(6.0, max(8.0, street.back - 1.0))
         x = dice.uniform(*canvas.camera.reach(z))
         if street.kind == "along" and a - 0.5 < x < b + 0.5:
@@ -190,42 +178,26 @@ def _clutter(canvas: Canvas, street: Street, things: list[Stand], dice: Dice) ->
             x = a - away if dice.chance(0.5) else b + away
         if street.kind == "across" and a - 0.5 < z < b + 0.5:
             z = dice.uniform(b + 0.6, max(b + 0.7, street.back - 0.5))
-        room = 3.2 if maker is container else 1.2
+        room = 3.2 if draw is container else 1.2
         if all(abs(x - thing.x) >= room or abs(z - thing.z) >= room for thing in things):
             stand = canvas.stand(x, z)
-            maker(stand, dice)
+            draw(stand, dice)
             pieces.append(stand.sketch)
     return pieces
 
 
-def _shadows(canvas: Canvas, things: list[Stand]) -> None:
-    camera, (sx, sz) = canvas.camera, canvas.light.sun
-    for thing in sorted(things, key=lambda thing: -thing.z):
-        base, reach = thing.sketch.footprint, thing.sketch.height * 0.8
-        if base:
-            canvas.shadow(camera.points((x, 0.0, z) for x, z in base), 1.1)
-        if sx or sz:
-            moved = [(x + sx * reach, max(1.0, z + sz * reach)) for x, z in base]
-            for i in range(len(base)):
-                side = (base[i], base[i - 1], moved[i - 1], moved[i])
-                canvas.shadow(camera.points((x, 0.0, z) for x, z in side), 0.4)
-
-
 def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height: int = 96) -> Scene:
-    """Draws one street scene; it depends on (seed, split, index) and the size alone.
+    """Draws one street scene; it depends on (seed, split, index) and the size in pixels alone.
 
-    Args:
-        seed: of the data set.
-        split: "train" or "val".
-        index: number of the scene in its split.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
+    `index` is the number of the scene in its split.
     """
     dice = Dice((seed, SPLITS.index(split), index))
     light, (top, bottom, clouds), fall = weather(dice)
-    canvas = Canvas(camera_for(dice, width, height), light)
-    camera = canvas.camera
-    backdrop = sky(dice, camera.width, int(camera.horizon) + 2, colours=(top, bottom), clouds=clouds)
+    w, h = width * SUPERSAMPLING, height * SUPERSAMPLING
+    focal, centre = dice.uniform(0.72, 1.02) * w * min(1.0, 1.67 * height / width), w * dice.uniform(0.22, 0.78)
+    camera = Camera(w, h, focal, centre, horizon=h * dice.uniform(0.36, 0.52), eye=dice.uniform(1.4, 2.9))
+    canvas = Canvas(camera, light)
+    backdrop = sky(dice, w, int(camera.horizon) + 2, colours=(top, bottom), clouds=clouds)
     skyline(dice, backdrop, camera.horizon, mix(shade((96, 104, 110), light.ambient[1]), light.haze, 0.6))
     canvas.image.paste(backdrop)
     street = plan_street(dice)
@@ -233,43 +205,38 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
     walls(canvas, street, dice)
     canvas.image.paste(textured(dice, canvas.image))
     placed = _populate(canvas, street, dice)
-    things = [stand for _, stand in placed]
-    _shadows(canvas, things)
-    painted: list[tuple[Sketch, int]] = []
-    for number, stand in enumerate(things, start=1):
-        painted.append((stand.sketch, number))
-        if stand.sketch.carrier is not None:
-            painted.append((stand.sketch.carrier, 0))
-    painted += [(piece, 0) for piece in _clutter(canvas, street, things, dice)]
+    painted = [(stand.sketch, number) for number, (_, stand) in enumerate(placed, start=1)]
+    for sketch, _ in sorted(painted, key=lambda entry: -entry[0].z):
+        for points, alpha in sketch.shadows:
+            canvas.glaze.polygon(points, fill=(0, 0, 8, alpha))
+    painted += [(sketch.carrier, 0) for sketch, _ in painted if sketch.carrier is not None]
+    painted += [(piece, 0) for piece in _clutter(canvas, street, [stand for _, stand in placed], dice)]
     for sketch, number in sorted(painted, key=lambda entry: -entry[0].z):
         canvas.paint(sketch, number)
-    bloom = canvas.bloom() if light.lamps else None
+    bloom = canvas.bloom()
     precipitation(canvas, fall, dice)
-    objects = _annotate(canvas, placed)
     night = light.haze[0] < 60
     picture = textured(dice, canvas.image.reduce(SUPERSAMPLING))
     picture = develop(
         dice,
-        picture if bloom is None else ImageChops.add(picture, bloom),
+        ImageChops.add(picture, bloom) if light.lamps else picture,
         grain=dice.uniform(3.0, 9.0) if night else dice.uniform(1.5, 6.0),
         blur=dice.uniform(0.3, 0.7) if dice.chance(0.3) else 0.0,
         exposure=dice.uniform(1.0, 1.4) if night else dice.uniform(0.85, 1.25),
     )
-    return Scene(picture, objects, canvas.instances())
+    return Scene(picture, _annotate(canvas, placed), np.asarray(canvas.ids, dtype=np.uint8))
 
 
 def _annotate(canvas: Canvas, placed: list[tuple[int, Stand]]) -> tuple[SceneObject, ...]:
     counts = canvas.ids.histogram()
     kept: list[SceneObject] = []
     for number, (label, stand) in sorted(enumerate(placed, start=1), key=lambda entry: -entry[1][1].z):
-        shape = canvas.silhouette(stand.sketch)
-        if shape is None:
-            continue
-        x1, y1, x2, y2 = (edge / SUPERSAMPLING for edge in shape.box)
-        shown = counts[number] / shape.pixels
-        # What is cut off counts as unseen too: a sliver at the edge of the picture teaches nothing.
-        if shown * (1.0 - shape.truncated) < _LEAST_VISIBLE or min(x2 - x1, y2 - y1) < _LEAST_SIDE_PX:
-            continue
-        area, hidden = counts[number] / SUPERSAMPLING**2, round(max(0.0, 1.0 - shown), 3)
-        kept.append(SceneObject(label, (x1, y1, x2, y2), area, round(shape.truncated, 3), hidden, number))
+        if shape := canvas.silhouette(stand.sketch):
+            box, pixels, truncated = shape
+            x1, y1, x2, y2 = (edge / SUPERSAMPLING for edge in box)
+            area, shown = counts[number] / SUPERSAMPLING**2, counts[number] / pixels
+            # What is cut off counts as unseen too: a sliver at the edge of the picture teaches nothing.
+            if shown * (1.0 - truncated) >= _LEAST_VISIBLE and min(x2 - x1, y2 - y1) >= _LEAST_SIDE_PX:
+                hidden = round(max(0.0, 1.0 - shown), 3)
+                kept.append(SceneObject(label, (x1, y1, x2, y2), area, round(truncated, 3), hidden, number))
     return tuple(kept)
