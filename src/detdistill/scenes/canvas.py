@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from detdistill.scenes.texture import Colour, mix, shade, whole
+from detdistill.scenes.texture import Colour, mix, shade
 
 Point = tuple[float, float]
 Point3 = tuple[float, float, float]
@@ -280,6 +280,6 @@ class Canvas:
             if 0 <= x < width and 0 <= y < height and seen[int(y), int(x)].sum() >= 0.55 * sum(colour):
                 r = min(3.5, max(0.5, radius / 4))
                 around = [(x / 4 - r, y / 4 - r), (x / 4 + r, y / 4 + r)]
-                ImageDraw.Draw(light).ellipse(around, fill=whole(mix(colour, (0, 0, 0), 0.5)))
+                ImageDraw.Draw(light).ellipse(around, fill=tuple(map(int, mix(colour, (0, 0, 0), 0.5))))
         size = (width // SUPERSAMPLING, height // SUPERSAMPLING)
         return light.filter(ImageFilter.GaussianBlur(1.3)).resize(size, Image.Resampling.BILINEAR)

@@ -11,8 +11,6 @@ from detdistill.scenes.solids import container
 from detdistill.scenes.texture import Colour, Dice, palette, shade
 
 Maker = Callable[[Stand, Dice], None]
-Wardrobe = tuple[Colour, ...]
-"""The colours of skin, hair, coat, trousers and shoes."""
 
 _CLOTHES: Final = "1e2028 343a54 c42c28 e4e2dc 406eaa ecbe3c 4e8050 96508c 785c42 e87c3c 82868c"
 _TYRE: Final[Colour] = (30, 30, 32)
@@ -34,19 +32,17 @@ _LEFT_OF_CAR: Final = ((-0.4, 0.2), (-0.4, 0.42), (-0.2, 0.45), (-0.1, 0.65))
 _PRINTED_CAR: Final = (*_LEFT_OF_CAR, (0.18, 0.65), (0.28, 0.45), (0.4, 0.4), (0.4, 0.2))
 
 
-def _everyday(dice: Dice) -> Wardrobe:
+def _clothes(dice: Dice) -> tuple[Colour, ...]:
+    """The colours of skin, hair, coat, trousers and shoes."""
     skin, hair = dice.tint("ecc4a8 d6a888 a87654 704c38 4e3428", 10), dice.tint("1c1614 462e1e 8c6438 bab8b4 602818", 8)
     coat, trousers = dice.tint(_CLOTHES, 22), dice.tint("22263a 1a1a1c 60584c 3e4e6e 6e7074", 16)
     return skin, hair, coat, trousers, dice.near((40, 34, 32), 16)
 
 
-def _one_material(colour: Colour) -> Wardrobe:
-    return tuple(shade(colour, tone) for tone in (1.1, 0.95, 1.0, 0.88, 0.8))
-
-
-def _person(stand: Stand, dice: Dice, wear: Wardrobe) -> None:
-    """A standing or walking figure, one unit of the stand high."""
-    skin, hair, coat, trousers, shoes = wear
+def _person(stand: Stand, dice: Dice, stone: Colour | None = None) -> None:
+    """A standing or walking figure, one unit of the stand high; a statue has one colour from head to foot."""
+    statue = stone and tuple(shade(stone, tone) for tone in (1.1, 0.95, 1.0, 0.88, 0.8))
+    skin, hair, coat, trousers, shoes = statue or _clothes(dice)
     if dice.chance(0.6):  # seen from the side
         stride, chest, swing = dice.uniform(0.02, 0.15), dice.uniform(0.085, 0.105), dice.uniform(-0.1, 0.1)
         arm_far, arm_near, shoulder, toes, face = swing, -swing, 0.0, 0.055, 0.016
@@ -79,11 +75,10 @@ def pedestrian(stand: Stand, dice: Dice) -> None:
     height = dice.uniform(1.55, 1.9) if dice.chance(0.85) else dice.uniform(1.1, 1.4)
     stand._replace(axis=(0.0, 1.0)).shadow(0.4, 0.5, height)
     stand = stand._replace(unit=height, axis=(dice.sign(), 0.0))
-    _person(stand, dice, _everyday(dice))
+    _person(stand, dice)
     if dice.chance(0.07):
-        colour = dice.tint(_CLOTHES, 20)
         stand.line(((0.1, 0.62), (0.1, 1.12)), (60, 60, 60), width=0.02)
-        stand.polygon(_UMBRELLA, colour)
+        stand.polygon(_UMBRELLA, dice.tint(_CLOTHES, 20))
 
 
 def _bicycle(stand: Stand, dice: Dice, turn: float) -> None:
@@ -104,7 +99,7 @@ def cyclist(stand: Stand, dice: Dice) -> None:
     turn = max(0.16, abs(s * z - c * x) / math.hypot(x, z))
     stand._replace(axis=(0.0, 1.0)).shadow(0.3, 1.7 * turn, 1.7)
     stand = stand._replace(axis=(dice.sign(), 0.0))
-    skin, hair, coat, trousers, shoes = _everyday(dice)
+    skin, hair, coat, trousers, shoes = _clothes(dice)
     size, lean = dice.uniform(0.92, 1.06), dice.uniform(0.0, 0.2)
     hip, neck = (-0.18 * turn, 0.98 * size), ((0.08 + lean) * turn, (1.5 - 0.25 * lean) * size)
     head, grip = ((0.15 + lean) * turn, (1.64 - 0.3 * lean) * size), (0.42 * turn, 1.04)
@@ -159,8 +154,8 @@ def traffic_light(stand: Stand, dice: Dice) -> None:
 
 def _tree(stand: Stand, dice: Dice) -> None:
     """A trunk under a crown of leaves, or a conifer, or bare branches."""
-    trunk = dice.uniform(1.6, 3.0)
-    bark, leaf = dice.near((84, 66, 50), 14), dice.tint("3e6834 547a38 30543a 967a34", 18)
+    trunk, bark = dice.uniform(1.6, 3.0), dice.near((84, 66, 50), 14)
+    leaf = dice.tint("3e6834 547a38 30543a 967a34", 18)
     stand.post(dice.uniform(0.18, 0.36), (0.0, trunk + 1), bark)
     kind = dice.random()
     if kind < 0.2:
@@ -253,7 +248,7 @@ def _statue(stand: Stand, dice: Dice) -> None:
     stand.post(1.0, (0.0, base), shade(stone, 0.9))
     stand.post(1.2, (base - 0.1, base + 0.02), shade(stone, 1.1))
     figure = stand._replace(height=base, axis=(dice.sign(), 0.0), unit=dice.uniform(1.5, 1.9))
-    _person(figure, dice, _one_material(stone))
+    _person(figure, dice, stone)
 
 
 def _billboard(stand: Stand, dice: Dice) -> None:
@@ -268,7 +263,7 @@ def _billboard(stand: Stand, dice: Dice) -> None:
     if motif < 0.3:
         x = stand.x + dice.uniform(-0.25, 0.25) * w
         figure = stand._replace(x=x, height=base + 0.1, unit=h * 0.88, axis=(dice.sign(), 0.0))
-        _person(figure, dice, _one_material(ink))
+        _person(figure, dice, ink)
     elif motif < 0.55 and w > 2:
         stand.polygon([(a * w, base + b * h) for a, b in _PRINTED_CAR], ink)
     else:

@@ -115,7 +115,7 @@ def truck(stand: Stand, dice: Dice) -> None:
     parts = [(stand.depth((back + nose) / 2), "cab"), (stand.depth(sum(hold) / 2), "hold")]
     for _, part in sorted(parts, reverse=True):
         if part == "cab":
-            _cab(stand, (back, nose), half * 0.94, roof, paint)
+            _cab(stand, back, nose, half * 0.94, roof, paint=paint)
         else:
             _hold(stand, hold, half, (0.92, height), load=load, dice=dice)
     if left := stand.flank(half):
@@ -123,9 +123,8 @@ def truck(stand: Stand, dice: Dice) -> None:
     stand.shadow(length, 2 * half, max(height, roof))
 
 
-def _cab(stand: Stand, along: Span, half: float, roof: float, paint: Colour) -> None:
-    stand.box(along, half, (0.5, roof), paint)
-    back, nose = along
+def _cab(stand: Stand, back: float, nose: float, half: float, roof: float, *, paint: Colour) -> None:
+    stand.box((back, nose), half, (0.5, roof), paint)
     if stand.eye[0] > nose:
         stand.end(nose, half * 0.9, (1.45, roof - 0.22), _GLASS)
         stand.end(nose, half * 0.6, (0.85, 1.2), (40, 40, 44))

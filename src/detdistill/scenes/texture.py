@@ -98,11 +98,6 @@ def shade(colour: Colour, factor: float) -> Colour:
     return min(255.0, colour[0] * factor), min(255.0, colour[1] * factor), min(255.0, colour[2] * factor)
 
 
-def whole(colour: Colour) -> tuple[int, int, int]:
-    """The colour as a picture holds it."""
-    return int(colour[0]), int(colour[1]), int(colour[2])
-
-
 def _picture(values: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
@@ -139,20 +134,20 @@ def sky(dice: Dice, width: int, height: int, *, colours: tuple[Colour, Colour], 
         cover = dice.generator.random((5, 7), dtype=np.float32)
         mask = np.clip((cover - 1 + clouds) * 400, 0, 190).astype(np.uint8)
         shape = Image.fromarray(mask).resize(small, Image.Resampling.BICUBIC)
-        picture.paste(whole(mix(colours[1], (255.0, 255.0, 255.0), 0.45)), (0, 0), shape)
+        picture.paste(tuple(map(int, mix(colours[1], (255.0, 255.0, 255.0), 0.45))), (0, 0), shape)
     return picture.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def skyline(dice: Dice, picture: Image.Image, horizon: float, colour: Colour) -> None:
     """Draws distant roofs or hills just above the horizon."""
-    pen, hills = ImageDraw.Draw(picture), dice.chance(0.4)
+    pen, fill, hills = ImageDraw.Draw(picture), tuple(map(int, colour)), dice.chance(0.4)
     x, unit = 0.0, picture.width / 20
     while x < picture.width:
         step, rise = dice.uniform(0.5, 2.5) * unit, dice.uniform(0.2, 1.6) * unit
         if hills:
-            pen.ellipse([(x - step, horizon - rise), (x + 2 * step, horizon + rise)], fill=whole(colour))
+            pen.ellipse([(x - step, horizon - rise), (x + 2 * step, horizon + rise)], fill=fill)
         else:
-            pen.rectangle([(x, horizon - rise), (x + step, horizon + 2)], fill=whole(colour))
+            pen.rectangle([(x, horizon - rise), (x + step, horizon + 2)], fill=fill)
         x += step
 
 

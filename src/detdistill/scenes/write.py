@@ -118,11 +118,9 @@ def _write_kitti(images: Path, splits: Mapping[str, Sequence[tuple[str, Objects]
 
 def _found(out: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether `out` already holds exactly these scenes; refuses anything else in it."""
-    if not out.exists():
-        return False
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise ConfigError(f"The scenes' folder {out} must be a folder, got a file. Give another name.")
-    if not any(out.iterdir()):
+    if not out.exists() or not any(out.iterdir()):
         return False
     remedy = "Give another folder, or remove this one."
     if not (out / "scenes.json").is_file():
@@ -133,9 +131,8 @@ def _found(out: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> bool:
     if differing:
         asked, got = (", ".join(f"{name} {of.get(name)!r}" for name in differing) for of in (wanted, stored))
         raise ConfigError(f"The scenes in {out} must be made with {asked}, got {got}. {remedy}")
-    parts = [out / f"{split}.json" for split in SPLITS] + ([out / "kitti"] if wanted["kitti"] else [])
-    present = {entry.name for entry in os.scandir(out / "images")} if (out / "images").is_dir() else set()
-    if not all(part.exists() for part in parts) or not present.issuperset(names):
+    parts = [*(f"{split}.json" for split in SPLITS), *(["kitti"] if wanted["kitti"] else [])]
+    if not all((out / part).exists() for part in (*parts, *(f"images/{name}" for name in names))):
         raise ConfigError(f"The scenes in {out} must be complete, got a folder with files missing. {remedy}")
     return True
 
@@ -164,11 +161,11 @@ def make_scenes(
 
     Args:
         out: must be new, empty, or made with the same settings.
-        train: number of training scenes.
-        val: number of validation scenes.
+        train: number of scenes.
+        val: number of scenes.
         seed: a whole number >= 0.
-        width: of the images in pixels.
-        height: of the images in pixels.
+        width: in pixels.
+        height: in pixels.
         kitti: also write the same scenes in KITTI's layout under ``kitti/``: images ``NNNNNN.png``, training scenes
             first, and label files that tell what is truncated and occluded, with KITTI's values for unknown in 3D.
         workers: processes that draw, 0 or 1 for this one; the result is the same with any number. Above 1, a
