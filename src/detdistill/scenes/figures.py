@@ -24,9 +24,7 @@ _FRAME: Final = (
     ((0.53, _HUB), (0.35, 1.02), (0.44, 1.06)),
 )
 _POLE: Final[Colour] = (84, 88, 92)
-_HOUSINGS: Final[tuple[tuple[Colour, float], ...]] = (((30, 32, 32), 0.62), ((44, 52, 48), 0.2), ((206, 164, 44), 0.18))
-_LIT: Final = palette("ff2c22 ffbe28 3cf082")
-_UNLIT: Final = palette("421412 403212 103a24")
+_LAMPS: Final = tuple(zip(palette("ff2c22 ffbe28 3cf082"), palette("421412 403212 103a24"), strict=True))
 _SIGNS: Final = "d21e22 1e50b4 ecece8 f0c828 146e46"
 _LEFT_OF_CAR: Final = ((-0.4, 0.2), (-0.4, 0.42), (-0.2, 0.45), (-0.1, 0.65))
 _PRINTED_CAR: Final = (*_LEFT_OF_CAR, (0.18, 0.65), (0.28, 0.45), (0.4, 0.4), (0.4, 0.2))
@@ -74,7 +72,7 @@ def pedestrian(stand: Stand, dice: Dice) -> None:
     """A person on foot, about one in seven a child; about one in fourteen holds an umbrella."""
     height = dice.uniform(1.55, 1.9) if dice.chance(0.85) else dice.uniform(1.1, 1.4)
     stand._replace(axis=(0.0, 1.0)).shadow(0.4, 0.5, height)
-    stand = stand._replace(unit=height, axis=(dice.sign(), 0.0))
+    stand = stand._replace(unit=height, axis=(dice.pick((1.0, -1.0)), 0.0))
     _person(stand, dice)
     if dice.chance(0.07):
         stand.line(((0.1, 0.62), (0.1, 1.12)), (60, 60, 60), width=0.02)
@@ -95,10 +93,9 @@ def _bicycle(stand: Stand, dice: Dice, turn: float) -> None:
 
 def cyclist(stand: Stand, dice: Dice) -> None:
     """A rider on a bicycle, as wide as its heading has it seen."""
-    (s, c), x, z = stand.axis, stand.x, stand.z
-    turn = max(0.16, abs(s * z - c * x) / math.hypot(x, z))
+    turn = max(0.16, abs(stand.eye[1]) / math.hypot(stand.x, stand.z))
     stand._replace(axis=(0.0, 1.0)).shadow(0.3, 1.7 * turn, 1.7)
-    stand = stand._replace(axis=(dice.sign(), 0.0))
+    stand = stand._replace(axis=(dice.pick((1.0, -1.0)), 0.0))
     skin, hair, coat, trousers, shoes = _clothes(dice)
     size, lean = dice.uniform(0.92, 1.06), dice.uniform(0.0, 0.2)
     hip, neck = (-0.18 * turn, 0.98 * size), ((0.08 + lean) * turn, (1.5 - 0.25 * lean) * size)
@@ -135,21 +132,20 @@ def traffic_light(stand: Stand, dice: Dice) -> None:
     support = stand._replace(sketch=stand.sketch.carrier)
     metal = dice.tint("54585c 2c2e32 787c7c", 10)
     if dice.chance(0.3):
-        foot, top = dice.sign() * dice.uniform(1.5, 3.0), base + height * 0.75
+        foot, top = dice.pick((1.0, -1.0)) * dice.uniform(1.5, 3.0), base + height * 0.75
         support.post(0.16, (0.0, top), metal, middle=foot)
         support.post(abs(foot), (top - 0.1, top + 0.02), metal, middle=foot / 2)
     else:
         support.post(0.14, (0.0, base + 0.1), metal)
-    shell = dice.weighted(_HOUSINGS)
+    shell = dice.weighted((((30, 32, 32), 0.62), ((44, 52, 48), 0.2), ((206, 164, 44), 0.18)))
     if dice.chance(0.25):
         stand.post(1.24 * width, (base - 0.1, base + height + 0.1), (226, 226, 222))
         stand.post(1.12 * width, (base - 0.05, base + height + 0.05), (20, 20, 22))
     stand.post(width, (base, base + height), dice.near(shell, 8))
     on = dice.weighted(((0, 0.45), (1, 0.15), (2, 0.4)))
-    for lamp in range(3):
-        r = 0.36 * width * (1.1 if lamp == on else 1.0)
-        colour, glow = (_LIT[lamp], r) if lamp == on else (_UNLIT[lamp], 0.0)
-        stand.ellipse((0.0, base + height * (5 - 2 * lamp) / 6), (r, r), colour, glow=glow)
+    for lamp, (lit, unlit) in enumerate(_LAMPS):
+        r, colour = 0.36 * width * (1.1 if lamp == on else 1.0), lit if lamp == on else unlit
+        stand.ellipse((0.0, base + height * (5 - 2 * lamp) / 6), (r, r), colour, glow=r if lamp == on else 0.0)
 
 
 def _tree(stand: Stand, dice: Dice) -> None:
@@ -186,7 +182,7 @@ def _lamp_post(stand: Stand, dice: Dice) -> None:
     height, metal = dice.uniform(3.2, 5.5), dice.near(_POLE, 16)
     stand.post(0.13, (0.0, height), metal)
     if dice.chance(0.6):
-        side = dice.sign()
+        side = dice.pick((1.0, -1.0))
         stand.line(((0.0, height), (side * 0.9, height + 0.15)), metal, width=0.1)
         stand.post(0.5, (height + 0.02, height + 0.22), metal, middle=side * 1.15)
         lamp = (side * 1.15, height + 0.02)
@@ -247,7 +243,7 @@ def _statue(stand: Stand, dice: Dice) -> None:
     stone, base = dice.tint("969690 747a74 5c7062 6e583e", 8), dice.uniform(0.5, 1.1)
     stand.post(1.0, (0.0, base), shade(stone, 0.9))
     stand.post(1.2, (base - 0.1, base + 0.02), shade(stone, 1.1))
-    figure = stand._replace(height=base, axis=(dice.sign(), 0.0), unit=dice.uniform(1.5, 1.9))
+    figure = stand._replace(height=base, axis=(dice.pick((1.0, -1.0)), 0.0), unit=dice.uniform(1.5, 1.9))
     _person(figure, dice, stone)
 
 
@@ -262,7 +258,7 @@ def _billboard(stand: Stand, dice: Dice) -> None:
     motif, ink = dice.random(), shade(paper, 0.45)
     if motif < 0.3:
         x = stand.x + dice.uniform(-0.25, 0.25) * w
-        figure = stand._replace(x=x, height=base + 0.1, unit=h * 0.88, axis=(dice.sign(), 0.0))
+        figure = stand._replace(x=x, height=base + 0.1, unit=h * 0.88, axis=(dice.pick((1.0, -1.0)), 0.0))
         _person(figure, dice, ink)
     elif motif < 0.55 and w > 2:
         stand.polygon([(a * w, base + b * h) for a, b in _PRINTED_CAR], ink)
@@ -277,7 +273,7 @@ def _billboard(stand: Stand, dice: Dice) -> None:
 def _parked_bicycles(stand: Stand, dice: Dice) -> None:
     """One or two without a rider, which is no cyclist."""
     for k in range(dice.integer(1, 2)):
-        _bicycle(stand._replace(x=stand.x + 0.5 * k, axis=(dice.sign(), 0.0)), dice, dice.uniform(0.3, 1.0))
+        _bicycle(stand._replace(x=stand.x + 0.5 * k, axis=(dice.pick((1.0, -1.0)), 0.0)), dice, dice.uniform(0.3, 1.0))
 
 
 def _shelter(stand: Stand, dice: Dice) -> None:

@@ -150,37 +150,33 @@ def _ground(canvas: Canvas, street: _Street, dice: Dice, fall: str) -> None:
     road, paint = dice.tint("545458 62605e 46484e", 14), dice.near((214, 212, 204), 10)
     (a, b), along = street.road, street.kind == "along"
 
-    def strip(side: Span, run: Span, colour: Colour) -> None:
-        """A rectangle of the ground, across the road and along it."""
-        (x0, x1), (z0, z1) = (side, run) if along else (run, side)
-        corners = [canvas.camera.point(x, 0.0, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))]
-        canvas.paint(Sketch(min(z0 * 2.5, (z0 + z1) / 2), [Stroke("polygon", corners, colour)]))
-
-    def cross(x: Span, z: Span, colour: Colour) -> None:
-        strip(*((x, z) if along else (z, x)), colour)
+    def strip(x: Span, z: Span, colour: Colour) -> None:
+        corners = [canvas.camera.point(x[i], 0.0, z[k]) for i, k in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        canvas.paint(Sketch(min(z[0] * 2.5, (z[0] + z[1]) / 2), [Stroke("polygon", corners, colour)]))
 
     for z in ((_NEAR, 8.0), (8.0, 20.0), (20.0, 60.0), (60.0, 400.0)):
-        cross((4 * _WIDE[0], 4 * _WIDE[1]), z, road if street.kind == "place" else verge)
+        strip((4 * _WIDE[0], 4 * _WIDE[1]), z, road if street.kind == "place" else verge)
     if street.kind == "place":
         row = dice.uniform(6.0, 12.0)
         for k in range(-8, 9):
-            cross((2.6 * k, 2.6 * k + 0.12), (row, row + 5.0), paint)
-        cross(_WIDE, (street.back - street.walk, street.back), pave)
+            strip((2.6 * k, 2.6 * k + 0.12), (row, row + 5.0), paint)
+        strip(_WIDE, (street.back - street.walk, street.back), pave)
         return
+    lay = strip if along else lambda side, run, colour: strip(run, side, colour)
     # The ground near the camera is less hazy, so what runs along the view is painted in pieces.
     for run in ((_NEAR, 10.0), (10.0, 25.0), (25.0, 120.0)) if along else (_WIDE,):
         for beside, colour in ((street.walk, pave), (0.15 if along else 0.2, shade(pave, 0.75)), (0.0, road)):
-            strip((a - beside, b + beside), run, colour)
+            lay((a - beside, b + beside), run, colour)
     middle, start = (a + b) / 2, 2.0 if along else dice.uniform(0.0, 4.0)
     for dash in (start + 4.5 * k for k in (range(14) if along else range(-9, 9))):
-        strip((middle - 0.08, middle + 0.08), (dash, dash + 2.2), paint)
+        lay((middle - 0.08, middle + 0.08), (dash, dash + 2.2), paint)
     if along and dice.chance(0.5):
         for edge in (a + 0.3, b - 0.4):
-            strip((edge, edge + 0.1), (_NEAR, 60.0), paint)
+            lay((edge, edge + 0.1), (_NEAR, 60.0), paint)
     if dice.chance(0.4):
         at = dice.uniform(5.0, 16.0) if along else dice.uniform(-5.0, 5.0)
         for k in range(int(b - a)):
-            strip((a + 0.2 + k, a + 0.7 + k), (at, at + 2.6), paint)
+            lay((a + 0.2 + k, a + 0.7 + k), (at, at + 2.6), paint)
 
 
 def _walls(canvas: Canvas, street: _Street, dice: Dice) -> None:

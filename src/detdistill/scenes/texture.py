@@ -45,10 +45,6 @@ class Dice:
         """True with this probability."""
         return self.random() < probability
 
-    def sign(self) -> float:
-        """1 or -1."""
-        return 1.0 if self.chance(0.5) else -1.0
-
     def integer(self, low: int, high: int) -> int:
         """A whole number from low to high, both included."""
         return low + int((high - low + 1) * self.random())

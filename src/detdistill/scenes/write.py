@@ -102,17 +102,15 @@ def _kitti_line(item: SceneObject) -> str:
     return f"{KITTI_NAMES[item.label]} {item.truncated:.2f} {level} -10.00 {box} {_KITTI_UNKNOWN_3D}"
 
 
-def _write_kitti(images: Path, splits: Mapping[str, Sequence[tuple[str, Objects]]], out: Path) -> None:
+def _write_kitti(drawn: Mapping[Path, Objects], rows: Mapping[str, slice], out: Path) -> None:
     """Writes KITTI's layout, numbered through both splits."""
-    labels, number = out / "training" / "label_2", 0
-    labels.mkdir(parents=True)
-    for split, scenes in splits.items():
-        stems = [f"{number + index:06d}" for index in range(len(scenes))]
-        number += len(scenes)
-        write_plain(out / "ImageSets" / f"{split}.txt", stems)
-        for stem, (name, objects) in zip(stems, scenes, strict=True):
-            place_image(images / name, out / "training" / "image_2" / f"{stem}.png")
-            write_plain(labels / f"{stem}.txt", map(_kitti_line, objects))
+    stems, training = [f"{number:06d}" for number in range(len(drawn))], out / "training"
+    (training / "label_2").mkdir(parents=True)
+    for stem, (image, objects) in zip(stems, drawn.items(), strict=True):
+        place_image(image, training / "image_2" / f"{stem}.png")
+        write_plain(training / "label_2" / f"{stem}.txt", map(_kitti_line, objects))
+    for split, own in rows.items():
+        write_plain(out / "ImageSets" / f"{split}.txt", stems[own])
     write_plain(out / "classes.txt", dict.fromkeys((*KITTI_TYPES, *KITTI_NAMES)))
 
 
@@ -149,7 +147,7 @@ def make_scenes(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Draws a data set of street scenes into a folder, or leaves it alone where it already holds the same.
+    """Draws `train` and `val` street scenes into a folder, or leaves it alone where it already holds the same.
 
     Writes ``images/*.png``, ``train.json`` and ``val.json`` (COCO; file names relative to ``images/``) and
     ``scenes.json`` with the settings. A box encloses the whole object, hidden parts included, clipped to the
@@ -161,11 +159,8 @@ def make_scenes(
 
     Args:
         out: must be new, empty, or made with the same settings.
-        train: number of scenes.
-        val: number of scenes.
         seed: a whole number >= 0.
-        width: in pixels.
-        height: in pixels.
+        width: of the images in pixels, as is `height`.
         kitti: also write the same scenes in KITTI's layout under ``kitti/``: images ``NNNNNN.png``, training scenes
             first, and label files that tell what is truncated and occluded, with KITTI's values for unknown in 3D.
         workers: processes that draw, 0 or 1 for this one; the result is the same with any number. Above 1, a
@@ -183,7 +178,7 @@ def make_scenes(
                 f"The scenes' {name} must be a whole number from {least} to {most}, got {value!r}. Give another {name}."
             )
     settings = {"generator": GENERATOR, **settings}
-    counts: tuple[tuple[Split, int], ...] = (("train", train), ("val", val))
+    counts = zip(SPLITS, (train, val), strict=True)
     scenes = [(split, i, f"{split}_{i:06d}.png") for split, count in counts for i in range(count)]
     out, names, size = Path(out), [name for _, _, name in scenes], (width, height)
     tell = progress or (lambda done, total: None)
@@ -206,8 +201,7 @@ def make_scenes(
         splits = {split: _annotations(images, names[own], objects[own], size) for split, own in rows.items()}
         write_data_set(splits, folder, to="coco")
         if kitti:
-            pairs = list(zip(names, objects, strict=True))
-            _write_kitti(images, {split: pairs[own] for split, own in rows.items()}, folder / "kitti")
+            _write_kitti(dict(zip(map(images.joinpath, names), objects, strict=True)), rows, folder / "kitti")
         write_json(folder / "scenes.json", settings)
 
 
