@@ -136,7 +136,7 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
             {"out": Path("o"), "score": 0.5},
         ),
         (
-            "scenes.job.make_scenes_job",
+            "scenes.write.make_scenes_job",
             ["data", "make", "scenes", "--out", "o", "--train", "3", "--val", "2", "--seed", "1", "--kitti"],
             (Path("o"),),
             {"train": 3, "val": 2, "seed": 1, "kitti": True},

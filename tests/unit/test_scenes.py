@@ -16,8 +16,7 @@ from PIL import Image
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError
 from detdistill.scenes import KITTI_NAMES, SCENE_CLASSES, Scene, Split, draw_scene, make_scenes
-from detdistill.scenes.canvas import SUPERSAMPLING, Canvas
-from detdistill.scenes.sketch import Camera, Light, Sketch, Stand, Stroke
+from detdistill.scenes.canvas import SUPERSAMPLING, Camera, Canvas, Light, Sketch, Stand, Stroke
 from detdistill.scenes.texture import Dice, palette
 
 LIGHT = Light((1.0, 1.0, 1.0), (0.0, 0.0), 0.3, 1.0, lamps=False, haze=(0.0, 0.0, 0.0), sight=1e9)
@@ -158,12 +157,8 @@ def test_a_nearer_thing_hides_a_farther_one_on_the_instance_map() -> None:
     canvas.paint(far, 1)
     canvas.paint(near, 0)
     # 20 columns of 20 pixels, of which the nearer thing covers ten.
-    assert int((canvas.instances() == 1).sum()) == canvas.ids.histogram()[1] == 200
-    shape = canvas.silhouette(far)
-    assert shape is not None
-    assert shape.box == (10, 10, 30, 30)
-    assert shape.pixels == 400
-    assert shape.truncated == 0
+    assert int((np.asarray(canvas.ids) == 1).sum()) == canvas.ids.histogram()[1] == 200
+    assert canvas.silhouette(far) == ((10, 10, 30, 30), 400, 0)
 
 
 def test_truncation_is_the_share_of_the_rectangle_outside_the_picture() -> None:
@@ -171,8 +166,9 @@ def test_truncation_is_the_share_of_the_rectangle_outside_the_picture() -> None:
     sketch = Sketch(5.0, [Stroke("polygon", [(-30, 10), (10, 10), (10, 30), (-30, 30)], (9, 9, 9))])
     shape = canvas.silhouette(sketch)
     assert shape is not None
-    assert shape.box[0] == 0
-    assert shape.truncated == pytest.approx(0.75)
+    box, _, truncated = shape
+    assert box[0] == 0
+    assert truncated == pytest.approx(0.75)
 
 
 def test_a_thing_outside_the_picture_has_no_silhouette() -> None:
@@ -206,7 +202,7 @@ def test_a_stand_draws_in_its_own_units_and_its_mirror_looks_the_other_way() -> 
     assert ellipse.points == [(50.0, 40.0), (70.0, 50.0)]
     assert ellipse.shines
     assert line.width == 1
-    assert [halo.radius for halo in stand.sketch.halos] == [20.0]
+    assert [radius for _, radius, _ in stand.sketch.halos] == [20.0]
 
 
 @pytest.mark.parametrize(("yaw", "near_end"), [(0.0, -1.5), (np.pi, 1.5)])

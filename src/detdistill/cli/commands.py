@@ -147,7 +147,7 @@ def make_scenes(
         seed: Decides every scene.
         kitti: Also write KITTI's layout.
     """
-    from detdistill.scenes.job import make_scenes_job
+    from detdistill.scenes.write import make_scenes_job
 
     return make_scenes_job(out, train=train, val=val, seed=seed, kitti=kitti, progress=progress)
 
