@@ -34,14 +34,6 @@ def build_cosine(student: DetectorSpec, teacher: DetectorSpec, settings: CosineS
         L = gain · Σ_levels mean over inside cells of (1 − cos(A(S), T))
         cos(s, t) = s · t / (|s| |t|), over the channels of one cell
 
-    Args:
-        student: spec of the student.
-        teacher: spec of the teacher.
-        settings: see `CosineSettings`.
-
-    Returns:
-        A recipe of one term, `cosine.features`.
-
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
         ConfigError: an unknown aligner, or a gain that is not above 0.
