@@ -89,10 +89,6 @@ def demo_job(
         out: folder of the demo.
         seed: decides scenes, weights and the order of images.
         plan: another configuration; None for the demo's own.
-
-    Raises:
-        DistillError: the folder holds something else.
-        Interrupted: stopped by a signal, with the checkpoint saved.
     """
     chosen = plan or DemoPlan()
     make_demo_scenes(chosen, out=out, seed=seed, progress=progress or Silence())
@@ -111,11 +107,7 @@ def demo_job(
 
 
 def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress) -> None:
-    """Draws the demo's scenes where they are not there yet, and writes which of them the student has labels for.
-
-    Raises:
-        ConfigError: the folder holds other scenes.
-    """
+    """Draws the demo's scenes where they are not there yet, and writes which of them the student has labels for."""
     progress.start("draw scenes", plan.train_scenes + plan.val_scenes)
     make_scenes(
         out / SCENES,

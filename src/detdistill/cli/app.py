@@ -51,11 +51,7 @@ def build_app() -> App:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code.
-
-    Args:
-        arguments: what follows the command's name; None takes it from the process.
-    """
+    """Runs one command, by default with the process's own arguments, and returns the exit code."""
     quiet_threads()
     # Data-parallel training would warn once per process that all parameters were used.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

@@ -59,11 +59,7 @@ class Command:
         self.__signature__ = inspect.Signature([*words, _JSON])
 
     def __call__(self, bound: inspect.BoundArguments) -> None:
-        """Runs the function under the eyes of the screen, prints its table, and writes it where a file is asked for.
-
-        Raises:
-            KeyboardInterrupt: the run was stopped, with its checkpoint saved.
-        """
+        """Runs the function under the eyes of the screen, prints its table, and writes it where a file is asked for."""
         from detdistill.files import write_json
         from detdistill.progress import ScreenProgress
         from detdistill.training.signals import Interrupted
