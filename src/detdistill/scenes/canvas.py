@@ -148,8 +148,7 @@ class Stand(NamedTuple):
     def panel(self, along: Span, up: Span, colour: Colour, *, left: float = 0.0, shines: bool = False) -> None:
         """Adds an upright rectangle along the thing."""
         (a0, a1), (low, high) = along, up
-        corners = ((a0, low, left), (a1, low, left), (a1, high, left), (a0, high, left))
-        self.polygon(corners, colour, shines=shines)
+        self.polygon(((a, u, left) for a, u in ((a0, low), (a1, low), (a1, high), (a0, high))), colour, shines=shines)
 
     def post(self, width: float, up: Span, colour: Colour, *, middle: float = 0.0) -> None:
         """Adds an upright rectangle around `middle`."""
@@ -254,8 +253,9 @@ class Canvas:
     def silhouette(self, sketch: Sketch) -> tuple[tuple[int, int, int, int], int, float] | None:
         """Measures a thing's whole shape inside the picture, hidden parts included; None where it lies outside.
 
-        Returns: the box x1, y1, x2, y2 around it and how many pixels it covers, both of the canvas, and the share of
-            the rectangle around the shape that lies outside the picture, in [0, 1].
+        Returns:
+            The box x1, y1, x2, y2 around it and how many pixels it covers, both of the canvas, and the share of the
+            rectangle around the shape that lies outside the picture, in [0, 1].
         """
         shape = Image.new("L", self.ids.size)
         pen = ImageDraw.Draw(shape)

@@ -82,8 +82,8 @@ def _car_flank(stand: Stand, outline: list[Point], left: float, paint: Colour, g
     post, low, high = middle - 0.02 * length, panes[0][1], panes[1][1]
     pillar = ((post, low, left), (post + 0.11, low, left), (post + 0.11, high, upper), (post, high, upper))
     stand.polygon(pillar, shade(paint, tone * 0.9))
-    radius = 0.33 if front[1] < 1.6 else 0.37
-    _wheels(stand, left * 1.01, (0.31 * length, -0.31 * length), radius, (150, 152, 156))
+    along, radius = (0.31 * length, -0.31 * length), 0.33 if front[1] < 1.6 else 0.37
+    _wheels(stand, left * 1.01, along, radius, (150, 152, 156))
 
 
 def _car_ends(stand: Stand, outline: list[Point], half: float, dice: Dice) -> None:
