@@ -119,8 +119,7 @@ class Stand(NamedTuple):
     def at(self, along: float, up: float, left: float = 0.0) -> Point:
         """Where one of its points stands on the canvas."""
         (s, c), unit = self.axis, self.unit
-        z = self.z + (along * c + left * s) * unit
-        x = self.x + (along * s - left * c) * unit
+        x, z = self.x + (along * s - left * c) * unit, self.z + (along * c + left * s) * unit
         return self.camera.point(x, self.height + up * unit, z if z > 0.5 else 0.5)
 
     def pixels(self, length: float) -> float:
@@ -163,8 +162,7 @@ class Stand(NamedTuple):
         """Adds an ellipse: filled, or its outline as a line is drawn; or a lamp that is on with a halo of `glow`."""
         (x, y), rx, ry = self.at(*centre), self.pixels(radii[0]), self.pixels(radii[1])
         thickness = max(1, round(self.pixels(outline))) if outline else 0
-        around = [(x - rx, y - ry), (x + rx, y + ry)]
-        self.sketch.strokes.append(Stroke("ellipse", around, colour, thickness, glow > 0))
+        self.sketch.strokes.append(Stroke("ellipse", [(x - rx, y - ry), (x + rx, y + ry)], colour, thickness, glow > 0))
         if glow > 0:
             self.sketch.halos.append(((x, y), self.pixels(glow), colour))
 
