@@ -119,8 +119,7 @@ class Stand(NamedTuple):
     def at(self, along: float, up: float, left: float = 0.0) -> Point:
         """Where one of its points stands on the canvas."""
         (s, c), unit = self.axis, self.unit
-        z = self.z + (along * c + left * s) * unit
-        x = self.x + (along * s - left * c) * unit
+        x, z = self.x + (along * s - left * c) * unit, self.z + (along * c + left * s) * unit
         return self.camera.point(x, self.height + up * unit, z if z > 0.5 else 0.5)
 
     def pixels(self, length: float) -> float:
@@ -148,8 +147,7 @@ class Stand(NamedTuple):
     def panel(self, along: Span, up: Span, colour: Colour, *, left: float = 0.0, shines: bool = False) -> None:
         """Adds an upright rectangle along the thing."""
         (a0, a1), (low, high) = along, up
-        corners = ((a0, low, left), (a1, low, left), (a1, high, left), (a0, high, left))
-        self.polygon(corners, colour, shines=shines)
+        self.polygon(((a, u, left) for a, u in ((a0, low), (a1, low), (a1, high), (a0, high))), colour, shines=shines)
 
     def post(self, width: float, up: Span, colour: Colour, *, middle: float = 0.0) -> None:
         """Adds an upright rectangle around `middle`."""
@@ -164,8 +162,7 @@ class Stand(NamedTuple):
         """Adds an ellipse: filled, or its outline as a line is drawn; or a lamp that is on with a halo of `glow`."""
         (x, y), rx, ry = self.at(*centre), self.pixels(radii[0]), self.pixels(radii[1])
         thickness = max(1, round(self.pixels(outline))) if outline else 0
-        around = [(x - rx, y - ry), (x + rx, y + ry)]
-        self.sketch.strokes.append(Stroke("ellipse", around, colour, thickness, glow > 0))
+        self.sketch.strokes.append(Stroke("ellipse", [(x - rx, y - ry), (x + rx, y + ry)], colour, thickness, glow > 0))
         if glow > 0:
             self.sketch.halos.append(((x, y), self.pixels(glow), colour))
 
@@ -254,8 +251,9 @@ class Canvas:
     def silhouette(self, sketch: Sketch) -> tuple[tuple[int, int, int, int], int, float] | None:
         """Measures a thing's whole shape inside the picture, hidden parts included; None where it lies outside.
 
-        Returns: the box x1, y1, x2, y2 around it and how many pixels it covers, both of the canvas, and the share of
-            the rectangle around the shape that lies outside the picture, in [0, 1].
+        Returns:
+            The box x1, y1, x2, y2 around it and how many pixels it covers, both of the canvas, and the share of the
+            rectangle around the shape that lies outside the picture, in [0, 1].
         """
         shape = Image.new("L", self.ids.size)
         pen = ImageDraw.Draw(shape)

@@ -46,8 +46,7 @@ def car(stand: Stand, dice: Dice) -> None:
     """A car: one low body with a glazed cabin (saloon, hatchback, off-roader or van)."""
     along, up = dice.weighted(_PROFILES)
     length, half, lift = dice.uniform(3.7, 4.8), dice.uniform(0.84, 0.93), dice.uniform(0.94, 1.08)
-    paint = dice.tint(_PAINTS, 14)
-    glass = mix(_GLASS, stand.light.haze, dice.uniform(0.0, 0.35))
+    paint, glass = dice.tint(_PAINTS, 14), mix(_GLASS, stand.light.haze, dice.uniform(0.0, 0.35))
     outline = [(a * length, u * lift) for a, u in zip(along, up, strict=True)]
     belt, (eye, _) = outline[2][1] + 0.05, stand.eye
     # (along, up, half the width there): the cabin is narrower than the body.
@@ -82,8 +81,8 @@ def _car_flank(stand: Stand, outline: list[Point], left: float, paint: Colour, g
     post, low, high = middle - 0.02 * length, panes[0][1], panes[1][1]
     pillar = ((post, low, left), (post + 0.11, low, left), (post + 0.11, high, upper), (post, high, upper))
     stand.polygon(pillar, shade(paint, tone * 0.9))
-    radius = 0.33 if front[1] < 1.6 else 0.37
-    _wheels(stand, left * 1.01, (0.31 * length, -0.31 * length), radius, (150, 152, 156))
+    along, radius = (0.31 * length, -0.31 * length), 0.33 if front[1] < 1.6 else 0.37
+    _wheels(stand, left * 1.01, along, radius, (150, 152, 156))
 
 
 def _car_ends(stand: Stand, outline: list[Point], half: float, dice: Dice) -> None:
@@ -103,8 +102,7 @@ def truck(stand: Stand, dice: Dice) -> None:
     """A truck: a tall cab with a wheelbase of its own behind it, carrying a box, a tarpaulin or a tipper."""
     length, half, height = dice.uniform(6.0, 8.5), dice.uniform(1.12, 1.28), dice.uniform(2.7, 3.5)
     cargo = dice.weighted((("box", 0.6), ("tarpaulin", 0.22), ("tipper", 0.18)))
-    paint = dice.tint(_PAINTS, 16)
-    boxes = cargo == "box"
+    paint, boxes = dice.tint(_PAINTS, 16), cargo == "box"
     load = dice.tint(f"eeeeec eeeeec c4c6ca {_PAINTS}" if boxes else "3c5c8c 466e4c 963c28 827c6c", 12 if boxes else 16)
     if cargo == "tipper":
         height = dice.uniform(1.9, 2.3)
@@ -162,8 +160,7 @@ def container(stand: Stand, dice: Dice) -> None:
     block.box((-long, long), half, (0.0, height), colour)
     if left := block.flank(half):
         for at in (-long + 0.2 * long * k for k in range(1, 10)):
-            rib = shade(colour, 0.78 * block.brightness(left))
-            block.panel((at, at + 0.1), (0.1, height - 0.1), rib, left=left)
+            block.panel((at, at + 0.1), (0.1, height - 0.1), shade(colour, 0.78 * block.brightness(left)), left=left)
         if dice.chance(0.3):
             block.panel((-0.3 * long, 0.2 * long), (0.5 * height, 0.8 * height), (60, 72, 88), left=left)
 

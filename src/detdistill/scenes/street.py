@@ -217,11 +217,12 @@ def _heading(street: _Street, x: float, z: float, dice: Dice) -> float:
     if street.kind == "place":
         return dice.pick((0.0, math.pi, math.pi / 2, -math.pi / 2, dice.uniform(-math.pi, math.pi)))
     skew = dice.uniform(-0.12, 0.12) if dice.chance(0.7) else dice.uniform(-0.7, 0.7)
-    if street.kind == "along":
-        if dice.chance(0.06):
-            return dice.pick((-1.0, 1.0)) * math.pi / 2 + skew
-        return (0.0 if x > sum(street.road) / 2 else math.pi) + skew
-    return (math.pi / 2 if z < sum(street.road) / 2 else -math.pi / 2) + skew
+    middle = sum(street.road) / 2
+    if street.kind == "across":
+        return (math.pi / 2 if z < middle else -math.pi / 2) + skew
+    if dice.chance(0.06):
+        return dice.pick((-1.0, 1.0)) * math.pi / 2 + skew
+    return (0.0 if x > middle else math.pi) + skew
 
 
 def _spot(canvas: Canvas, street: _Street, label: int, dice: Dice) -> Stand | None:
@@ -338,14 +339,14 @@ def draw_scene(seed: int, split: Split, index: int, *, width: int = 160, height:
     painted += [(piece, 0) for piece in _clutter(canvas, street, placed, dice)]
     for sketch, number in sorted(painted, key=lambda entry: -entry[0].z):
         canvas.paint(sketch, number)
-    bloom = canvas.bloom()
+    bloom = canvas.bloom() if light.lamps else None
     _precipitation(canvas, fall, dice)
     night = light.haze[0] < 60
     picture = textured(dice, canvas.image.reduce(SUPERSAMPLING))
     grain = dice.uniform(3.0, 9.0) if night else dice.uniform(1.5, 6.0)
     blur = dice.uniform(0.3, 0.7) if dice.chance(0.3) else 0.0
     exposure = dice.uniform(1.0, 1.4) if night else dice.uniform(0.85, 1.25)
-    picture = ImageChops.add(picture, bloom) if light.lamps else picture
+    picture = ImageChops.add(picture, bloom) if bloom else picture
     picture = develop(dice, picture, grain=grain, blur=blur, exposure=exposure)
     return Scene(picture, _annotate(canvas, placed), np.asarray(canvas.ids, dtype=np.uint8))
 

@@ -107,8 +107,7 @@ def _tiles() -> tuple[Image.Image, ...]:
     )
     fine, middle, broad = (np.asarray(noise.resize((_TILE, _TILE), Image.Resampling.BICUBIC)) for noise in noises)
     mixes = ((232, 23, 0, 0), (212, 16, 29, 0), (203, 18, 16, 20), (210, 0, 15, 32))
-    pictures = (_picture(base + a * fine + b * middle + c * broad) for base, a, b, c in mixes)
-    return tuple(picture.convert("RGB") for picture in pictures)
+    return tuple(_picture(base + a * fine + b * middle + c * broad).convert("RGB") for base, a, b, c in mixes)
 
 
 def textured(dice: Dice, picture: Image.Image) -> Image.Image:
@@ -148,7 +147,7 @@ def skyline(dice: Dice, picture: Image.Image, horizon: float, colour: Colour) ->
 
 
 @cache
-def _normal() -> NDArray[np.float32]:
+def _noise() -> NDArray[np.float32]:
     return np.random.default_rng(20240608).standard_normal(_TILE * _TILE, dtype=np.float32)
 
 
@@ -163,7 +162,7 @@ def develop(dice: Dice, picture: Image.Image, *, grain: float, blur: float, expo
         noise = dice.generator.standard_normal(values.shape, dtype=np.float32)
     else:
         start = dice.integer(0, _TILE * _TILE - values.size)
-        noise = _normal()[start : start + values.size].reshape(values.shape)
+        noise = _noise()[start : start + values.size].reshape(values.shape)
     contrast = dice.uniform(0.85, 1.15)
     offset = 110.0 * exposure * (1 - contrast) + dice.uniform(-6, 6)
     return _picture(values * np.float32(exposure * contrast) + np.float32(offset) + noise * np.float32(grain))
