@@ -45,12 +45,12 @@ class Classes:
 def match_classes(
     source: Path, names: Sequence[str], demanded: Sequence[str] | None, *, ids: Sequence[int] | None = None
 ) -> Classes:
-    """Brings a source's classes into the order demanded.
+    """Brings a source's classes into the order demanded; None demands none.
 
     Args:
         source: for messages.
         names: the source's classes, in its own order.
-        demanded: the classes it must have; None for its own.
+        demanded: the classes it must have.
         ids: the source's id of each; 1, 2, 3 and so on by default.
 
     Raises:
@@ -76,12 +76,9 @@ class Images:
     """The images of a split as growing columns; a height and width of 0 are unknown yet."""
 
     def __init__(self) -> None:
-        self.ids = array("q")
-        self.heights = array("i")
-        self.widths = array("i")
+        self.ids, self.heights, self.widths = array("q"), array("i"), array("i")
         self.kept = bytearray()
-        self._names = bytearray()
-        self._ends = array("q")
+        self._names, self._ends = bytearray(), array("q")
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -102,10 +99,9 @@ class Images:
 
     def names(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The names of those kept, one after the other, and where each begins."""
-        kept, ends = self.kept_rows(), np.frombuffer(self._ends, dtype=np.int64)
-        lengths = np.diff(ends, prepend=0)
+        kept, lengths = self.kept_rows(), np.diff(np.frombuffer(self._ends, dtype=np.int64), prepend=0)
         text = np.frombuffer(self._names, dtype=np.uint8)[np.repeat(kept, lengths)]
-        return text, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths[kept])])
+        return text, _offsets(lengths[kept])
 
     def kept_rows(self) -> Mask:
         """Which images are kept."""
@@ -113,8 +109,7 @@ class Images:
 
     def sizes(self) -> NDArray[np.int32]:
         """Height and width of every image; (n, 2)."""
-        sides = (np.frombuffer(side, dtype=np.int32) for side in (self.heights, self.widths))
-        return np.stack(list(sides), axis=1)
+        return np.stack([np.frombuffer(side, dtype=np.int32) for side in (self.heights, self.widths)], axis=1)
 
 
 @final
@@ -146,10 +141,9 @@ class Boxes:
         ignored: Mask | None = None,
         areas: NDArray[np.float64] | None = None,
     ) -> None:
-        self.corners, self.rows, self.images, self.given = corners, rows, images, given
+        self.corners, self.rows, self.images, self.given, self.areas = corners, rows, images, given, areas
         self.labels = labels if labels is not None else np.zeros(len(rows), dtype=np.int64)
         self.ignored = ignored if ignored is not None else np.zeros(len(rows), dtype=np.bool_)
-        self.areas = areas
         self.good = np.ones(len(rows), dtype=np.bool_)
         self._problems, self._where = problems, where
 
@@ -174,25 +168,32 @@ class Boxes:
             box = [round(value, 2) for value in values]
             return f"bbox {box} in image {self.images.ids[self.rows[row]]} ({width}x{height})"
 
-        finite = ~_any(~np.isfinite(self.corners))
+        finite = np.isfinite(self.corners).all(axis=1)
         self.report(f"{word} not four finite numbers", ~finite, what)
         corners = np.where(finite[:, None], self.corners, 0.0)
         low, high = corners[:, :2], corners[:, 2:]
-        self.report(f"{word} without extent", _any(high <= low), what)
-        self.report(f"{word} outside its image", _any((high <= 0) | (low >= far)), what)
-        over = _any(np.maximum(-low, high - far) > UNREPORTED_OVERHANG_PX)
+        self.report(f"{word} without extent", (high <= low).any(axis=1), what)
+        self.report(f"{word} outside its image", ((high <= 0) | (low >= far)).any(axis=1), what)
+        over = (np.maximum(-low, high - far) > UNREPORTED_OVERHANG_PX).any(axis=1)
         clipped = np.concatenate([np.clip(low, 0, far), np.clip(high, 0, far)], axis=1)
         # What is left may be thinner than float32 can tell.
         stored = clipped.astype(np.float32)
-        self.report(f"{word} without extent", _any(stored[:, 2:] <= stored[:, :2]), what)
+        self.report(f"{word} without extent", (stored[:, 2:] <= stored[:, :2]).any(axis=1), what)
         self.report(f"{word} partly outside its image", over, what, repaired=True)
         return clipped
 
+    def repaired_areas(self, clipped: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The source's areas, and where it has none width times height of the clipped box."""
+        given = self.areas
+        if given is None:
+            return _areas(clipped)
+        bad = ~((given > 0) & (given < _LARGEST_AREA))
 
-def _any(mask: Mask) -> Mask:
-    """Which rows have any True."""
-    rows: Mask = np.logical_or.reduce(mask, axis=1)
-    return rows
+        def what(row: int) -> str:
+            return f"area {given[row]:g}, image_id {self.images.ids[self.rows[row]]}; width times height taken"
+
+        self.report("area missing or not positive", bad, what, repaired=True)
+        return np.where(bad, _areas(clipped.astype(np.float32)), given)
 
 
 def _areas(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -200,29 +201,8 @@ def _areas(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     return sides[:, 0] * sides[:, 1]
 
 
-def _repaired_areas(objects: Boxes, clipped: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The source's areas, and where it has none width times height of the clipped box."""
-    given = objects.areas
-    if given is None:
-        return _areas(clipped)
-    bad = ~((given > 0) & (given < _LARGEST_AREA))
-
-    def what(row: int) -> str:
-        return f"area {given[row]:g}, image_id {objects.images.ids[objects.rows[row]]}; width times height taken"
-
-    objects.report("area missing or not positive", bad, what, repaired=True)
-    return np.where(bad, _areas(clipped.astype(np.float32)), given)
-
-
-def _clip_regions(regions: Boxes, classes: int) -> NDArray[np.float32]:
-    boxes = regions.clip("ignore region").astype(np.float32)
-    if classes > MOST_CLASSES_FOR_REGIONS:
-        regions.report(
-            "ignore region with many classes",
-            np.ones(len(boxes), dtype=np.bool_),
-            lambda row: f"{boxes[row].tolist()}: only up to {MOST_CLASSES_FOR_REGIONS} classes can be ignored",
-        )
-    return boxes
+def _offsets(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def lay_out(objects: Boxes, regions: Boxes, *, classes: Classes, images_dir: Path) -> Annotations:
@@ -235,21 +215,27 @@ def lay_out(objects: Boxes, regions: Boxes, *, classes: Classes, images_dir: Pat
         images_dir: folder that the images' names are relative to.
     """
     images, count = objects.images, len(classes.names)
+    every_label = np.arange(count, dtype=np.int32)
     label_of_class = np.empty(count, dtype=np.int32)
-    label_of_class[list(classes.order)] = np.arange(count, dtype=np.int32)
+    label_of_class[list(classes.order)] = every_label
     clipped = objects.clip("box")
-    areas, boxes = _repaired_areas(objects, clipped), clipped.astype(np.float32)
-    region_boxes = _clip_regions(regions, count)
+    areas, boxes = objects.repaired_areas(clipped), clipped.astype(np.float32)
+    region_boxes = regions.clip("ignore region").astype(np.float32)
+    if count > MOST_CLASSES_FOR_REGIONS:
+        regions.report(
+            "ignore region with many classes",
+            np.ones(len(region_boxes), dtype=np.bool_),
+            lambda row: f"{region_boxes[row].tolist()}: only up to {MOST_CLASSES_FOR_REGIONS} classes can be ignored",
+        )
     good, repeated = np.flatnonzero(objects.good), np.repeat(np.flatnonzero(regions.good), count)
+    everywhere = region_boxes[repeated]
 
     kept = images.kept_rows()
     new_row = np.cumsum(kept) - 1
     rows = np.concatenate([new_row[objects.rows[good]], new_row[regions.rows[repeated]]])
     by_image = np.argsort(rows, kind="stable")
-    region_labels = np.tile(np.arange(count, dtype=np.int32), len(repeated) // count)
-    ends = np.cumsum(np.bincount(rows, minlength=int(kept.sum())), dtype=np.int64)
+    region_labels = np.tile(every_label, len(repeated) // count)
     name_bytes, name_offsets = images.names()
-    everywhere = region_boxes[repeated]
     return Annotations(
         images_dir=images_dir,
         class_names=tuple(classes.names[index] for index in classes.order),
@@ -258,7 +244,7 @@ def lay_out(objects: Boxes, regions: Boxes, *, classes: Classes, images_dir: Pat
         sizes=images.sizes()[kept],
         name_bytes=name_bytes,
         name_offsets=name_offsets,
-        offsets=np.concatenate([np.zeros(1, dtype=np.int64), ends]),
+        offsets=_offsets(np.bincount(rows, minlength=int(kept.sum()))),
         boxes=np.concatenate([boxes[good], everywhere])[by_image],
         labels=np.concatenate([label_of_class[objects.labels[good]], region_labels])[by_image],
         ignored=np.concatenate([objects.ignored[good], np.ones(len(repeated), dtype=np.bool_)])[by_image],

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from detdistill.data.annotations import Annotations
-from detdistill.data.formats import FORMATS, Format, Reading, Split
+from detdistill.data.annotations import Annotations, Reading, Split, ignore_progress
+from detdistill.data.formats import FORMATS, Format
 from detdistill.data.image_files import is_text
-from detdistill.data.listing import SPLITS, SplitName
 from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError, DataError
-
-__all__ = ["SPLITS", "Split", "SplitName", "find_split", "open_split", "present_splits", "recognise"]
 
 
 def _by_precedence() -> list[Format]:
@@ -92,18 +89,14 @@ def open_split(
     exact: bool = False,
     split_seed: int = 0,
     check_images: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = ignore_progress,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Annotations, Problems]:
-    """Finds and reads one split of a data set.
+    """Finds and reads one split of a data set; `data`, `split`, `exact` and `split_seed` are as in `find_split`.
 
     Args:
-        data: a folder or a file, as `find_split` takes it.
-        split: ``"train"`` or ``"val"``.
         class_names: the classes it must have, by name; labels then follow this order. A data set without a list of
             its classes (Pascal VOC, KITTI) may show fewer.
-        exact: as in `find_split`.
-        split_seed: as in `find_split`.
         check_images: decode every image fully and compare its size; slow. Without it no image is opened, except for
             the header of one whose size the annotations do not give.
         progress: called with (images settled, all images) where images are looked at.

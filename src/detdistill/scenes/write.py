@@ -19,8 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.formats.kitti import KITTI_TYPES, KittiSplit
-from detdistill.data.listing import Everything
+from detdistill.data.formats.kitti import KITTI_TYPES
 from detdistill.data.writable import place_image
 from detdistill.data.writing import write_data_set
 from detdistill.errors import ConfigError
@@ -164,8 +163,7 @@ def _write_kitti(drawn: Path, scenes: Sequence[Objects], settings: _Settings, ou
         (labels / name).with_suffix(".txt").write_text("".join(map(_kitti_line, objects)), encoding="ascii")
     classes = (tuple(dict.fromkeys((*KITTI_TYPES, *KITTI_NAMES))), KITTI_NAMES)
     splits = _annotations(images, names, scenes, settings, classes=classes)
-    origin = KittiSplit(folder=drawn, training=drawn, choice=Everything(labels))
-    write_data_set(splits, out, to="kitti", origins=dict.fromkeys(splits, origin))
+    write_data_set(splits, out, to="kitti", origin="kitti")
 
 
 def _found(out: Path, settings: _Settings) -> bool:

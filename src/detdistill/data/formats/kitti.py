@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import final
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.formats import Format
@@ -28,19 +26,15 @@ from detdistill.data.label_files import LabelFolder
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
-    Choice,
     Everything,
     ListFile,
-    Share,
     choices,
     file_of_split,
     folder_of_list,
     listed_splits,
-    shown,
     without_suffix,
 )
 from detdistill.data.problems import Problems
-from detdistill.data.split import Reading, Split
 from detdistill.data.writable import Place, WritableSplit, WrittenImage, plain_classes, write_lists, write_plain
 from detdistill.errors import DataError
 
@@ -48,69 +42,8 @@ KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist",
 IMAGES, LABELS = "image_2", "label_2"
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class KittiSplit(Split):
-    """One split of a data set in KITTI's layout.
-
-    Attributes:
-        folder: the data set.
-        training: the folder of ``image_2`` and ``label_2``.
-        choice: which of the images are the split's.
-    """
-
-    folder: Path
-    training: Path
-    choice: Choice
-
-    @property
-    def source(self) -> Path:
-        """The data set's folder."""
-        return self.folder
-
-    @property
-    def drawn(self) -> bool:
-        """Whether there are no lists."""
-        return isinstance(self.choice, Share)
-
-    @property
-    def labels_dir(self) -> Path:
-        """Where the label files are."""
-        return self.training / LABELS
-
-    def text(self) -> str:
-        """The choice, and where the images are."""
-        return f"KITTI: {self.choice.text()}, images in {shown(self.training / IMAGES, self.folder)}"
-
-    def read(self, reading: Reading) -> tuple[Annotations, Problems]:
-        """Reads the split.
-
-        Raises:
-            DataError: its list cannot be read, or its classes are not those demanded.
-        """
-
-        def classes(seen: set[str]) -> Sequence[str]:
-            known = seen | self._files(Everything(self.labels_dir)).kinds()
-            if reading.class_names is not None and known <= set(reading.class_names):
-                return reading.class_names
-            kitti = KITTI_TYPES if not known or known & set(KITTI_TYPES) else ()
-            return (*kitti, *sorted(known - set(kitti)))
-
-        return self._files(self.choice).read(self.folder, self.training / IMAGES, reading, classes)
-
-    def _files(self, choice: Choice) -> LabelFolder:
-        return LabelFolder(self.labels_dir, choice, ".txt", parse_kitti)
-
-    def label_file(self, name: str) -> Path:
-        """The label file of an image, by the image's name."""
-        return self.labels_dir / f"{without_suffix(name)}.txt"
-
-
 def read_kitti_truths(annotations: Annotations) -> dict[int, KittiLabels]:
     """What the label files of a split in KITTI's layout say beyond its arrays: truncated, occluded, every type.
-
-    Args:
-        annotations: as `KittiSplit.read` returns them.
 
     Returns:
         The label file of every image, by image id; flawed lines, reported on reading, are left out here too.
@@ -118,22 +51,32 @@ def read_kitti_truths(annotations: Annotations) -> dict[int, KittiLabels]:
     Raises:
         DataError: the images do not lie in KITTI's layout, or a label file cannot be read.
     """
-    labels = annotations.images_dir.parent / LABELS
     return {
-        int(annotations.image_ids[index]): read_kitti_labels(
-            labels / f"{without_suffix(annotations.file_name(index))}.txt", problems=Problems()
-        )
+        int(annotations.image_ids[index]): read_kitti_labels(_label_file(annotations, index), problems=Problems())
         for index in range(len(annotations))
     }
+
+
+def _label_file(annotations: Annotations, index: int) -> Path:
+    return annotations.images_dir.parent / LABELS / f"{without_suffix(annotations.file_name(index))}.txt"
 
 
 def _training(folder: Path) -> Path | None:
     return next((place for place in (folder / "training", folder) if (place / LABELS).is_dir()), None)
 
 
-def _root(folder: Path, training: Path) -> Path:
-    """The data set that lists and ``classes.txt`` belong to."""
-    return folder.parent if training == folder and folder.name == "training" else folder
+def _places(folder: Path) -> tuple[Path, Path]:
+    """The data set that lists and ``classes.txt`` belong to, and where its images and label files are."""
+    training = _training(folder) or folder / "training"
+    return (folder.parent if training == folder and folder.name == "training" else folder), training
+
+
+def _classes(split: LabelFolder, seen: set[str], demanded: Sequence[str] | None) -> Sequence[str]:
+    known = seen | split.kinds_elsewhere()
+    if demanded is not None and known <= set(demanded):
+        return demanded
+    kitti = KITTI_TYPES if not known or known & set(KITTI_TYPES) else ()
+    return (*kitti, *sorted(known - set(kitti)))
 
 
 def recognises(data: Path) -> bool:
@@ -147,11 +90,11 @@ def splits(data: Path) -> tuple[str, ...]:
     """The splits that a folder has; see `listed_splits`."""
     if data.is_file():
         return ("val",)
-    training = _training(data) or data / "training"
-    return listed_splits(_root(data, training), training / LABELS)
+    root, training = _places(data)
+    return listed_splits(root, training / LABELS)
 
 
-def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> KittiSplit:
+def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
     """Finds one split, in the data set's folder or its ``training``, or by one of its lists.
 
     Raises:
@@ -161,10 +104,19 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
     if data.is_file():
         listed = (data if exact else file_of_split(data, split)).resolve()
         data = folder_of_list(listed, recognises) or listed.parent
-    training = _training(data) or data / "training"
-    root = _root(data, training)
-    choice = choices(root, training / LABELS, split_seed)[split] if listed is None else ListFile(listed, root)
-    return KittiSplit(root, training, choice)
+    root, training = _places(data)
+    labels = training / LABELS
+    return LabelFolder(
+        title="KITTI",
+        folder=root,
+        labels_dir=labels,
+        images_dir=training / IMAGES,
+        choice=ListFile(listed, root) if listed is not None else choices(root, labels, split_seed)[split],
+        elsewhere=(labels, Everything(labels)),
+        ending=".txt",
+        parse=parse_kitti,
+        classes=_classes,
+    )
 
 
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
@@ -179,13 +131,12 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
     training = folder / "training"
     (training / LABELS).mkdir(parents=True)
     for split in splits.values():
-        for row in split.images():
-            image = split.image(row)
-            place(split, image, training / IMAGES / image.name)
+        for image in split.images():
+            place(image, training / IMAGES / image.name)
             target = training / LABELS / f"{image.stem}.txt"
-            if isinstance(split.origin, KittiSplit):
+            if split.origin == FORMAT.name:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(split.origin.label_file(split.annotations.file_name(row)), target)
+                shutil.copyfile(_label_file(split.annotations, image.row), target)
             else:
                 write_plain(target, _lines(split, image, types))
 
@@ -194,7 +145,7 @@ def _lines(split: WritableSplit, image: WrittenImage, types: tuple[str, ...]) ->
     ignored = sum(item.ignored for item in image.boxes)
     if ignored:
         what = f"{ignored} boxes ignored for one class become {DONT_CARE}, ignored for all"
-        split.problems.add("ignored boxes widened", split.place(image.row), what=what, action="repaired")
+        split.problems.add("ignored boxes widened", str(image.path), what=what, action="repaired")
     lines = [kitti_line(DONT_CARE if item.ignored else types[item.label], item.box) for item in image.boxes]
     return lines + [kitti_line(DONT_CARE, box) for box in image.regions]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detdistill.data.builder import Box
 from detdistill.data.label_files import Flaw, LabelFile, LabelledBox
-from detdistill.data.label_text import FileFlaw, number, numbered_lines, read_text
+from detdistill.data.label_text import FileFlaw, number, read_lines
 from detdistill.data.problems import Problems
 from detdistill.data.writable import decimal
 from detdistill.errors import DataError
@@ -19,15 +19,13 @@ from detdistill.errors import DataError
 DONT_CARE = "DontCare"
 COLUMNS, COLUMNS_WITH_SCORE = 15, 16
 _UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"
+# Kind, what should stand there, what does.
+_Flaw = tuple[str, str, str]
 
 
 def is_dont_care(kind: str) -> bool:
     """Whether a type means a region in which nothing counts, in any case of letters."""
     return kind.lower() == DONT_CARE.lower()
-
-
-# Kind, what should stand there, what does.
-_Flaw = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,41 +69,30 @@ def _flaw(words: list[str]) -> _Flaw | None:
 
 
 def _parse(path: Path) -> tuple[KittiLabels, dict[int, _Flaw]]:
-    """The objects of a file, and the lines that are none.
-
-    Raises:
-        FileFlaw: the file cannot be read as text.
-    """
-    rows: list[list[str]] = []
-    lines: list[int] = []
+    """The objects of a file, and the lines that are none."""
+    rows: dict[int, list[str]] = {}
     bad: dict[int, _Flaw] = {}
-    for line, text in numbered_lines(read_text(path)):
+    for line, text in read_lines(path):
         words = text.split()
-        flaw = _flaw(words)
-        if flaw is None:
-            rows.append(words)
-            lines.append(line)
-        else:
+        if flaw := _flaw(words):
             bad[line] = flaw
-    occluded = [int(max(-1.0, min(number(words[2]), 3.0))) for words in rows]
-    scores = [number(words[15]) if len(words) == COLUMNS_WITH_SCORE else math.nan for words in rows]
+        else:
+            rows[line] = words
+    objects = rows.values()
+    scores = [number(words[15]) if len(words) == COLUMNS_WITH_SCORE else math.nan for words in objects]
     labels = KittiLabels(
-        types=tuple(words[0] for words in rows),
-        truncated=np.array([number(words[1]) for words in rows], dtype=np.float64),
-        occluded=np.array(occluded, dtype=np.int64),
-        boxes=np.array([[number(word) for word in words[4:8]] for words in rows], dtype=np.float64).reshape(-1, 4),
+        types=tuple(words[0] for words in objects),
+        truncated=np.array([number(words[1]) for words in objects], dtype=np.float64),
+        occluded=np.array([int(max(-1.0, min(number(words[2]), 3.0))) for words in objects], dtype=np.int64),
+        boxes=np.array([[number(word) for word in words[4:8]] for words in objects], dtype=np.float64).reshape(-1, 4),
         scores=np.array(scores, dtype=np.float64),
-        lines=np.array(lines, dtype=np.int64),
+        lines=np.array(list(rows), dtype=np.int64),
     )
     return labels, bad
 
 
 def parse_kitti(path: Path) -> LabelFile:
-    """What a label file says of boxes; ``DontCare`` is a region.
-
-    Raises:
-        FileFlaw: the file cannot be read as text.
-    """
+    """What a label file says of boxes; ``DontCare`` is a region. Raises `FileFlaw` where it is no text."""
     labels, bad = _parse(path)
     objects = zip(labels.types, labels.boxes.tolist(), labels.lines.tolist(), strict=True)
     return LabelFile(

@@ -36,12 +36,8 @@ class _Object:
 
         Files that count from 0, against the format, are seen only by a 0: it stays 0.
         """
-        x, y, right, bottom = self.corners
-        return _from_zero(x), _from_zero(y), right, bottom
-
-
-def _from_zero(value: float) -> float:
-    return value - 1.0 if value >= 1.0 else min(value, 0.0)
+        x, y = (value - 1.0 if value >= 1.0 else min(value, 0.0) for value in self.corners[:2])
+        return x, y, self.corners[2], self.corners[3]
 
 
 @final
@@ -51,21 +47,18 @@ class _Handler:
     def __init__(self, parser: expat.XMLParserType) -> None:
         self.objects: list[_Object] = []
         self.file_name = ""
-        self.sides: dict[str, float] = {}
+        self.sides = {"height": math.nan, "width": math.nan}
         self._parser = parser
         self._path: list[str] = []
         self._text: list[str] = []
         parser.StartElementHandler = self._begin
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text.append
-        parser.StartDoctypeDeclHandler = self._doctype
-        parser.EntityDeclHandler = self._entity
+        parser.StartDoctypeDeclHandler = lambda *_: self._refuse("a DOCTYPE is not read")
+        parser.EntityDeclHandler = lambda *_: self._refuse("an ENTITY is not read")
 
-    def _doctype(self, *_: object) -> None:
-        raise FileFlaw("XML with a document type", "a DOCTYPE is not read", line=self._parser.CurrentLineNumber)
-
-    def _entity(self, *_: object) -> None:
-        raise FileFlaw("XML with a document type", "an ENTITY is not read", line=self._parser.CurrentLineNumber)
+    def _refuse(self, what: str, kind: str = "XML with a document type") -> None:
+        raise FileFlaw(kind, what, line=self._parser.CurrentLineNumber)
 
     def _begin(self, tag: str, _: dict[str, str]) -> None:
         if not self._path and tag != "annotation":
@@ -73,17 +66,17 @@ class _Handler:
         self._path.append(tag)
         self._text.clear()
         if len(self._path) > _DEEPEST:
-            what = f"elements more than {_DEEPEST} deep"
-            raise FileFlaw("XML nested too deep", what, line=self._parser.CurrentLineNumber)
+            self._refuse(f"elements more than {_DEEPEST} deep", "XML nested too deep")
         if tuple(self._path) == _OBJECT:
             self.objects.append(_Object(self._parser.CurrentLineNumber))
 
     def _end(self, tag: str) -> None:
-        place = tuple(self._path[:-1])
-        text = " ".join("".join(self._text).split())
+        self._path.pop()
+        place, text = tuple(self._path), " ".join("".join(self._text).split())
+        self._text.clear()
         if place == ("annotation",) and tag == "filename":
             self.file_name = text
-        elif place == ("annotation", "size") and tag in ("width", "height"):
+        elif place == ("annotation", "size") and tag in self.sides:
             self.sides[tag] = number(text)
         elif place == _OBJECT and tag == "name":
             self.objects[-1].name = text
@@ -91,14 +84,11 @@ class _Handler:
             self._difficult(self.objects[-1], text)
         elif place == (*_OBJECT, "bndbox") and tag in _CORNERS:
             self.objects[-1].corners[_CORNERS.index(tag)] = number(text)
-        self._path.pop()
-        self._text.clear()
 
     def _difficult(self, item: _Object, text: str) -> None:
         item.difficult = text.lower() in _DIFFICULT
         known = item.difficult or text.lower() in _NOT_DIFFICULT
-        what = f"difficult is {text[:40]!r}, taken as 0"
-        line = self._parser.CurrentLineNumber
+        what, line = f"difficult is {text[:40]!r}, taken as 0", self._parser.CurrentLineNumber
         item.flaw = None if known else Flaw("difficult neither 0 nor 1", line, what, "repaired")
 
 
@@ -120,14 +110,11 @@ def parse_voc(path: Path) -> LabelFile:
         raise FileFlaw("XML that cannot be read", what, line=error.lineno) from None
     except (LookupError, ValueError) as error:
         raise FileFlaw("XML that cannot be read", f"its encoding: {error}", line=1) from None
-    height, width = handler.sides.get("height", math.nan), handler.sides.get("width", math.nan)
+    height, width = handler.sides["height"], handler.sides["width"]
     usable = all(1 <= side < 2**31 and side == int(side) for side in (height, width))
+    boxes = (LabelledBox(item.name, item.box(), item.line, item.difficult, item.flaw) for item in handler.objects)
     return LabelFile(
-        tuple(
-            LabelledBox(item.name, item.box(), item.line, item.difficult, item.flaw)
-            for item in handler.objects
-            if item.name
-        ),
+        tuple(box for box in boxes if box.kind),
         flaws=tuple(Flaw(UNKNOWN_CLASS, item.line, "no <name>") for item in handler.objects if not item.name),
         image=handler.file_name,
         size=(int(height), int(width)) if usable else None,
@@ -135,15 +122,12 @@ def parse_voc(path: Path) -> LabelFile:
     )
 
 
-def voc_xml(image: WrittenImage, size: tuple[int, int], names: tuple[str, ...]) -> list[str]:
-    """The lines of an annotation file to write: an image's boxes, and its regions as a difficult object of every class.
+def voc_xml(image: WrittenImage, names: tuple[str, ...]) -> list[str]:
+    """The lines of an annotation file: an image's boxes, and its regions as a difficult object of every class.
 
-    Args:
-        image: what to write.
-        size: its height and width in pixels.
-        names: the classes in label order.
+    `names` are the classes in label order.
     """
-    height, width = size
+    height, width = image.size
     lines = [
         "<annotation>",
         f"\t<filename>{escape(image.name)}</filename>",

@@ -11,22 +11,31 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from detdistill.data.annotations import Annotations
+from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, match_classes
 from detdistill.data.formats import Format
 from detdistill.data.formats.yolo_yaml import YoloData, lists_classes, read_data_yaml
 from detdistill.data.image_files import unsafe_name
 from detdistill.data.label_files import UNKNOWN_CLASS, Flaw, LabelFile, LabelledBox, LabelledImages
-from detdistill.data.label_text import FileFlaw, number, numbered_lines, read_text
-from detdistill.data.listing import IMAGE_SUFFIXES, Entry, files_below, read_list, report_shared, shown, without_suffix
+from detdistill.data.label_text import FileFlaw, number, read_lines
+from detdistill.data.listing import (
+    IMAGE_SUFFIXES,
+    Entry,
+    add_once,
+    files_below,
+    read_list,
+    report_shared,
+    shown,
+    without_suffix,
+)
 from detdistill.data.problems import Problems
-from detdistill.data.split import Reading, Split
-from detdistill.data.writable import Place, WritableSplit, WrittenImage, plain_classes, write_plain
+from detdistill.data.writable import Place, WritableSplit, plain_classes, write_plain
 from detdistill.errors import ConfigError, DataError
 from detdistill.settings.strict_yaml import dump_yaml
 
@@ -66,8 +75,8 @@ class YoloSplit(Split):
         """
         problems, own, images_dir = Problems(), self.data.names, self.data.file.parent
         classes = match_classes(self.data.file, list(own.values()), reading.class_names, ids=list(own))
-        images = self._images(self.places, images_dir, problems)
-        report_shared(images, {entry.stem for entry in self._images(self.train, images_dir, Problems())}, problems)
+        images = self._images(self.places, problems)
+        report_shared(images, {entry.stem for entry in self._images(self.train, Problems())}, problems)
         collected = LabelledImages(
             classes, images_dir, problems=problems, check_images=reading.check_images, kinds=list(own)
         )
@@ -77,12 +86,12 @@ class YoloSplit(Split):
             labelled += path is not None
             file = path or Path(entry.stem)
             try:
-                labels = self._parse(path) if path is not None else LabelFile(())
+                labels = _parse(path, self.data) if path is not None else LabelFile(())
             except FileFlaw as flaw:
-                problems.add(flaw.kind, flaw.where(file), what=flaw.what, action="skipped")
+                problems.add(flaw.kind, flaw.where(file), what=flaw.what)
             else:
                 collected.add(entry.stem, labels, file=file, stem=without_suffix(entry.stem), where=entry.where)
-            reading.tell(done, len(images))
+            reading.progress(done, len(images))
         if images and not labelled:
             raise DataError(
                 f"the images of {self.data.file} must have label files, got none for all {len(images)} "
@@ -90,84 +99,67 @@ class YoloSplit(Split):
             )
         return collected.finish(), problems
 
-    def _images(self, places: Sequence[Path], images_dir: Path, problems: Problems) -> list[Entry]:
+    def _images(self, places: Sequence[Path], problems: Problems) -> list[Entry]:
         """A split's images, named relative to the folder of ``data.yaml``."""
         found: dict[str, Entry] = {}
         for place in places:
-            entries = _folder if place.is_dir() else self._listed
-            for entry in entries(place, images_dir, problems):
-                if entry.stem in found:
-                    what = f"{entry.stem!r} is the second"
-                    problems.add("image listed twice", entry.where, what=what, action="skipped")
-                else:
-                    found[entry.stem] = entry
+            for entry in self._inside(place, problems) if place.is_dir() else self._listed(place, problems):
+                add_once(found, entry, problems)
         return list(found.values())
 
-    def _listed(self, path: Path, images_dir: Path, problems: Problems) -> list[Entry]:
-        entries = []
+    def _inside(self, place: Path, problems: Problems) -> Iterator[Entry]:
+        base = place.relative_to(self.data.file.parent)
+        for name in files_below(place, IMAGE_SUFFIXES, problems):
+            yield Entry((base / name).as_posix(), str(place / name))
+
+    def _listed(self, path: Path, problems: Problems) -> Iterator[Entry]:
+        images_dir = self.data.file.parent
         for where, line in read_list(path):
             name = _listed_name(line.replace("\\", "/"), (path.parent, self.data.root, images_dir), images_dir)
-            flaw = unsafe_name(name)
-            if flaw is None:
-                entries.append(Entry(name, where))
+            if flaw := unsafe_name(name):
+                problems.add("unusable file name", where, what=f"{line!r} {flaw}")
             else:
-                problems.add("unusable file name", where, what=f"{line!r} {flaw}", action="skipped")
-        return entries
+                yield Entry(name, where)
 
-    def _parse(self, path: Path) -> LabelFile:
-        """What a label file says.
 
-        Raises:
-            FileFlaw: it cannot be read as text.
-        """
-        boxes, flaws = [], []
-        for line, text in numbered_lines(read_text(path)):
-            words = text.split()
-            flaw = self._flaw(words)
-            if flaw is not None:
-                flaws.append(Flaw(flaw[0], line, flaw[1]))
-            else:
-                polygon = len(words) >= _POLYGON and not self.data.keypoints
-                box = _box([number(word) for word in words[1:]], polygon=polygon)
-                boxes.append(LabelledBox(int(float(words[0])), box, line))
-        return LabelFile(tuple(boxes), tuple(flaws), shares=True)
+def _parse(path: Path, data: YoloData) -> LabelFile:
+    boxes, flaws = [], []
+    for line, text in read_lines(path):
+        words = text.split()
+        if flaw := _flaw(words, data):
+            flaws.append(Flaw(flaw[0], line, flaw[1]))
+        else:
+            polygon = len(words) >= _POLYGON and not data.keypoints
+            box = _box([number(word) for word in words[1:]], polygon=polygon)
+            boxes.append(LabelledBox(int(float(words[0])), box, line))
+    return LabelFile(tuple(boxes), tuple(flaws), shares=True)
 
-    def _flaw(self, words: list[str]) -> tuple[str, str] | None:
-        """What is wrong with a line: kind and facts."""
-        count = len(words)
-        polygon = count >= _POLYGON and count % 2 == 1
-        if count != 5 and not polygon and not (self.data.keypoints and count > 5):
-            return "wrong number of columns", f"{count} instead of 5, or of a class and at least 3 points"
-        own = number(words[0])
-        if not math.isfinite(own) or own != int(own) or int(own) not in self.data.names:
-            return UNKNOWN_CLASS, f"class {words[0][:40]!r} is none of the {len(self.data.names)} classes"
-        return None
+
+def _flaw(words: list[str], data: YoloData) -> tuple[str, str] | None:
+    """What is wrong with a line: kind and facts."""
+    count = len(words)
+    polygon = count >= _POLYGON and count % 2 == 1
+    if count != 5 and not polygon and not (data.keypoints and count > 5):
+        return "wrong number of columns", f"{count} instead of 5, or of a class and at least 3 points"
+    own = number(words[0])
+    if not math.isfinite(own) or own != int(own) or int(own) not in data.names:
+        return UNKNOWN_CLASS, f"class {words[0][:40]!r} is none of the {len(data.names)} classes"
+    return None
 
 
 def _box(values: list[float], *, polygon: bool) -> Box:
     """x1, y1, x2, y2 as shares of the image's sides; NaN where a number is none."""
     if polygon:
-        if not all(math.isfinite(value) for value in values):
-            return _NO_BOX
         across, down = values[::2], values[1::2]
-        return min(across), min(down), max(across), max(down)
+        return (min(across), min(down), max(across), max(down)) if all(map(math.isfinite, values)) else _NO_BOX
     x, y, w, h = values[:4]
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
-def _folder(place: Path, images_dir: Path, problems: Problems) -> list[Entry]:
-    base = place.relative_to(images_dir)
-    names = files_below(place, IMAGE_SUFFIXES, problems)
-    return [Entry((base / name).as_posix(), str(place / name)) for name in names]
-
-
 def _listed_name(line: str, places: Sequence[Path], images_dir: Path) -> str:
     """A line of a list as a name relative to the data set; still unsafe where it leads out of it."""
-    base = os.path.abspath(images_dir)
-    names = []
-    for place in places:
-        target = os.path.normpath(os.path.join(os.path.abspath(place), line))
-        names.append(os.path.relpath(target, base))
+    targets = (os.path.normpath(os.path.join(os.path.abspath(place), line)) for place in places)
+    names = [os.path.relpath(target, os.path.abspath(images_dir)) for target in targets]
     inside = [name for name in names if unsafe_name(name) is None]
     present = [name for name in inside if (images_dir / name).is_file()]
     return Path((present or inside or [line])[0]).as_posix()
@@ -209,15 +201,12 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
     """
     del exact, split_seed
     content = read_data_yaml(yaml_of(data) or data)
-    return YoloSplit(content, content.places(split), _train_places(content) if split == "val" else ())
-
-
-def _train_places(data: YoloData) -> tuple[Path, ...]:
-    """Where the train split is; nowhere if that cannot be told, as the val split alone may be there."""
-    try:
-        return data.places("train")
-    except (ConfigError, DataError):
-        return ()
+    places, train = content.places(split), tuple[Path, ...]()
+    if split == "val":
+        # Where the train split is cannot always be told, as the val split alone may be there.
+        with suppress(ConfigError, DataError):
+            train = content.places("train")
+    return YoloSplit(content, places, train)
 
 
 def splits(data: Path) -> tuple[str, ...]:
@@ -232,25 +221,20 @@ def splits(data: Path) -> tuple[str, ...]:
 
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
     """Writes ``data.yaml``, and ``images`` and ``labels`` with a folder for every split; ignored boxes are left out."""
-    plain = plain_classes(class_names)
     places = {name: f"images/{name}" for name in splits}
-    content = {"path": ".", **places, "names": dict(enumerate(plain))}
+    content = {"path": ".", **places, "names": dict(enumerate(plain_classes(class_names)))}
     (folder / "data.yaml").write_text(dump_yaml(content), encoding="utf-8")
     for name, split in splits.items():
-        for row in split.images():
-            image = split.image(row)
+        for image in split.images():
             # The last folder named images is the one that labels stand beside.
             before, _, after = f"images/{name}/{image.stem}".rpartition("images/")
-            write_plain(folder / f"{before}labels/{after}.txt", _lines(split, image))
-            place(split, image, folder / places[name] / image.name)
-
-
-def _lines(split: WritableSplit, image: WrittenImage) -> list[str]:
-    left_out = len(image.regions) + sum(item.ignored for item in image.boxes)
-    if left_out:
-        what = f"{left_out} ignored boxes or regions, which YOLO has no word for"
-        split.problems.add("ignored boxes left out", split.place(image.row), what=what, action="skipped")
-    return [_line(item.label, item.box, split.size(image.row)) for item in image.boxes if not item.ignored]
+            left_out = len(image.regions) + sum(item.ignored for item in image.boxes)
+            if left_out:
+                what = f"{left_out} ignored boxes or regions, which YOLO has no word for"
+                split.problems.add("ignored boxes left out", str(image.path), what=what)
+            lines = [_line(item.label, item.box, image.size) for item in image.boxes if not item.ignored]
+            write_plain(folder / f"{before}labels/{after}.txt", lines)
+            place(image, folder / places[name] / image.name)
 
 
 def _line(label: int, box: Box, size: tuple[int, int]) -> str:

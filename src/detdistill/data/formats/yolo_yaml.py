@@ -46,7 +46,7 @@ class YoloData:
                 f"{self.file} must say where the {split} images are, got no {split!r}. "
                 f"Add a line such as {split}: images/{split}."
             )
-        return tuple(self._place(written) for written in self.splits[split])
+        return tuple(map(self._place, self.splits[split]))
 
     def _place(self, written: str) -> Path:
         for root in dict.fromkeys((self.root, self.file.parent)):
@@ -69,12 +69,9 @@ class YoloData:
 
 def _within(written: str, root: Path) -> str:
     """An absolute place inside the data set as a relative one; anything else as it is."""
-    if os.path.isabs(written):
-        normal = Path(os.path.normpath(written))
-        base = Path(os.path.abspath(root))
-        if normal.is_relative_to(base):
-            return normal.relative_to(base).as_posix()
-    return written
+    normal, base = Path(os.path.normpath(written)), Path(os.path.abspath(root))
+    inside = normal.is_absolute() and normal.is_relative_to(base)
+    return normal.relative_to(base).as_posix() if inside else written
 
 
 def read_data_yaml(path: Path) -> YoloData:
@@ -95,13 +92,11 @@ def read_data_yaml(path: Path) -> YoloData:
         if not all(isinstance(place, str) and place.strip() for place in places):
             raise DataError(f"{split!r} of {path} must be a place or places, got {_brief(written)}. Correct it.")
         splits[split] = tuple(places)
-    return YoloData(
-        file=path,
-        root=_root(path, content.get("path")),
-        names=names,
-        splits=splits,
-        keypoints=content.get("kpt_shape") is not None,
-    )
+    # The folder named by ``path`` counts where it lies in the file's own.
+    root, within = path.parent, content.get("path")
+    if isinstance(within, str) and unsafe_name(within) is None and (root / within).is_dir():
+        root /= os.path.normpath(within)
+    return YoloData(path, root, names, splits, keypoints=content.get("kpt_shape") is not None)
 
 
 def lists_classes(path: Path) -> bool:
@@ -113,26 +108,15 @@ def lists_classes(path: Path) -> bool:
     return isinstance(content, dict) and "names" in content
 
 
-def _root(path: Path, written: Any) -> Path:
-    """The folder named by ``path`` where it lies in the file's own, else the file's own."""
-    if isinstance(written, str) and unsafe_name(written) is None and (path.parent / written).is_dir():
-        return path.parent / os.path.normpath(written)
-    return path.parent
-
-
 def _brief(value: Any) -> str:
     """A value for a message; a list or mapping by its kind alone, as few lines of YAML make endless ones."""
     return repr(value)[:60] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _names(path: Path, written: Any, count: Any) -> dict[int, str]:
-    items: list[tuple[Any, Any]] = []
-    if isinstance(written, list):
-        items = list(enumerate(written))
-    elif isinstance(written, dict):
-        items = list(written.items())
+    given = dict(enumerate(written)) if isinstance(written, list) else written if isinstance(written, dict) else {}
     names: dict[int, str] = {}
-    for own, name in items:
+    for own, name in given.items():
         usable = isinstance(own, int) and not isinstance(own, bool) and 0 <= own < 2**31
         if not usable or not isinstance(name, str | int | float) or not str(name).strip() or not is_text(str(name)):
             raise DataError(
