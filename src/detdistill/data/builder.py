@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
@@ -45,16 +45,10 @@ class Classes:
 def match_classes(
     source: Path, names: Sequence[str], demanded: Sequence[str] | None, *, ids: Sequence[int] | None = None
 ) -> Classes:
-    """Brings a source's classes into the order demanded; None demands none.
-
-    Args:
-        source: for messages.
-        names: the source's classes, in its own order.
-        demanded: the classes it must have.
-        ids: the source's id of each; 1, 2, 3 and so on by default.
+    """Brings a source's classes, whose ids are 1, 2, 3 and so on by default, into the order demanded.
 
     Raises:
-        DataError: the source has other classes than those demanded.
+        DataError: the source has other classes than those demanded; None demands none.
     """
     own = tuple(names)
     numbers = tuple(ids) if ids is not None else tuple(range(1, len(own) + 1))
@@ -113,45 +107,40 @@ class Images:
 
 
 @final
+@dataclass(slots=True)
 class Boxes:
     """Boxes or regions that are held against their images; `good` says which are left.
 
-    Args:
+    Attributes:
         corners: x1, y1, x2, y2 in pixels, whatever they are; (m, 4).
         rows: the image of each; below 0 for none; (m,).
         images: all of the split.
         problems: takes what is found.
         where: the place of a box, for problems.
         given: x, y, width, height as the source has them, for problems; None takes them from the corners.
-        labels: of the source's classes; None for regions.
-        ignored: crowds and the like; None for none.
+        labels: of the source's classes; none for regions, as `ignored`.
         areas: as the source says; None where the format has none.
     """
 
-    def __init__(
-        self,
-        corners: NDArray[np.float64],
-        rows: NDArray[np.int64],
-        images: Images,
-        *,
-        problems: Problems,
-        where: Callable[[int], str],
-        given: NDArray[np.float64] | None = None,
-        labels: NDArray[np.int64] | None = None,
-        ignored: Mask | None = None,
-        areas: NDArray[np.float64] | None = None,
-    ) -> None:
-        self.corners, self.rows, self.images, self.given, self.areas = corners, rows, images, given, areas
-        self.labels = labels if labels is not None else np.zeros(len(rows), dtype=np.int64)
-        self.ignored = ignored if ignored is not None else np.zeros(len(rows), dtype=np.bool_)
-        self.good = np.ones(len(rows), dtype=np.bool_)
-        self._problems, self._where = problems, where
+    corners: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    images: Images
+    problems: Problems
+    where: Callable[[int], str]
+    given: NDArray[np.float64] | None = None
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    ignored: Mask = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    areas: NDArray[np.float64] | None = None
+    good: Mask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.good = np.ones(len(self.rows), dtype=np.bool_)
 
     def report(self, kind: str, at: Mask, what: Callable[[int], str], *, repaired: bool = False) -> None:
         """Reports the good boxes of the mask, which stay good only where they are repaired."""
         hit = self.good & at
         for row in np.flatnonzero(hit).tolist():
-            self._problems.add(kind, self._where(row), what=what(row), action="repaired" if repaired else "skipped")
+            self.problems.add(kind, self.where(row), what=what(row), action="repaired" if repaired else "skipped")
         if not repaired:
             self.good &= ~hit
 
@@ -168,17 +157,17 @@ class Boxes:
             box = [round(value, 2) for value in values]
             return f"bbox {box} in image {self.images.ids[self.rows[row]]} ({width}x{height})"
 
-        finite = np.isfinite(self.corners).all(axis=1)
+        finite = ~_any(~np.isfinite(self.corners))
         self.report(f"{word} not four finite numbers", ~finite, what)
         corners = np.where(finite[:, None], self.corners, 0.0)
         low, high = corners[:, :2], corners[:, 2:]
-        self.report(f"{word} without extent", (high <= low).any(axis=1), what)
-        self.report(f"{word} outside its image", ((high <= 0) | (low >= far)).any(axis=1), what)
-        over = (np.maximum(-low, high - far) > UNREPORTED_OVERHANG_PX).any(axis=1)
+        self.report(f"{word} without extent", _any(high <= low), what)
+        self.report(f"{word} outside its image", _any((high <= 0) | (low >= far)), what)
+        over = _any(np.maximum(-low, high - far) > UNREPORTED_OVERHANG_PX)
         clipped = np.concatenate([np.clip(low, 0, far), np.clip(high, 0, far)], axis=1)
         # What is left may be thinner than float32 can tell.
         stored = clipped.astype(np.float32)
-        self.report(f"{word} without extent", (stored[:, 2:] <= stored[:, :2]).any(axis=1), what)
+        self.report(f"{word} without extent", _any(stored[:, 2:] <= stored[:, :2]), what)
         self.report(f"{word} partly outside its image", over, what, repaired=True)
         return clipped
 
@@ -196,6 +185,11 @@ class Boxes:
         return np.where(bad, _areas(clipped.astype(np.float32)), given)
 
 
+def _any(mask: Mask) -> Mask:
+    rows: Mask = np.logical_or.reduce(mask, axis=1)
+    return rows
+
+
 def _areas(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
     return sides[:, 0] * sides[:, 1]
@@ -206,14 +200,7 @@ def _offsets(counts: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def lay_out(objects: Boxes, regions: Boxes, *, classes: Classes, images_dir: Path) -> Annotations:
-    """Holds boxes and regions against their images, and lays everything out image by image.
-
-    Args:
-        objects: boxes with labels; those not good are left out.
-        regions: places in which nothing counts, in the same images.
-        classes: of the source, and in which order they become labels.
-        images_dir: folder that the images' names are relative to.
-    """
+    """Holds boxes and regions of the same images against them, and lays all that are good out image by image."""
     images, count = objects.images, len(classes.names)
     every_label = np.arange(count, dtype=np.int32)
     label_of_class = np.empty(count, dtype=np.int32)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, Boxes, Classes, Images, lay_out, match_classes
@@ -52,8 +53,6 @@ class LabelledBox:
     Attributes:
         kind: its class as the file writes it; None for a region in which nothing counts.
         box: x1, y1, x2, y2 in pixels, or as shares of the image's sides where its `LabelFile` says so.
-        line: where it stands.
-        ignored: left out of training and evaluation.
         flaw: told where the box is used.
     """
 
@@ -69,7 +68,6 @@ class LabelFile:
     """What a label file says.
 
     Attributes:
-        boxes: its objects.
         flaws: lines that cannot be used.
         shares: whether boxes are shares of the image's sides.
         image: how it calls its image; empty where it does not.
@@ -89,12 +87,8 @@ class LabelFile:
 class LabelledImages:
     """Collects the images of a split with what their label files say.
 
-    Args:
-        classes: of the source.
-        images_dir: folder that the images' names are relative to; they must be safe.
-        problems: takes what is wrong.
-        check_images: decode every image fully.
-        kinds: how label files write the classes; their names by default.
+    Names are relative to `images_dir`, and must be safe. `kinds` is how label files write the classes; their names by
+    default.
     """
 
     def __init__(
@@ -107,22 +101,18 @@ class LabelledImages:
         kinds: Sequence[str | int] | None = None,
     ) -> None:
         self._classes, self._images_dir, self._problems = classes, images_dir, problems
-        self._check_images = check_images
+        self._check_images, self._images = check_images, Images()
         self._label_of = {kind: label for label, kind in enumerate(classes.names if kinds is None else kinds)}
-        self._images = Images()
         self._stems: list[str] = []
         self._files: list[str] = []
-        self._objects, self._regions = _Columns(), _Columns()
+        # One entry a box or region, whose label is -1.
+        self._rows, self._lines, self._labels = array("q"), array("q"), array("q")
+        self._corners, self._ignored = array("d"), bytearray()
 
     def add(self, name: str, labels: LabelFile, *, file: Path, stem: str, where: str = "") -> None:
-        """Takes an image, unless it cannot be used.
+        """Takes an image, unless it cannot be used; its id is made from `stem`.
 
-        Args:
-            name: of the image.
-            labels: what its label file says.
-            file: the label file, for problems.
-            stem: what the image's id is made from.
-            where: the place to tell of a flawed image; the label file by default.
+        A flawed image is told at `where`, the label file by default.
         """
         size = self._size(self._images_dir / name, labels.size, where or str(file))
         if size is None:
@@ -137,16 +127,17 @@ class LabelledImages:
         for flaw in labels.flaws:
             self._tell(flaw, file)
         for item in labels.boxes:
-            x1, y1, x2, y2 = item.box
-            box = (x1 * width, y1 * height, x2 * width, y2 * height) if labels.shares else item.box
-            if item.kind is None:
-                self._regions.add(row, box, item, label=-1)
-            elif item.kind not in self._label_of:
+            if item.kind is not None and item.kind not in self._label_of:
                 self._tell(Flaw(UNKNOWN_CLASS, item.line, f"{item.kind!r} is none of the classes"), file)
-            else:
-                if item.flaw is not None:
-                    self._tell(item.flaw, file)
-                self._objects.add(row, box, item, label=self._label_of[item.kind])
+                continue
+            if item.flaw is not None:
+                self._tell(item.flaw, file)
+            x1, y1, x2, y2 = item.box
+            self._corners.extend((x1 * width, y1 * height, x2 * width, y2 * height) if labels.shares else item.box)
+            self._rows.append(row)
+            self._lines.append(item.line)
+            self._labels.append(-1 if item.kind is None else self._label_of[item.kind])
+            self._ignored.append(item.ignored)
 
     def _tell(self, flaw: Flaw, file: Path) -> None:
         self._problems.add(flaw.kind, f"{file}, line {flaw.line}", what=flaw.what, action=flaw.action)
@@ -169,36 +160,19 @@ class LabelledImages:
     def finish(self) -> Annotations:
         """Numbers the images, checks the boxes against them and lays everything out."""
         self._images.ids = array("q", _image_numbers(self._stems))
-        objects, regions = (
-            columns.boxes(self._images, self._files, self._problems) for columns in (self._objects, self._regions)
-        )
+        labels = np.frombuffer(self._labels, dtype=np.int64)
+        objects, regions = (self._boxes(np.flatnonzero(at)) for at in (labels >= 0, labels < 0))
         return lay_out(objects, regions, classes=self._classes, images_dir=self._images_dir)
 
-
-@final
-class _Columns:
-    """Boxes as growing columns."""
-
-    def __init__(self) -> None:
-        self.rows, self.lines, self.labels = array("q"), array("q"), array("q")
-        self.corners, self.ignored = array("d"), bytearray()
-
-    def add(self, row: int, box: Box, item: LabelledBox, *, label: int) -> None:
-        self.rows.append(row)
-        self.corners.extend(box)
-        self.labels.append(label)
-        self.lines.append(item.line)
-        self.ignored.append(item.ignored)
-
-    def boxes(self, images: Images, files: Sequence[str], problems: Problems) -> Boxes:
+    def _boxes(self, at: NDArray[np.int64]) -> Boxes:
         return Boxes(
-            np.frombuffer(self.corners, dtype=np.float64).reshape(-1, 4),
-            np.frombuffer(self.rows, dtype=np.int64),
-            images,
-            problems=problems,
-            where=lambda at: f"{files[self.rows[at]]}, line {self.lines[at]}",
-            labels=np.frombuffer(self.labels, dtype=np.int64),
-            ignored=np.frombuffer(self.ignored, dtype=np.bool_),
+            np.frombuffer(self._corners, dtype=np.float64).reshape(-1, 4)[at],
+            np.frombuffer(self._rows, dtype=np.int64)[at],
+            self._images,
+            self._problems,
+            where=lambda row: f"{self._files[self._rows[at[row]]]}, line {self._lines[at[row]]}",
+            labels=np.frombuffer(self._labels, dtype=np.int64)[at],
+            ignored=np.frombuffer(self._ignored, dtype=np.bool_)[at],
         )
 
 
@@ -220,9 +194,6 @@ class LabelFolder(Split):
     The classes are those of the data set's ``classes.txt``, else those that `classes` makes of what is shown.
 
     Attributes:
-        title: the format.
-        folder: the data set.
-        labels_dir: where the label files are.
         images_dir: where the images are, called as their label files or as those say.
         choice: which of the label files are the split's.
         elsewhere: folder and choice of the label files whose classes count too; None for none.
@@ -256,11 +227,7 @@ class LabelFolder(Split):
         return f"{self.title}: {self.choice.text()}, images in {shown(self.images_dir, self.folder)}"
 
     def read(self, reading: Reading) -> tuple[Annotations, Problems]:
-        """Reads the split.
-
-        Raises:
-            DataError: its list cannot be read, or its classes are not those demanded.
-        """
+        """Reads the split; a list that cannot be read is a `DataError` too."""
         problems = Problems()
         files = self._files(self.labels_dir, self.choice, problems)
         names = self._listed_classes() or self.classes(self, _kinds(file for *_, file in files), reading.class_names)

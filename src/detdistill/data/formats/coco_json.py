@@ -167,7 +167,7 @@ class CocoFile:
             height, width = 0, 0
         flaw = unsafe_name(name)
         self._lacks_sizes |= height == 0 and flaw is None
-        row = self.images.add(name if flaw is None else "", (height, width), own=own)
+        row = self.images.add(str(name) if flaw is None else "", (height, width), own=own)
         if flaw is not None:
             self._skip_image(row, "unusable file name", f"file_name {name!r} {flaw}")
         regions = entry.get("ignore_regions")
@@ -234,8 +234,8 @@ class CocoFile:
             _corners(given),
             rows,
             self.images,
-            problems=self.problems,
-            where=self._box_place,
+            self.problems,
+            self._box_place,
             given=given,
             labels=labels,
             ignored=np.frombuffer(self._crowds, dtype=np.bool_),
@@ -258,12 +258,7 @@ class CocoFile:
         rows = np.frombuffer(self._region_rows, dtype=np.int64)
         given = np.frombuffer(self._region_boxes, dtype=np.float64).reshape(-1, 4)
         regions = Boxes(
-            _corners(given),
-            rows,
-            self.images,
-            problems=self.problems,
-            where=lambda row: self._image_place(rows[row]),
-            given=given,
+            _corners(given), rows, self.images, self.problems, lambda row: self._image_place(rows[row]), given=given
         )
         regions.good &= self.images.kept_rows()[rows]
         return regions
