@@ -93,7 +93,8 @@ class Images:
 
     def names(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The names of those kept, one after the other, and where each begins."""
-        kept, lengths = self.kept_rows(), np.diff(np.frombuffer(self._ends, dtype=np.int64), prepend=0)
+        kept, ends = self.kept_rows(), np.frombuffer(self._ends, dtype=np.int64)
+        lengths = np.diff(ends, prepend=0)
         text = np.frombuffer(self._names, dtype=np.uint8)[np.repeat(kept, lengths)]
         return text, _offsets(lengths[kept])
 

@@ -109,15 +109,10 @@ def _decode(image: Image.Image) -> Tensor:
 
 
 def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
-    """Reads an image file as RGB, whatever it is stored as.
+    """Reads an image file as RGB, whatever it is stored as; its size must be the one that the annotations state.
 
     Grey, palette and 16-bit images are converted, transparency is left out, and the camera's orientation flag
     is ignored, as COCO's annotations expect. The header is checked before a pixel is decoded.
-
-    Args:
-        path: of the file.
-        image_id: for messages.
-        size: height and width in pixels that the annotations state.
 
     Raises:
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
@@ -161,8 +156,8 @@ class DetectionDataset(Dataset[Sample]):
         image: the size that models see.
         augment: what training may change; None gives the evaluation view, which only resizes.
         seed: of all random choices.
-        sample_transform: a recipe's change to image and boxes before the resize; None for none. It gets a
-            generator of its own, seeded by (seed, epoch, index) too.
+        sample_transform: a recipe's change to image and boxes before the resize, with a generator of its own, seeded
+            by (seed, epoch, index) too.
         twins: readers of further versions of every image, by name.
     """
 
@@ -183,11 +178,7 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.annotations)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """The sample of image `draw.index` in epoch `draw.epoch`.
-
-        Raises:
-            DataError: the image file cannot be used (see `read_image`).
-        """
+        """The sample of image `draw.index` in epoch `draw.epoch`; a `DataError` where `read_image` has one."""
         with _one_thread():
             return self._sample(draw)
 

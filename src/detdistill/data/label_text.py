@@ -11,13 +11,7 @@ MOST_BYTES = 64 * 2**20
 
 
 class FileFlaw(Exception):
-    """What makes a whole label file unusable, before it is decided what that means for the data set.
-
-    Args:
-        kind: a short noun phrase, as `Problem.kind`.
-        what: the facts.
-        line: where in the file; None where no line can be told.
-    """
+    """What makes a whole label file unusable, before it is decided what that means for the data set."""
 
     def __init__(self, kind: str, what: str, *, line: int | None = None) -> None:
         super().__init__(kind, what, line)

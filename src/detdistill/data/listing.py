@@ -46,11 +46,7 @@ class Choice(Protocol):
         """The way in a few words."""
 
     def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
-        """The split's images, of those labelled in the folder; entries that cannot be used are problems.
-
-        Raises:
-            DataError: the list cannot be read.
-        """
+        """The split's images, of those labelled in the folder; entries that cannot be used are problems."""
 
 
 @final
@@ -58,10 +54,7 @@ class Choice(Protocol):
 class ListFile:
     """The images that a text file names, one a line.
 
-    Attributes:
-        path: the file.
-        folder: the data set's folder, which the text is relative to.
-        train: of a val list, the train list beside it; images of both are told. None without one.
+    `train` is the train list beside a val list: images of both are told.
     """
 
     path: Path
@@ -130,11 +123,7 @@ class Everything:
 
 
 def _choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile]:
-    """The lists in ``ImageSets/Main`` or ``ImageSets`` that divide a data set with label files; empty without lists.
-
-    Raises:
-        ConfigError: there are lists, and no pair of them divides the data set.
-    """
+    """The lists in ``ImageSets/Main`` or ``ImageSets`` that divide a data set with label files; empty without lists."""
     lists = [path for place in ("Main", "") for path in sorted((folder / IMAGE_SETS / place).glob("*.txt"))]
     by_name = {path.stem: path for path in reversed(lists)}
     for train, val in _PAIRS:
@@ -156,22 +145,13 @@ def choices(folder: Path, labels: Path, split_seed: int) -> Mapping[str, Choice]
 
 
 def listed_splits(folder: Path, labels: Path) -> tuple[str, ...]:
-    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless both are.
-
-    Raises:
-        ConfigError: there are lists, and no pair of them divides the data set.
-        DataError: a list cannot be read.
-    """
+    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless both are."""
     found = _choices_by_list(folder, labels)
     return tuple(split for split, listed in found.items() if read_list(listed.path)) or SPLITS
 
 
 def file_of_split(path: Path, split: str) -> Path:
-    """The file itself, or the sibling that is named like it for the split, where its name says another one.
-
-    Raises:
-        ConfigError: there is no such sibling.
-    """
+    """The file itself, or the sibling that is named like it for the split, where its name says another one."""
     for other in SPLITS:
         stem = re.sub(rf"(?<![A-Za-z]){other}(?![A-Za-z])", split, path.stem)
         if other == split or stem == path.stem or split in path.stem:
@@ -189,9 +169,7 @@ def file_of_split(path: Path, split: str) -> Path:
 def split_by_seed(stems: Sequence[str], *, seed: int = 0) -> tuple[list[str], list[str]]:
     """Divides image names 8:2 at random, by the set of names and the seed alone, whatever order the names come in.
 
-    Returns:
-        The names to train on and those to validate on, each in the order given; two or more names leave neither
-        empty.
+    The names to train on and those to validate on keep the order given; two or more names leave neither empty.
     """
     ordered = sorted(stems)
     count = min(max(1, round(TRAIN_SHARE * len(ordered))), max(len(ordered) - 1, 1))
@@ -201,11 +179,7 @@ def split_by_seed(stems: Sequence[str], *, seed: int = 0) -> tuple[list[str], li
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Place (file and line) and text of every line of a list that is not blank.
-
-    Raises:
-        DataError: the file cannot be read, or is no text.
-    """
+    """Place (file and line) and text of every line of a list that is not blank."""
     try:
         return [(f"{path}, line {number}", line) for number, line in read_lines(path)]
     except FileFlaw as flaw:

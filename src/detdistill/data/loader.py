@@ -209,7 +209,7 @@ def training_loader(
     that resumes at `start_step` reads none of the images before it.
 
     Args:
-        dataset: the training view.
+        dataset: the training view; an image that cannot be used raises `DataError` while iterating.
         batch_size: images per step and rank.
         steps: of the whole run.
         start_step: the first step wanted, 0 for a fresh run.
@@ -217,9 +217,6 @@ def training_loader(
         workers: processes that read ahead; 0 reads in the calling process, to the same result.
         rank: this process's place among the `ranks` that train together.
         ranks: how many train together.
-
-    Returns:
-        ``steps - start_step`` batches; an image that cannot be used raises `DataError` while iterating.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -252,19 +249,7 @@ def training_loader(
 
 
 def evaluation_loader(dataset: DetectionDataset, *, batch_size: int, workers: int = 0) -> BatchLoader:
-    """Every image once, in the data set's order, those without boxes included; the last batch may be smaller.
-
-    Args:
-        dataset: the evaluation view (no augmentation).
-        batch_size: images per batch.
-        workers: processes that read ahead; 0 reads in the calling process, to the same result.
-
-    Returns:
-        The batches; an image that cannot be used raises `DataError` while iterating.
-
-    Raises:
-        ConfigError: a number is out of its range.
-    """
+    """Every image once, in the data set's order, those without boxes included; the last batch may be smaller."""
     _require("batch_size", batch_size, at_least=1)
     _require("workers", workers, at_least=0)
     images = len(dataset)

@@ -49,14 +49,7 @@ class CocoSplit(Split):
 def read_coco(
     json_path: Path, reading: Reading | None = None, *, images_dir: Path | None = None
 ) -> tuple[Annotations, Problems]:
-    """Reads the annotations, possibly of no image, of one COCO JSON file.
-
-    File names are relative to `images_dir`; None looks where the first images are.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: it is no COCO file, or its classes are not those demanded.
-    """
+    """Reads one COCO JSON file; its file names are relative to `images_dir`, or None to where the first images are."""
     asked, problems = reading or Reading(), Problems()
     file = CocoFile(json_path, problems)
     classes = match_classes(json_path, file.class_names, asked.class_names, ids=file.class_ids)
@@ -66,12 +59,7 @@ def read_coco(
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> CocoSplit:
-    """Finds one split as COCO JSON, in a folder or at, or beside, a file; there is nothing to draw by a seed.
-
-    Raises:
-        ConfigError: there is no such path, or no file for the split.
-        DataError: the file is no COCO file, or none of its first images is in any of the folders.
-    """
+    """Finds one split as COCO JSON, in a folder or at, or beside, a file; there is nothing to draw by a seed."""
     del split_seed
     if not data.exists():
         raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")

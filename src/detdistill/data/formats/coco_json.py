@@ -96,12 +96,7 @@ def _corners(given: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @final
 class CocoFile:
-    """The entries of one file; a few dozen bytes each, whatever else an entry holds.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: it is no COCO file.
-    """
+    """The entries of one file; a few dozen bytes each, whatever else an entry holds."""
 
     def __init__(self, path: Path, problems: Problems) -> None:
         self.path, self.problems = path, problems

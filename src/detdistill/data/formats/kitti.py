@@ -137,12 +137,8 @@ def _parse_kitti(path: Path) -> LabelFile:
 def read_kitti_labels(path: Path, *, problems: Problems | None = None) -> KittiLabels:
     """Reads one label file of KITTI's object benchmark: ground truth, or detections with a score each.
 
-    An empty file is an image without objects. The columns for 3D (alpha, dimensions, location, rotation) are only
-    counted, not read.
-
-    Args:
-        path: a file such as ``training/label_2/000008.txt``.
-        problems: takes flawed lines, which are then skipped; None refuses the file instead.
+    The columns for 3D (alpha, dimensions, location, rotation) are only counted, not read. Flawed lines go to
+    `problems` and are skipped; None refuses the file instead.
 
     Raises:
         DataError: the file cannot be read as text, or a line is flawed and `problems` is None.
@@ -159,10 +155,9 @@ def read_kitti_labels(path: Path, *, problems: Problems | None = None) -> KittiL
 
 
 def read_kitti_truths(annotations: Annotations) -> dict[int, KittiLabels]:
-    """What the label files of a split in KITTI's layout say beyond its arrays: truncated, occluded, every type.
+    """What the label files of a split say beyond its arrays, by image id: truncated, occluded, every type.
 
-    Returns:
-        The label file of every image, by image id; flawed lines, reported on reading, are left out here too.
+    Flawed lines, reported on reading, are left out here too.
 
     Raises:
         DataError: the images do not lie in KITTI's layout, or a label file cannot be read.
@@ -211,11 +206,7 @@ def splits(data: Path) -> tuple[str, ...]:
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
-    """Finds one split, in the data set's folder or its ``training``, or by one of its lists.
-
-    Raises:
-        ConfigError: the lists do not tell which images are the split's.
-    """
+    """Finds one split, in the data set's folder or its ``training``, or by one of its lists."""
     listed = None
     if data.is_file():
         listed = (data if exact else file_of_split(data, split)).resolve()

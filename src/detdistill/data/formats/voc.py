@@ -207,11 +207,7 @@ def splits(data: Path) -> tuple[str, ...]:
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
-    """Finds one split, in a folder or by one of its lists.
-
-    Raises:
-        ConfigError: the lists do not tell which images are the split's.
-    """
+    """Finds one split, in a folder or by one of its lists."""
     listed, other = None, "val" if split == "train" else "train"
     if data.is_file():
         listed = (data if exact else file_of_split(data, split)).resolve()

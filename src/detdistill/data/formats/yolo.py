@@ -68,11 +68,7 @@ class YoloSplit(Split):
         return f"YOLO: {self.data.file.name}, images of {', '.join(shown(place, folder) for place in self.places)}"
 
     def read(self, reading: Reading) -> tuple[Annotations, Problems]:
-        """Reads the split.
-
-        Raises:
-            DataError: a list cannot be read, no image has a label file, or the classes are not those demanded.
-        """
+        """Reads the split."""
         problems, own, images_dir = Problems(), self.data.names, self.data.file.parent
         classes = match_classes(self.data.file, list(own.values()), reading.class_names, ids=list(own))
         images = self._images(self.places, problems)
@@ -193,12 +189,7 @@ def recognises(data: Path) -> bool:
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> YoloSplit:
-    """Finds one split by a ``data.yaml``, which says where all are; there is nothing to draw by a seed.
-
-    Raises:
-        ConfigError: the file cannot be read, or does not say where the split is.
-        DataError: it names no classes, or places outside its folder.
-    """
+    """Finds one split by a ``data.yaml``, which says where all are; there is nothing to draw by a seed."""
     del exact, split_seed
     content = read_data_yaml(yaml_of(data) or data)
     places, train = content.places(split), tuple[Path, ...]()
@@ -210,12 +201,7 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
 
 
 def splits(data: Path) -> tuple[str, ...]:
-    """The splits that a ``data.yaml`` names.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: it names no classes.
-    """
+    """The splits that a ``data.yaml`` names."""
     return tuple(split for split, places in read_data_yaml(yaml_of(data) or data).splits.items() if places)
 
 

@@ -35,12 +35,7 @@ class YoloData:
     keypoints: bool
 
     def places(self, split: str) -> tuple[Path, ...]:
-        """The folders and lists of a split.
-
-        Raises:
-            ConfigError: it has none, or one is missing.
-            DataError: one leads out of the data set.
-        """
+        """The folders and lists of a split."""
         if not self.splits.get(split):
             raise ConfigError(
                 f"{self.file} must say where the {split} images are, got no {split!r}. "
@@ -75,12 +70,7 @@ def _within(written: str, root: Path) -> str:
 
 
 def read_data_yaml(path: Path) -> YoloData:
-    """Reads a ``data.yaml``; ``download`` and other keys are passed over.
-
-    Raises:
-        ConfigError: it cannot be read, or is no YAML.
-        DataError: it names no classes, or none that can be used.
-    """
+    """Reads a ``data.yaml``; ``download`` and other keys are passed over."""
     content = load_yaml(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold the keys train, val and names, got no keys. Write it as YOLO does.")
