@@ -65,12 +65,9 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRegions:
-    """The regions in which nothing counts, such as KITTI's DontCare.
+    """The regions in which nothing counts, such as KITTI's DontCare: the image of each, and x1, y1, x2, y2 in pixels.
 
-    Attributes:
-        images: the image of each region; (r,).
-        boxes: x1, y1, x2, y2 in pixels; (r, 4) float32.
-        members: which boxes of the split stand for a region, one for every class; (m,) bool.
+    `members` tells which boxes of the split stand for a region, one for every class; (m,).
     """
 
     images: NDArray[np.int64]
@@ -138,6 +135,5 @@ class Split(ABC):
         """The annotations, possibly of no image, and what was repaired or skipped.
 
         Raises:
-            ConfigError: a file cannot be read.
             DataError: a file is none of the format, or the classes are not those demanded.
         """

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, final
+from typing import Literal, final
 
 import numpy as np
 
@@ -37,16 +37,6 @@ class Entry:
 
     stem: str
     where: str
-
-
-class Choice(Protocol):
-    """A way to say which of a folder's images are the split's."""
-
-    def text(self) -> str:
-        """The way in a few words."""
-
-    def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
-        """The split's images, of those labelled in the folder; entries that cannot be used are problems."""
 
 
 @final
@@ -120,6 +110,10 @@ class Everything:
     def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
         """Every image."""
         return [Entry(stem, str(self.labels)) for stem in stems]
+
+
+# A way to say which of a folder's labelled images, given by name, are the split's.
+Choice = ListFile | Share | Everything
 
 
 def _choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile]:

@@ -30,9 +30,6 @@ class SampleSpecificSettings:
         noise_sd: standard deviation of that noise, on pixel values in [0, 1].
         smallest_crop: height and width of a crop are at least this share of the image's.
         small_px: a box is small if its area is less than the square of this length, in pixels of the stored image.
-
-    Raises:
-        ConfigError: a number is out of its range.
     """
 
     noise_probability: float = 0.3

@@ -111,9 +111,7 @@ class Augmentation:
 
     Attributes:
         scale: factor on the nominal size.
-        crop_y: where the crop lies between the top (0) and the bottom (1), where there is one.
-        crop_x: the same between the left (0) and the right (1).
-        flip: mirror left to right.
+        crop_y: where the crop lies between the top (0) and the bottom (1), where there is one; crop_x alike.
         brightness: factor on the pixel values.
         contrast: factor on the distance to the image's mean grey.
         saturation: factor on the distance to each pixel's grey.

@@ -18,14 +18,7 @@ from detdistill.progress import Progress, Silence
 
 @dataclass(frozen=True, slots=True)
 class DataOutcome:
-    """What is in a data set.
-
-    Attributes:
-        path: where it is.
-        sources: the format each split was recognised as, with its files.
-        splits: figures of every split that was found.
-        problems: what was repaired or skipped, by split.
-    """
+    """What is in a data set, by split: the format it was recognised as, with its files; figures; problems."""
 
     path: Path
     sources: Mapping[str, str]
@@ -54,13 +47,10 @@ class DataOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOutcome:
-    """What was read of a data set, and what was written.
+    """What was read of a data set, and what was written to the folder `out`.
 
     Attributes:
-        out: the new folder.
-        to: its format.
         sources: the format each split was recognised as, with its files.
-        images: written images by split.
         boxes: written boxes by split, those to ignore left out.
         problems: what was repaired or skipped on reading and on writing, by split.
     """
@@ -118,7 +108,6 @@ def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutco
 
     Args:
         path: a folder with one split or both, or a COCO JSON or list that is taken as it is; see `find_split`.
-        progress: told how many images were looked at.
 
     Raises:
         ConfigError: there is no such data set.
@@ -149,7 +138,6 @@ def convert_data_job(
         to: the name of the format to write.
         out: a new or empty folder.
         split_seed: divides KITTI and Pascal VOC without lists, which seed 0 does for everything else.
-        progress: told what was recognised, and how many images are settled.
 
     Raises:
         ConfigError: there is no such data set or format, the folder is in use, or a seed is given that draws nothing.
