@@ -183,8 +183,8 @@ def read_list(path: Path) -> list[tuple[str, str]]:
 def files_below(folder: Path, suffixes: Set[str], problems: Problems | None = None) -> list[str]:
     """The files with one of the endings in a folder and its sub-folders, as names relative to it, in order.
 
-    Sub-folders that are links are followed, each folder being read once. Names that cannot be used, and links to
-    folders that are read already, are `problems`; None where another call tells them.
+    Names that cannot be used, and links to folders that are read already, are `problems`; None where another call
+    tells them.
     """
     told = Problems() if problems is None else problems
     found = [

@@ -151,11 +151,7 @@ def _plain_word(text: str) -> str:
 
 
 def plain_classes(names: tuple[str, ...], *, space: str = " ") -> tuple[str, ...]:
-    """Class names that the target format can hold, with `space` for a space.
-
-    Raises:
-        DataError: two become the same.
-    """
+    """Class names that the target format can hold, with `space` for a space; two that become the same are refused."""
     plain = tuple(_plain_word(name).replace(" ", space) for name in names)
     for index, name in enumerate(plain):
         if name in plain[:index]:
@@ -181,11 +177,7 @@ def write_lists(folder: Path, splits: Mapping[str, WritableSplit]) -> None:
 
 
 def place_image(source: Path, target: Path) -> None:
-    """Puts an image at its new place by a hard link, or by a copy where the disk allows none.
-
-    Raises:
-        DataError: the image cannot be read.
-    """
+    """Puts an image at its new place by a hard link, or by a copy where the disk allows none."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)

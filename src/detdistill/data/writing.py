@@ -68,11 +68,7 @@ def write_data_set(
 
 
 def writer(name: str) -> Write:
-    """What writes a format.
-
-    Raises:
-        ConfigError: there is no such format, or it is only read.
-    """
+    """What writes a format; there being none, or one that is only read, is a `ConfigError`."""
     found = FORMATS[name].write if name in FORMATS else None
     if found is None:
         known = [own for own, item in FORMATS.items() if item.write is not None]
@@ -84,10 +80,6 @@ def writer(name: str) -> Write:
 
 
 def require_empty(out: Path) -> None:
-    """Refuses a folder that something is in.
-
-    Raises:
-        ConfigError: it is in use, or no folder.
-    """
+    """Refuses, with a `ConfigError`, a folder that something is in, or what is none."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"The folder to write, {out}, must be new or empty, got one in use. Give another folder.")
