@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detdistill.data.formats.kitti_labels import KittiLabels
+from detdistill.data.formats.kitti import KittiLabels
 from detdistill.evaluation.coco import ImageDetections
 
 NAMES = ("Car", "Pedestrian", "Cyclist")

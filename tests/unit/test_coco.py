@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from coco_rows import CATEGORIES, box, image, write
+from detdistill.data.annotations import Reading
 from detdistill.data.builder import MOST_CLASSES_FOR_REGIONS
 from detdistill.data.formats.coco import read_coco
-from detdistill.data.split import Reading
 from detdistill.errors import DataError
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from detdistill.cli.app import main
-from detdistill.data.annotations import Annotations
+from detdistill.data.annotations import Annotations, find_regions
 from detdistill.data.formats.kitti import read_kitti_truths
-from detdistill.data.ignored import find_regions
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.jobs.data import check_data_job, convert_data_job

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from detdistill.data.formats.kitti_labels import read_kitti_labels
+from detdistill.data.formats.kitti import read_kitti_labels
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.kitti import evaluate_kitti
 from detdistill.evaluation.kitti_matching import recall_thresholds

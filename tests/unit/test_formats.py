@@ -67,9 +67,8 @@ def find(data: Path, split: str, *, exact: bool, split_seed: int) -> CsvSplit:
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
     for name, split in splits.items():
         lines = []
-        for row in split.images():
-            image = split.image(row)
-            place(split, image, folder / image.name)
+        for image in split.images():
+            place(image, folder / image.name)
             rows = [(class_names[item.label], *item.box) for item in image.boxes] or [("", 0, 0, 0, 0)]
             lines += [f"{','.join(map(str, (image.name, *row)))}\n" for row in rows]
         (folder / f"{name}.csv").write_text("".join(lines), encoding="utf-8")

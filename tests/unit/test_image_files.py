@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from coco_rows import box, image, write
+from detdistill.data.annotations import Reading
 from detdistill.data.formats.coco import read_coco
-from detdistill.data.split import Reading
 
 # File names and image files.
 

@@ -53,7 +53,7 @@ def test_extend_joins_collectors():
     one.add("flat box", "a", what="w 0", action="skipped")
     other.add("flat box", "b", what="w 0", action="skipped")
     other.add("no size", "c", what="4x3", action="repaired")
-    one.extend([other])
+    one.extend(other)
     assert one.counts == {"flat box": 2, "no size": 1}
     assert [problem.where for problem in one] == ["a", "b", "c"]
     assert len(other) == 2

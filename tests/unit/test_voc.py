@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detdistill.data.formats.voc_xml import parse_voc
+from detdistill.data.formats.voc import parse_voc
 from detdistill.data.listing import Share, split_by_seed
 from detdistill.data.sources import find_split, open_split
 from detdistill.errors import ConfigError, DataError

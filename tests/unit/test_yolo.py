@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detdistill.data.formats.yolo_yaml import read_data_yaml
+from detdistill.data.formats.yolo import read_data_yaml
 from detdistill.data.sources import find_split, open_split, present_splits
 from detdistill.errors import ConfigError, DataError, DistillError
 from folders_by_hand import HEIGHT, OBJECTS, TRAIN, VAL, WIDTH, make_yolo, picture, write

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from detdistill.data.problems import Problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +61,79 @@ class Annotations:
     def objects(self, index: int) -> slice:
         """Where the boxes of image `index` stand in `boxes`, `labels`, `ignored` and `areas`."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoreRegions:
+    """The regions in which nothing counts, such as KITTI's DontCare: the image of each, and x1, y1, x2, y2 in pixels.
+
+    `members` tells which boxes of the split stand for a region, one for every class; (m,).
+    """
+
+    images: NDArray[np.int64]
+    boxes: NDArray[np.float32]
+    members: NDArray[np.bool_]
+
+
+def find_regions(annotations: Annotations) -> IgnoreRegions:
+    """Finds the places that are ignored for every class; with a single class there is nothing to tell apart."""
+    classes = len(annotations.class_names)
+    members = np.zeros(len(annotations.boxes), dtype=np.bool_)
+    rows = np.flatnonzero(annotations.ignored)
+    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[rows]
+    if classes < 2 or len(rows) == 0:
+        return IgnoreRegions(np.zeros(0, dtype=np.int64), np.zeros((0, 4), dtype=np.float32), members)
+    boxes = annotations.boxes[rows]
+    keys = np.concatenate([image_of[:, None].astype(np.float64), boxes.astype(np.float64)], axis=1)
+    _, first, place = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    place = place.reshape(-1)
+    pairs = np.unique(place * classes + annotations.labels[rows])
+    whole = np.bincount(pairs // classes, minlength=len(first)) == classes
+    members[rows[whole[place]]] = True
+    chosen = np.sort(first[whole])
+    return IgnoreRegions(image_of[chosen], boxes[chosen], members)
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Tells nobody how many images of all are settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is asked of a reader.
+
+    Attributes:
+        class_names: demand these classes; labels then follow this order, matched by name.
+        check_images: decode every image fully and compare its size; slow.
+        progress: called with (images settled, all images) where images are looked at.
+    """
+
+    class_names: Sequence[str] | None = None
+    check_images: bool = False
+    progress: Callable[[int, int], None] = ignore_progress
+
+
+class Split(ABC):
+    """One split of a data set, found and not yet read, in whatever format."""
+
+    @property
+    @abstractmethod
+    def source(self) -> Path:
+        """What messages call the split's data: a file or a folder."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a seed decides which images are the split's."""
+        return False
+
+    @abstractmethod
+    def text(self) -> str:
+        """The format, the list or file, and the images' folder, in a line."""
+
+    @abstractmethod
+    def read(self, reading: Reading) -> tuple[Annotations, Problems]:
+        """The annotations, possibly of no image, and what was repaired or skipped.
+
+        Raises:
+            DataError: a file is none of the format, or the classes are not those demanded.
+        """

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
@@ -45,16 +45,10 @@ class Classes:
 def match_classes(
     source: Path, names: Sequence[str], demanded: Sequence[str] | None, *, ids: Sequence[int] | None = None
 ) -> Classes:
-    """Brings a source's classes into the order demanded.
-
-    Args:
-        source: for messages.
-        names: the source's classes, in its own order.
-        demanded: the classes it must have; None for its own.
-        ids: the source's id of each; 1, 2, 3 and so on by default.
+    """Brings a source's classes, whose ids are 1, 2, 3 and so on by default, into the order demanded.
 
     Raises:
-        DataError: the source has other classes than those demanded.
+        DataError: the source has other classes than those demanded; None demands none.
     """
     own = tuple(names)
     numbers = tuple(ids) if ids is not None else tuple(range(1, len(own) + 1))
@@ -76,12 +70,9 @@ class Images:
     """The images of a split as growing columns; a height and width of 0 are unknown yet."""
 
     def __init__(self) -> None:
-        self.ids = array("q")
-        self.heights = array("i")
-        self.widths = array("i")
+        self.ids, self.heights, self.widths = array("q"), array("i"), array("i")
         self.kept = bytearray()
-        self._names = bytearray()
-        self._ends = array("q")
+        self._names, self._ends = bytearray(), array("q")
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -105,7 +96,7 @@ class Images:
         kept, ends = self.kept_rows(), np.frombuffer(self._ends, dtype=np.int64)
         lengths = np.diff(ends, prepend=0)
         text = np.frombuffer(self._names, dtype=np.uint8)[np.repeat(kept, lengths)]
-        return text, np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths[kept])])
+        return text, _offsets(lengths[kept])
 
     def kept_rows(self) -> Mask:
         """Which images are kept."""
@@ -113,51 +104,44 @@ class Images:
 
     def sizes(self) -> NDArray[np.int32]:
         """Height and width of every image; (n, 2)."""
-        sides = (np.frombuffer(side, dtype=np.int32) for side in (self.heights, self.widths))
-        return np.stack(list(sides), axis=1)
+        return np.stack([np.frombuffer(side, dtype=np.int32) for side in (self.heights, self.widths)], axis=1)
 
 
 @final
+@dataclass(slots=True)
 class Boxes:
     """Boxes or regions that are held against their images; `good` says which are left.
 
-    Args:
+    Attributes:
         corners: x1, y1, x2, y2 in pixels, whatever they are; (m, 4).
         rows: the image of each; below 0 for none; (m,).
         images: all of the split.
         problems: takes what is found.
         where: the place of a box, for problems.
         given: x, y, width, height as the source has them, for problems; None takes them from the corners.
-        labels: of the source's classes; None for regions.
-        ignored: crowds and the like; None for none.
+        labels: of the source's classes; none for regions, as `ignored`.
         areas: as the source says; None where the format has none.
     """
 
-    def __init__(
-        self,
-        corners: NDArray[np.float64],
-        rows: NDArray[np.int64],
-        images: Images,
-        *,
-        problems: Problems,
-        where: Callable[[int], str],
-        given: NDArray[np.float64] | None = None,
-        labels: NDArray[np.int64] | None = None,
-        ignored: Mask | None = None,
-        areas: NDArray[np.float64] | None = None,
-    ) -> None:
-        self.corners, self.rows, self.images, self.given = corners, rows, images, given
-        self.labels = labels if labels is not None else np.zeros(len(rows), dtype=np.int64)
-        self.ignored = ignored if ignored is not None else np.zeros(len(rows), dtype=np.bool_)
-        self.areas = areas
-        self.good = np.ones(len(rows), dtype=np.bool_)
-        self._problems, self._where = problems, where
+    corners: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    images: Images
+    problems: Problems
+    where: Callable[[int], str]
+    given: NDArray[np.float64] | None = None
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    ignored: Mask = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    areas: NDArray[np.float64] | None = None
+    good: Mask = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.good = np.ones(len(self.rows), dtype=np.bool_)
 
     def report(self, kind: str, at: Mask, what: Callable[[int], str], *, repaired: bool = False) -> None:
         """Reports the good boxes of the mask, which stay good only where they are repaired."""
         hit = self.good & at
         for row in np.flatnonzero(hit).tolist():
-            self._problems.add(kind, self._where(row), what=what(row), action="repaired" if repaired else "skipped")
+            self.problems.add(kind, self.where(row), what=what(row), action="repaired" if repaired else "skipped")
         if not repaired:
             self.good &= ~hit
 
@@ -188,9 +172,21 @@ class Boxes:
         self.report(f"{word} partly outside its image", over, what, repaired=True)
         return clipped
 
+    def repaired_areas(self, clipped: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The source's areas, and where it has none width times height of the clipped box."""
+        given = self.areas
+        if given is None:
+            return _areas(clipped)
+        bad = ~((given > 0) & (given < _LARGEST_AREA))
+
+        def what(row: int) -> str:
+            return f"area {given[row]:g}, image_id {self.images.ids[self.rows[row]]}; width times height taken"
+
+        self.report("area missing or not positive", bad, what, repaired=True)
+        return np.where(bad, _areas(clipped.astype(np.float32)), given)
+
 
 def _any(mask: Mask) -> Mask:
-    """Which rows have any True."""
     rows: Mask = np.logical_or.reduce(mask, axis=1)
     return rows
 
@@ -200,56 +196,34 @@ def _areas(boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     return sides[:, 0] * sides[:, 1]
 
 
-def _repaired_areas(objects: Boxes, clipped: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The source's areas, and where it has none width times height of the clipped box."""
-    given = objects.areas
-    if given is None:
-        return _areas(clipped)
-    bad = ~((given > 0) & (given < _LARGEST_AREA))
-
-    def what(row: int) -> str:
-        return f"area {given[row]:g}, image_id {objects.images.ids[objects.rows[row]]}; width times height taken"
-
-    objects.report("area missing or not positive", bad, what, repaired=True)
-    return np.where(bad, _areas(clipped.astype(np.float32)), given)
-
-
-def _clip_regions(regions: Boxes, classes: int) -> NDArray[np.float32]:
-    boxes = regions.clip("ignore region").astype(np.float32)
-    if classes > MOST_CLASSES_FOR_REGIONS:
-        regions.report(
-            "ignore region with many classes",
-            np.ones(len(boxes), dtype=np.bool_),
-            lambda row: f"{boxes[row].tolist()}: only up to {MOST_CLASSES_FOR_REGIONS} classes can be ignored",
-        )
-    return boxes
+def _offsets(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
 
 def lay_out(objects: Boxes, regions: Boxes, *, classes: Classes, images_dir: Path) -> Annotations:
-    """Holds boxes and regions against their images, and lays everything out image by image.
-
-    Args:
-        objects: boxes with labels; those not good are left out.
-        regions: places in which nothing counts, in the same images.
-        classes: of the source, and in which order they become labels.
-        images_dir: folder that the images' names are relative to.
-    """
+    """Holds boxes and regions of the same images against them, and lays all that are good out image by image."""
     images, count = objects.images, len(classes.names)
+    every_label = np.arange(count, dtype=np.int32)
     label_of_class = np.empty(count, dtype=np.int32)
-    label_of_class[list(classes.order)] = np.arange(count, dtype=np.int32)
+    label_of_class[list(classes.order)] = every_label
     clipped = objects.clip("box")
-    areas, boxes = _repaired_areas(objects, clipped), clipped.astype(np.float32)
-    region_boxes = _clip_regions(regions, count)
+    areas, boxes = objects.repaired_areas(clipped), clipped.astype(np.float32)
+    region_boxes = regions.clip("ignore region").astype(np.float32)
+    if count > MOST_CLASSES_FOR_REGIONS:
+        regions.report(
+            "ignore region with many classes",
+            np.ones(len(region_boxes), dtype=np.bool_),
+            lambda row: f"{region_boxes[row].tolist()}: only up to {MOST_CLASSES_FOR_REGIONS} classes can be ignored",
+        )
     good, repeated = np.flatnonzero(objects.good), np.repeat(np.flatnonzero(regions.good), count)
+    everywhere = region_boxes[repeated]
 
     kept = images.kept_rows()
     new_row = np.cumsum(kept) - 1
     rows = np.concatenate([new_row[objects.rows[good]], new_row[regions.rows[repeated]]])
     by_image = np.argsort(rows, kind="stable")
-    region_labels = np.tile(np.arange(count, dtype=np.int32), len(repeated) // count)
-    ends = np.cumsum(np.bincount(rows, minlength=int(kept.sum())), dtype=np.int64)
+    region_labels = np.tile(every_label, len(repeated) // count)
     name_bytes, name_offsets = images.names()
-    everywhere = region_boxes[repeated]
     return Annotations(
         images_dir=images_dir,
         class_names=tuple(classes.names[index] for index in classes.order),
@@ -258,7 +232,7 @@ def lay_out(objects: Boxes, regions: Boxes, *, classes: Classes, images_dir: Pat
         sizes=images.sizes()[kept],
         name_bytes=name_bytes,
         name_offsets=name_offsets,
-        offsets=np.concatenate([np.zeros(1, dtype=np.int64), ends]),
+        offsets=_offsets(np.bincount(rows, minlength=int(kept.sum()))),
         boxes=np.concatenate([boxes[good], everywhere])[by_image],
         labels=np.concatenate([label_of_class[objects.labels[good]], region_labels])[by_image],
         ignored=np.concatenate([objects.ignored[good], np.ones(len(repeated), dtype=np.bool_)])[by_image],

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.image_files import UNREADABLE
 from detdistill.data.transforms import AugmentSettings, ImageSettings, draw_augmentation, transform_sample
 from detdistill.errors import DataError
 from detdistill.random import draw_seed
@@ -28,32 +27,17 @@ from detdistill.types import Targets
 MAX_PIXELS = 178_956_970
 
 # What Pillow raises on broken or hostile files, depending on the format.
-_BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-)
+_BROKEN = (*UNREADABLE, LookupError, TypeError, ArithmeticError)
+
+_CHECK = "Run `detdistill data check` to list all such images."
 
 # Streams of random numbers that one sample draws from; Sample.seed itself is left to the detectors.
-_AUGMENT_STREAM = 1
-_SAMPLE_TRANSFORM_STREAM = 2
+_AUGMENT_STREAM, _SAMPLE_TRANSFORM_STREAM = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One image as stored, before the resize.
-
-    Attributes:
-        image: RGB.
-        targets: ground truth in pixels of `image`.
-        twins: further versions of `image`, of its own size, by name.
-    """
+    """One RGB image as stored, before the resize: its ground truth, and versions of its own size by name (twins)."""
 
     image: UInt8[Tensor, "3 h w"]
     targets: Targets
@@ -82,10 +66,9 @@ class Sample:
     """One image as the models will see it, before padding.
 
     Attributes:
-        image: RGB, resized, not padded; stays uint8 until the batch is made, which is cheap to move.
+        image: RGB, resized; stays uint8 until the batch is made, which is cheap to move.
         targets: ground truth in pixels of `image`.
-        size: height and width of `image` in pixels.
-        stored_size: height and width in pixels as stored on disk.
+        size: height and width of `image` in pixels, `stored_size` those on disk.
         image_id: the data set's own image id.
         seed: `draw_seed` of (seed, epoch, index).
         twins: further versions of `image` that underwent the same, by name.
@@ -114,14 +97,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _broken(what: str, error: Exception) -> DataError:
-    reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
-    return DataError(
-        f"{what} must be an image that can be decoded, got a broken or unknown one ({reason})."
-        " Replace the file, or take it out of the annotations."
-    )
-
-
 def _decode(image: Image.Image) -> Tensor:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
@@ -134,18 +109,10 @@ def _decode(image: Image.Image) -> Tensor:
 
 
 def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
-    """Reads an image file as RGB, whatever it is stored as.
+    """Reads an image file as RGB, whatever it is stored as; its size must be the one that the annotations state.
 
     Grey, palette and 16-bit images are converted, transparency is left out, and the camera's orientation flag
     is ignored, as COCO's annotations expect. The header is checked before a pixel is decoded.
-
-    Args:
-        path: of the file.
-        image_id: for messages.
-        size: height and width in pixels that the annotations state.
-
-    Returns:
-        Pixel values 0..255.
 
     Raises:
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
@@ -154,10 +121,7 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"{what} must be a readable file, got: {error.strerror}."
-            " Run `detdistill data check` to list all such images."
-        ) from error
+        raise DataError(f"{what} must be a readable file, got: {error.strerror}. {_CHECK}") from error
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
@@ -166,10 +130,9 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
             if (height, width) != size:
                 raise DataError(
                     f"{what} must be {size[1]}x{size[0]} pixels (width x height) as annotated,"
-                    f" got {width}x{height}."
-                    " Run `detdistill data check` to list all such images."
+                    f" got {width}x{height}. {_CHECK}"
                 )
-            pixels = _decode(image)
+            return _decode(image)
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{what} must have at most {MAX_PIXELS} pixels, got a header that says more ({error})."
@@ -178,8 +141,11 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
     except DataError:
         raise
     except _BROKEN as error:
-        raise _broken(what, error) from error
-    return pixels
+        reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+        raise DataError(
+            f"{what} must be an image that can be decoded, got a broken or unknown one ({reason})."
+            " Replace the file, or take it out of the annotations."
+        ) from error
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -190,8 +156,8 @@ class DetectionDataset(Dataset[Sample]):
         image: the size that models see.
         augment: what training may change; None gives the evaluation view, which only resizes.
         seed: of all random choices.
-        sample_transform: a recipe's change to image and boxes before the resize; None for none. It gets a
-            generator of its own, seeded by (seed, epoch, index) too.
+        sample_transform: a recipe's change to image and boxes before the resize, with a generator of its own, seeded
+            by (seed, epoch, index) too.
         twins: readers of further versions of every image, by name.
     """
 
@@ -205,22 +171,14 @@ class DetectionDataset(Dataset[Sample]):
         sample_transform: SampleTransform | None = None,
         twins: Mapping[str, TwinReader] = MappingProxyType({}),
     ) -> None:
-        self.annotations = annotations
-        self.image = image
-        self.augment = augment
-        self.seed = seed
-        self.sample_transform = sample_transform
-        self.twins = dict(twins)
+        self.annotations, self.image, self.augment, self.seed = annotations, image, augment, seed
+        self.sample_transform, self.twins = sample_transform, dict(twins)
 
     def __len__(self) -> int:
         return len(self.annotations)
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """The sample of image `draw.index` in epoch `draw.epoch`.
-
-        Raises:
-            DataError: the image file cannot be used (see `read_image`).
-        """
+        """The sample of image `draw.index` in epoch `draw.epoch`; a `DataError` where `read_image` has one."""
         with _one_thread():
             return self._sample(draw)
 
@@ -240,9 +198,8 @@ class DetectionDataset(Dataset[Sample]):
             generator = self._generator(draw, _SAMPLE_TRANSFORM_STREAM)
             stored = self.sample_transform(Stored(image=image, targets=targets, twins=twins), generator)
             image, targets, twins = stored.image, stored.targets, dict(stored.twins)
-        drawn = None
-        if self.augment is not None:
-            drawn = draw_augmentation(self.augment, self._generator(draw, _AUGMENT_STREAM))
+        augment, generator = self.augment, self._generator(draw, _AUGMENT_STREAM)
+        drawn = None if augment is None else draw_augmentation(augment, generator)
         twins = {
             name: transform_sample(twin, targets, settings=self.image, drawn=drawn)[0] for name, twin in twins.items()
         }

@@ -11,7 +11,6 @@ from pathlib import Path
 from PIL import Image
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
 LONGEST_NAME = 2048
 
 
@@ -49,11 +48,7 @@ def header_size(path: Path) -> tuple[int, int] | None:
 
 
 def image_flaw(path: Path, *, height: int, width: int) -> tuple[str, str] | None:
-    """Decodes an image fully and compares its size with the annotations.
-
-    Returns:
-        None for a good image, else the kind of problem and the facts.
-    """
+    """Decodes an image fully and compares its size with the annotations: kind of problem and facts, None if good."""
     if not path.is_file():
         return "image file missing", f"{path} does not exist"
     try:

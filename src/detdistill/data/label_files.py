@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detdistill.data.annotations import Annotations
+from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, Boxes, Classes, Images, lay_out, match_classes
 from detdistill.data.image_files import header_size, image_flaw, unsafe_name
 from detdistill.data.label_text import FileFlaw
 from detdistill.data.listing import (
+    CLASS_LIST,
     IMAGE_SUFFIXES,
     Choice,
     ListFile,
+    Share,
     by_stem,
     files_below,
-    read_class_list,
-    report_unlabelled,
+    read_list,
+    shown,
 )
 from detdistill.data.problems import Action, Problems
-from detdistill.data.split import Reading
 
 UNKNOWN_CLASS = "box of an unknown class"
 _LARGEST_ID = 2**62
@@ -51,8 +53,6 @@ class LabelledBox:
     Attributes:
         kind: its class as the file writes it; None for a region in which nothing counts.
         box: x1, y1, x2, y2 in pixels, or as shares of the image's sides where its `LabelFile` says so.
-        line: where it stands.
-        ignored: left out of training and evaluation.
         flaw: told where the box is used.
     """
 
@@ -68,7 +68,6 @@ class LabelFile:
     """What a label file says.
 
     Attributes:
-        boxes: its objects.
         flaws: lines that cannot be used.
         shares: whether boxes are shares of the image's sides.
         image: how it calls its image; empty where it does not.
@@ -88,12 +87,8 @@ class LabelFile:
 class LabelledImages:
     """Collects the images of a split with what their label files say.
 
-    Args:
-        classes: of the source.
-        images_dir: folder that the images' names are relative to; they must be safe.
-        problems: takes what is wrong.
-        check_images: decode every image fully.
-        kinds: how label files write the classes; their names by default.
+    Names are relative to `images_dir`, and must be safe. `kinds` is how label files write the classes; their names by
+    default.
     """
 
     def __init__(
@@ -106,28 +101,25 @@ class LabelledImages:
         kinds: Sequence[str | int] | None = None,
     ) -> None:
         self._classes, self._images_dir, self._problems = classes, images_dir, problems
-        self._check_images = check_images
+        self._check_images, self._images = check_images, Images()
         self._label_of = {kind: label for label, kind in enumerate(classes.names if kinds is None else kinds)}
-        self._images = Images()
         self._stems: list[str] = []
         self._files: list[str] = []
-        self._objects, self._regions = _Columns(), _Columns()
+        # One entry a box or region, whose label is -1.
+        self._rows, self._lines, self._labels = array("q"), array("q"), array("q")
+        self._corners, self._ignored = array("d"), bytearray()
 
     def add(self, name: str, labels: LabelFile, *, file: Path, stem: str, where: str = "") -> None:
-        """Takes an image, unless it cannot be used.
+        """Takes an image, unless it cannot be used; its id is made from `stem`.
 
-        Args:
-            name: of the image.
-            labels: what its label file says.
-            file: the label file, for problems.
-            stem: what the image's id is made from.
-            where: the place to tell of a flawed image; the label file by default.
+        A flawed image is told at `where`, the label file by default.
         """
         size = self._size(self._images_dir / name, labels.size, where or str(file))
         if size is None:
             return
+        height, width = size
         if labels.lacks_size:
-            what = f"no width and height; the file is {size[1]}x{size[0]}"
+            what = f"no width and height; the file is {width}x{height}"
             self._problems.add("image without size", str(file), what=what, action="repaired")
         row = self._images.add(name, size)
         self._stems.append(stem)
@@ -135,75 +127,56 @@ class LabelledImages:
         for flaw in labels.flaws:
             self._tell(flaw, file)
         for item in labels.boxes:
+            if item.kind is not None and item.kind not in self._label_of:
+                self._tell(Flaw(UNKNOWN_CLASS, item.line, f"{item.kind!r} is none of the classes"), file)
+                continue
+            if item.flaw is not None:
+                self._tell(item.flaw, file)
             x1, y1, x2, y2 = item.box
-            height, width = size
-            box = (x1 * width, y1 * height, x2 * width, y2 * height) if labels.shares else item.box
-            if item.kind is None:
-                self._regions.add(row, box, item, label=-1)
-            elif item.kind not in self._label_of:
-                flaw = Flaw(UNKNOWN_CLASS, item.line, f"{item.kind!r} is none of the classes")
-                self._tell(flaw, file)
-            else:
-                if item.flaw is not None:
-                    self._tell(item.flaw, file)
-                self._objects.add(row, box, item, label=self._label_of[item.kind])
+            self._corners.extend((x1 * width, y1 * height, x2 * width, y2 * height) if labels.shares else item.box)
+            self._rows.append(row)
+            self._lines.append(item.line)
+            self._labels.append(-1 if item.kind is None else self._label_of[item.kind])
+            self._ignored.append(item.ignored)
 
     def _tell(self, flaw: Flaw, file: Path) -> None:
         self._problems.add(flaw.kind, f"{file}, line {flaw.line}", what=flaw.what, action=flaw.action)
 
     def _size(self, path: Path, stated: tuple[int, int] | None, where: str) -> tuple[int, int] | None:
         """Height and width of an image as stated, or from its header; None where it cannot be used, which is told."""
-        present = path.is_file()
-        size = (stated or header_size(path)) if present else None
         flaw: tuple[str, str] | None = None
-        if size is None:
-            kind = "image file unreadable" if present else "image file missing"
-            flaw = kind, f"{path} {'cannot be decoded' if present else 'does not exist'}"
+        size = None
+        if not path.is_file():
+            flaw = "image file missing", f"{path} does not exist"
+        elif (size := stated or header_size(path)) is None:
+            flaw = "image file unreadable", f"{path} cannot be decoded"
         elif self._check_images:
             flaw = image_flaw(path, height=size[0], width=size[1])
-        if flaw is not None:
-            self._problems.add(flaw[0], where, what=flaw[1], action="skipped")
-            return None
-        return size
+        if flaw is None:
+            return size
+        self._problems.add(flaw[0], where, what=flaw[1])
+        return None
 
     def finish(self) -> Annotations:
         """Numbers the images, checks the boxes against them and lays everything out."""
-        self._images.ids = array("q", image_numbers(self._stems))
-        objects, regions = (
-            columns.boxes(self._images, self._files, self._problems) for columns in (self._objects, self._regions)
-        )
+        self._images.ids = array("q", _image_numbers(self._stems))
+        labels = np.frombuffer(self._labels, dtype=np.int64)
+        objects, regions = (self._boxes(np.flatnonzero(at)) for at in (labels >= 0, labels < 0))
         return lay_out(objects, regions, classes=self._classes, images_dir=self._images_dir)
 
-
-@final
-class _Columns:
-    """Boxes as growing columns."""
-
-    def __init__(self) -> None:
-        self.rows, self.lines, self.labels = array("q"), array("q"), array("q")
-        self.corners = array("d")
-        self.ignored = bytearray()
-
-    def add(self, row: int, box: Box, item: LabelledBox, *, label: int) -> None:
-        self.rows.append(row)
-        self.corners.extend(box)
-        self.labels.append(label)
-        self.lines.append(item.line)
-        self.ignored.append(item.ignored)
-
-    def boxes(self, images: Images, files: Sequence[str], problems: Problems) -> Boxes:
+    def _boxes(self, at: NDArray[np.int64]) -> Boxes:
         return Boxes(
-            np.frombuffer(self.corners, dtype=np.float64).reshape(-1, 4),
-            np.frombuffer(self.rows, dtype=np.int64),
-            images,
-            problems=problems,
-            where=lambda at: f"{files[self.rows[at]]}, line {self.lines[at]}",
-            labels=np.frombuffer(self.labels, dtype=np.int64),
-            ignored=np.frombuffer(self.ignored, dtype=np.bool_),
+            np.frombuffer(self._corners, dtype=np.float64).reshape(-1, 4)[at],
+            np.frombuffer(self._rows, dtype=np.int64)[at],
+            self._images,
+            self._problems,
+            where=lambda row: f"{self._files[self._rows[at[row]]]}, line {self._lines[at[row]]}",
+            labels=np.frombuffer(self._labels, dtype=np.int64)[at],
+            ignored=np.frombuffer(self._ignored, dtype=np.bool_)[at],
         )
 
 
-def image_numbers(stems: Sequence[str]) -> list[int]:
+def _image_numbers(stems: Sequence[str]) -> list[int]:
     """Ids for images that have names alone: the numbers they are named by, where all are, else 1, 2, 3 and so on."""
     last = [stem.rsplit("/", 1)[-1] for stem in stems]
     if all(name.isascii() and name.isdigit() and len(name) < 19 for name in last):
@@ -215,93 +188,107 @@ def image_numbers(stems: Sequence[str]) -> list[int]:
 
 @final
 @dataclass(frozen=True, slots=True)
-class LabelFolder:
-    """A folder of label files, and which of them are a split's.
+class LabelFolder(Split):
+    """One split of a data set whose label files, one an image, lie in a folder: Pascal VOC and KITTI.
+
+    The classes are those of the data set's ``classes.txt``, else those that `classes` makes of what is shown.
 
     Attributes:
-        path: the folder.
-        choice: which of them.
-        ending: of the files, such as ``".xml"``.
+        images_dir: where the images are, called as their label files or as those say.
+        choice: which of the label files are the split's.
+        elsewhere: folder and choice of the label files whose classes count too; None for none.
+        ending: of the label files, such as ``".xml"``.
         parse: reads one; raises `FileFlaw`.
+        classes: from the split, the kinds its label files show, and the classes demanded.
     """
 
-    path: Path
+    title: str
+    folder: Path
+    labels_dir: Path
+    images_dir: Path
     choice: Choice
+    elsewhere: tuple[Path, Choice] | None
     ending: str
     parse: Callable[[Path], LabelFile]
+    classes: Callable[[LabelFolder, set[str], Sequence[str] | None], Sequence[str]]
 
-    def names(self, problems: Problems | None = None) -> dict[str, str]:
-        """All label files in it, by name without the ending."""
-        return by_stem(files_below(self.path, frozenset({self.ending}), problems))
+    @property
+    def source(self) -> Path:
+        """The data set's folder."""
+        return self.folder
 
-    def files(self, problems: Problems) -> list[tuple[str, Path, LabelFile]]:
-        """Name, path and content of every label file of the split that can be read."""
-        found, parsed = self.names(problems), []
-        for entry in self.choice.choose(list(found), problems):
+    @property
+    def drawn(self) -> bool:
+        """Whether there are no lists."""
+        return isinstance(self.choice, Share)
+
+    def text(self) -> str:
+        """The choice, and where the images are."""
+        return f"{self.title}: {self.choice.text()}, images in {shown(self.images_dir, self.folder)}"
+
+    def read(self, reading: Reading) -> tuple[Annotations, Problems]:
+        """Reads the split; a list that cannot be read is a `DataError` too."""
+        problems = Problems()
+        files = self._files(self.labels_dir, self.choice, problems)
+        names = self._listed_classes() or self.classes(self, _kinds(file for *_, file in files), reading.class_names)
+        found = match_classes(self.folder, names, reading.class_names)
+        collected = LabelledImages(found, self.images_dir, problems=problems, check_images=reading.check_images)
+        images = by_stem(files_below(self.images_dir, IMAGE_SUFFIXES, problems))
+        for done, (stem, path, file) in enumerate(files, start=1):
+            name = images.get(stem) or _named_image(file, self.images_dir, path=path, problems=problems)
+            if name is not None:
+                collected.add(name, file, file=path, stem=stem)
+            reading.progress(done, len(files))
+        if not isinstance(self.choice, ListFile):
+            # Where no list says which images are meant, those without a label file may be missing it.
+            labelled = self._names(self.labels_dir)
+            for stem, name in images.items():
+                if stem not in labelled:
+                    where = str(self.images_dir / name)
+                    problems.add("image without label file", where, what=f"no {stem}{self.ending}")
+        return collected.finish(), problems
+
+    def kinds_elsewhere(self) -> set[str]:
+        """The classes shown `elsewhere`."""
+        return _kinds(file for *_, file in self._files(*self.elsewhere, Problems())) if self.elsewhere else set()
+
+    def _listed_classes(self) -> list[str]:
+        path = self.folder / CLASS_LIST
+        return list(dict.fromkeys(" ".join(line.split()) for _, line in read_list(path))) if path.is_file() else []
+
+    def _names(self, folder: Path, problems: Problems | None = None) -> dict[str, str]:
+        """All label files in a folder, by name without the ending."""
+        return by_stem(files_below(folder, {self.ending}, problems))
+
+    def _files(self, folder: Path, choice: Choice, problems: Problems) -> list[tuple[str, Path, LabelFile]]:
+        """Name, path and content of every label file chosen that can be read."""
+        found, parsed = self._names(folder, problems), []
+        for entry in choice.choose(list(found), problems):
             if entry.stem not in found:
-                what = f"no {entry.stem}{self.ending} in {self.path}"
-                problems.add("label file missing", entry.where, what=what, action="skipped")
+                problems.add("label file missing", entry.where, what=f"no {entry.stem}{self.ending} in {folder}")
                 continue
-            path = self.path / found[entry.stem]
+            path = folder / found[entry.stem]
             try:
                 parsed.append((entry.stem, path, self.parse(path)))
             except FileFlaw as flaw:
-                problems.add(flaw.kind, flaw.where(path), what=flaw.what, action="skipped")
+                problems.add(flaw.kind, flaw.where(path), what=flaw.what)
         return parsed
 
-    def kinds(self) -> set[str]:
-        """The classes that the split's label files show."""
-        return kinds_of(file for _, _, file in self.files(Problems()))
 
-    def read(
-        self,
-        folder: Path,
-        images_dir: Path,
-        reading: Reading,
-        classes: Callable[[set[str]], Sequence[str]],
-    ) -> tuple[Annotations, Problems]:
-        """Reads the split, the images being called as their label files or as those say.
-
-        The classes are those of the data set's ``classes.txt``, else `classes` of those that the split shows.
-
-        Raises:
-            DataError: its list cannot be read, or its classes are not those demanded.
-        """
-        problems = Problems()
-        files = self.files(problems)
-        names = read_class_list(folder) or classes(kinds_of(file for _, _, file in files))
-        found = match_classes(folder, names, reading.class_names)
-        collected = LabelledImages(found, images_dir, problems=problems, check_images=reading.check_images)
-        images = by_stem(files_below(images_dir, IMAGE_SUFFIXES, problems))
-        for done, (stem, path, file) in enumerate(files, start=1):
-            name = images.get(stem) or _named_image(file, images_dir, path=path, problems=problems)
-            if name is not None:
-                collected.add(name, file, file=path, stem=stem)
-            reading.tell(done, len(files))
-        if not isinstance(self.choice, ListFile):
-            report_unlabelled(images, self.names().keys(), problems, images_dir=images_dir, ending=self.ending)
-        return collected.finish(), problems
-
-
-def kinds_of(files: Iterable[LabelFile]) -> set[str]:
-    """The classes that label files show by name."""
+def _kinds(files: Iterable[LabelFile]) -> set[str]:
     return {item.kind for file in files for item in file.boxes if isinstance(item.kind, str)}
 
 
 def _named_image(file: LabelFile, images_dir: Path, *, path: Path, problems: Problems) -> str | None:
     """The image that a label file names, where none bears the file's own name; None is told."""
+    kind, what = "image file missing", f"{images_dir} has no image {path.stem}.*"
     if not file.image:
-        what = f"{images_dir} has no image {path.stem}.*, and the label file names none"
-        problems.add("image file missing", str(path), what=what, action="skipped")
-        return None
-    flaw = unsafe_name(file.image)
-    if flaw is not None:
-        what = f"filename {file.image!r} {flaw}"
-        problems.add("unusable file name", str(path), what=what, action="skipped")
-        return None
-    name = normpath(file.image)
-    if (images_dir / name).is_file():
+        what += ", and the label file names none"
+    elif flaw := unsafe_name(file.image):
+        kind, what = "unusable file name", f"filename {file.image!r} {flaw}"
+    elif (images_dir / (name := normpath(file.image))).is_file():
         return name
-    what = f"{images_dir} has no image {path.stem}.* and no {file.image}"
-    problems.add("image file missing", str(path), what=what, action="skipped")
+    else:
+        what += f" and no {file.image}"
+    problems.add(kind, str(path), what=what)
     return None

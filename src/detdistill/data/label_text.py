@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 from detdistill.errors import DataError
@@ -12,13 +11,7 @@ MOST_BYTES = 64 * 2**20
 
 
 class FileFlaw(Exception):
-    """What makes a whole label file unusable, before it is decided what that means for the data set.
-
-    Args:
-        kind: a short noun phrase, as `Problem.kind`.
-        what: the facts.
-        line: where in the file; None where no line can be told.
-    """
+    """What makes a whole label file unusable, before it is decided what that means for the data set."""
 
     def __init__(self, kind: str, what: str, *, line: int | None = None) -> None:
         super().__init__(kind, what, line)
@@ -34,11 +27,7 @@ class FileFlaw(Exception):
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a label file.
-
-    Raises:
-        FileFlaw: it cannot be read, or is so large that it is none.
-    """
+    """The bytes of a label file; raises `FileFlaw` where it cannot be read, or is so large that it is none."""
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
@@ -50,8 +39,8 @@ def read_bytes(path: Path) -> bytes:
         raise FileFlaw("label file unreadable", error.strerror or "it cannot be opened") from error
 
 
-def read_text(path: Path) -> str:
-    """The text of a label file, without a byte order mark.
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Number, from 1, and text of every line that is not blank, without the space around it and a byte order mark.
 
     Raises:
         FileFlaw: it cannot be read, or is no text in UTF-8.
@@ -65,14 +54,8 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise FileFlaw("label file not UTF-8", "a zero byte is no text", line=line)
-    return text
-
-
-def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """Line number, from 1, and content of every line that is not blank, without the space around it."""
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
-        if stripped := line.strip():
-            yield number, stripped
+    lines = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
+    return [(number, stripped) for number, line in lines if (stripped := line.strip())]
 
 
 def number(text: str) -> float:

@@ -10,12 +10,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, final
+from typing import Literal, final
 
 import numpy as np
 
 from detdistill.data.image_files import unsafe_name
-from detdistill.data.label_text import FileFlaw, numbered_lines, read_text
+from detdistill.data.label_text import FileFlaw, read_lines
 from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError
 
@@ -39,29 +39,12 @@ class Entry:
     where: str
 
 
-class Choice(Protocol):
-    """A way to say which of a folder's images are the split's."""
-
-    def text(self) -> str:
-        """The way in a few words."""
-
-    def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
-        """The split's images, of those labelled in the folder; entries that cannot be used are problems.
-
-        Raises:
-            DataError: the list cannot be read.
-        """
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class ListFile:
     """The images that a text file names, one a line.
 
-    Attributes:
-        path: the file.
-        folder: the data set's folder, which the text is relative to.
-        train: of a val list, the train list beside it; images of both are told. None without one.
+    `train` is the train list beside a val list: images of both are told.
     """
 
     path: Path
@@ -74,28 +57,16 @@ class ListFile:
 
     def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
         """The entries in the list's order; a second column (VOC's lists for one class) is passed over."""
-        known, found, seen = set(stems), list[Entry](), set[str]()
+        known, found = set(stems), dict[str, Entry]()
         for where, line in read_list(self.path):
             stem = _listed_stem(line, known)
-            flaw = unsafe_name(stem)
-            if flaw is not None:
-                problems.add("unusable file name", where, what=f"{line!r} {flaw}", action="skipped")
-            elif stem in seen:
-                problems.add("image listed twice", where, what=f"{stem!r} is the second", action="skipped")
+            if flaw := unsafe_name(stem):
+                problems.add("unusable file name", where, what=f"{line!r} {flaw}")
             else:
-                seen.add(stem)
-                found.append(Entry(stem, where))
+                add_once(found, Entry(stem, where), problems)
         if self.train is not None:
-            report_shared(found, {_listed_stem(line, known) for _, line in read_list(self.train)}, problems)
-        return found
-
-    def is_empty(self) -> bool:
-        """Whether it names nothing at all, as where a data set has no such split.
-
-        Raises:
-            DataError: the list cannot be read.
-        """
-        return not read_list(self.path)
+            report_shared(found.values(), {_listed_stem(line, known) for _, line in read_list(self.train)}, problems)
+        return list(found.values())
 
 
 def _listed_stem(line: str, known: Set[str]) -> str:
@@ -121,7 +92,6 @@ class Share:
 
     def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
         """The split's share, in the folder's order."""
-        del problems
         train, val = split_by_seed(stems, seed=self.seed)
         return [Entry(stem, str(self.labels)) for stem in (train if self.split == "train" else val)]
 
@@ -139,26 +109,23 @@ class Everything:
 
     def choose(self, stems: Sequence[str], problems: Problems) -> list[Entry]:
         """Every image."""
-        del problems
         return [Entry(stem, str(self.labels)) for stem in stems]
 
 
-def choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile] | None:
-    """The lists in ``ImageSets/Main`` or ``ImageSets`` that divide a data set with label files; None without lists.
+# A way to say which of a folder's labelled images, given by name, are the split's.
+Choice = ListFile | Share | Everything
 
-    Raises:
-        ConfigError: there are lists, and no pair of them divides the data set.
-    """
+
+def _choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile]:
+    """The lists in ``ImageSets/Main`` or ``ImageSets`` that divide a data set with label files; empty without lists."""
     lists = [path for place in ("Main", "") for path in sorted((folder / IMAGE_SETS / place).glob("*.txt"))]
     by_name = {path.stem: path for path in reversed(lists)}
     for train, val in _PAIRS:
         if train in by_name and val in by_name:
-            return {
-                "train": ListFile(by_name[train], folder),
-                "val": ListFile(by_name[val], folder, train=by_name[train]),
-            }
+            beside = by_name[train]
+            return {"train": ListFile(beside, folder), "val": ListFile(by_name[val], folder, train=beside)}
     if not lists:
-        return None
+        return {}
     present = ", ".join(path.name for path in lists[:8]) + (", ..." if len(lists) > 8 else "")
     raise ConfigError(
         f"{folder / IMAGE_SETS} must hold train.txt and val.txt (or trainval.txt and test.txt), got {present}. "
@@ -168,26 +135,17 @@ def choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile] | None
 
 def choices(folder: Path, labels: Path, split_seed: int) -> Mapping[str, Choice]:
     """How a data set with label files is divided: by its lists, else by a seed."""
-    return choices_by_list(folder, labels) or {split: Share(split, labels, split_seed) for split in SPLITS}
+    return _choices_by_list(folder, labels) or {split: Share(split, labels, split_seed) for split in SPLITS}
 
 
 def listed_splits(folder: Path, labels: Path) -> tuple[str, ...]:
-    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless both are.
-
-    Raises:
-        ConfigError: there are lists, and no pair of them divides the data set.
-        DataError: a list cannot be read.
-    """
-    found = choices_by_list(folder, labels) or {}
-    return tuple(split for split, listed in found.items() if not listed.is_empty()) or SPLITS
+    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless both are."""
+    found = _choices_by_list(folder, labels)
+    return tuple(split for split, listed in found.items() if read_list(listed.path)) or SPLITS
 
 
 def file_of_split(path: Path, split: str) -> Path:
-    """The file itself, or the sibling that is named like it for the split, where its name says another one.
-
-    Raises:
-        ConfigError: there is no such sibling.
-    """
+    """The file itself, or the sibling that is named like it for the split, where its name says another one."""
     for other in SPLITS:
         stem = re.sub(rf"(?<![A-Za-z]){other}(?![A-Za-z])", split, path.stem)
         if other == split or stem == path.stem or split in path.stem:
@@ -203,13 +161,9 @@ def file_of_split(path: Path, split: str) -> Path:
 
 
 def split_by_seed(stems: Sequence[str], *, seed: int = 0) -> tuple[list[str], list[str]]:
-    """Divides image names 8:2 at random.
+    """Divides image names 8:2 at random, by the set of names and the seed alone, whatever order the names come in.
 
-    The division depends on the set of names and the seed alone, not on the order the names come in.
-
-    Returns:
-        The names to train on and those to validate on, each in the order given; two or more names leave neither
-        empty.
+    The names to train on and those to validate on keep the order given; two or more names leave neither empty.
     """
     ordered = sorted(stems)
     count = min(max(1, round(TRAIN_SHARE * len(ordered))), max(len(ordered) - 1, 1))
@@ -219,49 +173,32 @@ def split_by_seed(stems: Sequence[str], *, seed: int = 0) -> tuple[list[str], li
 
 
 def read_list(path: Path) -> list[tuple[str, str]]:
-    """Place (file and line) and text of every line of a list that is not blank.
-
-    Raises:
-        DataError: the file cannot be read, or is no text.
-    """
+    """Place (file and line) and text of every line of a list that is not blank."""
     try:
-        text = read_text(path)
+        return [(f"{path}, line {number}", line) for number, line in read_lines(path)]
     except FileFlaw as flaw:
         raise flaw.refusal(path) from None
-    return [(f"{path}, line {number}", line) for number, line in numbered_lines(text)]
 
 
-def read_class_list(folder: Path) -> tuple[str, ...] | None:
-    """The classes that ``classes.txt`` of a data set names, in order; None without such a file.
-
-    Raises:
-        DataError: the file cannot be read, or is no text.
-    """
-    path = folder / CLASS_LIST
-    if not path.is_file():
-        return None
-    names = tuple(dict.fromkeys(" ".join(line.split()) for _, line in read_list(path)))
-    return names or None
-
-
-def files_below(folder: Path, suffixes: frozenset[str], problems: Problems | None = None) -> list[str]:
+def files_below(folder: Path, suffixes: Set[str], problems: Problems | None = None) -> list[str]:
     """The files with one of the endings in a folder and its sub-folders, as names relative to it, in order.
 
-    Sub-folders that are links are followed, each folder being read once. Names that cannot be used, and links to
-    folders that are read already, are `problems`; None where another call tells them.
+    Names that cannot be used, and links to folders that are read already, are `problems`; None where another call
+    tells them.
     """
     told = Problems() if problems is None else problems
-    found = []
-    for place, names in _walk(folder, told):
-        base = Path(place).relative_to(folder)
-        found += [(base / name).as_posix() for name in names if Path(name).suffix.lower() in suffixes]
+    found = [
+        (Path(place).relative_to(folder) / name).as_posix()
+        for place, names in _walk(folder, told)
+        for name in names
+        if Path(name).suffix.lower() in suffixes
+    ]
     usable = []
     for name in sorted(found):
-        flaw = unsafe_name(name)
-        if flaw is None:
-            usable.append(name)
+        if flaw := unsafe_name(name):
+            told.add("unusable file name", str(folder), what=f"{name!r} {flaw}")
         else:
-            told.add("unusable file name", str(folder), what=f"{name!r} {flaw}", action="skipped")
+            usable.append(name)
     return usable
 
 
@@ -273,7 +210,7 @@ def _walk(folder: Path, problems: Problems) -> Iterator[tuple[str, list[str]]]:
             real = os.path.realpath(place)
             if real in read:
                 what = f"{os.path.relpath(place, folder)!r} is a folder that is read already"
-                problems.add("folder linked twice", str(folder), what=what, action="skipped")
+                problems.add("folder linked twice", str(folder), what=what)
                 folders.clear()
                 continue
             read.add(real)
@@ -281,14 +218,10 @@ def _walk(folder: Path, problems: Problems) -> Iterator[tuple[str, list[str]]]:
             yield place, names
 
 
-def report_unlabelled(
-    images: Mapping[str, str], labelled: Set[str], problems: Problems, *, images_dir: Path, ending: str
-) -> None:
-    """Tells the images (names by stem) that have no label file, where no list says which images are meant."""
-    for stem, name in images.items():
-        if stem not in labelled:
-            what = f"no {stem}{ending}"
-            problems.add("image without label file", str(images_dir / name), what=what, action="skipped")
+def add_once(found: dict[str, Entry], entry: Entry, problems: Problems) -> None:
+    """Adds an image to those found, by name, unless it is there already, which is told."""
+    if found.setdefault(entry.stem, entry) is not entry:
+        problems.add("image listed twice", entry.where, what=f"{entry.stem!r} is the second")
 
 
 def report_shared(val: Iterable[Entry], train: Set[str], problems: Problems) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,6 @@ from detdistill.data.dataset import DetectionDataset, Draw, Sample
 from detdistill.errors import ConfigError, DataError
 from detdistill.random import draw_seed
 from detdistill.types import Batch, Targets
-
-__all__ = ["BatchLoader", "collate", "evaluation_loader", "training_loader"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +42,8 @@ class _Packed:
     twins: dict[str, UInt8[Tensor, "b 3 h w"]]
 
     def unpack(self) -> Batch:
-        counts = list(self.counts)
-        parts = zip(
-            torch.split(torch.from_numpy(self.boxes), counts),
-            torch.split(torch.from_numpy(self.labels), counts),
-            torch.split(torch.from_numpy(self.ignored), counts),
-            strict=True,
-        )
+        columns = (torch.from_numpy(column) for column in (self.boxes, self.labels, self.ignored))
+        parts = zip(*(torch.split(column, list(self.counts)) for column in columns), strict=True)
         return Batch(
             images=self.images.to(torch.float32).div_(255),
             sizes=self.sizes,
@@ -62,13 +55,10 @@ class _Packed:
         )
 
 
-def _round_up(pixels: int, multiple: int) -> int:
-    return -(-pixels // multiple) * multiple
-
-
 def _pack(samples: Sequence[Sample], pad_multiple: int) -> _Packed:
-    height = _round_up(max(sample.size[0] for sample in samples), pad_multiple)
-    width = _round_up(max(sample.size[1] for sample in samples), pad_multiple)
+    largest = (max(sample.size[side] for sample in samples) for side in (0, 1))
+    height, width = (math.ceil(pixels / pad_multiple) * pad_multiple for pixels in largest)
+    targets = [sample.targets for sample in samples]
 
     def padded(images: Sequence[Tensor]) -> Tensor:
         grid = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -80,10 +70,10 @@ def _pack(samples: Sequence[Sample], pad_multiple: int) -> _Packed:
         images=padded([sample.image for sample in samples]),
         sizes=tuple(sample.size for sample in samples),
         stored_sizes=tuple(sample.stored_size for sample in samples),
-        counts=tuple(len(sample.targets.labels) for sample in samples),
-        boxes=torch.cat([sample.targets.boxes for sample in samples]).numpy(),
-        labels=torch.cat([sample.targets.labels for sample in samples]).numpy(),
-        ignored=torch.cat([sample.targets.ignored for sample in samples]).numpy(),
+        counts=tuple(len(objects.labels) for objects in targets),
+        boxes=torch.cat([objects.boxes for objects in targets]).numpy(),
+        labels=torch.cat([objects.labels for objects in targets]).numpy(),
+        ignored=torch.cat([objects.ignored for objects in targets]).numpy(),
         image_ids=tuple(sample.image_id for sample in samples),
         seeds=tuple(sample.seed for sample in samples),
         twins={name: padded([sample.twins[name] for sample in samples]) for name in samples[0].twins},
@@ -91,15 +81,10 @@ def _pack(samples: Sequence[Sample], pad_multiple: int) -> _Packed:
 
 
 def collate(samples: Sequence[Sample], *, pad_multiple: int) -> Batch:
-    """One batch from samples: padded at the bottom and right with zeros, float in [0, 1].
+    """One batch from one sample or more: padded at the bottom and right with zeros, float in [0, 1].
 
-    Args:
-        samples: at least one; their targets stay as they are, since padding moves no box.
-        pad_multiple: the batch's height and width are the largest of its images, rounded up to a multiple of
-            this many pixels.
-
-    Raises:
-        DataError: there is no sample.
+    The batch's height and width are the largest of its images, rounded up to a multiple of `pad_multiple` pixels.
+    Targets stay as they are, since padding moves no box.
     """
     if not samples:
         raise DataError("A batch must have at least one sample, got none. Leave empty batches out.")
@@ -120,50 +105,18 @@ class _BatchData(Dataset["_Packed | DataError"]):
             return error
 
 
-class _TrainingOrder:
-    """The draws of every step, from `start_step` on: an endless line of shuffled epochs, cut into batches."""
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The draws of every batch: how many batches, and what starts anew at the first."""
 
-    def __init__(
-        self, dataset: DetectionDataset, *, batch_size: int, steps: range, plain_from: int, rank: int, ranks: int
-    ) -> None:
-        self.images = len(dataset)
-        self.seed = dataset.seed
-        self.batch_size = batch_size
-        self.steps = steps
-        self.plain_from = plain_from
-        self.rank = rank
-        self.ranks = ranks
+    batches: int
+    draws: Callable[[], Iterator[list[Draw]]]
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return self.batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        shuffled_epoch, order = -1, torch.empty(0, dtype=torch.int64)
-        for step in self.steps:
-            first = (step * self.ranks + self.rank) * self.batch_size
-            draws = []
-            for position in range(first, first + self.batch_size):
-                epoch, place = divmod(position, self.images)
-                if epoch != shuffled_epoch:
-                    generator = torch.Generator().manual_seed(draw_seed(self.seed, epoch))
-                    shuffled_epoch, order = epoch, torch.randperm(self.images, generator=generator)
-                draws.append(Draw(epoch=epoch, index=int(order[place]), plain=step >= self.plain_from))
-            yield draws
-
-
-class _EvaluationOrder:
-    """Every image once, in the data set's order; all as in epoch 0."""
-
-    def __init__(self, dataset: DetectionDataset, *, batch_size: int) -> None:
-        self.images = len(dataset)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return math.ceil(self.images / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        for first in range(0, self.images, self.batch_size):
-            yield [Draw(epoch=0, index=index) for index in range(first, min(first + self.batch_size, self.images))]
+        return self.draws()
 
 
 def _heed_only_parent() -> None:
@@ -194,17 +147,10 @@ def _start_worker(_worker: int) -> None:
 class BatchLoader(Iterable[Batch]):
     """Batches of a fixed order; each iteration starts anew at its beginning. `len` is the number of batches.
 
-    Workers live as long as one iteration, which for training is the whole run.
-
-    Args:
-        dataset: where samples come from.
-        order: the draws of every batch.
-        workers: processes that read ahead; 0 reads in the calling process.
+    Workers are processes that read ahead; they live as long as one iteration, which for training is the whole run.
     """
 
-    def __init__(
-        self, dataset: DetectionDataset, order: _TrainingOrder | _EvaluationOrder, *, workers: int = 0
-    ) -> None:
+    def __init__(self, dataset: DetectionDataset, order: _Order, *, workers: int = 0) -> None:
         forks = "fork" in multiprocessing.get_all_start_methods()
         self._order = order
         self._loader = DataLoader(
@@ -263,17 +209,14 @@ def training_loader(
     that resumes at `start_step` reads none of the images before it.
 
     Args:
-        dataset: the training view.
+        dataset: the training view; an image that cannot be used raises `DataError` while iterating.
         batch_size: images per step and rank.
         steps: of the whole run.
         start_step: the first step wanted, 0 for a fresh run.
         plain_from: from this step on samples come without the data set's transform and twins; None for never.
         workers: processes that read ahead; 0 reads in the calling process, to the same result.
-        rank: this process's place among those that train together.
+        rank: this process's place among the `ranks` that train together.
         ranks: how many train together.
-
-    Returns:
-        ``steps - start_step`` batches; an image that cannot be used raises `DataError` while iterating.
 
     Raises:
         ConfigError: a number is out of its range.
@@ -287,31 +230,32 @@ def training_loader(
     _require("rank", rank, at_least=0, at_most=ranks - 1)
     if not len(dataset):
         raise DataError("The training set must have at least one image, got none. Check the annotation file.")
-    order = _TrainingOrder(
-        dataset,
-        batch_size=batch_size,
-        steps=range(start_step, steps),
-        plain_from=steps if plain_from is None else plain_from,
-        rank=rank,
-        ranks=ranks,
-    )
-    return BatchLoader(dataset, order, workers=workers)
+
+    def draws() -> Iterator[list[Draw]]:
+        shuffled_epoch, order = -1, torch.empty(0, dtype=torch.int64)
+        for step in range(start_step, steps):
+            plain = plain_from is not None and step >= plain_from
+            first = (step * ranks + rank) * batch_size
+            batch = []
+            for position in range(first, first + batch_size):
+                epoch, place = divmod(position, len(dataset))
+                if epoch != shuffled_epoch:
+                    generator = torch.Generator().manual_seed(draw_seed(dataset.seed, epoch))
+                    shuffled_epoch, order = epoch, torch.randperm(len(dataset), generator=generator)
+                batch.append(Draw(epoch=epoch, index=int(order[place]), plain=plain))
+            yield batch
+
+    return BatchLoader(dataset, _Order(steps - start_step, draws), workers=workers)
 
 
 def evaluation_loader(dataset: DetectionDataset, *, batch_size: int, workers: int = 0) -> BatchLoader:
-    """Every image once, in the data set's order, those without boxes included; the last batch may be smaller.
-
-    Args:
-        dataset: the evaluation view (no augmentation).
-        batch_size: images per batch.
-        workers: processes that read ahead; 0 reads in the calling process, to the same result.
-
-    Returns:
-        The batches; an image that cannot be used raises `DataError` while iterating.
-
-    Raises:
-        ConfigError: a number is out of its range.
-    """
+    """Every image once, in the data set's order, those without boxes included; the last batch may be smaller."""
     _require("batch_size", batch_size, at_least=1)
     _require("workers", workers, at_least=0)
-    return BatchLoader(dataset, _EvaluationOrder(dataset, batch_size=batch_size), workers=workers)
+    images = len(dataset)
+
+    def draws() -> Iterator[list[Draw]]:
+        for first in range(0, images, batch_size):
+            yield [Draw(epoch=0, index=index) for index in range(first, min(first + batch_size, images))]
+
+    return BatchLoader(dataset, _Order(math.ceil(images / batch_size), draws), workers=workers)

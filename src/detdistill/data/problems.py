@@ -8,7 +8,7 @@ warnings; `data check` prints all of it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +24,7 @@ class Problem:
         kind: what all problems of this sort have in common, a short noun phrase.
         where: file and id.
         what: the values at fault.
-        action: ``"repaired"`` (the entry is used, changed), ``"skipped"`` (it is left out) or ``"kept"`` (it is used
-            as it is).
+        action: the entry is used, changed (``"repaired"``), left out (``"skipped"``) or used as it is (``"kept"``).
     """
 
     kind: str
@@ -45,21 +44,19 @@ class Problems:
         self._counts: Counter[tuple[str, Action]] = Counter()
         self._kept: dict[tuple[str, Action], list[Problem]] = {}
 
-    def add(self, kind: str, where: str, *, what: str, action: Action) -> None:
+    def add(self, kind: str, where: str, *, what: str, action: Action = "skipped") -> None:
         """Counts one problem and keeps it unless a thousand of its kind are there already."""
-        key = (kind, action)
-        self._counts[key] += 1
-        kept = self._kept.setdefault(key, [])
+        self._counts[kind, action] += 1
+        kept = self._kept.setdefault((kind, action), [])
         if len(kept) < KEPT_PER_KIND:
             kept.append(Problem(kind, where, what, action))
 
-    def extend(self, others: Iterable[Problems]) -> None:
-        """Adds what other collectors found."""
-        for other in others:
-            for key, count in other._counts.items():
-                self._counts[key] += count
-                kept = self._kept.setdefault(key, [])
-                kept.extend(other._kept[key][: KEPT_PER_KIND - len(kept)])
+    def extend(self, other: Problems) -> None:
+        """Adds what another collector found."""
+        self._counts.update(other._counts)
+        for key, found in other._kept.items():
+            kept = self._kept.setdefault(key, [])
+            kept.extend(found[: KEPT_PER_KIND - len(kept)])
 
     def __len__(self) -> int:
         return self._counts.total()
@@ -80,26 +77,22 @@ class Problems:
     @property
     def repaired(self) -> int:
         """How many entries are used, changed."""
-        return sum(count for (_, action), count in self._counts.items() if action == "repaired")
+        return self._count("repaired")
 
     @property
     def skipped(self) -> int:
         """How many entries are left out."""
-        return sum(count for (_, action), count in self._counts.items() if action == "skipped")
+        return self._count("skipped")
+
+    def _count(self, action: Action) -> int:
+        return sum(count for (_, own), count in self._counts.items() if own == action)
 
     def summary(self, *, examples: int = 3) -> list[str]:
-        """Text lines: every kind with its count, each followed by its first few cases.
-
-        Args:
-            examples: at most this many cases of a kind; the rest are counted in a last line.
-
-        Returns:
-            No line at all where there is no problem.
-        """
+        """Every kind with its count, each followed by its first few cases; no line where there is no problem."""
         lines: list[str] = []
-        for (kind, action), count in self._counts.items():
-            lines.append(f"{kind}: {count} {action}")
-            shown = self._kept[(kind, action)][: max(examples, 0)]
+        for key, count in self._counts.items():
+            lines.append(f"{key[0]}: {count} {key[1]}")
+            shown = self._kept[key][: max(examples, 0)]
             lines.extend(f"  {problem.where}: {problem.what}" for problem in shown)
             if examples > 0 and count > len(shown):
                 lines.append(f"  ... and {count - len(shown)} more")

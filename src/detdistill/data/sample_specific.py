@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -30,9 +30,6 @@ class SampleSpecificSettings:
         noise_sd: standard deviation of that noise, on pixel values in [0, 1].
         smallest_crop: height and width of a crop are at least this share of the image's.
         small_px: a box is small if its area is less than the square of this length, in pixels of the stored image.
-
-    Raises:
-        ConfigError: a number is out of its range.
     """
 
     noise_probability: float = 0.3
@@ -62,9 +59,6 @@ class SampleSpecific:
     not small: image, boxes and twins are always cropped. An image without boxes is left alone. Boxes flagged as
     ignored do not decide anything; a crop clips them like the others.
 
-    Args:
-        settings: the numbers.
-
     Source:
         Liang et al., Inconsistent Knowledge Distillation, ACM MM 2023: sample-specific data augmentation.
 
@@ -76,36 +70,26 @@ class SampleSpecific:
     settings: SampleSpecificSettings = SampleSpecificSettings()
 
     def __call__(self, stored: Stored, generator: torch.Generator) -> Stored:
-        """The changed sample.
-
-        Args:
-            stored: image, targets and twins of one size.
-            generator: the only source of randomness.
-        """
-        boxes = stored.targets.taught().boxes
+        """The changed sample; the generator is the only source of randomness."""
+        boxes, settings = stored.targets.taught().boxes, self.settings
         if not len(boxes):
             return stored
-        if bool((_areas(boxes) < self.settings.small_px**2).all()):
-            if float(torch.rand((), generator=generator, dtype=torch.float64)) >= self.settings.noise_probability:
-                return stored
-            image = noised(stored.image, sd=self.settings.noise_sd, generator=generator)
-            return Stored(image=image, targets=stored.targets, twins=stored.twins)
-        return self._cropped(stored, generator)
+        if not bool((_areas(boxes) < settings.small_px**2).all()):
+            return self._cropped(stored, generator)
+        if float(torch.rand((), generator=generator, dtype=torch.float64)) >= settings.noise_probability:
+            return stored
+        return replace(stored, image=noised(stored.image, sd=settings.noise_sd, generator=generator))
 
     def _cropped(self, stored: Stored, generator: torch.Generator) -> Stored:
         height, width = stored.image.shape[-2:]
         for _ in range(MOST_CROPS):
-            top, left, rows, columns = draw_crop(
-                height, width, smallest=self.settings.smallest_crop, generator=generator
-            )
-            targets = _clipped(stored.targets, top=top, left=left, rows=rows, columns=columns)
+            crop = draw_crop(height, width, smallest=self.settings.smallest_crop, generator=generator)
+            targets = _clipped(stored.targets, crop)
             if len(targets.taught().labels):
+                top, left, rows, columns = crop
                 window = (slice(None), slice(top, top + rows), slice(left, left + columns))
-                return Stored(
-                    image=stored.image[window].contiguous(),
-                    targets=targets,
-                    twins={name: twin[window].contiguous() for name, twin in stored.twins.items()},
-                )
+                twins = {name: twin[window].contiguous() for name, twin in stored.twins.items()}
+                return Stored(image=stored.image[window].contiguous(), targets=targets, twins=twins)
         return stored
 
 
@@ -125,35 +109,22 @@ class Shares:
 
 
 def shares(annotations: Annotations, settings: SampleSpecificSettings) -> Shares:
-    """How many images of a data set the augmentation reaches, by the boxes as stored.
-
-    Args:
-        annotations: the split; boxes flagged as ignored do not count.
-        settings: the size rule and the probability.
-    """
+    """How many images of a data set the augmentation reaches, by the boxes as stored that are not ignored."""
     images = len(annotations)
     image_of = np.repeat(np.arange(images), np.diff(annotations.offsets))
-    taught = ~annotations.ignored
-    boxes = annotations.boxes
+    taught, boxes = ~annotations.ignored, annotations.boxes
     small = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) < settings.small_px**2
     every = np.bincount(image_of[taught], minlength=images)
     large = np.bincount(image_of[taught & ~small], minlength=images)
     whole = max(images, 1)
     eligible = float(((every > 0) & (large == 0)).sum()) / whole
-    return Shares(
-        noise_eligible=eligible,
-        noised_expected=eligible * settings.noise_probability,
-        cropped=float((large > 0).sum()) / whole,
-    )
+    return Shares(eligible, eligible * settings.noise_probability, cropped=float((large > 0).sum()) / whole)
 
 
 def noised(image: UInt8[Tensor, "3 h w"], *, sd: float, generator: torch.Generator) -> UInt8[Tensor, "3 h w"]:
     """Gaussian noise on every pixel and channel, clipped to the range and truncated to whole values.
 
-    Args:
-        image: pixel values 0..255.
-        sd: standard deviation on values in [0, 1].
-        generator: the only source of randomness.
+    `sd` is the standard deviation on values in [0, 1].
     """
     noise = torch.randn(image.shape, generator=generator) * sd
     return (image.float().div_(255) + noise).clamp_(0, 1).mul_(255).to(torch.uint8)
@@ -162,11 +133,7 @@ def noised(image: UInt8[Tensor, "3 h w"], *, sd: float, generator: torch.Generat
 def draw_crop(height: int, width: int, *, smallest: float, generator: torch.Generator) -> tuple[int, int, int, int]:
     """Top, left, height and width in pixels of a crop; both ratios and the position uniform and independent.
 
-    Args:
-        height: of the image, pixels.
-        width: of the image, pixels.
-        smallest: the least share of each side.
-        generator: four numbers are taken from it.
+    `smallest` is the least share of each side; four numbers are taken from the generator.
     """
     tall, wide, down, right = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     rows = math.ceil(height * (smallest + (1 - smallest) * tall))
@@ -178,8 +145,9 @@ def _areas(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
-def _clipped(targets: Targets, *, top: int, left: int, rows: int, columns: int) -> Targets:
+def _clipped(targets: Targets, crop: tuple[int, int, int, int]) -> Targets:
     """The objects that are left in a crop, in its pixels."""
+    top, left, rows, columns = crop
     boxes = targets.boxes - targets.boxes.new_tensor([left, top, left, top])
     boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
     keep = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST_BOX_PX).all(dim=1)

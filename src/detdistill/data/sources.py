@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from detdistill.data.annotations import Annotations
-from detdistill.data.formats import FORMATS, Format, Reading, Split
+from detdistill.data.annotations import Annotations, Reading, Split, ignore_progress
+from detdistill.data.formats import FORMATS, Format
 from detdistill.data.image_files import is_text
-from detdistill.data.listing import SPLITS, SplitName
 from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError, DataError
-
-__all__ = ["SPLITS", "Split", "SplitName", "find_split", "open_split", "present_splits", "recognise"]
 
 
 def _by_precedence() -> list[Format]:
@@ -23,11 +20,7 @@ def _by_precedence() -> list[Format]:
 
 
 def recognise(data: Path) -> Format:
-    """The format of a data set, given as a folder or a file.
-
-    Raises:
-        ConfigError: there is no such path, or nothing at it is of a known format.
-    """
+    """The format of a data set, given as a folder or a file."""
     if not data.exists():
         raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
     for item in _by_precedence():
@@ -55,10 +48,6 @@ def present_splits(data: Path) -> tuple[str, ...]:
     """The splits that a data set has; a JSON file or list alone counts as ``"val"``.
 
     A split of Pascal VOC or KITTI whose list is empty is left out.
-
-    Raises:
-        ConfigError: there is no data set of a known format, or no pair of its lists divides it.
-        DataError: a ``data.yaml`` or list cannot be used.
     """
     present = recognise(data).splits(data)
     if not present:
@@ -67,13 +56,12 @@ def present_splits(data: Path) -> tuple[str, ...]:
 
 
 def find_split(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> Split:
-    """Finds one split of a data set.
+    """Finds one split, ``"train"`` or ``"val"``, of a data set.
 
     Args:
         data: a folder, or a file of some format: a JSON file, a ``data.yaml``, or a list such as
             ``ImageSets/Main/trainval.txt``. A JSON file or list is the split asked for, unless its name says another
             one: for ``traffic_train.json`` the val split is ``traffic_val.json`` beside it.
-        split: ``"train"`` or ``"val"``.
         exact: take a JSON file or list for the split whatever its name says, as where a user names what to evaluate.
         split_seed: divides KITTI and Pascal VOC where they have no lists.
 
@@ -92,29 +80,20 @@ def open_split(
     exact: bool = False,
     split_seed: int = 0,
     check_images: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = ignore_progress,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Annotations, Problems]:
-    """Finds and reads one split of a data set.
+    """Finds and reads one split of a data set; `data`, `split`, `exact` and `split_seed` are as in `find_split`.
+
+    The annotations are of at least one image; problems are what was repaired or skipped.
 
     Args:
-        data: a folder or a file, as `find_split` takes it.
-        split: ``"train"`` or ``"val"``.
         class_names: the classes it must have, by name; labels then follow this order. A data set without a list of
             its classes (Pascal VOC, KITTI) may show fewer.
-        exact: as in `find_split`.
-        split_seed: as in `find_split`.
         check_images: decode every image fully and compare its size; slow. Without it no image is opened, except for
             the header of one whose size the annotations do not give.
         progress: called with (images settled, all images) where images are looked at.
         say: told in a line what the data was recognised as.
-
-    Returns:
-        Annotations of at least one image, and what was repaired or skipped.
-
-    Raises:
-        ConfigError: there is no such path, or no file for the split.
-        DataError: the file cannot be used, its classes are others, or no image is left.
     """
     found = find_split(data, split, exact=exact, split_seed=split_seed)
     if say is not None:
@@ -123,11 +102,7 @@ def open_split(
 
 
 def read_found(found: Split, split: str, reading: Reading) -> tuple[Annotations, Problems]:
-    """Reads a split that `find_split` found, as `open_split` does.
-
-    Raises:
-        DataError: a file cannot be used, its classes are others, or no image is left.
-    """
+    """Reads a split that was found, as `open_split` does: of no image it is a `DataError`."""
     annotations, problems = found.read(reading)
     if len(annotations) == 0:
         skipped = f"; {problems.skipped} entries were skipped: {', '.join(problems.counts)}" if problems.skipped else ""

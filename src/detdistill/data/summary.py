@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detdistill.data.annotations import Annotations
-from detdistill.data.ignored import find_regions
+from detdistill.data.annotations import Annotations, find_regions
 from detdistill.data.problems import Problems
 
 SMALL_PX2, MEDIUM_PX2 = 32.0**2, 96.0**2
@@ -24,6 +23,10 @@ class ClassCount:
     percent: float
     images: int
 
+    def text(self) -> str:
+        """The figures in words."""
+        return f"{self.boxes} ({self.percent:.1f} %) in {self.images} images"
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -33,26 +36,25 @@ class Spread:
     median: float
     largest: float
 
+    def text(self) -> str:
+        """The figures in whole pixels."""
+        return f"{self.smallest:.0f} to {self.largest:.0f}, median {self.median:.0f}"
+
 
 @dataclass(frozen=True, slots=True)
 class SplitSummary:
     """A split in figures.
 
     Attributes:
-        images: images that can be used.
+        images: images that can be used; the others are skipped.
         images_without_boxes: how many of them have none (ignored boxes do not count).
         boxes: boxes to learn, without the ignored ones.
         ignored: boxes that one class ignores, such as crowds and difficult ones.
         regions: places that every class ignores, such as KITTI's DontCare.
         classes: in label order.
-        small: boxes below 32x32 square pixels of area, as COCO counts.
-        medium: boxes from there to 96x96.
-        large: the rest.
+        small: boxes below 32x32 square pixels of area, as COCO counts; medium ones go to 96x96.
         box_side: square root of width times height; None without boxes.
-        image_width: None without images.
-        image_height: None without images.
-        repaired: entries used, changed.
-        skipped: entries left out.
+        image_width: None without images, as `image_height`.
         problems: how many of each kind.
     """
 
@@ -80,6 +82,7 @@ class SplitSummary:
         """Name and value of each line of a table."""
         share = f"{100 * self.images_without_boxes / self.images:.1f} %" if self.images else "-"
         per_image = f"{self.boxes / self.images:.1f} per image" if self.images else "-"
+        spreads = {"box side": self.box_side, "image width": self.image_width, "image height": self.image_height}
         rows = [
             ("images", str(self.images)),
             ("images without boxes", f"{self.images_without_boxes} ({share})"),
@@ -87,46 +90,29 @@ class SplitSummary:
             ("ignored boxes", str(self.ignored)),
             ("ignore regions", str(self.regions)),
             ("small / medium / large", f"{self.small} / {self.medium} / {self.large}"),
+            *((f"{name}, px", spread.text()) for name, spread in spreads.items() if spread is not None),
+            *((f"class {item.name}", item.text()) for item in self.classes),
+            *((f"problem: {kind}", str(count)) for kind, count in self.problems.items()),
         ]
-        for name, spread in (
-            ("box side, px", self.box_side),
-            ("image width, px", self.image_width),
-            ("image height, px", self.image_height),
-        ):
-            if spread is not None:
-                text = f"{spread.smallest:.0f} to {spread.largest:.0f}, median {spread.median:.0f}"
-                rows.append((name, text))
-        for item in self.classes:
-            rows.append((f"class {item.name}", f"{item.boxes} ({item.percent:.1f} %) in {item.images} images"))
-        for kind, count in self.problems.items():
-            rows.append((f"problem: {kind}", str(count)))
-        if self.problems:
-            rows.append(("repaired / skipped", f"{self.repaired} / {self.skipped}"))
-        return rows
+        return [*rows, ("repaired / skipped", f"{self.repaired} / {self.skipped}")] if self.problems else rows
 
 
 def _spread(values: NDArray[Any]) -> Spread | None:
-    if len(values) == 0:
-        return None
-    return Spread(float(values.min()), float(np.median(values)), float(values.max()))
+    return Spread(float(values.min()), float(np.median(values)), float(values.max())) if len(values) else None
 
 
 def summarise(annotations: Annotations, problems: Problems) -> SplitSummary:
     """Counts what is in a split."""
     regions = find_regions(annotations)
     used = ~annotations.ignored
-    labels = annotations.labels[used]
+    labels, corners, areas = annotations.labels[used], annotations.boxes[used], annotations.areas[used]
     image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[used]
     classes = len(annotations.class_names)
     counts = np.bincount(labels, minlength=classes).tolist()
     pairs = np.unique(image_of * classes + labels)
     images_of_class = np.bincount(pairs % classes, minlength=classes).tolist() if len(pairs) else [0] * classes
-    total = len(labels)
-    corners = annotations.boxes[used]
+    total, small, large = len(labels), int((areas < SMALL_PX2).sum()), int((areas >= MEDIUM_PX2).sum())
     sides = np.sqrt((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]))
-    areas = annotations.areas[used]
-    small = int((areas < SMALL_PX2).sum())
-    large = int((areas >= MEDIUM_PX2).sum())
     return SplitSummary(
         images=len(annotations),
         images_without_boxes=len(annotations) - len(np.unique(image_of)),

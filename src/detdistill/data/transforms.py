@@ -56,20 +56,14 @@ class ImageSettings:
             )
 
     def resized(self, height: int, width: int, *, short_side: int | None = None) -> tuple[int, int]:
-        """Height and width in pixels after the resize, rounded to the nearest pixel and at least 1.
+        """Height and width in pixels of a stored image after the resize, rounded to the nearest pixel and at least 1.
 
-        Args:
-            height: of the stored image, pixels.
-            width: of the stored image, pixels.
-            short_side: in the place of the settings' own; `long_side` bounds it all the same.
+        `short_side` stands in the place of the settings' own; `long_side` bounds it all the same.
         """
         short, long = min(height, width), max(height, width)
         wanted = self.short_side if short_side is None else short_side
         # Exact fractions: in floats, 480 * (320 / 480) can fall below 320.
-        if long * wanted <= self.long_side * short:
-            new, old = wanted, short
-        else:
-            new, old = self.long_side, long
+        new, old = (wanted, short) if long * wanted <= self.long_side * short else (self.long_side, long)
         return max((2 * height * new + old) // (2 * old), 1), max((2 * width * new + old) // (2 * old), 1)
 
 
@@ -84,9 +78,8 @@ class AugmentSettings:
             its nominal size is cropped at random to it, one that gets smaller stays smaller, so the padded grid
             never grows beyond what the resize alone would need.
         short_sides: lowest and highest whole number of pixels that the nominal short side is drawn from, in the place
-            of `ImageSettings.short_side`: training at several scales as detectors' papers have it. The ratio stays,
-            and so does the bound of `ImageSettings.long_side`, so nothing changes about an image whose long side
-            decides at all of them. None for the one nominal size.
+            of `ImageSettings.short_side`, whose ratio and `long_side` stay: training at several scales as detectors'
+            papers have it. None for the one nominal size.
     """
 
     flip: float = 0.5
@@ -118,9 +111,7 @@ class Augmentation:
 
     Attributes:
         scale: factor on the nominal size.
-        crop_y: where the crop lies between the top (0) and the bottom (1), where there is one.
-        crop_x: where the crop lies between the left (0) and the right (1), where there is one.
-        flip: whether the image is mirrored left to right.
+        crop_y: where the crop lies between the top (0) and the bottom (1), where there is one; crop_x alike.
         brightness: factor on the pixel values.
         contrast: factor on the distance to the image's mean grey.
         saturation: factor on the distance to each pixel's grey.
@@ -142,19 +133,13 @@ class Augmentation:
 def draw_augmentation(settings: AugmentSettings, generator: torch.Generator) -> Augmentation:
     """Draws the parameters of one sample's augmentation.
 
-    Always takes nine numbers from `generator`, so that switching one kind of change on or off leaves the
-    draws of all others as they were.
-
-    Args:
-        settings: the ranges to draw from.
-        generator: the only source of randomness.
+    Always takes nine numbers from `generator`, the only source of randomness, so that switching one kind of change on
+    or off leaves the draws of all others as they were.
     """
     scale, crop_y, crop_x, flip, brightness, contrast, saturation, hue, side = torch.rand(
         9, generator=generator, dtype=torch.float64
     ).tolist()
-    low, high = settings.scale_jitter
-    sides = settings.short_sides
-    reach = settings.colour * COLOUR_RANGE
+    (low, high), sides, reach = settings.scale_jitter, settings.short_sides, settings.colour * COLOUR_RANGE
     return Augmentation(
         scale=low + (high - low) * scale,
         crop_y=crop_y,
@@ -184,22 +169,12 @@ def _recolour(image: UInt8[Tensor, "3 h w"], drawn: Augmentation) -> UInt8[Tenso
 
 
 def transform_sample(
-    image: UInt8[Tensor, "3 h w"],
-    targets: Targets,
-    *,
-    settings: ImageSettings,
-    drawn: Augmentation | None = None,
+    image: UInt8[Tensor, "3 h w"], targets: Targets, *, settings: ImageSettings, drawn: Augmentation | None = None
 ) -> tuple[UInt8[Tensor, "3 _h _w"], Targets]:
     """Resizes and augments an image and its boxes: resize (with jitter), crop, flip, colour, in this order.
 
     Boxes are clipped to the image; those that end up narrower or lower than one pixel are dropped, flagged
-    or not.
-
-    Args:
-        image: RGB as stored.
-        targets: its objects, in pixels of the stored image.
-        settings: the size to resize to.
-        drawn: parameters from `draw_augmentation`; None is the evaluation view, which only resizes.
+    or not. Without parameters `drawn` by `draw_augmentation` this is the evaluation view, which only resizes.
 
     Returns:
         The image (not padded) and its targets, in pixels of that image. Resizing alone scales each axis by
@@ -222,5 +197,4 @@ def transform_sample(
     image = _recolour(image.contiguous(), drawn)
     clipped: Tensor = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     keep = (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
-    kept = Targets(boxes=clipped[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])
-    return image, kept
+    return image, Targets(boxes=clipped[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])

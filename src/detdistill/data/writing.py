@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from types import MappingProxyType
 
-from detdistill.data.annotations import Annotations
+from detdistill.data.annotations import Annotations, ignore_progress
 from detdistill.data.formats import FORMATS, Write
 from detdistill.data.problems import Problems
-from detdistill.data.split import Split
-from detdistill.data.writable import WritableSplit, WrittenImage, place_image, prepare
+from detdistill.data.writable import WrittenImage, place_image, prepare
 from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.files import atomic_folder
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What was written: images and boxes of every split, and what could not be."""
+    """What was written of a split: how many images and boxes; and what could not be."""
 
-    images: Mapping[str, int]
-    boxes: Mapping[str, int]
-    problems: Mapping[str, Problems]
+    images: int
+    boxes: int
+    problems: Problems
 
 
 def write_data_set(
@@ -30,16 +29,16 @@ def write_data_set(
     out: Path,
     *,
     to: str,
-    origins: Mapping[str, Split] = MappingProxyType({}),
-    progress: Callable[[int, int], None] | None = None,
-) -> Converted:
+    origin: str = "",
+    progress: Callable[[int, int], None] = ignore_progress,
+) -> Mapping[str, Converted]:
     """Writes a data set in one of the formats; the folder appears whole or not at all.
 
     Args:
         splits: annotations by split, with the same classes.
         out: a new or empty folder.
         to: the name of the format.
-        origins: the splits as they were found, for a writer of the same format.
+        origin: the name of the format that the splits were read from, for a writer of the same.
         progress: called with (images settled, all images); every image is settled twice, on looking and on placing.
 
     Raises:
@@ -52,35 +51,24 @@ def write_data_set(
     if len(classes) != 1:
         raise DataError(f"The splits to write must have the same classes, got {len(classes)} lists. Read them alike.")
     total = 2 * sum(len(annotations) for annotations in splits.values())
-    tell = progress or _nobody
-    prepared = prepare(splits, origins=origins, advance=lambda done: tell(done, total))
-    done = total // 2
-    boxes = dict.fromkeys(splits, 0)
+    looked, placed = count(1), count(total // 2 + 1)
+    prepared = prepare(splits, origin=origin, advance=lambda: progress(next(looked), total))
 
-    def place(split: WritableSplit, image: WrittenImage, target: Path) -> None:
-        nonlocal done
-        place_image(split.annotations.path(image.row), target)
-        done += 1
-        tell(done, total)
+    def place(image: WrittenImage, target: Path) -> None:
+        place_image(image.path, target)
+        progress(next(placed), total)
 
     with atomic_folder(out) as folder:
         write(folder, prepared, next(iter(classes)), place)
+    written = {}
     for name, split in prepared.items():
-        kept = [split.annotations.objects(row) for row in split.images()]
-        boxes[name] = sum(int((~split.annotations.ignored[at]).sum()) for at in kept)
-    return Converted(
-        images={name: len(split.names) for name, split in prepared.items()},
-        boxes=boxes,
-        problems={name: split.problems for name, split in prepared.items()},
-    )
+        boxes = sum(int((~split.annotations.ignored[split.annotations.objects(row)]).sum()) for row in split.names)
+        written[name] = Converted(len(split.names), boxes, split.problems)
+    return written
 
 
 def writer(name: str) -> Write:
-    """What writes a format.
-
-    Raises:
-        ConfigError: there is no such format, or it is only read.
-    """
+    """What writes a format; there being none, or one that is only read, is a `ConfigError`."""
     found = FORMATS[name].write if name in FORMATS else None
     if found is None:
         known = [own for own, item in FORMATS.items() if item.write is not None]
@@ -92,14 +80,6 @@ def writer(name: str) -> Write:
 
 
 def require_empty(out: Path) -> None:
-    """Refuses a folder that something is in.
-
-    Raises:
-        ConfigError: it is in use, or no folder.
-    """
+    """Refuses, with a `ConfigError`, a folder that something is in, or what is none."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"The folder to write, {out}, must be new or empty, got one in use. Give another folder.")
-
-
-def _nobody(done: int, total: int) -> None:
-    del done, total

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detdistill.data.formats.kitti_labels import DONT_CARE, KittiLabels
+from detdistill.data.formats.kitti import DONT_CARE, KittiLabels
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections, check_detections
 from detdistill.evaluation.kitti_matching import MatchedImage, precision_curve

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal, final
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.formats.kitti import KittiSplit, read_kitti_truths
-from detdistill.data.sources import find_split, open_split
+from detdistill.data.formats.kitti import read_kitti_truths
+from detdistill.data.sources import find_split, open_split, recognise
 from detdistill.errors import ConfigError
 from detdistill.evaluation import kitti, voc
 from detdistill.evaluation.coco import Backend, CocoMetrics, ImageDetections, evaluate_coco
@@ -98,7 +98,7 @@ class Protocol:
 
     def _require_label_files(self, data: Path, split: str) -> None:
         found = find_split(data, split, exact=data.is_file())
-        if not isinstance(found, KittiSplit):
+        if recognise(data).name != "kitti":
             raise ConfigError(
                 f"The data {data} must be in KITTI's own layout for the protocol {self.name}, got a data set read as "
                 f"{found.text()}. Give the folder with label_2 and image_2: only KITTI's label files tell which "

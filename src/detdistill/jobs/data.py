@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detdistill.data.annotations import Annotations
+from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.problems import Problems
-from detdistill.data.sources import find_split, present_splits, read_found
-from detdistill.data.split import Reading, Split
+from detdistill.data.sources import find_split, present_splits, read_found, recognise
 from detdistill.data.summary import SplitSummary, summarise
 from detdistill.data.writing import require_empty, write_data_set, writer
 from detdistill.errors import ConfigError
@@ -19,14 +18,7 @@ from detdistill.progress import Progress, Silence
 
 @dataclass(frozen=True, slots=True)
 class DataOutcome:
-    """What is in a data set.
-
-    Attributes:
-        path: where it is.
-        sources: the format each split was recognised as, with its files.
-        splits: figures of every split that was found.
-        problems: what was repaired or skipped, by split.
-    """
+    """What is in a data set, by split: the format it was recognised as, with its files; figures; problems."""
 
     path: Path
     sources: Mapping[str, str]
@@ -40,74 +32,25 @@ class DataOutcome:
             rows = summary.rows()
             width = max(len(title) for title, _ in rows)
             lines += [f"{self.path} ({name}), read as {self.sources[name]}"]
-            lines += [*(f"  {title:<{width}}  {value}" for title, value in rows)]
+            lines += [f"  {title:<{width}}  {value}" for title, value in rows]
             lines += [f"  {line}" for line in self.problems[name].summary()] + [""]
         return lines[:-1]
 
     def as_dict(self) -> Mapping[str, Any]:
         """The figures, and every kept problem as a line of text."""
-        return {
-            "path": str(self.path),
-            "splits": {
-                name: {
-                    "read_as": self.sources[name],
-                    **summary.as_dict(),
-                    "problem_list": [problem.text() for problem in self.problems[name]],
-                }
-                for name, summary in self.splits.items()
-            },
+        splits = {
+            name: {"read_as": self.sources[name], **summary.as_dict(), "problem_list": _listed(self.problems[name])}
+            for name, summary in self.splits.items()
         }
-
-
-def _counted(watcher: Progress, title: str) -> Callable[[int, int], None]:
-    """Tells a watcher how far something is, from the first time on that there is something to tell."""
-    started = False
-
-    def advance(done: int, total: int) -> None:
-        nonlocal started
-        if not started:
-            watcher.start(title, total)
-            started = True
-        watcher.advance(done)
-
-    return advance
-
-
-def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutcome:
-    """Reads a data set as training would, every image decoded, and counts what is in it.
-
-    Args:
-        path: a folder with one split or both, or a COCO JSON or list that is taken as it is; see `find_split`.
-        progress: told how many images were looked at.
-
-    Raises:
-        ConfigError: there is no such data set.
-        DataError: a split cannot be used at all.
-    """
-    watcher = progress or Silence()
-    summaries: dict[str, SplitSummary] = {}
-    problems: dict[str, Problems] = {}
-    sources: dict[str, str] = {}
-    names: tuple[str, ...] | None = None
-    for split in present_splits(path):
-        found = find_split(path, split, exact=path.is_file())
-        reading = Reading(names, check_images=True, progress=_counted(watcher, f"check {split}"))
-        annotations, problems[split] = read_found(found, split, reading)
-        watcher.finish()
-        names, sources[split] = annotations.class_names, found.text()
-        summaries[split] = summarise(annotations, problems[split])
-    return DataOutcome(path=path, sources=sources, splits=summaries, problems=problems)
+        return {"path": str(self.path), "splits": splits}
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertOutcome:
-    """What was read of a data set, and what was written.
+    """What was read of a data set, and what was written to the folder `out`.
 
     Attributes:
-        out: the new folder.
-        to: its format.
         sources: the format each split was recognised as, with its files.
-        images: written images by split.
         boxes: written boxes by split, those to ignore left out.
         problems: what was repaired or skipped on reading and on writing, by split.
     """
@@ -129,20 +72,60 @@ class ConvertOutcome:
 
     def as_dict(self) -> Mapping[str, Any]:
         """The counts, and every kept problem as a line of text."""
-        return {
-            "out": str(self.out),
-            "format": self.to,
-            "splits": {
-                name: {
-                    "read_as": self.sources[name],
-                    "images": images,
-                    "boxes": self.boxes[name],
-                    "problems": dict(self.problems[name].counts),
-                    "problem_list": [problem.text() for problem in self.problems[name]],
-                }
-                for name, images in self.images.items()
-            },
+        splits = {
+            name: {
+                "read_as": self.sources[name],
+                "images": images,
+                "boxes": self.boxes[name],
+                "problems": dict(self.problems[name].counts),
+                "problem_list": _listed(self.problems[name]),
+            }
+            for name, images in self.images.items()
         }
+        return {"out": str(self.out), "format": self.to, "splits": splits}
+
+
+def _listed(problems: Problems) -> list[str]:
+    return [problem.text() for problem in problems]
+
+
+def _counted(watcher: Progress, title: str) -> Callable[[int, int], None]:
+    """Tells a watcher how far something is, from the first time on that there is something to tell."""
+    started = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal started
+        if not started:
+            watcher.start(title, total)
+            started = True
+        watcher.advance(done)
+
+    return advance
+
+
+def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutcome:
+    """Reads a data set as training would, every image decoded, and counts what is in it.
+
+    Args:
+        path: a folder with one split or both, or a COCO JSON or list that is taken as it is; see `find_split`.
+
+    Raises:
+        ConfigError: there is no such data set.
+        DataError: a split cannot be used at all.
+    """
+    watcher = progress or Silence()
+    sources: dict[str, str] = {}
+    summaries: dict[str, SplitSummary] = {}
+    problems: dict[str, Problems] = {}
+    names: tuple[str, ...] | None = None
+    for split in present_splits(path):
+        found = find_split(path, split, exact=path.is_file())
+        reading = Reading(names, check_images=True, progress=_counted(watcher, f"check {split}"))
+        annotations, problems[split] = read_found(found, split, reading)
+        watcher.finish()
+        names, sources[split] = annotations.class_names, found.text()
+        summaries[split] = summarise(annotations, problems[split])
+    return DataOutcome(path, sources, summaries, problems)
 
 
 def convert_data_job(
@@ -155,7 +138,6 @@ def convert_data_job(
         to: the name of the format to write.
         out: a new or empty folder.
         split_seed: divides KITTI and Pascal VOC without lists, which seed 0 does for everything else.
-        progress: told what was recognised, and how many images are settled.
 
     Raises:
         ConfigError: there is no such data set or format, the folder is in use, or a seed is given that draws nothing.
@@ -176,16 +158,17 @@ def convert_data_job(
         watcher.say(f"{split} data read as {found.text()}")
         annotations[split], problems[split] = read_found(found, split, Reading(names))
         names = annotations[split].class_names
-    written = write_data_set(annotations, out, to=to, origins=origins, progress=_counted(watcher, f"write {to}"))
+    advance = _counted(watcher, f"write {to}")
+    written = write_data_set(annotations, out, to=to, origin=recognise(path).name, progress=advance)
     watcher.finish()
-    for split, lost in written.problems.items():
-        problems[split].extend([lost])
+    for split, lost in written.items():
+        problems[split].extend(lost.problems)
     return ConvertOutcome(
         out=out,
         to=to,
         sources={split: found.text() for split, found in origins.items()},
-        images=written.images,
-        boxes=written.boxes,
+        images={split: own.images for split, own in written.items()},
+        boxes={split: own.boxes for split, own in written.items()},
         problems=problems,
     )
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.formats.coco import recognises as is_coco
-from detdistill.data.formats.kitti import KittiSplit
 from detdistill.data.formats.kitti import recognises as is_kitti
 from detdistill.data.listing import SPLITS, TRAIN_SHARE, SplitName
 from detdistill.data.sources import find_split
@@ -149,8 +148,7 @@ def _median_size(annotations: Annotations) -> tuple[int, int]:
 
 def _division(source: Path, images: Mapping[SplitName, int]) -> list[str]:
     """What to know where KITTI is divided by lists that came with the folder, and not by our seed."""
-    found = find_split(source, "train")
-    if isinstance(found, KittiSplit) and found.drawn:
+    if find_split(source, "train").drawn:
         return []
     train, val = images["train"], images["val"]
     other = abs(train / (train + val) - TRAIN_SHARE) > _SHARE_SLACK

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,16 +103,25 @@ def _kitti_line(item: SceneObject) -> str:
     return f"{KITTI_NAMES[item.label]} {item.truncated:.2f} {level} -10.00 {box} {_KITTI_UNKNOWN_3D}"
 
 
-def _write_kitti(drawn: Mapping[Path, Objects], rows: Mapping[str, slice], out: Path) -> None:
-    """Writes KITTI's layout, numbered through both splits."""
-    stems, training = [f"{number:06d}" for number in range(len(drawn))], out / "training"
-    (training / "label_2").mkdir(parents=True)
-    for stem, (image, objects) in zip(stems, drawn.items(), strict=True):
-        place_image(image, training / "image_2" / f"{stem}.png")
-        write_plain(training / "label_2" / f"{stem}.txt", map(_kitti_line, objects))
-    for split, own in rows.items():
-        write_plain(out / "ImageSets" / f"{split}.txt", stems[own])
-    write_plain(out / "classes.txt", dict.fromkeys((*KITTI_TYPES, *KITTI_NAMES)))
+def _write_kitti(
+    drawn: Path, names: Sequence[str], scenes: Sequence[Objects], rows: Mapping[str, slice], size: tuple[int, int], out: Path
+) -> None:
+    """Writes KITTI's layout, numbered through both splits.
+
+    Only label files tell what is truncated and occluded, so they are made here, and its writer copies them.
+    """
+    images, numbered = drawn / "image_2", [f"{number:06d}.png" for number in range(len(scenes))]
+    (drawn / "label_2").mkdir()
+    for name, source, objects in zip(numbered, names, scenes, strict=True):
+        place_image(drawn / source, images / name)
+        write_plain((drawn / "label_2" / name).with_suffix(".txt"), map(_kitti_line, objects))
+    words = tuple(dict.fromkeys((*KITTI_TYPES, *KITTI_NAMES)))
+    label_of, ids = np.array([words.index(name) for name in KITTI_NAMES]), np.arange(1, len(words) + 1)
+    splits = {split: _annotations(images, numbered[own], scenes[own], size) for split, own in rows.items()}
+    for split, own in splits.items():
+        labels = label_of[own.labels].astype(np.int32)
+        splits[split] = replace(own, class_names=words, category_ids=ids, labels=labels)
+    write_data_set(splits, out, to="kitti", origin="kitti")
 
 
 def _found(out: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> bool:
@@ -201,7 +211,7 @@ def make_scenes(
         splits = {split: _annotations(images, names[own], objects[own], size) for split, own in rows.items()}
         write_data_set(splits, folder, to="coco")
         if kitti:
-            _write_kitti(dict(zip(map(images.joinpath, names), objects, strict=True)), rows, folder / "kitti")
+            _write_kitti(images, names, objects, rows, size, folder / "kitti")
         write_json(folder / "scenes.json", settings)
 
 

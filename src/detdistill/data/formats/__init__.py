@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
 
-from detdistill.data.split import Reading, Split
+from detdistill.data.annotations import Reading, Split
 from detdistill.data.writable import Place, WritableSplit
 from detdistill.registry import Registry
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from detdistill.data.annotations import Annotations
+from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, lay_out, match_classes
 from detdistill.data.formats import Format
 from detdistill.data.formats.coco_json import CocoFile, first_file_names
 from detdistill.data.listing import SPLITS, file_of_split, shown
 from detdistill.data.problems import Problems
-from detdistill.data.split import Reading, Split
 from detdistill.data.writable import Place, WritableSplit
 from detdistill.errors import ConfigError, DataError
 
@@ -50,20 +49,7 @@ class CocoSplit(Split):
 def read_coco(
     json_path: Path, reading: Reading | None = None, *, images_dir: Path | None = None
 ) -> tuple[Annotations, Problems]:
-    """Reads the annotations of one COCO JSON file.
-
-    Args:
-        json_path: the file.
-        reading: what is asked; nothing in particular by default.
-        images_dir: folder that its file names are relative to; None looks where the first images are.
-
-    Returns:
-        The arrays, possibly of no image, and everything that was repaired or skipped.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: it is no COCO file, or its classes are not those demanded.
-    """
+    """Reads one COCO JSON file; its file names are relative to `images_dir`, or None to where the first images are."""
     asked, problems = reading or Reading(), Problems()
     file = CocoFile(json_path, problems)
     classes = match_classes(json_path, file.class_names, asked.class_names, ids=file.class_ids)
@@ -73,12 +59,7 @@ def read_coco(
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> CocoSplit:
-    """Finds one split as COCO JSON, in a folder or at, or beside, a file; there is nothing to draw by a seed.
-
-    Raises:
-        ConfigError: there is no such path, or no file for the split.
-        DataError: the file is no COCO file, or none of its first images is in any of the folders.
-    """
+    """Finds one split as COCO JSON, in a folder or at, or beside, a file; there is nothing to draw by a seed."""
     del split_seed
     if not data.exists():
         raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
@@ -87,7 +68,7 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
     names = first_file_names(json_path)
     folder, found = images_folder(json_path, names)
     if names and not found:
-        looked = ", ".join(str(place) for place in candidate_folders(json_path))
+        looked = ", ".join(map(str, candidate_folders(json_path)))
         raise DataError(
             f"the images of {json_path} must be in one of the folders {looked}, got none of the first {len(names)} "
             f"(such as {names[0]}). Put them there, or correct file_name in the JSON."
@@ -168,13 +149,12 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
         with (folder / f"{split_name}.json").open("w", encoding="utf-8") as file:
             categories = [{"id": own, "name": name} for own, name in zip(ids, class_names, strict=True)]
             file.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
-            _write_entries(file.write, (_image_entry(split, row) for row in split.images()))
+            _write_entries(file.write, _image_entries(split))
             file.write('],\n"annotations": [')
             _write_entries(file.write, _box_entries(split))
             file.write("]}\n")
-        for row in split.images():
-            image = split.image(row)
-            place(split, image, folder / "images" / image.name)
+        for image in split.images():
+            place(image, folder / "images" / image.name)
 
 
 def _write_entries(write: Callable[[str], Any], entries: Iterator[dict[str, Any]]) -> None:
@@ -186,30 +166,28 @@ def _xywh(box: Box) -> list[float]:
     return [box[0], box[1], round(box[2] - box[0], 6), round(box[3] - box[1], 6)]
 
 
-def _image_entry(split: WritableSplit, row: int) -> dict[str, Any]:
-    image = split.image(row)
-    height, width = split.size(row)
-    own = int(split.annotations.image_ids[row])
-    entry: dict[str, Any] = {"id": own, "file_name": image.name, "width": width, "height": height}
-    if image.regions:
-        entry["ignore_regions"] = [_xywh(box) for box in image.regions]
-    return entry
+def _image_entries(split: WritableSplit) -> Iterator[dict[str, Any]]:
+    ids = split.annotations.image_ids.tolist()
+    for image in split.images():
+        height, width = image.size
+        entry: dict[str, Any] = {"id": ids[image.row], "file_name": image.name, "width": width, "height": height}
+        if image.regions:
+            entry["ignore_regions"] = [_xywh(box) for box in image.regions]
+        yield entry
 
 
 def _box_entries(split: WritableSplit) -> Iterator[dict[str, Any]]:
-    number = 0
-    ids = split.annotations.category_ids.tolist()
-    for row in split.images():
-        for item in split.image(row).boxes:
-            number += 1
-            yield {
-                "id": number,
-                "image_id": int(split.annotations.image_ids[row]),
-                "category_id": ids[item.label],
-                "bbox": _xywh(item.box),
-                "area": item.area,
-                "iscrowd": int(item.ignored),
-            }
+    images, categories = split.annotations.image_ids.tolist(), split.annotations.category_ids.tolist()
+    boxes = ((images[image.row], item) for image in split.images() for item in image.boxes)
+    for number, (image_id, item) in enumerate(boxes, start=1):
+        yield {
+            "id": number,
+            "image_id": image_id,
+            "category_id": categories[item.label],
+            "bbox": _xywh(item.box),
+            "area": item.area,
+            "iscrowd": int(item.ignored),
+        }
 
 
 FORMAT = Format(

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import math
 from array import array
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detdistill.data.annotations import Reading
 from detdistill.data.builder import Boxes, Images
 from detdistill.data.formats.json_stream import BEGIN, walk
 from detdistill.data.image_files import header_size, image_flaw, is_text, unsafe_name
 from detdistill.data.problems import Problems
-from detdistill.data.split import Reading
 from detdistill.errors import DataError
 
 LISTS = ("images", "annotations", "categories")
@@ -35,14 +36,8 @@ _LARGEST = 1e300
 
 def first_file_names(json_path: Path, *, count: int = 20) -> list[str]:
     """The first few usable file names of a COCO file; reads no further than needed."""
-    names: list[str] = []
-    for _, entry in walk(json_path, ("images",)):
-        name = entry.get("file_name") if isinstance(entry, dict) else None
-        if isinstance(name, str) and unsafe_name(name) is None:
-            names.append(name)
-            if len(names) == count:
-                break
-    return names
+    names = (_fields(entry).get("file_name") for _, entry in walk(json_path, ("images",)))
+    return list(islice((name for name in names if isinstance(name, str) and unsafe_name(name) is None), count))
 
 
 def whole(value: object) -> int | None:
@@ -52,6 +47,11 @@ def whole(value: object) -> int | None:
     if isinstance(value, int) and -(2**63) < value < 2**63 and not isinstance(value, bool):
         return value
     return None
+
+
+def _fields(entry: Any) -> dict[str, Any]:
+    """An entry's fields; none where it is no JSON object."""
+    return entry if isinstance(entry, dict) else {}
 
 
 def _number(value: object) -> float:
@@ -66,11 +66,9 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _xywh(value: object) -> tuple[float, float, float, float]:
+def _xywh(value: object) -> list[float]:
     """A JSON box; four NaN where it is no list of four."""
-    if not isinstance(value, list) or len(value) != 4:
-        return (math.nan, math.nan, math.nan, math.nan)
-    return (_number(value[0]), _number(value[1]), _number(value[2]), _number(value[3]))
+    return [_number(side) for side in value] if isinstance(value, list) and len(value) == 4 else [math.nan] * 4
 
 
 def _positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -93,22 +91,12 @@ def _repeats(ids: NDArray[np.int64]) -> NDArray[np.bool_]:
 def _corners(given: NDArray[np.float64]) -> NDArray[np.float64]:
     """x, y, width, height as x1, y1, x2, y2; what is not finite stays so, and what is finite does."""
     bounded = np.where(np.isfinite(given), given.clip(-_LARGEST, _LARGEST), given)
-    low = bounded[:, :2]
-    return np.concatenate([low, low + bounded[:, 2:]], axis=1)
+    return np.concatenate([bounded[:, :2], bounded[:, :2] + bounded[:, 2:]], axis=1)
 
 
 @final
 class CocoFile:
-    """The entries of one file; a few dozen bytes each, whatever else an entry holds.
-
-    Args:
-        path: the file.
-        problems: takes what is wrong.
-
-    Raises:
-        ConfigError: the file cannot be read.
-        DataError: it is no COCO file.
-    """
+    """The entries of one file; a few dozen bytes each, whatever else an entry holds."""
 
     def __init__(self, path: Path, problems: Problems) -> None:
         self.path, self.problems = path, problems
@@ -120,20 +108,20 @@ class CocoFile:
         self._lacks_sizes = False
         self._region_rows, self._region_boxes = array("q"), array("d")
         self._ids, self._box_images, self._box_categories = array("q"), array("q"), array("q")
-        self._boxes, self._areas = array("d"), array("d")
-        self._crowds = bytearray()
-        self._seen = dict.fromkeys(LISTS, 0)
+        self._boxes, self._areas, self._crowds = array("d"), array("d"), bytearray()
         self._read()
 
     def _read(self) -> None:
         add = {"images": self._add_image, "annotations": self._add_annotation, "categories": self._add_category}
+        counts = dict.fromkeys(LISTS, 0)
         seen: list[str] = []
         for key, entry in walk(self.path, LISTS):
             if entry is BEGIN:
                 seen.append(key)
-            else:
-                self._seen[key] += 1
-                add[key](entry)
+                continue
+            counts[key] += 1
+            if flaw := add[key](_fields(entry)):
+                self.problems.add(f"bad entry in {key}", f"{self.path}, {key} entry {counts[key]}", what=flaw)
         require_lists(self.path, seen)
         if not self.class_names:
             raise DataError(
@@ -141,19 +129,14 @@ class CocoFile:
                 f"Add entries with id and name."
             )
 
-    def _bad_entry(self, section: str, what: str) -> None:
-        where = f"{self.path}, {section} entry {self._seen[section]}"
-        self.problems.add(f"bad entry in {section}", where, what=what, action="skipped")
-
-    def _add_category(self, entry: Any) -> None:
-        own = whole(entry.get("id")) if isinstance(entry, dict) else None
-        name = entry.get("name") if isinstance(entry, dict) else None
+    def _add_category(self, entry: dict[str, Any]) -> str | None:
+        """Takes a category, or says why it is none."""
+        own, name = whole(entry.get("id")), entry.get("name")
         if own is None or not isinstance(name, str) or not name.strip() or not is_text(name):
-            self._bad_entry("categories", "id must be a whole number and name a text")
-            return
+            return "id must be a whole number and name a text"
         where = f"{self.path}, category {own}"
         if own in self._label_of_id:
-            self.problems.add("category id twice", where, what=f"{name!r} is the second", action="skipped")
+            self.problems.add("category id twice", where, what=f"{name!r} is the second")
         elif name in self.class_names:
             self._label_of_id[own] = self.class_names.index(name)
             first = self.class_ids[self._label_of_id[own]]
@@ -163,37 +146,36 @@ class CocoFile:
             self._label_of_id[own] = len(self.class_names)
             self.class_names.append(name)
             self.class_ids.append(own)
+        return None
 
-    def _add_image(self, entry: Any) -> None:
-        own = whole(entry.get("id")) if isinstance(entry, dict) else None
+    def _add_image(self, entry: dict[str, Any]) -> str | None:
+        """Takes an image, or says why it is none."""
+        own, name = whole(entry.get("id")), entry.get("file_name")
         if own is None:
-            self._bad_entry("images", "id must be a whole number")
-            return
-        name = entry.get("file_name")
+            return "id must be a whole number"
         if own in self._known_images:
-            where = f"{self.path}, image {own}"
-            self.problems.add("image id twice", where, what=f"{name!r} is the second", action="skipped")
-            return
+            self.problems.add("image id twice", f"{self.path}, image {own}", what=f"{name!r} is the second")
+            return None
         self._known_images.add(own)
         height, width = whole(entry.get("height")), whole(entry.get("width"))
         if height is None or width is None or not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
             height, width = 0, 0
         flaw = unsafe_name(name)
         self._lacks_sizes |= height == 0 and flaw is None
-        row = self.images.add(name if flaw is None else "", (height, width), own=own)
+        row = self.images.add(str(name) if flaw is None else "", (height, width), own=own)
         if flaw is not None:
             self._skip_image(row, "unusable file name", f"file_name {name!r} {flaw}")
         regions = entry.get("ignore_regions")
         for region in regions if isinstance(regions, list) else ():
             self._region_rows.append(row)
             self._region_boxes.extend(_xywh(region))
+        return None
 
-    def _add_annotation(self, entry: Any) -> None:
-        image = whole(entry.get("image_id")) if isinstance(entry, dict) else None
-        category = whole(entry.get("category_id")) if isinstance(entry, dict) else None
+    def _add_annotation(self, entry: dict[str, Any]) -> str | None:
+        """Takes a box, or says why it is none."""
+        image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
         if image is None or category is None:
-            self._bad_entry("annotations", "image_id and category_id must be whole numbers")
-            return
+            return "image_id and category_id must be whole numbers"
         own = whole(entry.get("id"))
         self._ids.append(_NO_ID if own is None else own)
         self._box_images.append(image)
@@ -201,6 +183,7 @@ class CocoFile:
         self._boxes.extend(_xywh(entry.get("bbox")))
         self._areas.append(_number(entry.get("area")))
         self._crowds.append(entry.get("iscrowd") in (1, "1"))
+        return None
 
     def _image_place(self, row: int) -> str:
         return f"{self.path}, image {self.images.ids[row]}"
@@ -211,7 +194,7 @@ class CocoFile:
 
     def _skip_image(self, row: int, kind: str, what: str) -> None:
         self.images.kept[row] = 0
-        self.problems.add(kind, self._image_place(row), what=what, action="skipped")
+        self.problems.add(kind, self._image_place(row), what=what)
 
     def settle_images(self, folder: Path, reading: Reading) -> None:
         """Fills in missing sizes from the files, and skips what cannot be used; opens no image without need."""
@@ -232,7 +215,7 @@ class CocoFile:
                 flaw = image_flaw(path, height=images.heights[row], width=images.widths[row])
                 if flaw is not None:
                     self._skip_image(row, *flaw)
-            reading.tell(row + 1, len(images))
+            reading.progress(row + 1, len(images))
 
     def objects(self) -> Boxes:
         """The annotations, those of an image and a category of the file."""
@@ -246,8 +229,8 @@ class CocoFile:
             _corners(given),
             rows,
             self.images,
-            problems=self.problems,
-            where=self._box_place,
+            self.problems,
+            self._box_place,
             given=given,
             labels=labels,
             ignored=np.frombuffer(self._crowds, dtype=np.bool_),
@@ -270,25 +253,15 @@ class CocoFile:
         rows = np.frombuffer(self._region_rows, dtype=np.int64)
         given = np.frombuffer(self._region_boxes, dtype=np.float64).reshape(-1, 4)
         regions = Boxes(
-            _corners(given),
-            rows,
-            self.images,
-            problems=self.problems,
-            where=lambda row: self._image_place(rows[row]),
-            given=given,
+            _corners(given), rows, self.images, self.problems, lambda row: self._image_place(rows[row]), given=given
         )
         regions.good &= self.images.kept_rows()[rows]
         return regions
 
 
 def require_lists(path: Path, seen: list[str]) -> None:
-    """Refuses a file that lacks one of COCO's lists.
-
-    Raises:
-        DataError: one is not among the keys seen.
-    """
-    missing = [key for key in LISTS if key not in seen]
-    if missing:
+    """Refuses, with a `DataError`, a file that lacks one of COCO's lists among the keys seen."""
+    if missing := [key for key in LISTS if key not in seen]:
         raise DataError(
             f"{path} must be a COCO file with the lists {', '.join(LISTS)}, "
             f"got no {' and no '.join(missing)} (its keys: {', '.join(seen[:12]) or 'none'}). "

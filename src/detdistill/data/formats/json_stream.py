@@ -1,10 +1,9 @@
 """Reads the lists of a large JSON object one entry at a time, in constant memory.
 
-Why not a streaming library: on a COCO file with polygons, ijson (yajl2_c) takes twice the time for one list and ten
-times for three lists of unknown order, because it makes a Python object of every polygon corner; and it refuses the
-NaN and Infinity that Python's own `json.dump` writes, where a reader must report the one bad box and go on.
-Here the file is read in chunks, polygons are cut out of each chunk by one regular expression, and the interpreter's
-own decoder, written in C, turns one entry at a time into a dict.
+The file is read in chunks, polygons are cut out of each chunk by one regular expression, and the interpreter's own
+decoder, written in C, turns one entry at a time into a dict. A streaming library (ijson, yajl2_c) takes two to ten
+times as long, as it makes a Python object of every polygon corner, and refuses the NaN and Infinity that Python's own
+`json.dump` writes, where a reader must report the one bad box and go on.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, TextIO
 
 from detdistill.errors import ConfigError, DataError
 
@@ -26,14 +24,8 @@ _COMMA = re.compile(r"[ \t\r\n]*,")
 _POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[^"{}]*\](?=\s*(?:,\s*"|\}))')
 _decoder = json.JSONDecoder()
 
-
-class Begin(Enum):
-    """Marks that a key of the top-level object was met, before any of its entries."""
-
-    BEGIN = "begin"
-
-
-BEGIN: Final = Begin.BEGIN
+BEGIN: Final = object()
+"""Marks that a key of the top-level object was met, before any of its entries."""
 
 
 class _Invalid(Exception):
@@ -43,12 +35,9 @@ class _Invalid(Exception):
 class _Reader:
     """A window that moves over the text; what lies before `at` has been read."""
 
-    def __init__(self, file: TextIO, progress: Callable[[int], None] | None) -> None:
-        self.file = file
-        self.progress = progress
-        self.text = ""
-        self.at = 0
-        self.ended = False
+    def __init__(self, file: TextIO, progress: Callable[[int], None]) -> None:
+        self.file, self.progress = file, progress
+        self.text, self.at, self.ended = "", 0, False
 
     def more(self) -> bool:
         """Makes the window longer (at least twice, so that a long entry costs linear time); False at the end."""
@@ -61,8 +50,7 @@ class _Reader:
         self.ended = not chunk
         self.text = _POLYGONS.sub('"segmentation":0', rest + chunk)
         self.at = 0
-        if self.progress is not None:
-            self.progress(self.file.buffer.tell())
+        self.progress(self.file.buffer.tell())
         return True
 
     def peek(self) -> str:
@@ -116,8 +104,7 @@ def _entries(reader: _Reader) -> Iterator[Any]:
         return
     while True:
         yield reader.value()
-        comma = _COMMA.match(reader.text, reader.at)
-        if comma:
+        if comma := _COMMA.match(reader.text, reader.at):
             reader.at = comma.end()
         elif reader.expect(",]") == "]":
             return
@@ -129,10 +116,9 @@ def _walk(reader: _Reader, path: Path, wanted: Collection[str]) -> Iterator[tupl
         raise DataError(f"{path} must be a COCO JSON file, got an empty file. Write or download it anew.")
     if first != "{":
         reader.value()
-        kind = "a list" if first == "[" else "a single value"
         raise DataError(
-            f'{path} must be a JSON object with the lists "images", "annotations" and "categories", '
-            f"got {kind}. Give the annotations in COCO's format, not results."
+            f'{path} must be a JSON object with the lists "images", "annotations" and "categories", got '
+            f"{'a list' if first == '[' else 'a single value'}. Give the annotations in COCO's format, not results."
         )
     reader.expect("{")
     if reader.peek() == "}":
@@ -145,22 +131,18 @@ def _walk(reader: _Reader, path: Path, wanted: Collection[str]) -> Iterator[tupl
         reader.expect(":")
         yield key, BEGIN
         if reader.peek() == "[":
-            for entry in _entries(reader):
-                if key in wanted:
-                    yield key, entry
+            yield from ((key, entry) for entry in _entries(reader) if key in wanted)
         else:
-            value = reader.value()
+            kind = type(reader.value()).__name__
             if key in wanted:
-                raise DataError(
-                    f'"{key}" of {path} must be a list, got {type(value).__name__}. Write the file in COCO\'s format.'
-                )
+                raise DataError(f'"{key}" of {path} must be a list, got {kind}. Write the file in COCO\'s format.')
         if reader.expect(",}") == "}":
             return
 
 
 def walk(
-    path: Path, wanted: Collection[str], *, progress: Callable[[int], None] | None = None
-) -> Iterator[tuple[str, Any | Literal[Begin.BEGIN]]]:
+    path: Path, wanted: Collection[str], *, progress: Callable[[int], None] = lambda read: None
+) -> Iterator[tuple[str, Any]]:
     """Yields the entries of the wanted top-level lists, one at a time, in the order of the file.
 
     Polygons (a ``"segmentation"`` that is a list of numbers) are not decoded: they read as 0. `progress` is called

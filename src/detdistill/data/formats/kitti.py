@@ -1,5 +1,7 @@
 """KITTI's object layout: ``training/image_2``, ``training/label_2``, and lists in ``ImageSets`` where there are.
 
+A label file has one object a line, in 15 columns, or 16 with the score of a detection.
+
 Without lists the images are divided 8:2 by a seed. The classes are those of ``classes.txt`` in the data set's
 folder, where there is one, else KITTI's eight types, followed by any other type that the label files show; where
 none of KITTI's types is seen, those seen, in alphabetical order. ``DontCare`` is no class but a region in which
@@ -8,132 +10,184 @@ nothing counts, in any case of letters: ignored for every class.
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.builder import Box
 from detdistill.data.formats import Format
-from detdistill.data.formats.kitti_labels import (
-    DONT_CARE,
-    KittiLabels,
-    is_dont_care,
-    kitti_line,
-    parse_kitti,
-    read_kitti_labels,
-)
-from detdistill.data.label_files import LabelFolder
+from detdistill.data.label_files import Flaw, LabelFile, LabelFolder, LabelledBox
+from detdistill.data.label_text import FileFlaw, number, read_lines
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
-    Choice,
     Everything,
     ListFile,
-    Share,
     choices,
     file_of_split,
     folder_of_list,
     listed_splits,
-    shown,
     without_suffix,
 )
 from detdistill.data.problems import Problems
-from detdistill.data.split import Reading, Split
-from detdistill.data.writable import Place, WritableSplit, WrittenImage, plain_classes, write_lists, write_plain
+from detdistill.data.writable import (
+    Place,
+    WritableSplit,
+    WrittenImage,
+    decimal,
+    plain_classes,
+    write_lists,
+    write_plain,
+)
 from detdistill.errors import DataError
 
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 IMAGES, LABELS = "image_2", "label_2"
+DONT_CARE = "DontCare"
+COLUMNS, COLUMNS_WITH_SCORE = 15, 16
+_UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"
+# Kind, what should stand there, what does.
+_Flaw = tuple[str, str, str]
 
 
-@final
+def _is_dont_care(kind: str) -> bool:
+    """Whether a type means a region in which nothing counts, in any case of letters."""
+    return kind.lower() == DONT_CARE.lower()
+
+
 @dataclass(frozen=True, slots=True)
-class KittiSplit(Split):
-    """One split of a data set in KITTI's layout.
+class KittiLabels:
+    """The objects of one label file, in its order.
 
     Attributes:
-        folder: the data set.
-        training: the folder of ``image_2`` and ``label_2``.
-        choice: which of the images are the split's.
+        types: the class of each object as written, ``DontCare`` included; n of them.
+        truncated: share of the object outside the image, 0 to 1; -1 where unknown; (n,) float64.
+        occluded: 0 fully visible, 1 partly, 2 largely occluded, 3 unknown; -1 where not given; (n,) int64.
+        boxes: left, top, right, bottom in pixels of the stored image, not clipped to it; (n, 4) float64.
+        scores: of detections; NaN where the line has no 16th column; (n,) float64.
+        lines: line number of each object, from 1; (n,) int64.
     """
 
-    folder: Path
-    training: Path
-    choice: Choice
+    types: tuple[str, ...]
+    truncated: NDArray[np.float64]
+    occluded: NDArray[np.int64]
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    lines: NDArray[np.int64]
 
-    @property
-    def source(self) -> Path:
-        """The data set's folder."""
-        return self.folder
+    def __len__(self) -> int:
+        return len(self.types)
 
-    @property
-    def drawn(self) -> bool:
-        """Whether there are no lists."""
-        return isinstance(self.choice, Share)
 
-    @property
-    def labels_dir(self) -> Path:
-        """Where the label files are."""
-        return self.training / LABELS
+def _flaw(words: list[str]) -> _Flaw | None:
+    """What is wrong with a line; None for an object."""
+    if len(words) not in (COLUMNS, COLUMNS_WITH_SCORE):
+        return "wrong number of columns", "15 columns (16 with a score)", str(len(words))
+    if not all(math.isfinite(number(word)) for word in words[1:3]):
+        return "truncated or occluded no number", "numbers in columns 2 and 3", " ".join(words[1:3])
+    left, top, right, bottom = box = [number(word) for word in words[4:8]]
+    if not all(math.isfinite(side) for side in box):
+        return "box not four finite numbers", "finite numbers in columns 5 to 8", " ".join(words[4:8])
+    if right < left or bottom < top:
+        return "box without extent", "left, top, right, bottom in columns 5 to 8", " ".join(words[4:8])
+    if len(words) == COLUMNS_WITH_SCORE and not math.isfinite(number(words[15])):
+        return "score no number", "a finite score in column 16", words[15]
+    return None
 
-    def text(self) -> str:
-        """The choice, and where the images are."""
-        return f"KITTI: {self.choice.text()}, images in {shown(self.training / IMAGES, self.folder)}"
 
-    def read(self, reading: Reading) -> tuple[Annotations, Problems]:
-        """Reads the split.
+def _parse(path: Path) -> tuple[KittiLabels, dict[int, _Flaw]]:
+    """The objects of a file, and the lines that are none."""
+    rows: dict[int, list[str]] = {}
+    bad: dict[int, _Flaw] = {}
+    for line, text in read_lines(path):
+        words = text.split()
+        if flaw := _flaw(words):
+            bad[line] = flaw
+        else:
+            rows[line] = words
+    objects = rows.values()
+    scores = [number(words[15]) if len(words) == COLUMNS_WITH_SCORE else math.nan for words in objects]
+    labels = KittiLabels(
+        types=tuple(words[0] for words in objects),
+        truncated=np.array([number(words[1]) for words in objects], dtype=np.float64),
+        occluded=np.array([int(max(-1.0, min(number(words[2]), 3.0))) for words in objects], dtype=np.int64),
+        boxes=np.array([[number(word) for word in words[4:8]] for words in objects], dtype=np.float64).reshape(-1, 4),
+        scores=np.array(scores, dtype=np.float64),
+        lines=np.array(list(rows), dtype=np.int64),
+    )
+    return labels, bad
 
-        Raises:
-            DataError: its list cannot be read, or its classes are not those demanded.
-        """
 
-        def classes(seen: set[str]) -> Sequence[str]:
-            known = seen | self._files(Everything(self.labels_dir)).kinds()
-            if reading.class_names is not None and known <= set(reading.class_names):
-                return reading.class_names
-            kitti = KITTI_TYPES if not known or known & set(KITTI_TYPES) else ()
-            return (*kitti, *sorted(known - set(kitti)))
+def _parse_kitti(path: Path) -> LabelFile:
+    """What a label file says of boxes; ``DontCare`` is a region. Raises `FileFlaw` where it is no text."""
+    labels, bad = _parse(path)
+    objects = zip(labels.types, labels.boxes.tolist(), labels.lines.tolist(), strict=True)
+    return LabelFile(
+        tuple(LabelledBox(None if _is_dont_care(kind) else kind, tuple(box), line) for kind, box, line in objects),
+        flaws=tuple(Flaw(kind, line, f"{got} instead of {expected}") for line, (kind, expected, got) in bad.items()),
+    )
 
-        return self._files(self.choice).read(self.folder, self.training / IMAGES, reading, classes)
 
-    def _files(self, choice: Choice) -> LabelFolder:
-        return LabelFolder(self.labels_dir, choice, ".txt", parse_kitti)
+def read_kitti_labels(path: Path, *, problems: Problems | None = None) -> KittiLabels:
+    """Reads one label file of KITTI's object benchmark: ground truth, or detections with a score each.
 
-    def label_file(self, name: str) -> Path:
-        """The label file of an image, by the image's name."""
-        return self.labels_dir / f"{without_suffix(name)}.txt"
+    The columns for 3D (alpha, dimensions, location, rotation) are only counted, not read. Flawed lines go to
+    `problems` and are skipped; None refuses the file instead.
+
+    Raises:
+        DataError: the file cannot be read as text, or a line is flawed and `problems` is None.
+    """
+    try:
+        labels, bad = _parse(path)
+    except FileFlaw as flaw:
+        raise flaw.refusal(path) from None
+    for line, (kind, expected, got) in bad.items():
+        if problems is None:
+            raise DataError(f"{path}, line {line} must have {expected}, got {got}. Correct the line.")
+        problems.add(kind, f"{path}, line {line}", what=f"{got} instead of {expected}", action="skipped")
+    return labels
 
 
 def read_kitti_truths(annotations: Annotations) -> dict[int, KittiLabels]:
-    """What the label files of a split in KITTI's layout say beyond its arrays: truncated, occluded, every type.
+    """What the label files of a split say beyond its arrays, by image id: truncated, occluded, every type.
 
-    Args:
-        annotations: as `KittiSplit.read` returns them.
-
-    Returns:
-        The label file of every image, by image id; flawed lines, reported on reading, are left out here too.
+    Flawed lines, reported on reading, are left out here too.
 
     Raises:
         DataError: the images do not lie in KITTI's layout, or a label file cannot be read.
     """
-    labels = annotations.images_dir.parent / LABELS
     return {
-        int(annotations.image_ids[index]): read_kitti_labels(
-            labels / f"{without_suffix(annotations.file_name(index))}.txt", problems=Problems()
-        )
+        int(annotations.image_ids[index]): read_kitti_labels(_label_file(annotations, index), problems=Problems())
         for index in range(len(annotations))
     }
+
+
+def _label_file(annotations: Annotations, index: int) -> Path:
+    return annotations.images_dir.parent / LABELS / f"{without_suffix(annotations.file_name(index))}.txt"
 
 
 def _training(folder: Path) -> Path | None:
     return next((place for place in (folder / "training", folder) if (place / LABELS).is_dir()), None)
 
 
-def _root(folder: Path, training: Path) -> Path:
-    """The data set that lists and ``classes.txt`` belong to."""
-    return folder.parent if training == folder and folder.name == "training" else folder
+def _places(folder: Path) -> tuple[Path, Path]:
+    """The data set that lists and ``classes.txt`` belong to, and where its images and label files are."""
+    training = _training(folder) or folder / "training"
+    return (folder.parent if training == folder and folder.name == "training" else folder), training
+
+
+def _classes(split: LabelFolder, seen: set[str], demanded: Sequence[str] | None) -> Sequence[str]:
+    known = seen | split.kinds_elsewhere()
+    if demanded is not None and known <= set(demanded):
+        return demanded
+    kitti = KITTI_TYPES if not known or known & set(KITTI_TYPES) else ()
+    return (*kitti, *sorted(known - set(kitti)))
 
 
 def recognises(data: Path) -> bool:
@@ -147,31 +201,36 @@ def splits(data: Path) -> tuple[str, ...]:
     """The splits that a folder has; see `listed_splits`."""
     if data.is_file():
         return ("val",)
-    training = _training(data) or data / "training"
-    return listed_splits(_root(data, training), training / LABELS)
+    root, training = _places(data)
+    return listed_splits(root, training / LABELS)
 
 
-def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> KittiSplit:
-    """Finds one split, in the data set's folder or its ``training``, or by one of its lists.
-
-    Raises:
-        ConfigError: the lists do not tell which images are the split's.
-    """
+def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
+    """Finds one split, in the data set's folder or its ``training``, or by one of its lists."""
     listed = None
     if data.is_file():
         listed = (data if exact else file_of_split(data, split)).resolve()
         data = folder_of_list(listed, recognises) or listed.parent
-    training = _training(data) or data / "training"
-    root = _root(data, training)
-    choice = choices(root, training / LABELS, split_seed)[split] if listed is None else ListFile(listed, root)
-    return KittiSplit(root, training, choice)
+    root, training = _places(data)
+    labels = training / LABELS
+    return LabelFolder(
+        title="KITTI",
+        folder=root,
+        labels_dir=labels,
+        images_dir=training / IMAGES,
+        choice=ListFile(listed, root) if listed is not None else choices(root, labels, split_seed)[split],
+        elsewhere=(labels, Everything(labels)),
+        ending=".txt",
+        parse=_parse_kitti,
+        classes=_classes,
+    )
 
 
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
     """Writes ``training`` and ``ImageSets``; label files that were KITTI's are copied, as they tell more than boxes."""
     types = plain_classes(class_names, space="_")
     for name in types:
-        if is_dont_care(name):
+        if _is_dont_care(name):
             raise DataError(f"Class names must differ from KITTI's {DONT_CARE}, got {name!r}. Rename the class.")
     if types != KITTI_TYPES:
         write_plain(folder / CLASS_LIST, types)
@@ -179,13 +238,12 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
     training = folder / "training"
     (training / LABELS).mkdir(parents=True)
     for split in splits.values():
-        for row in split.images():
-            image = split.image(row)
-            place(split, image, training / IMAGES / image.name)
+        for image in split.images():
+            place(image, training / IMAGES / image.name)
             target = training / LABELS / f"{image.stem}.txt"
-            if isinstance(split.origin, KittiSplit):
+            if split.origin == FORMAT.name:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(split.origin.label_file(split.annotations.file_name(row)), target)
+                shutil.copyfile(_label_file(split.annotations, image.row), target)
             else:
                 write_plain(target, _lines(split, image, types))
 
@@ -194,9 +252,15 @@ def _lines(split: WritableSplit, image: WrittenImage, types: tuple[str, ...]) ->
     ignored = sum(item.ignored for item in image.boxes)
     if ignored:
         what = f"{ignored} boxes ignored for one class become {DONT_CARE}, ignored for all"
-        split.problems.add("ignored boxes widened", split.place(image.row), what=what, action="repaired")
-    lines = [kitti_line(DONT_CARE if item.ignored else types[item.label], item.box) for item in image.boxes]
-    return lines + [kitti_line(DONT_CARE, box) for box in image.regions]
+        split.problems.add("ignored boxes widened", str(image.path), what=what, action="repaired")
+    lines = [_kitti_line(DONT_CARE if item.ignored else types[item.label], item.box) for item in image.boxes]
+    return lines + [_kitti_line(DONT_CARE, box) for box in image.regions]
+
+
+def _kitti_line(kind: str, box: Box) -> str:
+    """A line to write: a class or ``DontCare``, and x1, y1, x2, y2 in pixels; the rest is unknown."""
+    corners = " ".join(f"{value:.2f}" if round(value, 2) == value else decimal(value) for value in box)
+    return f"{kind} -1 -1 -10 {corners} {_UNKNOWN_3D}"
 
 
 FORMAT = Format(

@@ -5,25 +5,29 @@ Found as ``Annotations/*.xml`` with images in ``JPEGImages`` and lists in ``Imag
 8:2 by a seed.
 
 The classes are those of ``classes.txt`` beside ``Annotations``, where there is one, else all that stand in the XML
-files of both splits, in alphabetical order. Objects marked ``difficult`` are kept, ignored.
+files of both splits, in alphabetical order. Objects marked ``difficult`` are kept, ignored. XML is read without
+trust: no entity is expanded, no other file is opened.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import final
+from xml.parsers import expat
+from xml.sax.saxutils import escape
 
-from detdistill.data.annotations import Annotations
+from detdistill.data.builder import Box
 from detdistill.data.formats import Format
-from detdistill.data.formats.voc_xml import parse_voc, voc_xml
-from detdistill.data.label_files import LabelFolder
+from detdistill.data.label_files import UNKNOWN_CLASS, Flaw, LabelFile, LabelFolder, LabelledBox
+from detdistill.data.label_text import FileFlaw, number, read_bytes
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
     SPLITS,
-    Choice,
     Everything,
     ListFile,
     Share,
@@ -32,74 +36,142 @@ from detdistill.data.listing import (
     files_below,
     folder_of_list,
     listed_splits,
-    shown,
 )
-from detdistill.data.problems import Problems
-from detdistill.data.split import Reading, Split
-from detdistill.data.writable import Place, WritableSplit, plain_classes, write_lists, write_plain
+from detdistill.data.writable import (
+    Place,
+    WritableSplit,
+    WrittenImage,
+    decimal,
+    plain_classes,
+    write_lists,
+    write_plain,
+)
 from detdistill.errors import ConfigError, DataError
 
 ANNOTATIONS = "Annotations"
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
 _VAL_FOLDERS = ("val", "valid", "validation")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_OBJECT = ("annotation", "object")
+_DEEPEST = 32
+_DIFFICULT = frozenset({"1", "1.0", "true", "yes"})
+_NOT_DIFFICULT = frozenset({"", "0", "0.0", "false", "no", "unspecified"})
+
+
+@dataclass(slots=True)
+class _Object:
+    """One ``<object>`` as far as it is read: where it begins, and the corners as written, counted from 1."""
+
+    line: int
+    name: str = ""
+    difficult: bool = False
+    flaw: Flaw | None = None
+    corners: list[float] = field(default_factory=lambda: [math.nan] * 4)
+
+    def box(self) -> Box:
+        """x1, y1, x2, y2 in pixels from 0: VOC's pixel xmin begins at xmin - 1.
+
+        Files that count from 0, against the format, are seen only by a 0: it stays 0.
+        """
+        x, y = (value - 1.0 if value >= 1.0 else min(value, 0.0) for value in self.corners[:2])
+        return x, y, self.corners[2], self.corners[3]
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class VocSplit(Split):
-    """One split of a Pascal VOC data set.
+class _Handler:
+    """Collects what counts while expat walks through a file."""
 
-    Attributes:
-        folder: the data set.
-        labels_dir: where the XML files are.
-        images_dir: where the images are.
-        choice: which of them are the split's.
-        other: the XML folder and choice of the other split, whose classes count too; None without one.
+    def __init__(self, parser: expat.XMLParserType) -> None:
+        self.objects: list[_Object] = []
+        self.file_name = ""
+        self.sides = {"height": math.nan, "width": math.nan}
+        self._parser = parser
+        self._path: list[str] = []
+        self._text: list[str] = []
+        parser.StartElementHandler = self._begin
+        parser.EndElementHandler = self._end
+        parser.CharacterDataHandler = self._text.append
+        parser.StartDoctypeDeclHandler = lambda *_: self._refuse("a DOCTYPE is not read")
+        parser.EntityDeclHandler = lambda *_: self._refuse("an ENTITY is not read")
+
+    def _refuse(self, what: str, kind: str = "XML with a document type") -> None:
+        raise FileFlaw(kind, what, line=self._parser.CurrentLineNumber)
+
+    def _begin(self, tag: str, _: dict[str, str]) -> None:
+        if not self._path and tag != "annotation":
+            raise FileFlaw("XML that is no Pascal VOC", f"its root is <{tag[:40]}>, not <annotation>", line=1)
+        self._path.append(tag)
+        self._text.clear()
+        if len(self._path) > _DEEPEST:
+            self._refuse(f"elements more than {_DEEPEST} deep", "XML nested too deep")
+        if tuple(self._path) == _OBJECT:
+            self.objects.append(_Object(self._parser.CurrentLineNumber))
+
+    def _end(self, tag: str) -> None:
+        self._path.pop()
+        place, text = tuple(self._path), " ".join("".join(self._text).split())
+        self._text.clear()
+        if place == ("annotation",) and tag == "filename":
+            self.file_name = text
+        elif place == ("annotation", "size") and tag in self.sides:
+            self.sides[tag] = number(text)
+        elif place == _OBJECT and tag == "name":
+            self.objects[-1].name = text
+        elif place == _OBJECT and tag == "difficult":
+            self._difficult(self.objects[-1], text)
+        elif place == (*_OBJECT, "bndbox") and tag in _CORNERS:
+            self.objects[-1].corners[_CORNERS.index(tag)] = number(text)
+
+    def _difficult(self, item: _Object, text: str) -> None:
+        item.difficult = text.lower() in _DIFFICULT
+        known = item.difficult or text.lower() in _NOT_DIFFICULT
+        what, line = f"difficult is {text[:40]!r}, taken as 0", self._parser.CurrentLineNumber
+        item.flaw = None if known else Flaw("difficult neither 0 nor 1", line, what, "repaired")
+
+
+def parse_voc(path: Path) -> LabelFile:
+    """Reads an annotation file; the parts of people that VOC lists inside an object are passed over.
+
+    Raises:
+        FileFlaw: it cannot be read, is no XML or not of this kind, or declares a document type or entities.
     """
-
-    folder: Path
-    labels_dir: Path
-    images_dir: Path
-    choice: Choice
-    other: tuple[Path, Choice] | None = None
-
-    @property
-    def source(self) -> Path:
-        """The data set's folder."""
-        return self.folder
-
-    @property
-    def drawn(self) -> bool:
-        """Whether there are no lists."""
-        return isinstance(self.choice, Share)
-
-    def text(self) -> str:
-        """The choice, and where the images are."""
-        return f"Pascal VOC: {self.choice.text()}, images in {shown(self.images_dir, self.folder)}"
-
-    def read(self, reading: Reading) -> tuple[Annotations, Problems]:
-        """Reads the split.
-
-        Raises:
-            DataError: no XML file can be read, or its classes are not those demanded.
-        """
-
-        def classes(seen: set[str]) -> Sequence[str]:
-            if reading.class_names is not None and seen <= set(reading.class_names):
-                return reading.class_names
-            known = seen | (_files(*self.other).kinds() if self.other is not None else set())
-            if not known:
-                raise DataError(
-                    f"the XML files in {self.labels_dir} must hold at least one <object> with a <name>, got none. "
-                    f"Check that they are annotations of Pascal VOC."
-                )
-            return sorted(known)
-
-        return _files(self.labels_dir, self.choice).read(self.folder, self.images_dir, reading, classes)
+    content = read_bytes(path)
+    if not content.strip():
+        raise FileFlaw("label file empty", "a file without content")
+    parser = expat.ParserCreate()
+    handler = _Handler(parser)
+    try:
+        parser.Parse(content, True)
+    except expat.ExpatError as error:
+        what = expat.errors.messages.get(error.code, "a syntax error")
+        raise FileFlaw("XML that cannot be read", what, line=error.lineno) from None
+    except (LookupError, ValueError) as error:
+        raise FileFlaw("XML that cannot be read", f"its encoding: {error}", line=1) from None
+    height, width = handler.sides["height"], handler.sides["width"]
+    usable = all(1 <= side < 2**31 and side == int(side) for side in (height, width))
+    boxes = (LabelledBox(item.name, item.box(), item.line, item.difficult, item.flaw) for item in handler.objects)
+    return LabelFile(
+        tuple(box for box in boxes if box.kind),
+        flaws=tuple(Flaw(UNKNOWN_CLASS, item.line, "no <name>") for item in handler.objects if not item.name),
+        image=handler.file_name,
+        size=(int(height), int(width)) if usable else None,
+        lacks_size=not usable,
+    )
 
 
-def _files(folder: Path, choice: Choice) -> LabelFolder:
-    return LabelFolder(folder, choice, ".xml", parse_voc)
+def _classes(split: LabelFolder, seen: set[str], demanded: Sequence[str] | None) -> Sequence[str]:
+    if demanded is not None and seen <= set(demanded):
+        return demanded
+    known = seen | split.kinds_elsewhere()
+    if not known:
+        raise DataError(
+            f"the XML files in {split.labels_dir} must hold at least one <object> with a <name>, got none. "
+            f"Check that they are annotations of Pascal VOC."
+        )
+    return sorted(known)
+
+
+_split = partial(LabelFolder, title="Pascal VOC", ending=".xml", parse=parse_voc, classes=_classes)
 
 
 def _has_xml(folder: Path) -> bool:
@@ -110,12 +182,17 @@ def _is_listed(folder: Path) -> bool:
     return (folder / ANNOTATIONS).is_dir()
 
 
+def _folders(folder: Path) -> dict[str, Path]:
+    """The folders of both splits, for images and XML files together."""
+    val = next((folder / name for name in _VAL_FOLDERS if (folder / name).is_dir()), folder / _VAL_FOLDERS[0])
+    return {"train": folder / "train", "val": val}
+
+
 def recognises(data: Path) -> bool:
     """Whether a folder looks like Pascal VOC, or a text file is one of its lists."""
     if data.is_file():
         return folder_of_list(data, _is_listed) is not None
-    labels = data / ANNOTATIONS
-    if labels.is_dir() and ((data / IMAGE_SETS).is_dir() or bool(files_below(labels, frozenset({".xml"})))):
+    if _is_listed(data) and ((data / IMAGE_SETS).is_dir() or files_below(data / ANNOTATIONS, {".xml"})):
         return True
     return any(_has_xml(place) for place in (data, data / "train", *(data / name for name in _VAL_FOLDERS)))
 
@@ -126,46 +203,37 @@ def splits(data: Path) -> tuple[str, ...]:
         return ("val",)
     if _is_listed(data):
         return listed_splits(data, data / ANNOTATIONS)
-    if _has_xml(data):
-        return SPLITS
-    return tuple(name for name, place in _folders(data).items() if _has_xml(place))
+    return SPLITS if _has_xml(data) else tuple(name for name, place in _folders(data).items() if _has_xml(place))
 
 
-def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> VocSplit:
-    """Finds one split, in a folder or by one of its lists.
-
-    Raises:
-        ConfigError: the lists do not tell which images are the split's.
-    """
+def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
+    """Finds one split, in a folder or by one of its lists."""
+    listed, other = None, "val" if split == "train" else "train"
     if data.is_file():
         listed = (data if exact else file_of_split(data, split)).resolve()
-        folder = folder_of_list(listed, _is_listed) or listed.parent
-        labels = folder / ANNOTATIONS
-        return VocSplit(folder, labels, _images(folder), ListFile(listed, folder), (labels, Everything(labels)))
-    labels, other = data / ANNOTATIONS, "val" if split == "train" else "train"
-    if labels.is_dir():
+        data = folder_of_list(listed, _is_listed) or listed.parent
+    if listed is not None or _is_listed(data):
+        labels = data / ANNOTATIONS
+        images = next(place for name in _IMAGE_FOLDERS if (place := data / name).is_dir())
+        inside = partial(_split, folder=data, labels_dir=labels, images_dir=images)
+        if listed is not None:
+            return inside(choice=ListFile(listed, data), elsewhere=(labels, Everything(labels)))
         chosen = choices(data, labels, split_seed)
-        return VocSplit(data, labels, _images(data), chosen[split], (labels, chosen[other]))
+        return inside(choice=chosen[split], elsewhere=(labels, chosen[other]))
     if _has_xml(data):
-        return VocSplit(data, data, data, Share(split, data, split_seed), other=(data, Share(other, data, split_seed)))
+        shares = {name: Share(name, data, split_seed) for name in (split, other)}
+        return _split(
+            folder=data, labels_dir=data, images_dir=data, choice=shares[split], elsewhere=(data, shares[other])
+        )
     places = _folders(data)
-    if not _has_xml(places[split]):
+    own, beside = places[split], places[other]
+    if not _has_xml(own):
         raise ConfigError(
-            f"{data} must hold the {split} split as a folder {places[split].name} with images and XML files, "
+            f"{data} must hold the {split} split as a folder {own.name} with images and XML files, "
             f"got none. Add it, or put all images and XML files into one folder."
         )
-    beside = (places[other], Everything(places[other])) if _has_xml(places[other]) else None
-    return VocSplit(data, places[split], places[split], Everything(places[split]), beside)
-
-
-def _images(folder: Path) -> Path:
-    return next(place for name in _IMAGE_FOLDERS if (place := folder / name).is_dir())
-
-
-def _folders(folder: Path) -> dict[str, Path]:
-    """The folders of both splits, for images and XML files together."""
-    val = next((folder / name for name in _VAL_FOLDERS if (folder / name).is_dir()), folder / _VAL_FOLDERS[0])
-    return {"train": folder / "train", "val": val}
+    elsewhere = (beside, Everything(beside)) if _has_xml(beside) else None
+    return _split(folder=data, labels_dir=own, images_dir=own, choice=Everything(own), elsewhere=elsewhere)
 
 
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
@@ -175,10 +243,35 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
     write_lists(folder / IMAGE_SETS / "Main", splits)
     (folder / ANNOTATIONS).mkdir()
     for split in splits.values():
-        for row in split.images():
-            image = split.image(row)
-            write_plain(folder / ANNOTATIONS / f"{image.stem}.xml", voc_xml(image, split.size(row), plain))
-            place(split, image, folder / "JPEGImages" / image.name)
+        for image in split.images():
+            write_plain(folder / ANNOTATIONS / f"{image.stem}.xml", _voc_xml(image, plain))
+            place(image, folder / "JPEGImages" / image.name)
+
+
+def _voc_xml(image: WrittenImage, names: tuple[str, ...]) -> list[str]:
+    """The lines of an annotation file: an image's boxes, and its regions as a difficult object of every class.
+
+    `names` are the classes in label order.
+    """
+    height, width = image.size
+    lines = [
+        "<annotation>",
+        f"\t<filename>{escape(image.name)}</filename>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+    ]
+    everywhere = [(box, label, True) for box in image.regions for label in range(len(names))]
+    for box, label, ignored in [*((item.box, item.label, item.ignored) for item in image.boxes), *everywhere]:
+        # VOC counts pixels from 1, and its last pixel belongs to the box.
+        corners = zip(_CORNERS, (box[0] + 1, box[1] + 1, box[2], box[3]), strict=True)
+        written = "".join(f"<{tag}>{decimal(value)}</{tag}>" for tag, value in corners)
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{escape(names[label])}</name>",
+            f"\t\t<difficult>{int(ignored)}</difficult>",
+            f"\t\t<bndbox>{written}</bndbox>",
+            "\t</object>",
+        ]
+    return [*lines, "</annotation>"]
 
 
 FORMAT = Format(
