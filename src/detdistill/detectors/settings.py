@@ -81,11 +81,7 @@ class DetectorSettings(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Refuses values of the family's own keys that cannot be used; runs whenever settings are made.
-
-        Raises:
-            ConfigError: naming the key.
-        """
+        """Refuses values of the family's own keys with a `ConfigError` that names the key; runs at every making."""
 
     @classmethod
     def tag(cls) -> str:
@@ -110,10 +106,8 @@ class DetectorSettings(ABC):
         """Refuses a word that is none of `known`."""
         value = str(getattr(self, key))
         if value not in known:
-            raise ConfigError(
-                f"detector.{key} must be one of {', '.join(known)}, got '{value}'. "
-                f"{suggestion(value, known, listed=True)}"
-            )
+            remedy = suggestion(value, known, listed=True)
+            raise ConfigError(f"detector.{key} must be one of {', '.join(known)}, got '{value}'. {remedy}")
 
     def require_at_least_one(self, *keys: str) -> None:
         """Refuses counts below 1."""
@@ -127,14 +121,10 @@ class DetectorSettings(ABC):
 
 
 def check_backbone(name: str, *, presets: tuple[str, ...] = ()) -> None:
-    """Refuses a name that timm does not know.
-
-    Args:
-        name: a timm model name, a pretrained tag (``name.tag``) allowed.
-        presets: further names to suggest.
+    """Refuses a name, a pretrained tag (``name.tag``) allowed, that timm does not know.
 
     Raises:
-        ConfigError: with the closest known names.
+        ConfigError: with the closest known names, `presets` among them.
     """
     import timm
 

@@ -14,12 +14,8 @@ class GFLHead(nn.Module):
     """Reads a pyramid; the same weights on every level but for one learnt scale a level.
 
     Args:
-        class_tower: keeps a level's shape.
-        box_tower: keeps a level's shape.
-        channels: of every level.
-        classes: number of classes.
+        class_tower: keeps a level's shape, as `box_tower` does.
         bins: distances that an edge's distribution is over: 0, 1, ..., bins − 1 strides.
-        levels: number of levels.
         class_prior: first score of every class.
         first_distance: mean of every edge's first distribution, in strides.
     """
@@ -62,12 +58,7 @@ class GFLHead(nn.Module):
 
 
 def first_logits(bins: int, *, mean: float) -> Float[Tensor, " bins"]:
-    """Logits that fall or rise evenly from bin to bin, such that their distribution has this mean.
-
-    Args:
-        bins: how many.
-        mean: between 0 and bins − 1; in the middle all logits are 0.
-    """
+    """Logits that fall or rise evenly from bin to bin, with this mean of their distribution, in 0 to bins − 1."""
     positions = torch.arange(bins, dtype=torch.float64)
     low, high = -20.0, 20.0
     for _ in range(60):

@@ -22,7 +22,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
-from detdistill.detectors.loaded import LoadedDetector
+from detdistill.detectors.load_report import LoadedDetector
 from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep, SupervisedStep

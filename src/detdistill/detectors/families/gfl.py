@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final, get_args
 
 import torch
@@ -17,14 +17,13 @@ from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import assign, dense_spec, observe_dense, tower
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
-from detdistill.detectors.torchvision_parts import grids
-from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, make_cells, match_by_atss
+from detdistill.detectors.torchvision_parts import cells_of
+from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
 from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
 from detdistill.gfl.network import GFLHead
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
 _LEAST = torch.finfo(torch.float32).tiny
-_FEWEST_BINS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ class GFLSettings(DetectorSettings):
         self.require_at_least_one("candidates_per_level")
         self.require_between_0_and_1("class_prior")
         self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
-        self.require("box_bins", self.box_bins >= _FEWEST_BINS, f"be {_FEWEST_BINS} or more", remedy="17 is usual.")
+        self.require("box_bins", self.box_bins >= 2, "be 2 or more", remedy="17 is usual.")
         last = self.box_bins - 1
         inside = 0 < self.box_bias_init < last
         self.require("box_bias_init", inside, f"lie between 0 and the last of GFL's bins, {last}")
@@ -63,14 +62,7 @@ class GFLSettings(DetectorSettings):
 
 @final
 class GFLDetector(Detector):
-    """A dense detector without hand-made box codes: each edge's distance is a distribution over bins.
-
-    Args:
-        backbone: gives the pyramid.
-        head: reads it.
-        class_names: in label order.
-        settings: what both were built from.
-    """
+    """A dense detector without hand-made box codes: each edge's distance is a distribution over bins."""
 
     settings: GFLSettings
 
@@ -81,14 +73,9 @@ class GFLDetector(Detector):
         self.backbone = backbone
         self.head = head
         self.settings = settings
-        strides = settings.strides
-        self.spec = dense_spec(
-            settings.name,
-            class_names,
-            strides=strides,
-            channels=backbone.out_channels,
-            boxes=BoxLayout(strides=strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale),
-        )
+        strides, channels = settings.strides, backbone.out_channels
+        boxes = BoxLayout(strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale)
+        self.spec = dense_spec(settings.name, class_names, strides=strides, channels=channels, boxes=boxes)
         self._pixels = Normaliser(settings.mean, settings.std)
 
     def extract(self, batch: Batch) -> Pyramid:
@@ -102,12 +89,10 @@ class GFLDetector(Detector):
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`. Cells in the padding find nothing."""
         pyramid = self.extract(batch)
-        cells = _cells(pyramid)
-        scores = _rows(self.class_outputs(pyramid)).sigmoid()
-        boxes = _rows(self.box_outputs(pyramid))
-        return tuple(
-            self._find(scores[index], boxes[index], cells, size=size) for index, size in enumerate(batch.sizes)
-        )
+        cells = cells_of(pyramid.levels, pyramid.strides)
+        scores, boxes = _rows(self.class_outputs(pyramid)).sigmoid(), _rows(self.box_outputs(pyramid))
+        images = zip(scores, boxes, batch.sizes, strict=True)
+        return tuple(self._find(score, box, cells, size=size) for score, box, size in images)
 
     def class_outputs(self, pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 k _h _w"], ...]:
         """The class logits of every level."""
@@ -126,7 +111,8 @@ class GFLDetector(Detector):
         self, classes: tuple[Tensor, ...], boxes: tuple[Tensor, ...], pyramid: Pyramid, batch: Batch, *, per_image: bool
     ) -> TaskLoss:
         """Class costs per positive of the batch, box costs per weight of the batch's positives."""
-        logits, targets, cells = _rows(classes), [target.taught() for target in batch.targets], _cells(pyramid)
+        logits, targets = _rows(classes), [target.taught() for target in batch.targets]
+        cells = cells_of(pyramid.levels, pyramid.strides)
         scale = self.settings.anchor_scale
         matches = [
             match_by_atss(target.boxes, cells, size=size, scale=scale).matched
@@ -147,14 +133,9 @@ class GFLDetector(Detector):
         total = total + (overlap.sum() + shape.sum()) / mass.sum().clamp(min=_LEAST)
         if not per_image:
             return TaskLoss(total=total)
-        each, mass = positives.clamp(min=1), mass.clamp(min=_LEAST)
-        return TaskLoss(
-            total=total,
-            strides=pyramid.strides,
-            classification=quality / each[:, None],
-            box=overlap / mass[:, None],
-            other={"distribution": shape / mass},
-        )
+        each, mass = positives.clamp(min=1)[:, None], mass.clamp(min=_LEAST)
+        other = {"distribution": shape / mass}
+        return TaskLoss(total, pyramid.strides, quality / each, overlap / mass[:, None], other=other)
 
     def _find(
         self, scores: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4 bins"], cells: Cells, *, size: tuple[int, int]
@@ -173,11 +154,7 @@ class GFLDetector(Detector):
         distances = expected_distances(boxes[cell]) * cells.strides[cell][:, None]
         found = clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size)
         keep = batched_nms(found, together, labels, settings.nms_threshold)[: settings.detections_per_image]
-        return Detections(boxes=found[keep], scores=together[keep], labels=labels[keep])
-
-
-def _cells(pyramid: Pyramid) -> Cells:
-    return make_cells(grids(pyramid.levels), pyramid.strides, device=pyramid.levels[0].device)
+        return Detections(found[keep], together[keep], labels[keep])
 
 
 def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "b n *says"]:
@@ -190,8 +167,7 @@ def build_gfl(settings: GFLSettings, class_names: Sequence[str]) -> GFLDetector:
     backbone = build_backbone(settings)
     towers = [tower(settings.fpn_channels, depth=settings.head_depth, norm=settings.head_norm) for _ in range(2)]
     head = GFLHead(
-        towers[0],
-        towers[1],
+        *towers,
         channels=settings.fpn_channels,
         classes=len(class_names),
         bins=settings.box_bins,
@@ -202,12 +178,11 @@ def build_gfl(settings: GFLSettings, class_names: Sequence[str]) -> GFLDetector:
     return GFLDetector(backbone, head, class_names=class_names, settings=settings)
 
 
+_SMALL = GFLSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32))
+
 FAMILY = Family(
     name="gfl",
     settings=GFLSettings,
-    presets={
-        "tiny": GFLSettings(backbone="test_resnet", fpn_channels=32, head_depth=2, strides=(8, 16, 32)),
-        "small": GFLSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32)),
-    },
+    presets={"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL},
     build=build_gfl,
 )
