@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, Self
@@ -62,30 +62,19 @@ class ExtraLevels(ExtraFPNBlock):  # type: ignore[misc]
 class PyramidBackbone(nn.Module):
     """Normalised images in, pyramid levels out, fine to coarse; torchvision's detectors accept it as `backbone`.
 
-    Attributes:
-        strides: nominal pixels per cell of every level.
-        out_channels: channels of every level.
-        level_names: the keys of the output: "0", "1", ... and "pool" for a level that only subsamples.
+    The levels' names are "0", "1", ... and "pool" for one that only subsamples.
     """
 
     def __init__(
-        self,
-        body: nn.Module,
-        fpn: FeaturePyramidNetwork,
-        *,
-        strides: tuple[int, ...],
-        out_channels: int,
-        level_names: tuple[str, ...],
-        channels_last_axis: bool,
-        frozen: Sequence[nn.Module],
+        self, body: Any, fpn: FeaturePyramidNetwork, settings: DetectorSettings, *, pools: bool, frozen: list[nn.Module]
     ) -> None:
         super().__init__()
         self.body = body
         self.fpn = fpn
-        self.strides = strides
-        self.out_channels = out_channels
-        self.level_names = level_names
-        self._channels_last_axis = channels_last_axis
+        self.out_channels = settings.fpn_channels
+        levels = [str(level) for level in range(len(settings.strides))]
+        self._level_names = [*levels[:-1], "pool"] if pools else levels
+        self._channels_last_axis = "NHWC" in str(getattr(body, "output_fmt", ""))
         names = {id(module): name for name, module in body.named_modules()}
         self._frozen_names = tuple(names[id(module)] for module in frozen)
         self.train(self.training)
@@ -95,8 +84,8 @@ class PyramidBackbone(nn.Module):
         maps = self.body(images)
         if self._channels_last_axis:
             maps = [level.permute(0, 3, 1, 2).contiguous() for level in maps]
-        levels = self.fpn(OrderedDict(zip(self.level_names, maps, strict=False)))
-        return OrderedDict(zip(self.level_names, levels.values(), strict=True))
+        levels = self.fpn(OrderedDict(zip(self._level_names, maps, strict=False)))
+        return OrderedDict(zip(self._level_names, levels.values(), strict=True))
 
     def train(self, mode: bool = True) -> Self:
         """As always, except that what is frozen stays in eval mode."""
@@ -135,16 +124,8 @@ def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"]
         )
     block = LastLevelMaxPool() if pools else ExtraLevels(channels, extras) if extras else None
     norm = _FPN_NORMS[settings.fpn_norm]
-    level_names = tuple(str(level) for level in range(len(strides)))
-    return PyramidBackbone(
-        body,
-        FeaturePyramidNetwork(body.feature_info.channels(), channels, extra_blocks=block, norm_layer=norm),
-        strides=strides,
-        out_channels=channels,
-        level_names=(*level_names[:-1], "pool") if pools else level_names,
-        channels_last_axis="NHWC" in str(getattr(body, "output_fmt", "")),
-        frozen=frozen,
-    )
+    fpn = FeaturePyramidNetwork(body.feature_info.channels(), channels, extra_blocks=block, norm_layer=norm)
+    return PyramidBackbone(body, fpn, settings, pools=pools, frozen=frozen)
 
 
 def _build_arguments(name: str) -> dict[str, Any]:

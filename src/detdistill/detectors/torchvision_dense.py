@@ -34,12 +34,11 @@ class DenseDetector(Detector):
     """A torchvision RetinaNet or FCOS; its losses and detections are torchvision's own, on nominal anchors.
 
     Args:
-        model: taken over: its anchor generator is replaced by one that spaces by `strides`.
+        model: taken over: its anchor generator is replaced by one that spaces by `strides`, nominal pixels per cell.
         class_names: our classes, in label order.
         name: how messages call it.
         loss: the family's.
         class_slots: the model's logit index of every class; None = the label itself.
-        strides: nominal pixels per cell of every level.
         settings: what it was built from; None where a foreign model is wrapped.
     """
 
@@ -132,11 +131,8 @@ def dense_detector(
     Args:
         kind: torchvision's class.
         settings: of the family: the shared keys, and `head_norm`, `class_prior` and `candidates_per_level`.
-        class_names: in label order.
         backbone: drawn before the head.
         head: torchvision's; its fixed towers are replaced by newly drawn ones.
-        anchors: of every level.
-        loss: the family's.
         own: arguments of `kind` that it alone has.
     """
     for branch in (head.classification_head, head.regression_head):

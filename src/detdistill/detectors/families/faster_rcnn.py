@@ -41,7 +41,7 @@ class FasterRCNNSettings(DetectorSettings):
         roi_samples: proposals sampled per image for the second stage's loss.
         rpn_samples: anchors sampled per image for the first stage's loss.
         proposals_train: proposals kept per image in training.
-        proposals_test: proposals kept per image in detection.
+        proposals_test: likewise in detection.
     """
 
     family: Literal["faster_rcnn"] = "faster_rcnn"
@@ -75,10 +75,8 @@ class FasterRCNNDetector(Detector):
     Args:
         model: torchvision's model, taken over: its anchors and its RoI pooling are set to the nominal strides.
             Its backbone gives the levels ``"0"``, ``"1"``, ... fine to coarse; its own resizing is not used.
-        class_names: in label order.
         name: how messages call the detector.
         class_slots: the model's own class index of every label, 1 or more as 0 is the background. None: label + 1.
-        strides: nominal pixels per cell of every level.
         settings: what it was built from, so that it can be saved; None where torchvision's builder made it.
 
     Raises:

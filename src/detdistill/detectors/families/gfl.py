@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal, final, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from detdistill.detectors.backbones import PyramidBackbone, build_backbone
+from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import BoxLayout, Detector
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import assign, dense_spec, observe_dense, tower
@@ -20,7 +21,6 @@ from detdistill.detectors.settings import DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_parts import cells_of
 from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
 from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
-from detdistill.gfl.network import GFLHead
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
 _LEAST = torch.finfo(torch.float32).tiny
@@ -60,20 +60,61 @@ class GFLSettings(DetectorSettings):
         self.require("box_bias_init", inside, f"lie between 0 and the last of GFL's bins, {last}")
 
 
+class GFLHead(nn.Module):
+    """Reads a pyramid; the same weights on every level but for one learnt scale a level."""
+
+    def __init__(self, settings: GFLSettings, *, classes: int) -> None:
+        super().__init__()
+        self.bins, channels = settings.box_bins, settings.fpn_channels
+        towers = [tower(channels, depth=settings.head_depth, norm=settings.head_norm) for _ in range(2)]
+        self.class_tower, self.box_tower = towers
+        self.classes = nn.Conv2d(channels, classes, 3, padding=1)
+        self.boxes = nn.Conv2d(channels, 4 * self.bins, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(settings.strides)))
+        prior = settings.class_prior
+        for layer, bias in (
+            (self.classes, torch.tensor(math.log(prior / (1 - prior)))),
+            (self.boxes, first_logits(self.bins, mean=settings.box_bias_init).repeat(4)),
+        ):
+            nn.init.normal_(layer.weight, std=0.01)
+            with torch.no_grad():
+                layer.bias.copy_(bias)  # type: ignore[union-attr]
+
+    def class_logits(self, levels: Sequence[Float[Tensor, "b c _h _w"]]) -> tuple[Float[Tensor, "b k _h _w"], ...]:
+        """The class logits of every level."""
+        return tuple(self.classes(self.class_tower(level)) for level in levels)
+
+    def box_logits(self, levels: Sequence[Float[Tensor, "b c _h _w"]]) -> tuple[Float[Tensor, "b 4 bins _h _w"], ...]:
+        """The logits over the distances of the left, top, right and bottom edges, of every level."""
+        maps = (scale * self.boxes(self.box_tower(level)) for level, scale in zip(levels, self.scales, strict=True))
+        return tuple(level.unflatten(1, (4, self.bins)) for level in maps)
+
+
+def first_logits(bins: int, *, mean: float) -> Float[Tensor, " bins"]:
+    """Logits that fall or rise evenly from bin to bin, with this mean of their distribution, in 0 to bins − 1."""
+    positions = torch.arange(bins, dtype=torch.float64)
+    low, high = -20.0, 20.0
+    for _ in range(60):
+        slope = (low + high) / 2
+        if float((positions * (slope * positions).softmax(dim=0)).sum()) < mean:
+            low = slope
+        else:
+            high = slope
+    return (slope * (positions - positions.mean())).float()
+
+
 @final
 class GFLDetector(Detector):
     """A dense detector without hand-made box codes: each edge's distance is a distribution over bins."""
 
     settings: GFLSettings
 
-    def __init__(
-        self, backbone: PyramidBackbone, head: GFLHead, *, class_names: Sequence[str], settings: GFLSettings
-    ) -> None:
+    def __init__(self, settings: GFLSettings, class_names: Sequence[str]) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = head
+        self.backbone = build_backbone(settings)
+        self.head = GFLHead(settings, classes=len(class_names))
         self.settings = settings
-        strides, channels = settings.strides, backbone.out_channels
+        strides, channels = settings.strides, settings.fpn_channels
         boxes = BoxLayout(strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale)
         self.spec = dense_spec(settings.name, class_names, strides=strides, channels=channels, boxes=boxes)
         self._pixels = Normaliser(settings.mean, settings.std)
@@ -162,27 +203,11 @@ def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "
     return torch.cat([level.squeeze(1).flatten(-2).movedim(-1, 1) for level in levels], dim=1).float()
 
 
-def build_gfl(settings: GFLSettings, class_names: Sequence[str]) -> GFLDetector:
-    """A GFL with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
-    backbone = build_backbone(settings)
-    towers = [tower(settings.fpn_channels, depth=settings.head_depth, norm=settings.head_norm) for _ in range(2)]
-    head = GFLHead(
-        *towers,
-        channels=settings.fpn_channels,
-        classes=len(class_names),
-        bins=settings.box_bins,
-        levels=len(settings.strides),
-        class_prior=settings.class_prior,
-        first_distance=settings.box_bias_init,
-    )
-    return GFLDetector(backbone, head, class_names=class_names, settings=settings)
-
-
 _SMALL = GFLSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32))
 
 FAMILY = Family(
     name="gfl",
     settings=GFLSettings,
     presets={"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL},
-    build=build_gfl,
+    build=GFLDetector,
 )
