@@ -77,9 +77,7 @@ def parse_detector(text: str) -> DetectorSettings:
 def settings_of(content: Mapping[str, Any], *, optional: Collection[str] = ()) -> DetectorSettings:
     """The settings that `DetectorSettings.to_dict`, or JSON made of it, holds.
 
-    Args:
-        content: the settings by key.
-        optional: keys to pass over where the family does not have them.
+    Keys in `optional` are passed over where the family does not have them.
 
     Raises:
         ConfigError: a key is unknown to the family or missing, or a value cannot be used.
@@ -107,12 +105,7 @@ def _required(key: str, content: Mapping[str, Any]) -> Any:
 def build_detector(settings: DetectorSettings, class_names: Sequence[str], *, seed: int) -> Detector:
     """A detector on the CPU, in training mode; the same weights for the same arguments.
 
-    Torch's random state is as before afterwards.
-
-    Args:
-        settings: what to build.
-        class_names: the data set's classes, in label order.
-        seed: of the weights that are drawn.
+    Torch's random state is as before afterwards. The class names are in label order.
 
     Raises:
         ConfigError: no class, a class twice, or settings that do not fit together.

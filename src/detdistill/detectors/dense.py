@@ -110,10 +110,8 @@ class Assignment:
 
     Attributes:
         matched: index into `boxes`, BACKGROUND, or LEFT_OUT of the loss.
-        boxes: the taught boxes of all images in a row, in pixels.
-        labels: their class slots.
-        image: image index of each positive anchor.
-        anchor: anchor index of each positive anchor.
+        boxes: the taught boxes of all images in a row, in pixels; `labels` are their class slots.
+        image: which image, and with `anchor` which of its anchors, each positive is.
         counts: anchors per level.
     """
 
@@ -145,12 +143,9 @@ class Assignment:
 def assign(
     matches: Sequence[Int64[Tensor, " n"]], targets: Sequence[Targets], *, counts: tuple[int, ...]
 ) -> Assignment:
-    """Joins the images' own matches.
+    """Joins the images' matches: indices into their own taught boxes (labels are class slots), BACKGROUND or LEFT_OUT.
 
-    Args:
-        matches: per image, index into its own boxes, BACKGROUND or LEFT_OUT.
-        targets: the taught objects of every image, labels in class slots.
-        counts: anchors per level.
+    `counts` are anchors per level.
     """
     firsts = accumulate((len(target.boxes) for target in targets[:-1]), initial=0)
     matched = torch.stack(

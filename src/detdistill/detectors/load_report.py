@@ -89,7 +89,6 @@ class LoadedDetector:
 
     Attributes:
         detector: on the CPU, in train mode, as freshly built.
-        report: which tensors matched.
         image: how its training images were prepared; empty where nobody said.
         class_names: in label order.
         extra: whatever else was saved beside it.
@@ -111,9 +110,9 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
         module: filled in place.
         tensors: by name.
         source: what the report and its error call the tensors.
-        current: the names are those of `module.state_dict()` as it is now. False: torch and torchvision may
-            rename what older versions of their layers wrote, by the versions that come with the tensors. A
-            safetensors file carries none, and torchvision would then rename tensors that need no renaming.
+        current: the names are those of `module.state_dict()` as it is now. False: torch and torchvision may rename what
+            older versions of their layers wrote, by the versions that come with the tensors. A safetensors file carries
+            none, and torchvision would then rename tensors that need no renaming.
     """
     mismatched: dict[str, ShapeMismatch] = {}
 

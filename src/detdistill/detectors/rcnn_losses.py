@@ -50,13 +50,8 @@ def mixed_seed(seed: int, stream: Stream) -> int:
 class SeededSampler:
     """Draws positives and negatives in a fixed proportion, as torchvision's sampler does, but from given seeds.
 
-    An image draws the same in any batch, on any device and whatever the global generator did before.
-
-    Attributes:
-        seeds: one per image.
-        stream: what the draw is for.
-        count: how many to draw per image at most.
-        positive_fraction: at most this share of them is positive.
+    An image draws the same in any batch, on any device and whatever the global generator did before: at most `count`
+    of which at most `positive_fraction` are positive.
     """
 
     seeds: tuple[int, ...]
@@ -94,13 +89,9 @@ def _drawn(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor
 
 @dataclass(frozen=True, slots=True)
 class RpnOutput:
-    """What the RPN's head said, in float32, with every level's cells and anchors in one row per image.
+    """What the RPN's head said, logits and encoded boxes in float32, with all levels' anchors in one row per image.
 
-    Attributes:
-        objectness: logits.
-        deltas: encoded boxes.
-        anchors: pixels of the padded image; the same for every image.
-        cells: anchors on every level.
+    `anchors` are in pixels of the padded image, the same for every image; `cells` says how many are on every level.
     """
 
     objectness: Float[Tensor, "b n"]
@@ -129,12 +120,10 @@ class SampledSums:
 
 @dataclass(frozen=True, slots=True)
 class SampledRegions:
-    """The regions that the second stage learns from, image after image.
+    """The regions that the second stage learns from: per image, in pixels of the padded batch image.
 
-    Attributes:
-        boxes: per image, in pixels of the padded batch image.
-        labels: the model's slots, 0 background; all images in one row.
-        targets: encoded boxes of the objects that the regions belong to; all images in one row.
+    `labels` (the model's slots, 0 background) and `targets` (encoded boxes of the regions' objects) have all images
+    in one row.
     """
 
     boxes: list[Float[Tensor, "_r 4"]]

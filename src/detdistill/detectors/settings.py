@@ -28,15 +28,12 @@ class DetectorSettings(ABC):
         fpn_channels: channels of every pyramid level.
         head_depth: convolutions before the prediction layers of the heads that read the pyramid.
         strides: pixels per cell of every level, fine to coarse, each twice the one before.
-        norm: the backbone's normalisation: "batch" as it comes; "frozen" = batch-norm that always uses its
-            stored statistics and never learns (what papers do with ImageNet weights and small batches);
-            "group" = every batch-norm replaced by group-norm.
+        norm: the backbone's: "batch" as it comes; "frozen" = batch-norm that always uses its stored statistics and
+            never learns (what papers do with ImageNet weights and small batches); "group" = group-norm in its place.
         fpn_norm: normalisation after the pyramid's convolutions; "none" is torchvision's.
-        freeze_stages: 0 = train everything; n = the backbone up to and including its maps of stride 2^(n+1)
-            keeps its weights and its statistics.
+        freeze_stages: 0 = train everything; n = the backbone keeps weights and statistics up to maps of stride 2^(n+1).
         pretrained: None = random weights; True = timm's own, downloaded; a path = a state dict in timm's names.
-        mean: subtracted from RGB in [0, 1], per channel.
-        std: what the difference is divided by, per channel.
+        mean: subtracted from RGB in [0, 1], per channel; the difference is divided by `std`.
         score_threshold: detections below this score are dropped.
         nms_threshold: of two boxes of a class that overlap more than this, the better stays.
         detections_per_image: most detections an image can have.

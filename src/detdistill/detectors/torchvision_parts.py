@@ -28,13 +28,7 @@ class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
     torchvision's own generator spaces them by image size // grid size, which is 53 instead of 64 where an image
     of 160 pixels has three cells, and computes them in the feature maps' dtype, which is too coarse in bfloat16.
 
-    Args:
-        sizes: anchor sizes in pixels, one tuple per level.
-        aspect_ratios: heights / widths, one tuple per level.
-        strides: pixels per cell of every level.
-
-    Raises:
-        ConfigError: there are more or fewer strides than levels.
+    Sizes are in pixels, ratios height / width, strides pixels per cell; one of each per level, else a `ConfigError`.
     """
 
     def __init__(
@@ -75,7 +69,7 @@ class ClassSlots(nn.Module):
         class_names: our classes.
         total: how many slots the model has.
         first: the first slot that can be a class: 1 where slot 0 is the background.
-        name: how messages call the detector.
+        name: of the detector, in messages.
 
     Raises:
         ConfigError: not one slot of its own for every class.

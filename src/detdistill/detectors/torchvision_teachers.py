@@ -99,10 +99,7 @@ def load_torchvision(text: str) -> LoadedDetector:
 
 
 def untrained_torchvision(text: str) -> Detector:
-    """One of torchvision's COCO detectors with random weights: its size and speed need no download.
-
-    Args:
-        text: ``"torchvision:NAME"``; a file behind an equals sign is not read.
+    """One of torchvision's COCO detectors (``"torchvision:NAME"``) with random weights: cost needs no download.
 
     Raises:
         ConfigError: the name is unknown.

@@ -73,13 +73,8 @@ def match_by_atss(
     the object's threshold is mean + standard deviation (of a sample) over its candidates, at most their highest
     overlap: where few levels hold a small object, none would reach the sum. A candidate learns the object when its
     overlap reaches the threshold and its point lies inside the box; one that could learn several takes the one it
-    overlaps most. Cells in the padding are background, so that an image's matches are its own.
-
-    Args:
-        boxes: of the image's objects, in pixels.
-        cells: of the padded grid.
-        size: height and width of the image in pixels.
-        scale: side of the anchors in strides.
+    overlaps most. Cells in the padding are background, so that an image's matches are its own. Boxes and `size`, height
+    and width of the image, are in pixels, `scale`, the side of the anchors, in strides.
     """
     background = torch.full_like(cells.points[:, 0], BACKGROUND, dtype=torch.int64)
     if len(boxes) == 0:
@@ -121,7 +116,7 @@ def valuable_region(
     """The cells around an image's positives that still see an object well enough to say where its edges are.
 
     Those inside the image that learn nothing and whose anchor's DIoU with an object (IoU − squared distance of the
-    centres / squared diagonal of the common hull) lies between a quarter of its threshold and the threshold. The
+    centres / squared diagonal of the common hull) lies between a quarter of its threshold and the threshold; the
     arguments are those of `match_by_atss`, which gave the match.
     """
     anchors, boxes = cells.anchors(scale)[:, None], boxes.float()

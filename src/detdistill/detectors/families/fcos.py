@@ -133,9 +133,5 @@ def _centreness(boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]) -> F
 
 _SMALL = FCOSSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32))
 
-FAMILY = Family(
-    name="fcos",
-    settings=FCOSSettings,
-    presets={"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL},
-    build=build_fcos,
-)
+_PRESETS = {"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL}
+FAMILY = Family("fcos", FCOSSettings, presets=_PRESETS, build=build_fcos)

@@ -205,9 +205,5 @@ def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "
 
 _SMALL = GFLSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32))
 
-FAMILY = Family(
-    name="gfl",
-    settings=GFLSettings,
-    presets={"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL},
-    build=GFLDetector,
-)
+_PRESETS = {"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL}
+FAMILY = Family("gfl", GFLSettings, presets=_PRESETS, build=GFLDetector)

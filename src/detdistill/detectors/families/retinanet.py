@@ -127,9 +127,5 @@ _SMALL = RetinaNetSettings(
     backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32), head_norm="group", anchor_scale=2.0
 )
 
-FAMILY = Family(
-    name="retinanet",
-    settings=RetinaNetSettings,
-    presets={"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL},
-    build=build_retinanet,
-)
+_PRESETS = {"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL}
+FAMILY = Family("retinanet", RetinaNetSettings, presets=_PRESETS, build=build_retinanet)
