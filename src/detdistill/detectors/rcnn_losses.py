@@ -120,7 +120,7 @@ class SampledSums:
 
 @dataclass(frozen=True, slots=True)
 class SampledRegions:
-    """The regions that the second stage learns from: per image, in pixels of the padded batch image.
+    """The regions that the second stage learns from: `boxes` per image, in pixels of the padded batch image.
 
     `labels` (the model's slots, 0 background) and `targets` (encoded boxes of the regions' objects) have all images
     in one row.

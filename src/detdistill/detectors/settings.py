@@ -13,8 +13,6 @@ Norm = Literal["batch", "frozen", "group"]
 FpnNorm = Literal["none", "batch", "group"]
 HeadNorm = Literal["none", "group"]
 
-MAX_FREEZE_STAGES = 4
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorSettings(ABC):
@@ -61,14 +59,13 @@ class DetectorSettings(ABC):
         self.require_at_least_one("fpn_channels", "detections_per_image")
         self.require_between_0_and_1("nms_threshold")
         self.require("head_depth", self.head_depth >= 0, "be 0 or more", remedy="2 to 4 is usual.")
-        stages = 0 <= self.freeze_stages <= MAX_FREEZE_STAGES
-        self.require("freeze_stages", stages, f"be 0 to {MAX_FREEZE_STAGES}", remedy="0 trains the whole backbone.")
+        self.require("freeze_stages", 0 <= self.freeze_stages <= 4, "be 0 to 4", remedy="0 trains the whole backbone.")
         doubling = all(coarse == 2 * fine for fine, coarse in zip(self.strides, self.strides[1:], strict=False))
         power = bool(self.strides) and self.strides[0] >= 2 and self.strides[0].bit_count() == 1
         expected = "be powers of two, each twice the one before"
         self.require("strides", doubling and power, expected, remedy="Write for example (8, 16, 32).")
-        score = 0 <= self.score_threshold < 1
-        self.require("score_threshold", score, "be at least 0 and below 1", remedy="0.05 is usual.")
+        score = self.score_threshold
+        self.require("score_threshold", 0 <= score < 1, "be at least 0 and below 1", remedy="0.05 is usual.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
                 f"detector.mean and detector.std must be three numbers each, std positive, got {self.mean} "

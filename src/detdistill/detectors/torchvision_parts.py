@@ -65,14 +65,11 @@ class ClassSlots(nn.Module):
     """Which of a model's class slots is which of our classes; holds no weights.
 
     Args:
-        slots: the model's slot of every class, in label order; None for one after the other from `first`.
-        class_names: our classes.
+        slots: the model's slot of every class, each its own; None for one after the other from `first`.
+        class_names: our classes, in label order.
         total: how many slots the model has.
         first: the first slot that can be a class: 1 where slot 0 is the background.
         name: of the detector, in messages.
-
-    Raises:
-        ConfigError: not one slot of its own for every class.
     """
 
     slots: Tensor

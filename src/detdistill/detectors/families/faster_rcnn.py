@@ -78,9 +78,6 @@ class FasterRCNNDetector(Detector):
         name: how messages call the detector.
         class_slots: the model's own class index of every label, 1 or more as 0 is the background. None: label + 1.
         settings: what it was built from, so that it can be saved; None where torchvision's builder made it.
-
-    Raises:
-        ConfigError: the slots do not fit the class names or the model.
     """
 
     def __init__(

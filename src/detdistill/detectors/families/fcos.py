@@ -20,6 +20,7 @@ from detdistill.detectors.dense import BACKGROUND, all_background, assign, focal
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors
+from detdistill.gfl.assign import box_distances
 from detdistill.types import Targets, TaskLoss
 
 _LARGEST_AREA = 1e8  # torchvision's: of several boxes a cell takes the one with the largest 1e8 − area
@@ -91,7 +92,7 @@ def fcos_loss(
     box, centre, positives = given.by_level(given.spread(overlap)), given.spread(central).sum(dim=1), given.positives()
     total = (classification.sum() + box.sum() + centre.sum()) / positives.sum().clamp(min=1)
     if not per_image:
-        return TaskLoss(total=total)
+        return TaskLoss(total)
     each = positives.clamp(min=1)
     classification, box = classification / each[:, None], box / each[:, None]
     return TaskLoss(total, strides, classification, box, other={"centerness": centre / each})
@@ -114,9 +115,8 @@ def match_by_centre(
     lower, upper = sides * 4, sides * 8
     lower[: counts[0]] = 0
     upper[sum(counts) - counts[-1] :] = float("inf")
-    before, behind = points - boxes[:, :2], boxes[:, 2:] - points
-    nearest = torch.minimum(before, behind).amin(dim=2)
-    farthest = torch.maximum(before, behind).amax(dim=2)
+    edges = box_distances(boxes, points)
+    nearest, farthest = edges.amin(dim=2), edges.amax(dim=2)
     off_centre = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs().amax(dim=2)
     learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

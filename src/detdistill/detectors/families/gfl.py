@@ -56,8 +56,8 @@ class GFLSettings(DetectorSettings):
         self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
         self.require("box_bins", self.box_bins >= 2, "be 2 or more", remedy="17 is usual.")
         last = self.box_bins - 1
-        inside = 0 < self.box_bias_init < last
-        self.require("box_bias_init", inside, f"lie between 0 and the last of GFL's bins, {last}")
+        expected = f"lie between 0 and the last of GFL's bins, {last}"
+        self.require("box_bias_init", 0 < self.box_bias_init < last, expected)
 
 
 class GFLHead(nn.Module):
