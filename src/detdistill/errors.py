@@ -34,15 +34,9 @@ class MissingDependencyError(DistillError, ImportError):
 
 
 def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
-    """The remedy sentence for a misspelt name: the closest known name, or all of them.
+    """The remedy sentence for a misspelt name: ``"Did you mean 'x'?"`` where one is close, else all known names.
 
-    Args:
-        word: what was written.
-        known: the names that exist.
-        listed: whether the sentence before has named them all already.
-
-    Returns:
-        ``"Did you mean 'x'?"`` where one is close, else ``"Known: a, b, c."``, or ``"Choose one of them."``.
+    `listed`: the sentence before has named them all already, so that the remedy is ``"Choose one of them."``.
     """
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)

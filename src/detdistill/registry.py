@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from detdistill.errors import ConfigError, suggestion
@@ -41,12 +42,8 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
     """
 
     def __init__(self, what: str, *, group: str, package: str, attribute: str, entry_type: type[Entry]) -> None:
-        self.what = what
-        self.group = group
-        self._package = package
-        self._attribute = attribute
-        self._type = entry_type
-        self._entries: dict[str, Entry] | None = None
+        self.what, self.group = what, group
+        self._package, self._attribute, self._type = package, attribute, entry_type
         self._added: dict[str, Entry] = {}
 
     def register(self, entry: Entry) -> Entry:
@@ -55,29 +52,19 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         Raises:
             ConfigError: it is of another kind, or has the name of one that is not added here.
         """
-        checked = self._checked(entry, "register()")
-        if checked.name in self._found() and checked.name not in self._added:
+        name = self._checked(entry, "register()").name
+        if name in self._found and name not in self._added:
             raise ConfigError(
-                f"The {self.what} to register must have a name of its own, got '{checked.name}', which there is. "
-                "Rename it."
+                f"The {self.what} to register must have a name of its own, got '{name}', which there is. Rename it."
             )
-        self._added[checked.name] = checked
+        self._added[name] = entry
         return entry
 
-    def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
-        return tuple(self)
-
     def __getitem__(self, name: str) -> Entry:
-        """The entry of that name.
-
-        Raises:
-            KeyError: there is none; `find` says so in a sentence.
-        """
-        return self._added[name] if name in self._added else self._found()[name]
+        return self._added[name] if name in self._added else self._found[name]
 
     def find(self, name: str) -> Entry:
-        """The entry of that name, for a name that a user wrote.
+        """The entry of a name that a user wrote.
 
         Raises:
             ConfigError: there is none.
@@ -89,24 +76,23 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
         return self[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self._found(), *self._added}))
+        return iter(sorted({*self._found, *self._added}))
 
     def __len__(self) -> int:
-        return len({*self._found(), *self._added})
+        return len({*self._found, *self._added})
 
+    @cached_property
     def _found(self) -> dict[str, Entry]:
-        if self._entries is None:
-            entries = {entry.name: entry for entry in self._own()}
-            for point in importlib.metadata.entry_points(group=self.group):
-                entry = self._checked(_loaded(point, self.what), f"entry point '{point.name}' of {self.group}")
-                if entry.name in entries:
-                    raise ConfigError(
-                        f"The {self.what} of the entry point '{point.name}' of {self.group} must have a name of its "
-                        f"own, got '{entry.name}', which there is. Uninstall one of the packages that add it."
-                    )
-                entries[entry.name] = entry
-            self._entries = entries
-        return self._entries
+        entries = {entry.name: entry for entry in self._own()}
+        for point in importlib.metadata.entry_points(group=self.group):
+            entry = self._checked(_loaded(point, self.what), f"entry point '{point.name}' of {self.group}")
+            if entry.name in entries:
+                raise ConfigError(
+                    f"The {self.what} of the entry point '{point.name}' of {self.group} must have a name of its own, "
+                    f"got '{entry.name}', which there is. Uninstall one of the packages that add it."
+                )
+            entries[entry.name] = entry
+        return entries
 
     def _own(self) -> Iterator[Entry]:
         package = importlib.import_module(self._package)

@@ -55,15 +55,12 @@ class Targets:
     def taught(self) -> Targets:
         """The objects that training uses: all that are not flagged as ignored."""
         keep = ~self.ignored
-        return Targets(boxes=self.boxes[keep], labels=self.labels[keep], ignored=self.ignored[keep])
+        return Targets(self.boxes[keep], self.labels[keep], self.ignored[keep])
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device."""
-        return Targets(
-            boxes=self.boxes.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            ignored=self.ignored.to(device, non_blocking=True),
-        )
+        boxes, labels, ignored = self.boxes, self.labels, self.ignored
+        return Targets(*(tensor.to(device, non_blocking=True) for tensor in (boxes, labels, ignored)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +68,14 @@ class Batch:
     """Images resized and padded once, with everything that belongs to them.
 
     Attributes:
-        images: RGB in [0, 1]; pixels outside an image's own size are padding (their value never matters:
-            each adapter zeroes them after normalising).
+        images: RGB in [0, 1]; pixels outside an image's own size are padding, whose value never matters: each adapter
+            zeroes them after normalising.
         sizes: height and width in pixels of each image inside the padded grid.
         stored_sizes: height and width in pixels of each image as stored on disk; detections are mapped back to it.
         targets: ground truth, in pixels of the padded batch image.
-        image_ids: the data set's own image ids.
-        seeds: one non-negative integer per image, a function of (seed, epoch, index): what a detector
-            draws at random for that image is drawn from a generator seeded with it.
+        image_ids: the data set's own.
+        seeds: one integer ≥ 0 per image, a function of (seed, epoch, index): what a detector draws at random for that
+            image is drawn from a generator seeded with it.
         twins: further versions of `images` that underwent the same geometry, by name.
     """
 
@@ -105,7 +102,8 @@ class Batch:
     def part(self, first: int, last: int) -> Batch:
         """The images `first` to `last` (not included), on the same padded grid."""
         part = slice(first, last)
-        return Batch(
+        return replace(
+            self,
             images=self.images[part],
             sizes=self.sizes[part],
             stored_sizes=self.stored_sizes[part],
@@ -149,10 +147,9 @@ class BoxDistributions:
 class TaskLoss:
     """A detector's own training loss against the ground truth.
 
-    `total` is what the detector trains on, with its own normaliser over the batch. The rest is each image
-    alone, weighted as in the total, present where `Need.IMAGE_LOSSES` was asked for: for a batch of one image
-    the levels and the image-only parts add up to the total. `other` (centerness, distribution focal loss, ...)
-    never enters AID's weight.
+    `total` is what the detector trains on, with its own normaliser over the batch. The rest is each image alone,
+    weighted as in the total, where `Need.IMAGE_LOSSES` was asked for: for a batch of one image the parts add up to
+    the total. `other` (centerness, distribution focal loss, ...) never enters AID's weight.
     """
 
     total: Float[Tensor, ""]
@@ -185,10 +182,7 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a term returns: one non-negative cost per image and pyramid level, never a scalar.
-
-    A stride of None marks a column that belongs to no level (a box, RoI or query term).
-    """
+    """What a term returns: a cost ≥ 0 per image and pyramid level; stride None is a column of no level (a RoI term)."""
 
     values: Float[Tensor, "b l"]
     strides: tuple[int | None, ...]
@@ -196,12 +190,11 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """All that a trainer ever sees of a step.
+    """All that a trainer ever sees of a step; only `total`, which `backward` is called on, is not detached.
 
     Attributes:
-        total: what to call `backward` on.
-        parts: ``"task"`` and each term's loss after weight, gain and warm-up; they add up to `total`. Detached.
-        diagnostics: figures that explain, by name. Detached scalars on the step's device.
+        parts: ``"task"`` and each term's loss after weight, gain and warm-up; they add up to `total`.
+        diagnostics: figures that explain, by name.
     """
 
     total: Float[Tensor, ""]

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.families.fcos import FCOSSettings
-from detdistill.detectors.families.gfl import GFLDetector
+from detdistill.detectors.families.gfl import GFLDetector, first_logits
 from detdistill.detectors.torchvision_dense import torchvision_loss
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.gfl.assign import box_distances, box_overlaps, boxes_at, make_cells, match_by_atss
 from detdistill.gfl.losses import expected_distances
-from detdistill.gfl.network import first_logits
 from detdistill.types import Batch, Need
 from scenes_in_memory import CLASSES, scene_batch, targets_of, tiny_settings, tiny_student
 

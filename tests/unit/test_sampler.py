@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from detdistill.detectors.sampler import SeededSampler, Stream, mixed_seed
+from detdistill.detectors.rcnn_losses import SeededSampler, Stream, mixed_seed
 
 
 def test_sampler_counts_and_proportion() -> None:

@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from detdistill.detectors.families.faster_rcnn import FasterRCNNDetector, FasterRCNNSettings, build_faster_rcnn
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.detectors.sampler import SeededSampler, Stream
+from detdistill.detectors.rcnn_losses import SeededSampler, Stream
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, ClassKind, Need, Targets
 
@@ -150,8 +150,7 @@ def test_every_level_gets_the_anchors_that_stand_on_it() -> None:
     with torch.no_grad():
         seen = detector(batch, ALL)
         _, deltas = rpn.head(list(seen.pyramid.levels))
-        grids = [tuple(level.shape[-2:]) for level in seen.pyramid.levels]
-        by_level = rpn.anchor_generator.anchors(grids, device=batch.images.device)
+        by_level = rpn.anchor_generator.anchors(seen.pyramid.levels)
         anchors = torch.cat(by_level)
         (labels,), (matched,) = rpn.assign_targets_to_anchors([anchors], [{"boxes": batch.targets[0].boxes}])
         old = rpn.fg_bg_sampler
@@ -293,7 +292,7 @@ def test_no_proposals_at_all_give_zero_second_stage_losses_and_no_detections() -
 
 def test_anchors_use_nominal_strides_where_the_image_does_not_divide(detector: FasterRCNNDetector) -> None:
     # 160 px at stride 64 is 3 cells: torchvision's generator would space them by 160 // 3 = 53.
-    anchors = detector.model.rpn.anchor_generator.anchors([(1, 1), (1, 1), (1, 1), (1, 1), (2, 3)], device="cpu")
+    anchors = detector.model.rpn.anchor_generator.anchors([*[torch.zeros(1, 1)] * 4, torch.zeros(2, 3)])
     centres = anchors[-1].reshape(2, 3, 3, 4).unflatten(-1, (2, 2)).mean(dim=-2)
     assert centres[0, :, 0, 0].tolist() == [0.0, 64.0, 128.0]
     assert centres[:, 0, 0, 1].tolist() == [0.0, 64.0]

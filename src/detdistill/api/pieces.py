@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 if TYPE_CHECKING:
     from detdistill.data.transforms import ImageSettings
     from detdistill.detectors.base import Detector
-    from detdistill.detectors.loaded import LoadedDetector
+    from detdistill.detectors.load_report import LoadedDetector
     from detdistill.detectors.settings import DetectorSettings
     from detdistill.jobs.opening import OpenedSplit
     from detdistill.jobs.settings import RunConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, Self
@@ -21,28 +21,19 @@ from detdistill.detectors.load_report import load_tensors
 from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.errors import ConfigError, MissingDependencyError
 
-CHANNELS_PER_GROUP = 8
-MAX_GROUPS = 32
 # A file that is no checkpoint fails wherever torch's unpickler happens to trip over it.
-_BROKEN_FILE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    UnpicklingError,
-    SafetensorError,
-)
-# Transformers with windows accept other image sizes than their own only when told so.
-_BUILD_ARGUMENTS: dict[str, dict[str, Any]] = {"swin_": {"strict_img_size": False}}
+_UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
+_BROKEN_FILE = (*_UNREADABLE, UnpicklingError, SafetensorError)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Group-norm whose groups fit the width: at most 32 of them, at least 8 channels each (or one group)."""
-    most = max(1, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP))
+    most = max(1, min(32, channels // 8))
     return nn.GroupNorm(max(groups for groups in range(1, most + 1) if channels % groups == 0), channels)
+
+
+_FPN_NORMS: dict[str, Callable[[int], nn.Module] | None]
+_FPN_NORMS = {"none": None, "batch": nn.BatchNorm2d, "group": group_norm}
 
 
 class ExtraLevels(ExtraFPNBlock):  # type: ignore[misc]
@@ -71,30 +62,19 @@ class ExtraLevels(ExtraFPNBlock):  # type: ignore[misc]
 class PyramidBackbone(nn.Module):
     """Normalised images in, pyramid levels out, fine to coarse; torchvision's detectors accept it as `backbone`.
 
-    Attributes:
-        strides: nominal pixels per cell of every level.
-        out_channels: channels of every level.
-        level_names: the keys of the output: "0", "1", ... and "pool" for a level that only subsamples.
+    The levels' names are "0", "1", ... and "pool" for one that only subsamples.
     """
 
     def __init__(
-        self,
-        body: nn.Module,
-        fpn: FeaturePyramidNetwork,
-        *,
-        strides: tuple[int, ...],
-        out_channels: int,
-        level_names: tuple[str, ...],
-        channels_last_axis: bool,
-        frozen: Sequence[nn.Module],
+        self, body: Any, fpn: FeaturePyramidNetwork, settings: DetectorSettings, *, pools: bool, frozen: list[nn.Module]
     ) -> None:
         super().__init__()
         self.body = body
         self.fpn = fpn
-        self.strides = strides
-        self.out_channels = out_channels
-        self.level_names = level_names
-        self._channels_last_axis = channels_last_axis
+        self.out_channels = settings.fpn_channels
+        levels = [str(level) for level in range(len(settings.strides))]
+        self._level_names = [*levels[:-1], "pool"] if pools else levels
+        self._channels_last_axis = "NHWC" in str(getattr(body, "output_fmt", ""))
         names = {id(module): name for name, module in body.named_modules()}
         self._frozen_names = tuple(names[id(module)] for module in frozen)
         self.train(self.training)
@@ -104,8 +84,8 @@ class PyramidBackbone(nn.Module):
         maps = self.body(images)
         if self._channels_last_axis:
             maps = [level.permute(0, 3, 1, 2).contiguous() for level in maps]
-        levels = self.fpn(OrderedDict(zip(self.level_names, maps, strict=False)))
-        return OrderedDict(zip(self.level_names, levels.values(), strict=True))
+        levels = self.fpn(OrderedDict(zip(self._level_names, maps, strict=False)))
+        return OrderedDict(zip(self._level_names, levels.values(), strict=True))
 
     def train(self, mode: bool = True) -> Self:
         """As always, except that what is frozen stays in eval mode."""
@@ -118,18 +98,15 @@ class PyramidBackbone(nn.Module):
 def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"] = "conv") -> PyramidBackbone:
     """The timm backbone that a detector's settings ask for, with an FPN that gives maps at exactly `settings.strides`.
 
-    Strides the backbone has come from it; coarser ones are added after the FPN. Weights that are not
-    `settings.pretrained` are drawn from torch's global CPU generator.
-
-    Args:
-        settings: their shared keys decide.
-        extra: how coarser levels come about: convolutions of stride 2, or (one level only) subsampling.
+    Strides the backbone has come from it; coarser ones are added after the FPN: by convolutions of stride 2, or (one
+    level only) by subsampling, as `extra` says. Weights that are not `settings.pretrained` are drawn from torch's
+    global CPU generator.
 
     Raises:
         ConfigError: unknown name, strides that the backbone does not have, weights that do not fit.
         MissingDependencyError: `settings.pretrained` is True and the weights cannot be downloaded.
     """
-    name, strides = settings.backbone, settings.strides
+    name, strides, channels = settings.backbone, settings.strides, settings.fpn_channels
     check_backbone(name)
     indices, extras = _choose_levels(name, strides)
     body = _create_body(name, indices, pretrained=settings.pretrained)
@@ -137,37 +114,23 @@ def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"]
         _replace_batch_norm(body)
     frozen = _freeze(body, stages=settings.freeze_stages)
     if settings.norm == "frozen":
-        for module in body.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(False)
-                frozen.append(module)
-    layers: dict[str, Callable[[int], nn.Module] | None]
-    layers = {"none": None, "batch": nn.BatchNorm2d, "group": group_norm}
-    if extra == "pool" and extras > 1:
+        norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
+        frozen += [module.requires_grad_(False) for module in norms]
+    pools = bool(extras) and extra == "pool"
+    if pools and extras > 1:
         raise ConfigError(
             f"detector.strides must ask for at most one level beyond the backbone '{name}', got {strides}. "
             "Leave out the coarsest."
         )
-    block: ExtraFPNBlock | None = None
-    if extras:
-        block = LastLevelMaxPool() if extra == "pool" else ExtraLevels(settings.fpn_channels, extras)
-    fpn = FeaturePyramidNetwork(
-        body.feature_info.channels(), settings.fpn_channels, extra_blocks=block, norm_layer=layers[settings.fpn_norm]
-    )
-    level_names = tuple(str(level) for level in range(len(strides)))
-    return PyramidBackbone(
-        body,
-        fpn,
-        strides=strides,
-        out_channels=settings.fpn_channels,
-        level_names=(*level_names[:-1], "pool") if extras and extra == "pool" else level_names,
-        channels_last_axis="NHWC" in str(getattr(body, "output_fmt", "")),
-        frozen=frozen,
-    )
+    block = LastLevelMaxPool() if pools else ExtraLevels(channels, extras) if extras else None
+    norm = _FPN_NORMS[settings.fpn_norm]
+    fpn = FeaturePyramidNetwork(body.feature_info.channels(), channels, extra_blocks=block, norm_layer=norm)
+    return PyramidBackbone(body, fpn, settings, pools=pools, frozen=frozen)
 
 
 def _build_arguments(name: str) -> dict[str, Any]:
-    return next((arguments for start, arguments in _BUILD_ARGUMENTS.items() if name.startswith(start)), {})
+    # Transformers with windows accept other image sizes than their own only when told so.
+    return {"strict_img_size": False} if name.startswith("swin_") else {}
 
 
 def _choose_levels(name: str, strides: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
@@ -229,15 +192,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return content
 
 
+def _names_in_extractor(name: str) -> tuple[str, ...]:
+    """timm's feature extractors keep a module's name, flatten the first dot, or put the model below "model"."""
+    return name, name.replace(".", "_", 1), f"model.{name}"
+
+
 def _load_body(body: Any, name: str, path: Path) -> None:
-    """Loads the file's tensors into the feature extractor, or says what does not fit."""
     given, wanted = read_state_dict(path), body.state_dict()
     with torch.device("meta"):
         whole = timm.create_model(name, **_build_arguments(name)).state_dict()
     named: dict[str, Tensor] = {}
     for key, value in given.items():
-        # timm's feature extractors keep a module's name, flatten the first dot, or put the model below "model".
-        inside = next((k for k in (key, key.replace(".", "_", 1), f"model.{key}") if k in wanted), None)
+        inside = next((name for name in _names_in_extractor(key) if name in wanted), None)
         if inside is not None or key not in whole:
             named[inside or key] = value
     report = load_tensors(body, named, source=str(path))
@@ -253,21 +219,14 @@ def _freeze(body: Any, *, stages: int) -> list[nn.Module]:
     if stages == 0:
         return []
     last = max((i for i in body.feature_info.info if i["reduction"] <= 2 ** (stages + 1)), key=lambda i: i["reduction"])
-    prefixes = {last["module"], last["module"].replace(".", "_", 1), f"model.{last['module']}"}
-    modules = list(body.named_modules())
-    reached = [
-        index
-        for index, (name, _) in enumerate(modules)
-        if any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
-    ]
-    for _, module in modules[1 : max(reached, default=0) + 1]:
+    starts = tuple(f"{name}." for name in _names_in_extractor(last["module"]))
+    names, modules = zip(*body.named_modules(), strict=True)
+    reached = [index for index, name in enumerate(names) if f"{name}.".startswith(starts)]
+    for module in modules[1 : max(reached, default=0) + 1]:
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
-    return [
-        module
-        for _, module in modules[1:]
-        if any(True for _ in module.parameters()) and not any(p.requires_grad for p in module.parameters())
-    ]
+    learning = ((module, [one.requires_grad for one in module.parameters()]) for module in modules[1:])
+    return [module for module, learns in learning if learns and not any(learns)]
 
 
 def _replace_batch_norm(module: nn.Module) -> None:

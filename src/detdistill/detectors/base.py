@@ -13,6 +13,8 @@ from torch import nn
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid
 
+LOSS_NEEDS = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
+
 
 @dataclass(frozen=True, slots=True)
 class PyramidLayout:
@@ -47,14 +49,11 @@ class BoxLayout:
 
 @dataclass(frozen=True, slots=True)
 class DetectorSpec:
-    """What a detector is and offers.
+    """What a detector is and offers; a layout is None where it does not offer such maps.
 
     Attributes:
         name: how messages call it, such as ``"fcos/resnet18"``.
         class_names: the data set's names, in label order.
-        pyramid: layout of the feature maps.
-        class_logits: layout of the dense class scores, None where there are none.
-        box_distributions: layout of the box distributions, None where there are none.
         two_stage: whether a second stage refines proposals.
     """
 
@@ -88,12 +87,9 @@ class Detector(nn.Module, ABC):
         """What the heads see on `pyramid` (any pyramid of this detector's layout, its own or another's).
 
         Args:
-            pyramid: feature maps; gradients flow through them.
+            pyramid: gradients flow through it; the observation's own.
             batch: image sizes, targets (for the losses) and seeds (for sampling).
             needs: which parts to compute.
-
-        Returns:
-            An observation whose `pyramid` is the given one.
         """
 
     @abstractmethod

@@ -56,16 +56,13 @@ FAMILIES: Registry[Family] = Registry(
 
 
 def parse_detector(text: str) -> DetectorSettings:
-    """The settings behind a short name: ``family/preset`` or ``family/timm-backbone``.
-
-    Args:
-        text: such as ``"fcos/tiny"`` or ``"retinanet/resnet18"``.
+    """The settings behind a short name: ``family/preset`` or ``family/timm-backbone``, as ``"retinanet/resnet18"``.
 
     Raises:
         ConfigError: no slash, an unknown family, or neither a preset nor a timm backbone.
     """
-    name, slash, rest = text.partition("/")
-    if not slash or not rest:
+    name, _, rest = text.partition("/")
+    if not rest:
         raise ConfigError(
             f"A detector must be written FAMILY/BACKBONE or FAMILY/PRESET, got '{text}'. "
             "Write for example fcos/resnet18."
@@ -80,42 +77,35 @@ def parse_detector(text: str) -> DetectorSettings:
 def settings_of(content: Mapping[str, Any], *, optional: Collection[str] = ()) -> DetectorSettings:
     """The settings that `DetectorSettings.to_dict`, or JSON made of it, holds.
 
-    Args:
-        content: the settings by key, `family` and `backbone` among them.
-        optional: keys to pass over where the family does not have them.
+    Keys in `optional` are passed over where the family does not have them.
 
     Raises:
         ConfigError: a key is unknown to the family or missing, or a value cannot be used.
     """
-    _require_key("family", content)
-    family = FAMILIES.find(str(content["family"]))
-    known = family.keys
-    values: dict[str, Any] = {}
-    for key, value in content.items():
-        if key in known:
-            values[key] = tuple(value) if isinstance(value, list) else value
-        elif key not in optional:
-            raise ConfigError(
-                f"The settings of {family.name} must have known keys, got '{key}'. {suggestion(key, known)}"
-            )
-    _require_key("backbone", content)
+    family = FAMILIES.find(str(_required("family", content)))
+    unknown = [key for key in content if key not in family.keys and key not in optional]
+    if unknown:
+        raise ConfigError(
+            f"The settings of {family.name} must have known keys, got '{unknown[0]}'. "
+            f"{suggestion(unknown[0], family.keys)}"
+        )
+    _required("backbone", content)
+    known = {key: value for key, value in content.items() if key in family.keys}
+    values: dict[str, Any]
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
     return family.settings(**values)
 
 
-def _require_key(key: str, content: Mapping[str, Any]) -> None:
+def _required(key: str, content: Mapping[str, Any]) -> Any:
     if key not in content:
         raise ConfigError(f"The detector's settings must have the key '{key}', got none. Add it.")
+    return content[key]
 
 
 def build_detector(settings: DetectorSettings, class_names: Sequence[str], *, seed: int) -> Detector:
     """A detector on the CPU, in training mode; the same weights for the same arguments.
 
-    Torch's random state is as before afterwards.
-
-    Args:
-        settings: what to build.
-        class_names: the data set's classes, in label order.
-        seed: of the weights that are drawn.
+    Torch's random state is as before afterwards. The class names are in label order.
 
     Raises:
         ConfigError: no class, a class twice, or settings that do not fit together.

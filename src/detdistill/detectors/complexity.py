@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detdistill.detectors.base import Detector, evaluating
@@ -18,6 +17,7 @@ from detdistill.types import Batch, Need, Targets
 
 FEATURES, HEADS, SECOND_STAGE = "backbone and pyramid", "heads", "second stage"
 _LEAST_SIDE_PX = 32
+_WARM_UP = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,87 +43,62 @@ class Complexity:
 
 
 def complexity(detector: Detector, *, height: int, width: int) -> Complexity:
-    """Counts parameters, and what one image costs by torch's own counter.
+    """Counts parameters, and what one image of `height` × `width` pixels costs by torch's own counter, in eval mode.
 
     Normalisation, activations, pooling and the sorting-out of boxes are not counted. A second stage is counted for
     the full number of proposals it may look at, so that weights and image do not matter.
 
-    Args:
-        detector: is put into eval mode for the while.
-        height: of the image in pixels, 32 or more.
-        width: likewise.
-
     Raises:
-        ConfigError: the size is too small.
+        ConfigError: a side is below 32 pixels.
     """
-    _require_size(height, width)
-    device = next(detector.parameters()).device
-    batch = plain_batch(height, width, device=device)
+    batch, proposals = _noise(detector, height, width), None
     with evaluating(detector):
-        features = _macs(lambda: detector.extract(batch))
-        parts, proposals = _head_macs(detector, batch, features)
-    return Complexity(
-        parameters=_count(detector, trainable=False),
-        trainable=_count(detector, trainable=True),
-        macs={FEATURES: features, **parts},
-        proposals=proposals,
-    )
+        macs = {FEATURES: _macs(lambda: detector.extract(batch))}
+        if isinstance(detector, FasterRCNNDetector):
+            pyramid, heads = detector.extract(batch), detector.model.roi_heads
+            proposals = int(detector.model.rpn._post_nms_top_n["testing"])
+            cells = heads.box_roi_pool.output_size
+            pooled = torch.zeros((proposals, detector.spec.pyramid.channels, *cells), device=batch.images.device)
+            macs[HEADS] = _macs(lambda: detector.observe(pyramid, batch, {Need.CLASS_LOGITS}))
+            macs[SECOND_STAGE] = _macs(lambda: heads.box_predictor(heads.box_head(pooled)))
+        else:
+            macs[HEADS] = _macs(lambda: detector.detect(batch)) - macs[FEATURES]
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in detector.parameters()]
+    return Complexity(sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns), macs, proposals)
 
 
 def seconds_per_image(detector: Detector, *, height: int, width: int, rounds: int = 10) -> float:
-    """Median time of detecting in one image of noise, sorting-out of boxes included; two rounds warm up.
-
-    Args:
-        detector: runs where it is; is put into eval mode for the while.
-        height: of the image in pixels, 32 or more.
-        width: likewise.
-        rounds: how many times, 1 or more.
+    """Median time of detecting in one image of noise, in eval mode, sorting-out of boxes included; two rounds warm up.
 
     Raises:
-        ConfigError: the size or the rounds are too small.
+        ConfigError: a side is below 32 pixels, or the rounds below 1.
     """
-    _require_size(height, width)
+    batch = _noise(detector, height, width)
     if rounds < 1:
         raise ConfigError(f"The rounds of timing must be 1 or more, got {rounds}. 10 is usual.")
-    device = next(detector.parameters()).device
-    batch = plain_batch(height, width, device=device)
     times: list[float] = []
     with evaluating(detector):
-        for _ in range(2 + rounds):
-            _wait(device)
+        for _ in range(_WARM_UP + rounds):
+            _wait(batch.images.device)
             begin = time.perf_counter()
             detector.detect(batch)
-            _wait(device)
+            _wait(batch.images.device)
             times.append(time.perf_counter() - begin)
-    return statistics.median(times[2:])
+    return statistics.median(times[_WARM_UP:])
 
 
-def plain_batch(height: int, width: int, *, device: torch.device) -> Batch:
-    """One image of noise without objects."""
+def _noise(detector: Detector, height: int, width: int) -> Batch:
+    """One image without objects, where the detector is."""
+    if min(height, width) < _LEAST_SIDE_PX:
+        raise ConfigError(
+            f"The image's height and width must be {_LEAST_SIDE_PX} pixels or more, got {height} and {width}. "
+            "224 224 is what AID's table fits."
+        )
     images = torch.rand((1, 3, height, width), generator=torch.Generator().manual_seed(0))
-    nothing = Targets(
-        boxes=torch.zeros((0, 4)),
-        labels=torch.zeros(0, dtype=torch.int64),
-        ignored=torch.zeros(0, dtype=torch.bool),
-    )
+    nothing = Targets(torch.zeros((0, 4)), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
     size = ((height, width),)
-    return Batch(images=images, sizes=size, stored_sizes=size, targets=(nothing,), image_ids=(0,), seeds=(0,)).to(
-        device
-    )
-
-
-def _head_macs(detector: Detector, batch: Batch, features: int) -> tuple[dict[str, int], int | None]:
-    if not isinstance(detector, FasterRCNNDetector):
-        return {HEADS: _macs(lambda: detector.detect(batch)) - features}, None
-    pyramid = detector.extract(batch)
-    heads = detector.model.roi_heads
-    proposals = int(detector.model.rpn._post_nms_top_n["testing"])
-    cells = heads.box_roi_pool.output_size
-    pooled = torch.zeros((proposals, detector.spec.pyramid.channels, *cells), device=batch.images.device)
-    return {
-        HEADS: _macs(lambda: detector.observe(pyramid, batch, {Need.CLASS_LOGITS})),
-        SECOND_STAGE: _macs(lambda: heads.box_predictor(heads.box_head(pooled))),
-    }, proposals
+    batch = Batch(images, sizes=size, stored_sizes=size, targets=(nothing,), image_ids=(0,), seeds=(0,))
+    return batch.to(next(detector.parameters()).device)
 
 
 def _macs(run: Callable[[], object]) -> int:
@@ -131,18 +106,6 @@ def _macs(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops()) // 2
-
-
-def _count(module: nn.Module, *, trainable: bool) -> int:
-    return sum(one.numel() for one in module.parameters() if one.requires_grad or not trainable)
-
-
-def _require_size(height: int, width: int) -> None:
-    if min(height, width) < _LEAST_SIDE_PX:
-        raise ConfigError(
-            f"The image's height and width must be {_LEAST_SIDE_PX} pixels or more, got {height} and {width}. "
-            "224 224 is what AID's table fits."
-        )
 
 
 def _wait(device: torch.device) -> None:

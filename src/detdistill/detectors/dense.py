@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detdistill.detectors.backbones import group_norm
-from detdistill.detectors.base import BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
+from detdistill.detectors.base import LOSS_NEEDS, BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
 from detdistill.detectors.settings import HeadNorm
 from detdistill.types import (
     Batch,
@@ -31,7 +32,6 @@ from detdistill.types import (
     TaskLoss,
 )
 
-LOSS_NEEDS = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 FOCAL_ALPHA = 0.25
 BACKGROUND = -1
 LEFT_OUT = -2
@@ -56,14 +56,7 @@ class DenseHeads(Protocol):
 
 
 def observe_dense(detector: DenseHeads, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
-    """`Detector.observe` for dense detectors: each tower runs once, where somebody reads it; losses are in float32.
-
-    Args:
-        detector: whose heads look.
-        pyramid: feature maps; gradients flow through them.
-        batch: image sizes and targets (for the losses).
-        needs: which parts to compute.
-    """
+    """`Detector.observe` for dense detectors: each tower runs once, where somebody reads it; losses are in float32."""
     spec, strides, loses = detector.spec, pyramid.strides, bool(needs & LOSS_NEEDS)
     shows_boxes = spec.box_distributions is not None and Need.BOX_DISTRIBUTIONS in needs
     classes = detector.class_outputs(pyramid) if loses or Need.CLASS_LOGITS in needs else None
@@ -76,7 +69,7 @@ def observe_dense(detector: DenseHeads, pyramid: Pyramid, batch: Batch, needs: S
     if loses:
         with torch.autocast(batch.images.device.type, enabled=False):
             loss = detector.dense_loss(classes, boxes, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs)
-    return Observation(pyramid=pyramid, class_logits=logits, box_distributions=distributions, task_loss=loss)
+    return Observation(pyramid, logits, distributions, loss)
 
 
 def dense_spec(
@@ -90,13 +83,8 @@ def dense_spec(
 ) -> DetectorSpec:
     """The spec of a one-stage detector with a sigmoid score for every class, at every anchor of every cell."""
     names = tuple(class_names)
-    return DetectorSpec(
-        name=name,
-        class_names=names,
-        pyramid=PyramidLayout(strides=strides, channels=channels),
-        class_logits=ClassLayout(strides=strides, kind=ClassKind.SIGMOID, anchors=anchors, classes=names),
-        box_distributions=boxes,
-    )
+    classes = ClassLayout(strides, ClassKind.SIGMOID, anchors, names)
+    return DetectorSpec(name, names, PyramidLayout(strides, channels), classes, boxes)
 
 
 def tower(channels: int, *, depth: int, norm: HeadNorm) -> nn.Sequential:
@@ -107,10 +95,7 @@ def tower(channels: int, *, depth: int, norm: HeadNorm) -> nn.Sequential:
         nn.init.normal_(conv.weight, std=0.01)
         if conv.bias is not None:
             nn.init.zeros_(conv.bias)
-        layers.append(conv)
-        if norm == "group":
-            layers.append(group_norm(channels))
-        layers.append(nn.ReLU())
+        layers += [conv, *([group_norm(channels)] if norm == "group" else []), nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -125,10 +110,8 @@ class Assignment:
 
     Attributes:
         matched: index into `boxes`, BACKGROUND, or LEFT_OUT of the loss.
-        boxes: the taught boxes of all images in a row, in pixels.
-        labels: their class slots.
-        image: image index of each positive anchor.
-        anchor: anchor index of each positive anchor.
+        boxes: the taught boxes of all images in a row, in pixels; `labels` are their class slots.
+        image: which image, and with `anchor` which of its anchors, each positive is.
         counts: anchors per level.
     """
 
@@ -150,8 +133,7 @@ class Assignment:
 
     def spread(self, costs: Float[Tensor, " p"]) -> Float[Tensor, "b n"]:
         """The positives' costs at their anchors, zero elsewhere."""
-        cells = costs.new_zeros(self.matched.shape)
-        return cells.index_put((self.image, self.anchor), costs)
+        return costs.new_zeros(self.matched.shape).index_put((self.image, self.anchor), costs)
 
     def by_level(self, cells: Float[Tensor, "b n"]) -> Float[Tensor, "b l"]:
         """Sums over every level's anchors."""
@@ -161,27 +143,17 @@ class Assignment:
 def assign(
     matches: Sequence[Int64[Tensor, " n"]], targets: Sequence[Targets], *, counts: tuple[int, ...]
 ) -> Assignment:
-    """Joins the images' own matches.
+    """Joins the images' matches: indices into their own taught boxes (labels are class slots), BACKGROUND or LEFT_OUT.
 
-    Args:
-        matches: per image, index into its own boxes, BACKGROUND or LEFT_OUT.
-        targets: the taught objects of every image, labels in class slots.
-        counts: anchors per level.
+    `counts` are anchors per level.
     """
-    first, shifted = 0, []
-    for match, target in zip(matches, targets, strict=True):
-        shifted.append(torch.where(match >= 0, match + first, match) if first else match)
-        first += target.boxes.shape[0]
-    matched = torch.stack(shifted)
-    image, anchor = torch.nonzero(matched >= 0, as_tuple=True)
-    return Assignment(
-        matched=matched,
-        boxes=torch.cat([target.boxes for target in targets]).float(),
-        labels=torch.cat([target.labels for target in targets]),
-        image=image,
-        anchor=anchor,
-        counts=counts,
+    firsts = accumulate((len(target.boxes) for target in targets[:-1]), initial=0)
+    matched = torch.stack(
+        [torch.where(match >= 0, match + first, match) for match, first in zip(matches, firsts, strict=True)]
     )
+    image, anchor = torch.nonzero(matched >= 0, as_tuple=True)
+    boxes = torch.cat([target.boxes for target in targets]).float()
+    return Assignment(matched, boxes, torch.cat([target.labels for target in targets]), image, anchor, counts)
 
 
 def all_background(anchors: Float[Tensor, "n _"]) -> Int64[Tensor, " n"]:

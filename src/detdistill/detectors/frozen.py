@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NoReturn
 
@@ -26,8 +27,7 @@ class FrozenTeacher:
 
     Args:
         detector: taken over: put into eval mode, its parameters frozen. Give a copy to keep training the original.
-        autocast: the teacher computes under autocast of this dtype, whatever the caller's autocast; None for
-            full precision.
+        autocast: the teacher computes under autocast of this dtype, whatever the caller's; None for full precision.
     """
 
     def __init__(self, detector: Detector, *, autocast: torch.dtype | None = None) -> None:
@@ -46,10 +46,8 @@ class FrozenTeacher:
 
     def observe(self, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher sees on its own features, given targets where losses are asked for. No gradient flows."""
-        batch = _drawn_by_image(batch)
-        with torch.no_grad(), self._precision(batch.images):
-            detector = self._ready()
-            return detector.observe(detector.extract(batch), batch, needs)
+        with self._looking(batch) as (detector, seeded):
+            return detector.observe(detector.extract(seeded), seeded, needs)
 
     def observe_pyramid(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher's heads see on a given pyramid of the batch, such as the student's. No gradient flows.
@@ -65,37 +63,28 @@ class FrozenTeacher:
                 f"{layout.channels} channels, got strides {pyramid.strides} and channels {sorted(channels)}. "
                 "Let the teacher read its own features."
             )
-        batch = _drawn_by_image(batch)
         detached = Pyramid(tuple(level.detach() for level in pyramid.levels), pyramid.strides)
-        with torch.no_grad(), self._precision(batch.images):
-            return self._ready().observe(detached, batch, needs)
+        with self._looking(batch) as (detector, seeded):
+            return detector.observe(detached, seeded, needs)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """Detections of every image, best first, in pixels of the padded batch image."""
-        with torch.no_grad(), self._precision(batch.images):
-            return self._ready().detect(_drawn_by_image(batch))
+        with self._looking(batch) as (detector, seeded):
+            return detector.detect(seeded)
 
     def input_gradient(self, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, " b"]]:
-        """The direction in which each image makes the teacher's class loss grow: what an attack needs.
+        """The direction in which each image makes the teacher's class loss grow, and that loss; both detached.
 
         The class loss is each image alone against its own targets: the sum over the levels, or, for a two-stage
         teacher, the RoI head's. Parameters take no gradient. Works under ``no_grad`` too.
 
-        Args:
-            batch: images in [0, 1], with targets.
-
-        Returns:
-            The gradient of the class loss by the image, and the class loss (≥ 0). Both detached.
-
         Raises:
             CapabilityError: the teacher reports no class loss per image.
         """
-        batch = _drawn_by_image(batch)
-        with torch.enable_grad(), self._precision(batch.images):
+        with self._looking(batch, gradients=True) as (detector, seeded):
             images = batch.images.detach().clone().requires_grad_()
-            detector = self._ready()
-            pyramid = detector.extract(replace(batch, images=images))
-            seen = detector.observe(pyramid, batch, frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES}))
+            pyramid = detector.extract(replace(seeded, images=images))
+            seen = detector.observe(pyramid, seeded, frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES}))
             loss = _class_loss(seen.task_loss, self.spec)
             (gradient,) = torch.autograd.grad(loss.sum(), images)
         return gradient, loss.detach()
@@ -118,18 +107,17 @@ class FrozenTeacher:
         digest = hashlib.sha256()
         for name, tensor in sorted(self._detector.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def _ready(self) -> Detector:
-        """The detector in eval mode, even if somebody who holds it too changed that."""
-        if self._detector.training:
+    @contextmanager
+    def _looking(self, batch: Batch, *, gradients: bool = False) -> Iterator[tuple[Detector, Batch]]:
+        """The detector, and the batch with seeds of the images' own, in the teacher's precision."""
+        if self._detector.training:  # changed by somebody who holds it too
             self._detector.eval()
-        return self._detector
-
-    def _precision(self, images: Tensor) -> torch.autocast:
-        return torch.autocast(images.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+        precision = torch.autocast(batch.images.device.type, dtype=self._autocast, enabled=self._autocast is not None)
+        with torch.set_grad_enabled(gradients), precision:
+            yield self._detector, replace(batch, seeds=batch.image_ids)
 
     def __copy__(self) -> FrozenTeacher:
         return self
@@ -144,12 +132,7 @@ class FrozenTeacher:
         )
 
 
-def _drawn_by_image(batch: Batch) -> Batch:
-    return replace(batch, seeds=batch.image_ids)
-
-
 def _class_loss(loss: TaskLoss | None, spec: DetectorSpec) -> Float[Tensor, " b"]:
-    """Each image's class loss alone: the RoI head's, or the sum over the levels."""
     if loss is not None and spec.two_stage and loss.roi_classification is not None:
         return loss.roi_classification
     if loss is not None and not spec.two_stage and loss.classification is not None:

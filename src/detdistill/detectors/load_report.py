@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 
 _LISTED = 5
@@ -64,10 +65,7 @@ class LoadReport:
         return "\n".join(lines)
 
     def require_complete(self, *, allow: frozenset[str] = frozenset()) -> None:
-        """Refuses anything but a full match, apart from what is allowed by name.
-
-        Args:
-            allow: beginnings of tensor names that may be missing, unexpected or of another shape.
+        """Refuses anything but a full match, apart from names that begin as `allow` says.
 
         Raises:
             ConfigError: some tensor that is not allowed for did not match, or `allow` holds the empty name.
@@ -77,13 +75,30 @@ class LoadReport:
                 "a tensor name to allow for must be the beginning of a name, got an empty one, which would "
                 "allow everything. Name the tensors."
             )
-        prefixes = tuple(allow)
         names = (*self.missing, *self.unexpected, *(bad.name for bad in self.mismatched))
-        if any(not name.startswith(prefixes) for name in names):
+        if not all(name.startswith(tuple(allow)) for name in names):
             raise ConfigError(
                 f"{self.source} must fit the model tensor by tensor, got:\n{self.text()}\n"
                 "Use the file that belongs to this model, or allow the tensors by name."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDetector:
+    """A detector with weights, and what its file, or whoever made it, says about it.
+
+    Attributes:
+        detector: on the CPU, in train mode, as freshly built.
+        image: how its training images were prepared; empty where nobody said.
+        class_names: in label order.
+        extra: whatever else was saved beside it.
+    """
+
+    detector: Detector
+    report: LoadReport
+    image: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    extra: Mapping[str, Any]
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, current: bool = False) -> LoadReport:
@@ -95,15 +110,14 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
         module: filled in place.
         tensors: by name.
         source: what the report and its error call the tensors.
-        current: the names are those of `module.state_dict()` as it is now. False: torch and torchvision may
-            rename what older versions of their layers wrote, by the versions that come with the tensors. A
-            safetensors file carries none, and torchvision would then rename tensors that need no renaming.
+        current: the names are those of `module.state_dict()` as it is now. False: torch and torchvision may rename what
+            older versions of their layers wrote, by the versions that come with the tensors. A safetensors file carries
+            none, and torchvision would then rename tensors that need no renaming.
     """
     mismatched: dict[str, ShapeMismatch] = {}
 
-    def leave_out_other_shapes(
-        owner: nn.Module, state: dict[str, Any], prefix: str, *_rest: object
-    ) -> None:  # runs after the owner renamed its old tensors, before they are copied
+    def leave_out_other_shapes(owner: nn.Module, state: dict[str, Any], prefix: str, *_rest: object) -> None:
+        # Runs after the owner renamed its old tensors, before they are copied.
         for name, held in (*owner.named_parameters(recurse=False), *owner.named_buffers(recurse=False)):
             key = prefix + name
             given = state.get(key)
@@ -124,14 +138,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
         for handle in handles:
             handle.remove()
     missing = tuple(name for name in result.missing_keys if name not in mismatched)
-    left_out = {*missing, *mismatched}
-    return LoadReport(
-        source=source,
-        matched=tuple(name for name in module.state_dict() if name not in left_out),
-        missing=missing,
-        unexpected=tuple(result.unexpected_keys),
-        mismatched=tuple(mismatched.values()),
-    )
+    matched = tuple(name for name in module.state_dict() if name not in {*missing, *mismatched})
+    return LoadReport(source, matched, missing, tuple(result.unexpected_keys), tuple(mismatched.values()))
 
 
 def require_finite(tensors: Mapping[str, Tensor], *, source: str) -> None:

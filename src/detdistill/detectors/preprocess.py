@@ -24,13 +24,9 @@ def outside_image(batch: Batch) -> Bool[Tensor, "b 1 h w"] | None:
 
 
 class Normaliser(nn.Module):
-    """A batch's pixels as a model reads them: (images − mean) / std, then zero in the padding, as torchvision pads.
+    """A batch's pixels as a model reads them: (images − mean) / std per channel, then zero in the padding.
 
     Holds no weights.
-
-    Args:
-        mean: of the pixels that the model was made for, per channel.
-        std: of the same.
     """
 
     mean: Tensor
@@ -38,14 +34,13 @@ class Normaliser(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)).view(3, 1, 1), persistent=False)
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(tuple(values)).view(3, 1, 1), persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 3 h w"]:
         """Normalised images, channels last in memory: convolutions are faster so, on CPUs and on GPUs.
 
-        Args:
-            batch: images in [0, 1]; gradients flow to the pixels inside, the padding's values never matter.
+        Gradients flow to the pixels inside.
         """
         images = ((batch.images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         outside = outside_image(batch)

@@ -1,40 +1,97 @@
 """Faster R-CNN's proposals and its four losses, per image and level, on outputs that were computed once.
 
 Equal to what torchvision's modules compute in training, without their switches on `module.training` and without
-the global generator. Sums over the sampled anchors are kept per image and level, so that the batch's total and
-each image alone come from the same numbers.
+the global generator: what is sampled is drawn from the image's own seed. Sums over the sampled anchors are kept per
+image and level, so that the batch's total and each image alone come from the same numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from enum import IntEnum
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num, UInt8
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import boxes as box_ops
 
-from detdistill.detectors.sampler import SeededSampler
 from detdistill.types import Targets
 
 # torchvision's smooth L1 turns from quadratic to linear here.
 _BETA = 1 / 9
+_BITS = (1 << 64) - 1
+
+
+class Stream(IntEnum):
+    """What a draw is for, so that two draws from one seed are independent."""
+
+    ANCHORS = 1
+    REGIONS = 2
+
+
+def mixed_seed(seed: int, stream: Stream) -> int:
+    """A seed whose every bit depends on every bit of `seed` and on the stream, in 0 .. 2⁶⁴ - 1.
+
+    The CPU's generator reads the low 32 bits only, so that raw seeds that differ above would draw the same.
+    The mixing is splitmix64's (Steele, Lea and Flood, 2014).
+    """
+    value = (seed * 0x9E3779B97F4A7C15 + int(stream) * 0xD1B54A32D192ED03) & _BITS
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _BITS
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _BITS
+    return value ^ (value >> 31)
+
+
+@dataclass(frozen=True, slots=True)
+class SeededSampler:
+    """Draws positives and negatives in a fixed proportion, as torchvision's sampler does, but from given seeds.
+
+    An image draws the same in any batch, on any device and whatever the global generator did before: at most `count`
+    of which at most `positive_fraction` are positive.
+    """
+
+    seeds: tuple[int, ...]
+    stream: Stream
+    count: int
+    positive_fraction: float
+
+    @classmethod
+    def like(cls, torchvisions: Any, seeds: tuple[int, ...], stream: Stream) -> SeededSampler:
+        """The seeded twin of a sampler of torchvision's."""
+        return cls(seeds, stream, torchvisions.batch_size_per_image, torchvisions.positive_fraction)
+
+    def __call__(self, labels: list[Num[Tensor, " n"]]) -> tuple[list[UInt8[Tensor, " n"]], list[UInt8[Tensor, " n"]]]:
+        """Masks of the positives and of the negatives that were drawn, one of each per image.
+
+        Labels are above 0 positive, 0 negative, below 0 neither.
+        """
+        positives, negatives = [], []
+        for of_image, seed in zip(labels, self.seeds, strict=True):
+            generator = torch.Generator().manual_seed(mixed_seed(seed, self.stream))
+            positive = _drawn(of_image >= 1, int(self.count * self.positive_fraction), generator)
+            positives.append(positive)
+            negatives.append(_drawn(of_image == 0, self.count - int(positive.sum()), generator))
+        return positives, negatives
+
+
+def _drawn(candidates: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """A mask of `count` of the candidates, or of all where there are fewer."""
+    indices = torch.where(candidates)[0]
+    order = torch.randperm(len(indices), generator=generator)[:count]
+    mask = torch.zeros_like(candidates, dtype=torch.uint8)
+    mask[indices[order.to(indices.device)]] = 1
+    return mask
 
 
 @dataclass(frozen=True, slots=True)
 class RpnOutput:
-    """What the RPN's head said, in float32, with every level's cells and anchors in one row per image.
+    """What the RPN's head said, logits and encoded boxes in float32, with all levels' anchors in one row per image.
 
-    Attributes:
-        objectness: logits.
-        deltas: encoded boxes.
-        anchors: pixels of the padded image; the same for every image.
-        cells: anchors on every level.
+    `anchors` are in pixels of the padded image, the same for every image; `cells` says how many are on every level.
     """
 
     objectness: Float[Tensor, "b n"]
@@ -45,13 +102,7 @@ class RpnOutput:
 
 @dataclass(frozen=True, slots=True)
 class SampledSums:
-    """Two losses summed over what was sampled, and how much that was; divide to get a loss.
-
-    Attributes:
-        classification: sums per image (and level, for the RPN).
-        box: sums per image (and level, for the RPN).
-        count: how many anchors or regions each image had sampled.
-    """
+    """Two losses summed over what was sampled per image (and level, for the RPN); divide by the count to get a loss."""
 
     classification: Float[Tensor, "b ..."]
     box: Float[Tensor, "b ..."]
@@ -69,12 +120,10 @@ class SampledSums:
 
 @dataclass(frozen=True, slots=True)
 class SampledRegions:
-    """The regions that the second stage learns from, image after image.
+    """The regions that the second stage learns from: `boxes` per image, in pixels of the padded batch image.
 
-    Attributes:
-        boxes: per image, in pixels of the padded batch image.
-        labels: the model's slots, 0 background; all images in one row.
-        targets: encoded boxes of the objects that the regions belong to; all images in one row.
+    `labels` (the model's slots, 0 background) and `targets` (encoded boxes of the regions' objects) have all images
+    in one row.
     """
 
     boxes: list[Float[Tensor, "_r 4"]]
@@ -83,18 +132,17 @@ class SampledRegions:
 
 
 def flat_output(
+    rpn: RegionProposalNetwork,
     objectness: Sequence[Float[Tensor, "b a _h _w"]],
     deltas: Sequence[Float[Tensor, "b 4a _h _w"]],
-    anchors: Float[Tensor, "n 4"],
 ) -> RpnOutput:
-    """The head's maps as rows in the order of the anchors: level, row, column, anchor."""
-    batch = objectness[0].shape[0]
-    logits = [level.permute(0, 2, 3, 1).reshape(batch, -1) for level in objectness]
-    encoded = [level.permute(0, 2, 3, 1).reshape(batch, -1, 4) for level in deltas]
+    """The maps of the RPN's head as rows in the order of its `NominalAnchors`: level, row, column, anchor."""
+    logits = [level.permute(0, 2, 3, 1).flatten(1) for level in objectness]
+    encoded = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas]
     return RpnOutput(
         objectness=torch.cat(logits, dim=1).float(),
         deltas=torch.cat(encoded, dim=1).float(),
-        anchors=anchors,
+        anchors=torch.cat(rpn.anchor_generator.anchors(objectness)),
         cells=tuple(level.shape[1] for level in logits),
     )
 
@@ -106,13 +154,9 @@ def proposed(
     *,
     counts: Literal["training", "testing"],
 ) -> list[Float[Tensor, "_r 4"]]:
-    """The best boxes of every image, as torchvision filters them; no gradient flows.
+    """The best boxes of every image, clipped to its height and width, as torchvision filters; no gradient flows.
 
-    Args:
-        rpn: its box coder and thresholds.
-        output: what its head said.
-        sizes: height and width of every image, to which boxes are clipped.
-        counts: which of the RPN's numbers of boxes to keep, per level before non-maximum suppression and after it.
+    `counts` says which of the RPN's numbers of boxes to keep, per level before non-maximum suppression and after it.
     """
     before, after = rpn._pre_nms_top_n[counts], rpn._post_nms_top_n[counts]
     logits, deltas = output.objectness.detach(), output.deltas.detach()
@@ -122,8 +166,7 @@ def proposed(
         chosen.append(best + start)
         levels.append(torch.full((best.shape[1],), level, device=best.device))
         start += cells
-    kept = torch.cat(chosen, dim=1)
-    level_of = torch.cat(levels)
+    kept, level_of = torch.cat(chosen, dim=1), torch.cat(levels)
     scores = logits.gather(1, kept).sigmoid()
     # Only what was chosen is decoded.
     encoded = deltas.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
@@ -139,7 +182,7 @@ def proposed(
 
 
 def rpn_sums(
-    rpn: RegionProposalNetwork, output: RpnOutput, targets: Sequence[Targets], sampler: SeededSampler
+    rpn: RegionProposalNetwork, output: RpnOutput, targets: Sequence[Targets], seeds: tuple[int, ...]
 ) -> SampledSums:
     """The RPN's objectness and box losses, summed over the sampled anchors of every image and level.
 
@@ -148,30 +191,26 @@ def rpn_sums(
     images, levels = len(targets), len(output.cells)
     described = [{"boxes": target.boxes} for target in targets]
     labels, matched = rpn.assign_targets_to_anchors([output.anchors] * images, described)
-    positives, negatives = sampler(labels)
-    image, anchor = torch.where(torch.stack(positives).bool() | torch.stack(negatives).bool())
-    wanted = torch.stack(labels)[image, anchor]
-    classification = functional.binary_cross_entropy_with_logits(
-        output.objectness[image, anchor], wanted, reduction="none"
-    )
+    positives, negatives = SeededSampler.like(rpn.fg_bg_sampler, seeds, Stream.ANCHORS)(labels)
+    sampled = torch.where(torch.stack(positives).bool() | torch.stack(negatives).bool())
+    wanted = torch.stack(labels)[sampled]
+    classification = functional.binary_cross_entropy_with_logits(output.objectness[sampled], wanted, reduction="none")
     positive = wanted >= 1
-    image_of_box, anchor_of_box = image[positive], anchor[positive]
-    goal = rpn.box_coder.encode_single(torch.stack(matched)[image_of_box, anchor_of_box], output.anchors[anchor_of_box])
-    box = functional.smooth_l1_loss(output.deltas[image_of_box, anchor_of_box], goal, beta=_BETA, reduction="none").sum(
-        dim=1
-    )
-
+    image, anchor = sampled
+    boxed = image[positive], anchor[positive]
+    goal = rpn.box_coder.encode_single(torch.stack(matched)[boxed], output.anchors[boxed[1]])
+    box = functional.smooth_l1_loss(output.deltas[boxed], goal, beta=_BETA, reduction="none").sum(dim=1)
     ends = torch.tensor(output.cells, device=anchor.device).cumsum(0)
     group = image * levels + torch.bucketize(anchor, ends, right=True)
     return SampledSums(
-        classification=_grouped(classification, group, images * levels).reshape(images, levels),
-        box=_grouped(box, group[positive], images * levels).reshape(images, levels),
-        count=torch.bincount(image, minlength=images),
+        _grouped(classification, group, images * levels).reshape(images, levels),
+        _grouped(box, group[positive], images * levels).reshape(images, levels),
+        torch.bincount(image, minlength=images),
     )
 
 
 def sampled_regions(
-    heads: RoIHeads, proposals: list[Float[Tensor, "_r 4"]], targets: Sequence[Targets], sampler: SeededSampler
+    heads: RoIHeads, proposals: list[Float[Tensor, "_r 4"]], targets: Sequence[Targets], seeds: tuple[int, ...]
 ) -> SampledRegions:
     """Each image's proposals and the true boxes themselves, matched to the objects and sampled.
 
@@ -180,29 +219,23 @@ def sampled_regions(
     boxes = [target.boxes.to(proposals[0].dtype) for target in targets]
     candidates = heads.add_gt_proposals(proposals, boxes)
     matched, labels = heads.assign_targets_to_proposals(candidates, boxes, [target.labels for target in targets])
+    drawn = SeededSampler.like(heads.fg_bg_sampler, seeds, Stream.REGIONS)(labels)
     kept_boxes, kept_labels, goals = [], [], []
-    for i, (positive, negative) in enumerate(zip(*sampler(labels), strict=True)):
+    for i, (positive, negative) in enumerate(zip(*drawn, strict=True)):
         keep = torch.where(positive | negative)[0]
         kept_boxes.append(candidates[i][keep])
         kept_labels.append(labels[i][keep])
         # An image without objects has background alone, whose box is never compared.
         objects = boxes[i] if len(boxes[i]) else candidates[i].new_zeros((1, 4))
         goals.append(objects[matched[i][keep]])
-    every_box = torch.cat(kept_boxes)
-    return SampledRegions(
-        boxes=kept_boxes,
-        labels=torch.cat(kept_labels),
-        targets=heads.box_coder.encode_single(torch.cat(goals), every_box),
-    )
+    encoded = heads.box_coder.encode_single(torch.cat(goals), torch.cat(kept_boxes))
+    return SampledRegions(kept_boxes, torch.cat(kept_labels), encoded)
 
 
 def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], regions: SampledRegions) -> SampledSums:
-    """The second stage's class and box losses, summed over the sampled regions of every image.
+    """The second stage's class and box losses, summed over the sampled regions of every image. Gradients flow.
 
-    Args:
-        logits: per region and slot, 0 background; gradients flow.
-        deltas: encoded boxes per region and slot; gradients flow.
-        regions: what they are compared with.
+    `logits` and `deltas` (encoded boxes) are per region and slot, 0 background.
     """
     counts = torch.tensor([len(boxes) for boxes in regions.boxes], device=logits.device)
     image = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
@@ -210,11 +243,8 @@ def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], region
     positive = torch.where(regions.labels > 0)[0]
     encoded = deltas.float().reshape(*logits.shape, 4)[positive, regions.labels[positive]]
     box = functional.smooth_l1_loss(encoded, regions.targets[positive], beta=_BETA, reduction="none").sum(dim=1)
-    return SampledSums(
-        classification=_grouped(classification, image, len(counts)),
-        box=_grouped(box, image[positive], len(counts)),
-        count=counts,
-    )
+    images = len(counts)
+    return SampledSums(_grouped(classification, image, images), _grouped(box, image[positive], images), counts)
 
 
 def _grouped(values: Float[Tensor, " n"], group: Int64[Tensor, " n"], groups: int) -> Float[Tensor, " g"]:

@@ -13,8 +13,6 @@ Norm = Literal["batch", "frozen", "group"]
 FpnNorm = Literal["none", "batch", "group"]
 HeadNorm = Literal["none", "group"]
 
-MAX_FREEZE_STAGES = 4
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectorSettings(ABC):
@@ -28,15 +26,12 @@ class DetectorSettings(ABC):
         fpn_channels: channels of every pyramid level.
         head_depth: convolutions before the prediction layers of the heads that read the pyramid.
         strides: pixels per cell of every level, fine to coarse, each twice the one before.
-        norm: the backbone's normalisation: "batch" as it comes; "frozen" = batch-norm that always uses its
-            stored statistics and never learns (what papers do with ImageNet weights and small batches);
-            "group" = every batch-norm replaced by group-norm.
+        norm: the backbone's: "batch" as it comes; "frozen" = batch-norm that always uses its stored statistics and
+            never learns (what papers do with ImageNet weights and small batches); "group" = group-norm in its place.
         fpn_norm: normalisation after the pyramid's convolutions; "none" is torchvision's.
-        freeze_stages: 0 = train everything; n = the backbone up to and including its maps of stride 2^(n+1)
-            keeps its weights and its statistics.
+        freeze_stages: 0 = train everything; n = the backbone keeps weights and statistics up to maps of stride 2^(n+1).
         pretrained: None = random weights; True = timm's own, downloaded; a path = a state dict in timm's names.
-        mean: subtracted from RGB in [0, 1], per channel.
-        std: what the difference is divided by, per channel.
+        mean: subtracted from RGB in [0, 1], per channel; the difference is divided by `std`.
         score_threshold: detections below this score are dropped.
         nms_threshold: of two boxes of a class that overlap more than this, the better stays.
         detections_per_image: most detections an image can have.
@@ -64,14 +59,13 @@ class DetectorSettings(ABC):
         self.require_at_least_one("fpn_channels", "detections_per_image")
         self.require_between_0_and_1("nms_threshold")
         self.require("head_depth", self.head_depth >= 0, "be 0 or more", remedy="2 to 4 is usual.")
-        stages = 0 <= self.freeze_stages <= MAX_FREEZE_STAGES
-        self.require("freeze_stages", stages, f"be 0 to {MAX_FREEZE_STAGES}", remedy="0 trains the whole backbone.")
+        self.require("freeze_stages", 0 <= self.freeze_stages <= 4, "be 0 to 4", remedy="0 trains the whole backbone.")
         doubling = all(coarse == 2 * fine for fine, coarse in zip(self.strides, self.strides[1:], strict=False))
         power = bool(self.strides) and self.strides[0] >= 2 and self.strides[0].bit_count() == 1
         expected = "be powers of two, each twice the one before"
         self.require("strides", doubling and power, expected, remedy="Write for example (8, 16, 32).")
-        score = 0 <= self.score_threshold < 1
-        self.require("score_threshold", score, "be at least 0 and below 1", remedy="0.05 is usual.")
+        score = self.score_threshold
+        self.require("score_threshold", 0 <= score < 1, "be at least 0 and below 1", remedy="0.05 is usual.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
                 f"detector.mean and detector.std must be three numbers each, std positive, got {self.mean} "
@@ -81,11 +75,7 @@ class DetectorSettings(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Refuses values of the family's own keys that cannot be used; runs whenever settings are made.
-
-        Raises:
-            ConfigError: naming the key.
-        """
+        """Refuses values of the family's own keys with a `ConfigError` that names the key; runs at every making."""
 
     @classmethod
     def tag(cls) -> str:
@@ -110,10 +100,8 @@ class DetectorSettings(ABC):
         """Refuses a word that is none of `known`."""
         value = str(getattr(self, key))
         if value not in known:
-            raise ConfigError(
-                f"detector.{key} must be one of {', '.join(known)}, got '{value}'. "
-                f"{suggestion(value, known, listed=True)}"
-            )
+            remedy = suggestion(value, known, listed=True)
+            raise ConfigError(f"detector.{key} must be one of {', '.join(known)}, got '{value}'. {remedy}")
 
     def require_at_least_one(self, *keys: str) -> None:
         """Refuses counts below 1."""
@@ -127,14 +115,10 @@ class DetectorSettings(ABC):
 
 
 def check_backbone(name: str, *, presets: tuple[str, ...] = ()) -> None:
-    """Refuses a name that timm does not know.
-
-    Args:
-        name: a timm model name, a pretrained tag (``name.tag``) allowed.
-        presets: further names to suggest.
+    """Refuses a name, a pretrained tag (``name.tag``) allowed, that timm does not know.
 
     Raises:
-        ConfigError: with the closest known names.
+        ConfigError: with the closest known names, `presets` among them.
     """
     import timm
 

@@ -16,11 +16,10 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.dense import dense_spec, observe_dense, prior_bias, tower
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, grids
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Detections, Need, Observation, Pyramid, Targets, TaskLoss
+from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
-TORCHVISION_STRIDES = (8, 16, 32, 64, 128)
 DenseLoss = Callable[..., TaskLoss]
 """A family's loss of (model, rows, levels, targets, *, strides, per_image).
 
@@ -35,12 +34,11 @@ class DenseDetector(Detector):
     """A torchvision RetinaNet or FCOS; its losses and detections are torchvision's own, on nominal anchors.
 
     Args:
-        model: taken over: its anchor generator is replaced by one that spaces by `strides`.
+        model: taken over: its anchor generator is replaced by one that spaces by `strides`, nominal pixels per cell.
         class_names: our classes, in label order.
         name: how messages call it.
         loss: the family's.
         class_slots: the model's logit index of every class; None = the label itself.
-        strides: nominal pixels per cell of every level.
         settings: what it was built from; None where a foreign model is wrapped.
     """
 
@@ -52,7 +50,7 @@ class DenseDetector(Detector):
         name: str,
         loss: DenseLoss,
         class_slots: Sequence[int] | None = None,
-        strides: tuple[int, ...] = TORCHVISION_STRIDES,
+        strides: tuple[int, ...] = (8, 16, 32, 64, 128),
         settings: DetectorSettings | None = None,
     ) -> None:
         super().__init__()
@@ -60,13 +58,9 @@ class DenseDetector(Detector):
         self.model = model
         self.settings = settings
         self._loss = loss
-        self.spec = dense_spec(
-            name,
-            class_names,
-            strides=strides,
-            channels=model.backbone.out_channels,
-            anchors=model.anchor_generator.num_anchors_per_location()[0],
-        )
+        anchors = model.anchor_generator.num_anchors_per_location()[0]
+        channels = model.backbone.out_channels
+        self.spec = dense_spec(name, class_names, strides=strides, channels=channels, anchors=anchors)
         self._pixels = Normaliser(model.transform.image_mean, model.transform.image_std)
         total = int(model.head.classification_head.num_classes)
         self._slots = ClassSlots(class_slots, class_names, total=total, first=0, name=name)
@@ -82,12 +76,12 @@ class DenseDetector(Detector):
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`: torchvision's own post-processing of every image on its own size."""
         pyramid = self.extract(batch)
-        classes, boxes, anchors = self.class_outputs(pyramid), self.box_outputs(pyramid), self._anchors(pyramid)
-        counts = [level.shape[0] for level in anchors]
-        rows = {"cls_logits": self._slots.logits(classes), **boxes}
+        anchors = self.model.anchor_generator.anchors(pyramid.levels)
+        rows = {"cls_logits": self._slots.logits(self.class_outputs(pyramid)), **self.box_outputs(pyramid)}
+        counts = [len(level) for level in anchors]
         split = {name: list(torch.split(values.float(), counts, dim=1)) for name, values in rows.items()}
         found = self.model.postprocess_detections(split, [list(anchors)] * len(batch), list(batch.sizes))
-        return tuple(Detections(boxes=one["boxes"], scores=one["scores"], labels=one["labels"]) for one in found)
+        return tuple(Detections(one["boxes"], one["scores"], one["labels"]) for one in found)
 
     def class_outputs(self, pyramid: Pyramid) -> Float[Tensor, "b n s"]:
         """The logits of all of the model's slots, the anchors of all levels in a row."""
@@ -97,35 +91,28 @@ class DenseDetector(Detector):
     def box_outputs(self, pyramid: Pyramid) -> Mapping[str, Float[Tensor, "b n _"]]:
         """The rows of the box tower by torchvision's names: FCOS's says centerness too."""
         said = self.model.head.regression_head(list(pyramid.levels))
-        names = ("bbox_regression", "bbox_ctrness")
-        return dict(zip(names, said, strict=True)) if isinstance(said, tuple) else {names[0]: said}
+        return dict(
+            zip(("bbox_regression", "bbox_ctrness"), said if isinstance(said, tuple) else (said,), strict=False)
+        )
 
     def class_maps(self, outputs: Float[Tensor, "b n s"], pyramid: Pyramid) -> tuple[Float[Tensor, "b a k _h _w"], ...]:
         """The rows of our classes as maps: views, with gradients."""
-        shapes = grids(pyramid.levels)
         anchors = self.model.anchor_generator.num_anchors_per_location()[0]
-        parts = torch.split(self._slots.logits(outputs), [rows * columns * anchors for rows, columns in shapes], dim=1)
+        shapes = [level.shape[-2:] for level in pyramid.levels]
+        parts = torch.split(self._slots.logits(outputs), [shape.numel() * anchors for shape in shapes], dim=1)
         return tuple(
-            part.reshape(part.shape[0], rows, columns, anchors, -1).permute(0, 3, 4, 1, 2)
-            for part, (rows, columns) in zip(parts, shapes, strict=True)
+            part.reshape(len(part), *shape, anchors, -1).permute(0, 3, 4, 1, 2)
+            for part, shape in zip(parts, shapes, strict=True)
         )
 
     def dense_loss(
         self, classes: Tensor, boxes: Mapping[str, Tensor], pyramid: Pyramid, batch: Batch, *, per_image: bool
     ) -> TaskLoss:
         """The family's loss of what both towers said."""
-        return self._loss(
-            self.model,
-            {name: rows.float() for name, rows in {"cls_logits": classes, **boxes}.items()},
-            self._anchors(pyramid),
-            [self._slots.targets(target) for target in batch.targets],
-            strides=pyramid.strides,
-            per_image=per_image,
-        )
-
-    def _anchors(self, pyramid: Pyramid) -> tuple[Float[Tensor, "_n 4"], ...]:
-        generator: NominalAnchors = self.model.anchor_generator
-        return generator.anchors(grids(pyramid.levels), device=pyramid.levels[0].device)
+        rows = {name: rows.float() for name, rows in {"cls_logits": classes, **boxes}.items()}
+        anchors = self.model.anchor_generator.anchors(pyramid.levels)
+        targets = [self._slots.targets(target) for target in batch.targets]
+        return self._loss(self.model, rows, anchors, targets, strides=pyramid.strides, per_image=per_image)
 
 
 def dense_detector(
@@ -144,11 +131,8 @@ def dense_detector(
     Args:
         kind: torchvision's class.
         settings: of the family: the shared keys, and `head_norm`, `class_prior` and `candidates_per_level`.
-        class_names: in label order.
         backbone: drawn before the head.
         head: torchvision's; its fixed towers are replaced by newly drawn ones.
-        anchors: of every level.
-        loss: the family's.
         own: arguments of `kind` that it alone has.
     """
     for branch in (head.classification_head, head.regression_head):
@@ -171,17 +155,12 @@ def dense_detector(
 
 
 def torchvision_loss(detector: Detector, batch: Batch) -> Float[Tensor, ""]:
-    """torchvision's own training loss of the model inside a dense detector, without any observation.
+    """The sum of torchvision's own training losses of the model inside a dense detector, without any observation.
 
-    Args:
-        detector: a RetinaNet or an FCOS; gradients flow to its parameters.
-        batch: images and targets.
-
-    Returns:
-        The sum of torchvision's losses; equal to ``observe``'s task loss.
+    Equal to ``observe``'s task loss; gradients flow to the parameters.
 
     Raises:
-        CapabilityError: the detector is of another family.
+        CapabilityError: the detector is neither a RetinaNet nor an FCOS.
     """
     if not isinstance(detector, DenseDetector):
         raise CapabilityError(
@@ -191,7 +170,7 @@ def torchvision_loss(detector: Detector, batch: Batch) -> Float[Tensor, ""]:
     features = list(detector.extract(batch).levels)
     outputs = model.head(features)
     anchors = model.anchor_generator(ImageList(batch.images, list(batch.sizes)), features)
-    taught: list[Targets] = [target.taught() for target in batch.targets]
+    taught = [target.taught() for target in batch.targets]
     targets = [{"boxes": target.boxes, "labels": target.labels} for target in taught]
     cells = ([level.shape[-2] * level.shape[-1] for level in features],) if isinstance(model, FCOS) else ()
     total: Tensor = sum(model.compute_loss(targets, outputs, anchors, *cells).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from detdistill.errors import ConfigError
+from detdistill.gfl.assign import Cells, make_cells
 from detdistill.types import Detections, Targets
+
+
+def cells_of(levels: Sequence[Tensor], strides: Sequence[int]) -> Cells:
+    """The cells of maps (..., h, w) with such nominal strides in pixels."""
+    return make_cells([(one.shape[-2], one.shape[-1]) for one in levels], strides, device=levels[0].device)
 
 
 class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
@@ -21,21 +28,11 @@ class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
     torchvision's own generator spaces them by image size // grid size, which is 53 instead of 64 where an image
     of 160 pixels has three cells, and computes them in the feature maps' dtype, which is too coarse in bfloat16.
 
-    Args:
-        sizes: anchor sizes in pixels, one tuple per level.
-        aspect_ratios: heights / widths, one tuple per level.
-        strides: pixels per cell of every level.
-
-    Raises:
-        ConfigError: there are more or fewer strides than levels.
+    Sizes are in pixels, ratios height / width, strides pixels per cell; one of each per level, else a `ConfigError`.
     """
 
     def __init__(
-        self,
-        sizes: Sequence[Sequence[float]],
-        aspect_ratios: Sequence[Sequence[float]],
-        *,
-        strides: Sequence[int],
+        self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[Sequence[float]], *, strides: Sequence[int]
     ) -> None:
         super().__init__(tuple(map(tuple, sizes)), tuple(map(tuple, aspect_ratios)))
         self.strides = tuple(strides)
@@ -50,47 +47,29 @@ class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
         """The anchors of a generator of torchvision's, spaced by nominal strides."""
         return cls(generator.sizes, generator.aspect_ratios, strides=strides)
 
-    def anchors(self, grids: Sequence[tuple[int, int]], *, device: torch.device) -> tuple[Float[Tensor, "_n 4"], ...]:
-        """The anchors of every level in pixels, in the order row, column, anchor.
-
-        Args:
-            grids: rows and columns of every level.
-            device: where to make them.
-        """
-        levels = []
-        for (rows, columns), stride, cell in zip(grids, self.strides, self.cell_anchors, strict=True):
-            y, x = torch.meshgrid(
-                torch.arange(rows, device=device) * stride,
-                torch.arange(columns, device=device) * stride,
-                indexing="ij",
-            )
-            corner = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
-            levels.append((corner + cell.to(device)).reshape(-1, 4))
-        return tuple(levels)
+    def anchors(self, levels: Sequence[Tensor]) -> tuple[Float[Tensor, "_n 4"], ...]:
+        """The anchors of every level's maps (..., h, w) in pixels, in the order row, column, anchor."""
+        cells = cells_of(levels, self.strides)
+        corners = torch.split(cells.points.repeat(1, 2)[:, None], list(cells.counts))
+        return tuple(
+            (corner + around.to(corner.device)).reshape(-1, 4)
+            for corner, around in zip(corners, self.cell_anchors, strict=True)
+        )
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Float[Tensor, "_n 4"]]:
         """torchvision's interface: the anchors of all levels in one row, once per image."""
-        together = torch.cat(self.anchors(grids(feature_maps), device=feature_maps[0].device))
-        return [together] * len(image_list.image_sizes)
-
-
-def grids(levels: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
-    """Rows and columns of the maps (..., h, w) of every level."""
-    return tuple((level.shape[-2], level.shape[-1]) for level in levels)
+        return [torch.cat(self.anchors(feature_maps))] * len(image_list.image_sizes)
 
 
 class ClassSlots(nn.Module):
     """Which of a model's class slots is which of our classes; holds no weights.
 
     Args:
-        slots: the model's slot of every class, in label order; None for one after the other from `first`.
-        class_names: our classes.
+        slots: the model's slot of every class, each its own; None for one after the other from `first`.
+        class_names: our classes, in label order.
         total: how many slots the model has.
         first: the first slot that can be a class: 1 where slot 0 is the background.
-        name: how messages call the detector.
-
-    Raises:
-        ConfigError: not one slot of its own for every class.
+        name: of the detector, in messages.
     """
 
     slots: Tensor
@@ -120,9 +99,7 @@ class ClassSlots(nn.Module):
     def targets(self, targets: Targets) -> Targets:
         """What training uses of an image's targets, labels as the model's slots."""
         taught = targets.taught()
-        if self._identity:
-            return taught
-        return Targets(boxes=taught.boxes, labels=self.slots[taught.labels], ignored=taught.ignored)
+        return taught if self._identity else replace(taught, labels=self.slots[taught.labels])
 
     def detections(
         self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], slots: Int64[Tensor, " n"]
@@ -130,4 +107,4 @@ class ClassSlots(nn.Module):
         """What was found of our classes, slots as labels."""
         labels = self.labels[slots]
         known = labels >= 0
-        return Detections(boxes=boxes[known], scores=scores[known], labels=labels[known])
+        return Detections(boxes[known], scores[known], labels[known])

@@ -19,8 +19,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.families.faster_rcnn import FasterRCNNDetector
 from detdistill.detectors.families.fcos import fcos_loss
 from detdistill.detectors.families.retinanet import retinanet_loss
-from detdistill.detectors.load_report import LoadReport, load_tensors, require_finite
-from detdistill.detectors.loaded import LoadedDetector
+from detdistill.detectors.load_report import LoadedDetector, load_tensors, require_finite
 from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError, suggestion
 
@@ -31,13 +30,7 @@ _CLASS_LAYERS = ("classification_head.cls_logits.weight", "box_predictor.cls_sco
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What torchvision's builder of a name does not say itself.
-
-    Attributes:
-        adapt: puts it behind the `Detector` interface.
-        strides: of the pyramid.
-        eps: of the norms of the published weights, where it is not the layer's default.
-    """
+    """What torchvision's builder of a name does not say itself; `eps` is the published norms' where it is unusual."""
 
     adapt: Callable[..., Detector]
     strides: tuple[int, ...]
@@ -49,6 +42,7 @@ _DENSE = (8, 16, 32, 64, 128)
 _TWO_STAGE = (4, 8, 16, 32, 64)
 _KNOWN: Mapping[str, _Known] = MappingProxyType(
     {
+        # The published weights of the first generation were trained with norms without an epsilon.
         "fasterrcnn_resnet50_fpn": _Known(FasterRCNNDetector, _TWO_STAGE, eps=0.0),
         "fasterrcnn_resnet50_fpn_v2": _Known(FasterRCNNDetector, _TWO_STAGE),
         # Its backbone gives two maps of stride 32.
@@ -80,49 +74,32 @@ def load_torchvision(text: str) -> LoadedDetector:
             f"{suggestion(name, _KNOWN)}"
         )
     published = get_model_weights(name).DEFAULT
-    if file:
-        path = Path(file).expanduser()
-        source = str(path)
-        tensors: Mapping[str, Tensor] = read_state_dict(path)
-    else:
-        source = f"{name}'s published weights"
-        tensors = _download(published, name)
+    path = Path(file).expanduser()
+    tensors = read_state_dict(path) if file else _download(published, name)
+    source = str(path) if file else f"{name}'s published weights"
     require_finite(tensors, source=source)
     model = get_model_builder(name)(weights=None, weights_backbone=None)
     report = load_tensors(model, tensors, source=source)
-    _require_coco_classes(report)
+    for bad in report.mismatched:
+        if bad.name.endswith(_CLASS_LAYERS):
+            raise ConfigError(
+                f"{source} must have torchvision's 91 COCO class slots ({bad.name} {bad.in_model}), got "
+                f"{bad.in_file}: a model of other classes, whose names the file does not hold. "
+                "Use COCO weights, or train the teacher with detdistill."
+            )
     report.require_complete()
-    if not file or Path(file).name == PurePosixPath(published.url).name:
-        _set_norm_eps(model, _KNOWN[name].eps)
-    categories: list[str] = published.meta["categories"]
-    return LoadedDetector(
-        detector=wrap_torchvision(model, name, categories=categories),
-        report=report,
-        image={"short_side": model.transform.min_size[-1], "long_side": model.transform.max_size, "pad_multiple": 32},
-        class_names=tuple(category for category in categories if category not in _NOT_CLASSES),
-        extra={},
-    )
-
-
-def wrap_torchvision(model: Any, name: str, *, categories: list[str]) -> Detector:
-    """Puts a model of torchvision's builder `name` behind the `Detector` interface.
-
-    Args:
-        model: taken over.
-        name: one of `TORCHVISION_DETECTORS`.
-        categories: what each of the model's class slots means; background and ``N/A`` are dropped.
-    """
-    known = _KNOWN[name]
-    slots = {slot: category for slot, category in enumerate(categories) if category not in _NOT_CLASSES}
-    names, indices = tuple(slots.values()), tuple(slots)
-    return known.adapt(model, names, name=f"{PREFIX}{name}", class_slots=indices, strides=known.strides)
+    eps = _KNOWN[name].eps
+    if eps is not None and (not file or path.name == PurePosixPath(published.url).name):
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+                module.eps = eps
+    image = {"short_side": model.transform.min_size[-1], "long_side": model.transform.max_size, "pad_multiple": 32}
+    detector = _wrap(model, name)
+    return LoadedDetector(detector, report, image, detector.spec.class_names, extra={})
 
 
 def untrained_torchvision(text: str) -> Detector:
-    """One of torchvision's COCO detectors with random weights: its size and speed need no download.
-
-    Args:
-        text: ``"torchvision:NAME"``; a file behind an equals sign is not read.
+    """One of torchvision's COCO detectors (``"torchvision:NAME"``) with random weights: cost needs no download.
 
     Raises:
         ConfigError: the name is unknown.
@@ -133,7 +110,15 @@ def untrained_torchvision(text: str) -> Detector:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model = get_model_builder(name)(weights=None, weights_backbone=None)
-    return wrap_torchvision(model, name, categories=get_model_weights(name).DEFAULT.meta["categories"])
+    return _wrap(model, name)
+
+
+def _wrap(model: Any, name: str) -> Detector:
+    categories = get_model_weights(name).DEFAULT.meta["categories"]
+    slots = {slot: category for slot, category in enumerate(categories) if category not in _NOT_CLASSES}
+    known = _KNOWN[name]
+    names, indices = tuple(slots.values()), tuple(slots)
+    return known.adapt(model, names, name=f"{PREFIX}{name}", class_slots=indices, strides=known.strides)
 
 
 def _download(published: WeightsEnum, name: str) -> Mapping[str, Tensor]:
@@ -145,22 +130,3 @@ def _download(published: WeightsEnum, name: str) -> Mapping[str, Tensor]:
             f"Fetch {published.url} on another machine and pass {PREFIX}{name}=FILE."
         ) from error
     return tensors
-
-
-def _require_coco_classes(report: LoadReport) -> None:
-    for bad in report.mismatched:
-        if bad.name.endswith(_CLASS_LAYERS):
-            raise ConfigError(
-                f"{report.source} must have torchvision's 91 COCO class slots ({bad.name} {bad.in_model}), got "
-                f"{bad.in_file}: a model of other classes, whose names the file does not hold. "
-                "Use COCO weights, or train the teacher with detdistill."
-            )
-
-
-def _set_norm_eps(model: nn.Module, eps: float | None) -> None:
-    """The published weights of the first generation were trained with norms without an epsilon."""
-    if eps is None:
-        return
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
-            module.eps = eps

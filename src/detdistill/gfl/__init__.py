@@ -1,1 +1,1 @@
-"""Our own GFL detector (Generalized Focal Loss): its head, which cells learn which object, and what they cost."""
+"""GFL (Generalized Focal Loss) without its network: which cells learn which object, and what they cost."""

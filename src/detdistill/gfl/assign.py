@@ -54,19 +54,11 @@ class Match:
 
 
 def make_cells(grids: Sequence[tuple[int, int]], strides: Sequence[int], *, device: torch.device) -> Cells:
-    """The cells of a pyramid.
-
-    Args:
-        grids: rows and columns of every level.
-        strides: nominal pixels per cell of every level.
-        device: where they are made.
-    """
+    """The cells of a pyramid with so many rows and columns, and nominal pixels per cell, on every level."""
     points, widths = [], []
     for (rows, columns), stride in zip(grids, strides, strict=True):
-        y, x = torch.meshgrid(
-            torch.arange(rows, device=device) * stride, torch.arange(columns, device=device) * stride, indexing="ij"
-        )
-        points.append(torch.stack((x, y), dim=-1).reshape(-1, 2).float())
+        y, x = (torch.arange(count, device=device) * stride for count in (rows, columns))
+        points.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).reshape(-1, 2).float())
         widths.append(torch.full((rows * columns,), float(stride), device=device))
     return Cells(torch.cat(points), torch.cat(widths), tuple(rows * columns for rows, columns in grids))
 
@@ -81,17 +73,11 @@ def match_by_atss(
     the object's threshold is mean + standard deviation (of a sample) over its candidates, at most their highest
     overlap: where few levels hold a small object, none would reach the sum. A candidate learns the object when its
     overlap reaches the threshold and its point lies inside the box; one that could learn several takes the one it
-    overlaps most. Cells in the padding are background, so that an image's matches are its own.
-
-    Args:
-        boxes: of the image's objects, in pixels.
-        cells: of the padded grid.
-        size: height and width of the image in pixels.
-        scale: side of the anchors in strides.
+    overlaps most. Cells in the padding are background, so that an image's matches are its own. Boxes and `size`, height
+    and width of the image, are in pixels, `scale`, the side of the anchors, in strides.
     """
-    count = boxes.shape[0]
     background = torch.full_like(cells.points[:, 0], BACKGROUND, dtype=torch.int64)
-    if count == 0:
+    if len(boxes) == 0:
         return Match(background, cells.points.new_zeros(0))
     boxes = boxes.float()
     chosen, real = _candidates(boxes, cells, cells.inside(size))
@@ -104,7 +90,7 @@ def match_by_atss(
     thresholds = torch.minimum(mean + spread, highest)
     within = box_distances(boxes[:, None], cells.points[chosen]).amin(dim=2) > 0
     learns = real & within & (overlaps >= thresholds)
-    table = overlaps.new_full((count, len(background)), -1.0)
+    table = overlaps.new_full((len(boxes), len(background)), -1.0)
     table.scatter_(1, chosen, torch.where(learns, overlaps, -1.0))
     best, matched = table.max(dim=0)
     return Match(torch.where(best >= 0, matched, background), thresholds[:, 0])
@@ -130,14 +116,8 @@ def valuable_region(
     """The cells around an image's positives that still see an object well enough to say where its edges are.
 
     Those inside the image that learn nothing and whose anchor's DIoU with an object (IoU − squared distance of the
-    centres / squared diagonal of the common hull) lies between a quarter of its threshold and the threshold.
-
-    Args:
-        boxes: of the image's objects, in pixels.
-        cells: of the padded grid.
-        match: of these boxes and cells.
-        size: height and width of the image in pixels.
-        scale: side of the anchors in strides.
+    centres / squared diagonal of the common hull) lies between a quarter of its threshold and the threshold; the
+    arguments are those of `match_by_atss`, which gave the match.
     """
     anchors, boxes = cells.anchors(scale)[:, None], boxes.float()
     overlaps, hull = box_overlaps(anchors, boxes)[0], _hull(anchors, boxes)
@@ -164,10 +144,8 @@ def box_overlaps(
 
     GIoU = IoU − (hull − union) / hull, where the hull is the smallest box around both. Empty pairs give 0.
     """
-    shared = (torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])).clamp(
-        min=0
-    )
-    overlap = shared.prod(dim=-1)
+    corner = torch.maximum(first[..., :2], second[..., :2])
+    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - corner).clamp(min=0).prod(dim=-1)
     union = _area(first) + _area(second) - overlap
     hull = _hull(first, second).prod(dim=-1)
     tiny = torch.finfo(union.dtype).tiny

@@ -31,7 +31,7 @@ def quality_focal_cells(
     cost = (y − p)² · BCE(p, y), where p is the score and y the box's quality at a positive's own class, else 0.
 
     Args:
-        logits: of every cell and class; gradients flow, through the factor (y − p)² too.
+        logits: gradients flow, through the factor (y − p)² too.
         quality: overlap (IoU) of each positive's box with its object, in [0, 1]; constant.
         own: image, cell and class of each positive.
     """
@@ -46,13 +46,10 @@ def overlap_costs(generalised: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
 
 
 def distribution_focal_costs(logits: Float[Tensor, "p 4 bins"], distances: Float[Tensor, "p 4"]) -> Float[Tensor, " p"]:
-    """The distribution focal loss of every positive, mean over its edges.
+    """The distribution focal loss of every positive, mean over its edges. Gradients flow to the logits.
 
-    cost = −((j + 1 − d) · log q_j + (d − j) · log q_{j+1}), where the true distance d lies between bins j and j + 1.
-
-    Args:
-        logits: over the bins of every edge; gradients flow.
-        distances: of the true edges, in strides; those beyond the bins are taken as the last one's, less 0.1.
+    cost = −((j + 1 − d) · log q_j + (d − j) · log q_{j+1}), where the true distance d, in strides, lies between bins
+    j and j + 1; one beyond the bins is taken as the last one's, less 0.1.
     """
     distances = distances.clamp(0, logits.shape[-1] - 1 - _MARGIN)
     lower = distances.floor()

@@ -16,8 +16,7 @@ from detdistill.data.loader import BatchLoader, evaluation_loader, training_load
 from detdistill.data.sources import open_split
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
-from detdistill.detectors.load_report import ClassComparison
-from detdistill.detectors.loaded import LoadedDetector
+from detdistill.detectors.load_report import ClassComparison, LoadedDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections

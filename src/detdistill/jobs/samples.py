@@ -16,7 +16,7 @@ from detdistill.data.loader import collate, evaluation_loader
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.loaded import LoadedDetector
+from detdistill.detectors.load_report import LoadedDetector
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.twins import RepeatableMaker

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, settings_of
-from detdistill.detectors.load_report import load_tensors, require_finite
-from detdistill.detectors.loaded import LoadedDetector
+from detdistill.detectors.load_report import LoadedDetector, load_tensors, require_finite
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.files import atomic_file, read_json, write_json

@@ -17,24 +17,14 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from detdistill.detectors.backbones import build_backbone
-from detdistill.detectors.base import ClassLayout, Detector, DetectorSpec, PyramidLayout
+from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, DetectorSpec, PyramidLayout
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.detectors.rcnn_losses import (
-    RpnOutput,
-    SampledSums,
-    flat_output,
-    proposed,
-    roi_sums,
-    rpn_sums,
-    sampled_regions,
-)
-from detdistill.detectors.sampler import SeededSampler, Stream
+from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, grids
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
 from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
 
-_LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 _POOLED_CELLS = 7
 _COARSEST_POOLED = 32
 
@@ -51,7 +41,7 @@ class FasterRCNNSettings(DetectorSettings):
         roi_samples: proposals sampled per image for the second stage's loss.
         rpn_samples: anchors sampled per image for the first stage's loss.
         proposals_train: proposals kept per image in training.
-        proposals_test: proposals kept per image in detection.
+        proposals_test: likewise in detection.
     """
 
     family: Literal["faster_rcnn"] = "faster_rcnn"
@@ -85,14 +75,9 @@ class FasterRCNNDetector(Detector):
     Args:
         model: torchvision's model, taken over: its anchors and its RoI pooling are set to the nominal strides.
             Its backbone gives the levels ``"0"``, ``"1"``, ... fine to coarse; its own resizing is not used.
-        class_names: in label order.
         name: how messages call the detector.
         class_slots: the model's own class index of every label, 1 or more as 0 is the background. None: label + 1.
-        strides: nominal pixels per cell of every level.
         settings: what it was built from, so that it can be saved; None where torchvision's builder made it.
-
-    Raises:
-        ConfigError: the slots do not fit the class names or the model.
     """
 
     def __init__(
@@ -110,7 +95,6 @@ class FasterRCNNDetector(Detector):
         self._slots = ClassSlots(class_slots, class_names, total=slots, first=1, name=name)
         anchors = NominalAnchors.like(model.rpn.anchor_generator, strides)
         model.rpn.anchor_generator = anchors
-        self._level_names = tuple(str(level) for level in range(len(strides)))
         _pool_by_nominal_strides(model.roi_heads.box_roi_pool, strides)
         self.model = model
         self.settings = settings
@@ -129,39 +113,32 @@ class FasterRCNNDetector(Detector):
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`: the class logits cost the RPN's head alone; any loss costs the second stage too."""
-        if not needs & (_LOSSES | {Need.CLASS_LOGITS}):
+        if not needs & (LOSS_NEEDS | {Need.CLASS_LOGITS}):
             return Observation(pyramid)
         objectness, deltas = self.model.rpn.head(list(pyramid.levels))
         logits = loss = None
         if Need.CLASS_LOGITS in needs:
             levels = tuple(level.unsqueeze(2) for level in objectness)
             logits = ClassLogits(levels, pyramid.strides, ClassKind.OBJECTNESS)
-        if needs & _LOSSES:
-            output = self._flat(objectness, deltas)
+        if needs & LOSS_NEEDS:
+            output = flat_output(self.model.rpn, objectness, deltas)
             loss = self._task_loss(pyramid, batch, output, by_image=Need.IMAGE_LOSSES in needs)
         return Observation(pyramid, class_logits=logits, task_loss=loss)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`."""
-        pyramid = self.extract(batch)
-        rpn = self.model.rpn
-        output = self._flat(*rpn.head(list(pyramid.levels)))
+        pyramid, rpn = self.extract(batch), self.model.rpn
+        output = flat_output(rpn, *rpn.head(list(pyramid.levels)))
         proposals = proposed(rpn, output, batch.sizes, counts="testing")
-        class_logits, deltas = self._second_stage(pyramid, proposals, batch.sizes)
-        boxes, scores, slots = self.model.roi_heads.postprocess_detections(
-            class_logits.float(), deltas.float(), proposals, list(batch.sizes)
-        )
-        return tuple(self._slots.detections(*found) for found in zip(boxes, scores, slots, strict=True))
-
-    def _flat(self, objectness: list[Tensor], deltas: list[Tensor]) -> RpnOutput:
-        anchors = self.model.rpn.anchor_generator.anchors(grids(objectness), device=objectness[0].device)
-        return flat_output(objectness, deltas, torch.cat(anchors))
+        logits, deltas = (said.float() for said in self._second_stage(pyramid, proposals, batch.sizes))
+        found = self.model.roi_heads.postprocess_detections(logits, deltas, proposals, list(batch.sizes))
+        return tuple(self._slots.detections(*one) for one in zip(*found, strict=True))
 
     def _second_stage(
         self, pyramid: Pyramid, boxes: list[Float[Tensor, "_r 4"]], sizes: Sequence[tuple[int, int]]
     ) -> tuple[Float[Tensor, "r s"], Float[Tensor, "r 4s"]]:
         heads = self.model.roi_heads
-        features = dict(zip(self._level_names, pyramid.levels, strict=True))
+        features = {str(level): maps for level, maps in enumerate(pyramid.levels)}
         logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes, list(sizes))))
         return logits, deltas
 
@@ -171,12 +148,15 @@ class FasterRCNNDetector(Detector):
         # The losses are in float32; the second stage's layers stay under the caller's autocast.
         with torch.autocast(batch.images.device.type, enabled=False):
             proposals = proposed(rpn, output, batch.sizes, counts="training")
-            first = rpn_sums(rpn, output, targets, _sampler(rpn.fg_bg_sampler, batch, Stream.ANCHORS))
-            regions = sampled_regions(heads, proposals, targets, _sampler(heads.fg_bg_sampler, batch, Stream.REGIONS))
+            first = rpn_sums(rpn, output, targets, batch.seeds)
+            regions = sampled_regions(heads, proposals, targets, batch.seeds)
         logits, deltas = self._second_stage(pyramid, regions.boxes, batch.sizes)
         with torch.autocast(batch.images.device.type, enabled=False):
             second = roi_sums(logits, deltas, regions)
-            return _task_loss(first, second, strides=pyramid.strides, by_image=by_image)
+            total = first.total() + second.total()
+            return (
+                TaskLoss(total, pyramid.strides, *first.by_image(), *second.by_image()) if by_image else TaskLoss(total)
+            )
 
 
 def build_faster_rcnn(settings: FasterRCNNSettings, class_names: Sequence[str]) -> FasterRCNNDetector:
@@ -184,15 +164,13 @@ def build_faster_rcnn(settings: FasterRCNNSettings, class_names: Sequence[str]) 
     # As torchvision's, where that gives the levels.
     backbone = build_backbone(settings, extra="pool" if settings.strides[-1] <= 2 * _COARSEST_POOLED else "conv")
     octaves = settings.anchor_octaves
-    sizes = tuple(
-        tuple(stride * settings.anchor_scale * 2 ** (i / octaves) for i in range(octaves))
-        for stride in settings.strides
-    )
-    ratios = (settings.anchor_ratios,) * len(settings.strides)
+    sizes = [
+        [stride * settings.anchor_scale * 2 ** (i / octaves) for i in range(octaves)] for stride in settings.strides
+    ]
     channels = settings.fpn_channels
     model = FasterRCNN(
         backbone,
-        rpn_anchor_generator=NominalAnchors(sizes, ratios, strides=settings.strides),
+        rpn_anchor_generator=NominalAnchors(sizes, [settings.anchor_ratios] * len(sizes), strides=settings.strides),
         rpn_head=RPNHead(channels, octaves * len(settings.anchor_ratios), conv_depth=settings.head_depth),
         rpn_pre_nms_top_n_train=settings.proposals_train,
         rpn_pre_nms_top_n_test=settings.proposals_test,
@@ -212,65 +190,27 @@ def build_faster_rcnn(settings: FasterRCNNSettings, class_names: Sequence[str]) 
     return FasterRCNNDetector(model, class_names, name=settings.name, strides=settings.strides, settings=settings)
 
 
-def _sampler(torchvisions: object, batch: Batch, stream: Stream) -> SeededSampler:
-    """The seeded twin of a sampler of torchvision's."""
-    return SeededSampler(
-        seeds=batch.seeds,
-        stream=stream,
-        count=torchvisions.batch_size_per_image,  # type: ignore[attr-defined]
-        positive_fraction=torchvisions.positive_fraction,  # type: ignore[attr-defined]
-    )
-
-
-def _task_loss(first: SampledSums, second: SampledSums, *, strides: tuple[int, ...], by_image: bool) -> TaskLoss:
-    total = first.total() + second.total()
-    if not by_image:
-        return TaskLoss(total=total)
-    classification, box = first.by_image()
-    roi_classification, roi_box = second.by_image()
-    return TaskLoss(
-        total=total,
-        strides=strides,
-        classification=classification,
-        box=box,
-        roi_classification=roi_classification,
-        roi_box=roi_box,
-    )
-
-
-def _pooled_strides(strides: Sequence[int]) -> tuple[int, ...]:
-    """The levels that the second stage reads; coarser ones are the RPN's alone."""
-    return tuple(stride for stride in strides if stride <= max(_COARSEST_POOLED, strides[0]))
-
-
 def _pool_by_nominal_strides(pool: MultiScaleRoIAlign, strides: Sequence[int]) -> None:
     """Sets what the pooling would otherwise guess from the first batch's image sizes, and keep."""
-    pooled = _pooled_strides(strides)
+    # Coarser levels are the RPN's alone.
+    pooled = [stride for stride in strides if stride <= max(_COARSEST_POOLED, strides[0])]
     pool.featmap_names = [str(level) for level in range(len(pooled))]
     pool.scales = [1 / stride for stride in pooled]
-    pool.map_levels = initLevelMapper(
-        int(math.log2(pooled[0])),
-        int(math.log2(pooled[-1])),
-        canonical_scale=pool.canonical_scale,
-        canonical_level=pool.canonical_level,
-    )
+    ends = (int(math.log2(stride)) for stride in (pooled[0], pooled[-1]))
+    scale, level = pool.canonical_scale, pool.canonical_level
+    pool.map_levels = initLevelMapper(*ends, canonical_scale=scale, canonical_level=level)
 
 
-FAMILY = Family(
-    name="faster_rcnn",
-    settings=FasterRCNNSettings,
-    presets={
-        "small": FasterRCNNSettings(
-            backbone="resnet10t",
-            fpn_channels=64,
-            strides=(4, 8, 16, 32),
-            anchor_scale=4.0,
-            roi_channels=256,
-            roi_samples=64,
-            rpn_samples=128,
-            proposals_train=256,
-            proposals_test=256,
-        )
-    },
-    build=build_faster_rcnn,
+_SMALL = FasterRCNNSettings(
+    backbone="resnet10t",
+    fpn_channels=64,
+    strides=(4, 8, 16, 32),
+    anchor_scale=4.0,
+    roi_channels=256,
+    roi_samples=64,
+    rpn_samples=128,
+    proposals_train=256,
+    proposals_test=256,
 )
+
+FAMILY = Family("faster_rcnn", FasterRCNNSettings, presets={"small": _SMALL}, build=build_faster_rcnn)

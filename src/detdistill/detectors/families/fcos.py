@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -20,6 +20,7 @@ from detdistill.detectors.dense import BACKGROUND, all_background, assign, focal
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors
+from detdistill.gfl.assign import box_distances
 from detdistill.types import Targets, TaskLoss
 
 _LARGEST_AREA = 1e8  # torchvision's: of several boxes a cell takes the one with the largest 1e8 − area
@@ -54,19 +55,14 @@ class FCOSSettings(DetectorSettings):
 
 def build_fcos(settings: FCOSSettings, class_names: Sequence[str]) -> DenseDetector:
     """An FCOS with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
-    sizes, ratios = [(stride,) for stride in settings.strides], [(1.0,)] * len(settings.strides)
+    strides = settings.strides
+    anchors = NominalAnchors([(stride,) for stride in strides], [(1.0,)] * len(strides), strides=strides)
     backbone = build_backbone(settings)
     head = FCOSHead(settings.fpn_channels, 1, len(class_names), num_convs=0)
     nn.init.constant_(head.regression_head.bbox_reg.bias, settings.box_bias_init)
+    own = {"center_sampling_radius": settings.centre_radius}
     return dense_detector(
-        FCOS,
-        settings,
-        class_names,
-        backbone=backbone,
-        head=head,
-        anchors=NominalAnchors(sizes, ratios, strides=settings.strides),
-        loss=fcos_loss,
-        own={"center_sampling_radius": settings.centre_radius},
+        FCOS, settings, class_names, backbone=backbone, head=head, anchors=anchors, loss=fcos_loss, own=own
     )
 
 
@@ -88,25 +84,18 @@ def fcos_loss(
     matches = [match_by_centre(target.boxes, anchors, counts=counts, radius=radius) for target in targets]
     given = assign(matches, targets, counts=counts)
     positive, boxes, own = (given.image, given.anchor), given.boxes[given.objects], anchors[given.anchor]
-    overlap = generalized_box_iou_loss(
-        model.head.box_coder.decode(rows["bbox_regression"][positive], own), boxes, reduction="none"
-    )
-    central = functional.binary_cross_entropy_with_logits(
-        rows["bbox_ctrness"][positive].squeeze(1), centreness(boxes, own), reduction="none"
-    )
+    predicted = model.head.box_coder.decode(rows["bbox_regression"][positive], own)
+    overlap = generalized_box_iou_loss(predicted, boxes, reduction="none")
+    said = rows["bbox_ctrness"][positive].squeeze(1)
+    central = functional.binary_cross_entropy_with_logits(said, _centreness(boxes, own), reduction="none")
     classification = given.by_level(focal_cells(rows["cls_logits"], given))
     box, centre, positives = given.by_level(given.spread(overlap)), given.spread(central).sum(dim=1), given.positives()
     total = (classification.sum() + box.sum() + centre.sum()) / positives.sum().clamp(min=1)
     if not per_image:
-        return TaskLoss(total=total)
+        return TaskLoss(total)
     each = positives.clamp(min=1)
-    return TaskLoss(
-        total=total,
-        strides=strides,
-        classification=classification / each[:, None],
-        box=box / each[:, None],
-        other={"centerness": centre / each},
-    )
+    classification, box = classification / each[:, None], box / each[:, None]
+    return TaskLoss(total, strides, classification, box, other={"centerness": centre / each})
 
 
 def match_by_centre(
@@ -116,15 +105,9 @@ def match_by_centre(
 
     A cell learns a box when it lies inside it, at most `radius` anchor sides from its centre, and the farthest
     edge is 4 to 8 anchor sides away (no lower end on the finest level, no upper end on the coarsest). Of
-    several boxes it takes the smallest.
-
-    Args:
-        boxes: in pixels.
-        anchors: squares as wide as the level's stride, around the cells' points.
-        counts: anchors per level.
-        radius: in anchor sides.
+    several boxes it takes the smallest. The anchors, so many per level, are squares as wide as the level's stride.
     """
-    if boxes.shape[0] == 0:
+    if len(boxes) == 0:
         return all_background(anchors)
     boxes = boxes.float()
     points = ((anchors[:, :2] + anchors[:, 2:]) / 2)[:, None]
@@ -132,9 +115,8 @@ def match_by_centre(
     lower, upper = sides * 4, sides * 8
     lower[: counts[0]] = 0
     upper[sum(counts) - counts[-1] :] = float("inf")
-    before, behind = points - boxes[:, :2], boxes[:, 2:] - points
-    nearest = torch.minimum(before, behind).amin(dim=2)
-    farthest = torch.maximum(before, behind).amax(dim=2)
+    edges = box_distances(boxes, points)
+    nearest, farthest = edges.amin(dim=2), edges.amax(dim=2)
     off_centre = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs().amax(dim=2)
     learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -142,19 +124,14 @@ def match_by_centre(
     return torch.where(best < 1e-5, BACKGROUND, matched)
 
 
-def centreness(boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]) -> Float[Tensor, " p"]:
+def _centreness(boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]) -> Float[Tensor, " p"]:
     """How central each anchor's point lies in its box: sqrt(min/max of left, right · min/max of top, bottom)."""
     points = (anchors[:, :2] + anchors[:, 2:]) / 2
     before, behind = points - boxes[:, :2], boxes[:, 2:] - points
     return (torch.minimum(before, behind) / torch.maximum(before, behind)).prod(dim=1).sqrt()
 
 
-FAMILY = Family(
-    name="fcos",
-    settings=FCOSSettings,
-    presets={
-        "tiny": FCOSSettings(backbone="test_resnet", fpn_channels=32, head_depth=2, strides=(8, 16, 32)),
-        "small": FCOSSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32)),
-    },
-    build=build_fcos,
-)
+_SMALL = FCOSSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32))
+
+_PRESETS = {"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL}
+FAMILY = Family("fcos", FCOSSettings, presets=_PRESETS, build=build_fcos)

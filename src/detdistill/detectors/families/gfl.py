@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from detdistill.detectors.backbones import PyramidBackbone, build_backbone
+from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import BoxLayout, Detector
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import assign, dense_spec, observe_dense, tower
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import DetectorSettings, HeadNorm
-from detdistill.detectors.torchvision_parts import grids
-from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, make_cells, match_by_atss
+from detdistill.detectors.torchvision_parts import cells_of
+from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
 from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
-from detdistill.gfl.network import GFLHead
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
 _LEAST = torch.finfo(torch.float32).tiny
-_FEWEST_BINS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,40 +54,69 @@ class GFLSettings(DetectorSettings):
         self.require_at_least_one("candidates_per_level")
         self.require_between_0_and_1("class_prior")
         self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
-        self.require("box_bins", self.box_bins >= _FEWEST_BINS, f"be {_FEWEST_BINS} or more", remedy="17 is usual.")
+        self.require("box_bins", self.box_bins >= 2, "be 2 or more", remedy="17 is usual.")
         last = self.box_bins - 1
-        inside = 0 < self.box_bias_init < last
-        self.require("box_bias_init", inside, f"lie between 0 and the last of GFL's bins, {last}")
+        expected = f"lie between 0 and the last of GFL's bins, {last}"
+        self.require("box_bias_init", 0 < self.box_bias_init < last, expected)
+
+
+class GFLHead(nn.Module):
+    """Reads a pyramid; the same weights on every level but for one learnt scale a level."""
+
+    def __init__(self, settings: GFLSettings, *, classes: int) -> None:
+        super().__init__()
+        self.bins, channels = settings.box_bins, settings.fpn_channels
+        towers = [tower(channels, depth=settings.head_depth, norm=settings.head_norm) for _ in range(2)]
+        self.class_tower, self.box_tower = towers
+        self.classes = nn.Conv2d(channels, classes, 3, padding=1)
+        self.boxes = nn.Conv2d(channels, 4 * self.bins, 3, padding=1)
+        self.scales = nn.Parameter(torch.ones(len(settings.strides)))
+        prior = settings.class_prior
+        for layer, bias in (
+            (self.classes, torch.tensor(math.log(prior / (1 - prior)))),
+            (self.boxes, first_logits(self.bins, mean=settings.box_bias_init).repeat(4)),
+        ):
+            nn.init.normal_(layer.weight, std=0.01)
+            with torch.no_grad():
+                layer.bias.copy_(bias)  # type: ignore[union-attr]
+
+    def class_logits(self, levels: Sequence[Float[Tensor, "b c _h _w"]]) -> tuple[Float[Tensor, "b k _h _w"], ...]:
+        """The class logits of every level."""
+        return tuple(self.classes(self.class_tower(level)) for level in levels)
+
+    def box_logits(self, levels: Sequence[Float[Tensor, "b c _h _w"]]) -> tuple[Float[Tensor, "b 4 bins _h _w"], ...]:
+        """The logits over the distances of the left, top, right and bottom edges, of every level."""
+        maps = (scale * self.boxes(self.box_tower(level)) for level, scale in zip(levels, self.scales, strict=True))
+        return tuple(level.unflatten(1, (4, self.bins)) for level in maps)
+
+
+def first_logits(bins: int, *, mean: float) -> Float[Tensor, " bins"]:
+    """Logits that fall or rise evenly from bin to bin, with this mean of their distribution, in 0 to bins − 1."""
+    positions = torch.arange(bins, dtype=torch.float64)
+    low, high = -20.0, 20.0
+    for _ in range(60):
+        slope = (low + high) / 2
+        if float((positions * (slope * positions).softmax(dim=0)).sum()) < mean:
+            low = slope
+        else:
+            high = slope
+    return (slope * (positions - positions.mean())).float()
 
 
 @final
 class GFLDetector(Detector):
-    """A dense detector without hand-made box codes: each edge's distance is a distribution over bins.
-
-    Args:
-        backbone: gives the pyramid.
-        head: reads it.
-        class_names: in label order.
-        settings: what both were built from.
-    """
+    """A dense detector without hand-made box codes: each edge's distance is a distribution over bins."""
 
     settings: GFLSettings
 
-    def __init__(
-        self, backbone: PyramidBackbone, head: GFLHead, *, class_names: Sequence[str], settings: GFLSettings
-    ) -> None:
+    def __init__(self, settings: GFLSettings, class_names: Sequence[str]) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = head
+        self.backbone = build_backbone(settings)
+        self.head = GFLHead(settings, classes=len(class_names))
         self.settings = settings
-        strides = settings.strides
-        self.spec = dense_spec(
-            settings.name,
-            class_names,
-            strides=strides,
-            channels=backbone.out_channels,
-            boxes=BoxLayout(strides=strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale),
-        )
+        strides, channels = settings.strides, settings.fpn_channels
+        boxes = BoxLayout(strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale)
+        self.spec = dense_spec(settings.name, class_names, strides=strides, channels=channels, boxes=boxes)
         self._pixels = Normaliser(settings.mean, settings.std)
 
     def extract(self, batch: Batch) -> Pyramid:
@@ -102,12 +130,10 @@ class GFLDetector(Detector):
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`. Cells in the padding find nothing."""
         pyramid = self.extract(batch)
-        cells = _cells(pyramid)
-        scores = _rows(self.class_outputs(pyramid)).sigmoid()
-        boxes = _rows(self.box_outputs(pyramid))
-        return tuple(
-            self._find(scores[index], boxes[index], cells, size=size) for index, size in enumerate(batch.sizes)
-        )
+        cells = cells_of(pyramid.levels, pyramid.strides)
+        scores, boxes = _rows(self.class_outputs(pyramid)).sigmoid(), _rows(self.box_outputs(pyramid))
+        images = zip(scores, boxes, batch.sizes, strict=True)
+        return tuple(self._find(score, box, cells, size=size) for score, box, size in images)
 
     def class_outputs(self, pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 k _h _w"], ...]:
         """The class logits of every level."""
@@ -126,7 +152,8 @@ class GFLDetector(Detector):
         self, classes: tuple[Tensor, ...], boxes: tuple[Tensor, ...], pyramid: Pyramid, batch: Batch, *, per_image: bool
     ) -> TaskLoss:
         """Class costs per positive of the batch, box costs per weight of the batch's positives."""
-        logits, targets, cells = _rows(classes), [target.taught() for target in batch.targets], _cells(pyramid)
+        logits, targets = _rows(classes), [target.taught() for target in batch.targets]
+        cells = cells_of(pyramid.levels, pyramid.strides)
         scale = self.settings.anchor_scale
         matches = [
             match_by_atss(target.boxes, cells, size=size, scale=scale).matched
@@ -147,14 +174,9 @@ class GFLDetector(Detector):
         total = total + (overlap.sum() + shape.sum()) / mass.sum().clamp(min=_LEAST)
         if not per_image:
             return TaskLoss(total=total)
-        each, mass = positives.clamp(min=1), mass.clamp(min=_LEAST)
-        return TaskLoss(
-            total=total,
-            strides=pyramid.strides,
-            classification=quality / each[:, None],
-            box=overlap / mass[:, None],
-            other={"distribution": shape / mass},
-        )
+        each, mass = positives.clamp(min=1)[:, None], mass.clamp(min=_LEAST)
+        other = {"distribution": shape / mass}
+        return TaskLoss(total, pyramid.strides, quality / each, overlap / mass[:, None], other=other)
 
     def _find(
         self, scores: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4 bins"], cells: Cells, *, size: tuple[int, int]
@@ -173,11 +195,7 @@ class GFLDetector(Detector):
         distances = expected_distances(boxes[cell]) * cells.strides[cell][:, None]
         found = clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size)
         keep = batched_nms(found, together, labels, settings.nms_threshold)[: settings.detections_per_image]
-        return Detections(boxes=found[keep], scores=together[keep], labels=labels[keep])
-
-
-def _cells(pyramid: Pyramid) -> Cells:
-    return make_cells(grids(pyramid.levels), pyramid.strides, device=pyramid.levels[0].device)
+        return Detections(found[keep], together[keep], labels[keep])
 
 
 def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "b n *says"]:
@@ -185,29 +203,7 @@ def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "
     return torch.cat([level.squeeze(1).flatten(-2).movedim(-1, 1) for level in levels], dim=1).float()
 
 
-def build_gfl(settings: GFLSettings, class_names: Sequence[str]) -> GFLDetector:
-    """A GFL with new weights (see `build_backbone` for where they are drawn from and what is raised)."""
-    backbone = build_backbone(settings)
-    towers = [tower(settings.fpn_channels, depth=settings.head_depth, norm=settings.head_norm) for _ in range(2)]
-    head = GFLHead(
-        towers[0],
-        towers[1],
-        channels=settings.fpn_channels,
-        classes=len(class_names),
-        bins=settings.box_bins,
-        levels=len(settings.strides),
-        class_prior=settings.class_prior,
-        first_distance=settings.box_bias_init,
-    )
-    return GFLDetector(backbone, head, class_names=class_names, settings=settings)
+_SMALL = GFLSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32))
 
-
-FAMILY = Family(
-    name="gfl",
-    settings=GFLSettings,
-    presets={
-        "tiny": GFLSettings(backbone="test_resnet", fpn_channels=32, head_depth=2, strides=(8, 16, 32)),
-        "small": GFLSettings(backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32)),
-    },
-    build=build_gfl,
-)
+_PRESETS = {"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL}
+FAMILY = Family("gfl", GFLSettings, presets=_PRESETS, build=GFLDetector)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection import RetinaNet
@@ -73,15 +73,10 @@ def build_retinanet(settings: RetinaNetSettings, class_names: Sequence[str]) -> 
     ]
     anchors = NominalAnchors(sizes, [settings.anchor_ratios] * len(sizes), strides=settings.strides)
     backbone = build_backbone(settings)
+    head = RetinaNetHead(settings.fpn_channels, anchors.num_anchors_per_location()[0], len(class_names))
+    own = {"fg_iou_thresh": settings.positive_iou, "bg_iou_thresh": settings.negative_iou}
     return dense_detector(
-        RetinaNet,
-        settings,
-        class_names,
-        backbone=backbone,
-        head=RetinaNetHead(settings.fpn_channels, anchors.num_anchors_per_location()[0], len(class_names)),
-        anchors=anchors,
-        loss=retinanet_loss,
-        own={"fg_iou_thresh": settings.positive_iou, "bg_iou_thresh": settings.negative_iou},
+        RetinaNet, settings, class_names, backbone=backbone, head=head, anchors=anchors, loss=retinanet_loss, own=own
     )
 
 
@@ -99,50 +94,28 @@ def retinanet_loss(
     See `DenseLoss` for the arguments.
     """
     anchors = torch.cat(levels)
-    matches = [match_by_iou(target.boxes, anchors, matcher=model.proposal_matcher) for target in targets]
+    matches = [
+        model.proposal_matcher(box_iou(target.boxes.float(), anchors)) if len(target.boxes) else all_background(anchors)
+        for target in targets
+    ]
     given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels))
-    regression = model.head.regression_head
-    costs = offset_costs(
-        rows["bbox_regression"][given.image, given.anchor],
-        given.boxes[given.objects],
-        anchors[given.anchor],
-        kind=regression._loss_type,
-        coder=regression.box_coder,
-    )
+    predicted = rows["bbox_regression"][given.image, given.anchor]
+    costs = _offset_costs(model.head.regression_head, predicted, given.boxes[given.objects], anchors[given.anchor])
     each = given.positives().clamp(min=1)[:, None]
     classification = given.by_level(focal_cells(rows["cls_logits"], given)) / each
     box = given.by_level(given.spread(costs)) / each
     total = (classification + box).sum(dim=1).mean()
-    if not per_image:
-        return TaskLoss(total=total)
-    return TaskLoss(total=total, strides=strides, classification=classification, box=box)
+    return TaskLoss(total, strides, classification, box) if per_image else TaskLoss(total)
 
 
-def match_by_iou(boxes: Float[Tensor, "m 4"], anchors: Float[Tensor, "n 4"], *, matcher: Any) -> Int64[Tensor, " n"]:
-    """The matches of one image: by overlap, with torchvision's `Matcher`."""
-    if boxes.shape[0] == 0:
-        return all_background(anchors)
-    matched: Tensor = matcher(box_iou(boxes.float(), anchors))
-    return matched
-
-
-def offset_costs(
-    predicted: Float[Tensor, "p 4"],
-    boxes: Float[Tensor, "p 4"],
-    anchors: Float[Tensor, "p 4"],
-    *,
-    kind: str,
-    coder: Any,
+def _offset_costs(
+    head: Any, predicted: Float[Tensor, "p 4"], boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]
 ) -> Float[Tensor, " p"]:
-    """The box loss of every positive anchor.
+    """The box loss of every positive anchor, of the kind that torchvision's regression head names.
 
-    Args:
-        predicted: the head's offsets; gradients flow to them.
-        boxes: what each should say, in pixels.
-        anchors: in pixels.
-        kind: torchvision's name of the loss: "l1", "smooth_l1", "giou", "diou" or "ciou".
-        coder: torchvision's `BoxCoder`.
+    Gradients flow to the predicted offsets; boxes, which they should say, and anchors are in pixels.
     """
+    kind, coder = head._loss_type, head.box_coder
     if kind in _IOU_LOSSES:
         costs: Tensor = _IOU_LOSSES[kind](coder.decode_single(predicted, anchors), boxes, reduction="none")
         return costs
@@ -154,9 +127,5 @@ _SMALL = RetinaNetSettings(
     backbone="test_resnet", fpn_channels=64, head_depth=3, strides=(8, 16, 32), head_norm="group", anchor_scale=2.0
 )
 
-FAMILY = Family(
-    name="retinanet",
-    settings=RetinaNetSettings,
-    presets={"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL},
-    build=build_retinanet,
-)
+_PRESETS = {"tiny": replace(_SMALL, fpn_channels=32, head_depth=2), "small": _SMALL}
+FAMILY = Family("retinanet", RetinaNetSettings, presets=_PRESETS, build=build_retinanet)
