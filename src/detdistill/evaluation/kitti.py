@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,18 +34,17 @@ from detdistill.evaluation.kitti_matching import MatchedImage, precision_curve
 from detdistill.evaluation.shared import areas, figures_text, intersections, mean_of, overlap
 
 Points = Literal[40, 11]
+Figures = Mapping[str, Mapping[str, float | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class KittiClass:
+class _Rules(NamedTuple):
     """How a class is measured: the least overlap of a hit, and the class whose objects are ignored."""
 
     iou: float
-    neighbour: str | None
+    neighbour: str
 
 
-@dataclass(frozen=True, slots=True)
-class Difficulty:
+class _Limits(NamedTuple):
     """Which objects count: box height in pixels above `height`, at most so much hidden and outside the image."""
 
     height: float
@@ -53,19 +52,11 @@ class Difficulty:
     truncated: float
 
 
-KITTI_CLASSES: Mapping[str, KittiClass] = MappingProxyType(
-    {
-        "Car": KittiClass(0.7, "Van"),
-        "Pedestrian": KittiClass(0.5, "Person_sitting"),
-        "Cyclist": KittiClass(0.5, None),
-    }
+KITTI_CLASSES = MappingProxyType(
+    {"Car": _Rules(0.7, "Van"), "Pedestrian": _Rules(0.5, "Person_sitting"), "Cyclist": _Rules(0.5, "Cyclist")}
 )
-DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType(
-    {
-        "easy": Difficulty(40, 0, 0.15),
-        "moderate": Difficulty(25, 1, 0.3),
-        "hard": Difficulty(25, 2, 0.5),
-    }
+DIFFICULTIES = MappingProxyType(
+    {"easy": _Limits(40, 0, 0.15), "moderate": _Limits(25, 1, 0.3), "hard": _Limits(25, 2, 0.5)}
 )
 
 
@@ -80,7 +71,7 @@ class KittiMetrics:
     """
 
     points: int
-    ap: Mapping[str, Mapping[str, float | None]]
+    ap: Figures
     objects: Mapping[str, Mapping[str, int]]
 
     def mean(self, difficulty: str) -> float | None:
@@ -130,8 +121,7 @@ def evaluate_kitti(
     """
     if points not in (40, 11):
         raise ConfigError(f"KITTI's recall points must be 40 or 11, got {points}. 40 is what the benchmark uses today.")
-    known = {name.lower() for name in KITTI_CLASSES}
-    if not known & {name.lower() for name in class_names}:
+    if not any(_named(class_names, name).any() for name in KITTI_CLASSES):
         raise ConfigError(
             f"The detector's classes must include one of {', '.join(KITTI_CLASSES)}, got {list(class_names)}. "
             "Evaluate a detector that was trained on KITTI's classes."
@@ -141,50 +131,34 @@ def evaluate_kitti(
     found = check_detections(detections, truths, classes=len(class_names))
     ap: dict[str, dict[str, float | None]] = {}
     objects: dict[str, dict[str, int]] = {}
-    for name, rules in KITTI_CLASSES.items():
-        seen = [_seen(truth, found[image_id], class_names, name, rules) for image_id, truth in truths.items()]
+    for name in KITTI_CLASSES:
+        seen = [_seen(truth, found[image_id], class_names, name) for image_id, truth in truths.items()]
         images = {level: [by_level[level] for by_level in seen] for level in DIFFICULTIES}
         objects[name] = {level: sum(int(one.counted.sum()) for one in images[level]) for level in DIFFICULTIES}
-        ap[name] = {level: _mean(precision_curve(images[level]), points) for level in DIFFICULTIES}
-    return KittiMetrics(points=points, ap=ap, objects=objects)
+        curves = {level: precision_curve(images[level]) for level in DIFFICULTIES}
+        chosen = slice(1, None) if points == 40 else slice(None, None, 4)
+        ap[name] = {k: None if curve is None else 100.0 * float(curve[chosen].mean()) for k, curve in curves.items()}
+    return KittiMetrics(points, ap, objects)
 
 
-def _seen(
-    truth: KittiLabels, found: ImageDetections, class_names: Sequence[str], name: str, rules: KittiClass
-) -> dict[str, MatchedImage]:
+def _seen(truth: KittiLabels, found: ImageDetections, class_names: Sequence[str], name: str) -> dict[str, MatchedImage]:
     """What one class sees of an image, by difficulty."""
-    own = _named(truth.types, name)
-    concerned = own | _named(truth.types, rules.neighbour or name)
+    rules, own = KITTI_CLASSES[name], _named(truth.types, name)
+    concerned = own | _named(truth.types, rules.neighbour)
     objects, own = truth.boxes[concerned], own[concerned]
     occluded, truncated = truth.occluded[concerned], truth.truncated[concerned]
     guesses, scores = found.boxes.astype(np.float64), found.scores.astype(np.float64)
-    of_class = _named(class_names, name)[found.labels]
-    heights = guesses[:, 3] - guesses[:, 1]
     regions = truth.boxes[_named(truth.types, DONT_CARE)]
     excused = np.any(intersections(regions, guesses) > rules.iou * areas(guesses), axis=0)
     overlaps = overlap(objects, guesses)
+    tall, guessed_tall = objects[:, 3] - objects[:, 1], guesses[:, 3] - guesses[:, 1]
     seen: dict[str, MatchedImage] = {}
     for level, limit in DIFFICULTIES.items():
-        hard = (objects[:, 3] - objects[:, 1] <= limit.height) | (occluded > limit.occluded)
-        hard |= truncated > limit.truncated
-        small = heights < limit.height
-        kept = of_class | small
-        seen[level] = MatchedImage(
-            overlaps=overlaps[:, kept],
-            iou=rules.iou,
-            counted=own & ~hard,
-            scores=scores[kept],
-            small=small[kept],
-            excused=excused[kept],
-        )
+        hard = (tall <= limit.height) | (occluded > limit.occluded) | (truncated > limit.truncated)
+        small = guessed_tall < limit.height
+        kept = _named(class_names, name)[found.labels] | small
+        seen[level] = MatchedImage(overlaps[:, kept], rules.iou, own & ~hard, scores[kept], small[kept], excused[kept])
     return seen
-
-
-def _mean(curve: NDArray[np.float64] | None, points: Points) -> float | None:
-    if curve is None:
-        return None
-    sampled = curve[1:] if points == 40 else curve[::4]
-    return 100.0 * float(sampled.mean())
 
 
 def _named(types: Iterable[str], name: str) -> NDArray[np.bool_]:

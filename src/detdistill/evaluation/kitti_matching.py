@@ -35,7 +35,28 @@ class MatchedImage:
     excused: NDArray[np.bool_]
 
 
-def found_scores(image: MatchedImage) -> list[float]:
+def precision_curve(images: Sequence[MatchedImage]) -> NDArray[np.float64] | None:
+    """Precision at the 41 recall positions, each the best at that recall or a higher one.
+
+    Returns:
+        Values in [0, 1], 0 at positions that are not reached; None where no object counts.
+    """
+    objects = sum(int(image.counted.sum()) for image in images)
+    if objects == 0:
+        return None
+    thresholds = recall_thresholds([score for image in images for score in _found_scores(image)], objects)
+    right, wrong = np.zeros((2, len(thresholds)), dtype=np.int64)
+    for image in images:
+        if len(image.scores):
+            more_right, more_wrong = _right_and_wrong(image, thresholds)
+            right += more_right
+            wrong += more_wrong
+    curve = np.zeros(SAMPLES, dtype=np.float64)
+    curve[: len(thresholds)] = right / np.maximum(right + wrong, 1)
+    return best_from_here(curve)
+
+
+def _found_scores(image: MatchedImage) -> list[float]:
     """The scores at which the counted objects of an image are found: the recall of the whole split grows at these.
 
     Every object in turn takes the free detection of the highest score that overlaps it enough. One that takes a
@@ -53,28 +74,18 @@ def found_scores(image: MatchedImage) -> list[float]:
     return scores
 
 
-def right_and_wrong(
+def _right_and_wrong(
     image: MatchedImage, thresholds: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many detections of an image are right and how many wrong, if those below a score are dropped.
+    """How many detections of an image are right and how many wrong, if those below a score (t,) are dropped; (t,).
 
     Every object in turn takes, of the free detections that overlap it enough, the one of the greatest overlap that
     is not small; where all are small, the first. What is left over, not small and not excused, is wrong.
-
-    Args:
-        image: what to match.
-        thresholds: the scores; (t,).
-
-    Returns:
-        Counts of right and of wrong detections; (t,) each.
     """
     free = image.scores[None, :] >= thresholds[:, None]
     right = np.zeros(len(thresholds), dtype=np.int64)
     for overlaps, counted in zip(image.overlaps, image.counted, strict=True):
-        row = overlaps > image.iou
-        if not row.any():
-            continue
-        candidates = free & row
+        candidates = free & (overlaps > image.iou)
         firm = candidates & ~image.small
         has_firm = firm.any(axis=1)
         greatest = np.where(firm, overlaps, -1.0).argmax(axis=1)
@@ -83,8 +94,7 @@ def right_and_wrong(
         free[rows, taken[rows]] = False
         if counted:
             right += has_firm
-    wrong: NDArray[np.int64] = (free & ~(image.small | image.excused)).sum(axis=1)
-    return right, wrong
+    return right, (free & ~(image.small | image.excused)).sum(axis=1)
 
 
 def recall_thresholds(scores: Sequence[float], objects: int) -> NDArray[np.float64]:
@@ -94,10 +104,6 @@ def recall_thresholds(scores: Sequence[float], objects: int) -> NDArray[np.float
     takes the score whose recall is nearest to it, each score serves once, and the last is always taken. With fewer
     objects there are fewer scores than positions, and that sampling leaves positions empty (perfect detections of
     one object would get 0): there a position takes the first score whose recall reaches it.
-
-    Args:
-        scores: at which objects are found, in any order.
-        objects: how many objects count.
     """
     ordered = sorted(scores, reverse=True)
     if objects < SAMPLES:
@@ -106,36 +112,10 @@ def recall_thresholds(scores: Sequence[float], objects: int) -> NDArray[np.float
         return np.array([ordered[n - 1] for n in needed if n <= len(ordered)], dtype=np.float64)
     taken: list[float] = []
     position = 0.0
-    for index, score in enumerate(ordered):
-        here, following = (index + 1) / objects, (index + 2) / objects
-        last = index == len(ordered) - 1
-        if last or following - position >= position - here:
+    for index, score in enumerate(ordered, start=1):
+        here, following = index / objects, (index + 1) / objects
+        if index == len(ordered) or following - position >= position - here:
             taken.append(score)
             # Added up as the benchmark does, so that equal distances fall on the same side.
             position += 1 / (SAMPLES - 1)
     return np.array(taken[:SAMPLES], dtype=np.float64)
-
-
-def precision_curve(images: Sequence[MatchedImage]) -> NDArray[np.float64] | None:
-    """Precision at the 41 recall positions, each the best at that recall or a higher one.
-
-    Args:
-        images: a split, as one class at one difficulty sees it.
-
-    Returns:
-        Values in [0, 1], 0 at positions that are not reached; None where no object counts.
-    """
-    objects = sum(int(image.counted.sum()) for image in images)
-    if objects == 0:
-        return None
-    thresholds = recall_thresholds([score for image in images for score in found_scores(image)], objects)
-    right = np.zeros(len(thresholds), dtype=np.int64)
-    wrong = np.zeros(len(thresholds), dtype=np.int64)
-    for image in images:
-        if len(image.scores):
-            more_right, more_wrong = right_and_wrong(image, thresholds)
-            right += more_right
-            wrong += more_wrong
-    curve = np.zeros(SAMPLES, dtype=np.float64)
-    curve[: len(thresholds)] = right / np.maximum(right + wrong, 1)
-    return best_from_here(curve)
