@@ -29,6 +29,20 @@ AID_GROUPS: Mapping[ClassMode, Mapping[str, tuple[str, ...]]] = MappingProxyType
 """The two readings of AID's three KITTI classes: the other types are ignored, or most of them merged into the three."""
 
 
+def aid_classes(annotations: Annotations, mode: ClassMode) -> Annotations:
+    """KITTI's annotations with AID's classes Car, Pedestrian and Cyclist, by one of `AID_GROUPS`.
+
+    Raises:
+        DataError: one of the three classes has no member.
+    """
+    if mode not in AID_GROUPS:
+        raise ConfigError(
+            f"The class mode must be one of {', '.join(AID_GROUPS)}, got '{mode}'. "
+            f"{suggestion(mode, AID_GROUPS, listed=True)}"
+        )
+    return group_classes(annotations, AID_GROUPS[mode])
+
+
 def group_classes(annotations: Annotations, groups: Mapping[str, Sequence[str]]) -> Annotations:
     """The same images with the classes `groups` alone.
 
@@ -52,19 +66,20 @@ def group_classes(annotations: Annotations, groups: Mapping[str, Sequence[str]])
                 "Give data whose classes are spelled so, capitals included."
             )
         label_of.update(dict.fromkeys(members, label))
-    everywhere = np.array([name not in label_of for name in annotations.class_names])[annotations.labels]
+    new_labels = np.array([label_of.get(name, -1) for name in annotations.class_names], dtype=np.int32)
+    given = new_labels[annotations.labels]
+    # A grouped box is one row, any other one a row of every group.
+    rows = np.repeat(np.arange(len(given)), np.where(given < 0, len(groups), 1))
+    everywhere = given[rows] < 0
+    labels = given[rows]
+    labels[everywhere] = np.resize(np.arange(len(groups), dtype=np.int32), int(everywhere.sum()))
+    ignored = annotations.ignored[rows] | everywhere
     owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
-    kept = np.flatnonzero(~everywhere)
-    spread = np.repeat(np.flatnonzero(everywhere), len(groups))
-    new_labels = np.array([label_of.get(name, 0) for name in annotations.class_names], dtype=np.int32)
-    rows = np.concatenate([kept, spread])
-    copies = np.tile(np.arange(len(groups), dtype=np.int32), len(spread) // len(groups))
-    labels = np.concatenate([new_labels[annotations.labels[kept]], copies])
-    ignored = np.concatenate([annotations.ignored[kept], np.ones(len(spread), dtype=np.bool_)])
-    order = np.lexsort((rows, owners[rows]))
-    rows, labels, ignored = rows[order], labels[order], ignored[order]
-    single = _first_of_each(owners[rows], annotations.boxes[rows], labels, ignored)
-    rows, labels, ignored = rows[single], labels[single], ignored[single]
+    key = np.column_stack([owners[rows], labels, annotations.boxes[rows]]).astype(np.float64)
+    # An object is like no other row.
+    key[~ignored, 0] = -1.0 - np.flatnonzero(~ignored)
+    single = np.sort(np.unique(key, axis=0, return_index=True)[1])
+    rows = rows[single]
     counts = np.bincount(owners[rows], minlength=len(annotations))
     return replace(
         annotations,
@@ -72,35 +87,7 @@ def group_classes(annotations: Annotations, groups: Mapping[str, Sequence[str]])
         category_ids=np.arange(1, len(groups) + 1, dtype=np.int64),
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes=annotations.boxes[rows],
-        labels=labels,
-        ignored=ignored,
+        labels=labels[single],
+        ignored=ignored[single],
         areas=annotations.areas[rows],
     )
-
-
-def aid_classes(annotations: Annotations, mode: ClassMode) -> Annotations:
-    """KITTI's annotations with AID's classes Car, Pedestrian and Cyclist.
-
-    Args:
-        annotations: with KITTI's type names.
-        mode: ``"ignored"``: all other types are ignored; ``"merged"``: Van, Truck and Tram are cars and
-            Person_sitting a pedestrian, the rest is ignored.
-
-    Raises:
-        ConfigError: there is no such mode.
-        DataError: one of the three classes has no member.
-    """
-    if mode not in AID_GROUPS:
-        raise ConfigError(
-            f"The class mode must be one of {', '.join(AID_GROUPS)}, got '{mode}'. "
-            f"{suggestion(mode, AID_GROUPS, listed=True)}"
-        )
-    return group_classes(annotations, AID_GROUPS[mode])
-
-
-def _first_of_each(owners: np.ndarray, boxes: np.ndarray, labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    """Which rows to keep: all objects, and of equal ignored boxes of an image and class the first."""
-    key = np.column_stack([owners, labels, boxes]).astype(np.float64)
-    key[~ignored, 0] = -1.0 - np.flatnonzero(~ignored)
-    _, first = np.unique(key, axis=0, return_index=True)
-    return np.sort(first)

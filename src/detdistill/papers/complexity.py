@@ -15,13 +15,7 @@ _COLUMNS = ("detector", "classes", "pixels", "parameters, M", "ours", "GFLOPs", 
 
 @dataclass(frozen=True, slots=True)
 class ComplexityLine:
-    """What one detector costs.
-
-    Attributes:
-        published: the paper's line.
-        parameters: ours, in millions, frozen ones among them.
-        gflops: billions of multiply-adds by torch's own counter.
-    """
+    """The paper's line for a detector, and ours: millions of parameters with frozen ones, billions of multiply-adds."""
 
     published: PublishedComplexity
     parameters: float
@@ -33,18 +27,17 @@ def count_complexity(paper: Paper) -> tuple[ComplexityLine, ...]:
     lines = []
     for said in paper.complexity:
         names = tuple(f"class {index}" for index in range(said.classes))
-        found = complexity(
-            build_detector(parse_detector(said.detector), names, seed=0), height=said.pixels, width=said.pixels
-        )
+        detector = build_detector(parse_detector(said.detector), names, seed=0)
+        found = complexity(detector, height=said.pixels, width=said.pixels)
         lines.append(ComplexityLine(said, found.parameters / 1e6, found.total_macs / 1e9))
     return tuple(lines)
 
 
 def complexity_text(lines: Sequence[ComplexityLine]) -> list[str]:
     """The table as plain text; nothing without lines."""
-    rows = []
-    for line in lines:
-        said = line.published
-        ours = (said.parameters, line.parameters, said.gflops, line.gflops)
-        rows.append((said.detector, said.classes, said.pixels, *ours))
+    rows = [
+        (said.detector, said.classes, said.pixels, said.parameters, line.parameters, said.gflops, line.gflops)
+        for line in lines
+        for said in [line.published]
+    ]
     return [*Table(_COLUMNS, tuple(rows)).text(decimals=2).splitlines(), ""] if rows else []
