@@ -57,7 +57,6 @@ def reproduce_job(
         out: folder of runs and tables; None for ``runs/reproduce-SCALE``.
         plan_only: full: check the data, estimate time and disk, train nothing.
         papers: folder of row files; None for those that come with detdistill.
-        progress: told how it goes.
 
     Raises:
         DistillError: anything that cannot be used, in one sentence.

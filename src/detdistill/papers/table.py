@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
+from detdistill.methods.composition import structure
 from detdistill.papers.complexity import ComplexityLine, complexity_text
 from detdistill.papers.data import PreparedData
 from detdistill.papers.plan import Plan
@@ -19,7 +20,7 @@ SMOKE_HEADLINE = "smoke: these figures test the code, not the paper"
 _COLUMNS = ("row", "model", "metric", "published", "ours", "published gain", "our gain")
 _SMOKE_NOTES = (
     "The detectors are tiny ones of the same family, trained from scratch on small images by AdamW.",
-    "A training has {steps} steps of 4 images for every epoch of the paper's.",
+    f"A training has {SMOKE_STEPS_AN_EPOCH} steps of 4 images for every epoch of the paper's.",
 )
 
 
@@ -28,15 +29,12 @@ class ReproducedLine:
     """A line of the table.
 
     Attributes:
-        row: the row's name.
         model: teacher, alone, the method's name, or what we lack for the row.
-        metric: what the figures are.
         published: the paper's figure in percent; None where it gives none.
         ours: what was measured; None where it was not.
         published_gain: over the student alone, or over the row that it is compared with; in words where the paper
             has words.
         our_gain: likewise.
-        run: folder of the run; None where there is none.
     """
 
     row: str
@@ -59,10 +57,6 @@ class ReproduceOutcome:
     """A paper's table, ours beside the published one.
 
     Attributes:
-        paper: what all rows share.
-        scale: ``"smoke"`` or ``"full"``.
-        out: folder of the runs.
-        lines: of the table.
         differences: from the paper at full scale, a sentence each, with the rows that it is about; no rows for all.
         notes: what else differs here: of a smoke test, or of the data.
         plan: what a full reproduction takes, where no more was asked for; else None.
@@ -84,7 +78,6 @@ class ReproduceOutcome:
         smoke = self.scale == "smoke"
         head = [SMOKE_HEADLINE, ""] if smoke else []
         notes = ["Here:", *(f"  - {note}" for note in self.notes), ""] if self.notes else []
-        differences = [f"  - {sentence}{_whose(rows)}" for sentence, rows in self.differences.items()]
         return [
             *head,
             self.paper.title,
@@ -95,7 +88,7 @@ class ReproduceOutcome:
             *complexity_text(self.complexity),
             *notes,
             f"Differences from the paper{' at full scale' if smoke else ''}:",
-            *differences,
+            *(f"  - {sentence}{_whose(rows)}" for sentence, rows in self.differences.items()),
             "",
             *([] if self.plan is None else self.plan.lines()),
             f"runs and this table in {self.out}",
@@ -118,13 +111,7 @@ class ReproduceOutcome:
 def table_lines(
     rows: Sequence[PaperRow], runs: Mapping[str, RowRuns], figures: Mapping[str, Mapping[Metric, float | None]]
 ) -> list[ReproducedLine]:
-    """The lines of a paper's table.
-
-    Args:
-        rows: in the order of the table.
-        runs: of every covered row, by its name.
-        figures: of every finished run, by its name and the metric.
-    """
+    """The lines of a paper's table, from the runs of every covered row by its name, and the figures by run's name."""
     by_name = {row.name: row for row in rows}
 
     def of(row: PaperRow, role: str) -> tuple[float | None, float | None]:
@@ -135,10 +122,8 @@ def table_lines(
     lines: list[ReproducedLine] = []
     for row in rows:
         if row.needs is not None:
-            model = f"not covered: needs {row.needs}"
-            lines.append(
-                ReproducedLine(row.name, model, row.metric, row.published, None, row.published_gain, None, None)
-            )
+            said = (row.published, None, row.published_gain, None, None)
+            lines.append(ReproducedLine(row.name, f"not covered: needs {row.needs}", row.metric, *said))
             continue
         for role, run in runs[row.name].runs.items():
             published, ours = of(row, role)
@@ -148,7 +133,7 @@ def table_lines(
             if role == DISTILLED:
                 base = row if row.against is None else by_name[row.against]
                 base_published, base_ours = of(base, ALONE if row.against is None else runs[base.name].main)
-                model = row.method_name or role
+                model = role if row.method_settings is None else structure(row.method_settings)
                 gain, our_gain = row.published_gain or _less(published, base_published), _less(ours, base_ours)
             lines.append(ReproducedLine(row.name, model, row.metric, published, ours, gain, our_gain, run.config.out))
     return lines
@@ -160,8 +145,10 @@ def _less(one: float | None, other: float | None) -> float | None:
 
 def notes_of(data: Iterable[PreparedData], scale: Scale) -> tuple[str, ...]:
     """What the table must be read with beside the differences of a full reproduction."""
-    smoke = [text.format(steps=SMOKE_STEPS_AN_EPOCH) for text in _SMOKE_NOTES] if scale == "smoke" else []
-    return (*smoke, *dict.fromkeys(note for prepared in data for note in prepared.notes))
+    return (
+        *(_SMOKE_NOTES if scale == "smoke" else ()),
+        *dict.fromkeys(note for prepared in data for note in prepared.notes),
+    )
 
 
 def differences_of(paper: Paper, rows: Sequence[PaperRow]) -> dict[str, tuple[str, ...]]:
