@@ -27,7 +27,7 @@ class MatchedImage:
         excused: detections that lie in a DontCare region, not wrong where they find nothing; (d,).
     """
 
-    overlaps: NDArray[np.float64]
+    overlaps: NDArray[np.floating]
     iou: float
     counted: NDArray[np.bool_]
     scores: NDArray[np.float64]

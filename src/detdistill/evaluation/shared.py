@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+Boxes = NDArray[np.floating]
 
-def intersections(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+
+def intersections(boxes: Boxes, others: Boxes) -> Boxes:
     """Areas that boxes (n, 4) and other boxes (m, 4) share, (n, m); 0 where they do not meet."""
     sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     return np.asarray(sides.clip(min=0).prod(axis=2))
 
 
-def areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def areas(boxes: Boxes) -> Boxes:
     """Areas of boxes (n, 4)."""
     return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
 
 
-def overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+def overlap(boxes: Boxes, others: Boxes) -> Boxes:
     """Intersection over union of boxes (n, 4) with other boxes (m, 4), (n, m); 0 where a box has no area."""
     shared = intersections(boxes, others)
     union = areas(boxes)[:, None] + areas(others)[None, :] - shared

@@ -40,9 +40,6 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
         runs: metrics CSV by the name that the legend gives the run; columns step, seconds, lr, and names of
             losses and figures.
         out: the PNG to write.
-
-    Raises:
-        ConfigError: a file is missing or unreadable, or has columns but none named ``step``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -75,8 +72,7 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
 def read_curves(path: Path) -> dict[str, Series]:
     """The steps and finite values of every column of a metrics CSV that holds at least one.
 
-    Args:
-        path: a CSV with a header; it may be empty, and its last row unfinished.
+    The file may be empty, and its last row unfinished.
 
     Returns:
         Per column, steps in rising order and the values; ``step`` and ``seconds`` are not among them.
@@ -87,8 +83,8 @@ def read_curves(path: Path) -> dict[str, Series]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        message = f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
-        raise ConfigError(message) from error
+        said = f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
+        raise ConfigError(said) from error
     reader = csv.DictReader(text.replace("\0", "").splitlines())
     if not reader.fieldnames:
         return {}
@@ -100,14 +96,12 @@ def read_curves(path: Path) -> dict[str, Series]:
     values: dict[str, dict[float, float]] = {}
     for row in reader:
         step = _number(row["step"])
-        if step is None:
-            continue
-        for name in reader.fieldnames:
+        for name in (name for name in reader.fieldnames if name and name not in _NO_CURVE):
             value = _number(row[name])
-            if name and name not in _NO_CURVE and value is not None:
+            if step is not None and value is not None:
                 values.setdefault(name, {})[step] = value
-    ordered = {name: sorted(points.items()) for name, points in values.items()}
-    return {name: (np.array([x for x, _ in of]), np.array([y for _, y in of])) for name, of in ordered.items()}
+    ordered = {name: np.array(sorted(points.items())) for name, points in values.items()}
+    return {name: (points[:, 0], points[:, 1]) for name, points in ordered.items()}
 
 
 def _number(text: str | None) -> float | None:
@@ -155,5 +149,4 @@ def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - half, 0)
     last = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
-    return means
+    return np.asarray((sums[last] - sums[first]) / (last - first))
