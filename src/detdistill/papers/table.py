@@ -1,24 +1,25 @@
-"""A paper's table, ours beside the published one, with everything that differs in words."""
+"""A paper's tables, ours beside the published ones, with everything that differs in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.complexity import complexity
 from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.methods.composition import structure
-from detdistill.papers.complexity import ComplexityLine, complexity_text
-from detdistill.papers.data import PreparedData
 from detdistill.papers.plan import Plan
-from detdistill.papers.rows import Metric, Paper, PaperRow
+from detdistill.papers.rows import Metric, Paper, PaperRow, PublishedComplexity
 from detdistill.papers.runs import SMOKE_STEPS_AN_EPOCH, RowRuns, Scale
 from detdistill.report.tables import Cell, Table
 
 SMOKE_HEADLINE = "smoke: these figures test the code, not the paper"
+_COST_COLUMNS = ("detector", "classes", "pixels", "parameters, M", "ours", "GFLOPs", "ours ")
 _COLUMNS = ("row", "model", "metric", "published", "ours", "published gain", "our gain")
-_SMOKE_NOTES = (
+SMOKE_NOTES = (
     "The detectors are tiny ones of the same family, trained from scratch on small images by AdamW.",
     f"A training has {SMOKE_STEPS_AN_EPOCH} steps of 4 images for every epoch of the paper's.",
 )
@@ -53,6 +54,15 @@ class ReproducedLine:
 
 
 @dataclass(frozen=True, slots=True)
+class ComplexityLine:
+    """The paper's line for a detector, and ours: millions of parameters with frozen ones, billions of multiply-adds."""
+
+    published: PublishedComplexity
+    parameters: float
+    gflops: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReproduceOutcome:
     """A paper's table, ours beside the published one.
 
@@ -74,19 +84,16 @@ class ReproduceOutcome:
 
     def table(self) -> list[str]:
         """The table, and everything that differs from the paper, in words."""
-        table = Table(_COLUMNS, tuple(line.cells() for line in self.lines), signed=("our gain",))
         smoke = self.scale == "smoke"
-        head = [SMOKE_HEADLINE, ""] if smoke else []
-        notes = ["Here:", *(f"  - {note}" for note in self.notes), ""] if self.notes else []
         return [
-            *head,
+            *([SMOKE_HEADLINE, ""] if smoke else []),
             self.paper.title,
             f"published figures: {self.paper.figures}",
             "",
-            *table.text().splitlines(),
+            *Table(_COLUMNS, tuple(line.cells() for line in self.lines), signed=("our gain",)).text().splitlines(),
             "",
             *complexity_text(self.complexity),
-            *notes,
+            *(["Here:", *(f"  - {note}" for note in self.notes), ""] if self.notes else []),
             f"Differences from the paper{' at full scale' if smoke else ''}:",
             *(f"  - {sentence}{_whose(rows)}" for sentence, rows in self.differences.items()),
             "",
@@ -143,12 +150,25 @@ def _less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def notes_of(data: Iterable[PreparedData], scale: Scale) -> tuple[str, ...]:
-    """What the table must be read with beside the differences of a full reproduction."""
-    return (
-        *(_SMOKE_NOTES if scale == "smoke" else ()),
-        *dict.fromkeys(note for prepared in data for note in prepared.notes),
-    )
+def count_complexity(paper: Paper) -> tuple[ComplexityLine, ...]:
+    """Builds each detector of the paper's table of costs, with random weights, and counts."""
+    lines = []
+    for said in paper.complexity:
+        names = tuple(f"class {index}" for index in range(said.classes))
+        detector = build_detector(parse_detector(said.detector), names, seed=0)
+        found = complexity(detector, height=said.pixels, width=said.pixels)
+        lines.append(ComplexityLine(said, found.parameters / 1e6, found.total_macs / 1e9))
+    return tuple(lines)
+
+
+def complexity_text(lines: Sequence[ComplexityLine]) -> list[str]:
+    """The table of costs as plain text; nothing without lines."""
+    rows = [
+        (said.detector, said.classes, said.pixels, said.parameters, line.parameters, said.gflops, line.gflops)
+        for line in lines
+        for said in [line.published]
+    ]
+    return [*Table(_COST_COLUMNS, tuple(rows)).text(decimals=2).splitlines(), ""] if rows else []
 
 
 def differences_of(paper: Paper, rows: Sequence[PaperRow]) -> dict[str, tuple[str, ...]]:
@@ -163,7 +183,5 @@ def differences_of(paper: Paper, rows: Sequence[PaperRow]) -> dict[str, tuple[st
 
 def _whose(rows: Sequence[str]) -> str:
     """The rows that a difference is about, in brackets; the first few of many."""
-    if not rows:
-        return ""
     more = f" and {len(rows) - 3} more" if len(rows) > 4 else ""
-    return f" [{', '.join(rows[:3] if more else rows)}{more}]"
+    return f" [{', '.join(rows[:3] if more else rows)}{more}]" if rows else ""
