@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from detdistill.data.formats.kitti_labels import DONT_CARE, KittiLabels
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections, check_detections
-from detdistill.evaluation.kitti_matching import MatchedImage, precision_curve
-from detdistill.evaluation.shared import areas, figures_text, intersections, mean_of, overlap
+from detdistill.evaluation.shared import areas, best_from_here, figures_text, intersections, mean_of, overlap
 
 Points = Literal[40, 11]
+# Recall positions of the precision curve: 0, 1/40, ..., 1.
+_SAMPLES = 41
 Figures = Mapping[str, Mapping[str, float | None]]
 
 
@@ -135,13 +136,34 @@ def evaluate_kitti(
         seen = [_seen(truth, found[image_id], class_names, name) for image_id, truth in truths.items()]
         images = {level: [by_level[level] for by_level in seen] for level in DIFFICULTIES}
         objects[name] = {level: sum(int(one.counted.sum()) for one in images[level]) for level in DIFFICULTIES}
-        curves = {level: precision_curve(images[level]) for level in DIFFICULTIES}
+        curves = {level: _precision_curve(images[level]) for level in DIFFICULTIES}
         chosen = slice(1, None) if points == 40 else slice(None, None, 4)
         ap[name] = {k: None if curve is None else 100.0 * float(curve[chosen].mean()) for k, curve in curves.items()}
     return KittiMetrics(points, ap, objects)
 
 
-def _seen(truth: KittiLabels, found: ImageDetections, class_names: Sequence[str], name: str) -> dict[str, MatchedImage]:
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """One image, as one class at one difficulty sees it; what does not concern the class is left out.
+
+    Attributes:
+        overlaps: intersection over union of object g and detection d; (g, d).
+        iou: what the overlap of a hit must exceed.
+        counted: objects that must be found; the others are ignored: neither hit nor miss; (g,).
+        scores: of the detections; (d,).
+        small: detections below the difficulty's height, neither right nor wrong; (d,).
+        excused: detections that lie in a DontCare region, not wrong where they find nothing; (d,).
+    """
+
+    overlaps: NDArray[np.floating]
+    iou: float
+    counted: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+    small: NDArray[np.bool_]
+    excused: NDArray[np.bool_]
+
+
+def _seen(truth: KittiLabels, found: ImageDetections, class_names: Sequence[str], name: str) -> dict[str, _Matched]:
     """What one class sees of an image, by difficulty."""
     rules, own = KITTI_CLASSES[name], _named(truth.types, name)
     concerned = own | _named(truth.types, rules.neighbour)
@@ -152,13 +174,97 @@ def _seen(truth: KittiLabels, found: ImageDetections, class_names: Sequence[str]
     excused = np.any(intersections(regions, guesses) > rules.iou * areas(guesses), axis=0)
     overlaps = overlap(objects, guesses)
     tall, guessed_tall = objects[:, 3] - objects[:, 1], guesses[:, 3] - guesses[:, 1]
-    seen: dict[str, MatchedImage] = {}
+    seen: dict[str, _Matched] = {}
     for level, limit in DIFFICULTIES.items():
         hard = (tall <= limit.height) | (occluded > limit.occluded) | (truncated > limit.truncated)
         small = guessed_tall < limit.height
         kept = _named(class_names, name)[found.labels] | small
-        seen[level] = MatchedImage(overlaps[:, kept], rules.iou, own & ~hard, scores[kept], small[kept], excused[kept])
+        seen[level] = _Matched(overlaps[:, kept], rules.iou, own & ~hard, scores[kept], small[kept], excused[kept])
     return seen
+
+
+def _precision_curve(images: Sequence[_Matched]) -> NDArray[np.float64] | None:
+    """Precision at the 41 recall positions, each the best at that recall or a higher one.
+
+    Returns:
+        Values in [0, 1], 0 at positions that are not reached; None where no object counts.
+    """
+    objects = sum(int(image.counted.sum()) for image in images)
+    if objects == 0:
+        return None
+    thresholds = recall_thresholds([score for image in images for score in _found_scores(image)], objects)
+    right, wrong = np.zeros((2, len(thresholds)), dtype=np.int64)
+    for image in images:
+        if len(image.scores):
+            more_right, more_wrong = _right_and_wrong(image, thresholds)
+            right += more_right
+            wrong += more_wrong
+    curve = np.zeros(_SAMPLES, dtype=np.float64)
+    curve[: len(thresholds)] = right / np.maximum(right + wrong, 1)
+    return best_from_here(curve)
+
+
+def _found_scores(image: _Matched) -> list[float]:
+    """The scores at which the counted objects of an image are found: the recall of the whole split grows at these.
+
+    Every object in turn takes the free detection of the highest score that overlaps it enough. One that takes a
+    small detection is not found, and not missed either.
+    """
+    free = np.ones(len(image.scores), dtype=np.bool_)
+    scores: list[float] = []
+    for row, counted in zip(image.overlaps > image.iou, image.counted, strict=True):
+        candidates = np.flatnonzero(row & free)
+        if len(candidates):
+            taken = candidates[image.scores[candidates].argmax()]
+            free[taken] = False
+            if counted and not image.small[taken]:
+                scores.append(float(image.scores[taken]))
+    return scores
+
+
+def _right_and_wrong(image: _Matched, thresholds: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many detections of an image are right and how many wrong, if those below a score (t,) are dropped; (t,).
+
+    Every object in turn takes, of the free detections that overlap it enough, the one of the greatest overlap that
+    is not small; where all are small, the first. What is left over, not small and not excused, is wrong.
+    """
+    free = image.scores[None, :] >= thresholds[:, None]
+    right = np.zeros(len(thresholds), dtype=np.int64)
+    for overlaps, counted in zip(image.overlaps, image.counted, strict=True):
+        candidates = free & (overlaps > image.iou)
+        firm = candidates & ~image.small
+        has_firm = firm.any(axis=1)
+        greatest = np.where(firm, overlaps, -1.0).argmax(axis=1)
+        taken = np.where(has_firm, greatest, candidates.argmax(axis=1))
+        rows = np.flatnonzero(candidates.any(axis=1))
+        free[rows, taken[rows]] = False
+        if counted:
+            right += has_firm
+    return right, (free & ~(image.small | image.excused)).sum(axis=1)
+
+
+def recall_thresholds(scores: Sequence[float], objects: int) -> NDArray[np.float64]:
+    """The scores at which precision is measured, one for every recall position that is reached; at most 41.
+
+    With 41 objects or more this is the benchmark's sampling: going down the scores of what was found, a position
+    takes the score whose recall is nearest to it, each score serves once, and the last is always taken. With fewer
+    objects there are fewer scores than positions, and that sampling leaves positions empty (perfect detections of
+    one object would get 0): there a position takes the first score whose recall reaches it.
+    """
+    ordered = sorted(scores, reverse=True)
+    if objects < _SAMPLES:
+        # ceil(k / 40 * objects) objects are needed for recall k / 40.
+        needed = [max(1, -(-k * objects // (_SAMPLES - 1))) for k in range(_SAMPLES)]
+        return np.array([ordered[n - 1] for n in needed if n <= len(ordered)], dtype=np.float64)
+    taken: list[float] = []
+    position = 0.0
+    for index, score in enumerate(ordered, start=1):
+        here, following = index / objects, (index + 1) / objects
+        if index == len(ordered) or following - position >= position - here:
+            taken.append(score)
+            # Added up as the benchmark does, so that equal distances fall on the same side.
+            position += 1 / (_SAMPLES - 1)
+    return np.array(taken[:_SAMPLES], dtype=np.float64)
 
 
 def _named(types: Iterable[str], name: str) -> NDArray[np.bool_]:

@@ -26,8 +26,8 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import coco_dict
 from detdistill.files import atomic_folder, read_json, write_json, write_text
 from detdistill.jobs.opening import read_split
-from detdistill.papers.class_groups import ClassMode, aid_classes
 from detdistill.papers.coco_traffic import make_coco_traffic_job
+from detdistill.papers.protocols import ClassMode, aid_classes
 from detdistill.papers.rows import DataName
 from detdistill.progress import Progress
 from detdistill.scenes import make_scenes

@@ -16,7 +16,7 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.jobs.run import DISTILLED, TEACHER
 from detdistill.methods.catalogue import MethodSettings, parse_method
-from detdistill.papers.class_groups import ClassMode
+from detdistill.papers.protocols import ClassMode
 from detdistill.settings import build
 from detdistill.settings.strict_yaml import load_yaml
 

@@ -27,11 +27,7 @@ RUNS, TWINS = "runs", "twins"
 SMOKE_STEPS_AN_EPOCH = 3
 _SMOKE_BATCH = 4
 _SMOKE_SIZES: Mapping[DataName, ImageSettings] = MappingProxyType(
-    {
-        "kitti": ImageSettings(short_side=96, long_side=256),
-        "coco_traffic": ImageSettings(short_side=112, long_side=160),
-        "coco": ImageSettings(short_side=112, long_side=160),
-    }
+    {"kitti": ImageSettings(96, 256), "coco_traffic": ImageSettings(112, 160), "coco": ImageSettings(112, 160)}
 )
 # The papers' backbones, by how much stands for them in a test: width of the pyramid and preset of the family.
 _SMOKE_WIDTHS = MappingProxyType(
@@ -71,11 +67,6 @@ class RowRuns:
 
     row: PaperRow
     runs: Mapping[str, PaperRun]
-
-    @property
-    def main(self) -> str:
-        """The role of the row's own figure."""
-        return ALONE if self.row.method is None else DISTILLED
 
 
 def row_runs(row: PaperRow, data: PreparedData, *, scale: Scale, out: Path) -> RowRuns:

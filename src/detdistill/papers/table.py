@@ -139,7 +139,7 @@ def table_lines(
             model, gain, our_gain = role, None, None
             if role == DISTILLED:
                 base = row if row.against is None else by_name[row.against]
-                base_published, base_ours = of(base, ALONE if row.against is None else runs[base.name].main)
+                base_published, base_ours = of(base, DISTILLED if row.against and base.method else ALONE)
                 model = role if row.method_settings is None else structure(row.method_settings)
                 gain, our_gain = row.published_gain or _less(published, base_published), _less(ours, base_ours)
             lines.append(ReproducedLine(row.name, model, row.metric, published, ours, gain, our_gain, run.config.out))

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
-_NO_CURVE = ("step", "seconds")
-_FIRST = ("total", "task")
-_LAST = ("lr",)
+_NO_CURVE, _FIRST, _LAST = ("step", "seconds"), ("total", "task"), ("lr",)
 _MOST_PANELS = 9
 # What is logged below a loss, such as frs.features/cost_stride_8, comes after the losses.
 _BELOW = "/"
@@ -83,8 +81,9 @@ def read_curves(path: Path) -> dict[str, Series]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        said = f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
-        raise ConfigError(said) from error
+        raise ConfigError(
+            f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
+        ) from error
     reader = csv.DictReader(text.replace("\0", "").splitlines())
     if not reader.fieldnames:
         return {}
@@ -94,9 +93,10 @@ def read_curves(path: Path) -> dict[str, Series]:
             "Pass the metrics CSV of a run."
         )
     values: dict[str, dict[float, float]] = {}
+    names = [name for name in reader.fieldnames if name and name not in _NO_CURVE]
     for row in reader:
         step = _number(row["step"])
-        for name in (name for name in reader.fieldnames if name and name not in _NO_CURVE):
+        for name in names:
             value = _number(row[name])
             if step is not None and value is not None:
                 values.setdefault(name, {})[step] = value
@@ -115,8 +115,7 @@ def _number(text: str | None) -> float | None:
 def _panel_names(curves: Mapping[str, Mapping[str, Series]]) -> list[str]:
     names = list(dict.fromkeys(name for of_run in curves.values() for name in of_run))
     middle = sorted((name for name in names if name not in _FIRST + _LAST), key=lambda name: _BELOW in name)
-    first = [name for name in _FIRST if name in names]
-    last = [name for name in _LAST if name in names]
+    first, last = ([name for name in wanted if name in names] for wanted in (_FIRST, _LAST))
     return first + middle[: _MOST_PANELS - len(first) - len(last)] + last
 
 
