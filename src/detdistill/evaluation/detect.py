@@ -35,8 +35,7 @@ def detect_split(
     found: list[ImageDetections] = []
     with evaluating(detector):
         for batch in loader:
-            for index, detections in enumerate(detector.detect(batch.to(device))):
-                found.append(_stored(detections, batch, index))
+            found += [_stored(one, batch, index) for index, one in enumerate(detector.detect(batch.to(device)))]
             if progress is not None:
                 progress(len(found))
     return found

@@ -106,10 +106,8 @@ def evaluate_kitti(
 
     Args:
         truths: the label files by image id, as `read_kitti_labels` reads them; every image counts.
-        detections: at most one entry per image, in any order; an image without an entry has no detections. The
-            order within an image decides between equal scores and equal overlaps.
-        class_names: what the detections' labels mean, in any case of letters; names that are no KITTI class
-            are no error.
+        detections: as in `evaluate_coco`; the order within an image decides between equal scores and equal overlaps.
+        class_names: what the detections' labels mean, in any case of letters, other classes among them.
         points: recall positions, 40 as the benchmark counts since 2019, or 11 as before.
 
     Returns:
@@ -144,10 +142,10 @@ def evaluate_kitti(
 
 @dataclass(frozen=True, slots=True)
 class _Matched:
-    """One image, as one class at one difficulty sees it; what does not concern the class is left out.
+    """One image, as one class at one difficulty sees it: g objects and d detections.
 
     Attributes:
-        overlaps: intersection over union of object g and detection d; (g, d).
+        overlaps: intersection over union; (g, d).
         iou: what the overlap of a hit must exceed.
         counted: objects that must be found; the others are ignored: neither hit nor miss; (g,).
         scores: of the detections; (d,).
@@ -184,11 +182,7 @@ def _seen(truth: KittiLabels, found: ImageDetections, class_names: Sequence[str]
 
 
 def _precision_curve(images: Sequence[_Matched]) -> NDArray[np.float64] | None:
-    """Precision at the 41 recall positions, each the best at that recall or a higher one.
-
-    Returns:
-        Values in [0, 1], 0 at positions that are not reached; None where no object counts.
-    """
+    """Precision at the 41 recall positions, each the best there or at a higher recall; None where no object counts."""
     objects = sum(int(image.counted.sum()) for image in images)
     if objects == 0:
         return None
@@ -199,9 +193,8 @@ def _precision_curve(images: Sequence[_Matched]) -> NDArray[np.float64] | None:
             more_right, more_wrong = _right_and_wrong(image, thresholds)
             right += more_right
             wrong += more_wrong
-    curve = np.zeros(_SAMPLES, dtype=np.float64)
-    curve[: len(thresholds)] = right / np.maximum(right + wrong, 1)
-    return best_from_here(curve)
+    reached = right / np.maximum(right + wrong, 1)
+    return best_from_here(np.pad(reached, (0, _SAMPLES - len(reached))))
 
 
 def _found_scores(image: _Matched) -> list[float]:

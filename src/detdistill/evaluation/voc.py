@@ -25,7 +25,6 @@ class VocMetrics:
         map: mean over the classes that have objects.
         per_class: average precision of every class by name, in label order.
         iou: the least overlap of a hit.
-        points: ``"area"`` or 11.
     """
 
     map: float | None
@@ -57,13 +56,10 @@ def evaluate_voc(
 
     Args:
         annotations: the ground truth; every image of it counts. VOC's difficult objects are its ignored ones.
-        detections: at most one entry per image, in any order; an image without an entry has no detections.
+        detections: as in `evaluate_coco`.
         iou: the least intersection over union of a hit, above 0, at most 1.
         points: ``"area"`` for the area under the precision curve made monotone (VOC 2010 and later), 11 for the
             mean precision at the recalls 0, 0.1, ..., 1 (VOC 2007).
-
-    Returns:
-        Figures in [0, 100]; a class without objects is None and left out of the mean.
 
     Raises:
         DataError: a detection is unusable, as in `evaluate_coco`.

@@ -80,7 +80,6 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
     Args:
         root: a folder with some of kitti33, coco_mini, bccd, kitti and coco in it, or one data set itself; None for
             drawn scenes.
-        out: folder of the reproduction.
 
     Raises:
         ConfigError: nothing below `root` can stand for the data set, or another folder did before.
@@ -109,9 +108,8 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
             source = make_coco_traffic_job(source, out / DATA / f"coco_traffic_of_{shown}").out
     folder = out / DATA / (f"{name}_{classes}" if kitti else name)
     made, counts, digest = _prepare(folder, source, classes if kitti else None, limits=limits, progress=progress)
-    train, val = counts["train"], counts["val"]
-    note = f"{train} training and {val} validation images of {shown} stand for {_WORDS[name]}."
-    return PreparedData(folder, folder.name, train, val, _median_size(made), (note,), digest)
+    note = f"{counts['train']} training and {counts['val']} validation images of {shown} stand for {_WORDS[name]}."
+    return PreparedData(folder, folder.name, counts["train"], counts["val"], _median_size(made), (note,), digest)
 
 
 def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, progress: Progress) -> PreparedData:

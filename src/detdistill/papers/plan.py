@@ -53,7 +53,6 @@ class Plan:
         runs: trainings to make, those that are done already left out.
         seconds: of all of them; None where it could not be measured.
         bytes: on the disk.
-        device: what the time was measured on.
     """
 
     runs: Sequence[PaperRun]
@@ -92,7 +91,6 @@ def make_plan(
         data: prepared for every run, by the run's name.
         finished: names of those that are made already.
         measure: the cost of a detector on square images of a side in pixels; None for `measure_cost`.
-        progress: told how far it is.
     """
     device = available_device()
     keys = {run.name: _key(run.config, data[run.name]) for run in runs}
@@ -153,7 +151,6 @@ def measure_cost(settings: DetectorSettings, side_px: int) -> Cost:
     device = available_device()
     detector = build_detector(replace(settings, pretrained=None), tuple(f"class {k}" for k in range(80)), seed=0)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
-
     try:
         detector.to(device)
         batch = noise_batch(1, side_px, boxes=_BOXES, classes=80).to(device)

@@ -17,7 +17,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import Backend, ImageDetections
 from detdistill.evaluation.protocols import Measure, Protocol
-from detdistill.evaluation.voc import VocMetrics, evaluate_voc
+from detdistill.evaluation.voc import evaluate_voc
 
 ClassMode = Literal["ignored", "merged"]
 AID_IOU = 0.5
@@ -102,10 +102,7 @@ def group_classes(annotations: Annotations, groups: Mapping[str, Sequence[str]])
 
 
 def _aid(annotations: Annotations, class_names: tuple[str, ...], backend: Backend, *, mode: ClassMode) -> Measure:
-    """VOC's AP (area) over Car, Pedestrian and Cyclist, averaged, of a detector with any classes, the three among them.
-
-    The data has KITTI's type names, or the three classes already. What else the detector finds is left out.
-    """
+    """VOC's AP (area) over Car, Pedestrian and Cyclist, averaged; what else the detector finds is left out."""
     label_of = {member.lower(): label for label, members in enumerate(AID_GROUPS[mode].values()) for member in members}
     labels = np.array([label_of.get(name.lower(), -1) for name in class_names], dtype=np.int64)
     missing = [name for label, name in enumerate(AID_CLASSES) if label not in labels]
@@ -116,17 +113,12 @@ def _aid(annotations: Annotations, class_names: tuple[str, ...], backend: Backen
         )
     truth = aid_classes(annotations, mode)
 
-    def measure(detections: Sequence[ImageDetections]) -> VocMetrics:
-        return evaluate_voc(truth, [_relabelled(found, labels) for found in detections], iou=AID_IOU)
+    def relabelled(found: ImageDetections) -> ImageDetections:
+        new = labels[found.labels]
+        kept = new >= 0
+        return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], labels=new[kept])
 
-    return measure
-
-
-def _relabelled(found: ImageDetections, labels: np.ndarray) -> ImageDetections:
-    """The detections under new labels, without those whose new label is -1."""
-    new = labels[found.labels]
-    kept = new >= 0
-    return replace(found, boxes=found.boxes[kept], scores=found.scores[kept], labels=new[kept])
+    return lambda detections: evaluate_voc(truth, [relabelled(found) for found in detections], iou=AID_IOU)
 
 
 AID = Protocol("aid", "AID, other types ignored", partial(_aid, mode="ignored"))

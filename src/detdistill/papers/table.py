@@ -31,11 +31,9 @@ class ReproducedLine:
 
     Attributes:
         model: teacher, alone, the method's name, or what we lack for the row.
-        published: the paper's figure in percent; None where it gives none.
-        ours: what was measured; None where it was not.
-        published_gain: over the student alone, or over the row that it is compared with; in words where the paper
-            has words.
-        our_gain: likewise.
+        published: the paper's figure in percent; None where it gives none, as for `ours`.
+        published_gain: over the student alone, or over the row that it is compared with, as `our_gain`; in words
+            where the paper has words.
     """
 
     row: str

@@ -68,11 +68,7 @@ def draw_marks(
     Every label goes where it covers the least of other labels and boxes. Where a full label such as "car 0.87"
     finds no free place it is shortened to the score: the colour still tells the class.
 
-    Args:
-        image: the picture as stored.
-        marks: boxes in pixels of `image`; earlier ones get the better places and lie on top.
-        class_names: names in label order.
-        least_width_px: narrower images are enlarged to this width.
+    Earlier marks get the better places and lie on top.
     """
     factor = max(1.0, least_width_px / image.width)
     canvas = image.convert("RGB").copy()

@@ -101,14 +101,8 @@ def choose_pictures(
     The extremes go by the change of (found − wrong) from the student alone to the distilled one; an image that changed
     to the better is never among the broken, nor one that is shown already. Equal changes keep the split's order.
 
-    Args:
-        annotations: the split.
-        alone: detections of the student alone.
-        distilled: those of the distilled student.
-        seed: of the random ones.
-        images: how many at random, at most all.
-        extremes: how many fixed and how many broken ones at most.
-        score: leave out detections below.
+    There are `images` random ones, or all, and at most `extremes` fixed and as many broken ones. Detections below
+    `score` are left out.
     """
     if images < 1 or seed < 0:
         raise ConfigError(f"--images must be at least 1 and --seed at least 0, got {images} and {seed}. Change them.")

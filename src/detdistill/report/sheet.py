@@ -19,9 +19,7 @@ from detdistill.report.draw import Mark, detection_marks, draw_marks, legend, tr
 from detdistill.report.palette import FAINT, INK, WHITE, font
 
 TRUTH_COLUMN = "ground truth"
-_GAP_PX = 12
-_HEADER_PX = 44
-_CAPTION_PX = 24
+_GAP_PX, _HEADER_PX, _CAPTION_PX = 12, 44, 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +52,7 @@ def sheet_rows(
 ) -> list[SheetRow]:
     """Rows for a sheet, from images spread evenly over the split, those with objects first.
 
-    Args:
-        annotations: the split.
-        columns: each model's detections of the split, by column title; an image may be absent.
-        count: at most so many images.
+    Each model's detections stand by column title; an image may be absent from them.
 
     Raises:
         DataError: an image cannot be read.
@@ -102,12 +97,8 @@ def comparison_sheet(
 ) -> None:
     """Writes a picture with one line per image and the columns ground truth and each model, with a legend.
 
-    Args:
-        path: the PNG to write.
-        rows: the images, with the same columns each.
-        class_names: names in label order.
-        score_threshold: detections below this score are left out.
-        panel_px: width of every panel, and its greatest height; small images are enlarged, large ones reduced.
+    Detections below the threshold are left out. A panel is `panel_px` wide, and at most as high: small images are
+    enlarged, large ones reduced.
     """
     if not rows:
         raise ConfigError(
