@@ -178,15 +178,11 @@ def coco_dict(annotations: Annotations) -> dict[str, Any]:
 
 
 def _results(annotations: Annotations, detections: Sequence[ImageDetections]) -> list[dict[str, Any]]:
+    category_ids = annotations.category_ids.tolist()
     return [
-        {"image_id": int(found.image_id), "category_id": category, "bbox": box, "score": score}
+        {"image_id": int(found.image_id), "category_id": category_ids[label], "bbox": box, "score": score}
         for found in detections
-        for category, box, score in zip(
-            annotations.category_ids[found.labels].tolist(),
-            _corner_and_size(found.boxes),
-            found.scores.tolist(),
-            strict=True,
-        )
+        for label, box, score in zip(found.labels, _corner_and_size(found.boxes), found.scores.tolist(), strict=True)
     ]
 
 

@@ -25,7 +25,7 @@ from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
 
 TEST_DATA = "DETDISTILL_TEST_DATA"
-VOC = "voc.json"
+_VOC_FILE = "voc.json"
 _VOC: Metric = "VOC AP50"
 
 
@@ -134,7 +134,7 @@ def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, fl
     metrics = CocoMetrics.from_dict(content[STUDENT if run.needs is None else DISTILLED])
     found: dict[Metric, float | None] = {"AP": metrics.ap, "AP50": metrics.ap50}
     if voc:
-        kept = run.config.out / VOC
+        kept = run.config.out / _VOC_FILE
         if not kept.is_file():
             write_json(kept, _voc(run.config, progress))
         found[_VOC] = read_json(kept)["mAP"]
