@@ -8,7 +8,7 @@ import pytest
 from detdistill.data.annotations import Annotations
 from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, DataError
-from detdistill.papers.class_groups import AID_CLASSES, aid_classes, group_classes
+from detdistill.papers.protocols import AID_CLASSES, aid_classes, group_classes
 
 
 def rows(annotations: Annotations) -> list[list[tuple]]:

@@ -7,8 +7,7 @@ import pytest
 
 from detdistill.data.formats.kitti import read_kitti_labels
 from detdistill.errors import ConfigError, DataError
-from detdistill.evaluation.kitti import evaluate_kitti
-from detdistill.evaluation.kitti_matching import recall_thresholds
+from detdistill.evaluation.kitti import evaluate_kitti, recall_thresholds
 from kitti_by_hand import NAMES, guesses, labels, visible
 
 BOX = (10.0, 10.0, 110.0, 110.0)

@@ -9,8 +9,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections, evaluate_coco
 from detdistill.evaluation.voc import evaluate_voc
-from detdistill.papers.class_groups import AID_CLASSES
-from detdistill.papers.protocols import AID, AID_MERGED
+from detdistill.papers.protocols import AID, AID_CLASSES, AID_MERGED
 
 NAMES = ("car", "truck", "person")
 BOX, FAR = (10, 10, 60, 60), (200, 200, 260, 260)

@@ -11,8 +11,8 @@ from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.complexity import FEATURES, HEADS, SECOND_STAGE, complexity, seconds_per_image
 from detdistill.errors import ConfigError
 from detdistill.jobs.profile import profile_job
-from detdistill.papers.complexity import complexity_text, count_complexity
 from detdistill.papers.rows import Paper, PublishedComplexity, read_paper
+from detdistill.papers.table import complexity_text, count_complexity
 from detdistill.store.students import save_detector
 
 

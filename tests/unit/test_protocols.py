@@ -20,7 +20,7 @@ from detdistill.evaluation.kitti import KittiMetrics, evaluate_kitti
 from detdistill.evaluation.protocols import PROTOCOLS, Examination, Protocol
 from detdistill.evaluation.voc import evaluate_voc
 from detdistill.jobs.evaluate import EvaluateOutcome, evaluate_job
-from detdistill.papers.class_groups import AID_CLASSES
+from detdistill.papers.protocols import AID_CLASSES
 from detdistill.progress import Silence
 from folders_by_hand import kitti_line, make_coco, make_kitti, make_voc, write
 from kitti_by_hand import guesses

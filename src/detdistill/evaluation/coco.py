@@ -21,19 +21,17 @@ from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError, MissingDependencyError, suggestion
 
 Backend = Literal["hotcoco", "faster", "pycocotools"]
-_FIGURES = {
-    "AP": "ap",
-    "AP50": "ap50",
-    "AP75": "ap75",
-    "APs": "ap_small",
-    "APm": "ap_medium",
-    "APl": "ap_large",
-}
 # Axes of the precisions: IoU 0.50:0.05:0.95, recall, class, area (all, small, medium, large), limit (1, 10, 100).
-_IOU_50, _IOU_75 = slice(0, 1), slice(5, 6)
-_ANY_IOU = slice(None)
-_ALL, _SMALL, _MEDIUM, _LARGE = 0, 1, 2, 3
-_MOST_DETECTIONS = 2
+_ANY_IOU, _MOST_DETECTIONS = slice(None), 2
+# Attribute, overlaps and area of every figure, under the name that people print.
+_FIGURES = {
+    "AP": ("ap", _ANY_IOU, 0),
+    "AP50": ("ap50", slice(0, 1), 0),
+    "AP75": ("ap75", slice(5, 6), 0),
+    "APs": ("ap_small", _ANY_IOU, 1),
+    "APm": ("ap_medium", _ANY_IOU, 2),
+    "APl": ("ap_large", _ANY_IOU, 3),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,11 @@ class ImageDetections:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, image_id: int) -> ImageDetections:
+        """No detection at all."""
+        return cls(image_id, np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
     def above(self, score: float) -> ImageDetections:
         """The detections whose score is at least `score`."""
@@ -82,7 +85,7 @@ class CocoMetrics:
 
     def figures(self) -> dict[str, float | None]:
         """The six figures under the names people print: AP, AP50, AP75, APs, APm, APl."""
-        return {name: getattr(self, attribute) for name, attribute in _FIGURES.items()}
+        return {name: getattr(self, attribute) for name, (attribute, _, _) in _FIGURES.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The six figures and ``per_class``, ready for JSON."""
@@ -91,7 +94,7 @@ class CocoMetrics:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> CocoMetrics:
         """The metrics that `as_dict` wrote; figures that are absent are None."""
-        figures = {attribute: content.get(name) for name, attribute in _FIGURES.items()}
+        figures = {attribute: content.get(name) for name, (attribute, _, _) in _FIGURES.items()}
         return cls(**figures, per_class=dict(content.get("per_class") or {}))
 
 
@@ -113,28 +116,35 @@ def evaluate_coco(
         Figures in [0, 100]; a class without ground truth is None and left out of the means.
 
     Raises:
-        ConfigError: there is no such backend.
         DataError: a detection is of an unknown image or class, is not finite, or has x2 < x1 or y2 < y1, or an
             image has two entries.
-        MissingDependencyError: the backend is not installed.
     """
     if backend not in _BACKENDS:
         raise ConfigError(
             f"The evaluation backend must be one of {', '.join(_BACKENDS)}, got '{backend}'. "
             f"{suggestion(backend, _BACKENDS, listed=True)}"
         )
-    results = coco_results(annotations, detections)
-    if len(annotations) == 0 or len(annotations.class_names) == 0:
-        nothing: NDArray[np.float64] = np.full((10, 101, len(annotations.class_names), 4, 3), -1.0)
-        return _metrics(nothing, annotations.class_names)
-    with redirect_stdout(io.StringIO()):
-        evaluation = _BACKENDS[backend](coco_dict(annotations), results)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precisions: NDArray[np.float64] = np.asarray(evaluation.eval["precision"], dtype=np.float64)
-    # The backends sort classes by category id.
-    by_label = np.argsort(np.argsort(annotations.category_ids))
-    return _metrics(precisions[:, :, by_label], annotations.class_names)
+    names = annotations.class_names
+    check_detections(detections, annotations.image_ids.tolist(), classes=len(names))
+    precisions: NDArray[np.float64] = np.full((10, 101, len(names), 4, 3), -1.0)
+    if len(annotations) and names:
+        with redirect_stdout(io.StringIO()):
+            evaluation = _BACKENDS[backend](coco_dict(annotations), _results(annotations, detections))
+            evaluation.evaluate()
+            evaluation.accumulate()
+        # The backends sort classes by category id.
+        by_label = np.argsort(np.argsort(annotations.category_ids))
+        precisions = np.asarray(evaluation.eval["precision"], dtype=np.float64)[:, :, by_label]
+
+    def mean(iou: slice, area: int, classes: slice = slice(None)) -> float | None:
+        values = precisions[iou, :, classes, area, _MOST_DETECTIONS]
+        measured = values[values > -1]
+        return 100.0 * float(measured.mean()) if measured.size else None
+
+    return CocoMetrics(
+        **{attribute: mean(iou, area) for attribute, iou, area in _FIGURES.values()},
+        per_class={name: mean(_ANY_IOU, 0, slice(label, label + 1)) for label, name in enumerate(names)},
+    )
 
 
 def coco_dict(annotations: Annotations) -> dict[str, Any]:
@@ -142,70 +152,49 @@ def coco_dict(annotations: Annotations) -> dict[str, Any]:
 
     Object ids are 1, 2, 3, ... (pycocotools takes an object of id 0 for no match). Ignored objects are crowds.
     """
-    counts = np.diff(annotations.offsets)
-    owners = np.repeat(annotations.image_ids, counts).tolist()
-    categories = annotations.category_ids[annotations.labels].tolist()
-    crowds = annotations.ignored.astype(int).tolist()
-    areas = annotations.areas.astype(np.float64).tolist()
-    boxes = _corner_and_size(annotations.boxes)
+    images = zip(annotations.image_ids.tolist(), annotations.sizes.tolist(), strict=True)
+    categories = zip(annotations.category_ids.tolist(), annotations.class_names, strict=True)
+    objects = zip(
+        np.repeat(annotations.image_ids, np.diff(annotations.offsets)).tolist(),
+        annotations.category_ids[annotations.labels].tolist(),
+        _corner_and_size(annotations.boxes),
+        annotations.areas.tolist(),
+        annotations.ignored.astype(int).tolist(),
+        strict=True,
+    )
     return {
         "info": {},
         "licenses": [],
         "images": [
             {"id": image_id, "file_name": annotations.file_name(index), "height": height, "width": width}
-            for index, (image_id, (height, width)) in enumerate(
-                zip(annotations.image_ids.tolist(), annotations.sizes.tolist(), strict=True)
-            )
+            for index, (image_id, (height, width)) in enumerate(images)
         ],
-        "categories": [
-            {"id": category_id, "name": name}
-            for category_id, name in zip(annotations.category_ids.tolist(), annotations.class_names, strict=True)
-        ],
+        "categories": [{"id": category_id, "name": name} for category_id, name in categories],
         "annotations": [
             {"id": number, "image_id": i, "category_id": c, "bbox": box, "area": area, "iscrowd": crowd}
-            for number, (i, c, box, area, crowd) in enumerate(
-                zip(owners, categories, boxes, areas, crowds, strict=True), start=1
-            )
+            for number, (i, c, box, area, crowd) in enumerate(objects, start=1)
         ],
     }
 
 
-def coco_results(annotations: Annotations, detections: Sequence[ImageDetections]) -> list[dict[str, Any]]:
-    """The detections in COCO's results form, with the source's own image and category ids.
-
-    Raises:
-        DataError: as in `evaluate_coco`.
-    """
-    check_detections(detections, annotations.image_ids.tolist(), classes=len(annotations.class_names))
-    results: list[dict[str, Any]] = []
-    for found in detections:
-        categories = annotations.category_ids[found.labels].tolist()
-        scores = found.scores.astype(np.float64).tolist()
-        results += [
-            {"image_id": int(found.image_id), "category_id": category, "bbox": box, "score": score}
-            for category, box, score in zip(categories, _corner_and_size(found.boxes), scores, strict=True)
-        ]
-    return results
+def _results(annotations: Annotations, detections: Sequence[ImageDetections]) -> list[dict[str, Any]]:
+    category_ids = annotations.category_ids.tolist()
+    return [
+        {"image_id": int(found.image_id), "category_id": category_ids[label], "bbox": box, "score": score}
+        for found in detections
+        for label, box, score in zip(found.labels, _corner_and_size(found.boxes), found.scores.tolist(), strict=True)
+    ]
 
 
 def check_detections(
     detections: Sequence[ImageDetections], image_ids: Iterable[int], *, classes: int
 ) -> dict[int, ImageDetections]:
-    """Refuses detections that cannot belong to a split.
-
-    Args:
-        detections: at most one entry per image.
-        image_ids: of the split.
-        classes: how many classes the labels are of.
-
-    Returns:
-        The entry of every image of the split, in its order; an empty one where there is none.
+    """The entry of every image of a split, in its order, an empty one where there is none.
 
     Raises:
         DataError: as in `evaluate_coco`.
     """
-    boxes, scores, labels = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-    by_image = {image_id: ImageDetections(image_id, boxes, scores, labels) for image_id in image_ids}
+    by_image = {image_id: ImageDetections.none(image_id) for image_id in image_ids}
     missing = set(by_image)
     for found in detections:
         if found.image_id not in missing:
@@ -245,60 +234,43 @@ def _corner_and_size(boxes: NDArray[np.float32]) -> list[list[float]]:
 
 
 def _hotcoco(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
-    hotcoco = _module("hotcoco", "hotcoco", "detdistill")
+    hotcoco = _module("hotcoco")
     ground_truth = hotcoco.COCO(truth)
     return hotcoco.COCOeval(ground_truth, ground_truth.load_res(results), "bbox")
 
 
 def _faster(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
-    faster = _module("faster_coco_eval", "faster-coco-eval", "detdistill[evaluators]")
+    faster = _module("faster_coco_eval")
     ground_truth = faster.COCO(truth)
     return faster.COCOeval_faster(ground_truth, ground_truth.loadRes(results), "bbox", print_function=lambda *_: None)
 
 
 def _pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
-    coco = _module("pycocotools.coco", "pycocotools", "detdistill[evaluators]")
-    cocoeval = _module("pycocotools.cocoeval", "pycocotools", "detdistill[evaluators]")
-    ground_truth = coco.COCO()
-    ground_truth.dataset = truth
-    ground_truth.createIndex()
-    if results:
-        found = ground_truth.loadRes(results)
-    else:  # loadRes looks into the first result
-        found = coco.COCO()
-        found.dataset = {**truth, "annotations": []}
-        found.createIndex()
+    coco, cocoeval = _module("pycocotools.coco"), _module("pycocotools.cocoeval")
+
+    def loaded(dataset: dict[str, Any]) -> Any:
+        made = coco.COCO()
+        made.dataset = dataset
+        made.createIndex()
+        return made
+
+    ground_truth = loaded(truth)
+    # loadRes looks into the first result.
+    found = ground_truth.loadRes(results) if results else loaded({**truth, "annotations": []})
     return cocoeval.COCOeval(ground_truth, found, "bbox")
 
 
-def _module(name: str, package: str, install: str) -> Any:
+def _module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
+        package = name.partition(".")[0].replace("_", "-")
         raise MissingDependencyError(
             f"The package {package} must be installed to evaluate with it, got an import error. "
-            f"Install it: pip install '{install}'."
+            f"Install it: pip install 'detdistill{'' if package == 'hotcoco' else '[evaluators]'}'."
         ) from error
 
 
 _BACKENDS: Mapping[str, Callable[[dict[str, Any], list[dict[str, Any]]], Any]] = MappingProxyType(
     {"hotcoco": _hotcoco, "faster": _faster, "pycocotools": _pycocotools}
 )
-
-
-def _metrics(precisions: NDArray[np.float64], class_names: tuple[str, ...]) -> CocoMetrics:
-    def mean(iou: slice, area: int, *, label: int | None = None) -> float | None:
-        classes = slice(None) if label is None else slice(label, label + 1)
-        values = precisions[iou, :, classes, area, _MOST_DETECTIONS]
-        measured = values[values > -1]
-        return 100.0 * float(measured.mean()) if measured.size else None
-
-    return CocoMetrics(
-        ap=mean(_ANY_IOU, _ALL),
-        ap50=mean(_IOU_50, _ALL),
-        ap75=mean(_IOU_75, _ALL),
-        ap_small=mean(_ANY_IOU, _SMALL),
-        ap_medium=mean(_ANY_IOU, _MEDIUM),
-        ap_large=mean(_ANY_IOU, _LARGE),
-        per_class={name: mean(_ANY_IOU, _ALL, label=label) for label, name in enumerate(class_names)},
-    )

@@ -15,11 +15,7 @@ Progress = Callable[[int], None]
 
 
 def detect_split(
-    detector: Detector,
-    loader: Iterable[Batch],
-    *,
-    device: torch.device | str,
-    progress: Progress | None = None,
+    detector: Detector, loader: Iterable[Batch], *, device: torch.device | str, progress: Progress | None = None
 ) -> list[ImageDetections]:
     """What a detector finds in every image of a split; no gradients flow.
 
@@ -39,29 +35,24 @@ def detect_split(
     found: list[ImageDetections] = []
     with evaluating(detector):
         for batch in loader:
-            for index, detections in enumerate(detector.detect(batch.to(device))):
-                found.append(_stored(detections, batch, index))
+            found += [_stored(one, batch, index) for index, one in enumerate(detector.detect(batch.to(device)))]
             if progress is not None:
                 progress(len(found))
     return found
 
 
 def _stored(detections: Detections, batch: Batch, index: int) -> ImageDetections:
-    image_id = batch.image_ids[index]
     boxes = detections.boxes.detach().to("cpu", torch.float32)
     scores = detections.scores.detach().to("cpu", torch.float32)
     if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
         raise DistillError(
-            f"Boxes and scores detected in image {image_id} must be finite, got NaN or infinity. "
+            f"Boxes and scores detected in image {batch.image_ids[index]} must be finite, got NaN or infinity. "
             "Train with a lower learning rate, or load a checkpoint from before the loss diverged."
         )
-    height, width = batch.sizes[index]
-    stored_height, stored_width = batch.stored_sizes[index]
+    (height, width), (stored_height, stored_width) = batch.sizes[index], batch.stored_sizes[index]
     limit = torch.tensor([stored_width, stored_height] * 2, dtype=torch.float32)
     boxes = boxes * (limit / torch.tensor([width, height] * 2, dtype=torch.float32))
+    labels = detections.labels.detach().to("cpu", torch.int64).numpy()
     return ImageDetections(
-        image_id=image_id,
-        boxes=torch.minimum(boxes.clamp(min=0), limit).numpy(),
-        scores=scores.numpy(),
-        labels=detections.labels.detach().to("cpu", torch.int64).numpy(),
+        batch.image_ids[index], torch.minimum(boxes.clamp(min=0), limit).numpy(), scores.numpy(), labels
     )

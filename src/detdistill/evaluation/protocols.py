@@ -27,12 +27,7 @@ Prepare = Callable[[Annotations, tuple[str, ...], Backend], Measure]
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What a detector is measured on, and how.
-
-    Attributes:
-        annotations: the images to look at.
-        measure: the figures of what the detector found in them; its labels are the detector's own.
-    """
+    """What a detector is measured on, and how; the labels of what it found are the detector's own."""
 
     annotations: Annotations
     measure: Measure
@@ -69,14 +64,11 @@ class Protocol:
         backend: Backend = "hotcoco",
         progress: Progress,
     ) -> Examination:
-        """Reads the ground truth that a detector is measured against.
+        """Reads the ground truth that a detector with `class_names` is measured against.
 
         Args:
             data: data set folder, or a COCO JSON or list that is taken as it is.
-            split: which images of a folder.
-            class_names: the detector's.
             backend: computes COCO's figures.
-            progress: told what was read, and its problems.
 
         Raises:
             ConfigError: there is no such data, a backend was chosen where there is no choice, the data is not in
@@ -85,8 +77,13 @@ class Protocol:
         """
         if backend != "hotcoco" and not self.backends:
             raise ConfigError(f"The backend {backend} must come with the protocol coco, got {self.name}. Leave it out.")
-        if self.label_files:
-            self._require_label_files(data, split)
+        found = find_split(data, split, exact=data.is_file()) if self.label_files else None
+        if found is not None and recognise(data).name != "kitti":
+            raise ConfigError(
+                f"The data {data} must be in KITTI's own layout for the protocol {self.name}, got a data set read as "
+                f"{found.text()}. Give the folder with label_2 and image_2: only KITTI's label files tell which "
+                "objects are hidden."
+            )
         wanted = class_names if self.same_classes else None
         annotations, problems = open_split(data, split, class_names=wanted, exact=data.is_file(), say=progress.say)
         for line in problems.summary():
@@ -96,43 +93,30 @@ class Protocol:
         measure([])
         return Examination(annotations, measure)
 
-    def _require_label_files(self, data: Path, split: str) -> None:
-        found = find_split(data, split, exact=data.is_file())
-        if recognise(data).name != "kitti":
-            raise ConfigError(
-                f"The data {data} must be in KITTI's own layout for the protocol {self.name}, got a data set read as "
-                f"{found.text()}. Give the folder with label_2 and image_2: only KITTI's label files tell which "
-                "objects are hidden."
-            )
 
-
-def _coco(annotations: Annotations, class_names: tuple[str, ...], backend: Backend) -> Measure:
+def _coco(annotations: Annotations, _: tuple[str, ...], backend: Backend) -> Measure:
     return partial(evaluate_coco, annotations, backend=backend)
 
 
-def _kitti(
-    annotations: Annotations, class_names: tuple[str, ...], backend: Backend, *, points: kitti.Points
-) -> Measure:
-    return partial(kitti.evaluate_kitti, read_kitti_truths(annotations), class_names=class_names, points=points)
+def _kitti(points: kitti.Points) -> Prepare:
+    return lambda annotations, class_names, _: partial(
+        kitti.evaluate_kitti, read_kitti_truths(annotations), class_names=class_names, points=points
+    )
 
 
-def _voc(annotations: Annotations, class_names: tuple[str, ...], backend: Backend, *, points: voc.Points) -> Measure:
-    return partial(voc.evaluate_voc, annotations, points=points)
+def _voc(points: voc.Points) -> Prepare:
+    return lambda annotations, *_: partial(voc.evaluate_voc, annotations, points=points)
 
 
 OWN = (
     Protocol("coco", "COCO", _coco, same_classes=True, backends=True),
-    Protocol("kitti", "KITTI, 40 recall points", partial(_kitti, points=40), label_files=True),
-    Protocol("kitti11", "KITTI, 11 recall points", partial(_kitti, points=11), label_files=True),
-    Protocol("voc", "Pascal VOC, area under the curve", partial(_voc, points="area"), same_classes=True),
-    Protocol("voc11", "Pascal VOC, 11 recall points", partial(_voc, points=11), same_classes=True),
+    Protocol("kitti", "KITTI, 40 recall points", _kitti(40), label_files=True),
+    Protocol("kitti11", "KITTI, 11 recall points", _kitti(11), label_files=True),
+    Protocol("voc", "Pascal VOC, area under the curve", _voc("area"), same_classes=True),
+    Protocol("voc11", "Pascal VOC, 11 recall points", _voc(11), same_classes=True),
 )
 
 PROTOCOLS: Registry[Protocol] = Registry(
-    "protocol",
-    group="detdistill.protocols",
-    package="detdistill.evaluation",
-    attribute="OWN",
-    entry_type=Protocol,
+    "protocol", group="detdistill.protocols", package="detdistill.evaluation", attribute="OWN", entry_type=Protocol
 )
 """Every protocol by name: those above, and those that entry points add, as the papers' are."""

@@ -7,21 +7,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+Boxes = NDArray[np.floating]
 
-def intersections(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+
+def intersections(boxes: Boxes, others: Boxes) -> Boxes:
     """Areas that boxes (n, 4) and other boxes (m, 4) share, (n, m); 0 where they do not meet."""
     sides = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
-    shared: NDArray[np.float64] = sides.clip(min=0).prod(axis=2)
-    return shared
+    return np.asarray(sides.clip(min=0).prod(axis=2))
 
 
-def areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def areas(boxes: Boxes) -> Boxes:
     """Areas of boxes (n, 4)."""
-    sizes: NDArray[np.float64] = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return sizes
+    return np.asarray((boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
 
 
-def overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+def overlap(boxes: Boxes, others: Boxes) -> Boxes:
     """Intersection over union of boxes (n, 4) with other boxes (m, 4), (n, m); 0 where a box has no area."""
     shared = intersections(boxes, others)
     union = areas(boxes)[:, None] + areas(others)[None, :] - shared
@@ -30,8 +30,7 @@ def overlap(boxes: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[
 
 def best_from_here(precision: NDArray[np.float64]) -> NDArray[np.float64]:
     """At every place of a precision curve (n,), in the order of rising recall, the greatest there or later."""
-    best: NDArray[np.float64] = np.maximum.accumulate(precision[::-1])[::-1]
-    return best
+    return np.asarray(np.maximum.accumulate(precision[::-1])[::-1])
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
@@ -43,14 +42,7 @@ def mean_of(values: Sequence[float | None]) -> float | None:
 def figures_text(
     corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, decimals: int
 ) -> str:
-    """Figures as aligned plain text, a row per class and a dash for None.
-
-    Args:
-        corner: stands over the names of the rows.
-        columns: their titles.
-        rows: a figure per column, by name.
-        decimals: of the figures.
-    """
+    """Figures as aligned plain text, a row per name with a figure per column, and a dash for None."""
     first, width = max(map(len, (corner, *rows))), max(map(len, columns)) + 2
     lines = [corner.ljust(first) + "".join(title.rjust(width) for title in columns)]
     for name, values in rows.items():

@@ -25,7 +25,6 @@ class VocMetrics:
         map: mean over the classes that have objects.
         per_class: average precision of every class by name, in label order.
         iou: the least overlap of a hit.
-        points: ``"area"`` or 11.
     """
 
     map: float | None
@@ -57,72 +56,63 @@ def evaluate_voc(
 
     Args:
         annotations: the ground truth; every image of it counts. VOC's difficult objects are its ignored ones.
-        detections: at most one entry per image, in any order; an image without an entry has no detections.
+        detections: as in `evaluate_coco`.
         iou: the least intersection over union of a hit, above 0, at most 1.
         points: ``"area"`` for the area under the precision curve made monotone (VOC 2010 and later), 11 for the
             mean precision at the recalls 0, 0.1, ..., 1 (VOC 2007).
 
-    Returns:
-        Figures in [0, 100]; a class without objects is None and left out of the mean.
-
     Raises:
-        ConfigError: `iou` or `points` cannot be used.
         DataError: a detection is unusable, as in `evaluate_coco`.
     """
     if not 0 < iou <= 1:
         raise ConfigError(f"VOC's overlap must be above 0 and at most 1, got {iou}. 0.5 is usual.")
     if points not in ("area", 11):
         raise ConfigError(f"VOC's points must be 'area' or 11, got {points!r}. 'area' is what VOC uses since 2010.")
-    found = check_detections(detections, annotations.image_ids.tolist(), classes=len(annotations.class_names))
-    per_class = {
-        name: _average_precision(annotations, list(found.values()), label, iou=iou, points=points)
-        for label, name in enumerate(annotations.class_names)
-    }
-    return VocMetrics(map=mean_of(list(per_class.values())), per_class=per_class, iou=iou, points=points)
+    names = annotations.class_names
+    found = list(check_detections(detections, annotations.image_ids.tolist(), classes=len(names)).values())
+    per_class = {name: _average_precision(annotations, found, label, iou, points) for label, name in enumerate(names)}
+    return VocMetrics(mean_of(list(per_class.values())), per_class, iou, points)
 
 
 def _average_precision(
-    annotations: Annotations, ordered: Sequence[ImageDetections], label: int, *, iou: float, points: Points
+    annotations: Annotations, found: Sequence[ImageDetections], label: int, iou: float, points: Points
 ) -> float | None:
     of_class = annotations.labels == label
     objects = int((of_class & ~annotations.ignored).sum())
     if objects == 0:
         return None
-    scores: list[NDArray[np.float64]] = [np.zeros(0)]
-    verdicts: list[NDArray[np.int8]] = [np.zeros(0, dtype=np.int8)]
-    for index, entry in enumerate(ordered):
-        own = entry.labels == label
-        rows = annotations.objects(index)
+    scores: list[NDArray[np.float32]] = []
+    verdicts: list[NDArray[np.int8]] = []
+    for index, entry in enumerate(found):
+        rows, own = annotations.objects(index), entry.labels == label
         truth = of_class[rows]
-        scores.append(entry.scores[own].astype(np.float64))
-        verdicts.append(
-            _verdicts(
-                annotations.boxes[rows][truth].astype(np.float64),
-                annotations.ignored[rows][truth],
-                entry.boxes[own].astype(np.float64),
-                scores[-1],
-                iou=iou,
-            )
-        )
+        boxes, ignored = annotations.boxes[rows][truth], annotations.ignored[rows][truth]
+        scores.append(entry.scores[own])
+        verdicts.append(_verdicts(boxes, ignored, entry.boxes[own], scores[-1], iou=iou))
     order = np.argsort(-np.concatenate(scores), kind="stable")
     verdict = np.concatenate(verdicts)[order]
-    right, wrong = np.cumsum(verdict == 1), np.cumsum(verdict == -1)
     counting = verdict != 0
-    return 100.0 * (_area if points == "area" else _eleven)(right[counting], wrong[counting], objects)
+    right, wrong = (np.cumsum(verdict == one)[counting] for one in (1, -1))
+    precision = right / np.maximum(right + wrong, 1)
+    if points == "area":
+        return 100.0 * float((np.diff(right, prepend=0) * best_from_here(precision)).sum() / objects)
+    # Whole numbers: recall 3/10 reaches 0.3.
+    at = [precision[10 * right >= tenth * objects] for tenth in range(11)]
+    return 100.0 * (sum(float(values.max()) if len(values) else 0.0 for values in at) / 11)
 
 
 def _verdicts(
-    boxes: NDArray[np.float64],
+    boxes: NDArray[np.float32],
     ignored: NDArray[np.bool_],
-    guesses: NDArray[np.float64],
-    scores: NDArray[np.float64],
+    guesses: NDArray[np.float32],
+    scores: NDArray[np.float32],
     *,
     iou: float,
 ) -> NDArray[np.int8]:
     """For every detection of an image and class: 1 right, -1 wrong, 0 on an ignored object."""
     if len(boxes) == 0 or len(guesses) == 0:
         return np.full(len(guesses), -1, dtype=np.int8)
-    overlaps = overlap(guesses, boxes)
+    overlaps = overlap(guesses.astype(np.float64), boxes.astype(np.float64))
     nearest = overlaps.argmax(axis=1)
     hits = overlaps[np.arange(len(guesses)), nearest] >= iou
     verdicts = np.where(hits & ignored[nearest], 0, -1).astype(np.int8)
@@ -131,15 +121,3 @@ def _verdicts(
     _, first = np.unique(nearest[candidates], return_index=True)
     verdicts[candidates[first]] = 1
     return verdicts
-
-
-def _area(right: NDArray[np.int64], wrong: NDArray[np.int64], objects: int) -> float:
-    gained = np.diff(right, prepend=0)
-    return float((gained * best_from_here(right / np.maximum(right + wrong, 1))).sum() / objects)
-
-
-def _eleven(right: NDArray[np.int64], wrong: NDArray[np.int64], objects: int) -> float:
-    precision = right / np.maximum(right + wrong, 1)
-    # Whole numbers: recall 3/10 reaches 0.3.
-    at = [precision[10 * right >= tenth * objects] for tenth in range(11)]
-    return sum(float(values.max()) if len(values) else 0.0 for values in at) / 11

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from detdistill.data.formats.coco import CocoSplit, find
+from detdistill.data.formats.coco import find
 from detdistill.data.listing import SPLITS, SplitName
 from detdistill.errors import ConfigError
 from detdistill.files import atomic_folder, read_json, write_json
@@ -31,15 +31,10 @@ _MB = 1e6
 
 @dataclass(frozen=True, slots=True)
 class TrafficOutcome:
-    """What was taken of COCO.
-
-    Attributes:
-        out: the folder of COCO traffic.
-        splits: what was kept, by split.
-    """
+    """What was taken of COCO, by split, and the folder that it is in."""
 
     out: Path
-    splits: Mapping[str, TrafficSplit]
+    splits: Mapping[SplitName, TrafficSplit]
 
     def table(self) -> list[str]:
         """Images of every split, then boxes of every class."""
@@ -70,13 +65,19 @@ def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = 
     """
     watcher = progress or Silence()
     sources = {split: find(coco, split) for split in SPLITS}
-    made_from = {split: _described(source) for split, source in sources.items()}
+    made_from = {
+        split: {
+            "json": str(source.json.resolve()),
+            "bytes": source.json.stat().st_size,
+            "images": str(source.images_dir.resolve()),
+        }
+        for split, source in sources.items()
+    }
     made = _made_before(out, made_from)
-    total = 2 * sum(described["bytes"] for described in made_from.values())
+    total = 2 * sum(source.json.stat().st_size for source in sources.values())
     watcher.start("read COCO, in MB", math.ceil(total / _MB))
     if made is None:
-        made = {}
-        before = 0
+        made, before = {}, 0
         with atomic_folder(out) as folder:
             for split, source in sources.items():
 
@@ -89,30 +90,21 @@ def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = 
                 target = folder / "annotations" / f"instances_{name}.json"
                 made[split] = filter_traffic(source.json, target, progress=advance)
                 (folder / name).symlink_to(source.images_dir.resolve(), target_is_directory=True)
-                before += 2 * made_from[split]["bytes"]
+                before += 2 * source.json.stat().st_size
             counts = {split: asdict(kept) for split, kept in made.items()}
             write_json(folder / RECORD, {"sources": made_from, "splits": counts})
     watcher.advance(math.ceil(total / _MB))
     watcher.finish()
-    return TrafficOutcome(out=out, splits=made)
+    return TrafficOutcome(out, made)
 
 
-def _described(source: CocoSplit) -> dict[str, Any]:
-    return {
-        "json": str(source.json.resolve()),
-        "bytes": source.json.stat().st_size,
-        "images": str(source.images_dir.resolve()),
-    }
-
-
-def _made_before(out: Path, made_from: Mapping[SplitName, Any]) -> dict[str, TrafficSplit] | None:
+def _made_before(out: Path, made_from: Mapping[SplitName, Any]) -> dict[SplitName, TrafficSplit] | None:
     """The counts of an earlier run on the same files; None for a new or empty folder."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if (out / RECORD).is_file():
-        record = read_json(out / RECORD)
-        if isinstance(record, dict) and record.get("sources") == made_from:
-            return {split: TrafficSplit(**counts) for split, counts in record["splits"].items()}
+    record = read_json(out / RECORD) if (out / RECORD).is_file() else None
+    if isinstance(record, dict) and record.get("sources") == made_from:
+        return {split: TrafficSplit(**record["splits"][split]) for split in made_from}
     raise ConfigError(
         f"{out} must be a new or an empty folder, or COCO traffic made from the same files, got something else. "
         "Give another folder, or delete that one."

@@ -1,12 +1,18 @@
-"""The data sets of the papers' rows: found below one folder, checked, and brought to the papers' classes."""
+"""The data sets of the papers' rows: found below one folder, checked, and brought to the papers' classes.
+
+What a reproduction writes of a data set are both splits with the papers' classes, once, beside links to the images.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -16,29 +22,30 @@ from detdistill.data.formats.kitti import recognises as is_kitti
 from detdistill.data.listing import SPLITS, TRAIN_SHARE, SplitName
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
-from detdistill.papers.class_groups import ClassMode
+from detdistill.evaluation.coco import coco_dict
+from detdistill.files import atomic_folder, read_json, write_json, write_text
+from detdistill.jobs.opening import read_split
 from detdistill.papers.coco_traffic import make_coco_traffic_job
-from detdistill.papers.prepared import prepare, read_both
+from detdistill.papers.protocols import ClassMode, aid_classes
 from detdistill.papers.rows import DataName
 from detdistill.progress import Progress
 from detdistill.scenes import make_scenes
 
-DATA = "data"
+DATA, MADE_FROM = "data", "made_from.json"
 
 _SMOKE_TRAIN, _SMOKE_VAL = 64, 24
 # Training and validation images of the papers; KITTI's are all 7481, divided 8 : 2.
 _PUBLISHED_IMAGES = MappingProxyType({"kitti": 7481, "coco": 118287})
+_WORDS: Mapping[DataName, str] = MappingProxyType({"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"})
 _SMOKE_FOLDERS: Mapping[DataName, tuple[str, ...]] = MappingProxyType(
     {"kitti": ("kitti33", "kitti"), "coco_traffic": ("coco_mini", "coco"), "coco": ("bccd", "coco_mini", "coco")}
 )
-_FULL_FOLDERS: Mapping[DataName, str] = MappingProxyType({"kitti": "kitti", "coco_traffic": "coco", "coco": "coco"})
 _LAYOUTS = MappingProxyType(
     {
         "kitti": "training/image_2 and training/label_2",
         "coco": "annotations/instances_train2017.json, annotations/instances_val2017.json, train2017 and val2017",
     }
 )
-_WORDS: Mapping[DataName, str] = MappingProxyType({"kitti": "KITTI", "coco_traffic": "COCO traffic", "coco": "COCO"})
 # How far the share of training images in a folder's own lists may be from the paper's.
 _SHARE_SLACK = 0.01
 
@@ -70,66 +77,73 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
     """A few real images in the place of a data set, or drawn scenes where none are given.
 
     Args:
-        name: the paper's data set.
-        classes: what KITTI's other types are.
         root: a folder with some of kitti33, coco_mini, bccd, kitti and coco in it, or one data set itself; None for
             drawn scenes.
-        out: folder of the reproduction.
-        progress: told how it goes.
 
     Raises:
         ConfigError: nothing below `root` can stand for the data set, or another folder did before.
     """
     limits: dict[SplitName, int] = {"train": _SMOKE_TRAIN, "val": _SMOKE_VAL}
+    kitti = name == "kitti"
     if root is None:
         source, shown = out / DATA / "scenes", "drawn street scenes"
         progress.start("draw scenes", sum(limits.values()))
         make_scenes(source, **limits, seed=0, kitti=True, progress=lambda done, total: progress.advance(done))
         progress.finish()
-        source = source / "kitti" if name == "kitti" else source
+        source = source / "kitti" if kitti else source
     else:
-        source = _smoke_source(name, root)
-        shown = source.name
+        folders = _SMOKE_FOLDERS[name]
+        places = [place for folder in folders if (place := root / folder).is_dir()]
+        found = next((place for place in places if is_coco(place) or (kitti and is_kitti(place))), None)
+        if found is None and (is_kitti(root) if kitti else is_coco(root) and not is_kitti(root)):
+            found = root
+        if found is None:
+            raise ConfigError(
+                f"--data {root} must hold one of {', '.join(folders)}, or be such a data set, got none of them for "
+                f"{name}. Leave --data out to use drawn scenes."
+            )
+        source, shown = found, found.name
         if name == "coco_traffic":
             source = make_coco_traffic_job(source, out / DATA / f"coco_traffic_of_{shown}").out
-    folder = out / DATA / (f"{name}_{classes}" if name == "kitti" else name)
-    made = prepare(folder, source, classes if name == "kitti" else None, limits=limits, progress=progress)
-    train, val = made.images["train"], made.images["val"]
-    note = f"{train} training and {val} validation images of {shown} stand for {_WORDS[name]}."
-    return PreparedData(
-        folder, folder.name, train, val, _median_size(made.splits["train"]), notes=(note,), digest=made.digest
-    )
+    folder = out / DATA / (f"{name}_{classes}" if kitti else name)
+    made, counts, digest = _prepare(folder, source, classes if kitti else None, limits=limits, progress=progress)
+    note = f"{counts['train']} training and {counts['val']} validation images of {shown} stand for {_WORDS[name]}."
+    return PreparedData(folder, folder.name, counts["train"], counts["val"], _median_size(made), (note,), digest)
 
 
 def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, progress: Progress) -> PreparedData:
     """The paper's data set, checked for completeness before anything is trained.
 
     Args:
-        name: the paper's data set.
-        classes: what KITTI's other types are.
         root: a folder with ``kitti`` and ``coco`` in it, or the one data set itself.
         out: folder of the reproduction; COCO traffic and KITTI with the paper's classes are written there, their
             images linked.
-        progress: told how it goes.
 
     Raises:
         ConfigError: the data set is not there, or another one was used in this folder before.
         DataError: it cannot be used, images are missing, or one is in both splits.
     """
-    source = _full_source(name, root)
+    home = "kitti" if name == "kitti" else "coco"
+    fits = is_kitti if name == "kitti" else is_coco
+    source = next((place for place in (root / home, root) if place.is_dir() and fits(place)), None)
+    if source is None:
+        raise ConfigError(
+            f"--data {root} must hold {home}/ with {_LAYOUTS[home]}, or be that folder, got none of it. "
+            f"Put {home.upper()} there, or try --scale smoke first."
+        )
     folder, identity, digest = source, str(source.resolve()), ""
     notes: list[str] = []
     if name == "kitti":
         folder = out / DATA / f"{name}_{classes}"
-        made = prepare(folder, source, classes, limits={}, progress=progress)
-        splits, identity, digest = made.splits, folder.name, made.digest
-        notes += _division(source, made.images)
+        splits, _, digest = _prepare(folder, source, classes, limits={}, progress=progress)
+        identity = folder.name
+        notes += _division(source, len(splits["train"]), len(splits["val"]))
     else:
         if name == "coco_traffic":
             progress.say(f"COCO traffic of {source}: read four times")
             folder = make_coco_traffic_job(source, out / DATA / name).out
             identity = folder.name
-        splits = read_both(folder, progress)
+        splits = _read_both(folder, progress)
     for split in SPLITS:
         _require_images(splits[split], split)
     train, val = len(splits["train"]), len(splits["val"])
@@ -137,48 +151,21 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
     published = _PUBLISHED_IMAGES.get(name, counted)
     if counted != published:
         notes.append(f"The {name} folder has {counted} images, the paper's {published}: figures cannot be compared.")
-    return PreparedData(folder, identity, train, val, _median_size(splits["train"]), notes=tuple(notes), digest=digest)
+    return PreparedData(folder, identity, train, val, _median_size(splits), tuple(notes), digest)
 
 
-def _median_size(annotations: Annotations) -> tuple[int, int]:
-    """Median height and width of the images as stored, pixels."""
-    height, width = np.median(annotations.sizes, axis=0).astype(int).tolist()
+def _median_size(splits: Mapping[SplitName, Annotations]) -> tuple[int, int]:
+    height, width = np.median(splits["train"].sizes, axis=0).astype(int).tolist()
     return height, width
 
 
-def _division(source: Path, images: Mapping[SplitName, int]) -> list[str]:
+def _division(source: Path, train: int, val: int) -> list[str]:
     """What to know where KITTI is divided by lists that came with the folder, and not by our seed."""
     if find_split(source, "train").drawn:
         return []
-    train, val = images["train"], images["val"]
     other = abs(train / (train + val) - TRAIN_SHARE) > _SHARE_SLACK
     lists = f"KITTI is divided by the folder's own lists, {train} training and {val} validation images"
     return [f"{lists}, the paper's 8 : 2: figures cannot be compared." if other else f"{lists}."]
-
-
-def _smoke_source(name: DataName, root: Path) -> Path:
-    fits: Callable[[Path], bool] = (lambda path: is_kitti(path) or is_coco(path)) if name == "kitti" else is_coco
-    itself = is_kitti(root) if name == "kitti" else is_coco(root) and not is_kitti(root)
-    folders = _SMOKE_FOLDERS[name]
-    for place in (*(root / folder for folder in folders), *([root] if itself else [])):
-        if place.is_dir() and fits(place):
-            return place
-    raise ConfigError(
-        f"--data {root} must hold one of {', '.join(folders)}, or be such a data set, got none of them for {name}. "
-        "Leave --data out to use drawn scenes."
-    )
-
-
-def _full_source(name: DataName, root: Path) -> Path:
-    folder = _FULL_FOLDERS[name]
-    fits = is_kitti if folder == "kitti" else is_coco
-    for place in (root / folder, root):
-        if place.is_dir() and fits(place):
-            return place
-    raise ConfigError(
-        f"--data {root} must hold {folder}/ with {_LAYOUTS[folder]}, or be that folder, got none of it. "
-        f"Put {folder.upper()} there, or try --scale smoke first."
-    )
 
 
 def _require_images(annotations: Annotations, split: str) -> None:
@@ -188,9 +175,71 @@ def _require_images(annotations: Annotations, split: str) -> None:
     for folder in {os.path.dirname(name) for name in names}:
         place = annotations.images_dir / folder
         present |= {os.path.join(folder, entry) for entry in os.listdir(place)} if place.is_dir() else set()
-    missing = [name for name in names if name not in present]
-    if missing:
+    if missing := [name for name in names if name not in present]:
         raise DataError(
             f"The {split} images in {annotations.images_dir} must be all {len(names)}, got {len(missing)} missing, "
             f"such as {missing[0]}. Put them there."
         )
+
+
+def _prepare(
+    folder: Path, source: Path, classes: ClassMode | None, *, limits: Mapping[SplitName, int], progress: Progress
+) -> tuple[dict[SplitName, Annotations], dict[SplitName, int], str]:
+    """Writes both splits as COCO JSON beside links to their images, and lists of names, unless an earlier run did.
+
+    Args:
+        classes: what KITTI's other types are; None leaves the classes as they are.
+        limits: the most images of a split, those with objects first; no entry for all.
+
+    Returns:
+        Both splits with all their images, how many were written of each, and a digest of what was.
+    """
+    splits = _read_both(source, progress)
+    if classes is not None:
+        splits = {split: aid_classes(annotations, classes) for split, annotations in splits.items()}
+    contents = {split: _first(coco_dict(splits[split]), limits.get(split)) for split in SPLITS}
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:16]
+    record = {
+        "made_from": {"source": str(source.resolve()), "classes": classes, "limits": dict(limits)},
+        "digest": digest,
+    }
+    if folder.exists():
+        before = read_json(folder / MADE_FROM)
+        if before != record:
+            same = isinstance(before, dict) and before.get("made_from") == record["made_from"]
+            got = "one made before its lists or labels changed" if same else "one made from other data"
+            raise ConfigError(f"{folder} must be made from {source}, got {got}. Give another --out, or delete it.")
+    else:
+        with atomic_folder(folder) as partial:
+            for split, content in contents.items():
+                write_json(partial / "annotations" / f"instances_{split}.json", content)
+                names = sorted(Path(image["file_name"]).stem for image in content["images"])
+                write_text(partial / f"{split}.txt", "".join(f"{name}\n" for name in names))
+                (partial / split).symlink_to(splits[split].images_dir.resolve(), target_is_directory=True)
+            write_json(partial / MADE_FROM, record)
+    return splits, {split: len(content["images"]) for split, content in contents.items()}, digest
+
+
+def _read_both(folder: Path, progress: Progress) -> dict[SplitName, Annotations]:
+    train = read_split(folder, "train", progress=progress)
+    val = read_split(folder, "val", class_names=train.class_names, progress=progress)
+    of_train, of_val = (
+        {one.images_dir.resolve() / one.file_name(index) for index in range(len(one))} for one in (train, val)
+    )
+    if both := sorted(of_train & of_val):
+        raise DataError(
+            f"The train and val splits of {folder} must share no image, got {len(both)} in both, such as "
+            f"{both[0].name}. Take them out of one of the two."
+        )
+    return {"train": train, "val": val}
+
+
+def _first(content: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """The first images that show an object, with their objects; all without a limit."""
+    if limit is None:
+        return content
+    shown = {box["image_id"] for box in content["annotations"] if not box["iscrowd"]}
+    images = [image for image in content["images"] if image["id"] in shown][:limit]
+    kept = {image["id"] for image in images}
+    boxes = [box for box in content["annotations"] if box["image_id"] in kept]
+    return {**content, "images": images, "annotations": boxes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -11,7 +12,6 @@ from pathlib import Path
 import torch
 
 from detdistill.bench.rounds import noise_batch
-from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.settings import DetectorSettings
@@ -33,17 +33,12 @@ _TWIN_BYTES_A_PIXEL = 2.5
 # Student, trained weights and momentum, with some room for logs and pictures.
 _TENSORS_A_CHECKPOINT, _ROOM = 3.0, 1.2
 _TWIN_PASSES = 6
+_Key = tuple[DetectorSettings, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one detector costs, for an image.
-
-    Attributes:
-        parameters: how many it has.
-        step: seconds of a training step; None where it could not be measured.
-        observe: seconds of being a teacher.
-    """
+    """What one detector costs: parameters, and seconds an image in training and as a teacher; None: no memory."""
 
     parameters: int
     step: float | None
@@ -58,7 +53,6 @@ class Plan:
         runs: trainings to make, those that are done already left out.
         seconds: of all of them; None where it could not be measured.
         bytes: on the disk.
-        device: what the time was measured on.
     """
 
     runs: Sequence[PaperRun]
@@ -97,46 +91,52 @@ def make_plan(
         data: prepared for every run, by the run's name.
         finished: names of those that are made already.
         measure: the cost of a detector on square images of a side in pixels; None for `measure_cost`.
-        progress: told how far it is.
     """
-    look = measure or measure_cost
     device = available_device()
-    costs: dict[tuple[DetectorSettings, int], Cost] = {}
-    by_name = {run.name: run for run in runs}
+    keys = {run.name: _key(run.config, data[run.name]) for run in runs}
     todo = [run for run in runs if run.name not in finished]
-    teachers = [by_name[run.needs] for run in todo if run.needs is not None]
-    keys = list(dict.fromkeys(_key(run.config, data[run.name]) for run in [*todo, *teachers]))
-    progress.start("measure detectors", len(keys))
-    for number, key in enumerate(keys, start=1):
-        costs[key] = look(*key)
+    wanted = dict.fromkeys(keys[name] for name in [run.name for run in todo] + [run.needs for run in todo] if name)
+    costs: dict[_Key, Cost] = {}
+    progress.start("measure detectors", len(wanted))
+    for number, key in enumerate(wanted, start=1):
+        costs[key] = (measure or measure_cost)(*key)
         progress.advance(number)
     progress.finish()
-    seconds: float | None = 0.0
-    space = 0.0
+    # What cannot be measured is not a number, and makes the sum none.
+    seconds, space = 0.0, 0.0
     twins: set[str] = set()
     for run in todo:
-        cost = costs[_key(run.config, data[run.name])]
-        teacher = None if run.needs is None else costs[_key(by_name[run.needs].config, data[run.needs])]
-        images = run.config.train.steps * run.config.train.batch_size
-        space += run.config.train.keep_checkpoints * _TENSORS_A_CHECKPOINT * 4 * cost.parameters * _ROOM
-        took = _seconds(run, cost, teacher, images)
-        if _looks_at_twins(run.config) and run.needs is not None and run.needs not in twins:
-            twins.add(run.needs)
-            prepared = data[run.name]
-            space += prepared.train_images * prepared.size[0] * prepared.size[1] * _TWIN_BYTES_A_PIXEL
-            if took is not None and teacher is not None and teacher.step is not None:
-                took += _TWIN_PASSES * prepared.train_images * teacher.step
-        seconds = None if seconds is None or took is None else seconds + took
+        cost, train = costs[keys[run.name]], run.config.train
+        space += train.keep_checkpoints * _TENSORS_A_CHECKPOINT * 4 * cost.parameters * _ROOM
+        each = _known(cost.step)
+        looks_at_twins = run.config.method is not None and "ikd(" in structure(run.config.method)
+        made = 0.0
+        if run.needs is not None:
+            teacher, prepared = costs[keys[run.needs]], data[run.name]
+            each += _known(teacher.observe) * (2 if looks_at_twins else 1)
+            if looks_at_twins:
+                each += _known(cost.step) / 2
+                if run.needs not in twins:
+                    twins.add(run.needs)
+                    space += prepared.train_images * math.prod(prepared.size) * _TWIN_BYTES_A_PIXEL
+                    made = 0.0 if teacher.step is None else _TWIN_PASSES * prepared.train_images * teacher.step
+        seconds += train.steps * train.batch_size * each + made
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this CPU"
-    return Plan(runs=todo, seconds=seconds, bytes=space, device=name)
+    return Plan(todo, None if math.isnan(seconds) else seconds, space, name)
+
+
+def _known(seconds: float | None) -> float:
+    return math.nan if seconds is None else seconds
+
+
+def _key(config: RunConfig, data: PreparedData) -> _Key:
+    """The detector, and the side of a square as large as the images that it sees."""
+    height, width = data.size if config.data.image is None else config.data.image.resized(*data.size)
+    return config.student.settings, max(_PAD_PX, round((height * width) ** 0.5 / _PAD_PX) * _PAD_PX)
 
 
 def require_room(plan: Plan, out: Path) -> None:
-    """Refuses a plan that the disk has no room for.
-
-    Raises:
-        ConfigError: there is too little.
-    """
+    """Refuses a plan that the disk has no room for."""
     place = next(path for path in (out, *out.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < plan.bytes:
@@ -147,33 +147,25 @@ def require_room(plan: Plan, out: Path) -> None:
 
 
 def measure_cost(settings: DetectorSettings, side_px: int) -> Cost:
-    """Builds a detector, without downloading anything, and times a few steps with one image.
-
-    Args:
-        settings: of the detector.
-        side_px: height and width of the image.
-    """
+    """Builds a detector, without downloading anything, and times a few steps with one square image."""
     device = available_device()
     detector = build_detector(replace(settings, pretrained=None), tuple(f"class {k}" for k in range(80)), seed=0)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     try:
-        step, observe = _timed(detector.to(device), side_px, device)
+        detector.to(device)
+        batch = noise_batch(1, side_px, boxes=_BOXES, classes=80).to(device)
+        step = SupervisedStep(detector).train()
+
+        def train() -> None:
+            step.zero_grad()
+            step(batch, Clock(step=1, total_steps=2)).total.backward()
+
+        in_training = _seconds_of(train, device)
+        teacher = FrozenTeacher(detector)
+        observe = _seconds_of(lambda: teacher.observe(batch, frozenset({Need.CLASS_LOGITS})), device)
     except torch.OutOfMemoryError:
         return Cost(parameters, step=None, observe=None)
-    return Cost(parameters, step=step, observe=observe)
-
-
-def _timed(detector: Detector, side_px: int, device: torch.device) -> tuple[float, float]:
-    batch = noise_batch(1, side_px, boxes=_BOXES, classes=80).to(device)
-    step = SupervisedStep(detector).train()
-
-    def train() -> None:
-        step.zero_grad()
-        step(batch, Clock(step=1, total_steps=2)).total.backward()
-
-    in_training = _seconds_of(train, device)
-    teacher = FrozenTeacher(detector)
-    return in_training, _seconds_of(lambda: teacher.observe(batch, frozenset({Need.CLASS_LOGITS})), device)
+    return Cost(parameters, in_training, observe)
 
 
 def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
@@ -186,26 +178,6 @@ def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         found.append(time.perf_counter() - began)
     return min(found)
-
-
-def _key(config: RunConfig, data: PreparedData) -> tuple[DetectorSettings, int]:
-    """The detector, and the side of a square as large as the images that it sees."""
-    height, width = data.size if config.data.image is None else config.data.image.resized(*data.size)
-    return config.student.settings, max(_PAD_PX, round((height * width) ** 0.5 / _PAD_PX) * _PAD_PX)
-
-
-def _seconds(run: PaperRun, cost: Cost, teacher: Cost | None, images: int) -> float | None:
-    if cost.step is None or (teacher is not None and teacher.observe is None):
-        return None
-    each = cost.step
-    if teacher is not None and teacher.observe is not None:
-        each += teacher.observe * (2 if _looks_at_twins(run.config) else 1)
-        each += cost.step / 2 if _looks_at_twins(run.config) else 0.0
-    return images * each
-
-
-def _looks_at_twins(config: RunConfig) -> bool:
-    return config.method is not None and "ikd(" in structure(config.method)
 
 
 def _long(seconds: float) -> str:

@@ -15,20 +15,17 @@ from detdistill.files import read_json, write_json, write_text
 from detdistill.jobs.run import DISTILLED, STUDENT, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.stages import measure, open_inputs
-from detdistill.papers.complexity import count_complexity
 from detdistill.papers.data import PreparedData, full_data, smoke_data
 from detdistill.papers.plan import Plan, make_plan, require_room
 from detdistill.papers.rows import Metric, PaperRow, chosen_rows, read_paper
 from detdistill.papers.runs import PaperRun, Scale, in_order, row_runs
-from detdistill.papers.table import ReproduceOutcome, differences_of, notes_of, table_lines
+from detdistill.papers.table import SMOKE_NOTES, ReproduceOutcome, count_complexity, differences_of, table_lines
 from detdistill.progress import Progress, Silence
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
 
 TEST_DATA = "DETDISTILL_TEST_DATA"
-VOC = "voc.json"
-
-_AP50: Metric = "AP50"
+_VOC_FILE = "voc.json"
 _VOC: Metric = "VOC AP50"
 
 
@@ -57,7 +54,6 @@ def reproduce_job(
         out: folder of runs and tables; None for ``runs/reproduce-SCALE``.
         plan_only: full: check the data, estimate time and disk, train nothing.
         papers: folder of row files; None for those that come with detdistill.
-        progress: told how it goes.
 
     Raises:
         DistillError: anything that cannot be used, in one sentence.
@@ -71,19 +67,24 @@ def reproduce_job(
     about, all_rows = read_paper(paper, folder=papers)
     rows = chosen_rows(all_rows, row)
     folder = out or Path("runs") / f"reproduce-{scale}"
-    prepared = _data_of(rows, root=data, scale=scale, out=folder, progress=watcher)
-    needed = [row_runs(one, prepared[_data_key(one)], scale=scale, out=folder) for one in rows if one.needs is None]
+    covered = [one for one in rows if one.needs is None]
+    prepared = _data_of(covered, root=data, scale=scale, out=folder, progress=watcher)
+    needed = [row_runs(one, prepared[one.data, one.classes], scale=scale, out=folder) for one in covered]
     runs = in_order(needed)
     plan: Plan | None = None
     if scale == "full":
-        by_run = {run.name: prepared[_data_key(one.row)] for one in needed for run in one.runs.values()}
+        by_run = {run.name: prepared[one.row.data, one.row.classes] for one in needed for run in one.runs.values()}
         plan = make_plan(runs, by_run, finished={run.name for run in runs if _finished(run)}, progress=watcher)
         for line in plan.lines():
             watcher.say(line)
         require_room(plan, folder)
     if not plan_only:
         for number, run in enumerate(runs, start=1):
-            _make(run, watcher, place=f"training {number} of {len(runs)}")
+            made = _finished(run)
+            watcher.say(f"training {number} of {len(runs)}: {run.name}{' is there' if made else ''}")
+            if not made:
+                (train_job if run.needs is None else distill_job)(run.config, resume=True, progress=watcher)
+    told = dict.fromkeys(note for one in prepared.values() for note in one.notes)
     voc = {run.name for one in needed for run in one.runs.values() if one.row.metric == _VOC}
     figures = {run.name: _figures(run, voc=run.name in voc, progress=watcher) for run in runs if _finished(run)}
     outcome = ReproduceOutcome(
@@ -92,7 +93,7 @@ def reproduce_job(
         out=folder,
         lines=table_lines(rows, {one.row.name: one for one in needed}, figures),
         differences=differences_of(about, rows),
-        notes=notes_of(prepared.values(), scale),
+        notes=(*(SMOKE_NOTES if scale == "smoke" else ()), *told),
         plan=plan if plan_only else None,
         complexity=count_complexity(about) if row is None and not plan_only else (),
     )
@@ -103,23 +104,18 @@ def reproduce_job(
     return outcome
 
 
-def _data_key(row: PaperRow) -> tuple[str, str]:
-    return row.data, row.classes
-
-
 def _data_of(
     rows: Sequence[PaperRow], *, root: Path | None, scale: Scale, out: Path, progress: Progress
 ) -> dict[tuple[str, str], PreparedData]:
-    """The data sets that the covered rows need, each prepared once."""
-    wanted = {_data_key(row): row for row in rows if row.needs is None}
-    named = os.environ.get(TEST_DATA) if scale == "smoke" else None
-    place = root or (Path(named) if named else None)
+    """The data sets that rows need, each prepared once."""
+    named = os.environ.get(TEST_DATA)
     prepared: dict[tuple[str, str], PreparedData] = {}
-    for key, row in wanted.items():
+    for data, classes in dict.fromkeys((row.data, row.classes) for row in rows):
         if scale == "smoke":
-            prepared[key] = smoke_data(row.data, row.classes, root=place, out=out, progress=progress)
-        elif place is not None:
-            prepared[key] = full_data(row.data, row.classes, root=place, out=out, progress=progress)
+            place = root or (Path(named) if named else None)
+            prepared[data, classes] = smoke_data(data, classes, root=place, out=out, progress=progress)
+        elif root is not None:
+            prepared[data, classes] = full_data(data, classes, root=root, out=out, progress=progress)
         else:
             raise ConfigError(
                 "--data must be the folder of the data sets at --scale full, got none. Pass --data ROOT with kitti/ "
@@ -132,24 +128,13 @@ def _finished(run: PaperRun) -> bool:
     return RunFolder(run.config.out).results.is_file()
 
 
-def _make(run: PaperRun, progress: Progress, *, place: str) -> None:
-    if _finished(run):
-        progress.say(f"{place}: {run.name} is there")
-        return
-    progress.say(f"{place}: {run.name}")
-    if run.needs is None:
-        train_job(run.config, resume=True, progress=progress)
-    else:
-        distill_job(run.config, resume=True, progress=progress)
-
-
 def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, float | None]:
     """What a finished run achieved, by metric; Pascal VOC's is measured where a row asks for it, and kept."""
     content = read_json(RunFolder(run.config.out).results)
     metrics = CocoMetrics.from_dict(content[STUDENT if run.needs is None else DISTILLED])
-    found: dict[Metric, float | None] = {"AP": metrics.ap, _AP50: metrics.ap50}
+    found: dict[Metric, float | None] = {"AP": metrics.ap, "AP50": metrics.ap50}
     if voc:
-        kept = run.config.out / VOC
+        kept = run.config.out / _VOC_FILE
         if not kept.is_file():
             write_json(kept, _voc(run.config, progress))
         found[_VOC] = read_json(kept)["mAP"]

@@ -14,10 +14,9 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
-from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.run import DISTILLED, TEACHER
 from detdistill.methods.catalogue import MethodSettings, parse_method
-from detdistill.methods.composition import method_text, structure
-from detdistill.papers.class_groups import ClassMode
+from detdistill.papers.protocols import ClassMode
 from detdistill.settings import build
 from detdistill.settings.strict_yaml import load_yaml
 
@@ -30,15 +29,7 @@ PAPER_FILE = "paper.yaml"
 
 @dataclass(frozen=True, slots=True)
 class PublishedComplexity:
-    """What a paper says that a detector costs.
-
-    Attributes:
-        detector: its short name here, such as ``"gfl/resnet50"``.
-        parameters: in millions.
-        gflops: billions of multiply-adds of one image, as papers count them.
-        classes: that the detector knows.
-        pixels: height and width of the image.
-    """
+    """What a paper says that a detector costs: millions of parameters, billions of multiply-adds of a square image."""
 
     detector: str
     parameters: float
@@ -52,7 +43,6 @@ class Paper:
     """What all rows of a paper share.
 
     Attributes:
-        title: the paper.
         figures: where its figures were read.
         differences: what we do otherwise in every row, a sentence each.
         complexity: its table of what the detectors cost, where it has one.
@@ -69,13 +59,11 @@ class PaperSchedule:
     """How a row's detector is trained, in the paper's own units.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images of one step.
         lr: learning rate of SGD with momentum 0.9 and weight decay 1e-4.
         drops: epochs after which it falls to a tenth.
         accumulate: micro-batches that a step is computed in.
         warmup_steps: first steps, over which the rate grows linearly.
-        clip_norm: largest norm of the gradient; 0 for none.
+        clip_norm: 0 for none.
         short_sides: range in pixels that the short side is drawn from, for training at several scales, while the long
             side stays bounded; None for the row's one size.
     """
@@ -104,11 +92,9 @@ class PaperSchedule:
 
 @dataclass(frozen=True, slots=True)
 class PaperModel:
-    """A detector of a row, its training, and its published figure.
+    """A detector of a row by its short name, its training, and its published figure.
 
     Attributes:
-        detector: its short name, such as ``"gfl/resnet50.tv_in1k"``.
-        train: how it is trained.
         settings: changes to what the short name stands for, by `DetectorSettings`' names.
         published: its own figure without a teacher; None where the row does not show it.
     """
@@ -119,11 +105,7 @@ class PaperModel:
     published: float | None = None
 
     def resolved(self) -> DetectorSettings:
-        """The full settings.
-
-        Raises:
-            ConfigError: an unknown detector or setting.
-        """
+        """The full settings."""
         named = parse_detector(self.detector)
         tree = {**asdict(named), **self.settings}
         resolved: DetectorSettings = build(type(named), tree, where=f"settings of {self.detector}", what=self.detector)
@@ -138,15 +120,11 @@ class PaperRow:
     and the student alone where those have published figures.
 
     Attributes:
-        title: the row in words.
         metric: what its figures are: COCO's AP or AP50, or Pascal VOC's AP at IoU 0.5 (area).
-        data: the data set.
         published: the row's figure in percent; None where there is none to compare with.
         student: the detector that counts; None in a row that is not covered.
-        teacher: who teaches it; None without a method.
-        method: what distils, such as ``"aid(attention)"``.
+        method: what distils, such as ``"aid(attention)"``, by the teacher; None for a detector trained alone.
         classes: what KITTI's other types are; see `aid_classes`.
-        image: the size that the models see.
         inherit: whether the student's neck and heads start from the teacher's.
         against: the row whose figure this one's gain is measured from; None for the student alone in this row.
         published_gain: the published gain in words, where no figure of the row is known.
@@ -192,7 +170,7 @@ class PaperRow:
         """The published figure of the row's teacher, of its student alone, or of what it distils."""
         if role == DISTILLED:
             return self.published
-        model = {TEACHER: self.teacher, ALONE: self.student}.get(role)
+        model = self.teacher if role == TEACHER else self.student
         return None if model is None else model.published
 
     @property
@@ -200,23 +178,9 @@ class PaperRow:
         """The method's settings; None for a detector trained alone."""
         return None if self.method is None else parse_method(self.method)
 
-    @property
-    def without_aligner(self) -> bool:
-        """Whether the method compares channel by channel, so that both necks must have as many."""
-        return self.method is not None and "aligner=identity" in method_text(parse_method(self.method))
-
-    @property
-    def method_name(self) -> str | None:
-        """The method without its numbers, such as ``"aid(attention)"``."""
-        return None if self.method is None else structure(parse_method(self.method))
-
 
 def papers_folder() -> Path:
-    """Where the row files are: in the installed package, else in the repository's ``configs/papers``.
-
-    Raises:
-        ConfigError: they are in neither.
-    """
+    """Where the row files are: in the installed package, else in the repository's ``configs/papers``."""
     package = Path(detdistill.__file__).resolve().parent
     places = (package / "papers" / "rows", package.parents[1] / "configs" / "papers")
     for place in places:
@@ -228,10 +192,10 @@ def papers_folder() -> Path:
 
 
 def read_paper(paper: str, *, folder: Path | None = None) -> tuple[Paper, tuple[PaperRow, ...]]:
-    """A paper and its rows, in the order of its tables.
+    """A paper of `PAPERS` and its rows, in the order of its tables.
 
     Args:
-        paper: one of `PAPERS`.
+        paper: its name.
         folder: of all papers' folders; None for those that come with detdistill.
 
     Raises:
@@ -259,11 +223,7 @@ def read_paper(paper: str, *, folder: Path | None = None) -> tuple[Paper, tuple[
 
 
 def chosen_rows(rows: tuple[PaperRow, ...], name: str | None) -> tuple[PaperRow, ...]:
-    """All rows, or the one asked for after the one that it is measured against.
-
-    Raises:
-        ConfigError: there is no row of that name.
-    """
+    """All rows, or the one asked for after the one that it is measured against."""
     if name is None:
         return rows
     by_name = {row.name: row for row in rows}
@@ -277,8 +237,9 @@ def chosen_rows(rows: tuple[PaperRow, ...], name: str | None) -> tuple[PaperRow,
 
 def _read_row(path: Path) -> PaperRow:
     content = load_yaml(path)
-    named = {**content, "name": re.sub(r"^\d+-", "", path.stem)} if isinstance(content, dict) else content
-    if isinstance(content, dict) and "name" in content:
-        raise ConfigError(f"{path}: a row is named by its file, got the key name. Leave it out.")
-    row: PaperRow = build(PaperRow, named, where=str(path), what="a row")
+    if isinstance(content, dict):
+        if "name" in content:
+            raise ConfigError(f"{path}: a row is named by its file, got the key name. Leave it out.")
+        content["name"] = re.sub(r"^\d+-", "", path.stem)
+    row: PaperRow = build(PaperRow, content, where=str(path), what="a row")
     return row

@@ -16,7 +16,7 @@ from detdistill.detectors.catalogue import parse_detector, settings_of
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings, TwinSettings
-from detdistill.methods.composition import structure
+from detdistill.methods.composition import method_text, structure
 from detdistill.papers.data import PreparedData
 from detdistill.papers.rows import DataName, PaperModel, PaperRow
 from detdistill.training.settings import FREE_ON_RESUME, TrainSettings
@@ -27,16 +27,11 @@ RUNS, TWINS = "runs", "twins"
 SMOKE_STEPS_AN_EPOCH = 3
 _SMOKE_BATCH = 4
 _SMOKE_SIZES: Mapping[DataName, ImageSettings] = MappingProxyType(
-    {
-        "kitti": ImageSettings(short_side=96, long_side=256),
-        "coco_traffic": ImageSettings(short_side=112, long_side=160),
-        "coco": ImageSettings(short_side=112, long_side=160),
-    }
+    {"kitti": ImageSettings(96, 256), "coco_traffic": ImageSettings(112, 160), "coco": ImageSettings(112, 160)}
 )
 # The papers' backbones, by how much stands for them in a test: width of the pyramid and preset of the family.
-_SMALL, _TINY, _TINIEST = (64, "small"), (32, "tiny"), (24, "tiny")
 _SMOKE_WIDTHS = MappingProxyType(
-    {"resnext101_64x4d": _SMALL, "resnet101": _SMALL, "resnet50": _TINY, "resnet18": _TINIEST}
+    {"resnext101_64x4d": (64, "small"), "resnet101": (64, "small"), "resnet50": (32, "tiny"), "resnet18": (24, "tiny")}
 )
 _SMOKE_FASTER_RCNN: Mapping[str, Any] = MappingProxyType(
     {
@@ -56,7 +51,6 @@ class PaperRun:
 
     Attributes:
         name: of its folder: what it is, and a digest of everything that decides it.
-        config: of the run.
         needs: the name of its teacher's run; None without a teacher.
     """
 
@@ -68,40 +62,23 @@ class PaperRun:
 @dataclass(frozen=True, slots=True)
 class RowRuns:
     """The runs of a row by role: teacher, alone, distilled; those that the row shows have a published figure or are
-    the row's own.
-
-    Attributes:
-        row: the row.
-        runs: by role, in the order in which they are made.
+    the row's own; in the order in which they are made.
     """
 
     row: PaperRow
     runs: Mapping[str, PaperRun]
 
-    @property
-    def main(self) -> str:
-        """The role of the row's own figure."""
-        return ALONE if self.row.method is None else DISTILLED
-
 
 def row_runs(row: PaperRow, data: PreparedData, *, scale: Scale, out: Path) -> RowRuns:
-    """The runs that a covered row needs; equal trainings of different rows have one name.
-
-    Args:
-        row: with a student.
-        data: prepared for its data set.
-        scale: the paper's size, or a test's.
-        out: folder of all runs.
-    """
+    """The runs that a covered row needs; equal trainings of different rows have one name."""
     runs: dict[str, PaperRun] = {}
-    student, teacher = row.student, row.teacher
-    if student is None:
+    if row.student is None:
         return RowRuns(row, runs)
     settings = row.method_settings
-    if teacher is not None:
-        runs[TEACHER] = _named(_alone(row, teacher, data, scale=scale), data, out)
-    alone = _alone(row, student, data, scale=scale)
-    if settings is None or student.published is not None:
+    if row.teacher is not None:
+        runs[TEACHER] = _named(_alone(row, row.teacher, data, scale=scale), data, out)
+    alone = _alone(row, row.student, data, scale=scale)
+    if settings is None or row.student.published is not None:
         runs[ALONE] = _named(alone, data, out)
     if settings is not None:
         taught = replace(
@@ -124,35 +101,28 @@ def in_order(rows: Sequence[RowRuns]) -> list[PaperRun]:
 def _alone(row: PaperRow, model: PaperModel, data: PreparedData, *, scale: Scale) -> RunConfig:
     smoke = scale == "smoke"
     settings = smoke_detector(model) if smoke else model.resolved()
-    if smoke and row.teacher is not None and row.without_aligner:
+    method = row.method_settings
+    if smoke and row.teacher is not None and method is not None and "aligner=identity" in method_text(method):
+        # The method compares channel by channel, so that both necks must have as many.
         settings = replace(settings, fpn_channels=smoke_detector(row.teacher).fpn_channels)
     image = _SMOKE_SIZES[row.data] if smoke else row.image
+    sides = model.train.short_sides
+    if sides is not None:
+        # In pixels of an image that is smaller than the row's in a test.
+        low, high = (max(1, round(side * image.short_side / row.image.short_side)) for side in sides)
+        sides = low, high
     return RunConfig(
-        data=DataSettings(
-            folder=data.folder,
-            image=image,
-            augment=AugmentSettings(flip=0.5, short_sides=_short_sides(row, model, image)),
-        ),
+        data=DataSettings(folder=data.folder, image=image, augment=AugmentSettings(flip=0.5, short_sides=sides)),
         student=StudentChoice(settings.name, settings),
         train=_smoke_training(model) if smoke else _full_training(model, data.train_images),
         out=Path(),
     )
 
 
-def _short_sides(row: PaperRow, model: PaperModel, image: ImageSettings) -> tuple[int, int] | None:
-    """The training scales in pixels of `image`, which is smaller than the row's in a test."""
-    sides = model.train.short_sides
-    if sides is None:
-        return None
-    low, high = (max(1, round(side * image.short_side / row.image.short_side)) for side in sides)
-    return low, high
-
-
 def smoke_detector(model: PaperModel) -> DetectorSettings:
     """A detector of the same family that learns from scratch in seconds."""
-    family = model.resolved().family
-    backbone = model.resolved().backbone.partition(".")[0]
-    width, preset = _SMOKE_WIDTHS.get(backbone, _TINY)
+    full = model.resolved()
+    family, (width, preset) = full.family, _SMOKE_WIDTHS.get(full.backbone.partition(".")[0], (32, "tiny"))
     if family == "faster_rcnn":
         changes = {**_SMOKE_FASTER_RCNN, "fpn_channels": width, "roi_channels": 2 * width}
         return settings_of({**parse_detector(f"{family}/test_resnet").to_dict(), **changes})
@@ -194,9 +164,7 @@ def _full_training(model: PaperModel, images: int) -> TrainSettings:
 
 
 def _named(config: RunConfig, data: PreparedData, out: Path, *, teacher: str | None = None) -> PaperRun:
-    content = config.as_dict()
-    for key in ("out", "twins"):
-        content.pop(key, None)
+    content = {key: value for key, value in config.as_dict().items() if key not in ("out", "twins")}
     # Where the folder lies does not matter, and which it is says the data's identity.
     content["data"] |= {"folder": data.identity, "digest": data.digest}
     for key in FREE_ON_RESUME:

@@ -1,25 +1,27 @@
-"""A paper's table, ours beside the published one, with everything that differs in words."""
+"""A paper's tables, ours beside the published ones, with everything that differs in words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.complexity import complexity
 from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
-from detdistill.papers.complexity import ComplexityLine, complexity_text
-from detdistill.papers.data import PreparedData
+from detdistill.methods.composition import structure
 from detdistill.papers.plan import Plan
-from detdistill.papers.rows import Metric, Paper, PaperRow
+from detdistill.papers.rows import Metric, Paper, PaperRow, PublishedComplexity
 from detdistill.papers.runs import SMOKE_STEPS_AN_EPOCH, RowRuns, Scale
 from detdistill.report.tables import Cell, Table
 
 SMOKE_HEADLINE = "smoke: these figures test the code, not the paper"
+_COST_COLUMNS = ("detector", "classes", "pixels", "parameters, M", "ours", "GFLOPs", "ours ")
 _COLUMNS = ("row", "model", "metric", "published", "ours", "published gain", "our gain")
-_SMOKE_NOTES = (
+SMOKE_NOTES = (
     "The detectors are tiny ones of the same family, trained from scratch on small images by AdamW.",
-    "A training has {steps} steps of 4 images for every epoch of the paper's.",
+    f"A training has {SMOKE_STEPS_AN_EPOCH} steps of 4 images for every epoch of the paper's.",
 )
 
 
@@ -28,15 +30,10 @@ class ReproducedLine:
     """A line of the table.
 
     Attributes:
-        row: the row's name.
         model: teacher, alone, the method's name, or what we lack for the row.
-        metric: what the figures are.
-        published: the paper's figure in percent; None where it gives none.
-        ours: what was measured; None where it was not.
-        published_gain: over the student alone, or over the row that it is compared with; in words where the paper
-            has words.
-        our_gain: likewise.
-        run: folder of the run; None where there is none.
+        published: the paper's figure in percent; None where it gives none, as for `ours`.
+        published_gain: over the student alone, or over the row that it is compared with, as `our_gain`; in words
+            where the paper has words.
     """
 
     row: str
@@ -55,14 +52,19 @@ class ReproducedLine:
 
 
 @dataclass(frozen=True, slots=True)
+class ComplexityLine:
+    """The paper's line for a detector, and ours: millions of parameters with frozen ones, billions of multiply-adds."""
+
+    published: PublishedComplexity
+    parameters: float
+    gflops: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReproduceOutcome:
     """A paper's table, ours beside the published one.
 
     Attributes:
-        paper: what all rows share.
-        scale: ``"smoke"`` or ``"full"``.
-        out: folder of the runs.
-        lines: of the table.
         differences: from the paper at full scale, a sentence each, with the rows that it is about; no rows for all.
         notes: what else differs here: of a smoke test, or of the data.
         plan: what a full reproduction takes, where no more was asked for; else None.
@@ -80,22 +82,18 @@ class ReproduceOutcome:
 
     def table(self) -> list[str]:
         """The table, and everything that differs from the paper, in words."""
-        table = Table(_COLUMNS, tuple(line.cells() for line in self.lines), signed=("our gain",))
         smoke = self.scale == "smoke"
-        head = [SMOKE_HEADLINE, ""] if smoke else []
-        notes = ["Here:", *(f"  - {note}" for note in self.notes), ""] if self.notes else []
-        differences = [f"  - {sentence}{_whose(rows)}" for sentence, rows in self.differences.items()]
         return [
-            *head,
+            *([SMOKE_HEADLINE, ""] if smoke else []),
             self.paper.title,
             f"published figures: {self.paper.figures}",
             "",
-            *table.text().splitlines(),
+            *Table(_COLUMNS, tuple(line.cells() for line in self.lines), signed=("our gain",)).text().splitlines(),
             "",
             *complexity_text(self.complexity),
-            *notes,
+            *(["Here:", *(f"  - {note}" for note in self.notes), ""] if self.notes else []),
             f"Differences from the paper{' at full scale' if smoke else ''}:",
-            *differences,
+            *(f"  - {sentence}{_whose(rows)}" for sentence, rows in self.differences.items()),
             "",
             *([] if self.plan is None else self.plan.lines()),
             f"runs and this table in {self.out}",
@@ -118,13 +116,7 @@ class ReproduceOutcome:
 def table_lines(
     rows: Sequence[PaperRow], runs: Mapping[str, RowRuns], figures: Mapping[str, Mapping[Metric, float | None]]
 ) -> list[ReproducedLine]:
-    """The lines of a paper's table.
-
-    Args:
-        rows: in the order of the table.
-        runs: of every covered row, by its name.
-        figures: of every finished run, by its name and the metric.
-    """
+    """The lines of a paper's table, from the runs of every covered row by its name, and the figures by run's name."""
     by_name = {row.name: row for row in rows}
 
     def of(row: PaperRow, role: str) -> tuple[float | None, float | None]:
@@ -135,10 +127,8 @@ def table_lines(
     lines: list[ReproducedLine] = []
     for row in rows:
         if row.needs is not None:
-            model = f"not covered: needs {row.needs}"
-            lines.append(
-                ReproducedLine(row.name, model, row.metric, row.published, None, row.published_gain, None, None)
-            )
+            said = (row.published, None, row.published_gain, None, None)
+            lines.append(ReproducedLine(row.name, f"not covered: needs {row.needs}", row.metric, *said))
             continue
         for role, run in runs[row.name].runs.items():
             published, ours = of(row, role)
@@ -147,8 +137,8 @@ def table_lines(
             model, gain, our_gain = role, None, None
             if role == DISTILLED:
                 base = row if row.against is None else by_name[row.against]
-                base_published, base_ours = of(base, ALONE if row.against is None else runs[base.name].main)
-                model = row.method_name or role
+                base_published, base_ours = of(base, DISTILLED if row.against and base.method else ALONE)
+                model = role if row.method_settings is None else structure(row.method_settings)
                 gain, our_gain = row.published_gain or _less(published, base_published), _less(ours, base_ours)
             lines.append(ReproducedLine(row.name, model, row.metric, published, ours, gain, our_gain, run.config.out))
     return lines
@@ -158,10 +148,25 @@ def _less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def notes_of(data: Iterable[PreparedData], scale: Scale) -> tuple[str, ...]:
-    """What the table must be read with beside the differences of a full reproduction."""
-    smoke = [text.format(steps=SMOKE_STEPS_AN_EPOCH) for text in _SMOKE_NOTES] if scale == "smoke" else []
-    return (*smoke, *dict.fromkeys(note for prepared in data for note in prepared.notes))
+def count_complexity(paper: Paper) -> tuple[ComplexityLine, ...]:
+    """Builds each detector of the paper's table of costs, with random weights, and counts."""
+    lines = []
+    for said in paper.complexity:
+        names = tuple(f"class {index}" for index in range(said.classes))
+        detector = build_detector(parse_detector(said.detector), names, seed=0)
+        found = complexity(detector, height=said.pixels, width=said.pixels)
+        lines.append(ComplexityLine(said, found.parameters / 1e6, found.total_macs / 1e9))
+    return tuple(lines)
+
+
+def complexity_text(lines: Sequence[ComplexityLine]) -> list[str]:
+    """The table of costs as plain text; nothing without lines."""
+    rows = [
+        (said.detector, said.classes, said.pixels, said.parameters, line.parameters, said.gflops, line.gflops)
+        for line in lines
+        for said in [line.published]
+    ]
+    return [*Table(_COST_COLUMNS, tuple(rows)).text(decimals=2).splitlines(), ""] if rows else []
 
 
 def differences_of(paper: Paper, rows: Sequence[PaperRow]) -> dict[str, tuple[str, ...]]:
@@ -176,7 +181,5 @@ def differences_of(paper: Paper, rows: Sequence[PaperRow]) -> dict[str, tuple[st
 
 def _whose(rows: Sequence[str]) -> str:
     """The rows that a difference is about, in brackets; the first few of many."""
-    if not rows:
-        return ""
     more = f" and {len(rows) - 3} more" if len(rows) > 4 else ""
-    return f" [{', '.join(rows[:3] if more else rows)}{more}]"
+    return f" [{', '.join(rows[:3] if more else rows)}{more}]" if rows else ""

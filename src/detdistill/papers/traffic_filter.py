@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from detdistill.data.formats.coco_json import LISTS, whole
 from detdistill.data.formats.json_stream import BEGIN, walk
@@ -23,40 +23,22 @@ from detdistill.errors import DataError
 from detdistill.files import atomic_file
 
 TRAFFIC_CLASSES = (
-    "person",
-    "bicycle",
-    "car",
-    "motorcycle",
-    "bus",
-    "train",
-    "truck",
-    "traffic light",
-    "fire hydrant",
-    "stop sign",
-    "parking meter",
-    "cat",
-    "dog",
+    *("person", "bicycle", "car", "motorcycle", "bus", "train", "truck"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "cat", "dog"),
 )
 DECIDING_CLASSES = TRAFFIC_CLASSES[1:10]
 
 
 @dataclass(frozen=True, slots=True)
 class TrafficSplit:
-    """What was kept of a split.
-
-    Attributes:
-        images: images kept.
-        images_in_source: images that COCO's file lists.
-        boxes: boxes kept of every class, crowds included, in label order.
-    """
+    """What was kept of a split: images, of how many that COCO lists, and boxes of every class, crowds included."""
 
     images: int
     images_in_source: int
     boxes: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Index:
+class _Index(NamedTuple):
     """What the first pass over a file finds out."""
 
     label_of_id: Mapping[int, int]
@@ -65,13 +47,12 @@ class _Index:
 
 
 def filter_traffic(source: Path, target: Path, *, progress: Callable[[int], None] = lambda read: None) -> TrafficSplit:
-    """Writes the traffic of one COCO file, reading it twice and holding image ids alone.
+    """Writes the traffic of one COCO file, of any size, reading it twice and holding image ids alone.
 
     Entries that are no objects or have no whole-number ids are left out; other flaws are copied, for the reader of
     the new file to report.
 
     Args:
-        source: COCO's file, of any size.
         target: written whole or not at all.
         progress: called with the bytes read so far, in the end twice the file's size.
 
@@ -86,7 +67,6 @@ def filter_traffic(source: Path, target: Path, *, progress: Callable[[int], None
 
 
 def _index(source: Path, progress: Callable[[int], None]) -> _Index:
-    """Reads the categories, and which images show which of them."""
     entries: dict[str, list[Any]] = {"categories": [], "licenses": []}
     shown: dict[int, set[int]] = {}
     seen: set[str] = set()
@@ -95,24 +75,21 @@ def _index(source: Path, progress: Callable[[int], None]) -> _Index:
             seen.add(key)
         elif key in entries:
             entries[key].append(entry)
-        elif (ids := _ids(entry, "image_id", "category_id")) is not None:
+        elif ids := _ids(entry, "image_id", "category_id"):
             shown.setdefault(ids[1], set()).add(ids[0])
-    missing_lists = [key for key in LISTS if key not in seen]
-    if missing_lists:
+    if missing := [key for key in LISTS if key not in seen]:
         raise DataError(
-            f"{source} must be a COCO file with the lists {', '.join(LISTS)}, got no {' and no '.join(missing_lists)}. "
+            f"{source} must be a COCO file with the lists {', '.join(LISTS)}, got no {' and no '.join(missing)}. "
             "Give an annotation file of COCO's object detection format."
         )
     label_of_id: dict[int, int] = {}
     described: dict[int, dict[str, Any]] = {}
     for entry in entries["categories"]:
         ids = _ids(entry, "id")
-        if ids is not None and entry.get("name") in TRAFFIC_CLASSES and ids[0] not in label_of_id:
-            label = TRAFFIC_CLASSES.index(entry["name"])
-            label_of_id[ids[0]] = label
+        if ids and entry.get("name") in TRAFFIC_CLASSES and ids[0] not in label_of_id:
+            label = label_of_id[ids[0]] = TRAFFIC_CLASSES.index(entry["name"])
             described.setdefault(label, {**entry, "id": label + 1})
-    missing = [name for label, name in enumerate(TRAFFIC_CLASSES) if label not in described]
-    if missing:
+    if missing := [name for label, name in enumerate(TRAFFIC_CLASSES) if label not in described]:
         raise DataError(
             f"the categories of {source} must include {', '.join(TRAFFIC_CLASSES)}, got no {', '.join(missing)}. "
             "Give COCO's own file."
@@ -139,8 +116,11 @@ def _copy(source: Path, index: _Index, out: TextIO, *, progress: Callable[[int],
                 out.write(f'{closing},\n"{key}": [')
                 closing = "\n]"
             continue
-        images_in_source += key == "images"
-        copied = _kept_image(entry, index) if key == "images" else _kept_annotation(entry, index)
+        if key == "images":
+            images_in_source += 1
+            copied = entry if index.images.issuperset(_ids(entry, "id") or [None]) else None
+        else:
+            copied = _annotation(entry, index)
         if copied is None:
             continue
         out.write(("," if kept[key] else "") + "\n" + json.dumps(copied))
@@ -151,20 +131,14 @@ def _copy(source: Path, index: _Index, out: TextIO, *, progress: Callable[[int],
     return TrafficSplit(kept["images"], images_in_source, boxes)
 
 
-def _kept_image(entry: Any, index: _Index) -> dict[str, Any] | None:
-    ids = _ids(entry, "id")
-    return entry if ids is not None and ids[0] in index.images else None
-
-
-def _kept_annotation(entry: Any, index: _Index) -> dict[str, Any] | None:
+def _annotation(entry: Any, index: _Index) -> dict[str, Any] | None:
     ids = _ids(entry, "image_id", "category_id")
-    if ids is None or ids[0] not in index.images or ids[1] not in index.label_of_id:
+    if not ids or ids[0] not in index.images or ids[1] not in index.label_of_id:
         return None
-    kept = {key: value for key, value in entry.items() if key != "segmentation"}
-    return {**kept, "category_id": index.label_of_id[ids[1]] + 1}
+    return {k: v for k, v in entry.items() if k != "segmentation"} | {"category_id": index.label_of_id[ids[1]] + 1}
 
 
-def _ids(entry: Any, *keys: str) -> list[int] | None:
-    """The whole numbers under `keys`; None where the entry is no object or one of them is none."""
-    found = [whole(entry.get(key)) for key in keys] if isinstance(entry, dict) else [None]
-    return None if None in found else [one for one in found if one is not None]
+def _ids(entry: Any, *keys: str) -> list[int]:
+    """The whole numbers under `keys`; none where the entry is no object or one of them is none."""
+    found = [whole(entry.get(key)) for key in keys] if isinstance(entry, dict) else []
+    return [] if None in found else [one for one in found if one is not None]

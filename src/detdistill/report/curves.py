@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
-_NO_CURVE = ("step", "seconds")
-_FIRST = ("total", "task")
-_LAST = ("lr",)
+_NO_CURVE, _FIRST, _LAST = ("step", "seconds"), ("total", "task"), ("lr",)
 _MOST_PANELS = 9
 # What is logged below a loss, such as frs.features/cost_stride_8, comes after the losses.
 _BELOW = "/"
@@ -40,9 +38,6 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
         runs: metrics CSV by the name that the legend gives the run; columns step, seconds, lr, and names of
             losses and figures.
         out: the PNG to write.
-
-    Raises:
-        ConfigError: a file is missing or unreadable, or has columns but none named ``step``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -75,8 +70,7 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
 def read_curves(path: Path) -> dict[str, Series]:
     """The steps and finite values of every column of a metrics CSV that holds at least one.
 
-    Args:
-        path: a CSV with a header; it may be empty, and its last row unfinished.
+    The file may be empty, and its last row unfinished.
 
     Returns:
         Per column, steps in rising order and the values; ``step`` and ``seconds`` are not among them.
@@ -87,8 +81,9 @@ def read_curves(path: Path) -> dict[str, Series]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        message = f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
-        raise ConfigError(message) from error
+        raise ConfigError(
+            f"Metrics file {path} must be a readable file, got: {error.strerror}. Check the path."
+        ) from error
     reader = csv.DictReader(text.replace("\0", "").splitlines())
     if not reader.fieldnames:
         return {}
@@ -98,16 +93,15 @@ def read_curves(path: Path) -> dict[str, Series]:
             "Pass the metrics CSV of a run."
         )
     values: dict[str, dict[float, float]] = {}
+    names = [name for name in reader.fieldnames if name and name not in _NO_CURVE]
     for row in reader:
         step = _number(row["step"])
-        if step is None:
-            continue
-        for name in reader.fieldnames:
+        for name in names:
             value = _number(row[name])
-            if name and name not in _NO_CURVE and value is not None:
+            if step is not None and value is not None:
                 values.setdefault(name, {})[step] = value
-    ordered = {name: sorted(points.items()) for name, points in values.items()}
-    return {name: (np.array([x for x, _ in of]), np.array([y for _, y in of])) for name, of in ordered.items()}
+    ordered = {name: np.array(sorted(points.items())) for name, points in values.items()}
+    return {name: (points[:, 0], points[:, 1]) for name, points in ordered.items()}
 
 
 def _number(text: str | None) -> float | None:
@@ -121,8 +115,7 @@ def _number(text: str | None) -> float | None:
 def _panel_names(curves: Mapping[str, Mapping[str, Series]]) -> list[str]:
     names = list(dict.fromkeys(name for of_run in curves.values() for name in of_run))
     middle = sorted((name for name in names if name not in _FIRST + _LAST), key=lambda name: _BELOW in name)
-    first = [name for name in _FIRST if name in names]
-    last = [name for name in _LAST if name in names]
+    first, last = ([name for name in wanted if name in names] for wanted in (_FIRST, _LAST))
     return first + middle[: _MOST_PANELS - len(first) - len(last)] + last
 
 
@@ -155,5 +148,4 @@ def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - half, 0)
     last = np.minimum(np.arange(len(values)) + half + 1, len(values))
-    means: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
-    return means
+    return np.asarray((sums[last] - sums[first]) / (last - first))

@@ -61,22 +61,14 @@ def truth_marks(
 
 
 def draw_marks(
-    image: Image.Image,
-    marks: Sequence[Mark],
-    *,
-    class_names: Sequence[str],
-    least_width_px: int = LEAST_WIDTH_PX,
+    image: Image.Image, marks: Sequence[Mark], *, class_names: Sequence[str], least_width_px: int = LEAST_WIDTH_PX
 ) -> Image.Image:
     """A copy of the image with boxes, classes and scores, enlarged first where it is narrow.
 
     Every label goes where it covers the least of other labels and boxes. Where a full label such as "car 0.87"
     finds no free place it is shortened to the score: the colour still tells the class.
 
-    Args:
-        image: the picture as stored.
-        marks: boxes in pixels of `image`; earlier ones get the better places and lie on top.
-        class_names: names in label order.
-        least_width_px: narrower images are enlarged to this width.
+    Earlier marks get the better places and lie on top.
     """
     factor = max(1.0, least_width_px / image.width)
     canvas = image.convert("RGB").copy()
@@ -107,15 +99,7 @@ def draw_detections(
     score_threshold: float = 0.3,
     least_width_px: int = LEAST_WIDTH_PX,
 ) -> Image.Image:
-    """The image with its detections drawn and a legend of the classes that occur below it.
-
-    Args:
-        image: the picture as stored.
-        detections: boxes in pixels of `image`.
-        class_names: names in label order.
-        score_threshold: detections below this score are left out.
-        least_width_px: narrower images are enlarged to this width.
-    """
+    """The image with the detections from a score on drawn, see `draw_marks`, and a legend of their classes below."""
     marks = detection_marks(detections, score_threshold=score_threshold)
     drawn = draw_marks(image, marks, class_names=class_names, least_width_px=least_width_px)
     note = f"{len(marks)} boxes with score ≥ {score_threshold:g}"
@@ -131,12 +115,7 @@ def legend(
 ) -> Image.Image:
     """A white strip that names the colour of every class drawn, and what dashes mean, on as many lines as it takes.
 
-    Args:
-        marks: what is drawn; each class is named once, in label order.
-        class_names: names in label order.
-        width_px: width of the strip.
-        note: a remark behind the classes.
-        size_px: height of the letters.
+    Each class is named once, in label order; a note stands behind them. Letters are `size_px` high.
     """
     letters, marks = font(size_px), list(marks)
     first = {mark.label: mark for mark in marks if not mark.faint}
@@ -210,12 +189,11 @@ def _places(box: Rectangle, size: tuple[float, float], canvas: tuple[int, int]) 
     """Where a label may stand, best first: on the box, below it, inside it, at its left or right corner."""
     (x1, y1, x2, y2), (width, height) = box, size
     outside = ((x1, y1 - height), (x2 - width, y1 - height), (x1, y2), (x2 - width, y2))
-    places = []
-    for x, y in (*outside, (x1, y1), (x2 - width, y2 - height), (x2, y1), (x1 - width, y1)):
-        left = min(max(x, 0.0), max(0.0, canvas[0] - width))
-        top = min(max(y, 0.0), max(0.0, canvas[1] - height))
-        places.append((left, top, left + width, top + height))
-    return places
+    inside = [
+        (min(max(x, 0.0), max(0.0, canvas[0] - width)), min(max(y, 0.0), max(0.0, canvas[1] - height)))
+        for x, y in (*outside, (x1, y1), (x2 - width, y2 - height), (x2, y1), (x1 - width, y1))
+    ]
+    return [(left, top, left + width, top + height) for left, top in inside]
 
 
 def _overlap(one: Rectangle, other: Rectangle) -> float:

@@ -12,11 +12,7 @@ Colour = tuple[int, int, int]
 # Okabe and Ito's palette without black, then colours of Tol's "muted" and "light" schemes; it repeats after these.
 _CODES = "e69f00 56b4e9 d55e00 009e73 f0e442 cc79a7 0072b2 aa4499 999933 88ccee 882255 ddcc77 117733 ffaabb 332288"
 CLASS_COLOURS: tuple[Colour, ...] = tuple((r, g, b) for r, g, b in map(bytes.fromhex, _CODES.split()))
-BLACK: Colour = (0, 0, 0)
-WHITE: Colour = (255, 255, 255)
-INK: Colour = (34, 34, 34)
-FAINT: Colour = (110, 110, 110)
-IGNORED: Colour = (170, 170, 170)
+BLACK, INK, FAINT, IGNORED, WHITE = ((grey, grey, grey) for grey in (0, 34, 110, 170, 255))
 
 Font = ImageFont.FreeTypeFont
 

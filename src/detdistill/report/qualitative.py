@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torchvision.ops import box_iou
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
+from detdistill.evaluation.shared import intersections, overlap
 from detdistill.report.sheet import comparison_sheet, sheet_row
 
 HIT_IOU = 0.5
@@ -65,12 +63,6 @@ def count_hits(annotations: Annotations, index: int, found: ImageDetections | No
 
     Best detections first, each takes the free object of its class that it overlaps most, if by 0.5 or more. One that
     gets none is wrong, unless it lies on an ignored object of its class by half of its own area.
-
-    Args:
-        annotations: the split.
-        index: of the image.
-        found: its detections; None for none.
-        score: leave out what the detector is less sure of.
     """
     rows = annotations.objects(index)
     boxes, labels, ignored = annotations.boxes[rows], annotations.labels[rows], annotations.ignored[rows]
@@ -78,8 +70,9 @@ def count_hits(annotations: Annotations, index: int, found: ImageDetections | No
     if found is None:
         return Counts(0, objects, 0)
     kept = found.above(score)
-    overlaps = box_iou(torch.from_numpy(kept.boxes.copy()), torch.from_numpy(boxes.copy())).numpy()
-    on_ignored = _on(kept.boxes, boxes) >= HIT_IOU
+    overlaps = overlap(kept.boxes, boxes)
+    own_area = np.clip(kept.boxes[:, 2:] - kept.boxes[:, :2], 1e-6, None).prod(axis=1)
+    on_ignored = intersections(kept.boxes, boxes) / own_area[:, None] >= HIT_IOU
     free, hits, wrong = ~ignored, 0, 0
     for guess in np.argsort(-kept.scores, kind="stable").tolist():
         own = labels == kept.labels[guess]
@@ -108,17 +101,8 @@ def choose_pictures(
     The extremes go by the change of (found − wrong) from the student alone to the distilled one; an image that changed
     to the better is never among the broken, nor one that is shown already. Equal changes keep the split's order.
 
-    Args:
-        annotations: the split.
-        alone: detections of the student alone.
-        distilled: detections of the distilled student.
-        seed: of the random ones.
-        images: how many at random, at most all.
-        extremes: how many fixed and how many broken ones at most.
-        score: leave out detections below.
-
-    Raises:
-        ConfigError: no image is asked for, or a number cannot be used.
+    There are `images` random ones, or all, and at most `extremes` fixed and as many broken ones. Detections below
+    `score` are left out.
     """
     if images < 1 or seed < 0:
         raise ConfigError(f"--images must be at least 1 and --seed at least 0, got {images} and {seed}. Change them.")
@@ -152,14 +136,7 @@ def draw_pictures(
 ) -> None:
     """Writes a picture with ground truth, student alone, distilled student and teacher side by side.
 
-    Args:
-        path: the PNG to write.
-        annotations: the split.
-        picks: the images, in order.
-        alone: detections of the student alone, as `distilled` and `teacher` are theirs.
-        distilled: an image may be absent.
-        teacher: an image may be absent.
-        score: leave out detections below.
+    An image without detections may be absent from a model's; detections below `score` are left out.
 
     Raises:
         ConfigError: there are no images.
@@ -170,12 +147,3 @@ def draw_pictures(
     wide = bool(rows) and float(np.median([row.image.width / row.image.height for row in rows])) > _WIDE
     panel_px = _WIDE_PANEL_PX if wide else _PANEL_PX
     comparison_sheet(path, rows, class_names=annotations.class_names, score_threshold=score, panel_px=panel_px)
-
-
-def _on(guesses: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The share of each detection's own area that lies on each box."""
-    corner = np.maximum(guesses[:, None, :2], boxes[None, :, :2])
-    sides = np.clip(np.minimum(guesses[:, None, 2:], boxes[None, :, 2:]) - corner, 0, None)
-    area = np.clip(guesses[:, 2:] - guesses[:, :2], 1e-6, None).prod(axis=1)
-    shares: NDArray[np.float32] = sides.prod(axis=2) / area[:, None]
-    return shares

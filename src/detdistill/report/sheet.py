@@ -19,9 +19,7 @@ from detdistill.report.draw import Mark, detection_marks, draw_marks, legend, tr
 from detdistill.report.palette import FAINT, INK, WHITE, font
 
 TRUTH_COLUMN = "ground truth"
-_GAP_PX = 12
-_HEADER_PX = 44
-_CAPTION_PX = 24
+_GAP_PX, _HEADER_PX, _CAPTION_PX = 12, 44, 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +29,9 @@ class SheetRow:
     Attributes:
         image: the picture as stored.
         boxes: ground truth, x1, y1, x2, y2 in pixels of `image`; (n, 4).
-        labels: 0..K-1; (n,).
         detections: what each column's model found, by column title, in the order of the columns; every row
             has the same titles.
         ignored: which ground truth boxes are ignored regions; (n,). None where there are none.
-        caption: stands above the row, such as ``"image 293"``.
     """
 
     image: Image.Image
@@ -56,10 +52,7 @@ def sheet_rows(
 ) -> list[SheetRow]:
     """Rows for a sheet, from images spread evenly over the split, those with objects first.
 
-    Args:
-        annotations: the split.
-        columns: each model's detections of the split, by column title; an image may be absent.
-        count: how many images to show at most.
+    Each model's detections stand by column title; an image may be absent from them.
 
     Raises:
         DataError: an image cannot be read.
@@ -76,16 +69,19 @@ def sheet_row(
 ) -> SheetRow:
     """The row of image `index`, with a remark behind its name; see `sheet_rows`."""
     image_id, objects = int(annotations.image_ids[index]), annotations.objects(index)
-    none = ImageDetections(
-        image_id, np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.float32), np.zeros(0, int)
-    )
-    found = {title: [one for one in entries if one.image_id == image_id] for title, entries in columns.items()}
+    none = ImageDetections.none(image_id)
     caption = f"image {image_id} · {annotations.file_name(index)}"
+    path = annotations.path(index)
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except UNREADABLE as error:
+        raise DataError(f"{path} must be an image that can be read, got: {error}. Check the file.") from error
     return SheetRow(
-        image=_read(annotations.path(index)),
+        image=image,
         boxes=annotations.boxes[objects],
         labels=annotations.labels[objects],
-        detections={title: own[-1] if own else none for title, own in found.items()},
+        detections={k: ([none] + [one for one in v if one.image_id == image_id])[-1] for k, v in columns.items()},
         ignored=annotations.ignored[objects],
         caption=f"{caption} · {remark}" if remark else caption,
     )
@@ -101,19 +97,13 @@ def comparison_sheet(
 ) -> None:
     """Writes a picture with one line per image and the columns ground truth and each model, with a legend.
 
-    Args:
-        path: the PNG to write.
-        rows: the images, with the same columns each.
-        class_names: names in label order.
-        score_threshold: detections below this score are left out.
-        panel_px: width of every panel, and its greatest height; small images are enlarged, large ones reduced.
-
-    Raises:
-        ConfigError: there are no rows, or rows with different columns.
+    Detections below the threshold are left out. A panel is `panel_px` wide, and at most as high: small images are
+    enlarged, large ones reduced.
     """
     if not rows:
-        what = "A comparison sheet must have at least one row, got none."
-        raise ConfigError(f"{what} Evaluate on a split that has images.")
+        raise ConfigError(
+            "A comparison sheet must have at least one row, got none. Evaluate on a split that has images."
+        )
     titles = list(rows[0].detections)
     for row in rows:
         if list(row.detections) != titles:
@@ -121,14 +111,11 @@ def comparison_sheet(
                 f"Every row of a comparison sheet must have the columns {titles}, got {list(row.detections)}. "
                 "Give each row one entry per model."
             )
-    lines = [row.marks(score_threshold) for row in rows]
-    panels = [
-        [_panel(row.image, marks, class_names=class_names, panel_px=panel_px) for marks in line]
-        for row, line in zip(rows, lines, strict=True)
-    ]
+    drawn = [(row, row.marks(score_threshold)) for row in rows]
+    panels = [[_panel(row.image, marks, class_names, panel_px) for marks in row_marks] for row, row_marks in drawn]
     lefts = [_GAP_PX + column * (panel_px + _GAP_PX) for column in range(1 + len(titles))]
     strip = legend(
-        [mark for line in lines for marks in line for mark in marks],
+        [mark for _, row_marks in drawn for marks in row_marks for mark in marks],
         class_names=class_names,
         width_px=lefts[-1] + panel_px + _GAP_PX,
         note=f"detections with score ≥ {score_threshold:g}" if titles else "",
@@ -150,16 +137,8 @@ def comparison_sheet(
         sheet.save(partial, format="PNG")
 
 
-def _panel(image: Image.Image, marks: Sequence[Mark], *, class_names: Sequence[str], panel_px: int) -> Image.Image:
+def _panel(image: Image.Image, marks: Sequence[Mark], class_names: Sequence[str], panel_px: int) -> Image.Image:
     factor = min(panel_px / image.width, panel_px / image.height)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
     resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     return draw_marks(resized, [mark.scaled(factor) for mark in marks], class_names=class_names, least_width_px=1)
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except UNREADABLE as error:
-        raise DataError(f"{path} must be an image that can be read, got: {error}. Check the file.") from error

@@ -15,13 +15,7 @@ BASELINE = "alone"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns and rows of text and numbers; None is a value that is not known or not defined.
-
-    Attributes:
-        columns: the header.
-        rows: one cell per column.
-        signed: columns whose numbers show their sign, such as differences.
-    """
+    """Columns and rows of text and numbers, None where unknown; numbers of signed columns show their sign."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -55,12 +49,13 @@ def side_by_side(results: Mapping[str, CocoMetrics | None], *, baseline: str = B
     Returns:
         Columns: model, AP, AP50, AP75, APs, APm, APl in percent, and "AP vs alone" in points.
     """
-    base = results.get(baseline)
+    figures = {k: dict.fromkeys(FIGURES) if v is None else v.figures() for k, v in results.items()}
+    base = figures.get(baseline, {}).get("AP")
     rows: list[tuple[Cell, ...]] = []
-    for name, metrics in results.items():
-        figures = metrics.figures() if metrics is not None else dict.fromkeys(FIGURES)
-        gained = None if name == baseline else _difference(metrics, base)
-        rows.append((name, *(figures[figure] for figure in FIGURES), gained))
+    for name, own in figures.items():
+        ap = own["AP"]
+        gained = None if name == baseline or ap is None or base is None else ap - base
+        rows.append((name, *(own[figure] for figure in FIGURES), gained))
     difference = f"AP vs {baseline}"
     return Table(("model", *FIGURES, difference), tuple(rows), signed=(difference,))
 
@@ -78,12 +73,6 @@ def per_class(results: Mapping[str, CocoMetrics | None]) -> Table:
 def results_json(results: Mapping[str, CocoMetrics | None]) -> dict[str, Any]:
     """What ``results.json`` holds: the figures in percent by model; null where they are missing."""
     return {name: None if metrics is None else metrics.as_dict() for name, metrics in results.items()}
-
-
-def _difference(metrics: CocoMetrics | None, base: CocoMetrics | None) -> float | None:
-    if metrics is None or base is None or metrics.ap is None or base.ap is None:
-        return None
-    return metrics.ap - base.ap
 
 
 def _cell(cell: Cell, form: str) -> str:

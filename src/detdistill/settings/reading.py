@@ -89,7 +89,9 @@ class _Reader:
 
     def _option(self, hint: Any, value: Any, path: Path) -> Any:
         for member in get_args(hint):
-            if isinstance(value, (dict, list)) and (tagged_in(member) or section_in(member)):
+            # A list as long as a tuple is meant for it: a flaw is told where it is.
+            meant = get_origin(member) is tuple and isinstance(value, list) and len(get_args(member)) == len(value)
+            if meant or (isinstance(value, (dict, list)) and (tagged_in(member) or section_in(member))):
                 return self.read(member, value, path)
             trial = _Reader(self.where, [], self.what, self.beside)
             found = trial.read(member, value, path)
