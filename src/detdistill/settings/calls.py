@@ -53,31 +53,28 @@ class Spelled:
 
     def section(self, path: Path) -> Tree:
         """The part of the tree at `path`, which leads through sections and lists alone."""
-        at: Any = self.tree
+        found: Any = self.tree
         for part in path:
-            at = at[part]
-        found: Tree = at
-        return found
+            found = found[part]
+        section: Tree = found
+        return section
 
     def where(self, path: Path) -> str:
         """What messages call a place in the tree."""
-        own = path
-        while own and own not in self.places and (*own, NAME) not in self.places:
-            own = own[:-1]
-        at = self.places.get(own, self.places.get((*own, NAME)))
-        if at is None:
-            return f"The sum '{self.text}'"
-        called = own[-1] if own in self.places else self.section(own)[NAME]
-        of = "" if own in self.places or own == path else f"{path[-1]} of "
-        return f"{of}{called} at position {at} of '{self.text}'"
+        for own in (path[:end] for end in range(len(path), -1, -1)):
+            if own in self.places:
+                return f"{own[-1]} at position {self.places[own]} of '{self.text}'"
+            if (*own, NAME) in self.places:
+                of = "" if own == path else f"{path[-1]} of "
+                called, at = self.section(own)[NAME], self.places[*own, NAME]
+                return f"{of}{called} at position {at} of '{self.text}'"
+        return f"The sum '{self.text}'"
 
 
 def take_apart(text: str) -> Spelled:
-    """The tree that a text stands for.
+    """The tree that a text such as ``"aid(ikd(frs + ssim), alpha=0.5)"`` stands for.
 
-    Args:
-        text: such as ``"aid(ikd(frs + ssim), alpha=0.5)"``. Values are numbers, `true`, `false`, `null`, words, quoted
-            text and lists.
+    Values are numbers, `true`, `false`, `null`, words, quoted text and lists.
 
     Raises:
         ConfigError: the text has another form; the sentence names the position.
