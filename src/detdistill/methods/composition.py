@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from detdistill.errors import ConfigError, suggestion
 from detdistill.methods.method import METHODS, Method
 from detdistill.settings import Tagged, as_tree, build, given
-from detdistill.settings.calls import INNER, NAME, SUM, Spelled, take_apart, written
+from detdistill.settings.calls import INNER, NAME, SUM, Spelled, written
 from detdistill.settings.trees import default_of
 
 
@@ -36,7 +36,7 @@ def parse_method(text: str) -> Any:
         >>> detdistill.parse_method("aid(frs, alpha=0.5)").alpha
         0.5
     """
-    spelled = take_apart(text)
+    spelled = Spelled(text)
     for *path, key in spelled.places:
         if key == NAME:
             _require_fit(spelled, tuple(path))
