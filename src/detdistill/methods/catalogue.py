@@ -46,10 +46,7 @@ class RecipeDescription:
     """What `detdistill methods NAME` prints; read from the builder's own documentation.
 
     Attributes:
-        name: of the method.
         wraps: whether it changes another method instead of standing on its own.
-        summary: what it does, in one line.
-        formula: in plain text.
         needs: what both detectors must offer.
         source: the paper.
         differs: where we do otherwise, and why.

@@ -90,30 +90,18 @@ class SumSettings:
 
 
 def method_of(settings: object) -> Method:
-    """The method that settings other than a sum's are of.
-
-    Raises:
-        ConfigError: they are of none.
-    """
+    """The method that settings other than a sum's are of; ConfigError where they are of none."""
     return METHODS[_MARK.name_of(settings)]
 
 
 def method_tree(settings: object) -> dict[str, Any]:
-    """The settings as a config file has them, with the name of every method in them.
-
-    Raises:
-        ConfigError: they are of no method.
-    """
+    """The settings as a config file has them, with the name of every method in them."""
     tree: dict[str, Any] = as_tree(settings, MethodSettings)
     return tree
 
 
 def method_text(settings: Any) -> str:
-    """The shortest text that `parse_method` turns into these settings: options at their defaults are left out.
-
-    Raises:
-        ConfigError: the settings are of no method.
-    """
+    """The shortest text that `parse_method` turns into these settings: options at their defaults are left out."""
     return _text(settings, options=True)
 
 

@@ -36,11 +36,7 @@ class Tagged:
     parse: Callable[[str], Any]
 
     def name_of(self, settings: object) -> str:
-        """The name of the kind that the settings are of.
-
-        Raises:
-            ConfigError: they are of none.
-        """
+        """The name of the kind that the settings are of; ConfigError where they are of none."""
         kinds = self.kinds()
         for name, kind in kinds.items():
             if type(settings) is kind:

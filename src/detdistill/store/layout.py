@@ -84,11 +84,7 @@ class RunFolder:
 
 
 def latest_of(checkpoints: Path) -> str:
-    """The name of the checkpoint that a folder of checkpoints calls its latest.
-
-    Raises:
-        ConfigError: the folder does not say, or what it says cannot be read.
-    """
+    """The name of the checkpoint that a folder of checkpoints calls its latest; ConfigError where it calls none so."""
     pointer = checkpoints / LATEST
     content = read_json(pointer)
     name = content.get("checkpoint") if isinstance(content, dict) else None

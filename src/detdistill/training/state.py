@@ -85,11 +85,7 @@ class TrainingState:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Puts everything back as it was.
-
-        Raises:
-            ConfigError: the checkpoint is of another model.
-        """
+        """Puts everything back as it was; refuses the checkpoint of another model (ConfigError)."""
         snapshot = checkpoint.snapshot
         if snapshot.counters["optimizer_groups"] != self._groups():
             raise ConfigError(

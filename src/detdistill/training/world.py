@@ -29,14 +29,11 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among all that torchrun started; without torchrun it is alone.
+    """This process among all that torchrun started, alone without torchrun; numbers are counted from 0.
 
     Attributes:
-        rank: its number among all, from 0.
-        ranks: how many there are on all machines.
-        local_rank: its number on its machine, from 0.
-        local_ranks: how many there are on its machine.
-        machine: its machine's number, from 0.
+        rank: its number among the `ranks` on all machines.
+        local_rank: its number among the `local_ranks` on its `machine`.
     """
 
     rank: int = 0
