@@ -20,11 +20,6 @@ from detdistill.errors import ConfigError
 PARTIAL = ".partial"
 
 
-def _partial_of(path: Path) -> Path:
-    # Not the process's number: two machines with one disk may both have it.
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -34,34 +29,38 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what still has it at the end is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the process's number: two machines with one disk may both have it.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    try:
+        yield partial
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there takes its place when the block ends well.
 
-    Args:
-        path: the final name; its folder is created.
+    The folder of `path` is created where needed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_of(path)
-    try:
+    with _beside(path) as partial:
         yield partial
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `path` that takes its name when the block ends well.
-
-    Args:
-        path: the final name; a folder of that name is replaced.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_of(path)
-    partial.mkdir()
-    try:
+    """Yields a temporary folder beside `path` that takes its name, and its place, when the block ends well."""
+    with _beside(path) as partial:
+        partial.mkdir()
         yield partial
         for written in partial.rglob("*"):
             _sync(written)
@@ -70,8 +69,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(partial, path)
         _sync(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partials(folder: Path) -> None:
@@ -88,9 +85,7 @@ def write_once(path: Path, content: bytes) -> bytes:
 
     Where the disk knows no hard links, two writers that both found nothing may leave the later one's.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_of(path)
-    try:
+    with _beside(path) as partial:
         partial.write_bytes(content)
         _sync(partial)
         try:
@@ -100,8 +95,6 @@ def write_once(path: Path, content: bytes) -> bytes:
                 return path.read_bytes()
             os.replace(partial, path)
         _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
     return content
 
 

@@ -41,7 +41,6 @@ RUN_FILES = {
     for text in re.findall(r'"([^"\n]+)"', (PACKAGE / "store" / "layout.py").read_text(encoding="utf-8"))
     if re.fullmatch(r"\w+\.(?:json|csv|png|yaml|safetensors)", text) or text == layout.CHECKPOINTS
 }
-STILL_SPELLING = {"jobs"}  # until its files are rewritten with RunFolder
 
 WITH_OTHERS = {"hint", "frs", "ssim"}  # their slow references stand in tests/reference/test_recipes.py
 NO_VECTORS = {"hint"}  # one mean of squares, of our own making: nobody published numbers for it
@@ -147,7 +146,7 @@ def test_no_interface_is_hidden() -> None:
 
 def test_only_the_store_knows_the_files_of_a_run() -> None:
     assert {layout.WEIGHTS, layout.LATEST, layout.CHECKPOINTS, "metrics.csv", "config.yaml"} <= RUN_FILES
-    elsewhere = [path for path in SOURCES if layer_of(path) not in {"store", *STILL_SPELLING}]
+    elsewhere = [path for path in SOURCES if layer_of(path) != "store"]
     assert not {name_of(path): found for path in elsewhere if (found := spelled(tree_of(path)))}
 
 

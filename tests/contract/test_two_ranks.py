@@ -23,8 +23,8 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.step import DistillationStep
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.composition import parse_method, structure
-from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.launch import launch
+from detdistill.training.run import Parcel, PlainStep
 from detdistill.training.settings import TrainSettings
 from detdistill.types import Batch, Clock
 from every_method import ALONE, OPTIONS, WRAPPING, awake, both_wrappers, families_of, one_family, trained_by

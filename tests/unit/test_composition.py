@@ -25,7 +25,7 @@ from detdistill.methods.hint import HintSettings
 from detdistill.methods.ikd import IKDSettings
 from detdistill.methods.ssim import SSIMSettings
 from detdistill.settings import as_tree
-from detdistill.settings.calls import LONGEST, take_apart, written
+from detdistill.settings.calls import LONGEST, Spelled, written
 from every_method import RECIPES, WRAPPERS
 from observations import spec
 
@@ -261,7 +261,7 @@ def test_any_text_is_a_method_or_one_sentence(text: str) -> None:
     )
 )
 def test_a_value_is_read_as_it_was_written(value: object) -> None:
-    found = take_apart(f"frs(key={written(value)})").tree["key"]
+    found = Spelled(f"frs(key={written(value)})").tree["key"]
     assert repr(found) == repr(as_tree(value))
 
 

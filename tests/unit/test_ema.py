@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from detdistill.training.ema import Ema
+from detdistill.training.state import Ema
 from tiny_training import TinyStudent
 
 

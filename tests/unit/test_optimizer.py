@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from detdistill.errors import ConfigError
-from detdistill.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from detdistill.training.optimizer import build_optimizer, learning_rate
 from tiny_training import TinyStep, tiny_settings
 
 
@@ -72,12 +72,6 @@ def test_a_group_without_parameters_is_left_out() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"trainable parameters, got none\. Freeze fewer"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), tiny_settings())
-
-
-def test_the_rate_reaches_every_group() -> None:
-    optimizer = build_optimizer(TinyStep(), tiny_settings())
-    set_learning_rate(optimizer, 0.125)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ __all__ = [
     "parse_method",
 ]
 
-_SECTIONS = ("Formula", "Needs", "Source", "Differs from the source")
+_SECTIONS = {"formula": "Formula", "needs": "Needs", "source": "Source", "differs": "Differs from the source"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,7 @@ class RecipeDescription:
     """What `detdistill methods NAME` prints; read from the builder's own documentation.
 
     Attributes:
-        name: of the method.
         wraps: whether it changes another method instead of standing on its own.
-        summary: what it does, in one line.
-        formula: in plain text.
         needs: what both detectors must offer.
         source: the paper.
         differs: where we do otherwise, and why.
@@ -69,20 +66,17 @@ class RecipeDescription:
 def build_recipe(
     method: str | MethodSettings, student: DetectorSpec, teacher: DetectorSpec, *, seed: int = 0
 ) -> Recipe:
-    """A recipe for these two detectors.
+    """A recipe for these two detectors, named by its methods without their numbers; its modules are on the CPU.
 
-    What its terms train is initialised from a generator of its own, so that the student's initial weights and
-    the global random state are the same with and without distillation. Every method starts from the same weights
-    alone, wrapped and in a sum.
+    What its terms train is initialised from a generator of its own, so that the student's initial weights and the
+    global random state are the same with and without distillation. Every method starts from the same weights alone,
+    wrapped and in a sum.
 
     Args:
         method: a name (published numbers), a text such as ``"aid(frs + ssim, alpha=0.5)"``, or a settings object.
         student: spec of the student.
         teacher: spec of the teacher.
         seed: of the terms' initial weights.
-
-    Returns:
-        The recipe, named by its methods without their numbers; its modules are on the CPU.
 
     Raises:
         ConfigError: unknown method or number, or methods that do not go together.
@@ -111,38 +105,26 @@ def _built(settings: Any, student: DetectorSpec, teacher: DetectorSpec, seed: in
 
 
 def _summed(recipes: Sequence[Recipe]) -> Recipe:
-    """One recipe of all terms."""
     name = " + ".join(recipe.name for recipe in recipes)
     changing = [recipe for recipe in recipes if recipe.sample_transform is not None]
-    if len(changing) > 1:
-        raise ConfigError(
-            f"The sum '{name}' must have at most one method that changes the samples, got "
-            f"{' and '.join(recipe.name for recipe in changing)}. Wrap the sum instead, as in ikd(frs + ssim)."
-        )
     twins: dict[str, TwinMaker] = {}
-    for recipe in recipes:
-        for twin, maker in recipe.twins.items():
-            if twins.setdefault(twin, maker) != maker:
-                raise ConfigError(
-                    f"The sum '{name}' must make every twin in one way, got two for '{twin}'. "
-                    "Wrap the sum instead, as in ikd(frs + ssim)."
-                )
+    made = [(twin, maker) for recipe in recipes for twin, maker in recipe.twins.items()]
+    differ = next((twin for twin, maker in made if twins.setdefault(twin, maker) != maker), None)
     terms = tuple(term for recipe in recipes for term in recipe.terms)
     names = [term.name for term in terms]
     twice = sorted({term for term in names if names.count(term) > 1})
-    if twice:
-        raise ConfigError(
-            f"The sum '{name}' must have every term once, got {', '.join(twice)} more than once. "
-            "Wrap the sum instead, as in ikd(frs + ssim)."
-        )
-    return Recipe(
-        name=name,
-        terms=terms,
-        twins=twins,
-        sample_transform=changing[0].sample_transform if changing else None,
-        transform_until=changing[0].transform_until if changing else 1.0,
-        notes=tuple(note for recipe in recipes for note in recipe.notes),
-    )
+    wrong = None
+    if len(changing) > 1:
+        together = " and ".join(recipe.name for recipe in changing)
+        wrong = f"have at most one method that changes the samples, got {together}"
+    elif differ is not None:
+        wrong = f"make every twin in one way, got two for '{differ}'"
+    elif twice:
+        wrong = f"have every term once, got {', '.join(twice)} more than once"
+    if wrong is not None:
+        raise ConfigError(f"The sum '{name}' must {wrong}. Wrap the sum instead, as in ikd(frs + ssim).")
+    notes = tuple(note for recipe in recipes for note in recipe.notes)
+    return replace((changing or recipes)[0], name=name, terms=terms, twins=twins, notes=notes)
 
 
 def describe(name: str) -> RecipeDescription:
@@ -153,16 +135,12 @@ def describe(name: str) -> RecipeDescription:
     """
     method = METHODS.find(name)
     text = inspect.getdoc(method.build) or ""
-    sections = {title: _section(text, title) for title in _SECTIONS}
     default = method.settings()
     return RecipeDescription(
         name=name,
         wraps=method.wraps,
         summary=text.splitlines()[0],
-        formula=sections["Formula"],
-        needs=sections["Needs"],
-        source=sections["Source"],
-        differs=sections["Differs from the source"],
+        **{key: _section(text, title) for key, title in _SECTIONS.items()},
         defaults={field.name: getattr(default, field.name) for field in fields(default) if field.name != INNER},
     )
 

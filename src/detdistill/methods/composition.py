@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from detdistill.errors import ConfigError, suggestion
 from detdistill.methods.method import METHODS, Method
 from detdistill.settings import Tagged, as_tree, build, given
-from detdistill.settings.calls import INNER, NAME, SUM, Spelled, take_apart, written
+from detdistill.settings.calls import INNER, NAME, SUM, Spelled, written
 from detdistill.settings.trees import default_of
 
 
@@ -36,7 +36,7 @@ def parse_method(text: str) -> Any:
         >>> detdistill.parse_method("aid(frs, alpha=0.5)").alpha
         0.5
     """
-    spelled = take_apart(text)
+    spelled = Spelled(text)
     for *path, key in spelled.places:
         if key == NAME:
             _require_fit(spelled, tuple(path))
@@ -51,8 +51,7 @@ MethodSettings = Annotated[Any, _MARK]
 def wrapped(default: type[Any]) -> Any:
     """The field `recipe` of a method that wraps another: the settings of that one.
 
-    Args:
-        default: settings for Python code that has a recipe to wrap already; texts and config files always say them.
+    `default` is for Python code alone, which has a recipe to wrap already; texts and config files always say them.
     """
     remedy = "Write the method that is wrapped, as in --method 'aid(frs)', or in the config file"
     return field(default_factory=default, metadata=given(remedy))
@@ -82,57 +81,45 @@ class SumSettings:
                 "as it is."
             )
         names = base_methods(self)
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(
-                    f"The sum '{method_text(self)}' must have every method once, got '{name}' {names.count(name)} "
-                    f"times. Raise the gains of one '{name}' instead."
-                )
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(
+                f"The sum '{method_text(self)}' must have every method once, got '{twice}' {names.count(twice)} "
+                f"times. Raise the gains of one '{twice}' instead."
+            )
 
 
 def method_of(settings: object) -> Method:
-    """The method that settings other than a sum's are of.
-
-    Raises:
-        ConfigError: they are of none.
-    """
+    """The method that settings other than a sum's are of; ConfigError where they are of none."""
     return METHODS[_MARK.name_of(settings)]
 
 
 def method_tree(settings: object) -> dict[str, Any]:
-    """The settings as a config file has them, with the name of every method in them.
-
-    Raises:
-        ConfigError: they are of no method.
-    """
+    """The settings as a config file has them, with the name of every method in them."""
     tree: dict[str, Any] = as_tree(settings, MethodSettings)
     return tree
 
 
 def method_text(settings: Any) -> str:
-    """The shortest text that `parse_method` turns into these settings: options at their defaults are left out.
-
-    Raises:
-        ConfigError: the settings are of no method.
-    """
-    if isinstance(settings, SumSettings):
-        return " + ".join(map(method_text, settings.recipes))
-    method = method_of(settings)
-    inside = [method_text(settings.recipe)] if method.wraps else []
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        default = default_of(one)
-        if not (method.wraps and one.name == INNER) and (value != default or type(value) is not type(default)):
-            inside.append(f"{one.name}={written(value)}")
-    return f"{method.name}({', '.join(inside)})" if inside else method.name
+    """The shortest text that `parse_method` turns into these settings: options at their defaults are left out."""
+    return _text(settings, options=True)
 
 
 def structure(settings: Any) -> str:
     """The method without its numbers, such as ``"aid(ikd(frs + ssim))"``: a recipe's name."""
+    return _text(settings, options=False)
+
+
+def _text(settings: Any, *, options: bool) -> str:
     if isinstance(settings, SumSettings):
-        return " + ".join(map(structure, settings.recipes))
+        return " + ".join(_text(one, options=options) for one in settings.recipes)
     method = method_of(settings)
-    return f"{method.name}({structure(settings.recipe)})" if method.wraps else method.name
+    inside = [_text(settings.recipe, options=options)] if method.wraps else []
+    for one in fields(settings) if options else ():
+        value, default = getattr(settings, one.name), default_of(one)
+        if not (method.wraps and one.name == INNER) and (value != default or type(value) is not type(default)):
+            inside.append(f"{one.name}={written(value)}")
+    return f"{method.name}({', '.join(inside)})" if inside else method.name
 
 
 def base_methods(settings: Any) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ import ast
 import keyword
 import re
 import warnings
-from dataclasses import dataclass
 from typing import Any, NoReturn, final
 
 from detdistill.errors import ConfigError
@@ -37,58 +36,8 @@ _REMEDIES = {
 _OTHERWISE = "Join methods by +, write options as KEY=VALUE, and quote text that is no word"
 
 
-@dataclass(frozen=True, slots=True)
-class Spelled:
-    """A text that was taken apart.
-
-    Attributes:
-        text: as it was written.
-        tree: what it stands for.
-        places: where the keys of the tree stand in the text, counted from 1; that of `NAME` is the name's own.
-    """
-
-    text: str
-    tree: Tree
-    places: dict[Path, int]
-
-    def section(self, path: Path) -> Tree:
-        """The part of the tree at `path`, which leads through sections and lists alone."""
-        at: Any = self.tree
-        for part in path:
-            at = at[part]
-        found: Tree = at
-        return found
-
-    def where(self, path: Path) -> str:
-        """What messages call a place in the tree."""
-        own = path
-        while own and own not in self.places and (*own, NAME) not in self.places:
-            own = own[:-1]
-        at = self.places.get(own, self.places.get((*own, NAME)))
-        if at is None:
-            return f"The sum '{self.text}'"
-        called = own[-1] if own in self.places else self.section(own)[NAME]
-        of = "" if own in self.places or own == path else f"{path[-1]} of "
-        return f"{of}{called} at position {at} of '{self.text}'"
-
-
-def take_apart(text: str) -> Spelled:
-    """The tree that a text stands for.
-
-    Args:
-        text: such as ``"aid(ikd(frs + ssim), alpha=0.5)"``. Values are numbers, `true`, `false`, `null`, words, quoted
-            text and lists.
-
-    Raises:
-        ConfigError: the text has another form; the sentence names the position.
-    """
-    reader = _Reader(text)
-    tree = reader.sum(reader.parsed(), ())
-    return Spelled(text, tree, reader.places)
-
-
 def written(value: object) -> str:
-    """A value as a text has it; `take_apart` reads it back."""
+    """A value as a text has it; `Spelled` reads it back."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, (tuple, list)):
@@ -99,16 +48,48 @@ def written(value: object) -> str:
 
 
 @final
-class _Reader:
+class Spelled:
+    """A text such as ``"aid(ikd(frs + ssim), alpha=0.5)"``, taken apart.
+
+    Values are numbers, `true`, `false`, `null`, words, quoted text and lists.
+
+    Attributes:
+        text: as it was written.
+        tree: what it stands for.
+        places: where the keys of the tree stand in the text, counted from 1; that of `NAME` is the name's own.
+
+    Raises:
+        ConfigError: the text has another form; the sentence names the position.
+    """
+
     def __init__(self, text: str) -> None:
         self.text = text
         # A text may have several lines in a config file; Python would end it with the first.
-        self.line = re.sub(r"[\r\n]", " ", text).lstrip()
-        self.lead = len(text) - len(self.line)
+        self._line = re.sub(r"[\r\n]", " ", text).lstrip()
+        self._lead = len(text) - len(self._line)
         self.places: dict[Path, int] = {}
+        self.tree = self._sum(self._parsed(), ())
 
-    def parsed(self) -> ast.expr:
-        """Python's tree of the text."""
+    def section(self, path: Path) -> Tree:
+        """The part of the tree at `path`, which leads through sections and lists alone."""
+        found: Any = self.tree
+        for part in path:
+            found = found[part]
+        section: Tree = found
+        return section
+
+    def where(self, path: Path) -> str:
+        """What messages call a place in the tree."""
+        for own in (path[:end] for end in range(len(path), -1, -1)):
+            if own in self.places:
+                return f"{own[-1]} at position {self.places[own]} of '{self.text}'"
+            if (*own, NAME) in self.places:
+                of = "" if own == path else f"{path[-1]} of "
+                called, at = self.section(own)[NAME], self.places[*own, NAME]
+                return f"{of}{called} at position {at} of '{self.text}'"
+        return f"The sum '{self.text}'"
+
+    def _parsed(self) -> ast.expr:
         if len(self.text) > LONGEST:
             raise ConfigError(
                 f"The method '{self.text[:20]}...' must have at most {LONGEST} characters, got {len(self.text)}. "
@@ -117,17 +98,17 @@ class _Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # an unknown escape is a mistake here
-                return ast.parse(self.line, mode="eval").body
+                return ast.parse(self._line, mode="eval").body
         except SyntaxError as error:
             said = re.split(r"; | \(|\. ", error.msg)[0]
             remedy = next((own for part, own in _REMEDIES.items() if part in error.msg), _OTHERWISE)
             # Python gives no offset, or 0, where the text ends too early.
-            start = error.offset or len(self.line) + 1
-            got = self.line[start - 1 : max(start, (error.end_offset or 0) - 1)]
+            start = error.offset or len(self._line) + 1
+            got = self._line[start - 1 : max(start, (error.end_offset or 0) - 1)]
             shown, remedy = (f"'{got}'", remedy) if got.strip() else ("the end", _EXAMPLE)
             raise ConfigError(
                 f"The method '{self.text}' must be words, numbers and ( ) , = + in their places, got {shown} at "
-                f"position {start + self.lead}{'' if said == 'invalid syntax' else f': {said}'}. {remedy}."
+                f"position {start + self._lead}{'' if said == 'invalid syntax' else f': {said}'}. {remedy}."
             ) from error
         except (ValueError, RecursionError, MemoryError) as error:
             raise ConfigError(
@@ -136,23 +117,22 @@ class _Reader:
 
     def _at(self, node: ast.expr | ast.keyword) -> int:
         """Where a node begins, counted from 1; Python counts bytes of UTF-8."""
-        return self.lead + len(self.line.encode()[: node.col_offset].decode()) + 1
+        return self._lead + len(self._line.encode()[: node.col_offset].decode()) + 1
 
     def _refuse(self, node: ast.expr | ast.keyword, expected: str, remedy: str) -> NoReturn:
-        got = self.line.encode()[node.col_offset : node.end_col_offset].decode()
+        got = self._line.encode()[node.col_offset : node.end_col_offset].decode()
         raise ConfigError(
             f"The method '{self.text}' must have {expected} at position {self._at(node)}, got '{got}'. {remedy}."
         )
 
-    def sum(self, node: ast.expr, path: Path) -> Tree:
-        """One call, or several that are joined by +."""
+    def _sum(self, node: ast.expr, path: Path) -> Tree:
         parts: list[ast.expr] = []
         while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             parts.insert(0, node.right)
             node = node.left
         if not parts:
             return self._call(node, path)
-        return {NAME: SUM, PARTS: [self.sum(one, (*path, PARTS, at)) for at, one in enumerate([node, *parts])]}
+        return {NAME: SUM, PARTS: [self._sum(one, (*path, PARTS, at)) for at, one in enumerate([node, *parts])]}
 
     def _call(self, node: ast.expr, path: Path) -> Tree:
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
@@ -168,7 +148,7 @@ class _Reader:
             if INNER in tree:
                 first, second = (ast.unparse(one) for one in (call.args[0], wrapped))
                 self._refuse(wrapped, "key=value", f"Join methods by +, as in {name}({first} + {second})")
-            tree[INNER] = self.sum(wrapped, (*path, INNER))
+            tree[INNER] = self._sum(wrapped, (*path, INNER))
         for one in call.keywords:
             if one.arg is None or one.arg in (NAME, INNER, PARTS):
                 self._refuse(one, "key=value, and what is wrapped first", f"Write it like {name}(METHOD, KEY=VALUE)")

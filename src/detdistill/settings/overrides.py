@@ -20,10 +20,7 @@ class Override:
 
 
 def parse_override(text: str) -> Override:
-    """The setting that `text` writes; its value is read as YAML.
-
-    Args:
-        text: such as ``train.lr=1e-3``, ``train.milestones.1=0.9`` or ``teacher.allow=[a, b]``.
+    """The setting that a text writes, such as ``train.milestones.1=0.9``; its value is read as YAML.
 
     Raises:
         ConfigError: it is not of the form ``key.sub=value``, or the value is no YAML.
@@ -39,15 +36,10 @@ def parse_override(text: str) -> Override:
 
 
 def apply_override(tree: Tree, override: Override, hint: Any = Any) -> None:
-    """Puts the setting into `tree`, in place.
+    """Puts the setting into the whole tree, in place; `hint` is the type of the settings that the tree is meant for.
 
     What it goes through is written out first: a text as the section that it stands for, what is not there as its
     default, or as an empty section for `build` to judge.
-
-    Args:
-        tree: the whole tree.
-        override: the setting.
-        hint: the settings that the tree is meant for.
 
     Raises:
         ConfigError: the path goes through a plain value, or past the end of a list.
@@ -75,9 +67,9 @@ def _below(at: Any, part: str, override: Override, depth: int, hint: Any) -> tup
     else:
         mark = tagged_in(hint)
         kind: Any = section_in(hint) if mark is None else mark.kinds().get(str(at.get(mark.tag)))
-        one = next((one for one in fields(kind) if one.name == part), None) if kind is not None else None
-        hint = hints_of(kind)[part] if kind is not None and one is not None else Any
-        default = None if one is None else default_of(one)
+        defaults = {} if kind is None else {one.name: default_of(one) for one in fields(kind)}
+        hint = hints_of(kind)[part] if part in defaults else Any
+        default = defaults.get(part)
         found = at[part] if part in at else as_tree(None if default is MISSING else default, hint)
     here = ".".join(override.path[: depth + 1])
     mark = tagged_in(hint)

@@ -5,23 +5,17 @@ from __future__ import annotations
 import math
 import pathlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from detdistill.errors import ConfigError, DistillError, suggestion
 from detdistill.settings.calls import written
-from detdistill.settings.trees import DEEPEST, Path, Tagged, default_of, hints_of, remedy_of, section_in, tagged_in
+from detdistill.settings.trees import DEEPEST, GIVEN, Path, Tagged, default_of, hints_of, section_in, tagged_in
 
 _UNIONS = (Union, UnionType)
-_WORDS = {
-    float: "a number",
-    int: "a whole number",
-    bool: "true or false",
-    str: "text",
-    NoneType: "null",
-    pathlib.Path: "a path",
-}
+_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
+_WORDS |= {pathlib.Path: "a path"}
 
 
 def build(
@@ -46,14 +40,13 @@ def build(
         beside: keys of the outermost section that the caller reads.
 
     Raises:
-        ConfigError: a key is unknown or missing, a value is of another type, or a dataclass refuses it; a line for
-            each flaw.
+        ConfigError: a key is unknown or missing, a value is of another type, or a dataclass refuses it; a line each.
     """
-    problems: list[str] = []
     place = (lambda path: f"{where}: {dotted(path)}" if path else where) if isinstance(where, str) else where
-    found = _Reader(place, problems, what, beside).read(kind, tree, ())
-    if problems:
-        raise ConfigError("\n".join(problems))
+    reader = _Reader(place, what, beside)
+    found = reader.read(kind, tree, ())
+    if reader.problems:
+        raise ConfigError("\n".join(reader.problems))
     return found
 
 
@@ -65,9 +58,9 @@ def dotted(path: Path) -> str:
 @dataclass(frozen=True, slots=True)
 class _Reader:
     where: Callable[[Path], str]
-    problems: list[str]
     what: str
     beside: Collection[str]
+    problems: list[str] = field(default_factory=list)
 
     def read(self, hint: Any, value: Any, path: Path) -> Any:
         """The value as the type wants it; None, and a sentence among the problems, where it does not fit."""
@@ -93,7 +86,7 @@ class _Reader:
             meant = get_origin(member) is tuple and isinstance(value, list) and len(get_args(member)) == len(value)
             if meant or (isinstance(value, (dict, list)) and (tagged_in(member) or section_in(member))):
                 return self.read(member, value, path)
-            trial = _Reader(self.where, [], self.what, self.beside)
+            trial = _Reader(self.where, self.what, self.beside)
             found = trial.read(member, value, path)
             if not trial.problems:
                 return found
@@ -136,7 +129,8 @@ class _Reader:
             if key in value:
                 values[key] = self.read(hints[key], value[key], inside)
             elif default_of(one) is MISSING:
-                self._refuse(inside, f"given, got nothing. {remedy_of(one) or f'Give {dotted(inside)} a value'}.")
+                remedy = one.metadata.get(GIVEN, f"Give {dotted(inside)} a value")
+                self._refuse(inside, f"given, got nothing. {remedy}.")
         if len(self.problems) > before:
             return None
         try:
@@ -197,8 +191,6 @@ def _expected(hint: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "a section"
-    if value is None:
-        return "nothing"
+    if value is None or isinstance(value, dict):
+        return "nothing" if value is None else "a section"
     return written(value) if isinstance(value, (bool, list, tuple)) else repr(value)

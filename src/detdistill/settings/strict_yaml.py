@@ -15,18 +15,27 @@ from detdistill.errors import ConfigError
 
 Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
 
-_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
-_INT = re.compile(r"^[-+]?[0-9]+$")
-_FLOAT = re.compile(
-    r"^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+_FLOAT = (
+    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)"
+    r"|\.(?:nan|NaN|NAN)"
 )
-_NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
+# What PyYAML trips over in a value that does not fit its tag.
+_TRIPS = (AttributeError, LookupError, TypeError)
+# What a plain word must look like to be no text, and what it begins with.
 _RESOLVERS = (
-    ("bool", _BOOL, "tTfF"),
-    ("int", _INT, "-+0123456789"),
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", "[-+]?[0-9]+", "-+0123456789"),
     ("float", _FLOAT, "-+0123456789."),
-    ("null", _NULL, ["~", "n", "N", ""]),
+    ("null", "~|null|Null|NULL|", ["~", "n", "N", ""]),
 )
+
+
+class _Problem(Exception):
+    """What is wrong with a text, before the file's name is known."""
+
+    def __init__(self, said: str, line: int, remedy: str) -> None:
+        super().__init__(said)
+        self.said, self.line, self.remedy = said, line, remedy
 
 
 class _Loader(yaml.SafeLoader):
@@ -62,31 +71,18 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, _pattern, _first in _RESOLVERS:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _pattern, list(_first))
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
+    return int(loader.construct_scalar(node))  # YAML 1.1 reads 010 as eight
 
 
-# YAML 1.1 reads 010 as eight.
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-class _Problem(Exception):
-    """What is wrong with a text, before the file's name is known."""
-
-    def __init__(self, said: str, line: int, remedy: str) -> None:
-        super().__init__(said)
-        self.said, self.line, self.remedy = said, line, remedy
-
-
 def parse_yaml(text: str, where: str) -> Any:
-    """The content of a YAML text.
-
-    Args:
-        text: the text.
-        where: what messages call it, such as a file name.
+    """The content of a YAML text; messages call it `where`, such as a file name.
 
     Raises:
         ConfigError: the text is no YAML, or has a key twice in one section.
@@ -96,15 +92,13 @@ def parse_yaml(text: str, where: str) -> Any:
     except _Problem as problem:
         raise ConfigError(f"{where}, line {problem.line}: {problem.said}. {problem.remedy}.") from None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         said = error.problem or "a syntax error"
         raise ConfigError(f"{where}{line} must be YAML, got: {said}. Mend that line.") from error
-    except (AttributeError, LookupError, TypeError) as error:  # what PyYAML trips over in values such as !!bool x
-        said = "a value that does not fit the tag (!!...) before it"
-        raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
-    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:  # !!int x, endless nesting, \0
-        said = (str(error).splitlines() or ["a value that cannot be read"])[0]
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError, *_TRIPS) as error:
+        # !!int x, endless nesting and \0 say what they are, !!bool x does not.
+        said = "a value that does not fit the tag (!!...) before it" if isinstance(error, _TRIPS) else str(error)
+        said = (said.splitlines() or ["a value that cannot be read"])[0]
         raise ConfigError(f"{where} must be plain YAML, got: {said}. Write the file anew.") from error
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from detdistill.errors import ConfigError
 
@@ -15,7 +15,8 @@ Path = tuple[str | int, ...]
 DEEPEST = 64
 """Sections in sections beyond this are taken for a mistake."""
 
-_GIVEN = "given"
+GIVEN = "given"
+"""The key of a field's metadata that says how to give it, where every tree must."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,7 @@ class Tagged:
     parse: Callable[[str], Any]
 
     def name_of(self, settings: object) -> str:
-        """The name of the kind that the settings are of.
-
-        Raises:
-            ConfigError: they are of none.
-        """
+        """The name of the kind that the settings are of; ConfigError where they are of none."""
         kinds = self.kinds()
         for name, kind in kinds.items():
             if type(settings) is kind:
@@ -63,22 +60,13 @@ class Tagged:
 
 
 def given(remedy: str) -> dict[str, str]:
-    """The metadata of a dataclass field that every tree must have, even where Python code may leave it to its default.
-
-    Args:
-        remedy: says how to give it.
-    """
-    return {_GIVEN: remedy}
-
-
-def remedy_of(one: Field[Any]) -> str | None:
-    """How to give a field that is marked by `given`; None for any other."""
-    return one.metadata.get(_GIVEN)
+    """The metadata of a field that every tree must have, even where Python may leave it out; `remedy` says how."""
+    return {GIVEN: remedy}
 
 
 def default_of(one: Field[Any]) -> Any:
     """The default that a tree may leave a field to, `MISSING` where there is none."""
-    if _GIVEN in one.metadata:
+    if GIVEN in one.metadata:
         return MISSING
     return one.default if one.default_factory is MISSING else one.default_factory()
 
@@ -89,26 +77,28 @@ def hints_of(kind: Any) -> Mapping[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
+def _within(hint: Any) -> Iterator[Any]:
+    yield hint
+    for member in get_args(hint):
+        yield from _within(member)
+
+
 def tagged_in(hint: Any) -> Tagged | None:
     """The mark on a type, or on what it is a list or an option of."""
-    if get_origin(hint) is Annotated:
-        return next((mark for mark in hint.__metadata__ if isinstance(mark, Tagged)), None)
-    return next((mark for member in get_args(hint) if (mark := tagged_in(member)) is not None), None)
+    return next((one for one in _within(hint) if isinstance(one, Tagged)), None)
 
 
 def section_in(hint: Any) -> Any:
     """The dataclass that a type is, or is a list or an option of; None where there is none."""
-    if isinstance(hint, type) and is_dataclass(hint):
-        return hint
-    return next((kind for member in get_args(hint) if (kind := section_in(member)) is not None), None)
+    return next((one for one in _within(hint) if isinstance(one, type) and is_dataclass(one)), None)
 
 
 def as_tree(value: Any, hint: Any = Any) -> Any:
-    """Settings as nested dictionaries and lists, as a config file would give them.
+    """Settings, or a part of them, as nested dictionaries and lists, as a config file would give them.
 
     Args:
-        value: settings, or a part of them.
-        hint: what it is declared as; settings that are marked by `Tagged` name their kind.
+        value: the settings.
+        hint: what they are declared as; settings that are marked by `Tagged` name their kind.
     """
     if is_dataclass(value) and not isinstance(value, type):
         hints, mark = hints_of(type(value)), tagged_in(hint)

@@ -24,6 +24,7 @@ from detdistill.files import PARTIAL, atomic_folder, read_json, remove_partials
 from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
 
 _FORMAT = 1
+_COUNTED = ("step", "seconds", "identity", "counters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +61,13 @@ class DamagedCheckpoint(DataError):
 
 
 def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable[[Path], None], keep: int) -> Path:
-    """Writes a checkpoint, names it the latest, and only then removes older ones.
+    """Writes a checkpoint of the run in `folder`, names it the latest, and only then removes older ones.
 
     Args:
         folder: the run's.
         snapshot: what to write beside the student.
         save_student: writes ``student.safetensors``, and what else makes a student, into the folder it is given.
         keep: how many checkpoints stay. One of a later step, left from before a resume, goes.
-
-    Returns:
-        The checkpoint's folder.
 
     Raises:
         DistillError: the disk refuses.
@@ -84,10 +82,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
             save_file(dict(snapshot.tensors), partial / SIDECAR)
             content = {
                 "format": _FORMAT,
-                "step": snapshot.step,
-                "seconds": snapshot.seconds,
-                "identity": snapshot.identity,
-                "counters": snapshot.counters,
+                **{key: getattr(snapshot, key) for key in _COUNTED},
                 "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
             }
             text = json.dumps(content, indent=2, allow_nan=False)
@@ -116,13 +111,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for name, digest in content["sha256"].items():
             if _digest(path / name) != digest:
                 raise DamagedCheckpoint(_damage(path, f"a changed {name}"))
-        snapshot = Snapshot(
-            step=content["step"],
-            seconds=content["seconds"],
-            identity=content["identity"],
-            counters=content["counters"],
-            tensors=load_file(path / SIDECAR),
-        )
+        snapshot = Snapshot(**{key: content[key] for key in _COUNTED}, tensors=load_file(path / SIDECAR))
         return Checkpoint(path=path, snapshot=snapshot, student=load_file(path / WEIGHTS))
     except (OSError, ConfigError, SafetensorError) as error:
         raise DamagedCheckpoint(_damage(path, str(error))) from error
@@ -132,9 +121,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The checkpoint to resume a run from: the latest, or, where that one is damaged, the one before it.
-
-    Args:
-        folder: the run's.
 
     Returns:
         The checkpoint, None where the run has none yet; and a warning for every one that was passed over.
@@ -182,9 +168,8 @@ def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where
     """Refuses to resume a run as another one.
 
     Args:
-        stored: the identity in the checkpoint, as JSON.
+        stored: the identity in the checkpoint `where`, as JSON.
         current: the identity of the run that wants to go on, as JSON.
-        where: the checkpoint, for the message.
 
     Raises:
         ConfigError: a key differs; names the first.
@@ -192,8 +177,8 @@ def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where
     for key in sorted({*stored, *current}):
         before, now = stored.get(key), current.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
-            nested = [{f"{key}.{name}": value for name, value in side.items()} for side in (before, now)]
-            require_same(nested[0], nested[1], where=where)
+            below = ({f"{key}.{name}": value for name, value in side.items()} for side in (before, now))
+            require_same(*below, where=where)
         elif before != now:
             raise ConfigError(
                 f"{key} must be {before!r} to resume from {where}, got {now!r}. "

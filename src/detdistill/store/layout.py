@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from detdistill.errors import ConfigError
 from detdistill.files import read_json, write_json
@@ -17,65 +18,46 @@ CHECKPOINTS, LATEST = "checkpoints", "latest.json"
 _CHECKPOINT = re.compile(r"step_(\d{7,})")
 
 
+@final
+class _Inside:
+    """A path in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: RunFolder, kind: type[RunFolder]) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """The folder of one run: what lies where in it.
 
     Attributes:
         path: the folder; it need not exist.
+        config: the run's settings, which run again as they are.
+        results: what the run measured.
+        metrics: figures of the training, row by row.
+        evaluations: figures of the evaluations during training, row by row.
+        curves: the learning curves, drawn.
+        pictures: the same images as every detector of the run sees them.
+        inherited: what the student took over from its teacher before the first step.
+        tensorboard: the folder of TensorBoard's events.
+        twins: the folder of the training images' twins, where the run keeps its own.
+        checkpoints: the folder of checkpoints.
     """
 
     path: Path
-
-    @property
-    def config(self) -> Path:
-        """The run's settings, which run again as they are."""
-        return self.path / "config.yaml"
-
-    @property
-    def results(self) -> Path:
-        """What the run measured."""
-        return self.path / "results.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Figures of the training, row by row."""
-        return self.path / "metrics.csv"
-
-    @property
-    def evaluations(self) -> Path:
-        """Figures of the evaluations during training, row by row."""
-        return self.path / "evaluations.csv"
-
-    @property
-    def curves(self) -> Path:
-        """The learning curves, drawn."""
-        return self.path / "curves.png"
-
-    @property
-    def pictures(self) -> Path:
-        """The same images as every detector of the run sees them."""
-        return self.path / "pictures.png"
-
-    @property
-    def inherited(self) -> Path:
-        """What the student took over from its teacher before the first step."""
-        return self.path / "inherited.json"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of TensorBoard's events."""
-        return self.path / "tensorboard"
-
-    @property
-    def twins(self) -> Path:
-        """The folder of the training images' twins, where the run keeps its own."""
-        return self.path / "twins"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.path / CHECKPOINTS
+    config = _Inside("config.yaml")
+    results = _Inside("results.json")
+    metrics = _Inside("metrics.csv")
+    evaluations = _Inside("evaluations.csv")
+    curves = _Inside("curves.png")
+    pictures = _Inside("pictures.png")
+    inherited = _Inside("inherited.json")
+    tensorboard = _Inside("tensorboard")
+    twins = _Inside("twins")
+    checkpoints = _Inside(CHECKPOINTS)
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after `step` steps."""
@@ -102,11 +84,7 @@ class RunFolder:
 
 
 def latest_of(checkpoints: Path) -> str:
-    """The name of the checkpoint that a folder of checkpoints calls its latest.
-
-    Raises:
-        ConfigError: the folder does not say, or what it says cannot be read.
-    """
+    """The name of the checkpoint that a folder of checkpoints calls its latest; ConfigError where it calls none so."""
     pointer = checkpoints / LATEST
     content = read_json(pointer)
     name = content.get("checkpoint") if isinstance(content, dict) else None

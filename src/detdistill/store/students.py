@@ -28,16 +28,12 @@ _FORMATS = tuple(f"{_FORMAT}/{version}" for version in range(1, _VERSION + 1))
 
 
 def save_detector(
-    detector: Detector,
-    folder: Path,
-    *,
-    image: Mapping[str, Any],
-    extra: Mapping[str, Any] | None = None,
+    detector: Detector, folder: Path, *, image: Mapping[str, Any], extra: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a detector that `load_detector` reads, alone, wherever the folder is moved.
+    """Writes a detector, from any device, that `load_detector` reads, alone, wherever the folder is moved.
 
     Args:
-        detector: on any device; left as it is.
+        detector: left as it is.
         folder: created where needed.
         image: how training images were prepared, such as ``{"short_side": 96, "long_side": 160}``.
         extra: further facts to keep beside it.
@@ -85,20 +81,12 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     detector = build_detector(replace(settings, pretrained=None), class_names, seed=0)
     report = load_tensors(detector, tensors, source=str(weights), current=True)
     report.require_complete(allow=allow)
-    return LoadedDetector(
-        detector=detector,
-        report=report,
-        image=content["image"],
-        class_names=class_names,
-        extra=content.get("extra", {}),
-    )
+    image, extra = content["image"], content.get("extra", {})
+    return LoadedDetector(detector=detector, report=report, image=image, class_names=class_names, extra=extra)
 
 
 def saved_settings(path: Path) -> DetectorSettings:
-    """What a detector that `load_detector` would read was built from, without reading its weights.
-
-    Args:
-        path: as for `load_detector`.
+    """What the detector that `load_detector` would read from `path` was built from, without reading its weights.
 
     Raises:
         ConfigError: there is no such thing, or it is none of ours.
@@ -161,20 +149,15 @@ def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
             f"{path} must hold detector, class_names and image, got {sorted(content)} with something missing or "
             "of another kind. Restore the file as it was written."
         )
-    return _read_settings(settings, path, form=written), content
-
-
-def _read_settings(written: Mapping[str, Any], path: Path, *, form: str) -> DetectorSettings:
-    """The detector's settings as `save_detector` wrote them; the one place that knows their form."""
-    family = written.get("family")
+    family = settings.get("family")
     if family not in FAMILIES:
         raise ConfigError(
             f"the detector's family in {path} must be one of {', '.join(FAMILIES)}, got {family!r}. "
             f"{suggestion(str(family), FAMILIES, listed=True)}"
         )
     # The first version held the keys of every family, whichever the detector's was.
-    every = {key for one in FAMILIES.values() for key in one.keys} if form == _FORMATS[0] else ()
-    return settings_of(written, optional=every)
+    every = {key for one in FAMILIES.values() for key in one.keys} if written == _FORMATS[0] else ()
+    return settings_of(settings, optional=every), content
 
 
 def _read(path: Path) -> dict[str, Tensor]:

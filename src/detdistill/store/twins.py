@@ -35,7 +35,6 @@ INDEX = "index.json"
 _FORMAT = 1
 _SECONDS_BETWEEN_INDEXES = 20.0
 
-
 Item = TypeVar("Item")
 
 
@@ -96,11 +95,11 @@ def open_twin_cache(
 ) -> TwinReader:
     """The twins of all images of a data set, from disk; those that are not there, or not intact, are made.
 
-    A twin is made at the size that the models see and brought back to the stored size. Its address is the content
-    of the image file, its id and boxes, the teacher's digest, the maker's identity and the image size; so any run
-    of the same teacher on the same data finds it. Every file is checked here and again when it is read. An
-    interrupted build goes on where it was: it makes the same batches, so the twins come out the same. Two
-    processes that build at once do the same work twice, and keep the twins of the one that was first.
+    A twin is made at the size that the models see and brought back to the stored size. Its address is the content of
+    the image file, its id and boxes, the teacher's digest, the maker's identity and the image size; so any run of the
+    same teacher on the same data finds it. Every file is checked here and again when it is read. An interrupted build
+    goes on where it was: it makes the same batches, so the twins come out the same. Two processes that build at once
+    do the same work twice, and keep the twins of the one that was first.
 
     Args:
         folder: of the cache; each teacher, maker and image size get a folder of their own in it.
@@ -110,7 +109,7 @@ def open_twin_cache(
         image: the size that the models see.
         batch_size: images made at a time.
         device: where they are made.
-        progress: told size and time before the bulk is made, what was damaged, and how far it is.
+        progress: told size and time before the bulk is made, and what was damaged.
         resize: what is brought back to the stored size: the change alone, added to the stored image, so that the
             twin is as sharp as its image and no further from it than the maker went; or the twin itself.
 
@@ -123,15 +122,9 @@ def open_twin_cache(
     """
     if batch_size < 1:
         raise ConfigError(f"The twins' batch_size must be at least 1, got {batch_size}. Give a larger number.")
-    identity = {
-        "format": _FORMAT,
-        "teacher": teacher.digest(),
-        "maker": dict(maker.identity()),
-        "image": asdict(image),
-        "resize": resize,
-    }
-    address = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    home = folder / address[:20]
+    made_of = {"teacher": teacher.digest(), "maker": dict(maker.identity()), "image": asdict(image)}
+    identity = {"format": _FORMAT, **made_of, "resize": resize}
+    home = folder / _hex(json.dumps(identity, sort_keys=True).encode())[:20]
     images = range(len(annotations))
     names = [_name(annotations, index) for index in _watched(images, "look for twins", progress)]
     known = _intact(home, names, progress)
@@ -183,10 +176,8 @@ class _Build:
 
     def _make(self, indices: range, wanted: Set[int]) -> int:
         """Makes one batch and writes what is wanted of it; returns the bytes written."""
-        batch = collate(
-            [self.dataset[Draw(epoch=0, index=index)] for index in indices],
-            pad_multiple=self.dataset.image.pad_multiple,
-        )
+        samples = [self.dataset[Draw(epoch=0, index=index)] for index in indices]
+        batch = collate(samples, pad_multiple=self.dataset.image.pad_multiple)
         twins = self.maker(self.teacher, batch.to(self.teacher.device)).detach().float().cpu()
         size = 0
         for row, index in enumerate(indices):
@@ -195,7 +186,7 @@ class _Build:
                 inside = (row, slice(None), slice(height), slice(width))
                 made = _encoded(self._stored(index, twins[inside], batch.images[inside]))
                 content = write_once(_file(self.home, self.names[index]), made)
-                self.known[self.names[index]] = hashlib.sha256(content).hexdigest()
+                self.known[self.names[index]] = _hex(content)
                 size += len(content)
         return size
 
@@ -217,28 +208,23 @@ class _Build:
     def _estimate(self, done: int, total: int, size: int, seconds: float, *, batches: int) -> None:
         bulk = size * total // max(done, 1)
         self.progress.say(
-            f"{total} twins to make: about {_megabytes(bulk)} MB in {self.home} and {duration(seconds * batches)} "
+            f"{total} twins to make: about {bulk / 1e6:.1f} MB in {self.home} and {duration(seconds * batches)} "
             f"at {done / max(seconds, 1e-9):.1f} images/s, by the first batch"
         )
         free = shutil.disk_usage(self.home).free
         if free < bulk - size:
             raise DataError(
-                f"The disk of {self.home} must have about {_megabytes(bulk - size)} MB free for the twins, got "
-                f"{_megabytes(free)} MB. Make room, or choose another folder."
+                f"The disk of {self.home} must have about {(bulk - size) / 1e6:.1f} MB free for the twins, got "
+                f"{free / 1e6:.1f} MB. Make room, or choose another folder."
             )
 
 
 def _watched(items: Sequence[Item], what: str, progress: Progress) -> Iterator[Item]:
-    """The items, one after the other, as a stage that `progress` is told."""
     progress.start(what, len(items))
     for number, item in enumerate(items, start=1):
         yield item
         progress.advance(number)
     progress.finish()
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f}"
 
 
 def _name(annotations: Annotations, index: int) -> str:
@@ -272,7 +258,7 @@ def _intact(home: Path, names: Sequence[str], progress: Progress) -> dict[str, s
     damaged = []
     for name in _watched(there, "check twins", progress):
         path = _file(home, name)
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known[name]:
+        if not path.is_file() or _hex(path.read_bytes()) != known[name]:
             path.unlink(missing_ok=True)
             known.pop(name, None)
             damaged.append(name)
@@ -292,6 +278,10 @@ def _index(home: Path, progress: Progress) -> dict[str, str]:
     except (ConfigError, LookupError, TypeError, AttributeError) as error:
         progress.say(f"the index of the cache of twins cannot be read, so they are made anew: {error}")
         return {}
+
+
+def _hex(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _file(home: Path, name: str) -> Path:

@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -23,43 +23,7 @@ from detdistill.training.signals import Interrupted, forward_signals
 from detdistill.training.world import launched_by_torchrun, lost, meet, store, world
 
 Outcome = TypeVar("Outcome")
-
-
-def device_kind(settings: TrainSettings) -> str:
-    """``"cuda"`` or ``"cpu"``: what the run's accelerator setting means on this machine.
-
-    Raises:
-        ConfigError: CUDA, or more devices than there are, or others than torchrun has processes for, was asked for.
-    """
-    present = CUDAAccelerator.auto_device_count() if CUDAAccelerator.is_available() else 0
-    kind = settings.accelerator
-    if kind == "auto":
-        kind = "cuda" if present else "cpu"
-    wanted = local_devices(settings)
-    if kind == "cuda" and wanted > present:
-        raise ConfigError(
-            f"train.devices must be at most the {present} CUDA devices of this machine, got {wanted}. "
-            "Ask for fewer, or set train.accelerator to cpu."
-        )
-    return kind
-
-
-def local_devices(settings: TrainSettings) -> int:
-    """Devices that train on this machine: one for each process of torchrun's, else as many as the settings say.
-
-    Raises:
-        ConfigError: the settings ask for several, and torchrun started another number of processes.
-    """
-    here = world()
-    if not launched_by_torchrun():
-        return settings.devices
-    if settings.devices not in (1, here.local_ranks) or here.ranks % here.local_ranks:
-        raise ConfigError(
-            f"train.devices must be left out or be what torchrun started on each machine, {here.local_ranks} of "
-            f"{here.ranks} processes in all, got {settings.devices}. Start torchrun with one --nproc-per-node on all "
-            "machines, and leave train.devices out."
-        )
-    return here.local_ranks
+_BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 
 
 def processes(settings: TrainSettings) -> int:
@@ -70,6 +34,42 @@ def processes(settings: TrainSettings) -> int:
 def forks(settings: TrainSettings) -> bool:
     """Whether training forks this process, which must not have used CUDA until then."""
     return settings.devices > 1 and not launched_by_torchrun()
+
+
+def local_devices(settings: TrainSettings) -> int:
+    """Devices that train on this machine: one for each process of torchrun's, else as many as the settings say.
+
+    Raises:
+        ConfigError: the settings ask for several, and torchrun started another number of processes.
+    """
+    if not launched_by_torchrun():
+        return settings.devices
+    here = world()
+    if settings.devices not in (1, here.local_ranks) or here.ranks % here.local_ranks:
+        raise ConfigError(
+            f"train.devices must be left out or be what torchrun started on each machine, {here.local_ranks} of "
+            f"{here.ranks} processes in all, got {settings.devices}. Start torchrun with one --nproc-per-node on all "
+            "machines, and leave train.devices out."
+        )
+    return here.local_ranks
+
+
+def device_kind(settings: TrainSettings) -> str:
+    """``"cuda"`` or ``"cpu"``: what the run's accelerator setting means on this machine.
+
+    Raises:
+        ConfigError: CUDA, or more devices than there are, or others than torchrun has processes for, was asked for.
+    """
+    present = CUDAAccelerator.auto_device_count() if CUDAAccelerator.is_available() else 0
+    automatic = "cuda" if present else "cpu"
+    kind = automatic if settings.accelerator == "auto" else settings.accelerator
+    wanted = local_devices(settings)
+    if kind == "cuda" and wanted > present:
+        raise ConfigError(
+            f"train.devices must be at most the {present} CUDA devices of this machine, got {wanted}. "
+            "Ask for fewer, or set train.accelerator to cpu."
+        )
+    return kind
 
 
 def own_device(settings: TrainSettings) -> torch.device:
@@ -109,31 +109,19 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     strategy: DDPStrategy | str = "auto"
     if together > 1:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        strategy = DDPStrategy(
-            start_method="fork" if forks(settings) else "popen",
-            process_group_backend="gloo" if kind == "cpu" else "nccl",
-            find_unused_parameters=True,
-        )
-    return Fabric(
-        accelerator=kind,
-        devices=local,
-        num_nodes=together // local,
-        strategy=strategy,
-        precision=settings.precision,
-    )
+        method: Literal["fork", "popen"] = "fork" if forks(settings) else "popen"
+        strategy = DDPStrategy(start_method=method, process_group_backend=_BACKENDS[kind], find_unused_parameters=True)
+    nodes, precision = together // local, settings.precision
+    return Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=strategy, precision=precision)
 
 
 def launch(main: Callable[[Fabric], Outcome], settings: TrainSettings) -> Outcome:
     """Runs `main` on every device and returns what rank 0's returned.
 
     With one device, and under torchrun, it runs here; under torchrun each process returns what its own `main` did.
-    With several devices it runs in forked processes: what it does to objects of this process stays there, so
-    results belong on the disk, and nothing may have used CUDA here before. A Ctrl-C or SIGTERM that reaches this
-    process reaches every rank.
-
-    Args:
-        main: called once on every rank; its objects must be local to it.
-        settings: of the run.
+    With several devices it runs in forked processes: what it does to objects of this process stays there, so results
+    belong on the disk, and nothing may have used CUDA here before. A Ctrl-C or SIGTERM that reaches this process
+    reaches every rank. The objects of `main` must be local to it.
 
     Raises:
         DistillError: what any rank raised, or under torchrun the loss of another process.
@@ -145,8 +133,7 @@ def launch(main: Callable[[Fabric], Outcome], settings: TrainSettings) -> Outcom
     together = processes(settings)
     if together > 1:
         # A group for each training: names that the one before left in the store would be taken for this one's.
-        group = PrefixStore(f"training_{meet()}", store())
-        backend = "nccl" if fabric.device.type == "cuda" else "gloo"
+        group, backend = PrefixStore(f"training_{meet()}", store()), _BACKENDS[fabric.device.type]
         distributed.init_process_group(backend, store=group, rank=world().rank, world_size=together)
     fabric.launch()
     try:

@@ -15,13 +15,10 @@ Row = Mapping[str, float | int | None]
 
 
 def read_rows(path: Path) -> list[dict[str, float | None]]:
-    """The rows of a metrics file, without a last line that was never finished.
+    """The rows of a metrics file, without a last line that was never finished; an empty cell is None.
 
     Args:
         path: a CSV file with a column `step`; where it is missing there are no rows.
-
-    Returns:
-        One mapping per row; an empty cell is None.
 
     Raises:
         DataError: the file is no such CSV.
@@ -44,15 +41,6 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _text(columns: Sequence[str], rows: Sequence[Mapping[str, str]], *, header: bool) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    if header and columns:
-        writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
 def _cell(value: float | int | None) -> str:
     if value is None:
         return ""
@@ -63,23 +51,20 @@ def _cell(value: float | int | None) -> str:
 class MetricsLog:
     """A CSV file that grows by one row at a time.
 
-    Every row is one write at the file's end. A column that appears later rewrites the file once, whole or
-    not at all.
+    Every row is one write at the file's end. A column that appears later rewrites the file once, whole or not at all.
+
+    Args:
+        path: the file; it need not exist.
+        step: where the run stands; rows of later steps, left by a run that was killed, are dropped; 0 drops all.
     """
 
     def __init__(self, path: Path, *, step: int) -> None:
-        """Opens the file for a run that stands at `step`.
-
-        Args:
-            path: the file; it need not exist.
-            step: rows of later steps, left by a run that was killed, are dropped; 0 drops all.
-        """
         self.path = path
         rows = [row for row in _read_cells(path) if int(row["step"]) <= step] if step > 0 else []
         self._columns = list(rows[0]) if rows else []
         self.steps = {int(row["step"]) for row in rows}
         if path.exists():
-            write_text(path, _text(self._columns, rows, header=True))
+            self._rewrite(rows)
 
     def append(self, row: Row) -> None:
         """Adds a row; it needs a `step`. Missing columns stay empty."""
@@ -89,25 +74,33 @@ class MetricsLog:
         if unknown:
             rows = _read_cells(self.path) if self._columns else []
             self._columns += unknown
-            write_text(self.path, _text(self._columns, [*rows, cells], header=True))
+            self._rewrite([*rows, cells])
         else:
-            append_text(self.path, _text(self._columns, [cells], header=False))
+            append_text(self.path, self._text([cells]))
+
+    def _rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:
+        header = [dict(zip(self._columns, self._columns, strict=True))] if self._columns else []
+        write_text(self.path, self._text([*header, *rows]))
+
+    def _text(self, rows: Sequence[Mapping[str, str]]) -> str:
+        buffer = io.StringIO()
+        csv.DictWriter(buffer, self._columns, restval="", lineterminator="\n").writerows(rows)
+        return buffer.getvalue()
 
 
 @final
 class TensorboardLog:
-    """The same figures as TensorBoard events; needs the extra ``detdistill[tensorboard]``."""
+    """The same figures as TensorBoard events; needs the extra ``detdistill[tensorboard]``.
+
+    Args:
+        folder: for event files; a new one is opened in it.
+        step: events of later steps, left by a run that was killed, are hidden.
+
+    Raises:
+        MissingDependencyError: tensorboard is not installed.
+    """
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Opens a new event file in `folder`.
-
-        Args:
-            folder: for event files.
-            step: events of later steps, left by a run that was killed, are hidden.
-
-        Raises:
-            MissingDependencyError: tensorboard is not installed.
-        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

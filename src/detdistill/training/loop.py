@@ -40,21 +40,21 @@ def train(
 ) -> TrainResult:
     """Trains a step's parameters and leaves checkpoints from which the run can go on exactly.
 
-    On a CPU, a run that was killed and resumed ends with the same bits as one that was not. On one device the
-    step is trained in place and moved to that device; on several it is trained in forked processes, and the
-    trained student is in the checkpoint alone. Where an average is kept, it too is in the checkpoint alone.
+    On a CPU, a run that was killed and resumed ends with the same bits as one that was not. On one device the step is
+    trained in place and moved to that device; on several it is trained in forked processes, and the trained student is
+    in the checkpoint alone. Where an average is kept, it too is in the checkpoint alone.
 
     Args:
         step: a module with a submodule `student` that turns a `Batch` and a `Clock` into a `StepReport`.
         settings: of the run.
-        loader: (start step, rank, ranks) → one batch of `settings.batch_size` images per step from there on,
-            the same ones whenever it is asked.
-        save_student: writes ``student.safetensors``, whose tensors are named as in the student's own state,
-            and what else describes it, into the folder it is given.
+        loader: (start step, rank, ranks) → one batch of `settings.batch_size` images per step from there on, the same
+            ones whenever it is asked.
+        save_student: writes ``student.safetensors``, whose tensors are named as in the student's own state, and what
+            else describes it, into the folder it is given.
         folder: the run's; takes ``checkpoints/``, ``metrics.csv`` and ``evaluations.csv``.
         resume: go on from the latest checkpoint; without one, begin.
         evaluate: called with the student (the average where one is kept) in eval mode, on rank 0.
-        progress: told how it goes; None is silent.
+        progress: None is silent.
         label: what progress calls the run.
         identity: what else must be the same on resume (data, recipe, teacher's digest), as JSON.
 
@@ -84,18 +84,9 @@ def train(
             _threads(settings.threads),
             watch_signals(orphans_stop=fabric.world_size > 1) as stop,
         ):
+            watcher = progress or Silence()
             run = _Run(
-                fabric,
-                step,
-                settings,
-                loader=loader,
-                save_student=save_student,
-                folder=folder,
-                resume=resume,
-                evaluate=evaluate,
-                progress=progress or Silence(),
-                label=label,
-                identity=resumable,
+                fabric, step, settings, loader, save_student, folder, resume, evaluate, watcher, label, resumable
             )
             try:
                 return run.execute(stop)

@@ -9,22 +9,14 @@ from torch import nn, optim
 from detdistill.errors import ConfigError
 from detdistill.training.settings import TrainSettings
 
-MILESTONE_FACTOR = 0.1
+_MILESTONE_FACTOR = 0.1
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """The learning rate of a step.
+    """The learning rate of a step, counted from 0; above 0 for every step of the run.
 
     Warm-up of w steps, at most half of the run: lr · (t + 1) / w for t < w. Then, with p = (t - w) / (steps - w),
-    cosine
-    lr · (1 + cos πp) / 2, or lr · 0.1^(milestones passed, as fractions of all steps), or lr.
-
-    Args:
-        step: 0 is the first.
-        settings: of the run.
-
-    Returns:
-        A rate above 0 for every step of the run.
+    cosine lr · (1 + cos πp) / 2, or lr · 0.1^(milestones passed, as fractions of all steps), or lr.
     """
     warmup = min(settings.warmup_steps, settings.steps // 2)
     if step < warmup:
@@ -32,20 +24,14 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     if settings.schedule == "cosine":
         passed = (step - warmup) / max(1, settings.steps - warmup)
         return settings.lr * 0.5 * (1.0 + math.cos(math.pi * passed))
-    if settings.schedule == "step":
-        drops = sum(step >= milestone * settings.steps for milestone in settings.milestones)
-        return float(settings.lr * MILESTONE_FACTOR**drops)
-    return settings.lr
+    drops = sum(step >= milestone * settings.steps for milestone in settings.milestones)
+    return float(settings.lr * _MILESTONE_FACTOR**drops) if settings.schedule == "step" else settings.lr
 
 
 def build_optimizer(module: nn.Module, settings: TrainSettings) -> optim.Optimizer:
-    """An optimiser over everything that `module` trains, in two groups: decayed, and not.
+    """An optimiser over everything that `module` (a step: its student and its terms) trains, in two groups.
 
     Not decayed are parameters of at most one axis: weights and biases of norms, biases, learned scales.
-
-    Args:
-        module: the step: its student and, where there are any, its terms.
-        settings: of the run.
 
     Raises:
         ConfigError: nothing in `module` is trainable.
@@ -61,9 +47,3 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> optim.Optimiz
     if settings.optimizer == "adamw":
         return optim.AdamW(filled, lr=settings.lr)
     return optim.SGD(filled, lr=settings.lr, momentum=settings.momentum)
-
-
-def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
-    """Gives every group of the optimiser the same learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -27,14 +29,13 @@ from detdistill.store.checkpoints import (
     write_checkpoint,
 )
 from detdistill.store.layout import RunFolder
-from detdistill.training.ema import Ema
-from detdistill.training.forward import Parcel, PlainStep, micro_batches
 from detdistill.training.logs import MetricsLog, Row, TensorboardLog
-from detdistill.training.optimizer import build_optimizer, learning_rate, set_learning_rate
+from detdistill.training.optimizer import build_optimizer, learning_rate
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
-from detdistill.training.state import TrainingState
-from detdistill.types import Batch, Clock
+from detdistill.training.state import Ema, TrainingState
+from detdistill.training.world import attempted, settled
+from detdistill.types import Batch, Clock, StepReport
 
 Loader = Callable[[int, int, int], Iterable[Batch]]
 SaveStudent = Callable[[Any, Path], None]
@@ -63,6 +64,31 @@ class TrainResult:
     resumed_from: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+@final
+class Parcel:
+    """A batch and a clock that nobody unpacks on the way: Fabric refuses frozen dataclasses."""
+
+    __slots__ = ("batch", "clock")
+
+    def __init__(self, batch: Batch, clock: Clock) -> None:
+        self.batch, self.clock = batch, clock
+
+
+@final
+class PlainStep(nn.Module):
+    """Calls a step; the whole forward pass goes through this one module, so that gradients of all ranks are joined."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, parcel: Parcel) -> dict[str, dict[str, Tensor]]:
+        """The report's total (with its graph), parts and diagnostics, as the plain dicts that Fabric takes."""
+        report: StepReport = self.step(parcel.batch, parcel.clock)
+        parts, diagnostics = dict(report.parts), dict(report.diagnostics)
+        return {"total": {"total": report.total}, "parts": parts, "diagnostics": diagnostics}
 
 
 @final
@@ -97,9 +123,9 @@ class _Run:
         self.last_metrics: dict[str, float | None] = {}
         self.checkpoint: Path | None = None
         self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
-        self.start = self._begin()
+        start = self.start = self._begin()
         self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
-        run, start = RunFolder(self.folder), self.start
+        run = RunFolder(self.folder)
         self.metrics = MetricsLog(run.metrics, step=start) if self.writes else None
         self.evaluations = MetricsLog(run.evaluations, step=start) if self.writes else None
         events = self.writes and settings.tensorboard
@@ -112,28 +138,18 @@ class _Run:
             return 0
         require_same(found.snapshot.identity, self.identity, where=found.path)
         self.state.restore(found)
+        self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:
-            remove_surplus(self.folder, step=found.snapshot.step, keep=self.settings.keep_checkpoints)
-        self.seconds = found.snapshot.seconds
-        self.checkpoint = found.path
-        return found.snapshot.step
+            remove_surplus(self.folder, step=start, keep=self.settings.keep_checkpoints)
+        return start
 
     def _find(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
         remove_leftovers(self.folder)
         return find_checkpoint(self.folder) if self.resume else (None, ())
 
     def _by_leader(self, work: Callable[[], Outcome]) -> Outcome:
-        """What `work` returned on rank 0, or the error that it raised, on every rank."""
-        outcome: Any = None
-        if self.writes:
-            try:
-                outcome = work()
-            except DistillError as error:
-                outcome = error
-        outcome = self.fabric.broadcast(outcome)
-        if isinstance(outcome, DistillError):
-            raise outcome
-        found: Outcome = outcome
+        outcome: Any = self.fabric.broadcast(attempted(work) if self.writes else None)
+        found: Outcome = settled(outcome)
         return found
 
     def execute(self, stop: StopFlag) -> TrainResult:
@@ -209,14 +225,17 @@ class _Run:
         settings = self.settings
         torch.manual_seed(draw_seed(settings.seed, index, self.fabric.global_rank))
         rate = learning_rate(index, settings)
-        set_learning_rate(self.optimizer.optimizer, rate)
+        for group in self.optimizer.optimizer.param_groups:
+            group["lr"] = rate
         clock = Clock(step=index, total_steps=settings.steps)
         self.optimizer.zero_grad()
         figures: dict[str, dict[str, Tensor]] = {"total": {}, "parts": {}, "diagnostics": {}}
-        pieces = list(micro_batches(batch, settings.accumulate))
-        for number, (share, piece) in enumerate(pieces, start=1):
-            with self.fabric.no_backward_sync(self.module, enabled=number < len(pieces)):
-                report = self.module(Parcel(piece, clock))
+        edges = [round(len(batch) * number / settings.accumulate) for number in range(settings.accumulate + 1)]
+        pieces = [(first, last) for first, last in pairwise(edges) if last > first]
+        for first, last in pieces:
+            share = (last - first) / len(batch)
+            with self.fabric.no_backward_sync(self.module, enabled=last < len(batch)):
+                report = self.module(Parcel(batch.part(first, last) if settings.accumulate > 1 else batch, clock))
                 self.fabric.backward(report["total"]["total"] * share)
             for kind, values in report.items():
                 for name, value in values.items():
@@ -226,12 +245,10 @@ class _Run:
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.student)
-        row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate}
-        row["total"] = float(figures["total"]["total"])
-        if _due(index + 1, settings.log_every) or index + 1 == settings.steps:
-            named = {**figures["parts"], **figures["diagnostics"]}
-            if norm is not None:
-                named["gradient_norm"] = norm
+        total = float(figures["total"]["total"])
+        row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate, "total": total}
+        if self._is_logged(index + 1):
+            named = figures["parts"] | figures["diagnostics"] | ({} if norm is None else {"gradient_norm": norm})
             row |= dict(zip(named, torch.stack([*named.values()]).tolist(), strict=True)) if named else {}
         return row, stopping
 
@@ -270,13 +287,14 @@ class _Run:
             f"({self.settings.lr:g}), warm up for longer or clip the gradient (train.clip_norm); {kept}."
         )
 
+    def _is_logged(self, done: int) -> bool:
+        return _due(done, self.settings.log_every) or done == self.settings.steps
+
     def _report(self, done: int, row: dict[str, float | int | None], *, rate: float) -> None:
-        if not self.writes:
-            return
-        self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
-        if _due(done, self.settings.log_every) or done == self.settings.steps:
-            row["seconds"] = self.seconds
-            self._log(self.metrics, row)
+        if self.writes:
+            self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
+            if self._is_logged(done):
+                self._log(self.metrics, row | {"seconds": self.seconds})
 
     def _log(self, table: MetricsLog | None, row: Row) -> None:
         for log in (table, self.tensorboard):
@@ -287,20 +305,12 @@ class _Run:
         self.checkpoint = self._by_leader(lambda: self._write_checkpoint(done))
 
     def _write_checkpoint(self, done: int) -> Path:
-        snapshot = Snapshot(
-            step=done,
-            seconds=self.seconds,
-            identity=self.identity,
-            counters=self.state.counters(),
-            tensors=self.state.tensors(),
-        )
+        counters, tensors = self.state.counters(), self.state.tensors()
+        snapshot = Snapshot(done, self.seconds, self.identity, counters, tensors)
+        keep = self.settings.keep_checkpoints
         with self._plain_student() as student:
-            return write_checkpoint(
-                self.folder,
-                snapshot,
-                save_student=lambda folder: self.save_student(student, folder),
-                keep=self.settings.keep_checkpoints,
-            )
+            save = partial(self.save_student, student)
+            return write_checkpoint(self.folder, snapshot, save_student=save, keep=keep)
 
     def _evaluate_if_due(self, done: int) -> None:
         if self.evaluate is None or done == 0 or not _due(done, self.settings.evaluate_every):

@@ -15,6 +15,9 @@ Accelerator = Literal["auto", "cpu", "cuda"]
 
 _WORDS = {"optimizer": OptimizerName, "schedule": ScheduleName, "precision": Precision, "accelerator": Accelerator}
 
+_LEAST = dict.fromkeys(("steps", "batch_size", "accumulate", "devices", "log_every", "keep_checkpoints"), 1)
+_LEAST |= dict.fromkeys(("warmup_steps", "seed", "workers", "threads", "checkpoint_every", "evaluate_every"), 0)
+
 FREE_ON_RESUME = frozenset(
     {"workers", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "tensorboard"}
 )
@@ -82,9 +85,7 @@ class TrainSettings:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("steps", "batch_size", "accumulate", "devices", "log_every", "keep_checkpoints"), 1)
-        least |= dict.fromkeys(("warmup_steps", "seed", "workers", "threads", "checkpoint_every", "evaluate_every"), 0)
-        for name, bound in least.items():
+        for name, bound in _LEAST.items():
             if getattr(self, name) < bound:
                 raise ConfigError(f"train.{name} must be at least {bound}, got {getattr(self, name)}. Raise it.")
         for name in ("lr", "weight_decay", "clip_norm"):
@@ -96,10 +97,10 @@ class TrainSettings:
             if not 0 <= value < 1:
                 raise ConfigError(f"train.{name} must be at least 0 and below 1, got {value}. Change it.")
         for name, words in _WORDS.items():
-            known = get_args(words)
-            if getattr(self, name) not in known:
+            value, known = getattr(self, name), get_args(words)
+            if value not in known:
                 raise ConfigError(
-                    f"train.{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'. Choose one of these."
+                    f"train.{name} must be one of {', '.join(known)}, got '{value}'. Choose one of these."
                 )
         if self.lr == 0:
             raise ConfigError("train.lr must be above 0, got 0. Set a learning rate such as 0.01.")

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import final
@@ -24,8 +24,7 @@ class Interrupted(Exception):
 
     def __init__(self, step: int, checkpoint: Path) -> None:
         super().__init__(step, checkpoint)
-        self.step = step
-        self.checkpoint = checkpoint
+        self.step, self.checkpoint = step, checkpoint
 
     def __str__(self) -> str:
         return f"interrupted after step {self.step}; the checkpoint is {self.checkpoint}. Resume to go on."
@@ -47,7 +46,7 @@ class StopFlag:
     @property
     def requested(self) -> bool:
         """Whether it is so now."""
-        return self.asked or (self._parent is not None and os.getppid() != self._parent)
+        return self.asked or self._parent not in (None, os.getppid())
 
 
 @contextmanager
@@ -70,8 +69,7 @@ def watch_signals(*, orphans_stop: bool = False) -> Iterator[StopFlag]:
         yield flag
 
 
-@contextmanager
-def forward_signals() -> Iterator[None]:
+def forward_signals() -> AbstractContextManager[None]:
     """Hands Ctrl-C and SIGTERM to the processes that this one started, as SIGTERM, and waits on for their end."""
 
     def forward(number: int) -> None:
@@ -79,8 +77,7 @@ def forward_signals() -> Iterator[None]:
             if child.pid is not None:
                 os.kill(child.pid, signal.SIGTERM)
 
-    with _handling(forward):
-        yield
+    return _handling(forward)
 
 
 @contextmanager
@@ -94,10 +91,9 @@ def _handling(handler: Callable[[int], None]) -> Iterator[None]:
         if os.getpid() == owner:  # not in a loader's worker, which the main process ends
             handler(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, old in zip(numbers, before, strict=True):
+        for number, old in before.items():
             signal.signal(number, old)

@@ -14,15 +14,13 @@ import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from detdistill.errors import DistillError
 from detdistill.progress import Progress, Silence
 
-if TYPE_CHECKING:
-    from torch.distributed.distributed_c10d import (
-        Store,
-    )  # torch is imported where it is needed: the command line asks who leads
+if TYPE_CHECKING:  # torch is imported where it is needed: the command line asks who leads
+    from torch.distributed.distributed_c10d import Store
 
 Outcome = TypeVar("Outcome")
 _MEETINGS = itertools.count()  # every process comes to the same meetings in the same order
@@ -31,14 +29,11 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among all that torchrun started; without torchrun it is alone.
+    """This process among all that torchrun started, alone without torchrun; numbers are counted from 0.
 
     Attributes:
-        rank: its number among all, from 0.
-        ranks: how many there are on all machines.
-        local_rank: its number on its machine, from 0.
-        local_ranks: how many there are on its machine.
-        machine: its machine's number, from 0.
+        rank: its number among the `ranks` on all machines.
+        local_rank: its number among the `local_ranks` on its `machine`.
     """
 
     rank: int = 0
@@ -55,10 +50,8 @@ def launched_by_torchrun() -> bool:
 
 def world() -> World:
     """Who this process is, as torchrun says in its environment."""
-    if not launched_by_torchrun():
-        return World()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
-    return World(*(int(os.environ[name]) for name in names))
+    return World(*(int(os.environ[name]) for name in names)) if launched_by_torchrun() else World()
 
 
 def leads() -> bool:
@@ -69,6 +62,21 @@ def leads() -> bool:
 def watched_by_leader(progress: Progress | None) -> Progress:
     """`progress` in the process that leads, silence elsewhere and where there is none."""
     return progress if progress is not None and leads() else Silence()
+
+
+def attempted(work: Callable[[], Outcome]) -> Outcome | DistillError:
+    """What `work` returns, or the error that it raises, to be sent to other processes; see `settled`."""
+    try:
+        return work()
+    except DistillError as error:
+        return error
+
+
+def settled(outcome: Outcome | DistillError) -> Outcome:
+    """What `attempted` found: returned, or raised where it is an error."""
+    if isinstance(outcome, DistillError):
+        raise outcome
+    return outcome
 
 
 def by_leader(work: Callable[[], Outcome]) -> Outcome:
@@ -83,20 +91,13 @@ def by_leader(work: Callable[[], Outcome]) -> Outcome:
     if not launched_by_torchrun():
         return work()
     key = f"by_leader_{next(_MEETINGS)}"
-    outcome: Any
     if leads():
-        try:
-            outcome = work()
-        except DistillError as error:
-            outcome = error
+        outcome = attempted(work)
         store().set(key, pickle.dumps(outcome).hex())
-    else:
-        _wait_for([key])
-        outcome = pickle.loads(bytes.fromhex(store().get(key).decode()))
-    if isinstance(outcome, DistillError):
-        raise outcome
-    found: Outcome = outcome
-    return found
+        return settled(outcome)
+    _wait_for([key])
+    found: Outcome | DistillError = pickle.loads(bytes.fromhex(store().get(key).decode()))
+    return settled(found)
 
 
 def first_on_machine(work: Callable[[], Outcome]) -> Outcome:
