@@ -18,7 +18,7 @@ from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.methods.parts.context import ContextBlock
 from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.parts.generation import kept_cells
-from detdistill.types import Batch, Clock, Observation
+from detdistill.types import Clock, Observation
 from observations import batch, observation, random_observation, spec, unchecked
 from scenes_in_memory import targets_of
 
@@ -50,10 +50,6 @@ def recipes() -> dict[str, Recipe]:
 
 
 RECIPES = recipes()
-
-
-def total(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch = SCENE) -> Tensor:
-    return torch.cat([weighted.term(Pair(student, teacher, scene), CLOCK).values for weighted in recipe.terms], dim=1)
 
 
 def parameters(recipe: Recipe) -> list[Tensor]:
