@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,7 @@ from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.methods.parts.context import ContextBlock
 from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.parts.generation import kept_cells
-from detdistill.types import Batch, Clock, Observation, Pyramid
+from detdistill.types import Clock, Observation
 from observations import batch, observation, random_observation, spec, unchecked
 from scenes_in_memory import targets_of
 
@@ -53,27 +52,8 @@ def recipes() -> dict[str, Recipe]:
 RECIPES = recipes()
 
 
-def total(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch = SCENE) -> Tensor:
-    return torch.cat([weighted.term(Pair(student, teacher, scene), CLOCK).values for weighted in recipe.terms], dim=1)
-
-
 def parameters(recipe: Recipe) -> list[Tensor]:
     return list(dict.fromkeys(p for weighted in recipe.terms for p in weighted.term.parameters()))
-
-
-def rows(seen: Observation, index: Sequence[int]) -> Observation:
-    levels = tuple(level[list(index)] for level in seen.pyramid.levels)
-    return Observation(Pyramid(levels, seen.pyramid.strides))
-
-
-def spoilt(seen: Observation, seed: int) -> Observation:
-    generator = torch.Generator().manual_seed(seed)
-    levels = []
-    for level, stride in zip(seen.pyramid.levels, seen.pyramid.strides, strict=True):
-        inside = inside_cells(SCENE.sizes, stride, grid=(level.shape[-2], level.shape[-1]), device=level.device)
-        noise = 100 * torch.randn(level.shape, generator=generator)
-        levels.append(torch.where(inside, level.detach(), noise).requires_grad_(level.requires_grad))
-    return Observation(Pyramid(tuple(levels), seen.pyramid.strides))
 
 
 def both(*, student_channels: int = 3) -> tuple[Observation, Observation]:

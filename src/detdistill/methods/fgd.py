@@ -54,7 +54,7 @@ PUBLISHED_NUMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class FGDSettings:
-    """Numbers of the recipe `fgd`. None takes the published one of the student's family.
+    """Numbers of the recipe `fgd`. None takes the published one of the student's kind.
 
     Attributes:
         foreground_gain: multiplier of the term on objects, the paper's α; a gain of 0 leaves its term out.

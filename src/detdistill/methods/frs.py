@@ -46,7 +46,7 @@ class FRSSettings:
     """Numbers of the recipe `frs`.
 
     Attributes:
-        feature_gain: multiplier of the feature term; None takes the published one of the student's family, 0 leaves
+        feature_gain: multiplier of the feature term; None takes the published one of the student's kind, 0 leaves
             the term out.
         class_gain: multiplier of the class term; None and 0 as above.
         warmup_steps: both gains grow from 0 over this many steps, at most 5 % of the run.
