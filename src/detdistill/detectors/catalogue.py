@@ -60,6 +60,10 @@ def parse_detector(text: str) -> DetectorSettings:
 
     Raises:
         ConfigError: no slash, an unknown family, or neither a preset nor a timm backbone.
+
+    Example:
+        >>> detdistill.parse_detector("retinanet/resnet18").name
+        'retinanet/resnet18'
     """
     name, _, rest = text.partition("/")
     if not rest:

@@ -101,7 +101,12 @@ def method_tree(settings: object) -> dict[str, Any]:
 
 
 def method_text(settings: Any) -> str:
-    """The shortest text that `parse_method` turns into these settings: options at their defaults are left out."""
+    """The shortest text that `parse_method` turns into these settings: options at their defaults are left out.
+
+    Example:
+        >>> detdistill.method_text(detdistill.parse_method("aid( frs, alpha = 0.1 )"))
+        'aid(frs)'
+    """
     return _text(settings, options=True)
 
 

@@ -104,7 +104,7 @@ def _kitti_line(item: SceneObject) -> str:
 
 
 def _write_kitti(
-    drawn: Path, names: Sequence[str], scenes: Sequence[Objects], rows: Mapping[str, slice], size: tuple[int, int], out: Path
+    scenes: Mapping[Path, Objects], rows: Mapping[str, slice], out: Path, *, drawn: Path, size: tuple[int, int]
 ) -> None:
     """Writes KITTI's layout, numbered through both splits.
 
@@ -112,12 +112,13 @@ def _write_kitti(
     """
     images, numbered = drawn / "image_2", [f"{number:06d}.png" for number in range(len(scenes))]
     (drawn / "label_2").mkdir()
-    for name, source, objects in zip(numbered, names, scenes, strict=True):
-        place_image(drawn / source, images / name)
+    for name, (source, objects) in zip(numbered, scenes.items(), strict=True):
+        place_image(source, images / name)
         write_plain((drawn / "label_2" / name).with_suffix(".txt"), map(_kitti_line, objects))
     words = tuple(dict.fromkeys((*KITTI_TYPES, *KITTI_NAMES)))
     label_of, ids = np.array([words.index(name) for name in KITTI_NAMES]), np.arange(1, len(words) + 1)
-    splits = {split: _annotations(images, numbered[own], scenes[own], size) for split, own in rows.items()}
+    objects_of = list(scenes.values())
+    splits = {split: _annotations(images, numbered[own], objects_of[own], size) for split, own in rows.items()}
     for split, own in splits.items():
         labels = label_of[own.labels].astype(np.int32)
         splits[split] = replace(own, class_names=words, category_ids=ids, labels=labels)
@@ -211,7 +212,8 @@ def make_scenes(
         splits = {split: _annotations(images, names[own], objects[own], size) for split, own in rows.items()}
         write_data_set(splits, folder, to="coco")
         if kitti:
-            _write_kitti(images, names, objects, rows, size, folder / "kitti")
+            scenes_of = dict(zip(map(images.joinpath, names), objects, strict=True))
+            _write_kitti(scenes_of, rows, folder / "kitti", drawn=images, size=size)
         write_json(folder / "scenes.json", settings)
 
 
