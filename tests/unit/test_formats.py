@@ -40,7 +40,7 @@ class CsvSplit(Split):
         return f"CSV: {self.table.name}"
 
     def read(self, reading: Reading) -> tuple[Annotations, Problems]:
-        problems, rows = Problems(), list(csv.reader(self.table.open(encoding="utf-8")))
+        problems, rows = Problems(), list(csv.reader(self.table.read_text(encoding="utf-8").splitlines()))
         names = sorted({row[1] for row in rows if row[1]})
         classes = match_classes(self.table, names, reading.class_names)
         collected = LabelledImages(classes, self.table.parent, problems=problems, check_images=reading.check_images)
@@ -153,7 +153,7 @@ def test_a_format_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -
         attribute="FORMAT",
         entry_type=Format,
     )
-    assert found.names() == ("coco", "csv", "kitti", "voc", "yolo")
+    assert tuple(found) == ("coco", "csv", "kitti", "voc", "yolo")
 
 
 def test_what_one_format_knows_another_writer_does_not_copy(tmp_path: Path) -> None:

@@ -63,10 +63,10 @@ METHOD = replace(HINT, name="{}")
 
 
 def test_what_is_installed_is_found(installed: Installed) -> None:
-    before = methods().names()
+    before = tuple(methods())
     installed.add("good", GOOD.format("mine"), name="whatever")
     found = methods()
-    assert found.names() == tuple(sorted((*before, "mine")))
+    assert tuple(found) == tuple(sorted((*before, "mine")))
     assert len(found) == len(before) + 1
     assert found.find("mine").settings is HINT.settings
 
@@ -92,7 +92,7 @@ def test_what_is_installed_is_found(installed: Installed) -> None:
 def test_a_broken_package_is_told_by_name(installed: Installed, content: str, value: str, got: str) -> None:
     installed.add("broken", content, value=value)
     with pytest.raises(ConfigError) as refused:
-        methods().names()
+        tuple(methods())
     message = str(refused.value)
     assert message.startswith("The method 'mine' of the installed package broken must be importable, got: ")
     assert got in message
@@ -103,7 +103,7 @@ def test_a_package_that_cannot_be_named_is_told_too(monkeypatch: pytest.MonkeyPa
     point = EntryPoint("mine", "no_such_package:METHOD", GROUP)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [point])
     with pytest.raises(ConfigError, match=r"The method 'mine' of the installed package its package must be importable"):
-        methods().names()
+        tuple(methods())
 
 
 def test_an_entry_of_another_kind_is_refused(installed: Installed) -> None:
@@ -113,7 +113,7 @@ def test_an_entry_of_another_kind_is_refused(installed: Installed) -> None:
         match=r"^The method of entry point 'mine' of detdistill\.methods must be a Method, "
         r"got str\. Give an instance of detdistill's Method\.$",
     ):
-        methods().names()
+        tuple(methods())
 
 
 @pytest.mark.parametrize(("names", "point"), [(("frs",), "mine"), (("mine", "mine"), "mine")])
@@ -125,7 +125,7 @@ def test_a_name_that_there_is_already_is_refused(installed: Installed, names: tu
         match=rf"^The method of the entry point '{point}' of detdistill\.methods must have "
         rf"a name of its own, got '{names[0]}', which there is\. Uninstall one of the packages that add ",
     ):
-        methods().names()
+        tuple(methods())
 
 
 def test_registering_adds_and_replaces_what_was_added_alone() -> None:

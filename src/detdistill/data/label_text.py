@@ -39,12 +39,8 @@ def read_bytes(path: Path) -> bytes:
         raise FileFlaw("label file unreadable", error.strerror or "it cannot be opened") from error
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """Number, from 1, and text of every line that is not blank, without the space around it and a byte order mark.
-
-    Raises:
-        FileFlaw: it cannot be read, or is no text in UTF-8.
-    """
+def read_text(path: Path) -> str:
+    """The text of a label file without a byte order mark; raises `FileFlaw` where it is no text in UTF-8."""
     content = read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
@@ -54,7 +50,12 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise FileFlaw("label file not UTF-8", "a zero byte is no text", line=line)
-    lines = enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
+    return text
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """Number, from 1, and text of every line that is not blank, without the space around it; flaws as `read_text`."""
+    lines = enumerate(read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
     return [(number, stripped) for number, line in lines if (stripped := line.strip())]
 
 

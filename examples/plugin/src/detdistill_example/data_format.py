@@ -16,12 +16,12 @@ from typing import final
 from detdistill import Format
 from detdistill.data.annotations import Annotations
 from detdistill.data.builder import match_classes
+from detdistill.data.formats import Reading, Split
 from detdistill.data.image_files import unsafe_name
 from detdistill.data.label_files import LabelFile, LabelledBox, LabelledImages
 from detdistill.data.label_text import FileFlaw, number, read_text
 from detdistill.data.listing import SPLITS, file_of_split, without_suffix
 from detdistill.data.problems import Problems
-from detdistill.data.split import Reading, Split
 from detdistill.data.writable import Place, WritableSplit
 from detdistill.errors import ConfigError, DataError
 
@@ -64,7 +64,7 @@ class CsvSplit(Split):
         collected = LabelledImages(classes, self.table.parent, problems=problems, check_images=reading.check_images)
         for done, (name, boxes) in enumerate(images.items(), start=1):
             collected.add(name, LabelFile(tuple(boxes)), file=self.table, stem=without_suffix(name))
-            reading.tell(done, len(images))
+            reading.progress(done, len(images))
         return collected.finish(), problems
 
     def _rows(self, problems: Problems) -> Iterator[tuple[int, list[str]]]:
@@ -122,13 +122,12 @@ def write(folder: Path, written: Mapping[str, WritableSplit], class_names: tuple
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
-            for row in split.images():
-                image = split.image(row)
-                place(split, image, folder / image.name)
+            for image in split.images():
+                place(image, folder / image.name)
                 boxes = [item for item in image.boxes if not item.ignored]
                 if ignored := len(image.boxes) - len(boxes) + len(image.regions):
                     what = f"{ignored} ignored boxes or regions, which a table has no word for"
-                    split.problems.add("ignored boxes left out", split.place(row), what=what, action="skipped")
+                    split.problems.add("ignored boxes left out", str(image.path), what=what, action="skipped")
                 rows = [(image.name, class_names[item.label], *item.box) for item in boxes]
                 table.writerows(rows or [(image.name, "", "", "", "", "")])
 
