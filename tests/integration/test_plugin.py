@@ -115,7 +115,9 @@ def test_the_format_is_recognised_checked_and_converted(home: Path, run: Run) ->
     run("data", "convert", "tables", "--to", "coco", "--out", "coco")
     run("data", "convert", "coco", "--to", "csv", "--out", "again")
     for split in ("train", "val"):
-        first, again = (list(csv.reader((home / name / f"{split}.csv").open())) for name in ("tables", "again"))
+        first, again = (
+            list(csv.reader((home / name / f"{split}.csv").read_text().splitlines())) for name in ("tables", "again")
+        )
         assert [row[:2] for row in first] == [row[:2] for row in again]
         numbers = [[[float(word or 0) for word in row[2:]] for row in rows[1:]] for rows in (first, again)]
         assert numbers[0] == numbers[1]
