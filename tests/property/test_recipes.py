@@ -104,7 +104,9 @@ def test_padding_never_teaches(variant: str, sizes: list[tuple[int, int]], seed:
 @example(sizes=[(1, 1), (1, 1), (1, 17)], seed=316)  # nearly flat maps
 def test_an_image_costs_the_same_in_any_batch(variant: str, sizes: list[tuple[int, int]], seed: int) -> None:
     recipe = recipe_of(variant)
-    together = require_equal_in_any_batch(recipe, observed(recipe, scene_of(sizes, seed=seed), seed=seed))
+    # SSIM's variances are differences of numbers near 1: float32 leaves some 6e-8 of them, and c2 = 9e-4 divides it.
+    atol = 1e-4 if "ssim" in variant else 1e-5
+    together = require_equal_in_any_batch(recipe, observed(recipe, scene_of(sizes, seed=seed), seed=seed), atol=atol)
     assert together.min() >= 0
     assert together.isfinite().all()
 
