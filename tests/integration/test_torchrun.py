@@ -39,13 +39,14 @@ class Node:
         self.said = folder / "said"
         where = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)]
         where += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-        self.agent = subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *where, "-m", "detdistill", *words],
-            cwd=folder,
-            stdout=self.said.open("w"),
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+        with self.said.open("w") as said:
+            self.agent = subprocess.Popen(
+                [sys.executable, "-m", "torch.distributed.run", *where, "-m", "detdistill", *words],
+                cwd=folder,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
 
     def lose_power(self) -> None:
         """Agent and worker are gone at once."""
