@@ -113,6 +113,12 @@ class DetectorSettings(ABC):
         for key in keys:
             self.require(key, 0 < getattr(self, key) < 1, "lie between 0 and 1")
 
+    def require_dense_head(self) -> None:
+        """Refuses values of the keys that every dense head has: `head_norm`, `candidates_per_level`, `class_prior`."""
+        self.require_one_of("head_norm", get_args(HeadNorm))
+        self.require_at_least_one("candidates_per_level")
+        self.require_between_0_and_1("class_prior")
+
 
 def check_backbone(name: str, *, presets: tuple[str, ...] = ()) -> None:
     """Refuses a name, a pretrained tag (``name.tag``) allowed, that timm does not know.

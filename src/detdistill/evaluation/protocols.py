@@ -77,8 +77,8 @@ class Protocol:
         """
         if backend != "hotcoco" and not self.backends:
             raise ConfigError(f"The backend {backend} must come with the protocol coco, got {self.name}. Leave it out.")
-        found = find_split(data, split, exact=data.is_file()) if self.label_files else None
-        if found is not None and recognise(data).name != "kitti":
+        if self.label_files and recognise(data).name != "kitti":
+            found = find_split(data, split, exact=data.is_file())
             raise ConfigError(
                 f"The data {data} must be in KITTI's own layout for the protocol {self.name}, got a data set read as "
                 f"{found.text()}. Give the folder with label_2 and image_2: only KITTI's label files tell which "

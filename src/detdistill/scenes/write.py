@@ -141,7 +141,8 @@ def _found(out: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> bool:
         asked, got = (", ".join(f"{name} {of.get(name)!r}" for name in differing) for of in (wanted, stored))
         raise ConfigError(f"The scenes in {out} must be made with {asked}, got {got}. {remedy}")
     parts = [*(f"{split}.json" for split in SPLITS), *(["kitti"] if wanted["kitti"] else [])]
-    if not all((out / part).exists() for part in (*parts, *(f"images/{name}" for name in names))):
+    present = {entry.name for entry in os.scandir(out / "images")} if (out / "images").is_dir() else set()
+    if not all((out / part).exists() for part in parts) or not present.issuperset(names):
         raise ConfigError(f"The scenes in {out} must be complete, got a folder with files missing. {remedy}")
     return True
 

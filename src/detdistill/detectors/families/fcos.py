@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -48,9 +48,7 @@ class FCOSSettings(DetectorSettings):
 
     def check(self) -> None:
         """See `DetectorSettings.check`."""
-        self.require_one_of("head_norm", get_args(HeadNorm))
-        self.require_at_least_one("candidates_per_level")
-        self.require_between_0_and_1("class_prior")
+        self.require_dense_head()
 
 
 def build_fcos(settings: FCOSSettings, class_names: Sequence[str]) -> DenseDetector:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Literal, final, get_args
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -50,9 +50,7 @@ class GFLSettings(DetectorSettings):
 
     def check(self) -> None:
         """See `DetectorSettings.check`."""
-        self.require_one_of("head_norm", get_args(HeadNorm))
-        self.require_at_least_one("candidates_per_level")
-        self.require_between_0_and_1("class_prior")
+        self.require_dense_head()
         self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
         self.require("box_bins", self.box_bins >= 2, "be 2 or more", remedy="17 is usual.")
         last = self.box_bins - 1

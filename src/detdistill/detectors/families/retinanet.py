@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -54,9 +54,8 @@ class RetinaNetSettings(DetectorSettings):
 
     def check(self) -> None:
         """See `DetectorSettings.check`."""
-        self.require_one_of("head_norm", get_args(HeadNorm))
-        self.require_at_least_one("anchor_octaves", "candidates_per_level")
-        self.require_between_0_and_1("class_prior")
+        self.require_dense_head()
+        self.require_at_least_one("anchor_octaves")
         self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise ConfigError(
