@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError
-from detdistill.store.layout import CHECKPOINTS, LATEST, WEIGHTS
+from detdistill.store.layout import CHECKPOINTS, COUNTERS, LATEST, WEIGHTS
 from detdistill.training.logs import read_rows
 from detdistill.training.settings import TrainSettings
+from scenes_in_memory import tiny_student
 from tiny_training import (
     TinyStep,
     checkpoint_tensors,
@@ -100,6 +103,18 @@ def test_another_identity_is_refused_and_free_settings_are_not(tmp_path: Path) -
     run_tiny(tmp_path, tiny_settings(log_every=3), identity={"teacher": "abc", "image": (1, 2)}, resume=True)
     with pytest.raises(ConfigError, match=r"teacher must be 'abc' to resume from .*, got 'xyz'\."):
         run_tiny(tmp_path, tiny_settings(), identity={"teacher": "xyz", "image": (1, 2)}, resume=True)
+
+
+def test_a_run_of_before_a_setting_came_had_its_default(tmp_path: Path) -> None:
+    written = run_tiny(tmp_path, tiny_settings()).checkpoint / COUNTERS
+    content = json.loads(written.read_text())
+    del content["identity"]["train"]["backbone_lr_factor"]
+    written.write_text(json.dumps(content))
+    assert run_tiny(tmp_path, tiny_settings(), resume=True).resumed_from == 12
+    with pytest.raises(ConfigError, match=r"train\.backbone_lr_factor must be 1\.0 to resume from .*, got 0\.5\."):
+        run_tiny(
+            tmp_path, tiny_settings(backbone_lr_factor=0.5), resume=True, step=SupervisedStep(tiny_student("fcos"))
+        )
 
 
 def test_another_student_is_refused(tmp_path: Path) -> None:

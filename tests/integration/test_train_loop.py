@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import tiny_training
+from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError, DataError, DistillError
 from detdistill.store.layout import WEIGHTS
 from detdistill.training.launch import device_kind, make_fabric, require_precision
 from detdistill.training.logs import read_rows
 from detdistill.training.optimizer import learning_rate
+from detdistill.training.settings import OptimizerName
 from detdistill.types import Clock
+from scenes_in_memory import scene_batch, tiny_student
 from tiny_training import (
     TinyStep,
     TinyStudent,
@@ -101,6 +105,25 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
         assert row["lr"] == pytest.approx(learning_rate(int(row["step"]) - 1, tiny_settings()))
     assert not list(tmp_path.rglob("*.pt"))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_backbone_held_by_its_rate_keeps_its_weights_alone(tmp_path: Path, optimizer: OptimizerName) -> None:
+    """Its batch-norm statistics follow the images; the rate that is logged stays the run's."""
+    settings = tiny_settings(steps=2, batch_size=3, optimizer=optimizer, backbone_lr_factor=0.0, log_every=1)
+    student = tiny_student("fcos")
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    batches = [scene_batch()] * settings.steps
+    result = run_tiny(tmp_path, settings, step=SupervisedStep(student), loader=lambda start, *_: batches[start:])
+    rates = [float(row["lr"]) for row in read_rows(tmp_path / "metrics.csv")]
+    assert rates == pytest.approx([learning_rate(step, settings) for step in range(2)])
+    average = load_file(result.checkpoint / WEIGHTS)
+    for after in (student.state_dict(), average):
+        moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+        backbone = {name for name in moved if ".body." in name}
+        assert backbone
+        assert all(name.endswith(("running_mean", "running_var", "num_batches_tracked")) for name in backbone)
+        assert "model.head.classification_head.cls_logits.weight" in moved
 
 
 def test_the_plain_student_is_the_average(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.training.optimizer import build_optimizer, learning_rate
+from detdistill.training.settings import TrainSettings
+from detdistill.types import Clock
+from scenes_in_memory import FAMILIES, scene_batch, tiny_student
 from tiny_training import TinyStep, tiny_settings
 
 
@@ -80,6 +84,10 @@ def test_nothing_to_train_is_refused() -> None:
         ({"steps": 0}, r"train\.steps must be at least 1, got 0\."),
         ({"workers": -1}, r"train\.workers must be at least 0, got -1\."),
         ({"lr": 0.0}, r"train\.lr must be above 0, got 0\."),
+        (
+            {"backbone_lr_factor": -0.1},
+            r"train\.backbone_lr_factor must be a finite number of at least 0, got -0\.1\.",
+        ),
         ({"lr": float("nan")}, r"train\.lr must be a finite number of at least 0, got nan\."),
         ({"ema_decay": 1.0}, r"train\.ema_decay must be at least 0 and below 1, got 1\.0\."),
         ({"batch_size": 4, "accumulate": 3}, r"train\.accumulate must divide train\.batch_size \(4\), got 3\."),
@@ -103,3 +111,52 @@ def test_sgd_matches_a_hand_computed_step() -> None:
     optimizer.step()
     assert layer.weight.item() == pytest.approx(1.8)
     assert layer.bias.item() == pytest.approx(1.9)
+
+
+def moved(family: str, factor: float, **changes: object) -> dict[str, Tensor]:
+    """How far every trained parameter goes in the run's first step of plain SGD without decay."""
+    settings = TrainSettings(
+        steps=1, batch_size=3, optimizer="sgd", momentum=0, weight_decay=0, warmup_steps=0, backbone_lr_factor=factor
+    )
+    student = tiny_student(family, **changes)
+    step = SupervisedStep(student)
+    optimizer = build_optimizer(step, settings)
+    before = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(0, settings) * group["lr_factor"]
+    step(scene_batch(), Clock(step=0, total_steps=1)).total.backward()
+    optimizer.step()
+    return {name: parameter.detach() - before[name] for name, parameter in student.named_parameters()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_backbone_moves_by_its_factor_and_nothing_else_does(family: str) -> None:
+    plain, slower, held = (moved(family, factor) for factor in (1.0, 0.25, 0.0))
+    own = {name for name in plain if ".body." in f".{name}"}
+    assert own
+    assert any(plain[name].any() for name in own)
+    for name, by in plain.items():
+        expected = (0.25, 0.0) if name in own else (1.0, 1.0)
+        for found, times in zip((slower, held), expected, strict=True):
+            torch.testing.assert_close(found[name], times * by, rtol=1e-3, atol=1e-7)
+    assert not any(held[name].any() for name in own)
+
+
+def test_a_backbone_that_trains_nothing_has_no_factor() -> None:
+    said = (
+        r"train\.backbone_lr_factor must be 1 for a student whose backbone trains no parameter, got 0\.1\. Leave it "
+        "out, or freeze fewer of its stages"
+    )
+    with pytest.raises(ConfigError, match=said):
+        moved("fcos", 0.1, freeze_stages=4)
+    with pytest.raises(ConfigError, match=said):
+        build_optimizer(TinyStep(), tiny_settings(backbone_lr_factor=0.1))
+
+
+def test_without_a_factor_the_groups_are_the_two_there_always_were() -> None:
+    step = SupervisedStep(tiny_student("fcos"))
+    groups = build_optimizer(step, TrainSettings(steps=1, batch_size=1)).param_groups
+    parameters = list(step.parameters())
+    expected = [[p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]]
+    assert [[id(p) for p in group["params"]] for group in groups] == [[id(p) for p in own] for own in expected]
+    assert [group["lr_factor"] for group in groups] == [1.0, 1.0]

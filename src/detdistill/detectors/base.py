@@ -13,6 +13,7 @@ from torch import nn
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid
 
+_BODY = "body"
 LOSS_NEEDS = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 
 
@@ -98,6 +99,14 @@ class Detector(nn.Module, ABC):
 
         Runs as the module stands; put it into eval mode and under ``no_grad`` for inference.
         """
+
+    def in_backbone(self, tensor: str) -> bool:
+        """Whether the parameter or buffer of this name is the backbone's, without its neck.
+
+        ``train.backbone_lr_factor`` and `inherit` ask. As it stands: what lies in a module called ``body``, as
+        in a `PyramidBackbone`.
+        """
+        return _BODY in tensor.split(".")
 
     def forward(self, batch: Batch, needs: Set[Need]) -> Observation:
         """`extract`, then `observe`."""

@@ -11,8 +11,6 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import ShapeMismatch
 from detdistill.errors import ConfigError
 
-# Detectors call the backbone without its neck the body.
-_BODY = "body"
 _WRAPPER = "model."
 
 
@@ -87,7 +85,7 @@ def inherit(student: Detector, teacher: Detector, *, source: str) -> InheritRepo
         )
     theirs = {name.removeprefix(_WRAPPER): tensor for name, tensor in teacher.state_dict().items()}
     own = {name: name.removeprefix(_WRAPPER) for name in student.state_dict()}
-    wanted = {full: name for full, name in own.items() if _BODY not in name.split(".")}
+    wanted = {full: name for full, name in own.items() if not student.in_backbone(full)}
     inherited, other_shape = [], []
     for full, tensor in student.state_dict().items():
         given = theirs.get(wanted.get(full, ""))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from torch import nn, optim
 
+from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 from detdistill.training.settings import TrainSettings
 
 _MILESTONE_FACTOR = 0.1
+_STUDENT = "student."
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
@@ -29,21 +32,45 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
 
 
 def build_optimizer(module: nn.Module, settings: TrainSettings) -> optim.Optimizer:
-    """An optimiser over everything that `module` (a step: its student and its terms) trains, in two groups.
+    """An optimiser over everything that `module` (a step: its student and its terms) trains, in groups.
 
-    Not decayed are parameters of at most one axis: weights and biases of norms, biases, learned scales.
+    Not decayed are parameters of at most one axis: weights and biases of norms, biases, learned scales. A group's
+    learning rate is `learning_rate` times its ``"lr_factor"``, which is not 1 in the groups of the student's backbone
+    alone.
 
     Raises:
-        ConfigError: nothing in `module` is trainable.
+        ConfigError: nothing in `module` is trainable, or a backbone that does not learn has a factor of its own.
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not trainable:
         raise ConfigError("the student must have trainable parameters, got none. Freeze fewer of its stages.")
+    factor, decay = settings.backbone_lr_factor, settings.weight_decay
+    own = _in_backbone(module, trainable, factor) if factor != 1 else frozenset()
+    kinds = [(1.0, trainable.keys() - own), (factor, own)]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in trainable.items() if name in names and (p.ndim >= 2) == decays],
+            "weight_decay": decay if decays else 0.0,
+            "lr_factor": times,
+        }
+        for times, names in kinds
+        for decays in (True, False)
     ]
     filled = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         return optim.AdamW(filled, lr=settings.lr)
     return optim.SGD(filled, lr=settings.lr, momentum=settings.momentum)
+
+
+def _in_backbone(step: nn.Module, names: Iterable[str], factor: float) -> frozenset[str]:
+    """Which of a step's parameters are those of its student's backbone; refused where none is."""
+    student, inside = getattr(step, "student", None), (name for name in names if name.startswith(_STUDENT))
+    own = frozenset[str]()
+    if isinstance(student, Detector):
+        own = frozenset(name for name in inside if student.in_backbone(name.removeprefix(_STUDENT)))
+    if not own:
+        raise ConfigError(
+            f"train.backbone_lr_factor must be 1 for a student whose backbone trains no parameter, got {factor:g}. "
+            "Leave it out, or freeze fewer of its stages."
+        )
+    return own

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -136,7 +136,7 @@ class _Run:
         found, self.warnings = self._by_leader(self._find)
         if found is None:
             return 0
-        require_same(found.snapshot.identity, self.identity, where=found.path)
+        require_same(_completed(found.snapshot.identity, self.identity), self.identity, where=found.path)
         self.state.restore(found)
         self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:
@@ -226,7 +226,7 @@ class _Run:
         torch.manual_seed(draw_seed(settings.seed, index, self.fabric.global_rank))
         rate = learning_rate(index, settings)
         for group in self.optimizer.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_factor"]
         clock = Clock(step=index, total_steps=settings.steps)
         self.optimizer.zero_grad()
         figures: dict[str, dict[str, Tensor]] = {"total": {}, "parts": {}, "diagnostics": {}}
@@ -334,6 +334,12 @@ class _Run:
         finally:
             for module, mode in modes:
                 module.training = mode
+
+
+def _completed(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a run that began before some of today's training settings were there: with their defaults."""
+    defaults = {one.name: one.default for one in fields(TrainSettings) if one.name in current.get("train", {})}
+    return {**stored, "train": {**defaults, **stored.get("train", {})}}
 
 
 def _due(done: int, every: int) -> bool:

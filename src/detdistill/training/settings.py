@@ -37,6 +37,8 @@ class TrainSettings:
         accumulate: micro-batches that one step is computed in; divides `batch_size`.
         optimizer: SGD with momentum, or AdamW.
         lr: the highest learning rate.
+        backbone_lr_factor: times this the learning rate of the student's backbone; 0.1 is usual where it is pretrained
+            and the rest is not. 0 leaves its weights as they are, while batch-norm statistics still follow the images.
         weight_decay: of weights with two or more axes; norms, biases and scales are never decayed.
         momentum: of SGD.
         schedule: cosine to zero, ten times less at each milestone, or constant.
@@ -65,6 +67,7 @@ class TrainSettings:
     accumulate: int = 1
     optimizer: OptimizerName = "adamw"
     lr: float = 1e-3
+    backbone_lr_factor: float = 1.0
     weight_decay: float = 0.05
     momentum: float = 0.9
     schedule: ScheduleName = "cosine"
@@ -88,7 +91,7 @@ class TrainSettings:
         for name, bound in _LEAST.items():
             if getattr(self, name) < bound:
                 raise ConfigError(f"train.{name} must be at least {bound}, got {getattr(self, name)}. Raise it.")
-        for name in ("lr", "weight_decay", "clip_norm"):
+        for name in ("lr", "backbone_lr_factor", "weight_decay", "clip_norm"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"train.{name} must be a finite number of at least 0, got {value}. Change it.")
