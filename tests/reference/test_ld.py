@@ -77,7 +77,7 @@ def slow_ld(student: Observation, teacher: Observation, settings: LDSettings) ->
     for image, (target, size) in enumerate(zip(SCENE.targets, SIZES, strict=True)):
         match = match_by_atss(target.boxes, cells, size=size, scale=SCALE)
         region = valuable_region(target.boxes, cells, match, size=size, scale=SCALE)
-        boxes, around, classes, mass, ring, positives = torch.zeros(()), torch.zeros(()), torch.zeros(()), 0.0, 0, 0
+        boxes, around, classes, positives = torch.zeros(()), torch.zeros(()), [torch.zeros(())] * 2, [0, 0]
         for place in range(64 + 16):
             level, side, index = (0, 8, place) if place < 64 else (1, 4, place - 64)
             row, column = divmod(index, side)
@@ -88,14 +88,15 @@ def slow_ld(student: Observation, teacher: Observation, settings: LDSettings) ->
             if match.matched[place] >= 0:
                 ours, theirs = (one[level][image, 0, :, row, column] for one in (logits, their_logits))
                 weight = float(ours.detach().sigmoid().max())
-                boxes, mass = boxes + weight * cost, mass + weight
-                classes, positives = classes + slow_divergence(ours, theirs, settings.class_temperature), positives + 1
-            if region[place]:
-                around, ring = around + cost, ring + 1
-        if positives:
-            total = total + settings.gain * boxes / (4 * mass) + settings.class_gain * classes / positives
-        if ring and settings.valuable_region:
-            total = total + settings.gain * around / (4 * ring)
+                boxes = boxes + weight * cost
+                classes[level] = classes[level] + slow_divergence(ours, theirs, settings.class_temperature)
+                positives[level] += 1
+            around = around + float(region[place]) * cost
+        total = total + settings.gain * boxes / 4
+        for one, number in zip(classes, positives, strict=True):
+            total = total + settings.class_gain * one / max(number, 1)
+        if settings.valuable_region:
+            total = total + settings.gain * around / 16
     return total / len(SIZES)
 
 

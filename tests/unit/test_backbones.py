@@ -59,7 +59,7 @@ def test_pool_adds_one_subsampled_level() -> None:
 
 @pytest.mark.parametrize("width", [32, 64])
 @pytest.mark.parametrize("fpn_norm", ["none", "batch", "group"])
-@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+@pytest.mark.parametrize("norm", ["batch", "frozen", "frozen_statistics", "group"])
 def test_every_norm_survives_train(norm: str, fpn_norm: str, width: int) -> None:
     backbone = build("test_resnet", fpn_channels=width, norm=norm, fpn_norm=fpn_norm)  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in backbone.body.named_buffers()}
@@ -69,7 +69,8 @@ def test_every_norm_survives_train(norm: str, fpn_norm: str, width: int) -> None
     norms = [module for module in backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
     assert bool(norms) == (norm != "group")
     assert all(module.training == (norm == "batch") for module in norms)
-    assert all(module.weight.requires_grad == (norm == "batch") for module in norms)
+    assert all(module.weight.requires_grad == (norm != "frozen") for module in norms)
+    assert all((module.weight.grad is not None) == (norm != "frozen") for module in norms)
     changed = any(not torch.equal(value, before[name]) for name, value in backbone.body.named_buffers())
     assert changed == (norm == "batch")
     kinds = {"none": (), "batch": (nn.BatchNorm2d,), "group": (nn.GroupNorm,)}[fpn_norm]

@@ -113,9 +113,12 @@ def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"]
     if settings.norm == "group":
         _replace_batch_norm(body)
     frozen = _freeze(body, stages=settings.freeze_stages)
-    if settings.norm == "frozen":
+    if settings.norm in ("frozen", "frozen_statistics"):
         norms = [module for module in body.modules() if isinstance(module, nn.BatchNorm2d)]
-        frozen += [module.requires_grad_(False) for module in norms]
+        frozen += norms
+        if settings.norm == "frozen":
+            for module in norms:
+                module.requires_grad_(False)
     pools = bool(extras) and extra == "pool"
     if pools and extras > 1:
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from detdistill.errors import ConfigError, suggestion
 
-Norm = Literal["batch", "frozen", "group"]
+Norm = Literal["batch", "frozen", "frozen_statistics", "group"]
 FpnNorm = Literal["none", "batch", "group"]
 HeadNorm = Literal["none", "group"]
 
@@ -26,8 +26,9 @@ class DetectorSettings(ABC):
         fpn_channels: channels of every pyramid level.
         head_depth: convolutions before the prediction layers of the heads that read the pyramid.
         strides: pixels per cell of every level, fine to coarse, each twice the one before.
-        norm: the backbone's: "batch" as it comes; "frozen" = batch-norm that always uses its stored statistics and
-            never learns (what papers do with ImageNet weights and small batches); "group" = group-norm in its place.
+        norm: the backbone's: "batch" as it comes; "frozen_statistics" = batch-norm that always uses its stored
+            statistics, while its scale and shift learn (what most papers do with ImageNet weights and small batches);
+            "frozen" = neither changes; "group" = group-norm in its place.
         fpn_norm: normalisation after the pyramid's convolutions; "none" is torchvision's.
         freeze_stages: 0 = train everything; n = the backbone keeps weights and statistics up to maps of stride 2^(n+1).
         pretrained: None = random weights; True = timm's own, downloaded; a path = a state dict in timm's names.

@@ -108,7 +108,9 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         elsewhere. From the cache it is its image plus the attack's change brought back to the stored size, where the
         source brings back the whole image; made on the fly it starts from the augmented image, noise included. On the
         second view the student's batch-norm layers normalise by the twins' own statistics and keep their running
-        statistics, where the source lets the twins change them.
+        statistics, where the source lets the twins change them; not so in its RetinaNet, whose backbone keeps to its
+        stored statistics on both views (norm=frozen_statistics). The source's twins went through JPEG on their way,
+        ours are stored without loss.
     """
     gain, notes = published("ikd", student, PUBLISHED_GAINS)
     if settings.adversarial_gain is not None:

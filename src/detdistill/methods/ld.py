@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -23,8 +23,9 @@ from detdistill.methods.parts.distributions import softened_divergence
 from detdistill.types import Clock, Cost, Knowledge, Need, Pyramid
 
 _FEWEST_CLASSES = 2
-_TINY = torch.finfo(torch.float32).tiny
-# (boxes of an image, cells, size of the image, anchor scale) → which cells are taught (n,).
+# The source divides the sum over all edges of the region by 16, four times the edges of a cell.
+_REGION_SHARE = 1 / 4
+# (boxes of an image, cells, size of the image, anchor scale) → how much each cell is taught (n,), 0 for not at all.
 Taught = Callable[[Tensor, Cells, tuple[int, int], float], Tensor]
 
 
@@ -38,6 +39,8 @@ class LDSettings:
         valuable_region: also teach the cells around the positives, as a term of its own with the same gain.
         class_gain: multiplier of the class term; 0 leaves it out, the source's is 10.
         class_temperature: softens the class scores.
+        reduction: "image" takes the mean over images, whatever batch they are in; "batch" is the source's: boxes and
+            region add up over the images of a device, classes are a mean over all its positives.
     """
 
     gain: float = 0.25
@@ -45,17 +48,18 @@ class LDSettings:
     valuable_region: bool = False
     class_gain: float = 0.0
     class_temperature: float = 2.0
+    reduction: Literal["image", "batch"] = "image"
 
 
 def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings) -> Recipe:
     """The student imitates the teacher's distributions over the distances of each box's edges, where objects are.
 
     Formula:
-        L = gain · Σ_positives w · Σ_edges T² · KL(softmax(teacher / T) ‖ softmax(student / T)) / bins / (4 · Σ w)
+        L = gain · Σ_positives w · Σ_edges T² · KL(softmax(teacher / T) ‖ softmax(student / T)) / bins / 4
         w = the student's highest class score at the positive, detached; a positive is a cell that ATSS gives an
         object (see `gfl.assign`)
-        region: the same with w = 1 over the cells around the positives
-        classes: class_gain · mean over positives of T² · KL over classes / number of classes
+        region: the same over the cells around the positives, with w = their anchor's overlap (IoU), and / 16 for / 4
+        classes: class_gain · Σ_levels mean over the level's positives of T² · KL over classes / number of classes
 
     Raises:
         CapabilityError: no box distributions, or of another layout; for `ld.classes` class scores of another layout
@@ -70,10 +74,13 @@ def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings)
         Zheng et al., Localization Distillation for Dense Object Detection, CVPR 2022.
 
     Differs from the source:
-        Normalisers are each image's own instead of the batch's (equal at batch size 1); the region's cost is a mean
-        over its cells, where the source divides its sum by a constant; the class term is off by default. Where
-        student and teacher do not share all strides, only the shared levels are taught. The overlap from which on a
-        cell is positive never exceeds the object's best candidate's, so that every object has one where it can.
+        The loss is the mean over images, each with its own positives; the source adds up boxes and region over the
+        images of a device, 2 of them, which is twice as much: gain=0.5 or reduction=batch is its strength there.
+        The region leaves out positives, of which the source's may hold a few; the class term is off by default.
+        Where student and teacher do not share all strides, only the shared levels are taught. The overlap from which
+        on a cell is positive never exceeds the object's best candidate's, so that every object has one where it can.
+        Corrected: boxes were divided by the sum of w as well and the region by its number of cells, many times weaker
+        than the source, and classes averaged over the positives of all levels.
     """
     require_gain("gain", settings.gain)
     require_gain("class_gain", settings.class_gain)
@@ -82,34 +89,43 @@ def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings)
     scale = _anchor_scale(student, teacher)
     strides = shared_strides(student, teacher)
 
-    def term(knowledge: Knowledge, temperature: float, *, taught: Taught, scored: bool = False) -> DistributionTerm:
+    def term(knowledge: Knowledge, temperature: float, taught: Taught, **how: Any) -> DistributionTerm:
         return DistributionTerm(
-            knowledge, taught=taught, scored=scored, strides=strides, anchor_scale=scale, temperature=temperature
+            knowledge,
+            taught=taught,
+            strides=strides,
+            anchor_scale=scale,
+            temperature=temperature,
+            over_batch=settings.reduction == "batch",
+            **how,
         )
 
-    boxes = term(Knowledge.LOCALIZATION, settings.temperature, taught=_positives, scored=True)
+    boxes = term(Knowledge.LOCALIZATION, settings.temperature, _positives, scored=True)
     terms = [WeightedTerm("ld.boxes", boxes, settings.gain)]
     if settings.valuable_region:
-        region = term(Knowledge.LOCALIZATION, settings.temperature, taught=_region)
+        region = term(Knowledge.LOCALIZATION, settings.temperature, _region, share=_REGION_SHARE)
         terms.append(WeightedTerm("ld.region", region, settings.gain))
     if settings.class_gain > 0:
         _require_classes(student, teacher)
-        classes = term(Knowledge.CLASSIFICATION, settings.class_temperature, taught=_positives)
+        classes = term(Knowledge.CLASSIFICATION, settings.class_temperature, _positives, averaged=True)
         terms.append(WeightedTerm("ld.classes", classes, settings.class_gain))
     return recipe_of("ld", terms)
 
 
 @final
 class DistributionTerm(Term):
-    """How far the student's softened distributions are from the teacher's: each image's weighted mean over some cells.
+    """How far the student's softened distributions are from the teacher's, over some cells of each level.
 
     Args:
         knowledge: LOCALIZATION compares each edge's distribution over distances, CLASSIFICATION the classes'.
-        taught: which cells of an image count, from boxes and geometry alone.
-        scored: whether a cell weighs its highest student class score, detached; else 1.
+        taught: how much each cell of an image counts, from boxes and geometry alone.
         strides: the levels to compare.
         anchor_scale: side of the squares by which objects are given to cells, in strides.
         temperature: softens both distributions.
+        over_batch: add up over the images, or average over those of the whole batch, instead of each image by itself.
+        scored: whether a cell also weighs its highest student class score, detached.
+        averaged: the cost of a level is the mean over its cells; else their sum.
+        share: multiplier of that cost.
     """
 
     def __init__(
@@ -117,18 +133,24 @@ class DistributionTerm(Term):
         knowledge: Knowledge,
         *,
         taught: Taught,
-        scored: bool,
         strides: Sequence[int],
         anchor_scale: float,
         temperature: float,
+        over_batch: bool,
+        scored: bool = False,
+        averaged: bool = False,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
         self.knowledge = knowledge
         self.taught = taught
-        self.scored = scored
         self.strides = tuple(strides)
         self.anchor_scale = anchor_scale
         self.temperature = temperature
+        self.over_batch = over_batch
+        self.scored = scored
+        self.averaged = averaged
+        self.share = share
         self.select, need = (
             (select.box_distributions, Need.BOX_DISTRIBUTIONS)
             if knowledge is Knowledge.LOCALIZATION
@@ -138,7 +160,7 @@ class DistributionTerm(Term):
         self.student_needs = self.teacher_needs | ({Need.CLASS_LOGITS} if scored else frozenset())
 
     def forward(self, pair: Pair, clock: Clock) -> Cost:
-        """The cost per image and level; an image's levels add up to its mean. See `Term.forward`.
+        """The cost per image and level; an image's levels add up. See `Term.forward`.
 
         Raises:
             CapabilityError: an observation was made without what the term reads.
@@ -148,7 +170,7 @@ class DistributionTerm(Term):
         ours, theirs = self.select(pair.student), self.select(pair.teacher)
         scores = select.class_distributions(pair.student) if self.scored else None
         marks = pair.once((self.taught, self.anchor_scale), partial(_marks, pair, self.taught, self.anchor_scale))
-        sums, masses = [], []
+        columns = []
         with full_precision(ours.levels[0]):
             for stride in self.strides:
                 student_maps, teacher_maps = level_at(ours, stride), level_at(theirs, stride)
@@ -159,20 +181,26 @@ class DistributionTerm(Term):
                     )
                 marked = level_at(marks, stride)
                 where = marked.nonzero(as_tuple=True)
-                weights = torch.ones_like(where[0], dtype=torch.float32)
+                weights = marked[where]
                 if scores is not None:
-                    weights = _at(level_at(scores, stride).detach(), where).amax(dim=(1, 2)).sigmoid()
+                    weights = weights * _at(level_at(scores, stride).detach(), where).amax(dim=(1, 2)).sigmoid()
                 costs = softened_divergence(
                     _at(student_maps, where), _at(teacher_maps, where), temperature=self.temperature
                 ).mean(dim=1)
-                sums.append(_per_image(weights * costs, where, marked))
-                masses.append(_per_image(weights, where, marked))
-        whole = torch.stack(masses, dim=1).sum(dim=1, keepdim=True).clamp(min=_TINY)
-        return Cost(values=torch.stack(sums, dim=1) / whole, strides=self.strides)
+                columns.append(self._reduced(_per_image(weights * costs, where, marked), marked))
+        return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
+
+    def _reduced(self, sums: Tensor, marked: Tensor) -> Tensor:
+        """A level's cost per image (b,), whose mean over images is the batch's."""
+        number = len(sums) if self.over_batch else 1
+        if self.averaged:
+            cells = marked.count_nonzero(dim=(1, 2))
+            sums = sums / (cells.sum() if self.over_batch else cells).clamp(min=1)
+        return sums * (number * self.share)
 
 
 def _marks(pair: Pair, taught: Taught, scale: float) -> Pyramid:
-    """Which cells are taught, (b, h, w) on all of the student's levels."""
+    """How much each cell is taught, (b, h, w) on all of the student's levels."""
     pyramid, batch = pair.student.pyramid, pair.batch
     grids = [grid_of(level) for level in pyramid.levels]
     cells = make_cells(grids, pyramid.strides, device=pyramid.levels[0].device)
@@ -185,7 +213,7 @@ def _marks(pair: Pair, taught: Taught, scale: float) -> Pyramid:
 
 
 def _positives(boxes: Tensor, cells: Cells, size: tuple[int, int], scale: float) -> Tensor:
-    return match_by_atss(boxes, cells, size=size, scale=scale).matched >= 0
+    return (match_by_atss(boxes, cells, size=size, scale=scale).matched >= 0).float()
 
 
 def _region(boxes: Tensor, cells: Cells, size: tuple[int, int], scale: float) -> Tensor:
