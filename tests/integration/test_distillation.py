@@ -25,9 +25,11 @@ from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError, DistillError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
+from detdistill.jobs.paths import written_from
 from detdistill.jobs.run import RunOutcome, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import build_recipe, describe
+from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.logs import read_rows
 from every_method import RECIPES
@@ -184,6 +186,7 @@ def test_the_distilled_student_predicts_with_nothing_else_around(lab: Lab, tmp_p
 import sys
 sys.modules["detdistill.distillation"] = sys.modules["detdistill.methods"] = None
 from pathlib import Path
+from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.students import load_detector
 from detdistill.jobs.predict import predict_job
 loaded = load_detector(Path("student.safetensors"))
@@ -254,7 +257,9 @@ def test_the_written_config_is_the_run_and_runs_again(lab: Lab) -> None:
     # What the run chose by itself, the teacher's image size, is written out.
     image = ImageSettings(short_side=HEIGHT, long_side=WIDTH)
     assert again == replace(lab.config, data=replace(lab.config.data, image=image))
-    assert again.yaml() == (run / "config.yaml").read_text(encoding="utf-8")
+    written = dump_yaml(written_from(again.as_dict(), run))
+    assert written == (run / "config.yaml").read_text(encoding="utf-8")
+    assert "\nout: .\n" in written
     with pytest.raises(ConfigError, match="must be new or empty, got one with files in it"):
         distill_job(again)
     run.rename(aside)

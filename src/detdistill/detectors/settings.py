@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from detdistill.errors import ConfigError, suggestion
+from detdistill.settings import PLACE
 
 Norm = Literal["batch", "frozen", "frozen_statistics", "group"]
 FpnNorm = Literal["none", "batch", "group"]
@@ -46,7 +47,7 @@ class DetectorSettings(ABC):
     norm: Norm = "batch"
     fpn_norm: FpnNorm = "none"
     freeze_stages: int = 0
-    pretrained: bool | str | None = None
+    pretrained: bool | str | None = field(default=None, metadata={PLACE: True})
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     score_threshold: float = 0.05
@@ -81,7 +82,7 @@ class DetectorSettings(ABC):
     @classmethod
     def tag(cls) -> str:
         """The family's name: the default of the key `family`."""
-        return next(str(field.default) for field in fields(cls) if field.name == "family")
+        return next(str(one.default) for one in fields(cls) if one.name == "family")
 
     @property
     def name(self) -> str:

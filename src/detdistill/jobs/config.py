@@ -11,6 +11,7 @@ from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
+from detdistill.jobs.paths import read_from
 from detdistill.jobs.settings import RunConfig, StudentChoice
 from detdistill.settings import as_tree, build
 from detdistill.settings.overrides import Override, apply_override, parse_override
@@ -105,6 +106,7 @@ def _read(file: Path | None) -> Tree:
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must be a section of keys, got {content!r}. Write `key: value` lines.")
     tree = {key: {_SHORT[key]: v} if key in _SHORT and isinstance(v, str) else v for key, v in content.items()}
+    tree = tree if file is None else read_from(tree, file)
     train = tree.get("train", {})
     if "seed" in tree and isinstance(train, dict):
         if "seed" in train:

@@ -11,7 +11,7 @@ from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
 from detdistill.methods.composition import MethodSettings
-from detdistill.settings import as_tree, given
+from detdistill.settings import PLACE, as_tree, given
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
 
@@ -76,7 +76,7 @@ class TeacherSettings:
         allow: names of tensors that may be missing or left over when its weights are loaded.
     """
 
-    source: str
+    source: str = field(metadata={PLACE: True})
     allow: tuple[str, ...] = ()
 
 

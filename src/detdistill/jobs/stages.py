@@ -31,12 +31,14 @@ from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_co
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples
 from detdistill.jobs.opening import detect, image_settings, open_detector, read_split, require_same_classes
+from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
 from detdistill.progress import Progress
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows
+from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.launch import own_device
@@ -181,8 +183,12 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     folder, settings, image = RunFolder(config.out), config.train, asdict(data.image)
     if built.inherited is not None and leads():
         write_json(folder.inherited, built.inherited.as_dict())
+    student = config.student.settings.to_dict()
+    if isinstance(student["pretrained"], str):
+        # Its folder is written as the working directory sees it.
+        student["pretrained"] = Path(student["pretrained"]).name
     identity = {
-        "student": config.student.settings.to_dict(),
+        "student": student,
         "classes": list(data.train.class_names),
         "images": len(data.train),
         "boxes": len(data.train.boxes),
@@ -204,7 +210,8 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         }
         changes = replace(changes, twins=twins)
     if leads():
-        write_text(folder.config, replace(config, data=replace(config.data, image=data.image)).yaml())
+        resolved = replace(config, data=replace(config.data, image=data.image)).as_dict()
+        write_text(folder.config, dump_yaml(written_from(resolved, config.out)))
     dataset = samples.training_data(opened, changes)
     result = train(
         step,

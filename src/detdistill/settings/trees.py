@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_type_hints
@@ -17,6 +18,9 @@ DEEPEST = 64
 
 GIVEN = "given"
 """The key of a field's metadata that says how to give it, where every tree must."""
+
+PLACE = "place"
+"""The key of a field's metadata that says that its text, where it is some, may name a file or folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +111,23 @@ def as_tree(value: Any, hint: Any = Any) -> Any:
     if isinstance(value, Mapping):
         return {key: as_tree(one) for key, one in value.items()}
     return [as_tree(one, hint) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def with_paths(tree: Any, hint: Any, change: Callable[[str], str]) -> Any:
+    """A tree with all its paths changed: what is declared as a path, and text of fields whose metadata hold `PLACE`.
+
+    Args:
+        tree: settings, or a part of them, as nested dictionaries and lists, not yet checked.
+        hint: what they are declared as.
+    """
+    if isinstance(tree, (list, tuple)):
+        return [with_paths(one, hint, change) for one in tree]
+    if isinstance(tree, dict):
+        mark = tagged_in(hint)
+        kind: Any = section_in(hint) if mark is None else mark.kinds().get(str(tree.get(mark.tag)))
+        known = () if kind is None else fields(kind)
+        below = {one.name: pathlib.Path if PLACE in one.metadata else hints_of(kind)[one.name] for one in known}
+        return {key: with_paths(value, below.get(key, Any), change) for key, value in tree.items()}
+    if isinstance(tree, (str, pathlib.Path)) and str(tree) and pathlib.Path in _within(hint):
+        return change(str(tree))
+    return tree

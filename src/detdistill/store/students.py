@@ -47,9 +47,13 @@ def save_detector(
             f"a detector to save must be built from DetectorSettings, got {detector.spec.name}. "
             "Keep torchvision's own weights file instead."
         )
+    described = settings.to_dict()
+    if isinstance(settings.pretrained, str):
+        # Who builds it anew may do so from another working directory.
+        described["pretrained"] = str(Path(settings.pretrained).absolute())
     content = {
         "format": f"{_FORMAT}/{_VERSION}",
-        "detector": settings.to_dict(),
+        "detector": described,
         "class_names": list(detector.spec.class_names),
         "image": dict(image),
         "extra": dict(extra or {}),
