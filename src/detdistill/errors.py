@@ -43,3 +43,8 @@ def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
     if close:
         return f"Did you mean '{close[0]}'?"
     return "Choose one of them." if listed else f"Known: {', '.join(names)}."
+
+
+def typed(values: Iterable[object]) -> str:
+    """A list of numbers as `key=value` takes it, in one word of the shell."""
+    return f"[{','.join(map(str, values))}]"

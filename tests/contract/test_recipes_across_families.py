@@ -95,7 +95,7 @@ def test_no_shared_stride_is_refused_with_the_remedy(name: str) -> None:
     assert str(caught.value) == (
         "Student and teacher must share at least one stride, got [16, 32] (fcos/test_resnet) and [4, 8] "
         "(retinanet/test_efficientnet). Build the student with the teacher's strides, for example "
-        "student.strides=[4, 8]."
+        "student.strides=[4,8]."
     )
 
 
@@ -108,7 +108,7 @@ def test_frs_refuses_other_classes_and_names_the_way_out() -> None:
         assert str(caught.value) == (
             "The class logits for the recipe 'frs' must have the same classes on both sides, got "
             f"['car', 'truck', 'pedestrian'] (fcos/test_resnet) and {list(classes)} (fcos/test_efficientnet). "
-            "Set class_gain to 0 to imitate features only."
+            "Write frs(class_gain=0) to imitate features only."
         )
         # It knows too few classes for a loss on these labels, which nobody asks for.
         pair = pair_of(student, teacher, known_pair("fcos", "fcos").seen.batch, taught=frozenset({Need.CLASS_LOGITS}))
@@ -131,15 +131,25 @@ def test_frs_refuses_other_layouts_and_names_the_way_out(method: str, student: s
     with pytest.raises(CapabilityError) as caught:
         build_recipe(method, student_of(student).spec, teacher_of(teacher).spec)
     assert f"must have the same {what}" in str(caught.value)
-    assert str(caught.value).endswith("Set class_gain to 0 to imitate features only.")
+    assert str(caught.value).endswith("Write frs(class_gain=0) to imitate features only.")
 
 
-@pytest.mark.parametrize("side", ["student", "teacher"])
-def test_frs_refuses_a_side_without_class_logits(side: str) -> None:
-    specs = {"student": student_of("fcos").spec, "teacher": teacher_of("fcos").spec}
-    specs[side] = replace(specs[side], class_logits=None)
-    with pytest.raises(CapabilityError, match=rf"from both detectors, got none from {specs[side].name}\. Set class"):
-        build_recipe("frs", specs["student"], specs["teacher"])
+def test_frs_refuses_a_student_without_class_logits_and_names_the_way_out() -> None:
+    student, teacher = replace(student_of("fcos").spec, class_logits=None), teacher_of("fcos").spec
+    remedy = r"Write frs\(class_gain=0\) to imitate features only\."
+    with pytest.raises(CapabilityError, match=rf"from both detectors, got none from {student.name}\. {remedy}"):
+        build_recipe("frs", student, teacher)
+    assert [term.name for term in build_recipe("frs(class_gain=0)", student, teacher).terms] == ["frs.features"]
+
+
+@pytest.mark.parametrize("method", ["frs", "frs(class_gain=0)"])
+def test_frs_refuses_a_teacher_without_class_logits_and_names_the_way_out(method: str) -> None:
+    """Its mask is made of them, so that no gain helps."""
+    student, teacher = student_of("fcos").spec, replace(teacher_of("fcos").spec, class_logits=None)
+    remedy = r"Take a method on features alone, such as hint\."
+    with pytest.raises(CapabilityError, match=rf"from the teacher, got none from {teacher.name}\. {remedy}"):
+        build_recipe(method, student, teacher)
+    assert build_recipe("hint", student, teacher).terms
 
 
 @pytest.mark.parametrize("method", ["ld", *both_wrappers("ld"), "frs(class_gain=0) + ld"])
@@ -157,7 +167,7 @@ def test_ld_refuses_detectors_without_distributions_and_names_the_way_out(
         build_recipe(method, ours, theirs)
     assert str(caught.value) == (
         f"The recipe 'ld' must get box distributions from both detectors, got none from {lacking.name}. "
-        "Take the family gfl on both sides, or imitate features, as with 'frs' and class_gain=0."
+        "Take the family gfl on both sides, or imitate features, as with hint."
     )
 
 

@@ -105,7 +105,7 @@ def test_no_common_stride(home: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = [*distil(home, tmp_path / "run", teacher=str(home / "coarse")), "student.strides=[8,16]"]
     message = complaint(arguments, capsys)
     assert "must share at least one stride, got [8, 16]" in message
-    assert "student.strides=[32, 64]" in message
+    assert "student.strides=[32,64]" in message
 
 
 def test_an_empty_validation_set(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,12 +236,12 @@ def test_ignored_boxes_teach_nothing() -> None:
     ("student", "teacher", "settings", "message"),
     [
         ({}, {"box_distributions": None}, {}, "must get box distributions from both detectors, got none from gfl/made"),
-        ({"box_distributions": None}, {}, {}, r"Take the family gfl on both sides, or imitate features, as with 'frs'"),
+        ({"box_distributions": None}, {}, {}, r"Take the family gfl on both sides, or imitate features, as with hint"),
         (
             {"box_distributions": BoxLayout(STRIDES, 1, 9)},
             {},
             {},
-            r"same bins an edge .* got 9 .* and 5 .*box_bins=5\.",
+            r"same bins an edge .* got 9 .* and 5 .*Set student\.box_bins=5\.",
         ),
         (
             {"box_distributions": BoxLayout(STRIDES, 2, 5)},
@@ -255,13 +255,13 @@ def test_ignored_boxes_teach_nothing() -> None:
             {},
             {"class_logits": None},
             {"class_gain": 1.0},
-            r"got none from gfl/made-up\. Set class_gain to 0 to imitate",
+            r"got none from gfl/made-up\. Write ld\(class_gain=0\) to imitate",
         ),
         (
             {"class_names": ("a",), "class_logits": spec(strides=STRIDES, classes=("a",)).class_logits},
             {"class_names": ("a",), "class_logits": spec(strides=STRIDES, classes=("a",)).class_logits},
             {"class_gain": 1.0},
-            r"must be over at least 2 classes, as it compares shares, got \['a'\]\. Set class_gain to 0",
+            r"must be over at least 2 classes, as it compares shares, got \['a'\]\. Write ld\(class_gain=0\)",
         ),
         ({"pyramid": replace(layout().pyramid, strides=(32,))}, {}, {}, "must share at least one stride"),
     ],

@@ -19,7 +19,7 @@ from detdistill.distillation.weigh import Features, MeanOf
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.aid import AIDSettings, ByTeacherLoss, wrap_aid
 from detdistill.methods.catalogue import build_recipe
-from detdistill.methods.parts.weigh import by_teacher_loss
+from detdistill.methods.parts.weigh import BY_IMAGE_REMEDY, by_teacher_loss
 from detdistill.types import Clock, Knowledge, Need, Observation, Pyramid, TaskLoss
 from made_up_steps import Known, PixelTerm
 from observations import spec, unchecked
@@ -144,7 +144,7 @@ def test_a_level_without_a_loss_is_refused(granularity: Any) -> None:
             wrap_aid(PLAIN, STUDENT, teacher, AIDSettings(granularity=granularity))
         assert str(caught.value) == (
             "The teacher of aid must have a loss on every level that is weighed, [8, 16], got none on "
-            f"{missing} from retinanet/teacher. Set aid's granularity to image."
+            f"{missing} from retinanet/teacher. {BY_IMAGE_REMEDY}"
         )
         for works in ("image", "batch"):
             assert wrap_aid(PLAIN, STUDENT, teacher, AIDSettings(granularity=works)).name == "aid(plain)"
@@ -182,8 +182,7 @@ def test_a_stride_that_the_losses_lack_is_refused() -> None:
     with pytest.raises(CapabilityError) as caught:
         by_teacher_loss(loss, (8, None, 64), knowledge=Knowledge.FEATURE, alpha=0.1)
     assert str(caught.value) == (
-        "The strides that are weighed must be among the teacher's losses [8, 16], got [64]. "
-        "Set aid's granularity to image."
+        f"The strides that are weighed must be among the teacher's losses [8, 16], got [64]. {BY_IMAGE_REMEDY}"
     )
     own = by_teacher_loss(loss, (8, None, 64), knowledge=Knowledge.FEATURE, alpha=0.1, granularity="image")
     torch.testing.assert_close(own, torch.full((2, 3), -0.4).exp())

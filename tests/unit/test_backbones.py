@@ -53,7 +53,10 @@ def test_pool_adds_one_subsampled_level() -> None:
     levels = backbone(IMAGES)
     assert list(levels) == ["0", "1", "2", "pool"]
     assert torch.equal(levels["pool"], levels["2"][..., ::2, ::2])
-    with pytest.raises(ConfigError, match=r"at most one level beyond the backbone 'test_resnet', got .*Leave out"):
+    with pytest.raises(
+        ConfigError,
+        match=r"at most one level beyond the backbone 'test_resnet', got .* student\.strides=\[8,16,32,64\]\.",
+    ):
         build("test_resnet", strides=(8, 16, 32, 64, 128), extra="pool")
 
 
@@ -115,8 +118,8 @@ def test_frozen_stages_keep_weights_and_statistics(norm: str, stages: int, froze
             (2, 4, 8),
             r"strides that the backbone 'test_convnext' has, \(4, 8, 16, 32\), got \(2, 4, 8\)",
         ),
-        ("vit_tiny_patch16_224", (8, 16), r"has, \(16,\), got \(8, 16\)\. Change detector\.strides"),
-        ("test_resnet", (64, 128), r"got \(64, 128\)"),
+        ("vit_tiny_patch16_224", (8, 16), r"has, \(16,\), got \(8, 16\)\. .* set student\.strides=\[16\]\."),
+        ("test_resnet", (64, 128), r"got \(64, 128\)\. .* set student\.strides=\[32,64,128\]\."),
         ("test_resnett", (8,), r"must be a preset or a timm model, got 'test_resnett'\. Did you mean 'test_resnet'\?"),
         ("qqqqqqqq", (8,), r"got 'qqqqqqqq'\. See timm\.list_models"),
     ],
@@ -190,7 +193,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
         return model
 
     monkeypatch.setattr(timm, "create_model", offline)
-    message = r"weights of 'test_resnet' must be .* got the error 'no connection'\. Give detector\.pretrained the path"
+    message = r"weights of 'test_resnet' must be .* got the error 'no connection'\. Give student\.pretrained the path"
     with pytest.raises(MissingDependencyError, match=message):
         build("test_resnet", strides=(8, 16, 32), pretrained=True)
 

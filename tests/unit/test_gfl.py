@@ -165,10 +165,10 @@ def test_nothing_above_the_threshold_is_an_empty_answer() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"box_bins": 1}, r"detector\.box_bins must be 2 or more, got 1\. 17 is usual\."),
-        ({"box_bins": 3}, r"detector\.box_bias_init must lie between 0 and the last of GFL's bins, 2, got 3\.0\."),
-        ({"box_bias_init": 0.0}, r"detector\.box_bias_init must lie between 0 and .*, 16, got 0\.0\. Leave it out\."),
-        ({"anchor_scale": 0.0}, r"detector\.anchor_scale must be above 0, got 0\.0\. Leave it out\."),
+        ({"box_bins": 1}, r"student\.box_bins must be 2 or more, got 1\. 17 is usual\."),
+        ({"box_bins": 3}, r"student\.box_bias_init must lie between 0 and the last of GFL's bins, 2, got 3\.0\."),
+        ({"box_bias_init": 0.0}, r"student\.box_bias_init must lie between 0 and .*, 16, got 0\.0\. Leave it out\."),
+        ({"anchor_scale": 0.0}, r"student\.anchor_scale must be above 0, got 0\.0\. Leave it out\."),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(changes: dict[str, float], message: str) -> None:

@@ -71,9 +71,9 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         MetricsLog(path, step=10)
 
 
-def test_tensorboard_missing_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_missing_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'detdistill\[tensorboard\]'"):
+    with pytest.raises(MissingDependencyError, match=r"Install it with: pip install tensorboard\."):
         TensorboardLog(tmp_path, step=0)
 
 

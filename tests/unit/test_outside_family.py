@@ -142,9 +142,9 @@ def test_its_keys_are_its_own() -> None:
         settings_of({**TINY.to_dict(), "centre_radius": 1.5})
     with pytest.raises(ConfigError, match=r"settings of fcos must have known keys, got 'reach'\."):
         settings_of({**parse_detector("fcos/tiny").to_dict(), "reach": 1.0})
-    with pytest.raises(ConfigError, match=r"detector\.reach must be above 0, got 0\.0\."):
+    with pytest.raises(ConfigError, match=r"student\.reach must be above 0, got 0\.0\."):
         replace(TINY, reach=0.0)
-    with pytest.raises(ConfigError, match=r"detector\.norm must be one of .*got 'frozn'\. Did you mean 'frozen'\?"):
+    with pytest.raises(ConfigError, match=r"student\.norm must be one of .*got 'frozn'\. Did you mean 'frozen'\?"):
         replace(TINY, norm="frozn")  # type: ignore[arg-type]
 
 

@@ -206,7 +206,7 @@ def test_a_detector_without_published_gains_is_told_so(unknown: DetectorSpec) ->
             "scores of its classes: FCOS's are taken. Compare a few gains before you trust the result."
         )
         for text, notes in ((method, (note,)), (f"ssim + {method}", (note,)), (given, ())):
-            assert build_recipe(text, unknown, unknown).notes == notes
+            assert build_recipe(text, unknown, spec()).notes == notes
     assert build_recipe("hint", unknown, unknown).notes == ()
 
 

@@ -176,14 +176,16 @@ def test_folder_without_the_split(tmp_path):
         find_split(tmp_path, "val")
     write(tmp_path / "train.json")
     write(tmp_path / "deep" / "valid.json")
-    with pytest.raises(ConfigError, match=r"got deep/valid\.json, train\.json\. Rename the file, or give"):
+    with pytest.raises(
+        ConfigError, match=r"got deep/valid\.json, train\.json\. Rename a file, or name it: data\.train="
+    ):
         find_split(tmp_path, "val")
 
 
 def test_folder_with_several_years(tmp_path):
     for year in (2014, 2017):
         write(tmp_path / "annotations" / f"instances_val{year}.json")
-    with pytest.raises(ConfigError, match=r"one instances_val\*\.json, got instances_val2014.*2017\.json\. Give"):
+    with pytest.raises(ConfigError, match=r"one instances_val\*\.json, got instances_val2014.*2017\.json\. Rename"):
         find_split(tmp_path, "val")
 
 

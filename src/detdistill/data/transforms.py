@@ -96,12 +96,12 @@ class AugmentSettings:
         if not 0 < low <= high < math.inf:
             raise ConfigError(
                 f"augment.scale_jitter must be two factors with 0 < low <= high, got {low}, {high}."
-                " Give for example 0.8, 1.25."
+                " Give for example [0.8,1.25]."
             )
         if self.short_sides is not None and not 1 <= self.short_sides[0] <= self.short_sides[1]:
             raise ConfigError(
                 f"augment.short_sides must be two whole numbers of pixels with 1 <= low <= high, got"
-                f" {self.short_sides[0]}, {self.short_sides[1]}. Give for example 480, 800."
+                f" {self.short_sides[0]}, {self.short_sides[1]}. Give for example [480,800]."
             )
 
 

@@ -19,7 +19,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 
 from detdistill.detectors.load_report import load_tensors
 from detdistill.detectors.settings import DetectorSettings, check_backbone
-from detdistill.errors import ConfigError, MissingDependencyError
+from detdistill.errors import ConfigError, MissingDependencyError, typed
 
 # A file that is no checkpoint fails wherever torch's unpickler happens to trip over it.
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
@@ -122,8 +122,8 @@ def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"]
     pools = bool(extras) and extra == "pool"
     if pools and extras > 1:
         raise ConfigError(
-            f"detector.strides must ask for at most one level beyond the backbone '{name}', got {strides}. "
-            "Leave out the coarsest."
+            f"student.strides must ask for at most one level beyond the backbone '{name}', got {strides}. "
+            f"Set student.strides={typed(strides[: len(indices) + 1])}."
         )
     block = LastLevelMaxPool() if pools else ExtraLevels(channels, extras) if extras else None
     norm = _FPN_NORMS[settings.fpn_norm]
@@ -144,9 +144,13 @@ def _choose_levels(name: str, strides: tuple[int, ...]) -> tuple[tuple[int, ...]
     position = {stride: index - len(offered) for index, stride in enumerate(offered)}
     own = [stride for stride in strides if stride <= offered[-1]]
     if not own or any(stride not in position for stride in own):
+        first = offered[-1]
+        while first // 2 in position and first > strides[0]:
+            first //= 2
+        fitting = [first * 2**level for level in range(max(1, strides[-1] // first).bit_length())]
         raise ConfigError(
-            f"detector.strides must start at strides that the backbone '{name}' has, {tuple(sorted(position))}, "
-            f"got {strides}. Change detector.strides or take another backbone."
+            f"student.strides must start at strides that the backbone '{name}' has, {tuple(sorted(position))}, "
+            f"got {strides}. Take another backbone, or set student.strides={typed(fitting)}."
         )
     return tuple(position[stride] for stride in own), len(strides) - len(own)
 
@@ -164,7 +168,7 @@ def _create_body(name: str, indices: tuple[int, ...], *, pretrained: bool | str 
         reason = str(error).partition("\n")[0]
         raise MissingDependencyError(
             f"The pretrained weights of '{name}' must be downloadable or cached, got the error '{reason}'. "
-            "Give detector.pretrained the path of a state dict (.safetensors or .pth) instead of true, or null."
+            "Give student.pretrained the path of a state dict (.safetensors or .pth) instead of true, or null."
         ) from error
 
 

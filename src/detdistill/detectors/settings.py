@@ -65,12 +65,12 @@ class DetectorSettings(ABC):
         doubling = all(coarse == 2 * fine for fine, coarse in zip(self.strides, self.strides[1:], strict=False))
         power = bool(self.strides) and self.strides[0] >= 2 and self.strides[0].bit_count() == 1
         expected = "be powers of two, each twice the one before"
-        self.require("strides", doubling and power, expected, remedy="Write for example (8, 16, 32).")
+        self.require("strides", doubling and power, expected, remedy="Write for example [8,16,32].")
         score = self.score_threshold
         self.require("score_threshold", 0 <= score < 1, "be at least 0 and below 1", remedy="0.05 is usual.")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(
-                f"detector.mean and detector.std must be three numbers each, std positive, got {self.mean} "
+                f"student.mean and student.std must be three numbers each, std positive, got {self.mean} "
                 f"and {self.std}. Leave them out for ImageNet's."
             )
         self.check()
@@ -96,14 +96,14 @@ class DetectorSettings(ABC):
     def require(self, key: str, fits: bool, expected: str, *, remedy: str = "Leave it out.") -> None:
         """Refuses the value of a key that does not fit, with what it must be instead."""
         if not fits:
-            raise ConfigError(f"detector.{key} must {expected}, got {getattr(self, key)}. {remedy}")
+            raise ConfigError(f"student.{key} must {expected}, got {getattr(self, key)}. {remedy}")
 
     def require_one_of(self, key: str, known: Sequence[str]) -> None:
         """Refuses a word that is none of `known`."""
         value = str(getattr(self, key))
         if value not in known:
             remedy = suggestion(value, known, listed=True)
-            raise ConfigError(f"detector.{key} must be one of {', '.join(known)}, got '{value}'. {remedy}")
+            raise ConfigError(f"student.{key} must be one of {', '.join(known)}, got '{value}'. {remedy}")
 
     def require_at_least_one(self, *keys: str) -> None:
         """Refuses counts below 1."""

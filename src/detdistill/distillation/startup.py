@@ -81,7 +81,7 @@ def _prove_term(weighted: WeightedTerm, pair: Pair, student: nn.Module, *, pertu
     if not torch.isfinite(loss.detach()):
         raise DistillError(
             f"The loss of the term '{weighted.name}' must be finite on the first batch, got {value}. "
-            "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER`."
+            "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`."
         )
     if not 0.0 < norm < float("inf"):
         raise DistillError(

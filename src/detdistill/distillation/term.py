@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.pair import Align, Level, Pair, Select, pyramid
-from detdistill.errors import CapabilityError
+from detdistill.errors import CapabilityError, typed
 from detdistill.types import Clock, Cost, Knowledge, Need
 
 # One level of both sides, and the pair it is of → one cost ≥ 0 per image, in float32.
@@ -109,7 +109,7 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
             f"Student and teacher must share at least one stride, got {list(student.pyramid.strides)} "
             f"({student.name}) and {list(teacher.pyramid.strides)} ({teacher.name}). "
             "Build the student with the teacher's strides, for example student.strides="
-            f"{list(teacher.pyramid.strides)}."
+            f"{typed(sorted(set(teacher.pyramid.strides)))}."
         )
     return tuple(shared)
 

@@ -267,7 +267,7 @@ def _module(name: str) -> Any:
         package = name.partition(".")[0].replace("_", "-")
         raise MissingDependencyError(
             f"The package {package} must be installed to evaluate with it, got an import error. "
-            f"Install it: pip install 'detdistill{'' if package == 'hotcoco' else '[evaluators]'}'."
+            f"Install it: pip install {package}."
         ) from error
 
 

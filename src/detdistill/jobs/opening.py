@@ -84,6 +84,17 @@ def read_split(
     return annotations
 
 
+def shared_images(train: Annotations, val: Annotations) -> str | None:
+    """A line that says how many validation images are training images too; None where there is none."""
+    first, second = (
+        {f"{split.images_dir.resolve()}/{split.file_name(index)}" for index in range(len(split))}
+        for split in (train, val)
+    )
+    if both := len(first & second):
+        return f"val data: {both} of {len(second)} images are training images too: AP says little about new ones"
+    return None
+
+
 def image_settings(image: Mapping[str, Any] | None, annotations: Annotations) -> ImageSettings:
     """The image size a checkpoint describes; where there is none the images' own median size, at most 800 x 1333."""
     if image:

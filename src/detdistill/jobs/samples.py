@@ -134,7 +134,7 @@ def batch_with_boxes(opened: Opened, changes: SampleChanges) -> Batch:
     if not samples:
         raise DataError(
             "The training images must have at least one box to learn, got none. "
-            "Check the annotations with `detdistill data check`."
+            "Check the annotations with `detdistill data check DATA`."
         )
     return collate(samples, pad_multiple=opened.data.image.pad_multiple)
 

@@ -30,7 +30,14 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples
-from detdistill.jobs.opening import detect, image_settings, open_detector, read_split, require_same_classes
+from detdistill.jobs.opening import (
+    detect,
+    image_settings,
+    open_detector,
+    read_split,
+    require_same_classes,
+    shared_images,
+)
 from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import RunConfig
@@ -106,6 +113,8 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     train_split = read_split(config.data.source("train"), "train", progress=watcher)
     names = train_split.class_names
     val_split = read_split(config.data.source("val"), "val", class_names=names, progress=watcher)
+    if shared := shared_images(train_split, val_split):
+        watcher.say(shared)
     size = config.data.image or image_settings(teacher.image if teacher else None, train_split)
     data = OpenedData(train_split, val_split, size)
     if choice is not None and teacher is not None:

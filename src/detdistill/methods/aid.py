@@ -17,9 +17,16 @@ from detdistill.distillation.weigh import Features, MeanOf, Weigh
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.attention import AttentionSettings
 from detdistill.methods.composition import MethodSettings, wrapped
-from detdistill.methods.features import require_gain, require_one_of
+from detdistill.methods.features import require_gain, require_one_of, require_same_classes
 from detdistill.methods.method import Method
-from detdistill.methods.parts.weigh import BY_IMAGE, BY_LEVEL, GRANULARITIES, Granularity, by_teacher_loss
+from detdistill.methods.parts.weigh import (
+    BY_IMAGE,
+    BY_IMAGE_REMEDY,
+    BY_LEVEL,
+    GRANULARITIES,
+    Granularity,
+    by_teacher_loss,
+)
 from detdistill.types import Knowledge, Need, Observation
 
 _SOURCES = {"teacher_features": Features.TEACHER, "student_features": Features.STUDENT}
@@ -96,8 +103,8 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         D = the teacher's class + box loss (class terms: class alone; box terms: box alone; two stages: + RoI loss)
 
     Raises:
-        CapabilityError: the teacher has no loss on a level that is weighed, or its heads cannot read the student's
-            features.
+        CapabilityError: the teacher has other classes, no loss on a level that is weighed, or heads that cannot read
+            the student's features.
         ConfigError: an unknown granularity or loss source, an alpha below 0, a recipe that is weighed already, a
             control of a weight that reads the student or is shared over a batch, or `weigh_adversarial` without a term
             on another view.
@@ -143,6 +150,7 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
             f"aid's weigh_adversarial must be false for '{recipe.name}', whose terms all are on the clean view, got "
             "true. Wrap the method in ikd inside aid, as in aid(ikd(frs), weigh_adversarial=true), or leave it out."
         )
+    require_same_classes(student, teacher, method="aid", remedy="Take the method without aid.")
     if features is Features.STUDENT:
         _require_equal_pyramids(student, teacher)
     if settings.granularity in BY_LEVEL:
@@ -175,7 +183,7 @@ def _require_level_losses(student: DetectorSpec, teacher: DetectorSpec, settings
     if missing:
         raise CapabilityError(
             f"The teacher of aid must have a loss on every level that is weighed, {list(wanted)}, got none on "
-            f"{missing} from {teacher.name}. Set aid's granularity to image."
+            f"{missing} from {teacher.name}. {BY_IMAGE_REMEDY}"
         )
 
 

@@ -13,7 +13,7 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, Measure, shared_strides
-from detdistill.errors import ConfigError
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.types import Need
 
@@ -118,6 +118,19 @@ def recipe_of(name: str, terms: Iterable[WeightedTerm], *, notes: tuple[str, ...
             "train the student alone with detdistill train."
         )
     return Recipe(name=name, terms=counting, notes=notes)
+
+
+def require_same_classes(student: DetectorSpec, teacher: DetectorSpec, *, method: str, remedy: str) -> None:
+    """Refuses a teacher whose own loss on the labels would be of other classes than they mean.
+
+    Raises:
+        CapabilityError: its classes are not the student's, in the same order.
+    """
+    if student.class_names != teacher.class_names:
+        raise CapabilityError(
+            f"The teacher of {method} must have the student's classes in the same order, as its loss on the labels "
+            f"counts, got {list(teacher.class_names)} ({teacher.name}) and {list(student.class_names)}. {remedy}"
+        )
 
 
 def require_one_of(name: str, value: object, known: Collection[object]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.term import LevelTerm, require_equal_class_layouts, shared_strides
-from detdistill.errors import ConfigError
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.features import Normalize, cellwise, feature_term, recipe_of, require_gain, require_one_of
 from detdistill.methods.method import Method
 from detdistill.methods.parts import compare, normalize, select
@@ -95,6 +95,11 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         So is `scale: per_channel`: measured both ways over 3 seeds, it is level with the source's sums on drawn scenes
         (10.3 and 10.2 AP) and worse on bccd (31.9 and 33.1).
     """
+    if teacher.class_logits is None:
+        raise CapabilityError(
+            f"The recipe 'frs' must get class logits from the teacher, got none from {teacher.name}. Take a method on "
+            "features alone, such as hint."
+        )
     require_one_of("normalizer", settings.normalizer, ("image", "batch"))
     require_one_of("scale", settings.scale, ("source", "per_channel"))
     numbers, notes = published("frs", student, PUBLISHED_NUMBERS)
@@ -143,7 +148,9 @@ def _class_scale(student: DetectorSpec, numbers: FRSNumbers) -> float:
 
 
 def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: Normalize) -> LevelTerm:
-    require_equal_class_layouts(student, teacher, recipe="frs", remedy="Set class_gain to 0 to imitate features only.")
+    require_equal_class_layouts(
+        student, teacher, recipe="frs", remedy="Write frs(class_gain=0) to imitate features only."
+    )
     channels = teacher.pyramid.channels
     return LevelTerm(
         cellwise(compare.bce, divide, richness),

@@ -13,7 +13,7 @@ from detdistill.distillation.view import View
 from detdistill.errors import ConfigError
 from detdistill.methods.attack import AdversarialTwins, AttackSettings
 from detdistill.methods.composition import MethodSettings, wrapped
-from detdistill.methods.features import aligner_for, cellwise, require_gain
+from detdistill.methods.features import aligner_for, cellwise, require_gain, require_same_classes
 from detdistill.methods.fgd import FGDSettings
 from detdistill.methods.method import Method
 from detdistill.methods.parts import compare
@@ -86,7 +86,7 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         a = 1e-5 (two-stage: 2.5e-7); on for the first two thirds of the run
 
     Raises:
-        CapabilityError: the detectors share no stride.
+        CapabilityError: the detectors share no stride, or the teacher that is attacked has other classes.
         ConfigError: the recipe has a change to samples or adversarial twins of its own, as another `ikd` would, or
             a number is out of its range.
 
@@ -140,6 +140,8 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
     if settings.augment:
         wrapped = replace(wrapped, sample_transform=SampleSpecific(samples), transform_until=settings.until)
     if settings.adversarial and gain > 0:
+        remedy = "Write ikd(..., adversarial=false) to change the samples alone."
+        require_same_classes(student, teacher, method="ikd", remedy=remedy)
         term = WeightedTerm(
             name=TERM,
             term=_adversarial_term(student, teacher),

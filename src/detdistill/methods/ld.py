@@ -240,11 +240,11 @@ def _anchor_scale(student: DetectorSpec, teacher: DetectorSpec) -> float:
         side = student.name if ours is None else teacher.name
         raise CapabilityError(
             f"The recipe 'ld' must get box distributions from both detectors, got none from {side}. "
-            "Take the family gfl on both sides, or imitate features, as with 'frs' and class_gain=0."
+            "Take the family gfl on both sides, or imitate features, as with hint."
         )
     for what, left, right, remedy in (
-        ("anchors a cell", ours.anchors, theirs.anchors, "Imitate features, as with 'frs' and class_gain=0."),
-        ("bins an edge", ours.bins, theirs.bins, f"Build the student with box_bins={theirs.bins}."),
+        ("anchors a cell", ours.anchors, theirs.anchors, "Imitate features, as with hint."),
+        ("bins an edge", ours.bins, theirs.bins, f"Set student.box_bins={theirs.bins}."),
     ):
         if left != right:
             raise CapabilityError(
@@ -254,13 +254,13 @@ def _anchor_scale(student: DetectorSpec, teacher: DetectorSpec) -> float:
     if student.class_logits is None:
         raise CapabilityError(
             f"The recipe 'ld' must get class scores from the student, got none from {student.name}. "
-            "Take the family gfl, or imitate features, as with 'frs' and class_gain=0."
+            "Take the family gfl, or imitate features, as with hint."
         )
     return ours.anchor_scale
 
 
 def _require_classes(student: DetectorSpec, teacher: DetectorSpec) -> None:
-    remedy = "Set class_gain to 0 to imitate boxes only."
+    remedy = "Write ld(class_gain=0) to imitate boxes only."
     require_equal_class_layouts(student, teacher, recipe="ld", remedy=remedy)
     if len(student.class_names) < _FEWEST_CLASSES:
         raise CapabilityError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
@@ -136,10 +137,15 @@ class _Reader:
         try:
             return kind(**values)
         except DistillError as error:
-            subject, name = self.where(path), dotted(path)
-            # What the settings say may name their key, or themselves, already.
-            place = subject.removesuffix(f": {name}") if f"{name}." in str(error) else subject
-            self.problems.append(str(error) if subject in str(error) else f"{place}: {error}")
+            said, subject = str(error), self.where(path)
+            # What the settings say may name themselves already, or begin with the last word of their place.
+            name = subject.rpartition(": ")[2]
+            section = re.split(r"[. ]", name)[-1]
+            if said.startswith(f"{section}."):
+                said = f"{subject}{said.removeprefix(section)}"
+            elif subject not in said:
+                said = f"{subject.removesuffix(f': {name}') if f'{name}.' in said else subject}: {said}"
+            self.problems.append(said)
             return None
 
     def _wrong(self, hint: Any, value: Any, path: Path) -> None:

@@ -235,7 +235,7 @@ def _name(annotations: Annotations, index: int) -> str:
     except OSError as error:
         raise DataError(
             f"Image {annotations.image_ids[index]} ({path}) must be a readable file, got: {error.strerror}. "
-            "Run `detdistill data check` to list all such images."
+            "Run `detdistill data check DATA` to list all such images."
         ) from error
     digest = hashlib.sha256(hashlib.sha256(content).digest())
     objects = annotations.objects(index)

@@ -90,7 +90,7 @@ class MetricsLog:
 
 @final
 class TensorboardLog:
-    """The same figures as TensorBoard events; needs the extra ``detdistill[tensorboard]``.
+    """The same figures as TensorBoard events; needs the package tensorboard.
 
     Args:
         folder: for event files; a new one is opened in it.
@@ -106,7 +106,7 @@ class TensorboardLog:
         except ImportError as error:
             raise MissingDependencyError(
                 "train.tensorboard must be false where tensorboard is not installed, got true. "
-                "Install it with: pip install 'detdistill[tensorboard]'."
+                "Install it with: pip install tensorboard."
             ) from error
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step > 0 else None)
 

@@ -21,6 +21,8 @@ from detdistill.data.problems import Problems
 from detdistill.data.writable import Place, WritableSplit
 from detdistill.errors import ConfigError, DataError
 
+# One file for a whole run would be both of its splits.
+_RENAME = "Rename a file, or name it: data.train=TRAIN.json data.val=VAL.json in a run, --data FILE.json elsewhere."
 _JSON_OBJECT = re.compile(rb'\s*\{\s*"')
 
 
@@ -85,14 +87,12 @@ def _json_in_folder(folder: Path, split: str) -> Path:
         return native[0]
     if native:
         names = ", ".join(path.name for path in native)
-        raise ConfigError(
-            f"{folder / 'annotations'} must hold one instances_{split}*.json, got {names}. Give the JSON file itself."
-        )
+        raise ConfigError(f"{folder / 'annotations'} must hold one instances_{split}*.json, got {names}. {_RENAME}")
     present = sorted(path.relative_to(folder).as_posix() for path in (*folder.glob("*.json"), *folder.glob("*/*.json")))
     shortened = ", ".join(present[:8]) + (", ..." if len(present) > 8 else "")
     raise ConfigError(
         f"{folder} must hold {split}.json or annotations/instances_{split}*.json, got {shortened or 'no JSON file'}. "
-        f"Rename the file, or give the JSON file itself."
+        f"{_RENAME}"
     )
 
 

@@ -59,7 +59,7 @@ class RetinaNetSettings(DetectorSettings):
         self.require("anchor_scale", self.anchor_scale > 0, "be above 0")
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise ConfigError(
-                "detector.negative_iou must be above 0 and at most detector.positive_iou, "
+                "student.negative_iou must be above 0 and at most student.positive_iou, "
                 f"got {self.negative_iou} and {self.positive_iou}. 0.4 and 0.5 are usual."
             )
 

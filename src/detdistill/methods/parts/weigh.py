@@ -17,6 +17,7 @@ GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 BY_LEVEL = ("image_level", "level")
 BY_IMAGE = ("image_level", "image")
 _COUPLED = ("level", "batch")
+BY_IMAGE_REMEDY = "Write aid(..., granularity=image) if it has class and box losses of each image, else leave aid out."
 _FLOAT = torch.finfo(torch.float32)
 
 
@@ -93,5 +94,5 @@ def _require_strides(strides: Sequence[int | None], loss: TaskLoss) -> None:
     if missing:
         raise CapabilityError(
             f"The strides that are weighed must be among the teacher's losses {list(loss.strides)}, got {missing}. "
-            "Set aid's granularity to image."
+            f"{BY_IMAGE_REMEDY}"
         )
