@@ -64,9 +64,9 @@ class Witness:
 def no_curves(*, but: str = "") -> Iterator[None]:
     """Most of a tiny run's time goes into drawing its curves, which others test; one folder may have them."""
 
-    def drawn(runs: Mapping[str, Path], out: Path) -> None:
+    def drawn(runs: Mapping[str, Path], out: Path, **more: Any) -> None:
         if out.parent.name == but:
-            real_curves(runs, out)
+            real_curves(runs, out, **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "learning_curves", drawn)

@@ -71,6 +71,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def discard_folder(path: Path) -> None:
+    """Removes a folder so that a kill in between leaves a name that is cleaned up, not half a folder."""
+    doomed = path.with_name(f"{path.name}{PARTIAL}")
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
 def remove_partials(folder: Path) -> None:
     """Removes what writes into `folder` that were cut off left under temporary names."""
     for leftover in folder.glob(f"*{PARTIAL}"):

@@ -123,3 +123,25 @@ def test_many_quantities_are_limited_and_keep_the_loss_and_the_rate(tmp_path, fi
     assert len(found) == 9
     assert (found[0], found[1], found[-1]) == ("total", "n0", "lr")
     assert "n0/below" not in found
+
+
+def test_ap_over_steps_is_drawn_first_with_a_line_across_for_whom_was_measured_once(tmp_path, figures):
+    alone = write(tmp_path, "a.csv", "step,seconds,lr,total\n0,0,0.1,3\n20,0,0.1,1\n")
+    distilled = write(tmp_path, "d.csv", "step,seconds,lr,total\n0,0,0.1,3\n20,0,0.1,1\n")
+    evaluations = write(tmp_path, "e.csv", "step,seconds,AP,AP50\n10,1,0.5,1\n20,2,24.5,50\n")
+    learning_curves(
+        {"alone": alone, "distilled": distilled},
+        tmp_path / "o.png",
+        evaluations={"distilled": evaluations},
+        levels={"teacher": 30.0, "alone": 20.0, "distilled": 24.5},
+    )
+    (figure,) = figures
+    found = panels(figure)
+    assert list(found) == ["AP", "total", "lr"]
+    curve, *across = found["AP"].lines
+    assert curve.get_ydata().tolist() == [0.5, 24.5]
+    assert [line.get_ydata() for line in across] == [[30.0, 30.0], [20.0, 20.0]]
+    assert found["AP"].get_yscale() == "linear"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["teacher", "alone", "distilled"]
+    learning_curves({"alone": alone}, tmp_path / "o.png", levels={"teacher": 30.0})
+    assert list(panels(figures[1])) == ["total", "lr"]

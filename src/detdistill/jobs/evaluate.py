@@ -12,20 +12,23 @@ from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.jobs.opening import detect, image_settings, open_detector
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
+from detdistill.store.best import Best, chosen_as
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOutcome:
-    """One detector's figures in percent, by whose rules, and on how many images."""
+    """One detector's figures in percent, by whose rules, on how many images, and of what it is the best."""
 
     checkpoint: str
     metrics: Metrics
     protocol: Protocol
     images: int
+    best: Best | None = None
 
     def table(self) -> list[str]:
         """By whose rules and on how many images, then the figures, all and by class."""
-        lines = [f"{self.checkpoint} on {self.images} images by the rules of {self.protocol.rules}, in percent", ""]
+        lines = [f"{self.checkpoint} on {self.images} images by the rules of {self.protocol.rules}, in percent"]
+        lines += ["", *([] if self.best is None else [f"{self.checkpoint}: {self.best.text()}", ""])]
         if not isinstance(self.metrics, CocoMetrics):
             return [*lines, *self.metrics.text().splitlines()]
         named = {self.checkpoint: self.metrics}
@@ -34,7 +37,7 @@ class EvaluateOutcome:
     def as_dict(self) -> Mapping[str, Any]:
         """The checkpoint, the protocol and the figures."""
         described = {"checkpoint": self.checkpoint, "protocol": self.protocol.name, "images": self.images}
-        return described | self.metrics.as_dict()
+        return described | self.metrics.as_dict() | ({} if self.best is None else {"best": self.best.as_dict()})
 
 
 def evaluate_job(
@@ -54,4 +57,5 @@ def evaluate_job(
     truth = examination.annotations
     size = image_settings(loaded.image, truth)
     found = detect(loaded.detector, truth, size, label=f"evaluate {checkpoint}", progress=watcher)
-    return EvaluateOutcome(checkpoint, metrics=examination.measure(found), protocol=rules, images=len(truth))
+    best = chosen_as(Path(checkpoint))
+    return EvaluateOutcome(checkpoint, examination.measure(found), protocol=rules, images=len(truth), best=best)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from detdistill.jobs import stages
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.report.tables import per_class, results_json, side_by_side
+from detdistill.store.best import Best, chosen_as
 from detdistill.store.layout import RunFolder
 from detdistill.training.launch import forks
 from detdistill.training.world import by_leader, leads, watched_by_leader
@@ -31,6 +32,8 @@ class RunOutcome:
         seconds: that the training took, without evaluation.
         method: the recipe's name, such as ``"aid(frs)"``; empty without a teacher.
         sample_specific: shares of the images that sample-specific augmentation reaches; None where it is off.
+        best: how detectors were chosen that are the best of several evaluations, by the names of `results`.
+        stopped_early: whether the training ended before all steps that were planned.
     """
 
     out: Path
@@ -39,11 +42,15 @@ class RunOutcome:
     seconds: float
     method: str = ""
     sample_specific: Mapping[str, float] | None = None
+    best: Mapping[str, Best] = field(default_factory=dict)
+    stopped_early: bool = False
 
     def table(self) -> list[str]:
         """The figures side by side, those of a student alone by class too, and where the run is."""
         lines = side_by_side(self.results).text().splitlines()
-        took = f"{self.steps} steps in {self.seconds:.0f} s; run folder {self.out}"
+        lines += [f"{name}: {best.text()}" for name, best in self.best.items()]
+        early = " (stopped early)" if self.stopped_early else ""
+        took = f"{self.steps} steps{early} in {self.seconds:.0f} s; run folder {self.out}"
         if not self.method:
             return [*lines, "", *per_class(self.results).text().splitlines(), "", took]
         if self.results[ALONE] is None:
@@ -59,6 +66,8 @@ class RunOutcome:
             "steps": self.steps,
             "seconds": round(self.seconds, 2),
             **({} if self.sample_specific is None else {"sample_specific": dict(self.sample_specific)}),
+            **({"best": {name: best.as_dict() for name, best in self.best.items()}} if self.best else {}),
+            **({"stopped_early": True} if self.stopped_early else {}),
         }
 
 
@@ -87,9 +96,11 @@ class GenerationsOutcome:
     def table(self) -> list[str]:
         """The figures side by side, and where the runs are."""
         last = self.generations[-1]
-        took = f"{len(self.generations)} generations of {last.steps} steps in {self.seconds:.0f} s"
+        steps = ", ".join(dict.fromkeys(str(one.steps) for one in self.generations))
+        took = f"{len(self.generations)} generations of {steps} steps in {self.seconds:.0f} s"
         return [
             *side_by_side(self.results).text().splitlines(),
+            *(f"{one.out.name}: {one.best[DISTILLED].text()}" for one in self.generations if DISTILLED in one.best),
             "",
             f"{last.method}: {took}; run folders in {self.out}",
         ]
@@ -99,7 +110,10 @@ class GenerationsOutcome:
         results, last = self.results, self.generations[-1]
         return {
             **results_json({TEACHER: results[TEACHER], ALONE: results[ALONE], DISTILLED: last.results[DISTILLED]}),
-            "generations": [one.as_dict()[DISTILLED] for one in self.generations],
+            "generations": [
+                {**one.as_dict()[DISTILLED], **({"best": best.as_dict()} if (best := one.best.get(DISTILLED)) else {})}
+                for one in self.generations
+            ],
             "method": last.method,
             "steps": last.steps,
             "seconds": round(self.seconds, 2),
@@ -118,7 +132,13 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
         measured = stages.measure(opened, {name: fitted.student}, progress=progress)[name]
         training = fitted.training
         found = RunOutcome(
-            config.out, {STUDENT: measured.metrics}, training.steps, training.seconds, sample_specific=built.shares
+            config.out,
+            {STUDENT: measured.metrics},
+            training.steps,
+            training.seconds,
+            sample_specific=built.shares,
+            best={} if training.best is None else {STUDENT: training.best},
+            stopped_early=training.stopped_early,
         )
         stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
         return found
@@ -148,11 +168,26 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         measured |= stages.measure(opened, {DISTILLED: fitted.student}, progress=progress)
         results = {name: measured[name].metrics if name in measured else None for name in RESULTS}
         training = fitted.training
-        found = RunOutcome(config.out, results, training.steps, training.seconds, built.method, built.shares)
+        chosen = {
+            TEACHER: None if config.teacher is None else chosen_as(Path(config.teacher.source)),
+            ALONE: None if config.alone is None else chosen_as(config.alone),
+            DISTILLED: training.best,
+        }
+        found = RunOutcome(
+            config.out,
+            results,
+            training.steps,
+            training.seconds,
+            method=built.method,
+            sample_specific=built.shares,
+            best={name: best for name, best in chosen.items() if best is not None},
+            stopped_early=training.stopped_early,
+        )
         curves = {DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}
-        stages.report(found.out, found.as_dict(), curves=curves)
+        levels = {name: one.metrics for name, one in measured.items()}
+        stages.report(found.out, found.as_dict(), curves=curves, levels=levels)
         stages.draw_pictures(opened, measured)
         return found
 
@@ -181,5 +216,6 @@ def generations_job(
         if teacher is not None:
             teacher = replace(teacher, source=str(out), allow=())
     outcome = GenerationsOutcome(config.out, tuple(found))
-    stages.report(outcome.out, outcome.as_dict(), curves={one.out.name: one.out for one in found})
+    curves = {one.out.name: one.out for one in found}
+    stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results)
     return outcome

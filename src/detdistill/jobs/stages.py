@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from detdistill.data.annotations import Annotations
 from detdistill.data.loader import training_loader
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
@@ -42,14 +43,14 @@ from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
-from detdistill.progress import Progress
+from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.launch import own_device
-from detdistill.training.loop import TrainResult, train
+from detdistill.training.loop import Evaluate, TrainResult, train
 from detdistill.training.world import by_leader, first_on_machine, leads, watched_by_leader
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -91,8 +92,8 @@ class Fitted:
 
     @property
     def student(self) -> Detector:
-        """The detector that counts: the average of its weights where one was kept. It lies on the leader's disk."""
-        return load_detector(self.training.checkpoint).detector
+        """The detector that counts, as the settings have it. It lies on the leader's disk."""
+        return load_detector(self.training.student).detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     val_split = read_split(config.data.source("val"), "val", class_names=names, progress=watcher)
     if shared := shared_images(train_split, val_split):
         watcher.say(shared)
+    _require_figure(config, val_split)
     size = config.data.image or image_settings(teacher.image if teacher else None, train_split)
     data = OpenedData(train_split, val_split, size)
     if choice is not None and teacher is not None:
@@ -241,8 +243,21 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         progress=watcher,
         label=label,
         identity=identity,
+        evaluate=_evaluation(opened) if settings.evaluate_every else None,
     )
     return Fitted(training=result)
+
+
+def _evaluation(opened: Opened) -> Evaluate:
+    """Measures a student in training on the run's validation images, where it is."""
+    settings, data = opened.config.evaluate, opened.data
+
+    def evaluate(student: Detector) -> dict[str, float | None]:
+        device, size = next(student.parameters()).device, settings.batch_size
+        found = detect(student, data.val, data.image, label="", batch_size=size, device=device, progress=Silence())
+        return evaluate_coco(data.val, found, backend=settings.backend).figures()
+
+    return evaluate
 
 
 def measure(
@@ -258,12 +273,27 @@ def measure(
     return measured
 
 
-def report(out: Path, results: Mapping[str, Any], *, curves: Mapping[str, Path]) -> None:
-    """Writes ``results.json`` into a run's folder, and draws the learning curves of trainings by their folders."""
+def report(
+    out: Path,
+    results: Mapping[str, Any],
+    *,
+    curves: Mapping[str, Path],
+    levels: Mapping[str, CocoMetrics | None] | None = None,
+) -> None:
+    """Writes ``results.json`` into a run's folder, and draws the learning curves of trainings by their folders.
+
+    Args:
+        levels: figures of detectors by name; the AP of one that was not evaluated in training is a line across.
+    """
     if leads():
-        folder = RunFolder(out)
+        folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
         write_json(folder.results, results)
-        learning_curves({name: RunFolder(path).metrics for name, path in curves.items()}, folder.curves)
+        learning_curves(
+            {name: run.metrics for name, run in runs.items()},
+            folder.curves,
+            evaluations={name: run.evaluations for name, run in runs.items() if run.evaluations.is_file()},
+            levels={name: one.ap for name, one in (levels or {}).items() if one is not None and one.ap is not None},
+        )
 
 
 def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
@@ -286,6 +316,16 @@ def require_free(out: Path, *, resume: bool) -> None:
             )
 
     by_leader(look)
+
+
+def _require_figure(config: RunConfig, val: Annotations) -> None:
+    """Refuses to choose by a figure that the validation images have nothing for."""
+    metric = config.train.best_metric
+    if config.train.selects and evaluate_coco(val, [], backend=config.evaluate.backend).figures()[metric] is None:
+        raise ConfigError(
+            f"train.best_metric must be a figure that the validation images have, got {metric}, for which they hold no "
+            f"object. {'Add labelled ones' if metric == 'AP' else 'Choose AP'}."
+        )
 
 
 def require_method(config: RunConfig) -> MethodSettings:

@@ -1,4 +1,4 @@
-"""Learning curves: every column of the metrics files of one or several runs against the step."""
+"""Learning curves: every column of the metrics files of one or several runs, and AP, against the step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
-_NO_CURVE, _FIRST, _LAST = ("step", "seconds"), ("total", "task"), ("lr",)
+_AP = "AP"
+_NO_CURVE, _FIRST, _LAST = ("step", "seconds"), (_AP, "total", "task"), ("lr",)
 _MOST_PANELS = 9
 # What is logged below a loss, such as frs.features/cost_stride_8, comes after the losses.
 _BELOW = "/"
@@ -27,7 +28,13 @@ _BELOW = "/"
 _LINE_COLOURS = tuple(f"#{bytes(CLASS_COLOURS[i]).hex()}" for i in (6, 2, 3, 0, 5, 1, 7, 10))
 
 
-def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
+def learning_curves(
+    runs: Mapping[str, Path],
+    out: Path,
+    *,
+    evaluations: Mapping[str, Path] | None = None,
+    levels: Mapping[str, float] | None = None,
+) -> None:
     """Draws one panel per logged quantity with one line per run, and writes it as a PNG.
 
     A panel is logarithmic where all its values are positive and span more than a factor of 10. Long curves are
@@ -38,12 +45,16 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
         runs: metrics CSV by the name that the legend gives the run; columns step, seconds, lr, and names of
             losses and figures.
         out: the PNG to write.
+        evaluations: CSV of the evaluations during a run, by the same names; AP is drawn of them, before the losses.
+        levels: AP in percent of detectors that were measured once, by further names: dashed lines across that panel.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     curves = {label: read_curves(path) for label, path in runs.items()}
+    for label, path in (evaluations or {}).items():
+        curves[label] |= {name: series for name, series in read_curves(path).items() if name == _AP}
     names = _panel_names(curves)
     columns = min(3, max(1, len(names)))
     lines = max(1, math.ceil(len(names) / columns))
@@ -51,15 +62,20 @@ def learning_curves(runs: Mapping[str, Path], out: Path) -> None:
     FigureCanvasAgg(figure)
     if not names:
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", fontsize=14)
-    colours = {label: _LINE_COLOURS[i % len(_LINE_COLOURS)] for i, label in enumerate(curves)}
+    across = {name: value for name, value in (levels or {}).items() if _AP in names and _AP not in curves.get(name, {})}
+    labels = dict.fromkeys((*across, *curves))
+    colours = {label: _LINE_COLOURS[i % len(_LINE_COLOURS)] for i, label in enumerate(labels)}
     grid: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist() if names else []
     last_step = max([1.0, *(steps[-1] for of_run in curves.values() for steps, _ in of_run.values())])
     for axes, name in zip(grid, names, strict=False):
         found = {label: of_run[name] for label, of_run in curves.items() if name in of_run}
         _draw_panel(axes, name, found, colours=colours, last_step=last_step)
+        for label, value in across.items() if name == _AP else ():
+            axes.axhline(value, color=colours[label], linewidth=1.8, linestyle="--")
     for axes in grid[len(names) :]:
         axes.set_visible(False)
-    shown = [label for label, of_run in curves.items() if any(name in of_run for name in names)]
+    drawn = {label for label, of_run in curves.items() if any(name in of_run for name in names)}
+    shown = [label for label in labels if label in drawn or label in across]
     if shown:
         handles = [Line2D([], [], color=colours[label], linewidth=2.5, label=label) for label in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(shown), 5), frameon=False, fontsize=12)
@@ -132,7 +148,7 @@ def _draw_panel(
         else:
             axes.plot(steps, values, color=colour, linewidth=1.8, marker="o" if len(steps) <= 12 else "", markersize=4)
     everything = np.concatenate([values for _, values in found.values()])
-    if name not in _LAST and everything.min() > 0 and everything.max() > 10 * everything.min():
+    if name not in (*_LAST, _AP) and everything.min() > 0 and everything.max() > 10 * everything.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

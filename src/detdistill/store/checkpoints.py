@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.files import PARTIAL, atomic_folder, read_json, remove_partials
+from detdistill.files import atomic_folder, discard_folder, read_json, remove_partials
 from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
 
 _FORMAT = 1
@@ -91,7 +90,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
         remove_surplus(folder, step=snapshot.step, keep=keep)
         for step in run.steps():
             if step > snapshot.step:
-                _discard(run.checkpoint(step))
+                discard_folder(run.checkpoint(step))
     except OSError as error:
         raise DistillError(
             f"the checkpoint {path} must be writable, got: {error.strerror}. Make room or give access, then "
@@ -155,12 +154,13 @@ def remove_surplus(folder: Path, *, step: int, keep: int) -> None:
     """Removes all but the last `keep` of a run's checkpoints up to and including `step`."""
     run = RunFolder(folder)
     for surplus in [found for found in run.steps() if found <= step][:-keep]:
-        _discard(run.checkpoint(surplus))
+        discard_folder(run.checkpoint(surplus))
 
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what writes that were cut off left under temporary names."""
-    for place in (folder, RunFolder(folder).checkpoints):
+    run = RunFolder(folder)
+    for place in (folder, run.checkpoints, run.best):
         remove_partials(place)
 
 
@@ -174,23 +174,24 @@ def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where
     Raises:
         ConfigError: a key differs; names the first.
     """
+    for key, before, now in differences(stored, current):
+        expected, got = ("left out" if before is None else repr(before)), ("nothing" if now is None else repr(now))
+        raise ConfigError(
+            f"{key} must be {expected} to resume from {where}, got {got}. "
+            "Set it back, or start a new run in another folder."
+        )
+
+
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Every key in which two identities differ, dotted, with both values: None where it has no such key, these last."""
+    found: list[tuple[str, Any, Any]] = []
     for key in sorted({*stored, *current}):
         before, now = stored.get(key), current.get(key)
         if isinstance(before, dict) and isinstance(now, dict):
-            below = ({f"{key}.{name}": value for name, value in side.items()} for side in (before, now))
-            require_same(*below, where=where)
+            found += [(f"{key}.{name}", *values) for name, *values in differences(before, now)]
         elif before != now:
-            raise ConfigError(
-                f"{key} must be {before!r} to resume from {where}, got {now!r}. "
-                "Set it back, or start a new run in another folder."
-            )
-
-
-def _discard(path: Path) -> None:
-    """Removes a checkpoint so that a kill in between leaves a name that is cleaned up, not half a folder."""
-    doomed = path.with_name(f"{path.name}{PARTIAL}")
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+            found.append((key, before, now))
+    return sorted(found, key=lambda one: one[1] is None or one[2] is None)
 
 
 def _damage(path: Path, found: str) -> str:

@@ -14,7 +14,7 @@ from detdistill.files import read_json, write_json
 WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
 # ... and what its training needs to go on.
 SIDECAR, COUNTERS = "training.safetensors", "training.json"
-CHECKPOINTS, LATEST = "checkpoints", "latest.json"
+CHECKPOINTS, BEST, LATEST = "checkpoints", "best", "latest.json"
 _CHECKPOINT = re.compile(r"step_(\d{7,})")
 
 
@@ -45,6 +45,7 @@ class RunFolder:
         tensorboard: the folder of TensorBoard's events.
         twins: the folder of the training images' twins, where the run keeps its own.
         checkpoints: the folder of checkpoints.
+        best: the folder of the best evaluation's student, where the run keeps that one.
     """
 
     path: Path
@@ -58,17 +59,23 @@ class RunFolder:
     tensorboard = _Inside("tensorboard")
     twins = _Inside("twins")
     checkpoints = _Inside(CHECKPOINTS)
+    best = _Inside(BEST)
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after `step` steps."""
-        return self.checkpoints / f"step_{step:07d}"
+        return self.checkpoints / _after(step)
+
+    def candidate(self, step: int) -> Path:
+        """The folder of the student that an evaluation after `step` steps found to be the best so far."""
+        return self.best / _after(step)
 
     def steps(self) -> list[int]:
         """After which steps there is a checkpoint, whole or not."""
-        if not self.checkpoints.is_dir():
-            return []
-        names = (_CHECKPOINT.fullmatch(entry.name) for entry in self.checkpoints.iterdir() if entry.is_dir())
-        return sorted(int(name[1]) for name in names if name)
+        return _steps_in(self.checkpoints)
+
+    def candidates(self) -> list[int]:
+        """After which steps a student was found to be the best so far, and is there, whole or not."""
+        return _steps_in(self.best)
 
     def latest(self) -> int | None:
         """The step of the checkpoint to go on from; None where nobody wrote it, or it cannot be read."""
@@ -81,6 +88,17 @@ class RunFolder:
     def name_latest(self, step: int) -> None:
         """Writes which checkpoint to go on from."""
         write_json(self.checkpoints / LATEST, {"checkpoint": self.checkpoint(step).name})
+
+
+def _after(step: int) -> str:
+    return f"step_{step:07d}"
+
+
+def _steps_in(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    names = (_CHECKPOINT.fullmatch(entry.name) for entry in folder.iterdir() if entry.is_dir())
+    return sorted(int(name[1]) for name in names if name)
 
 
 def latest_of(checkpoints: Path) -> str:

@@ -20,7 +20,7 @@ from detdistill.detectors.load_report import LoadedDetector, load_tensors, requi
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.files import atomic_file, read_json, write_json
-from detdistill.store.layout import CHECKPOINTS, DESCRIPTION, LATEST, WEIGHTS, latest_of
+from detdistill.store.layout import BEST, CHECKPOINTS, DESCRIPTION, LATEST, WEIGHTS, latest_of
 
 _FORMAT = "detdistill-student"
 _VERSION = 2
@@ -69,7 +69,8 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     """Reads a detector that `save_detector`, or a training run, wrote.
 
     Args:
-        path: a run folder, its ``checkpoints`` folder, one checkpoint, or the ``student.safetensors`` in it.
+        path: a run folder, its ``checkpoints`` folder, one checkpoint, or the ``student.safetensors`` in it. A run
+            that keeps its best evaluation's student is read as that one.
         allow: beginnings of tensor names that may be missing, unexpected or of another shape.
 
     Raises:
@@ -118,7 +119,7 @@ def find_weights(path: Path) -> Path:
         )
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS
-    for folder in (path, path / CHECKPOINTS):
+    for folder in (path, path / BEST, path / CHECKPOINTS):
         if (folder / LATEST).is_file():
             weights = folder / latest_of(folder) / WEIGHTS
             if weights.is_file():

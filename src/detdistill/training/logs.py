@@ -23,7 +23,12 @@ def read_rows(path: Path) -> list[dict[str, float | None]]:
     Raises:
         DataError: the file is no such CSV.
     """
-    return [{name: float(cell) if cell else None for name, cell in row.items()} for row in _read_cells(path)]
+    return [_values(row) for row in _read_cells(path)]
+
+
+def as_read(row: Row) -> dict[str, float | None]:
+    """A row as `read_rows` gives it back: its figures as they are written."""
+    return _values({name: _cell(value) for name, value in row.items()})
 
 
 def _read_cells(path: Path) -> list[dict[str, str]]:
@@ -39,6 +44,10 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
             f"({error!r}). Move it away."
         ) from error
     return rows
+
+
+def _values(cells: Mapping[str, str]) -> dict[str, float | None]:
+    return {name: float(cell) if cell else None for name, cell in cells.items()}
 
 
 def _cell(value: float | int | None) -> str:

@@ -22,7 +22,7 @@ from detdistill.training.settings import FREE_ON_RESUME, TrainSettings
 from detdistill.training.signals import watch_signals
 from detdistill.training.world import by_leader
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["Evaluate", "TrainResult", "train"]
 
 
 def train(
@@ -51,27 +51,34 @@ def train(
             ones whenever it is asked.
         save_student: writes ``student.safetensors``, whose tensors are named as in the student's own state, and what
             else describes it, into the folder it is given.
-        folder: the run's; takes ``checkpoints/``, ``metrics.csv`` and ``evaluations.csv``.
+        folder: the run's; takes ``checkpoints/``, ``metrics.csv``, ``evaluations.csv`` and ``best/``.
         resume: go on from the latest checkpoint; without one, begin.
-        evaluate: called with the student (the average where one is kept) in eval mode, on rank 0.
+        evaluate: called with the student (the average where one is kept) in eval mode, on rank 0, whenever the settings
+            say so; what it returns is in percent, by name. Its time is no training time.
         progress: None is silent.
         label: what progress calls the run.
         identity: what else must be the same on resume (data, recipe, teacher's digest), as JSON.
 
     Raises:
-        ConfigError: the folder holds a run that was not to be resumed, or one with other settings.
+        ConfigError: the folder holds a run that was not to be resumed, or one with other settings; or evaluations are
+            asked for and there is no `evaluate`.
         DataError: the loader ended early, or every checkpoint is damaged.
         DistillError: a loss or gradient is not finite.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint was saved.
     """
     if "student" not in dict(step.named_children()):
         raise ConfigError("a step must have a submodule named student, got none. Use DistillationStep.")
+    if settings.evaluate_every and evaluate is None:
+        raise ConfigError(
+            f"train.evaluate_every must be 0 where no function evaluates, got {settings.evaluate_every}. Pass evaluate."
+        )
     if not resume and by_leader(lambda: bool(RunFolder(folder).steps())):
         raise ConfigError(
             f"{folder} must not hold checkpoints of another run, got some. "
             "Go on with it (--resume), or choose another folder."
         )
-    fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in FREE_ON_RESUME}
+    free = FREE_ON_RESUME - ({"evaluate_every"} if settings.selects else set())
+    fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in free}
     # Whoever started them: so many processes make the batch of a step.
     fixed["devices"] = processes(settings)
     resumable = json.loads(json.dumps({"train": fixed, **(identity or {})}))

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from detdistill.errors import DataError, DistillError
 from detdistill.progress import Progress
 from detdistill.random import draw_seed
+from detdistill.store.best import Best
 from detdistill.store.checkpoints import (
     Checkpoint,
     Snapshot,
@@ -29,9 +30,10 @@ from detdistill.store.checkpoints import (
     write_checkpoint,
 )
 from detdistill.store.layout import RunFolder
-from detdistill.training.logs import MetricsLog, Row, TensorboardLog
+from detdistill.training.evaluations import Evaluations
+from detdistill.training.logs import MetricsLog, TensorboardLog
 from detdistill.training.optimizer import build_optimizer, learning_rate
-from detdistill.training.settings import TrainSettings
+from detdistill.training.settings import TrainSettings, as_recorded
 from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
 from detdistill.training.world import attempted, settled
@@ -51,7 +53,11 @@ class TrainResult:
         steps: done, those before a resume included.
         seconds: spent on them, data loading included; evaluation and checkpoints excluded.
         images_per_second: of all devices together.
-        checkpoint: folder of the last checkpoint, with the student that counts.
+        checkpoint: folder of the last checkpoint.
+        student: folder of the student that counts: the last checkpoint's, or the best evaluation's where the settings
+            keep that one.
+        best: how that student was chosen; None where it is the last.
+        stopped_early: whether the settings' patience ended the run before all its steps were done.
         resumed_from: the step that this call went on from; 0 for a new run.
         metrics: figures of the last evaluation that this call made; empty where there was none.
         warnings: what was passed over on resume.
@@ -61,6 +67,9 @@ class TrainResult:
     seconds: float
     images_per_second: float
     checkpoint: Path
+    student: Path
+    best: Best | None = None
+    stopped_early: bool = False
     resumed_from: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -127,7 +136,7 @@ class _Run:
         self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
         run = RunFolder(self.folder)
         self.metrics = MetricsLog(run.metrics, step=start) if self.writes else None
-        self.evaluations = MetricsLog(run.evaluations, step=start) if self.writes else None
+        self.evaluations = Evaluations(self.folder, settings, step=start) if self.writes else None
         events = self.writes and settings.tensorboard
         self.tensorboard = TensorboardLog(run.tensorboard, step=start) if events else None
 
@@ -136,7 +145,7 @@ class _Run:
         found, self.warnings = self._by_leader(self._find)
         if found is None:
             return 0
-        require_same(_completed(found.snapshot.identity, self.identity), self.identity, where=found.path)
+        require_same(as_recorded(found.snapshot.identity), self.identity, where=found.path)
         self.state.restore(found)
         self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:
@@ -160,10 +169,10 @@ class _Run:
             self.progress.start(self.label, settings.steps, done=start)
             for warning in self.warnings:
                 self.progress.say(warning)
-        self._evaluate_if_due(start)
+        enough = self._evaluate_if_due(start)
         batches = self._batches(stop)
-        before = self.seconds
-        for index in range(start, settings.steps):
+        before, done = self.seconds, start
+        for index in range(start, start if enough else settings.steps):
             began = time.perf_counter()
             batch = next(batches)
             stopping = batch is None
@@ -176,16 +185,23 @@ class _Run:
                 self._save(done)
             if stopping and self.checkpoint is not None:
                 raise Interrupted(done, self.checkpoint)
-            self._evaluate_if_due(done)
+            if enough := self._evaluate_if_due(done):
+                break
+        if enough and self.checkpoint != RunFolder(self.folder).checkpoint(done):
+            self._save(done)
         if self.checkpoint is None:
             raise DistillError("a finished run must have a checkpoint, got none. Report this as a bug.")
         if stop.requested:
-            raise Interrupted(settings.steps, self.checkpoint)
+            raise Interrupted(done, self.checkpoint)
+        best = self.evaluations.best if self.evaluations is not None and settings.keep == "best" else None
         return TrainResult(
-            steps=settings.steps,
+            steps=done,
             seconds=self.seconds,
-            images_per_second=settings.steps * images / max(self.seconds, 1e-9),
+            images_per_second=done * images / max(self.seconds, 1e-9),
             checkpoint=self.checkpoint,
+            student=self.checkpoint if best is None else RunFolder(self.folder).candidate(best.step),
+            best=best,
+            stopped_early=done < settings.steps,
             resumed_from=start,
             metrics=self.last_metrics,
             warnings=self.warnings,
@@ -291,15 +307,12 @@ class _Run:
         return _due(done, self.settings.log_every) or done == self.settings.steps
 
     def _report(self, done: int, row: dict[str, float | int | None], *, rate: float) -> None:
-        if self.writes:
-            self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
-            if self._is_logged(done):
-                self._log(self.metrics, row | {"seconds": self.seconds})
-
-    def _log(self, table: MetricsLog | None, row: Row) -> None:
-        for log in (table, self.tensorboard):
-            if log is not None:
-                log.append(row)
+        if not self.writes:
+            return
+        self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
+        for log in (self.metrics, self.tensorboard):
+            if log is not None and self._is_logged(done):
+                log.append(row | {"seconds": self.seconds})
 
     def _save(self, done: int) -> None:
         self.checkpoint = self._by_leader(lambda: self._write_checkpoint(done))
@@ -312,14 +325,32 @@ class _Run:
             save = partial(self.save_student, student)
             return write_checkpoint(self.folder, snapshot, save_student=save, keep=keep)
 
-    def _evaluate_if_due(self, done: int) -> None:
-        if self.evaluate is None or done == 0 or not _due(done, self.settings.evaluate_every):
-            return
-        if self.evaluations is not None and done not in self.evaluations.steps:
+    def _evaluate_if_due(self, done: int) -> bool:
+        """Evaluates the student where it is time to and that was not done yet; returns whether the run is to end."""
+        every = self.settings.evaluate_every
+        if done == 0 or not every or not (_due(done, every) or done == self.settings.steps):
+            return False
+        return self._by_leader(lambda: self._evaluated(done))
+
+    def _evaluated(self, done: int) -> bool:
+        if self.evaluate is None or self.evaluations is None:
+            return False
+        if not self.evaluations.has(done):
+            began = time.perf_counter()
             with self._plain_student() as student:
-                self.last_metrics = dict(self.evaluate(student))
-            self._log(self.evaluations, {"step": done, "seconds": self.seconds, **self.last_metrics})
-        self.fabric.barrier()
+                self.last_metrics = found = dict(self.evaluate(student))
+                row = {"step": done, "seconds": self.seconds, **found}
+                self.evaluations.add(row, partial(self.save_student, student))
+            if self.tensorboard is not None:
+                self.tensorboard.append(row)
+            figures = ", ".join(f"{name} {value:.1f}" for name, value in found.items() if value is not None)
+            took = time.perf_counter() - began
+            self.progress.say(f"step {done}: {figures or 'no figures'} (evaluated in {took:.1f} s)")
+        if not self.evaluations.exhausted or done == self.settings.steps:
+            return False
+        metric, patience = self.settings.best_metric, self.settings.patience
+        self.progress.say(f"step {done}: stopped early, {metric} was no better in {patience} evaluations")
+        return True
 
     @contextmanager
     def _plain_student(self) -> Iterator[nn.Module]:
@@ -334,12 +365,6 @@ class _Run:
         finally:
             for module, mode in modes:
                 module.training = mode
-
-
-def _completed(stored: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity of a run that began before some of today's training settings were there: with their defaults."""
-    defaults = {one.name: one.default for one in fields(TrainSettings) if one.name in current.get("train", {})}
-    return {**stored, "train": {**defaults, **stored.get("train", {})}}
 
 
 def _due(done: int, every: int) -> bool:

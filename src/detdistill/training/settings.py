@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Literal, get_args
 
 from detdistill.errors import ConfigError
 
@@ -12,16 +14,21 @@ OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Accelerator = Literal["auto", "cpu", "cuda"]
+Keep = Literal["last", "best"]
+BestMetric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
 _WORDS = {"optimizer": OptimizerName, "schedule": ScheduleName, "precision": Precision, "accelerator": Accelerator}
+_WORDS |= {"keep": Keep, "best_metric": BestMetric}
 
 _LEAST = dict.fromkeys(("steps", "batch_size", "accumulate", "devices", "log_every", "keep_checkpoints"), 1)
 _LEAST |= dict.fromkeys(("warmup_steps", "seed", "workers", "threads", "checkpoint_every", "evaluate_every"), 0)
+_LEAST |= {"patience": 0}
 
 FREE_ON_RESUME = frozenset(
     {"workers", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "tensorboard"}
 )
-"""Settings that a resumed run may change: none of them touches a weight."""
+"""Settings that a resumed run may change: none of them touches a weight, but `evaluate_every` where an evaluation
+decides which student is kept or when to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,11 @@ class TrainSettings:
         log_every: steps between two rows of ``metrics.csv``.
         checkpoint_every: steps between two checkpoints; 0 writes one at the end alone.
         keep_checkpoints: how many are kept; the one before the last stands in for a damaged one.
-        evaluate_every: steps between two evaluations; 0 leaves evaluation to the caller.
+        evaluate_every: steps between two evaluations on the validation images, at the last step too; 0 for none.
+        keep: which student the run ends with: the last, or that of the best evaluation. A figure that was picked on
+            the validation images is better than the same student's on others.
+        best_metric: COCO figure by which an evaluation is the best, for `keep` and `patience`.
+        patience: evaluations in a row that are no better than the best before the run stops early; 0 never stops it.
         tensorboard: write TensorBoard events beside the CSV file.
 
     Raises:
@@ -85,6 +96,9 @@ class TrainSettings:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     evaluate_every: int = 0
+    keep: Keep = "last"
+    best_metric: BestMetric = "AP"
+    patience: int = 0
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -117,3 +131,29 @@ class TrainSettings:
                 f"train.milestones must be rising fractions between 0 and 1, got {list(self.milestones)}. "
                 "Write for example [0.67, 0.92]."
             )
+        self._check_selection()
+
+    def _check_selection(self) -> None:
+        if self.selects and not self.evaluate_every:
+            name, value, off = ("keep", "best", "last") if self.keep == "best" else ("patience", self.patience, 0)
+            raise ConfigError(
+                f"train.{name} must be {off} where train.evaluate_every is 0, so that nothing is evaluated during the "
+                f"training, got {value}. Set train.evaluate_every, such as {max(1, self.steps // 10)}."
+            )
+        if self.best_metric != "AP" and not self.selects:
+            raise ConfigError(
+                f"train.best_metric must be AP where neither train.keep nor train.patience looks at it, got "
+                f"{self.best_metric}. Set train.keep to best as well."
+            )
+
+    @property
+    def selects(self) -> bool:
+        """Whether evaluations decide which student is kept, or when to stop."""
+        return self.keep == "best" or self.patience > 0
+
+
+def as_recorded(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says that its run is, with the defaults of settings that came after it was written."""
+    later = {one.name: one.default for one in fields(TrainSettings) if one.name not in FREE_ON_RESUME}
+    later = {name: default for name, default in later.items() if default is not MISSING}
+    return {**identity, "train": json.loads(json.dumps(later)) | dict(identity.get("train", {}))}
