@@ -14,6 +14,7 @@ from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.attack import AttackSettings, momentum_attack
 from detdistill.methods.ikd import TERM, IKDSettings, wrap_ikd
+from detdistill.methods.method import scheduled
 from detdistill.types import Clock, Targets
 from observations import batch, observation, spec
 
@@ -146,7 +147,7 @@ def test_i6_a_convex_loss_rises_and_no_distance_changes_nothing(bounds: str) -> 
 
 def test_i7_on_for_two_thirds_of_the_run() -> None:
     # 24 epochs of one step: on at 0..15, off from 16
-    recipe = wrap_ikd(EMPTY, spec(), spec(), IKDSettings())
+    recipe = scheduled(wrap_ikd(EMPTY, spec(), spec(), IKDSettings()), IKDSettings())
     (term,) = recipe.terms
     assert term.name == TERM
     assert [term.active(Clock(step, 24)) for step in range(24)] == [step < 16 for step in range(24)]

@@ -12,7 +12,7 @@ import torch
 
 from detdistill.detectors.base import PyramidLayout
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
-from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
+from detdistill.distillation.recipe import Fade, Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import View
 from detdistill.distillation.weigh import Features, MeanOf
@@ -41,8 +41,8 @@ def test_everything_but_name_and_weights_stays() -> None:
         del generator
         return stored
 
-    clean = WeightedTerm("m.a", Known([[1.0]], (8,)), 0.3, warm_up=WarmUp(steps=5), until=0.5)
-    twin = WeightedTerm("m.b", PixelTerm(), 2.0, view=FROSTED, until=0.7)
+    clean = WeightedTerm("m.a", Known([[1.0]], (8,)), 0.3, warm_up=WarmUp(steps=5), fades=(Fade(0.5),))
+    twin = WeightedTerm("m.b", PixelTerm(), 2.0, view=FROSTED, fades=(Fade(0.7),))
     twins = MappingProxyType({"frosted": lambda teacher, batch: batch.images})
     recipe = Recipe("m", (clean, twin), twins=twins, sample_transform=change, transform_until=0.25)
     wrapped = wrap(recipe)

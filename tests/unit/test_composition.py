@@ -97,7 +97,8 @@ FORM = "must be words, numbers and ( ) , = + in their places"
         ("sum(frs)", f"The method at position 1 of 'sum(frs)' must be one of {KNOWN}, got 'sum'."),
         ("hint(gian=2)", "gian at position 6 of 'hint(gian=2)' must be a key of hint, got the unknown 'gian'. Did you "
                          "mean 'gain'?"),
-        ("hint(zzz=2)", "must be a key of hint, got the unknown 'zzz'. Known: aligner, gain, normalized, p."),
+        ("hint(zzz=2)", "must be a key of hint, got the unknown 'zzz'. Known: aligner, decay, gain, normalized, p, "
+                        "until."),
         ("aid(frs, recipe=ssim)", "must have key=value, and what is wrapped first at position 10, got 'recipe=ssim'."),
         ("aid", "recipe of aid at position 1 of 'aid' must be given, got nothing. Write the method that is wrapped"),
         ("frs + ikd(until=1)", "recipe of ikd at position 7 of 'frs + ikd(until=1)' must be given, got nothing. Write"),
@@ -190,6 +191,8 @@ def test_a_method_is_a_tree_that_json_can_hold() -> None:
 # --- round trips ----------------------------------------------------------------------------------------------------
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+# A share of the run is checked as soon as it is given.
+SHARES = {"until": st.floats(min_value=0, max_value=1, exclude_min=True)}
 
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
@@ -205,9 +208,9 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
 
 def settings_of(kind: type[Any], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in fixed}
-    return st.fixed_dictionaries({}, optional={name: values_of(hint) for name, hint in hints.items()}).flatmap(
-        lambda some: st.builds(kind, **{name: st.just(value) for name, value in some.items()} | fixed)
-    )
+    return st.fixed_dictionaries(
+        {}, optional={name: SHARES.get(name, values_of(hint)) for name, hint in hints.items()}
+    ).flatmap(lambda some: st.builds(kind, **{name: st.just(value) for name, value in some.items()} | fixed))
 
 
 def bases(names: tuple[str, ...]) -> st.SearchStrategy[Any]:

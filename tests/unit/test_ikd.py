@@ -19,6 +19,7 @@ from detdistill.jobs.settings import DataSettings
 from detdistill.methods.attack import AdversarialTwins, AttackSettings
 from detdistill.methods.hint import HintSettings, build_hint
 from detdistill.methods.ikd import ADVERSARIAL, TERM, IKDSettings, wrap_ikd
+from detdistill.methods.method import scheduled
 from detdistill.types import Clock, Knowledge
 from made_up_steps import Known
 from observations import spec
@@ -27,8 +28,12 @@ from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 HINT = build_hint(spec(), spec(), HintSettings())
 
 
+def wrapped(settings: IKDSettings) -> Recipe:
+    return scheduled(wrap_ikd(HINT, spec(), spec(), settings), settings, inner=HINT)
+
+
 def test_the_wrapped_recipe() -> None:
-    recipe = wrap_ikd(HINT, spec(), spec(), IKDSettings())
+    recipe = wrapped(IKDSettings())
     assert recipe.name == "ikd(hint)"
     assert recipe.terms[:-1] == HINT.terms
     added = recipe.terms[-1]
@@ -46,7 +51,7 @@ def test_numbers_reach_attack_and_samples() -> None:
         eps_255=4.0,
         step_255=1.0,
         attack_steps=3,
-        decay=0.9,
+        attack_momentum=0.9,
         diversity=0.1,
         smallest_scale=0.7,
         bounds="source",
@@ -56,7 +61,7 @@ def test_numbers_reach_attack_and_samples() -> None:
         small_px=16.0,
         until=0.5,
     )
-    recipe = wrap_ikd(HINT, spec(), spec(), settings)
+    recipe = wrapped(settings)
     assert recipe.terms[-1].gain == 0.5
     assert recipe.terms[-1].until == recipe.transform_until == 0.5
     attack = AttackSettings(
@@ -102,18 +107,18 @@ def test_a_term_of_its_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("numbers", "message"),
     [
-        (IKDSettings(adversarial_gain=-1.0), "adversarial_gain must be a finite number of at least 0"),
-        (IKDSettings(until=1.5), "until must be above 0 and at most 1, got 1.5"),
-        (IKDSettings(until=0.0), "until must be above 0 and at most 1, got 0.0"),
-        (IKDSettings(eps_255=-1.0), "attack's eps_255"),
-        (IKDSettings(smallest_crop=2.0), "smallest_crop must be more than 0"),
+        ({"adversarial_gain": -1.0}, "adversarial_gain must be a finite number of at least 0"),
+        ({"until": 1.5}, "until must be above 0 and at most 1, got 1.5"),
+        ({"until": 0.0}, "until must be above 0 and at most 1, got 0.0"),
+        ({"eps_255": -1.0}, "attack's eps_255"),
+        ({"smallest_crop": 2.0}, "smallest_crop must be more than 0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(settings: IKDSettings, message: str) -> None:
+def test_numbers_out_of_range_are_refused(numbers: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        wrap_ikd(HINT, spec(), spec(), settings)
+        wrap_ikd(HINT, spec(), spec(), IKDSettings(**numbers))
 
 
 def test_pyramids_without_a_shared_stride_are_refused() -> None:
@@ -125,7 +130,8 @@ def make_step(settings: IKDSettings) -> DistillationStep:
     student, teacher = tiny_student("fcos"), tiny_teacher("fcos")
     torch.manual_seed(0)
     hint = build_hint(student.spec, teacher.spec, HintSettings())
-    return DistillationStep(student, teacher, wrap_ikd(hint, student.spec, teacher.spec, settings))
+    recipe = scheduled(wrap_ikd(hint, student.spec, teacher.spec, settings), settings, inner=hint)
+    return DistillationStep(student, teacher, recipe)
 
 
 def test_a_step_looks_at_twins_until_two_thirds_and_leaves_the_states_alone() -> None:
@@ -170,7 +176,8 @@ def test_the_start_up_proof_covers_the_twins() -> None:
 
 def test_augmentation_of_the_data_section_must_last_as_long_as_the_twins(tmp_path: Path) -> None:
     layout = spec()
-    twins = wrap_ikd(build_hint(layout, layout, HintSettings()), layout, layout, IKDSettings(augment=False, until=0.9))
+    settings, hint = IKDSettings(augment=False, until=0.9), build_hint(layout, layout, HintSettings())
+    twins = scheduled(wrap_ikd(hint, layout, layout, settings), settings, inner=hint)
     assert recipe_changes(twins, DataSettings(folder=tmp_path)).until == 0.9
     data = DataSettings(folder=tmp_path, sample_specific=SampleSpecificSettings(), sample_specific_until=0.9)
     assert recipe_changes(twins, data).until == 0.9

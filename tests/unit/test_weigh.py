@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
-from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.recipe import Fade, Recipe, WeightedTerm
 from detdistill.distillation.step import DistillationStep, running_statistics_kept
 from detdistill.distillation.view import View
 from detdistill.distillation.weigh import Features, MeanOf, Weigh
@@ -172,7 +172,7 @@ def test_a_term_is_off_after_its_share_of_the_run(until: float, last: int) -> No
     """Of 10 steps: round(until · 10) are on."""
     student, teacher = Stub(2.0), Stub(3.0)
     weigh = Brightness()
-    timed = WeightedTerm("timed", PixelTerm(), 1.0, view=FROSTED, weigh=weigh, until=until)
+    timed = WeightedTerm("timed", PixelTerm(), 1.0, view=FROSTED, weigh=weigh, fades=(Fade(until),))
     step = step_of(timed, WeightedTerm("always", PixelTerm(), 1.0), student=student, teacher=teacher)
     on = []
     for index in range(10):
@@ -201,7 +201,7 @@ def frosting(made: list[Tensor]):
 def test_a_twin_that_the_batch_lacks_is_made_by_the_recipe() -> None:
     """Student 2, teacher 3, twin 0.25: (0.5 − 0.75)²."""
     made: list[Tensor] = []
-    term = WeightedTerm("m", PixelTerm(), 1.0, view=FROSTED, until=0.5)
+    term = WeightedTerm("m", PixelTerm(), 1.0, view=FROSTED, fades=(Fade(0.5),))
     recipe = Recipe("m", (term,), twins=MappingProxyType({"frosted": frosting(made), "unused": frosting(made)}))
     step = DistillationStep(Stub(2.0), FrozenTeacher(Stub(3.0)), recipe)
     batch = lit(0.5)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -42,6 +44,33 @@ class WarmUp:
         return 1.0 if steps == 0 else min(1.0, clock.step / steps)
 
 
+Decay = Literal["none", "linear", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fade:
+    """A gain that ends after a share of the run.
+
+    Attributes:
+        until: the share; with e = round(until · steps) the steps t < e are on.
+        decay: the factor on the way: ``"none"`` 1, ``"linear"`` 1 - t / e, ``"cosine"`` (1 + cos(π t / e)) / 2.
+    """
+
+    until: float = 1.0
+    decay: Decay = "none"
+
+    def active(self, clock: Clock) -> bool:
+        """Whether this step is on."""
+        return clock.step < round(self.until * clock.total_steps)
+
+    def __call__(self, clock: Clock) -> float:
+        """The factor in [0, 1] at this step."""
+        if not self.active(clock):
+            return 0.0
+        passed = clock.step / round(self.until * clock.total_steps)
+        return {"none": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}[self.decay]
+
+
 @dataclass(frozen=True, slots=True)
 class WeightedTerm:
     """A term and how it counts in a recipe.
@@ -53,7 +82,7 @@ class WeightedTerm:
         warm_up: factor over the course of the run.
         view: on which inputs it looks.
         weigh: weight per image and level, or the plan of one; None weighs all alike.
-        until: share of the run after which the term is off; its view is then not computed either.
+        fades: factors that end it, which multiply; what nobody needs any more is then not computed either.
     """
 
     name: str
@@ -62,11 +91,20 @@ class WeightedTerm:
     warm_up: WarmUp = WarmUp()
     view: View = CLEAN
     weigh: Weigh | MeanOf | None = None
-    until: float = 1.0
+    fades: tuple[Fade, ...] = ()
+
+    @property
+    def until(self) -> float:
+        """Share of the run after which the term is off."""
+        return min((fade.until for fade in self.fades), default=1.0)
 
     def active(self, clock: Clock) -> bool:
         """Whether the term counts at this step."""
-        return clock.step < round(self.until * clock.total_steps)
+        return all(fade.active(clock) for fade in self.fades)
+
+    def gain_at(self, clock: Clock) -> float:
+        """What multiplies the term's loss at this step: gain, warm-up and fades."""
+        return self.gain * self.warm_up(clock) * math.prod(fade(clock) for fade in self.fades)
 
 
 @dataclass(frozen=True, slots=True)

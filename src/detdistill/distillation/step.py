@@ -38,7 +38,7 @@ class Seen:
 
     def pairs(self) -> dict[View, Pair]:
         """Student and teacher side by side, by view: what terms see. Make them once a step."""
-        return {view: Pair(one, self.teachers[view], view(self.batch)) for view, one in self.students.items()}
+        return {view: Pair(self.students[view], one, view(self.batch)) for view, one in self.teachers.items()}
 
     def weight(self, weigh: Weigh, strides: Sequence[int | None], knowledge: Knowledge) -> Float[Tensor, "b l"]:
         """What a weight says of the clean view."""
@@ -129,7 +129,7 @@ class DistillationStep(nn.Module):
             made = {name: recipe.twins[name](self.teacher, batch) for name in sorted(map(str, wanted))}
             batch = replace(batch, twins={**batch.twins, **made})
         students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | recipe.student_needs(CLEAN))}
-        teachers = {CLEAN: self.teacher.observe(batch, recipe.teacher_needs(CLEAN))}
+        teachers = {CLEAN: self.teacher.observe(batch, recipe.teacher_needs(CLEAN))} if recipe.terms else {}
         for view in recipe.views():
             if view != CLEAN:
                 seen = view(batch)
@@ -152,8 +152,8 @@ class DistillationStep(nn.Module):
             clock: where the run is; warm-ups and schedules read it.
 
         Returns:
-            `total` = task + Σ gain · warm-up · mean over images of Σ over levels of weight · cost. A term that is
-            off at this step adds nothing and reports 0.
+            `total` = task + Σ gain · warm-up · fades · mean over images of Σ over levels of weight · cost. A term that
+            is off at this step adds nothing and reports 0; the teacher looks only where a term is on.
         """
         seen = self.see(batch, self.recipe.at(clock))
         total = task_loss(seen.students[CLEAN])
@@ -171,7 +171,7 @@ class DistillationStep(nn.Module):
                 weight = pairs[CLEAN].once(key, partial(seen.weight, *key))
                 values = values * weight
                 diagnostics |= _told(weighted.name, weight, cost.strides)
-            loss = weighted.gain * weighted.warm_up(clock) * values.sum(1).mean()
+            loss = weighted.gain_at(clock) * values.sum(1).mean()
             total = total + loss
             parts[weighted.name] = loss.detach()
             for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):

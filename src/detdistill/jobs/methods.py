@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from detdistill.errors import ConfigError
 from detdistill.methods.catalogue import METHODS, RecipeDescription, describe
 from detdistill.settings.calls import written
-
-_ATTRIBUTE = re.compile(r"(\w+): (.*)")
+from detdistill.settings.meanings import meanings_of
+from detdistill.settings.trees import hints_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +52,12 @@ def methods_job(name: str | None = None) -> MethodsOutcome:
 
 def setting_meanings(name: str) -> dict[str, str]:
     """What each number of a method means, from the documentation of its settings, in the command line's words."""
-    _, _, attributes = (inspect.getdoc(METHODS[name].settings) or "").partition("Attributes:\n")
-    meanings: dict[str, str] = {}
-    key = ""
-    for line in inspect.cleandoc(attributes).splitlines():
-        started = _ATTRIBUTE.match(line)
-        if started is not None:
-            key, meanings[started[1]] = started[1], started[2]
-        elif key and line:
-            meanings[key] += f" {line.strip()}"
-    for key, hint in get_type_hints(METHODS[name].settings).items():
+    kind: Any = METHODS[name].settings
+    meanings = meanings_of(kind)
+    for key, hint in hints_of(kind).items():
         if get_origin(hint) is Literal:
             meanings[key] += f" One of {', '.join(map(written, get_args(hint)))}."
-    return {key: re.sub(r"\bNone\b", "null", text).replace("`", "") for key, text in meanings.items()}
+    return meanings
 
 
 def _details(method: RecipeDescription) -> list[str]:

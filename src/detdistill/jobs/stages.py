@@ -31,6 +31,7 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples
+from detdistill.jobs.identity import brought_up
 from detdistill.jobs.opening import (
     detect,
     image_settings,
@@ -173,6 +174,8 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
         steps = weighted.warm_up.within(total)
         if steps != weighted.warm_up.steps:
             watcher.say(f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {total}")
+        if weighted.until < 1:
+            watcher.say(f"{weighted.name}: off after {round(weighted.until * total)} of {total} steps")
     proofs = prove_terms(step, samples.batch_with_boxes(opened, built.changes).to(opened.first_device))
     for proof in proofs:
         watcher.say(f"start-up proof: {proof}")
@@ -244,6 +247,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         label=label,
         identity=identity,
         evaluate=_evaluation(opened) if settings.evaluate_every else None,
+        brought_up=brought_up,
     )
     return Fitted(training=result)
 

@@ -18,7 +18,7 @@ from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.attention import AttentionSettings
 from detdistill.methods.composition import MethodSettings, wrapped
 from detdistill.methods.features import require_gain, require_one_of, require_same_classes
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts.weigh import (
     BY_IMAGE,
     BY_IMAGE_REMEDY,
@@ -33,7 +33,7 @@ _SOURCES = {"teacher_features": Features.TEACHER, "student_features": Features.S
 
 
 @dataclass(frozen=True, slots=True)
-class AIDSettings:
+class AIDSettings(ScheduledSettings):
     """Numbers of the recipe `aid`.
 
     Attributes:

@@ -28,7 +28,7 @@ from detdistill.methods.features import (
     require_one_of,
     require_temperature,
 )
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts.align import per_stride
 from detdistill.methods.parts.non_local import NonLocalBlock
 from detdistill.methods.published import ONE_STAGE, Kind, published
@@ -72,7 +72,7 @@ PUBLISHED_NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionSettings:
+class AttentionSettings(ScheduledSettings):
     """Numbers of the recipe `attention`.
 
     Attributes:

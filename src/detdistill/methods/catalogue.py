@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ from detdistill.methods.composition import (
     parse_method,
     structure,
 )
-from detdistill.methods.method import METHODS, Method
+from detdistill.methods.method import METHODS, Method, scheduled
 from detdistill.settings.calls import INNER
+from detdistill.settings.trees import in_order
 
 __all__ = [
     "METHODS",
@@ -99,9 +100,10 @@ def _built(settings: Any, student: DetectorSpec, teacher: DetectorSpec, seed: in
     method = method_of(settings)
     if method.wraps:
         inner = _built(settings.recipe, student, teacher, seed)
-        return replace(method.build(inner, student, teacher, settings), name=structure(settings))
+        outer = replace(method.build(inner, student, teacher, settings), name=structure(settings))
+        return scheduled(outer, settings, inner=inner)
     torch.default_generator.manual_seed(seed)
-    return method.build(student, teacher, settings)
+    return scheduled(method.build(student, teacher, settings), settings)
 
 
 def _summed(recipes: Sequence[Recipe]) -> Recipe:
@@ -141,7 +143,7 @@ def describe(name: str) -> RecipeDescription:
         wraps=method.wraps,
         summary=text.splitlines()[0],
         **{key: _section(text, title) for key, title in _SECTIONS.items()},
-        defaults={field.name: getattr(default, field.name) for field in fields(default) if field.name != INNER},
+        defaults={field.name: getattr(default, field.name) for field in in_order(type(default)) if field.name != INNER},
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from detdistill.errors import ConfigError, suggestion
 from detdistill.methods.method import METHODS, Method
 from detdistill.settings import Tagged, as_tree, build, given
 from detdistill.settings.calls import INNER, NAME, SUM, Spelled, written
-from detdistill.settings.trees import default_of
+from detdistill.settings.trees import default_of, in_order
 
 
 def settings_types() -> Mapping[str, type[Any]]:
@@ -120,7 +120,7 @@ def _text(settings: Any, *, options: bool) -> str:
         return " + ".join(_text(one, options=options) for one in settings.recipes)
     method = method_of(settings)
     inside = [_text(settings.recipe, options=options)] if method.wraps else []
-    for one in fields(settings) if options else ():
+    for one in in_order(type(settings)) if options else ():
         value, default = getattr(settings, one.name), default_of(one)
         if not (method.wraps and one.name == INNER) and (value != default or type(value) is not type(default)):
             inside.append(f"{one.name}={written(value)}")

@@ -22,7 +22,7 @@ from detdistill.methods.features import (
     require_gain,
     require_temperature,
 )
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.attention import attentions, teachers_attentions
 from detdistill.methods.parts.context import ContextBlock
@@ -53,7 +53,7 @@ PUBLISHED_NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class FGDSettings:
+class FGDSettings(ScheduledSettings):
     """Numbers of the recipe `fgd`. None takes the published one of the student's kind.
 
     Attributes:

@@ -12,7 +12,7 @@ from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.term import LevelTerm, require_equal_class_layouts, shared_strides
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.features import Normalize, cellwise, feature_term, recipe_of, require_gain, require_one_of
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import compare, normalize, select
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.focus import richness
@@ -42,7 +42,7 @@ _PUBLISHED_CLASSES = 80
 
 
 @dataclass(frozen=True, slots=True)
-class FRSSettings:
+class FRSSettings(ScheduledSettings):
     """Numbers of the recipe `frs`.
 
     Attributes:

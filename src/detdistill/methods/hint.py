@@ -10,12 +10,12 @@ from torch import Tensor
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import compare, normalize
 
 
 @dataclass(frozen=True, slots=True)
-class HintSettings:
+class HintSettings(ScheduledSettings):
     """Numbers of the recipe `hint`.
 
     Attributes:

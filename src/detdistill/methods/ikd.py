@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
@@ -15,10 +15,11 @@ from detdistill.methods.attack import AdversarialTwins, AttackSettings
 from detdistill.methods.composition import MethodSettings, wrapped
 from detdistill.methods.features import aligner_for, cellwise, require_gain, require_same_classes
 from detdistill.methods.fgd import FGDSettings
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import compare
 from detdistill.methods.parts.normalize import plain_sum
 from detdistill.methods.published import ONE_STAGE, Kind, published
+from detdistill.settings import once
 
 ADVERSARIAL = "adversarial"
 """The name of the twin that the recipe looks at."""
@@ -32,7 +33,7 @@ _TWO_STAGE_LEVELS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class IKDSettings:
+class IKDSettings(ScheduledSettings):
     """Numbers of the wrapper `ikd`.
 
     Attributes:
@@ -43,7 +44,7 @@ class IKDSettings:
         eps_255: how far the attack moves a pixel at most, in 1/255 of the range.
         step_255: how far it moves a pixel in one iteration, in 1/255 of the range.
         attack_steps: iterations of the attack.
-        decay: momentum of the attack.
+        attack_momentum: how much of the direction so far the attack keeps, at least 0.
         diversity: probability that an iteration of the attack looks at a shrunk copy.
         smallest_scale: the least factor on that copy's height and width.
         bounds: what the attack stays within: ``"pixel"`` or the ``"source"``'s rule; see `AttackSettings`.
@@ -52,7 +53,8 @@ class IKDSettings:
         noise_sd: its standard deviation, on pixel values in [0, 1].
         smallest_crop: the least share of each side that a crop leaves of any other image.
         small_px: a box is small if its area is less than the square of this, in pixels of the stored image.
-        until: share of the run after which both are off and the wrapped recipe is alone.
+        until: share of the run, above 0 and at most 1, after which both are off and the wrapped recipe is alone.
+        decay: how the adversarial gain falls until then: not at all, or to 0 in a straight line or along half a cosine.
     """
 
     recipe: MethodSettings = wrapped(FGDSettings)
@@ -61,7 +63,7 @@ class IKDSettings:
     eps_255: float = 8.0
     step_255: float = 2.0
     attack_steps: int = 5
-    decay: float = 1.0
+    attack_momentum: float = field(default=1.0, metadata=once("decay"))
     diversity: float = 0.5
     smallest_scale: float = 0.9
     bounds: Literal["pixel", "source"] = "pixel"
@@ -70,7 +72,7 @@ class IKDSettings:
     noise_sd: float = 0.08
     smallest_crop: float = 0.8
     small_px: float = 32.0
-    until: float = 2 / 3
+    until: float = field(default=2 / 3, kw_only=True)
 
 
 def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, settings: IKDSettings) -> Recipe:
@@ -116,15 +118,11 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
     if settings.adversarial_gain is not None:
         gain, notes = settings.adversarial_gain, ()
     require_gain("adversarial_gain", gain)
-    if not 0 < settings.until <= 1:
-        raise ConfigError(
-            f"The recipe's until must be above 0 and at most 1, got {settings.until}. Give a share such as 0.667."
-        )
     attack = AttackSettings(
         eps_255=settings.eps_255,
         step_255=settings.step_255,
         steps=settings.attack_steps,
-        decay=settings.decay,
+        decay=settings.attack_momentum,
         diversity=settings.diversity,
         smallest_scale=settings.smallest_scale,
         bounds=settings.bounds,
@@ -147,7 +145,6 @@ def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
             term=_adversarial_term(student, teacher),
             gain=gain,
             view=View(ADVERSARIAL),
-            until=settings.until,
         )
         wrapped = replace(
             wrapped,

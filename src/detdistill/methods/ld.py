@@ -17,7 +17,7 @@ from detdistill.distillation.term import Term, require_equal_class_layouts, shar
 from detdistill.errors import CapabilityError, ShapeError
 from detdistill.gfl.assign import Cells, make_cells, match_by_atss, valuable_region
 from detdistill.methods.features import full_precision, recipe_of, require_gain, require_temperature
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import select
 from detdistill.methods.parts.distributions import softened_divergence
 from detdistill.types import Clock, Cost, Knowledge, Need, Pyramid
@@ -30,7 +30,7 @@ Taught = Callable[[Tensor, Cells, tuple[int, int], float], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class LDSettings:
+class LDSettings(ScheduledSettings):
     """Numbers of the recipe `ld`.
 
     Attributes:

@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.recipe import Decay, Fade, Recipe, WeightedTerm
+from detdistill.errors import ConfigError
 from detdistill.registry import Registry
 from detdistill.settings.calls import INNER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledSettings:
+    """What the numbers of every method derive from: when it ends.
+
+    The schedule is that of the terms that a method adds or, as `aid` does, changes.
+
+    Attributes:
+        until: share of the run, above 0 and at most 1, after which its terms are off and cost nothing.
+        decay: how their gains fall until then: not at all, or to 0 in a straight line or along half a cosine.
+
+    Raises:
+        ConfigError: `until` is no such share.
+    """
+
+    until: float = 1.0
+    decay: Decay = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until <= 1:
+            raise ConfigError(
+                "The method's share of the run until must be above 0 and at most 1, got "
+                f"{self.until}. Give one such as 0.5."
+            )
+
+
+def scheduled(recipe: Recipe, settings: object, *, inner: Recipe | None = None) -> Recipe:
+    """The recipe of a method with the schedule that its settings have on every term that is not as in `inner`."""
+    if not isinstance(settings, ScheduledSettings):
+        return recipe
+    fade, kept = Fade(settings.until, settings.decay), () if inner is None else inner.terms
+    if fade == Fade():
+        return recipe
+
+    def faded(term: WeightedTerm) -> WeightedTerm:
+        return term if term in kept else replace(term, fades=(*term.fades, fade))
+
+    return replace(recipe, terms=tuple(map(faded, recipe.terms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +57,8 @@ class Method:
 
     Attributes:
         name: what people write; a word.
-        settings: frozen dataclass of its numbers, all with defaults. One with a field `recipe`, made by
+        settings: frozen dataclass of its numbers, all with defaults, derived from `ScheduledSettings` where it is to
+            have a schedule. One with a field `recipe`, made by
             `detdistill.methods.composition.wrapped`, changes the method whose settings stand there.
         build: (student spec, teacher spec, settings) → recipe; for a method that changes another, (that method's
             recipe, student spec, teacher spec, settings) → recipe. `detdistill methods NAME` prints its docstring.

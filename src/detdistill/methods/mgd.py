@@ -15,7 +15,7 @@ from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.errors import ConfigError
 from detdistill.methods.features import aligner_for, full_precision, recipe_of, require_gain
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.generation import Generation, kept_cells
 from detdistill.methods.published import ONE_STAGE, Kind, published
@@ -39,7 +39,7 @@ PUBLISHED_NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class MGDSettings:
+class MGDSettings(ScheduledSettings):
     """Numbers of the recipe `mgd`.
 
     Attributes:

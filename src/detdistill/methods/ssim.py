@@ -10,7 +10,7 @@ from torch import Tensor
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
-from detdistill.methods.method import Method
+from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
@@ -19,7 +19,7 @@ _AXES = {"image": (1, 2, 3), "channel": (2, 3), "batch": (0, 1, 2, 3)}
 
 
 @dataclass(frozen=True, slots=True)
-class SSIMSettings:
+class SSIMSettings(ScheduledSettings):
     """Numbers of the recipe `ssim`.
 
     Attributes:

@@ -5,6 +5,6 @@ the code that uses them. `build` is the only way from one to the other, `as_tree
 """
 
 from detdistill.settings.reading import build
-from detdistill.settings.trees import PLACE, Tagged, as_tree, given, with_paths
+from detdistill.settings.trees import PLACE, Tagged, as_tree, given, once, with_paths
 
-__all__ = ["PLACE", "Tagged", "as_tree", "build", "given", "with_paths"]
+__all__ = ["PLACE", "Tagged", "as_tree", "build", "given", "once", "with_paths"]

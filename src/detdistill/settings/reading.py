@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from detdistill.errors import ConfigError, DistillError, suggestion
 from detdistill.settings.calls import written
-from detdistill.settings.trees import DEEPEST, GIVEN, Path, Tagged, default_of, hints_of, section_in, tagged_in
+from detdistill.settings.trees import DEEPEST, GIVEN, ONCE, Path, Tagged, default_of, hints_of, section_in, tagged_in
 
 _UNIONS = (Union, UnionType)
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
@@ -120,6 +120,7 @@ class _Reader:
         before, hints = len(self.problems), hints_of(kind)
         known = {one.name: one for one in fields(kind) if one.init}
         beside = () if path else self.beside
+        value = renamed(value, kind)
         for key in value:
             if key not in known and key not in beside:
                 of, hint = called or dotted(path) or self.what, suggestion(str(key), {*known, *beside})
@@ -163,6 +164,19 @@ class _Reader:
 
     def _refuse(self, path: Path, said: str) -> None:
         self.problems.append(f"{self.where(path)} must be {said}")
+
+
+def renamed(section: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """The section with today's names for those of before, unless another key bears the name and takes the value."""
+    known, hints = {one.name: one for one in fields(kind)}, hints_of(kind)
+    former = {one.metadata[ONCE]: key for key, one in known.items() if ONCE in one.metadata}
+
+    def now(key: str, value: Any) -> str:
+        new = former.get(key, key)
+        taken = new == key or new in section or (key in known and _plain(hints[key], value) is not None)
+        return key if taken or _plain(hints[new], value) is None else new
+
+    return {now(key, value): value for key, value in section.items()}
 
 
 def _plain(hint: Any, value: Any) -> tuple[Any] | None:

@@ -23,6 +23,10 @@ PLACE = "place"
 """The key of a field's metadata that says that its text, where it is some, may name a file or folder."""
 
 
+ONCE = "once"
+"""The key of a field's metadata for names that its settings had in earlier versions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tagged:
     """Marks a field that holds settings of one of several kinds, as in ``Annotated[Any, Tagged(...)]``.
@@ -68,11 +72,21 @@ def given(remedy: str) -> dict[str, str]:
     return {GIVEN: remedy}
 
 
+def once(name: str) -> dict[str, str]:
+    """The metadata of a field that a tree may still give under an earlier name, where its value is for no other."""
+    return {ONCE: name}
+
+
 def default_of(one: Field[Any]) -> Any:
     """The default that a tree may leave a field to, `MISSING` where there is none."""
     if GIVEN in one.metadata:
         return MISSING
     return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+def in_order(kind: Any) -> list[Field[Any]]:
+    """The fields of a dataclass as people read them: its own, then those that it has from a common base."""
+    return sorted(fields(kind), key=lambda one: bool(one.kw_only))
 
 
 @functools.cache
@@ -106,7 +120,7 @@ def as_tree(value: Any, hint: Any = Any) -> Any:
     """
     if is_dataclass(value) and not isinstance(value, type):
         hints, mark = hints_of(type(value)), tagged_in(hint)
-        below = {one.name: as_tree(getattr(value, one.name), hints[one.name]) for one in fields(value)}
+        below = {one.name: as_tree(getattr(value, one.name), hints[one.name]) for one in in_order(type(value))}
         return below if mark is None else {mark.tag: mark.name_of(value), **below}
     if isinstance(value, Mapping):
         return {key: as_tree(one) for key, one in value.items()}

@@ -17,8 +17,8 @@ from detdistill.errors import ConfigError
 from detdistill.progress import Progress, Silence
 from detdistill.store.layout import RunFolder
 from detdistill.training.launch import launch, processes, require_precision
-from detdistill.training.run import Evaluate, Loader, SaveStudent, TrainResult, _Run
-from detdistill.training.settings import FREE_ON_RESUME, TrainSettings
+from detdistill.training.run import BringUp, Evaluate, Loader, SaveStudent, TrainResult, _Run
+from detdistill.training.settings import FREE_ON_RESUME, TrainSettings, as_recorded
 from detdistill.training.signals import watch_signals
 from detdistill.training.world import by_leader
 
@@ -37,6 +37,7 @@ def train(
     progress: Progress | None = None,
     label: str = "training",
     identity: Mapping[str, Any] | None = None,
+    brought_up: BringUp = dict,
 ) -> TrainResult:
     """Trains a step's parameters and leaves checkpoints from which the run can go on exactly.
 
@@ -58,6 +59,7 @@ def train(
         progress: None is silent.
         label: what progress calls the run.
         identity: what else must be the same on resume (data, recipe, teacher's digest), as JSON.
+        brought_up: the identity that an earlier version stored → what this version would have stored for that run.
 
     Raises:
         ConfigError: the folder holds a run that was not to be resumed, or one with other settings; or evaluations are
@@ -93,7 +95,18 @@ def train(
         ):
             watcher = progress or Silence()
             run = _Run(
-                fabric, step, settings, loader, save_student, folder, resume, evaluate, watcher, label, resumable
+                fabric,
+                step,
+                settings,
+                loader,
+                save_student,
+                folder,
+                resume,
+                evaluate,
+                watcher,
+                label,
+                resumable,
+                lambda stored: brought_up(as_recorded(stored)),
             )
             try:
                 return run.execute(stop)

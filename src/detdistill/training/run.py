@@ -33,7 +33,7 @@ from detdistill.store.layout import RunFolder
 from detdistill.training.evaluations import Evaluations
 from detdistill.training.logs import MetricsLog, TensorboardLog
 from detdistill.training.optimizer import build_optimizer, learning_rate
-from detdistill.training.settings import TrainSettings, as_recorded
+from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
 from detdistill.training.world import attempted, settled
@@ -42,6 +42,7 @@ from detdistill.types import Batch, Clock, StepReport
 Loader = Callable[[int, int, int], Iterable[Batch]]
 SaveStudent = Callable[[Any, Path], None]
 Evaluate = Callable[[Any], Mapping[str, float | None]]
+BringUp = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Outcome = TypeVar("Outcome")
 
 
@@ -116,6 +117,7 @@ class _Run:
     progress: Progress
     label: str
     identity: Mapping[str, Any]
+    brought_up: BringUp
 
     def __post_init__(self) -> None:
         fabric, settings, step = self.fabric, self.settings, self.step
@@ -145,7 +147,7 @@ class _Run:
         found, self.warnings = self._by_leader(self._find)
         if found is None:
             return 0
-        require_same(as_recorded(found.snapshot.identity), self.identity, where=found.path)
+        require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
         self.state.restore(found)
         self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:

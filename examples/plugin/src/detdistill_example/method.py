@@ -11,11 +11,12 @@ from torch.nn import functional
 from detdistill import DetectorSpec, Method
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain
+from detdistill.methods.method import ScheduledSettings
 from detdistill.methods.parts import normalize
 
 
 @dataclass(frozen=True, slots=True)
-class CosineSettings:
+class CosineSettings(ScheduledSettings):
     """Numbers of the recipe `cosine`.
 
     Attributes:

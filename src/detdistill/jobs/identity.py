@@ -1,0 +1,53 @@
+"""What a checkpoint of an earlier version says that its run is, in the words of this version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from detdistill.data.transforms import AugmentSettings, ImageSettings
+from detdistill.detectors.catalogue import settings_of
+from detdistill.errors import DistillError
+from detdistill.methods.method import METHODS, ScheduledSettings
+from detdistill.settings import as_tree, build
+from detdistill.settings.calls import NAME
+from detdistill.settings.reading import renamed
+
+
+def brought_up(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity with the settings that have come since at their defaults, as the run then had them.
+
+    What this version cannot read stays as it is, for the comparison to name.
+    """
+    found = dict(identity)
+    readers: dict[str, Callable[[Any], Any]] = {
+        "student": lambda tree: settings_of(tree).to_dict(),
+        "image": lambda tree: asdict(build(ImageSettings, tree, where="image")),
+        "augment": lambda tree: asdict(build(AugmentSettings, tree, where="augment")),
+        "method": _with_schedules,
+    }
+    for key, read in readers.items():
+        if isinstance(found.get(key), dict):
+            try:
+                found[key] = json.loads(json.dumps(read(found[key])))
+            except DistillError:
+                continue
+    return found
+
+
+def _with_schedules(tree: Any) -> Any:
+    """A method's tree with the schedule that it had before there were any, and with its keys' names of today.
+
+    Other keys that a method has gained may stand for another way to compute it: they are left for the comparison.
+    """
+    if isinstance(tree, list):
+        return [_with_schedules(one) for one in tree]
+    if not isinstance(tree, dict):
+        return tree
+    below = {key: _with_schedules(value) for key, value in tree.items()}
+    kind = METHODS[below[NAME]].settings if below.get(NAME) in METHODS else object
+    if not issubclass(kind, ScheduledSettings):
+        return below
+    return {**as_tree(ScheduledSettings()), **renamed(below, kind)}
