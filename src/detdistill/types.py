@@ -77,6 +77,8 @@ class Batch:
         seeds: one integer ≥ 0 per image, a function of (seed, epoch, index): what a detector draws at random for that
             image is drawn from a generator seeded with it.
         twins: further versions of `images` that underwent the same geometry, by name.
+        teacher: the same images as a teacher sees them that has a size of its own: everything in pixels of its own
+            grid. None where it sees the batch as it is.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -86,9 +88,15 @@ class Batch:
     image_ids: tuple[int, ...]
     seeds: tuple[int, ...]
     twins: Mapping[str, Float[Tensor, "b 3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
+    teacher: Batch | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
+
+    @property
+    def for_teacher(self) -> Batch:
+        """The images as the teacher sees them."""
+        return self if self.teacher is None else self.teacher
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -97,6 +105,7 @@ class Batch:
             images=self.images.to(device, non_blocking=True),
             targets=tuple(target.to(device) for target in self.targets),
             twins={name: images.to(device, non_blocking=True) for name, images in self.twins.items()},
+            teacher=None if self.teacher is None else self.teacher.to(device),
         )
 
     def part(self, first: int, last: int) -> Batch:
@@ -111,6 +120,7 @@ class Batch:
             image_ids=self.image_ids[part],
             seeds=self.seeds[part],
             twins={name: images[part] for name, images in self.twins.items()},
+            teacher=None if self.teacher is None else self.teacher.part(first, last),
         )
 
     def image(self, index: int) -> Batch:

@@ -61,8 +61,8 @@ class TeacherWitness(Witness):
     teachers: list[FrozenTeacher] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
 
-    def frozen(self, detector: Any, *, autocast: torch.dtype | None = None) -> FrozenTeacher:
-        teacher = FrozenTeacher(detector, autocast=autocast)
+    def frozen(self, detector: Any, **options: Any) -> FrozenTeacher:
+        teacher = FrozenTeacher(detector, **options)
         self.teachers.append(teacher)
         self.digests.append(teacher.digest())
         return teacher

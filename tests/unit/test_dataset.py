@@ -4,6 +4,7 @@ import io
 import random
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample, Stored, read_image
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
-from detdistill.data.transforms import AugmentSettings, ImageSettings
+from detdistill.data.transforms import AugmentSettings, ImageSettings, draw_augmentation
 from detdistill.errors import DataError
 from detdistill.random import draw_seed
 from detdistill.types import Targets
@@ -309,3 +310,40 @@ def test_decompression_bombs_are_refused_by_their_header(tmp_path, monkeypatch, 
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + end)
     with pytest.raises(DataError, match=r"must have at most 178956970 pixels, got a header that says more \("):
         read_image(tmp_path / "bomb.png", image_id=3, size=(height, width))
+
+
+def test_a_teacher_of_its_own_size_sees_the_same_crop_flip_and_colours(annotations: Annotations) -> None:
+    """Both sizes are made from the stored image by one draw: each is what a data set of that size alone would give."""
+    large = ImageSettings(64, 128)
+    augment = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5), short_sides=(24, 40))
+    doubled = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5), short_sides=(48, 80))
+    change = SampleSpecific(SampleSpecificSettings(small_px=4))
+    options = {"seed": 5, "sample_transform": change, "twins": {"dark": lambda index: torch.zeros(
+        (3, *annotations.sizes[index]), dtype=torch.uint8)}}  # fmt: skip
+    both = DetectionDataset(annotations, image=IMAGE, teacher_image=large, augment=augment, **options)
+    small = DetectionDataset(annotations, image=IMAGE, augment=augment, **options)
+    for epoch in range(6):
+        for index in (0, 1):
+            draw = Draw(epoch=epoch, index=index)
+            ours, theirs = both[draw], both[draw].teacher
+            assert theirs is not None
+            require_same(ours, small[draw])
+            side = draw_augmentation(augment, both._generator(draw, 1)).short_side
+            assert side is not None
+            fixed = replace(doubled, short_sides=(2 * side, 2 * side))
+            require_same(theirs, DetectionDataset(annotations, image=large, augment=fixed, **options)[draw])
+            assert max(abs(2 * a - b) for a, b in zip(ours.size, theirs.size, strict=True)) <= 4
+            assert theirs.twins["dark"].shape == theirs.image.shape
+            assert theirs.teacher is None
+            if len(ours.targets.boxes) == len(theirs.targets.boxes):
+                torch.testing.assert_close(2 * ours.targets.boxes, theirs.targets.boxes, rtol=0, atol=4)
+    plain = DetectionDataset(annotations, image=IMAGE, teacher_image=large)[Draw(epoch=0, index=0)]
+    assert plain.teacher is not None
+    assert plain.teacher.size == (64, 85)
+    assert (plain.size, plain.stored_size) == ((32, 43), (48, 64))
+
+
+def require_same(one: Sample, other: Sample) -> None:
+    assert torch.equal(one.image, other.image)
+    assert torch.equal(one.targets.boxes, other.targets.boxes)
+    assert (one.size, one.stored_size, one.seed) == (other.size, other.stored_size, other.seed)

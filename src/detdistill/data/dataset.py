@@ -18,7 +18,13 @@ from torch.utils.data import Dataset
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.image_files import UNREADABLE
-from detdistill.data.transforms import AugmentSettings, ImageSettings, draw_augmentation, transform_sample
+from detdistill.data.transforms import (
+    Augmentation,
+    AugmentSettings,
+    ImageSettings,
+    draw_augmentation,
+    transform_sample,
+)
 from detdistill.errors import DataError
 from detdistill.random import draw_seed
 from detdistill.types import Targets
@@ -72,6 +78,7 @@ class Sample:
         image_id: the data set's own image id.
         seed: `draw_seed` of (seed, epoch, index).
         twins: further versions of `image` that underwent the same, by name.
+        teacher: the same at the teacher's size, where that is another one.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -81,6 +88,7 @@ class Sample:
     image_id: int
     seed: int
     twins: Mapping[str, UInt8[Tensor, "3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
+    teacher: Sample | None = None
 
 
 @contextmanager
@@ -154,6 +162,7 @@ class DetectionDataset(Dataset[Sample]):
     Args:
         annotations: which images and boxes there are.
         image: the size that models see.
+        teacher_image: the size that the teacher sees instead; the same crop, flip and changes are made at both.
         augment: what training may change; None gives the evaluation view, which only resizes.
         seed: of all random choices.
         sample_transform: a recipe's change to image and boxes before the resize, with a generator of its own, seeded
@@ -166,12 +175,14 @@ class DetectionDataset(Dataset[Sample]):
         annotations: Annotations,
         *,
         image: ImageSettings,
+        teacher_image: ImageSettings | None = None,
         augment: AugmentSettings | None = None,
         seed: int = 0,
         sample_transform: SampleTransform | None = None,
         twins: Mapping[str, TwinReader] = MappingProxyType({}),
     ) -> None:
         self.annotations, self.image, self.augment, self.seed = annotations, image, augment, seed
+        self.teacher_image = teacher_image
         self.sample_transform, self.twins = sample_transform, dict(twins)
 
     def __len__(self) -> int:
@@ -200,19 +211,27 @@ class DetectionDataset(Dataset[Sample]):
             image, targets, twins = stored.image, stored.targets, dict(stored.twins)
         augment, generator = self.augment, self._generator(draw, _AUGMENT_STREAM)
         drawn = None if augment is None else draw_augmentation(augment, generator)
-        twins = {
-            name: transform_sample(twin, targets, settings=self.image, drawn=drawn)[0] for name, twin in twins.items()
-        }
-        image, targets = transform_sample(image, targets, settings=self.image, drawn=drawn)
-        return Sample(
-            image=image,
-            targets=targets,
-            size=(image.shape[1], image.shape[2]),
-            stored_size=(height, width),
-            image_id=image_id,
-            seed=draw_seed(self.seed, draw.epoch, index),
-            twins=twins,
-        )
+
+        def shown(settings: ImageSettings, drawn: Augmentation | None, teacher: Sample | None = None) -> Sample:
+            seen, objects = transform_sample(image, targets, settings=settings, drawn=drawn)
+            return Sample(
+                image=seen,
+                targets=objects,
+                size=(seen.shape[1], seen.shape[2]),
+                stored_size=(height, width),
+                image_id=image_id,
+                seed=draw_seed(self.seed, draw.epoch, index),
+                twins={
+                    name: transform_sample(twin, targets, settings=settings, drawn=drawn)[0]
+                    for name, twin in twins.items()
+                },
+                teacher=teacher,
+            )
+
+        theirs = self.teacher_image
+        if theirs is None:
+            return shown(self.image, drawn)
+        return shown(self.image, drawn, shown(theirs, drawn and drawn.at(theirs, drawn_for=self.image)))
 
     def _generator(self, draw: Draw, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(draw_seed(self.seed, draw.epoch, draw.index, stream))

@@ -40,6 +40,7 @@ class _Packed:
     image_ids: tuple[int, ...]
     seeds: tuple[int, ...]
     twins: dict[str, UInt8[Tensor, "b 3 h w"]]
+    teacher: _Packed | None
 
     def unpack(self) -> Batch:
         columns = (torch.from_numpy(column) for column in (self.boxes, self.labels, self.ignored))
@@ -52,10 +53,12 @@ class _Packed:
             image_ids=self.image_ids,
             seeds=self.seeds,
             twins={name: images.to(torch.float32).div_(255) for name, images in self.twins.items()},
+            teacher=None if self.teacher is None else self.teacher.unpack(),
         )
 
 
-def _pack(samples: Sequence[Sample], pad_multiple: int) -> _Packed:
+def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int | None = None) -> _Packed:
+    theirs = [sample.teacher for sample in samples if sample.teacher is not None]
     largest = (max(sample.size[side] for sample in samples) for side in (0, 1))
     height, width = (math.ceil(pixels / pad_multiple) * pad_multiple for pixels in largest)
     targets = [sample.targets for sample in samples]
@@ -77,18 +80,20 @@ def _pack(samples: Sequence[Sample], pad_multiple: int) -> _Packed:
         image_ids=tuple(sample.image_id for sample in samples),
         seeds=tuple(sample.seed for sample in samples),
         twins={name: padded([sample.twins[name] for sample in samples]) for name in samples[0].twins},
+        teacher=_pack(theirs, teachers_multiple or pad_multiple) if theirs else None,
     )
 
 
-def collate(samples: Sequence[Sample], *, pad_multiple: int) -> Batch:
+def collate(samples: Sequence[Sample], *, pad_multiple: int, teachers_multiple: int | None = None) -> Batch:
     """One batch from one sample or more: padded at the bottom and right with zeros, float in [0, 1].
 
-    The batch's height and width are the largest of its images, rounded up to a multiple of `pad_multiple` pixels.
+    The batch's height and width are the largest of its images, rounded up to a multiple of `pad_multiple` pixels;
+    the teacher's view is padded alike to a multiple of `teachers_multiple`, where it has another.
     Targets stay as they are, since padding moves no box.
     """
     if not samples:
         raise DataError("A batch must have at least one sample, got none. Leave empty batches out.")
-    return _pack(samples, pad_multiple).unpack()
+    return _pack(samples, pad_multiple, teachers_multiple).unpack()
 
 
 class _BatchData(Dataset["_Packed | DataError"]):
@@ -100,7 +105,10 @@ class _BatchData(Dataset["_Packed | DataError"]):
     def __getitem__(self, draws: Sequence[Draw]) -> _Packed | DataError:
         # The error travels as a value: DataLoader would wrap its message into a worker's traceback.
         try:
-            return _pack([self.dataset[draw] for draw in draws], self.dataset.image.pad_multiple)
+            theirs = self.dataset.teacher_image
+            samples = [self.dataset[draw] for draw in draws]
+            multiple = self.dataset.image.pad_multiple
+            return _pack(samples, multiple, multiple if theirs is None else theirs.pad_multiple)
         except DataError as error:
             return error
 

@@ -7,7 +7,7 @@ Nothing here reads a global random state: `draw_augmentation` turns a generator 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import UInt8
@@ -32,7 +32,7 @@ SMALLEST_BOX_PX = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ImageSettings:
-    """How large the models see an image; one resize and one padding for student and teacher.
+    """How large the models see an image: one resize and one padding.
 
     Attributes:
         short_side: the short side is resized to this many pixels (up or down), keeping the ratio ...
@@ -128,6 +128,12 @@ class Augmentation:
     saturation: float = 1.0
     hue: float = 0.0
     short_side: int | None = None
+
+    def at(self, image: ImageSettings, *, drawn_for: ImageSettings) -> Augmentation:
+        """The same at another size: all but the short side in pixels is in shares of the image."""
+        if self.short_side is None:
+            return self
+        return replace(self, short_side=max(round(self.short_side * image.short_side / drawn_for.short_side), 1))
 
 
 def draw_augmentation(settings: AugmentSettings, generator: torch.Generator) -> Augmentation:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from detdistill.detectors.settings import DetectorSettings
+from detdistill.errors import CapabilityError
 from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid
 
 _BODY = "body"
 LOSS_NEEDS = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
+
+
+def nearest_factor(ratio: float) -> float:
+    """The power of two nearest to a ratio of sizes."""
+    return float(2.0 ** round(math.log2(ratio)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +46,15 @@ class ClassLayout:
 class BoxLayout:
     """How box distributions are laid out: on which strides, anchors a cell, bins an edge.
 
-    `anchor_scale` is the side, in strides, of the square around each cell by whose overlap objects are given to cells.
+    `anchor_scale` is the side, in strides, of the square around each cell by whose overlap objects are given to cells,
+    `bin_width` what a bin stands for, in strides too.
     """
 
     strides: tuple[int, ...]
     anchors: int
     bins: int
     anchor_scale: float = 8.0
+    bin_width: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,8 @@ class DetectorSpec:
         name: how messages call it, such as ``"fcos/resnet18"``.
         class_names: the data set's names, in label order.
         two_stage: whether a second stage refines proposals.
+        ratio: how many of its own pixels lie along one of the pixels that its strides are in: other than 1 for a
+            teacher that sees images of another size, whose strides are in its student's pixels.
     """
 
     name: str
@@ -64,6 +75,44 @@ class DetectorSpec:
     class_logits: ClassLayout | None = None
     box_distributions: BoxLayout | None = None
     two_stage: bool = False
+    ratio: float = 1.0
+
+    @property
+    def factor(self) -> float:
+        """The power of two nearest to `ratio`: by so much its strides differ from those that it has by itself."""
+        return nearest_factor(self.ratio)
+
+    def at_ratio(self, ratio: float) -> DetectorSpec:
+        """The detector beside a student of whose pixels `ratio` of its own fill one, in pixels of that student.
+
+        Its strides are divided by the nearest power of two, so that levels of one stride have cells of the most
+        similar share of the image.
+
+        Raises:
+            CapabilityError: a stride would be no whole number of the student's pixels.
+        """
+        if ratio == 1.0:
+            return self
+        alone = replace(self, ratio=ratio)
+        strides, factor = self.pyramid.strides, alone.factor
+        if any(stride % factor for stride in strides):
+            raise CapabilityError(
+                f"The strides of a teacher that sees images {ratio:g} times the student's size must be multiples of "
+                f"{factor:g}, got {list(strides)} ({self.name}). "
+                "Leave teacher.image out, or set it to a size nearer to data.image."
+            )
+
+        def in_students(own: Sequence[int]) -> tuple[int, ...]:
+            return tuple(int(stride / factor) for stride in own)
+
+        logits, boxes = self.class_logits, self.box_distributions
+        return replace(
+            alone,
+            pyramid=replace(self.pyramid, strides=in_students(strides)),
+            class_logits=logits and replace(logits, strides=in_students(logits.strides)),
+            box_distributions=boxes
+            and replace(boxes, strides=in_students(boxes.strides), bin_width=boxes.bin_width * factor / ratio),
+        )
 
 
 class Detector(nn.Module, ABC):

@@ -28,16 +28,23 @@ class FrozenTeacher:
     Args:
         detector: taken over: put into eval mode, its parameters frozen. Give a copy to keep training the original.
         autocast: the teacher computes under autocast of this dtype, whatever the caller's; None for full precision.
+        ratio: how many pixels of the images that it is shown lie along one pixel of the student's. Its spec and what
+            it observes then name levels by the stride in the student's pixels; see `DetectorSpec.at_ratio`.
+
+    Raises:
+        CapabilityError: a stride would be no whole number of the student's pixels.
     """
 
-    def __init__(self, detector: Detector, *, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, detector: Detector, *, autocast: torch.dtype | None = None, ratio: float = 1.0) -> None:
+        detector.spec.at_ratio(ratio)  # refuses what cannot be, before it takes the detector over
+        self._ratio = ratio
         self._detector = detector.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self._autocast = autocast
 
     @property
     def spec(self) -> DetectorSpec:
-        """What the teacher is and offers."""
-        return self._detector.spec
+        """What the teacher is and offers, its strides in the student's pixels."""
+        return self._detector.spec.at_ratio(self._ratio)
 
     @property
     def device(self) -> torch.device:
@@ -47,7 +54,7 @@ class FrozenTeacher:
     def observe(self, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher sees on its own features, given targets where losses are asked for. No gradient flows."""
         with self._looking(batch) as (detector, seeded):
-            return detector.observe(detector.extract(seeded), seeded, needs)
+            return self._named(detector.observe(detector.extract(seeded), seeded, needs))
 
     def observe_pyramid(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher's heads see on a given pyramid of the batch, such as the student's. No gradient flows.
@@ -63,9 +70,10 @@ class FrozenTeacher:
                 f"{layout.channels} channels, got strides {pyramid.strides} and channels {sorted(channels)}. "
                 "Let the teacher read its own features."
             )
-        detached = Pyramid(tuple(level.detach() for level in pyramid.levels), pyramid.strides)
+        own = self._detector.spec.pyramid.strides
+        detached = Pyramid(tuple(level.detach() for level in pyramid.levels), own)
         with self._looking(batch) as (detector, seeded):
-            return detector.observe(detached, seeded, needs)
+            return self._named(detector.observe(detached, seeded, needs))
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """Detections of every image, best first, in pixels of the padded batch image."""
@@ -109,6 +117,21 @@ class FrozenTeacher:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def _named(self, seen: Observation) -> Observation:
+        """The observation with its levels named as the spec names them."""
+        if self.spec.ratio == 1.0:
+            return seen
+        parts = ("pyramid", "class_logits", "box_distributions", "task_loss")
+        shown = {name: part for name in parts if (part := getattr(seen, name)) is not None}
+        factor = self.spec.factor
+        return replace(
+            seen,
+            **{
+                name: replace(part, strides=tuple(int(stride / factor) for stride in part.strides))
+                for name, part in shown.items()
+            },
+        )
 
     @contextmanager
     def _looking(self, batch: Batch, *, gradients: bool = False) -> Iterator[tuple[Detector, Batch]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +14,11 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.sizes import enlarged, in_students_frame, with_students_twins
 from detdistill.distillation.view import CLEAN, View
 from detdistill.distillation.weigh import Features, MeanOf, Weigh
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, StepReport
+from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid, StepReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,25 +125,47 @@ class DistillationStep(nn.Module):
         Raises:
             CapabilityError: a twin is missing that the recipe cannot make.
         """
-        wanted = {view.twin for view in recipe.views()} & recipe.twins.keys() - batch.twins.keys()
-        if wanted:
-            made = {name: recipe.twins[name](self.teacher, batch) for name in sorted(map(str, wanted))}
-            batch = replace(batch, twins={**batch.twins, **made})
+        if batch.teacher is None and self.teacher.spec.ratio != 1.0:
+            raise CapabilityError(
+                f"The batch must hold the images as {self.teacher.spec.name} sees them, {self.teacher.spec.ratio:g} "
+                "times the student's size, got the student's alone. Give the data set teacher_image."
+            )
+        batch = self._with_twins(batch, recipe)
         students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | recipe.student_needs(CLEAN))}
-        teachers = {CLEAN: self.teacher.observe(batch, recipe.teacher_needs(CLEAN))} if recipe.terms else {}
+        teachers = {CLEAN: self._taught(batch, CLEAN, recipe, students[CLEAN])} if recipe.terms else {}
         for view in recipe.views():
             if view != CLEAN:
-                seen = view(batch)
                 with running_statistics_kept(self.student):
-                    students[view] = self.student(seen, recipe.student_needs(view))
-                teachers[view] = self.teacher.observe(seen, recipe.teacher_needs(view))
+                    students[view] = self.student(view(batch), recipe.student_needs(view))
+                teachers[view] = self._taught(batch, view, recipe, students[view])
         judged = recipe.weight_needs(Features.STUDENT)
         return Seen(
             batch=batch,
             students=students,
             teachers=teachers,
-            judged=self.teacher.observe_pyramid(students[CLEAN].pyramid, batch, judged) if judged else None,
+            judged=self._judged(students[CLEAN].pyramid, batch, judged) if judged else None,
         )
+
+    def _with_twins(self, batch: Batch, recipe: Recipe) -> Batch:
+        """The batch with all twins that the recipe looks at and can make, where the teacher sees it, and from there."""
+        theirs = batch.for_teacher
+        wanted = {view.twin for view in recipe.views()} & recipe.twins.keys() - theirs.twins.keys()
+        if not wanted:
+            return batch
+        made = {name: recipe.twins[name](self.teacher, theirs) for name in sorted(map(str, wanted))}
+        seen = replace(theirs, twins={**theirs.twins, **made})
+        return seen if batch.teacher is None else with_students_twins(replace(batch, teacher=seen))
+
+    def _taught(self, batch: Batch, view: View, recipe: Recipe, ours: Observation) -> Observation:
+        """What the teacher sees on a view, beside what the student saw."""
+        theirs = self.teacher.observe(view(batch.for_teacher), recipe.teacher_needs(view))
+        if batch.teacher is None:
+            return theirs
+        return in_students_frame(theirs, ours, batch, factor=self.teacher.spec.factor)
+
+    def _judged(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
+        """What the teacher's heads see on the student's features, which lie on the student's grid."""
+        return self.teacher.observe_pyramid(pyramid, enlarged(batch, self.teacher.spec.factor), needs)
 
     def forward(self, batch: Batch, clock: Clock) -> StepReport:
         """The report of one batch.

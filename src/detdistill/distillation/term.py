@@ -105,11 +105,16 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
     """
     shared = [stride for stride in student.pyramid.strides[:last] if stride in teacher.pyramid.strides]
     if not shared:
+        theirs, whose = list(teacher.pyramid.strides), teacher.name
+        remedy = (
+            f"Build the student with the teacher's strides, for example student.strides={typed(sorted({*theirs}))}."
+        )
+        if teacher.ratio != 1.0:
+            whose = f"{whose}, in the student's pixels"
+            remedy = "Leave teacher.image out, or set it to a size nearer to data.image."
         raise CapabilityError(
             f"Student and teacher must share at least one stride, got {list(student.pyramid.strides)} "
-            f"({student.name}) and {list(teacher.pyramid.strides)} ({teacher.name}). "
-            "Build the student with the teacher's strides, for example student.strides="
-            f"{typed(sorted(set(teacher.pyramid.strides)))}."
+            f"({student.name}) and {theirs} ({whose}). {remedy}"
         )
     return tuple(shared)
 
@@ -117,12 +122,21 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
 def pairing_note(student: DetectorSpec, teacher: DetectorSpec) -> str:
     """One sentence that says which strides are paired and which are left over, for people to read at start-up."""
     shared = shared_strides(student, teacher)
+
+    def own(stride: int) -> str:
+        return f"{stride * teacher.factor:g}"
+
     left = [
-        f"{side}: {', '.join(str(stride) for stride in spec.pyramid.strides if stride not in shared)}"
-        for side, spec in (("student", student), ("teacher", teacher))
+        f"{side}: {', '.join(named(stride) for stride in spec.pyramid.strides if stride not in shared)}"
+        for side, spec, named in (("student", student, str), ("teacher", teacher, own))
         if set(spec.pyramid.strides) - set(shared)
     ]
     paired = f"levels paired by stride: {', '.join(str(stride) for stride in shared)}"
+    if teacher.ratio != 1.0:
+        pairs = ", ".join(f"{stride} and {own(stride)}" for stride in shared)
+        paired = f"levels paired by the share of the image that a cell covers, strides of student and teacher: {pairs}"
+    if teacher.ratio != teacher.factor:
+        paired += f" (the teacher's maps are resized, as its images are {teacher.ratio:.3g} times as large)"
     return f"{paired}; not paired: {'; '.join(left)}" if left else f"{paired}; none left over"
 
 

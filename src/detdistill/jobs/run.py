@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from detdistill.data.transforms import ImageSettings
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.jobs import stages
+from detdistill.jobs import sizes, stages
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.report.tables import per_class, results_json, side_by_side
@@ -20,6 +22,9 @@ from detdistill.training.world import by_leader, leads, watched_by_leader
 
 STUDENT = "student"
 RESULTS = TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
+TEACHER_OWN_SIZE = "teacher_own_size"
+# How a table calls what results.json has under another name.
+_ROWS = {TEACHER_OWN_SIZE: "teacher at its own size"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,7 @@ class RunOutcome:
         sample_specific: shares of the images that sample-specific augmentation reaches; None where it is off.
         best: how detectors were chosen that are the best of several evaluations, by the names of `results`.
         stopped_early: whether the training ended before all steps that were planned.
+        sizes: the size at which each detector saw the images, where these are not all the same.
     """
 
     out: Path
@@ -45,9 +51,11 @@ class RunOutcome:
     best: Mapping[str, Best] = field(default_factory=dict)
     stopped_early: bool = False
 
+    sizes: Mapping[str, ImageSettings] = field(default_factory=lambda: MappingProxyType({}))
+
     def table(self) -> list[str]:
         """The figures side by side, those of a student alone by class too, and where the run is."""
-        lines = side_by_side(self.results).text().splitlines()
+        lines = [*side_by_side(_named(self.results)).text().splitlines(), *self._sizes()]
         lines += [f"{name}: {best.text()}" for name, best in self.best.items()]
         early = " (stopped early)" if self.stopped_early else ""
         took = f"{self.steps} steps{early} in {self.seconds:.0f} s; run folder {self.out}"
@@ -57,6 +65,10 @@ class RunOutcome:
             advice = "The student alone is not known: train it with `detdistill train` and pass its run as --alone."
             lines += ["", advice]
         return [*lines, "", f"{self.method}: {took}"]
+
+    def _sizes(self) -> list[str]:
+        told = (f"{_ROWS.get(name, name)}: {sizes.described(size)}" for name, size in self.sizes.items())
+        return ["", f"images seen by {'; '.join(told)}"] if self.sizes else []
 
     def as_dict(self) -> Mapping[str, Any]:
         """What ``results.json`` holds."""
@@ -68,6 +80,7 @@ class RunOutcome:
             **({} if self.sample_specific is None else {"sample_specific": dict(self.sample_specific)}),
             **({"best": {name: best.as_dict() for name, best in self.best.items()}} if self.best else {}),
             **({"stopped_early": True} if self.stopped_early else {}),
+            **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
         }
 
 
@@ -82,9 +95,9 @@ class GenerationsOutcome:
     def results(self) -> dict[str, CocoMetrics | None]:
         """Figures of teacher, student alone and every generation."""
         first = self.generations[0].results
+        shown = (TEACHER, ALONE, TEACHER_OWN_SIZE)
         return {
-            TEACHER: first[TEACHER],
-            ALONE: first[ALONE],
+            **{name: first[name] for name in shown if name in first},
             **{one.out.name: one.results[DISTILLED] for one in self.generations},
         }
 
@@ -99,7 +112,7 @@ class GenerationsOutcome:
         steps = ", ".join(dict.fromkeys(str(one.steps) for one in self.generations))
         took = f"{len(self.generations)} generations of {steps} steps in {self.seconds:.0f} s"
         return [
-            *side_by_side(self.results).text().splitlines(),
+            *side_by_side(_named(self.results)).text().splitlines(),
             *(f"{one.out.name}: {one.best[DISTILLED].text()}" for one in self.generations if DISTILLED in one.best),
             "",
             f"{last.method}: {took}; run folders in {self.out}",
@@ -118,6 +131,10 @@ class GenerationsOutcome:
             "steps": last.steps,
             "seconds": round(self.seconds, 2),
         }
+
+
+def _named(results: Mapping[str, CocoMetrics | None]) -> dict[str, CocoMetrics | None]:
+    return {_ROWS.get(name, name): metrics for name, metrics in results.items()}
 
 
 def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
@@ -158,16 +175,22 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     # The student is compared with them as far as their figures mean anything.
     teacher = opened.teacher if opened.same_classes else None
     others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}
+    at = {TEACHER: opened.taught_at}
+    if teacher is not None and (own := sizes.other_own_size(teacher, opened.taught_at, opened.data.val)):
+        others[TEACHER_OWN_SIZE], at[TEACHER_OWN_SIZE] = teacher.detector, own
     # Several processes are forked from this one, which must not have touched a GPU before.
     early = leads() and not forks(config.train)
-    before = stages.measure(opened, others, progress=progress) if early else {}
+    before = stages.measure(opened, others, at=at, progress=progress) if early else {}
     fitted = stages.fit(proved, progress=progress)
 
     def outcome() -> RunOutcome:
-        measured = before or stages.measure(opened, others, progress=progress)
+        measured = before or stages.measure(opened, others, at=at, progress=progress)
         measured |= stages.measure(opened, {DISTILLED: fitted.student}, progress=progress)
         results = {name: measured[name].metrics if name in measured else None for name in RESULTS}
+        if TEACHER_OWN_SIZE in measured:
+            results[TEACHER_OWN_SIZE] = measured[TEACHER_OWN_SIZE].metrics
         training = fitted.training
+        seen = at | {DISTILLED: opened.data.image} if len({*at.values(), opened.data.image}) > 1 else {}
         chosen = {
             TEACHER: None if config.teacher is None else chosen_as(Path(config.teacher.source)),
             ALONE: None if config.alone is None else chosen_as(config.alone),
@@ -182,13 +205,15 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
             sample_specific=built.shares,
             best={name: best for name, best in chosen.items() if best is not None},
             stopped_early=training.stopped_early,
+            sizes=seen,
         )
         curves = {DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}
-        levels = {name: one.metrics for name, one in measured.items()}
+        shown = {name: one for name, one in measured.items() if name in RESULTS}
+        levels = {name: one.metrics for name, one in shown.items()}
         stages.report(found.out, found.as_dict(), curves=curves, levels=levels)
-        stages.draw_pictures(opened, measured)
+        stages.draw_pictures(opened, shown)
         return found
 
     return by_leader(outcome)
@@ -214,7 +239,8 @@ def generations_job(
         watcher.say(f"generation {number} of {generations}: {out}")
         found.append(distill_job(replace(config, out=out, teacher=teacher), resume=resume, progress=watcher))
         if teacher is not None:
-            teacher = replace(teacher, source=str(out), allow=())
+            # A student saw the data's own size.
+            teacher = replace(teacher, source=str(out), allow=(), image=None)
     outcome = GenerationsOutcome(config.out, tuple(found))
     curves = {one.out.name: one.out for one in found}
     stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results)

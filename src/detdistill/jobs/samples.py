@@ -48,6 +48,7 @@ class Opened:
     Attributes:
         resume: whether the run goes on from its latest checkpoint.
         teacher: None where none teaches.
+        teacher_image: the size at which it sees the images; None where it is the student's.
         same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
         alone: the same student trained alone, for the comparison; None where there is none.
     """
@@ -58,6 +59,12 @@ class Opened:
     teacher: LoadedDetector | None
     same_classes: bool
     alone: LoadedDetector | None
+    teacher_image: ImageSettings | None = None
+
+    @property
+    def taught_at(self) -> ImageSettings:
+        """The size at which the teacher sees the images."""
+        return self.teacher_image or self.data.image
 
     @property
     def first_device(self) -> torch.device:
@@ -118,6 +125,7 @@ def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
     return DetectionDataset(
         opened.data.train,
         image=opened.data.image,
+        teacher_image=opened.teacher_image,
         augment=opened.config.data.augment,
         seed=opened.config.seed,
         sample_transform=changes.transform,
@@ -136,7 +144,8 @@ def batch_with_boxes(opened: Opened, changes: SampleChanges) -> Batch:
             "The training images must have at least one box to learn, got none. "
             "Check the annotations with `detdistill data check DATA`."
         )
-    return collate(samples, pad_multiple=opened.data.image.pad_multiple)
+    multiples = opened.data.image.pad_multiple, opened.taught_at.pad_multiple
+    return collate(samples, pad_multiple=multiples[0], teachers_multiple=multiples[1])
 
 
 def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> dict[str, TwinReader]:
@@ -152,7 +161,7 @@ def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress:
             maker=maker,
             teacher=teacher,
             annotations=opened.data.train,
-            image=opened.data.image,
+            image=opened.taught_at,
             batch_size=config.train.batch_size,
             device=opened.first_device,
             progress=progress,
@@ -173,7 +182,7 @@ def weighed_constantly(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, p
         teacher.to(device)
         progress.start("measure constant weights", len(train))
         seen = 0
-        plain = DetectionDataset(train, image=opened.data.image)
+        plain = DetectionDataset(train, image=opened.taught_at)
         for batch in evaluation_loader(plain, batch_size=opened.config.evaluate.batch_size):
             yield batch.to(device)
             seen += len(batch)

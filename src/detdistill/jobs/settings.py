@@ -74,10 +74,13 @@ class TeacherSettings:
     Attributes:
         source: a run folder or checkpoint of ours, or ``"torchvision:NAME[=FILE]"``.
         allow: names of tensors that may be missing or left over when its weights are loaded.
+        image: to what size images are brought for it: ``own``, the size that it was trained at, or a section as in
+            `data.image`. None: the student's size.
     """
 
     source: str = field(metadata={PLACE: True})
     allow: tuple[str, ...] = ()
+    image: ImageSettings | Literal["own"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.loader import training_loader
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
@@ -30,7 +32,7 @@ from detdistill.distillation.term import pairing_note
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
-from detdistill.jobs import samples
+from detdistill.jobs import samples, sizes
 from detdistill.jobs.identity import brought_up
 from detdistill.jobs.opening import (
     detect,
@@ -119,16 +121,20 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
         watcher.say(shared)
     _require_figure(config, val_split)
     size = config.data.image or image_settings(teacher.image if teacher else None, train_split)
-    data = OpenedData(train_split, val_split, size)
+    data, teacher_image = OpenedData(train_split, val_split, size), None
     if choice is not None and teacher is not None:
         same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
+        teacher_image = sizes.teachers_size(choice, teacher, size)
+        note = sizes.foreign_size_note(teacher, teacher_image or size, train_split)
+        if note is not None:
+            watcher.say(note)
     alone = None if config.alone is None else load_detector(config.alone)
     if alone is not None and alone.class_names != names:
         raise ConfigError(
             f"The student alone in {config.alone} must have the data's classes {list(names)}, got "
             f"{list(alone.class_names)}. Give a run on this data."
         )
-    return Opened(config, resume, data, teacher, same_classes, alone)
+    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image)
 
 
 def build(opened: Opened, *, progress: Progress | None = None) -> Built:
@@ -145,7 +151,9 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     method = require_method(config)
     source = config.teacher.source if config.teacher else ""
     inherited = inherit(student, opened.teacher.detector, source=source) if config.inherit else None
-    teacher = FrozenTeacher(opened.teacher.detector, autocast=_AUTOCAST.get(config.train.precision))
+    ratio = sizes.ratio_between(data.image, opened.taught_at, data.train)
+    precision = _AUTOCAST.get(config.train.precision)
+    teacher = FrozenTeacher(opened.teacher.detector, autocast=precision, ratio=ratio)
     recipe = build_recipe(method, student.spec, teacher.spec, seed=config.seed)
     changes = samples.recipe_changes(recipe, config.data)
     recipe = samples.weighed_constantly(recipe, teacher, opened, watcher)
@@ -166,6 +174,9 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
         return Proved(built, ())
     if built.inherited is not None:
         watcher.say("\n".join(built.inherited.lines()))
+    if opened.teacher_image is not None:
+        here = sizes.described(opened.data.image)
+        watcher.say(f"the teacher sees images of {sizes.described(opened.teacher_image)}, the student of {here}")
     watcher.say(pairing_note(step.student.spec, step.teacher.spec))
     for note in step.recipe.notes:
         watcher.say(note)
@@ -220,12 +231,12 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
             "teacher": step.teacher.digest(),
             **changes.identity(),
             **({"inherit": True} if config.inherit else {}),
+            **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
             **({"twins": sorted(twins)} if step.recipe.twins else {}),
         }
         changes = replace(changes, twins=twins)
     if leads():
-        resolved = replace(config, data=replace(config.data, image=data.image)).as_dict()
-        write_text(folder.config, dump_yaml(written_from(resolved, config.out)))
+        write_text(folder.config, dump_yaml(written_from(_as_run(opened).as_dict(), config.out)))
     dataset = samples.training_data(opened, changes)
     result = train(
         step,
@@ -265,14 +276,22 @@ def _evaluation(opened: Opened) -> Evaluate:
 
 
 def measure(
-    opened: Opened, detectors: Mapping[str, Detector], *, progress: Progress | None = None
+    opened: Opened,
+    detectors: Mapping[str, Detector],
+    *,
+    at: Mapping[str, ImageSettings] = MappingProxyType({}),
+    progress: Progress | None = None,
 ) -> dict[str, Measured]:
-    """COCO's figures of detectors on the run's validation images, by the names that progress calls them."""
+    """COCO's figures of detectors on the run's validation images, by the names that progress calls them.
+
+    Images are brought to the run's size, or to that of `at` for the detectors named there.
+    """
     settings, data, measured = opened.config.evaluate, opened.data, {}
     size, device, watcher = settings.batch_size, own_device(opened.config.train), watched_by_leader(progress)
     for name, detector in detectors.items():
         label = f"evaluate {name}"
-        found = detect(detector, data.val, data.image, label=label, batch_size=size, device=device, progress=watcher)
+        image = at.get(name, data.image)
+        found = detect(detector, data.val, image, label=label, batch_size=size, device=device, progress=watcher)
         measured[name] = Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
     return measured
 
@@ -305,6 +324,14 @@ def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
     data = opened.data
     rows = sheet_rows(data.val, {name: one.found for name, one in measured.items()})
     comparison_sheet(RunFolder(opened.config.out).pictures, rows, class_names=data.val.class_names)
+
+
+def _as_run(opened: Opened) -> RunConfig:
+    """The settings with every size of images as it turned out."""
+    config, teacher = opened.config, opened.config.teacher
+    if teacher is not None and teacher.image is not None:
+        teacher = replace(teacher, image=opened.taught_at)
+    return replace(config, data=replace(config.data, image=opened.data.image), teacher=teacher)
 
 
 def require_free(out: Path, *, resume: bool) -> None:

@@ -245,11 +245,17 @@ def _anchor_scale(student: DetectorSpec, teacher: DetectorSpec) -> float:
     for what, left, right, remedy in (
         ("anchors a cell", ours.anchors, theirs.anchors, "Imitate features, as with hint."),
         ("bins an edge", ours.bins, theirs.bins, f"Set student.box_bins={theirs.bins}."),
+        (
+            "width of a bin in strides",
+            ours.bin_width,
+            theirs.bin_width,
+            "Leave teacher.image out, or make it twice data.image.",
+        ),
     ):
         if left != right:
             raise CapabilityError(
-                f"The box distributions for the recipe 'ld' must have the same {what} on both sides, got {left} "
-                f"({student.name}) and {right} ({teacher.name}). {remedy}"
+                f"The box distributions for the recipe 'ld' must have the same {what} on both sides, got {left:.3g} "
+                f"({student.name}) and {right:.3g} ({teacher.name}). {remedy}"
             )
     if student.class_logits is None:
         raise CapabilityError(

@@ -14,8 +14,7 @@ from typing import Literal, TypeVar, final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -25,6 +24,7 @@ from detdistill.data.dataset import DetectionDataset, Draw, TwinReader, read_ima
 from detdistill.data.loader import collate
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.sizes import resized
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import read_json, write_json, write_once
@@ -95,7 +95,7 @@ def open_twin_cache(
 ) -> TwinReader:
     """The twins of all images of a data set, from disk; those that are not there, or not intact, are made.
 
-    A twin is made at the size that the models see and brought back to the stored size. Its address is the content of
+    A twin is made at the size that the teacher sees and brought back to the stored size. Its address is the content of
     the image file, its id and boxes, the teacher's digest, the maker's identity and the image size; so any run of the
     same teacher on the same data finds it. Every file is checked here and again when it is read. An interrupted build
     goes on where it was: it makes the same batches, so the twins come out the same. Two processes that build at once
@@ -106,7 +106,7 @@ def open_twin_cache(
         maker: makes the missing ones.
         teacher: what it works on; moved to `device` where something is to be made.
         annotations: the images and their boxes.
-        image: the size that the models see.
+        image: the size at which the teacher sees them.
         batch_size: images made at a time.
         device: where they are made.
         progress: told size and time before the bulk is made, and what was damaged.
@@ -195,11 +195,11 @@ class _Build:
         annotations = self.dataset.annotations
         stored_size = (int(annotations.sizes[index, 0]), int(annotations.sizes[index, 1]))
         if self.resize == "twin":
-            pixels = _resized(twin, stored_size)
+            pixels = resized(twin, stored_size)
         else:
             image_id = int(annotations.image_ids[index])
             image = read_image(annotations.path(index), image_id=image_id, size=stored_size)
-            pixels = image.float().div(255) + _resized(twin - seen, stored_size)
+            pixels = image.float().div(255) + resized(twin - seen, stored_size)
         return pixels.clamp(0, 1).mul(255).round().to(torch.uint8)
 
     def _write_index(self) -> None:
@@ -307,9 +307,3 @@ def _encoded(image: UInt8[Tensor, "3 h w"]) -> bytes:
     # The perturbation is noise: more effort finds nothing to compress.
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _resized(pixels: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor, "3 _h _w"]:
-    if pixels.shape[1:] == size:
-        return pixels
-    return F.interpolate(pixels[None], size, mode="bilinear", align_corners=False, antialias=True)[0]

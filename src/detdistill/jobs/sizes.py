@@ -1,0 +1,79 @@
+"""At what size a teacher sees the images: its own, the student's or another one; and how the two compare."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.annotations import Annotations
+from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.base import nearest_factor
+from detdistill.detectors.load_report import LoadedDetector
+from detdistill.distillation.sizes import whole
+from detdistill.errors import ConfigError
+from detdistill.jobs.settings import TeacherSettings
+
+
+def own_size(teacher: LoadedDetector) -> ImageSettings | None:
+    """The size that a detector was trained at; None where its checkpoint does not say."""
+    return ImageSettings(**teacher.image) if teacher.image else None
+
+
+def teachers_size(choice: TeacherSettings, teacher: LoadedDetector, ours: ImageSettings) -> ImageSettings | None:
+    """The size at which the teacher sees the images; None where it is the student's, `ours`.
+
+    Raises:
+        ConfigError: its own is wanted, and its checkpoint does not say which that is.
+    """
+    wanted = own_size(teacher) if choice.image == "own" else choice.image
+    if choice.image == "own" and wanted is None:
+        raise ConfigError(
+            f"teacher.image must be a size for {choice.source}, whose checkpoint does not say at what size it was "
+            "trained, got own. Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was."
+        )
+    return None if wanted == ours else wanted
+
+
+def ratio_between(ours: ImageSettings, theirs: ImageSettings, annotations: Annotations) -> float:
+    """How many of the teacher's pixels lie along one of the student's.
+
+    The power of two where every image is so many times as large, up to rounding; else the median over the images.
+    """
+    mine, its = _seen(ours, annotations), _seen(theirs, annotations)
+    median = float(np.median(its / mine))
+    factor = nearest_factor(median)
+    pairs = zip(mine.ravel().tolist(), its.ravel().tolist(), strict=True)
+    return factor if all(whole(own, other, factor) for own, other in pairs) else median
+
+
+def same_size(one: ImageSettings, other: ImageSettings, annotations: Annotations) -> bool:
+    """Whether all images come out at the same size under both."""
+    return bool((_seen(one, annotations) == _seen(other, annotations)).all())
+
+
+def described(size: ImageSettings) -> str:
+    """A size in words."""
+    return f"short side {size.short_side}, long side at most {size.long_side}"
+
+
+def other_own_size(teacher: LoadedDetector, seen: ImageSettings, annotations: Annotations) -> ImageSettings | None:
+    """The size that a detector was trained at, where it sees these images at another one."""
+    own = own_size(teacher)
+    return None if own is None or same_size(own, seen, annotations) else own
+
+
+def foreign_size_note(teacher: LoadedDetector, seen: ImageSettings, annotations: Annotations) -> str | None:
+    """What a person should know of a teacher that sees other sizes than it was trained at; None where it does not."""
+    own = other_own_size(teacher, seen, annotations)
+    if own is None:
+        return None
+    return (
+        f"the teacher was trained on images of {described(own)} and sees them here with {described(seen)}, where it "
+        "may be a worse teacher: set teacher.image=own to show it its own size, whatever the student's is"
+    )
+
+
+def _seen(size: ImageSettings, annotations: Annotations) -> NDArray[np.int64]:
+    """Height and width of every different size of images as stored, after the resize; (n, 2)."""
+    stored = np.unique(annotations.sizes[:], axis=0)
+    return np.array([size.resized(int(height), int(width)) for height, width in stored], dtype=np.int64)
