@@ -5,16 +5,21 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from detdistill.data.dataset import Sample
+from detdistill.data.loader import collate
+from detdistill.data.transforms import ImageSettings, transform_sample
 from detdistill.detectors.base import Detector
+from detdistill.detectors.preprocess import with_pixel_statistics
+from detdistill.evaluation.detect import detect_split
 from detdistill.store.students import load_detector, save_detector
-from detdistill.types import Batch, ClassKind, Need, Pyramid, TaskLoss
+from detdistill.types import Batch, ClassKind, Need, Pyramid, Targets, TaskLoss
 from scenes_in_memory import CLASSES, FAMILIES, STUDENT_CHANNELS, leaves_of, scene_batch, tiny_settings, tiny_student
 
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
@@ -87,7 +92,7 @@ def test_the_spec_names_detector_and_classes(detector: Detector, family: str) ->
     assert detector.settings.family == family
     assert detector.spec.name == f"{family}/test_resnet"
     assert detector.spec.class_names == CLASSES
-    assert detector.settings == tiny_settings(family)
+    assert detector.settings == with_pixel_statistics(tiny_settings(family))
 
 
 def test_observe_answers_what_is_asked_and_nothing_else(detector: Detector, batch: Batch) -> None:
@@ -287,6 +292,28 @@ def test_weights_travel_by_state_dict_and_by_file(
         seen = copied(batch, SEEN)
         assert all(map(torch.equal, leaves_of(seen), leaves_of(expected)))
         assert torch.equal(seen.task_loss.total, expected.task_loss.total)
+
+
+def test_torchvisions_model_in_a_loaded_student_finds_the_same_boxes(family: str, tmp_path: Path) -> None:
+    detector = tiny_student(family, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), score_threshold=0.0)
+    size = ImageSettings(short_side=72, long_side=120, pad_multiple=64)
+    save_detector(detector, tmp_path, image=asdict(size))
+    student = load_detector(tmp_path).detector.eval()
+    if not hasattr(student, "model"):
+        return
+    pixels = torch.randint(0, 256, (3, 131, 190), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    empty = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    resized, targets = transform_sample(pixels, empty, settings=size)
+    shape = (int(resized.shape[1]), int(resized.shape[2]))
+    sample = Sample(resized, targets, size=shape, stored_size=(131, 190), image_id=1, seed=0)
+    (ours,) = detect_split(student, [collate([sample], pad_multiple=size.pad_multiple)], device="cpu")
+    with torch.no_grad():
+        (theirs,) = student.model([pixels / 255])
+    first = 1 if student.spec.two_stage else 0  # torchvision counts the background
+    assert len(ours.scores) > 5
+    torch.testing.assert_close(theirs["scores"], torch.from_numpy(ours.scores))
+    torch.testing.assert_close(theirs["boxes"], torch.from_numpy(ours.boxes), atol=1e-3, rtol=1e-4)
+    assert torch.equal(theirs["labels"], torch.from_numpy(ours.labels) + first)
 
 
 def test_the_same_seed_gives_the_same_weights_and_no_global_number_is_drawn(family: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +11,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from detdistill.detectors.backbones import PyramidBackbone, build_backbone, group_norm, read_state_dict
+from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.families.fcos import FCOSSettings
-from detdistill.detectors.preprocess import Normaliser, outside_image
+from detdistill.detectors.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normaliser,
+    outside_image,
+    pixel_notes,
+    pixel_statistics,
+)
 from detdistill.errors import ConfigError, MissingDependencyError
+from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, Targets
 
 IMAGES = torch.rand(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
@@ -121,12 +131,16 @@ def test_frozen_stages_keep_weights_and_statistics(norm: str, stages: int, froze
         ("vit_tiny_patch16_224", (8, 16), r"has, \(16,\), got \(8, 16\)\. .* set student\.strides=\[16\]\."),
         ("test_resnet", (64, 128), r"got \(64, 128\)\. .* set student\.strides=\[32,64,128\]\."),
         ("test_resnett", (8,), r"must be a preset or a timm model, got 'test_resnett'\. Did you mean 'test_resnet'\?"),
+        ("resnet18.a1_in1", (8,), r"must name weights of resnet18, got .*\. Did you mean 'resnet18\.a1_in1k'\?"),
+        ("resnet18.", (8,), r"must name weights of resnet18, got 'resnet18\.'\. Did you mean 'resnet18'\?"),
         ("qqqqqqqq", (8,), r"got 'qqqqqqqq'\. See timm\.list_models"),
     ],
 )
 def test_what_cannot_be_built(name: str, strides: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build(name, strides=strides)
+    for pretrained in (None, True):
+        settings = FCOSSettings(backbone=name, strides=strides, pretrained=pretrained)
+        with pytest.raises(ConfigError, match=message):
+            build_detector(settings, ("a",), seed=0)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "mobilenetv3_small_050", "test_mambaout"])
@@ -196,6 +210,66 @@ def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
     message = r"weights of 'test_resnet' must be .* got the error 'no connection'\. Give student\.pretrained the path"
     with pytest.raises(MissingDependencyError, match=message):
         build("test_resnet", strides=(8, 16, 32), pretrained=True)
+
+
+@pytest.mark.parametrize("pretrained", [True, "weights.pth"])
+def test_pretrained_weights_get_timms_own_normalisation(pretrained: bool | str) -> None:
+    tags = timm.list_pretrained()
+    differ = 0
+    for tag in tags:
+        weights = timm.get_pretrained_cfg(tag)
+        settings = FCOSSettings(backbone=tag, pretrained=pretrained)
+        assert pixel_statistics(settings) == (weights.mean, weights.std)
+        differ += pixel_statistics(settings) != (IMAGENET_MEAN, IMAGENET_STD)
+    assert len(tags) > 1000
+    assert differ > len(tags) / 4
+
+
+def test_normalisation_that_is_set_or_of_random_weights() -> None:
+    lite = FCOSSettings(backbone="tf_efficientnet_lite0")
+    assert pixel_statistics(lite) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert pixel_notes(lite) == []
+    half, own = (0.5, 0.5, 0.5), (0.1, 0.2, 0.3)
+    assert pixel_statistics(replace(lite, pretrained=True)) == (half, half)
+    assert pixel_statistics(replace(lite, pretrained=True, std=own)) == (half, own)
+    assert pixel_statistics(replace(lite, pretrained=True, mean=IMAGENET_MEAN)) == (IMAGENET_MEAN, half)
+
+
+def test_start_up_says_where_the_normalisation_is_from() -> None:
+    lite = FCOSSettings(backbone="tf_efficientnet_lite0", pretrained=True)
+    said = "fcos/tf_efficientnet_lite0: pixels normalised by mean 0.5, 0.5, 0.5 and std 0.5, 0.5, 0.5"
+    bicubic = (
+        "timm's weights tf_efficientnet_lite0.in1k were trained on images resized by bicubic interpolation; "
+        "here it is bilinear"
+    )
+    assert pixel_notes(lite) == [f"{said} (timm's for the weights tf_efficientnet_lite0.in1k)", bicubic]
+    assert pixel_notes(replace(lite, mean=(0.1, 0.5, 0.5)))[0].endswith(
+        "mean 0.1, 0.5, 0.5 and std 0.5, 0.5, 0.5 (mean as set; timm's for the weights tf_efficientnet_lite0.in1k: "
+        "0.5, 0.5, 0.5 and 0.5, 0.5, 0.5)"
+    )
+    assert pixel_notes(replace(lite, pretrained=None, mean=(0.1, 0.5, 0.5))) == [
+        "fcos/tf_efficientnet_lite0: pixels normalised by mean 0.1, 0.5, 0.5 and std 0.229, 0.224, 0.225 (mean as set)"
+    ]
+    # A file does not say which of the published weights it holds; some of this model's want other numbers.
+    notes = pixel_notes(FCOSSettings(backbone="mobilenetv3_large_100", pretrained="w.pth"))
+    assert "if w.pth holds one of mobilenetv3_large_100.miil_in21k, " in notes[1]
+    named = pixel_notes(FCOSSettings(backbone="mobilenetv3_large_100.miil_in21k", pretrained="w.pth"))
+    assert "mean 0, 0, 0 and std 1, 1, 1 (timm's for the weights mobilenetv3_large_100.miil_in21k)" in named[0]
+    assert not any("holds one of" in note for note in named)
+
+
+def test_a_saved_student_keeps_its_weights_normalisation(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    settings = FCOSSettings(backbone="test_resnet", fpn_channels=16, strides=(8, 16, 32), pretrained=str(path))
+    save_detector(build_detector(settings, ("a",), seed=0), tmp_path / "run", image={"short_side": 64, "long_side": 64})
+    path.unlink()
+    detector = load_detector(tmp_path / "run").detector
+    half = (0.5, 0.5, 0.5)
+    assert detector.settings is not None
+    assert (detector.settings.mean, detector.settings.std) == (half, half)
+    batch = batch_of(IMAGES, ((96, 160), (96, 160)))
+    assert torch.equal(detector._pixels(batch), (IMAGES - 0.5) / 0.5)  # type: ignore[operator]
 
 
 def test_normalise_zeroes_what_is_outside_whatever_it_holds() -> None:

@@ -8,6 +8,7 @@ import torch
 from torchvision.ops import box_iou
 
 from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector, settings_of
+from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, Need, Targets
 
@@ -20,7 +21,7 @@ def test_every_preset_builds_and_learns_something(name: str) -> None:
     settings = parse_detector(name)
     built = build_detector(settings, CLASSES, seed=0)
     assert built.training
-    assert built.settings == settings
+    assert built.settings == with_pixel_statistics(settings)
     assert built.spec.class_names == CLASSES
     assert built.spec.pyramid.strides == settings.strides
     assert built.spec.pyramid.channels == settings.fpn_channels
@@ -98,7 +99,21 @@ def test_names_that_are_none(text: str, message: str) -> None:
         ({"class_prior": 1.0}, r"student\.class_prior must lie between 0 and 1, got 1\.0"),
         ({"nms_threshold": 0.0}, r"student\.nms_threshold must lie between 0 and 1"),
         ({"score_threshold": 1.0}, r"student\.score_threshold must be at least 0 and below 1"),
-        ({"std": (0.1, 0.0, 0.1)}, r"student\.mean and student\.std must be three numbers each, std positive"),
+        (
+            {"std": (0.1, 0.0, 0.1)},
+            r"student\.std must be three numbers above 0 to 1, as pixels are, got \(0\.1",
+        ),
+        (
+            {"mean": (0.5, 0.5)},
+            r"student\.mean must be three numbers from 0 to 1, .*\(0\.5, 0\.5\)\. Leave it",
+        ),
+        ({"mean": (300.0, 0, 0)}, r"got \(300\.0, 0, 0\)\. Leave it out for the weights' own\.$"),
+        ({"mean": (123.675, 116.28, 103.53)}, r"got \(123\.6.*\)\. Divide by 255: mean=\[0\.485, 0\.456, 0\.406\]\.$"),
+        (
+            {"mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)},
+            r"Divide by 255: mean=\[0\.406, 0\.456, 0\.485\], std=\[0\.00392, 0\.00392, 0\.00392\]\.$",
+        ),
+        ({"std": (58.395, 57.12, 57.375)}, r"Divide by 255: std=\[0\.229, 0\.224, 0\.225\]\.$"),
     ],
 )
 def test_settings_that_cannot_be(change: dict[str, object], message: str) -> None:

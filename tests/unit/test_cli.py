@@ -15,6 +15,7 @@ import detdistill
 from detdistill.api.pieces import split_arguments
 from detdistill.cli import main
 from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
 from detdistill.methods.catalogue import describe, parse_method
@@ -92,7 +93,7 @@ def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.Monk
     line = ["distill", "--self", "--teacher", str(tmp_path / "t"), "--data", "d", "--method", "frs", "--out", "r"]
     job = replace_job(monkeypatch, "jobs.run", "distill_job")
     assert main(line) == 0
-    assert job.call_args.args[0].student.settings == settings
+    assert job.call_args.args[0].student.settings == with_pixel_statistics(settings)
     chain = replace_job(monkeypatch, "jobs.run", "generations_job")
     assert main([*line, "--generations", "3", "--resume"]) == 0
     assert chain.call_args.args[0] == job.call_args.args[0]

@@ -172,7 +172,7 @@ def test_options_win_over_the_file_and_settings_over_options(file: Path) -> None
 def test_settings_reach_into_lists(file: Path) -> None:
     assert distil(file, "train.milestones.1=0.8", "teacher.allow.2=c").train.milestones == (0.5, 0.8)
     # The file does not write this list: the default is what is changed.
-    assert distil(file, "student.mean.1=0.5").student.settings.mean == (0.485, 0.5, 0.406)
+    assert distil(file, "data.augment.scale_jitter.1=1.5").data.augment.scale_jitter == (1.0, 1.5)
 
 
 def test_one_seed_decides(file: Path) -> None:

@@ -18,7 +18,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, Family, build_detector, parse_detector, settings_of
 from detdistill.detectors.dense import all_background, assign, dense_spec, focal_cells, observe_dense, prior_bias
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.preprocess import Normaliser
+from detdistill.detectors.preprocess import Normaliser, with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError
@@ -53,7 +53,7 @@ class DotsDetector(Detector):
         self.classes = nn.Conv2d(settings.fpn_channels, len(class_names), 1)
         self.sides = nn.Conv2d(settings.fpn_channels, 2, 1)
         nn.init.constant_(self.classes.bias, prior_bias(0.05))
-        self._pixels = Normaliser(settings.mean, settings.std)
+        self._pixels = Normaliser.of(settings)
 
     def extract(self, batch: Batch) -> Pyramid:
         return Pyramid(tuple(self.backbone(self._pixels(batch)).values()), self.spec.pyramid.strides)
@@ -159,7 +159,7 @@ def test_it_keeps_what_detectors_promise(tmp_path: Path) -> None:
     save_detector(detector, tmp_path, image={"short_side": 96, "long_side": 128})
     assert "reach" in json.loads((tmp_path / DESCRIPTION).read_text())["detector"]
     loaded = load_detector(tmp_path)
-    assert loaded.detector.settings == TINY
+    assert loaded.detector.settings == with_pixel_statistics(TINY)
     assert torch.equal(loaded.detector.eval()(batch, LOSSES).task_loss.total, detector(batch, LOSSES).task_loss.total)
     assert all(len(found.boxes) == 100 for found in detector.detect(batch))
 

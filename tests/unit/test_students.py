@@ -175,6 +175,15 @@ def test_description_with_something_missing(copy: Path, change: dict[str, object
         load_detector(copy)
 
 
+def test_an_image_size_or_a_setting_that_cannot_be_names_the_file(copy: Path) -> None:
+    edit(copy, image={"short_side": 96})
+    with pytest.raises(ConfigError, match=r"student\.json: image: long_side must be given, got nothing"):
+        load_detector(copy)
+    edit(copy, image=IMAGE, detector={**parse_detector("fcos/tiny").to_dict(), "mean": [123.675, 116.28, 103.53]})
+    with pytest.raises(ConfigError, match=r"student\.json: student\.mean must be .*Divide by 255: mean=\[0\.485, "):
+        load_detector(copy)
+
+
 def test_unknown_family(copy: Path) -> None:
     edit(copy, detector={"family": "fco", "backbone": "test_resnet"})
     with pytest.raises(ConfigError, match=r"family in .* must be one of .*got 'fco'\. Did you mean 'fcos'\?"):

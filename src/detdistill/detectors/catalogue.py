@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from detdistill.detectors.base import Detector
+from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.errors import ConfigError, suggestion
 from detdistill.registry import Registry
@@ -124,4 +125,4 @@ def build_detector(settings: DetectorSettings, class_names: Sequence[str], *, se
     family = FAMILIES.find(settings.family)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return family.build(settings, names)
+        return family.build(with_pixel_statistics(settings), names)

@@ -3,12 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
+import timm
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.types import Batch
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_OURS = "bilinear"
+
+Settings = TypeVar("Settings", bound=DetectorSettings)
+Channels = tuple[float, float, float]
+
+
+def pixel_statistics(settings: DetectorSettings) -> tuple[Channels, Channels]:
+    """Mean and std of a detector's pixels: as set, else timm's for its pretrained weights, else ImageNet's.
+
+    Raises:
+        ConfigError: timm does not know the backbone of the pretrained weights.
+    """
+    own = (IMAGENET_MEAN, IMAGENET_STD)
+    if settings.pretrained:
+        check_backbone(settings.backbone)
+        weights = _weights(settings.backbone)
+        own = (tuple(weights.mean), tuple(weights.std))
+    return settings.mean or own[0], settings.std or own[1]
+
+
+def with_pixel_statistics(settings: Settings) -> Settings:
+    """The settings with mean and std written out, so that they stand alone."""
+    mean, std = pixel_statistics(settings)
+    return replace(settings, mean=mean, std=std)
+
+
+def pixel_notes(settings: DetectorSettings) -> list[str]:
+    """What a run says of its pixels: mean and std and where they are from, and how the weights' images were resized.
+
+    Nothing for random weights whose mean and std nobody set.
+    """
+    if not settings.pretrained and settings.mean is None and settings.std is None:
+        return []
+    mean, std = pixel_statistics(settings)
+    set_here = [key for key in ("mean", "std") if getattr(settings, key) is not None]
+    said = f"{settings.name}: pixels normalised by mean {_shown(mean)} and std {_shown(std)}"
+    if not settings.pretrained:
+        return [f"{said} ({' and '.join(set_here)} as set)"]
+    weights = _weights(settings.backbone)
+    named = f"{weights.architecture}.{weights.tag}" if weights.tag else str(weights.architecture)
+    origin = f"timm's for the weights {named}"
+    if set_here:
+        origin = f"{' and '.join(set_here)} as set; {origin}: {_shown(weights.mean)} and {_shown(weights.std)}"
+    notes = [f"{said} ({origin})"]
+    untagged = isinstance(settings.pretrained, str) and "." not in settings.backbone
+    if untagged and not set_here and (others := _others(named)):
+        notes.append(
+            f"other weights of {weights.architecture} want other numbers: if {settings.pretrained} holds one of "
+            f"{', '.join(others)}, write that as the backbone, or set student.mean and student.std"
+        )
+    if weights.interpolation != _OURS:
+        notes.append(
+            f"timm's weights {named} were trained on images resized by {weights.interpolation} interpolation; "
+            f"here it is {_OURS}"
+        )
+    return notes
+
+
+def _weights(name: str) -> Any:
+    """What timm says of published weights, or of a model's default ones; it says so of every model."""
+    return timm.get_pretrained_cfg(name)
+
+
+def _others(named: str) -> list[str]:
+    """The weights of the same model that want another mean or std."""
+    own = _weights(named)
+    tags = (one for one in timm.list_pretrained(f"{own.architecture}.*") if one != named)
+    return [tag for tag in tags if (one := _weights(tag)).mean != own.mean or one.std != own.std]
+
+
+def _shown(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 def outside_image(batch: Batch) -> Bool[Tensor, "b 1 h w"] | None:
@@ -36,6 +114,11 @@ class Normaliser(nn.Module):
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(tuple(values)).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def of(cls, settings: DetectorSettings) -> Normaliser:
+        """The one that a detector's settings ask for."""
+        return cls(*pixel_statistics(settings))
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 3 h w"]:
         """Normalised images, channels last in memory: convolutions are faster so, on CPUs and on GPUs.

@@ -33,7 +33,9 @@ class DetectorSettings(ABC):
         fpn_norm: normalisation after the pyramid's convolutions; "none" is torchvision's.
         freeze_stages: 0 = train everything; n = the backbone keeps weights and statistics up to maps of stride 2^(n+1).
         pretrained: None = random weights; True = timm's own, downloaded; a path = a state dict in timm's names.
-        mean: subtracted from RGB in [0, 1], per channel; the difference is divided by `std`.
+        mean: subtracted from RGB in [0, 1], per channel; None = what timm says of the `pretrained` weights, and
+            ImageNet's for random ones.
+        std: what the difference is divided by, per channel; None likewise.
         score_threshold: detections below this score are dropped.
         nms_threshold: of two boxes of a class that overlap more than this, the better stays.
         detections_per_image: most detections an image can have.
@@ -48,8 +50,8 @@ class DetectorSettings(ABC):
     fpn_norm: FpnNorm = "none"
     freeze_stages: int = 0
     pretrained: bool | str | None = field(default=None, metadata={PLACE: True})
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     score_threshold: float = 0.05
     nms_threshold: float = 0.6
     detections_per_image: int = 100
@@ -68,11 +70,7 @@ class DetectorSettings(ABC):
         self.require("strides", doubling and power, expected, remedy="Write for example [8,16,32].")
         score = self.score_threshold
         self.require("score_threshold", 0 <= score < 1, "be at least 0 and below 1", remedy="0.05 is usual.")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ConfigError(
-                f"student.mean and student.std must be three numbers each, std positive, got {self.mean} "
-                f"and {self.std}. Leave them out for ImageNet's."
-            )
+        self._require_channels()
         self.check()
 
     @abstractmethod
@@ -115,6 +113,20 @@ class DetectorSettings(ABC):
         for key in keys:
             self.require(key, 0 < getattr(self, key) < 1, "lie between 0 and 1")
 
+    def _require_channels(self) -> None:
+        """Refuses `mean` and `std` that are not of pixels in [0, 1]."""
+        given = {key: values for key in ("mean", "std") if (values := getattr(self, key)) is not None}
+        remedy = "Leave it out for the weights' own."
+        if all(len(values) == 3 and all(0 <= value <= 255 for value in values) for values in given.values()):
+            # A std of 1 beside a mean above 1 is of pixels up to 255 too.
+            scaled = {key: [round(v / 255, 5) for v in one] if max(one) >= 1 else [*one] for key, one in given.items()}
+            remedy = f"Divide by 255: {', '.join(f'{key}={values}' for key, values in scaled.items())}."
+        for key, values in given.items():
+            fits = len(values) == 3 and all(0 <= value <= 1 for value in values) and (key == "mean" or min(values) > 0)
+            low = "from 0" if key == "mean" else "above 0"
+            hint = remedy if max(values, default=0) > 1 else "Leave it out for the weights' own."
+            self.require(key, fits, f"be three numbers {low} to 1, as pixels are", remedy=hint)
+
     def require_dense_head(self) -> None:
         """Refuses values of the keys that every dense head has: `head_norm`, `candidates_per_level`, `class_prior`."""
         self.require_one_of("head_norm", get_args(HeadNorm))
@@ -131,6 +143,12 @@ def check_backbone(name: str, *, presets: tuple[str, ...] = ()) -> None:
     import timm
 
     if timm.is_model(name):
+        model = name.partition(".")[0]
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:
+            known = suggestion(name, (model, *timm.list_pretrained(f"{model}.*")))
+            raise ConfigError(f"The tag of a backbone must name weights of {model}, got '{name}'. {known}") from error
         return
     closest = suggestion(name, (*presets, *timm.list_models()))
     if closest.startswith("Known"):

@@ -14,7 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from detdistill.detectors.backbones import PyramidBackbone
 from detdistill.detectors.base import Detector
 from detdistill.detectors.dense import dense_spec, observe_dense, prior_bias, tower
-from detdistill.detectors.preprocess import Normaliser
+from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
 from detdistill.errors import CapabilityError
@@ -138,13 +138,14 @@ def dense_detector(
     for branch in (head.classification_head, head.regression_head):
         branch.conv = tower(settings.fpn_channels, depth=settings.head_depth, norm=settings.head_norm)
     nn.init.constant_(head.classification_head.cls_logits.bias, prior_bias(settings.class_prior))
+    mean, std = pixel_statistics(settings)
     model = kind(
         backbone,
         num_classes=len(class_names),
         anchor_generator=anchors,
         head=head,
-        image_mean=list(settings.mean),
-        image_std=list(settings.std),
+        image_mean=list(mean),
+        image_std=list(std),
         score_thresh=settings.score_threshold,
         nms_thresh=settings.nms_threshold,
         detections_per_img=settings.detections_per_image,

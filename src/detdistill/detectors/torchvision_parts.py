@@ -1,4 +1,4 @@
-"""What the adapters of torchvision's detectors share: anchors on nominal strides, and which class slot is whose."""
+"""What the adapters of torchvision's detectors share: anchors on nominal strides, class slots, the size of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
+from detdistill.data.transforms import ImageSettings, transform_sample
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
 from detdistill.types import Detections, Targets
@@ -108,3 +110,42 @@ class ClassSlots(nn.Module):
         labels = self.labels[slots]
         known = labels >= 0
         return Detections(boxes[known], scores[known], labels[known])
+
+
+class RunTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
+    """torchvision's way into its own models, with a run's image size: it resizes, pads and normalises as our loader.
+
+    What enters is RGB in [0, 1], as from ``ToTensor``; it is resized as the 8-bit image that it was.
+    """
+
+    def __init__(self, image: ImageSettings, mean: Sequence[float], std: Sequence[float]) -> None:
+        sides = image.short_side, image.long_side
+        super().__init__(*sides, list(mean), list(std), size_divisible=image.pad_multiple)
+        self._image = image
+
+    def normalize(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+        """Left to `resize`: our loader resizes first."""
+        return image
+
+    def resize(
+        self, image: Float[Tensor, "3 h w"], target: dict[str, Tensor] | None = None
+    ) -> tuple[Float[Tensor, "3 _h _w"], dict[str, Tensor] | None]:
+        """The image resized and normalised, and its target's boxes."""
+        pixels = (image * 255).round().clamp(0, 255).to(torch.uint8)
+        none = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+        resized, _ = transform_sample(pixels, none, settings=self._image)
+        if target is not None:
+            sizes = [[*one.shape[-2:]] for one in (image, resized)]
+            target = {**target, "boxes": resize_boxes(target["boxes"], *sizes)}
+        return super().normalize(resized.to(image.dtype) / 255), target
+
+
+def set_image_size(detector: Any, image: ImageSettings) -> None:
+    """Gives the torchvision model inside a detector the size at which the detector sees images; others have none.
+
+    ``detector.model([image])`` then finds what `Detector.detect` finds in the image as the run's loader brings it.
+    """
+    model = getattr(detector, "model", None)
+    inner = getattr(model, "transform", None)
+    if model is not None and isinstance(inner, GeneralizedRCNNTransform):
+        model.transform = RunTransform(image, inner.image_mean, inner.image_std)

@@ -25,6 +25,8 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
+from detdistill.detectors.preprocess import pixel_notes, with_pixel_statistics
+from detdistill.detectors.torchvision_parts import set_image_size
 from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep, SupervisedStep
@@ -143,7 +145,10 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     The weights are the same for every run with this seed, distilled or not.
     """
     watcher, config, data = watched_by_leader(progress), opened.config, opened.data
+    for note in pixel_notes(config.student.settings):
+        watcher.say(note)
     student = build_detector(config.student.settings, data.train.class_names, seed=config.seed)
+    set_image_size(student, data.image)
     if opened.teacher is None:
         changes = samples.own_changes(config.data)
         shares = samples.reached(changes, data, watcher)
@@ -208,7 +213,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     folder, settings, image = RunFolder(config.out), config.train, asdict(data.image)
     if built.inherited is not None and leads():
         write_json(folder.inherited, built.inherited.as_dict())
-    student = config.student.settings.to_dict()
+    student = with_pixel_statistics(config.student.settings).to_dict()
     if isinstance(student["pretrained"], str):
         # Its folder is written as the working directory sees it.
         student["pretrained"] = Path(student["pretrained"]).name

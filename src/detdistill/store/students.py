@@ -14,12 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, settings_of
 from detdistill.detectors.load_report import LoadedDetector, load_tensors, require_finite
+from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.torchvision_parts import set_image_size
 from detdistill.errors import ConfigError, suggestion
 from detdistill.files import atomic_file, read_json, write_json
+from detdistill.settings import build
 from detdistill.store.layout import BEST, CHECKPOINTS, DESCRIPTION, LATEST, WEIGHTS, latest_of
 
 _FORMAT = "detdistill-student"
@@ -83,10 +87,13 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     require_finite(tensors, source=str(weights))
     class_names = tuple(content["class_names"])
     # The weights are here: nothing is to be fetched for the backbone.
-    detector = build_detector(replace(settings, pretrained=None), class_names, seed=0)
+    alone = replace(with_pixel_statistics(settings), pretrained=None)
+    detector = build_detector(alone, class_names, seed=0)
     report = load_tensors(detector, tensors, source=str(weights), current=True)
     report.require_complete(allow=allow)
     image, extra = content["image"], content.get("extra", {})
+    if image:
+        set_image_size(detector, build(ImageSettings, image, where=f"{weights.with_suffix('.json')}: image"))
     return LoadedDetector(detector=detector, report=report, image=image, class_names=class_names, extra=extra)
 
 
@@ -162,7 +169,10 @@ def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
         )
     # The first version held the keys of every family, whichever the detector's was.
     every = {key for one in FAMILIES.values() for key in one.keys} if written == _FORMATS[0] else ()
-    return settings_of(settings, optional=every), content
+    try:
+        return settings_of(settings, optional=every), content
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class CentreDetector(Detector):
         self.backbone = build_backbone(settings)
         self.heat = _head(settings, len(class_names), bias=dense.prior_bias(FIRST_SCORE))
         self.edges = _head(settings, 4, bias=math.log(settings.side / 2))
-        self._pixels = Normaliser(settings.mean, settings.std)
+        self._pixels = Normaliser.of(settings)
 
     def extract(self, batch: Batch) -> Pyramid:
         """See `Detector.extract`."""

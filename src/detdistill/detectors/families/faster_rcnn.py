@@ -19,7 +19,7 @@ from torchvision.ops.poolers import initLevelMapper
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, DetectorSpec, PyramidLayout
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.preprocess import Normaliser
+from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
@@ -168,6 +168,7 @@ def build_faster_rcnn(settings: FasterRCNNSettings, class_names: Sequence[str]) 
         [stride * settings.anchor_scale * 2 ** (i / octaves) for i in range(octaves)] for stride in settings.strides
     ]
     channels = settings.fpn_channels
+    mean, std = pixel_statistics(settings)
     model = FasterRCNN(
         backbone,
         rpn_anchor_generator=NominalAnchors(sizes, [settings.anchor_ratios] * len(sizes), strides=settings.strides),
@@ -184,8 +185,8 @@ def build_faster_rcnn(settings: FasterRCNNSettings, class_names: Sequence[str]) 
         box_score_thresh=settings.score_threshold,
         box_nms_thresh=settings.nms_threshold,
         box_detections_per_img=settings.detections_per_image,
-        image_mean=list(settings.mean),
-        image_std=list(settings.std),
+        image_mean=list(mean),
+        image_std=list(std),
     )
     return FasterRCNNDetector(model, class_names, name=settings.name, strides=settings.strides, settings=settings)
 

@@ -115,7 +115,7 @@ class GFLDetector(Detector):
         strides, channels = settings.strides, settings.fpn_channels
         boxes = BoxLayout(strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale)
         self.spec = dense_spec(settings.name, class_names, strides=strides, channels=channels, boxes=boxes)
-        self._pixels = Normaliser(settings.mean, settings.std)
+        self._pixels = Normaliser.of(settings)
 
     def extract(self, batch: Batch) -> Pyramid:
         """See `Detector.extract`."""
