@@ -101,6 +101,6 @@ def test_first_file_names_reads_no_further_than_needed(tmp_path):
     path = tmp_path / "a.json"
     names = [image(1), image(2, file_name="../x.png"), image(3), image(4)]
     path.write_text(f'{{"images": {json.dumps(names)[:-1]}, broken')
-    assert first_file_names(path, count=2) == ["1.png", "3.png"]
+    assert first_file_names(path, count=3) == ["1.png", "../x.png", "3.png"]
     with pytest.raises(DataError, match="must be JSON"):
-        first_file_names(path, count=4)
+        first_file_names(path, count=5)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from detdistill.data.formats.coco import CocoSplit, candidate_folders, images_folder
+from detdistill.data.formats.coco import CocoSplit
+from detdistill.data.formats.coco_places import Images, Naming, candidate_folders, find_images
 from detdistill.data.image_files import header_size
 from detdistill.data.sources import find_split, open_split, present_splits
 from detdistill.errors import ConfigError, DataError
@@ -262,9 +263,9 @@ def test_candidate_folders_hold_no_repeats(tmp_path):
 
 
 def test_images_folder_without_names(tmp_path):
-    assert images_folder(tmp_path / "x.json", []) == (tmp_path, 0)
+    assert find_images(tmp_path / "x.json", []) == Images(tmp_path, Naming(), 0)
     (tmp_path / "images").mkdir()
-    assert images_folder(tmp_path / "x.json", []) == (tmp_path / "images", 0)
+    assert find_images(tmp_path / "x.json", []) == Images(tmp_path / "images", Naming(), 0)
 
 
 def test_header_size(tmp_path):

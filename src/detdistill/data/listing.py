@@ -21,6 +21,8 @@ from detdistill.errors import ConfigError
 
 SplitName = Literal["train", "val"]
 SPLITS: tuple[SplitName, ...] = ("train", "val")
+# How people call the folder or list of a split; "test" is for evaluation alone.
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 IMAGE_SETS = "ImageSets"
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -230,6 +232,13 @@ def report_shared(val: Iterable[Entry], train: Set[str], problems: Problems) -> 
         if entry.stem in train:
             what = f"{entry.stem!r} is in the train split too"
             problems.add("image in both splits", entry.where, what=what, action="kept")
+
+
+def tails(name: str) -> Iterator[str]:
+    """What is left of a name without its first folder, its first two, and so on, where it may be opened."""
+    parts = name.split("/")
+    ends = ("/".join(parts[first:]) for first in range(1, len(parts)))
+    return (end for end in ends if unsafe_name(end) is None)
 
 
 def by_stem(names: Sequence[str]) -> dict[str, str]:

@@ -45,7 +45,7 @@ def _of_no_format(data: Path) -> ConfigError:
 
 
 def present_splits(data: Path) -> tuple[str, ...]:
-    """The splits that a data set has; a JSON file or list alone counts as ``"val"``.
+    """The splits that a data set has; a JSON file or list alone counts as ``"val"``, unless both are drawn from it.
 
     A split of Pascal VOC or KITTI whose list is empty is left out.
     """
@@ -60,10 +60,11 @@ def find_split(data: Path, split: str, *, exact: bool = False, split_seed: int =
 
     Args:
         data: a folder, or a file of some format: a JSON file, a ``data.yaml``, or a list such as
-            ``ImageSets/Main/trainval.txt``. A JSON file or list is the split asked for, unless its name says another
-            one: for ``traffic_train.json`` the val split is ``traffic_val.json`` beside it.
+            ``ImageSets/Main/trainval.txt``. Where the name of a JSON file or list says another split than the one asked
+            for, that is the file beside it: for ``traffic_train.json`` the val split is ``traffic_val.json``. A JSON
+            file whose name says none is divided.
         exact: take a JSON file or list for the split whatever its name says, as where a user names what to evaluate.
-        split_seed: divides KITTI and Pascal VOC where they have no lists.
+        split_seed: divides a data set that nothing else divides.
 
     Raises:
         ConfigError: there is no such path, or nothing for the split.

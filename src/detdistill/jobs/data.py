@@ -118,8 +118,9 @@ def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutco
     summaries: dict[str, SplitSummary] = {}
     problems: dict[str, Problems] = {}
     names: tuple[str, ...] | None = None
-    for split in present_splits(path):
-        found = find_split(path, split, exact=path.is_file())
+    present = present_splits(path)
+    for split in present:
+        found = find_split(path, split, exact=len(present) == 1)
         reading = Reading(names, check_images=True, progress=_counted(watcher, f"check {split}"))
         annotations, problems[split] = read_found(found, split, reading)
         watcher.finish()
@@ -137,7 +138,7 @@ def convert_data_job(
         path: a data set in any format; see `find_split`.
         to: the name of the format to write.
         out: a new or empty folder.
-        split_seed: divides KITTI and Pascal VOC without lists, which seed 0 does for everything else.
+        split_seed: divides a data set that nothing else divides, which seed 0 does everywhere else.
 
     Raises:
         ConfigError: there is no such data set or format, the folder is in use, or a seed is given that draws nothing.
@@ -147,8 +148,9 @@ def convert_data_job(
     require_empty(out)
     watcher = progress or Silence()
     origins: dict[str, Split] = {}
-    for split in present_splits(path):
-        origins[split] = find_split(path, split, exact=path.is_file(), split_seed=split_seed or 0)
+    present = present_splits(path)
+    for split in present:
+        origins[split] = find_split(path, split, exact=len(present) == 1, split_seed=split_seed or 0)
         if split_seed is not None:
             _require_drawn(path, origins[split], split_seed)
     annotations: dict[str, Annotations] = {}
@@ -179,6 +181,6 @@ def _require_drawn(path: Path, found: Split, seed: int) -> None:
         raise ConfigError(f"--split-seed must be a whole number from 0, got {seed}. Leave it out for 0.")
     if not found.drawn:
         raise ConfigError(
-            f"--split-seed must come with a KITTI or Pascal VOC folder without split lists, got {path}, "
+            f"--split-seed must come with a data set that has no splits of its own, got {path}, "
             f"read as {found.text()}. Leave it out, or take the lists away."
         )

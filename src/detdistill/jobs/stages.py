@@ -116,9 +116,12 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
-    train_split = read_split(config.data.source("train"), "train", progress=watcher)
+    train_split = read_split(
+        config.data.source("train"), "train", exact=config.data.train is not None, progress=watcher
+    )
     names = train_split.class_names
-    val_split = read_split(config.data.source("val"), "val", class_names=names, progress=watcher)
+    exact = config.data.val is not None
+    val_split = read_split(config.data.source("val"), "val", class_names=names, exact=exact, progress=watcher)
     if shared := shared_images(train_split, val_split):
         watcher.say(shared)
     _require_figure(config, val_split)

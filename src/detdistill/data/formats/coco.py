@@ -1,13 +1,13 @@
 """COCO: one JSON file a split, ``FOLDER/train.json`` or ``FOLDER/annotations/instances_train2017.json``.
 
-The images are in ``images`` beside the file, in its own folder, or in ``train2017`` (any year or none).
+Others that people export are found too (`coco_places`). The images are in ``images`` beside the file, in its own
+folder, or in ``train2017`` (any year or none). A file that holds both splits is divided 8:2 by a seed.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,130 +16,112 @@ from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, lay_out, match_classes
 from detdistill.data.formats import Format
 from detdistill.data.formats.coco_json import CocoFile, first_file_names
-from detdistill.data.listing import SPLITS, file_of_split, shown
+from detdistill.data.formats.coco_places import (
+    Images,
+    Naming,
+    file_in_folder,
+    files_of_splits,
+    find_images,
+    is_json_object,
+    named_files,
+    require_images,
+    sibling,
+    split_of_file,
+)
+from detdistill.data.listing import SPLITS, Share, shown
 from detdistill.data.problems import Problems
 from detdistill.data.writable import Place, WritableSplit
-from detdistill.errors import ConfigError, DataError
-
-# One file for a whole run would be both of its splits.
-_RENAME = "Rename a file, or name it: data.train=TRAIN.json data.val=VAL.json in a run, --data FILE.json elsewhere."
-_JSON_OBJECT = re.compile(rb'\s*\{\s*"')
+from detdistill.errors import ConfigError
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class CocoSplit(Split):
-    """Where one split is: its JSON file, and the folder that file names are relative to."""
+    """Where one split is: its JSON file, and the folder that file names are relative to once they are `naming`'s.
+
+    `share` is the split's part of a file that holds both; None for all of it.
+    """
 
     json: Path
     images_dir: Path
+    share: Share | None = None
+    naming: Naming = Naming()
 
     @property
     def source(self) -> Path:
         """The JSON file."""
         return self.json
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the file is divided by a seed."""
+        return self.share is not None
+
     def text(self) -> str:
         """Names of the JSON file and the images' folder."""
-        return f"COCO: {self.json.name}, images in {shown(self.images_dir, self.json.parent)}"
+        part = "" if self.share is None else f"{self.share.text()}, "
+        return f"COCO: {self.json.name}, {part}images in {shown(self.images_dir, self.json.parent)}"
 
     def read(self, reading: Reading) -> tuple[Annotations, Problems]:
-        """Reads the file; see `read_coco`."""
-        return read_coco(self.json, reading, images_dir=self.images_dir)
+        """Reads the file, and of it what is the split's."""
+        problems = Problems()
+        file = CocoFile(self.json, problems, naming=self.naming)
+        if self.share is not None:
+            file.keep(self.share)
+        classes = match_classes(self.json, file.class_names, reading.class_names, ids=file.class_ids)
+        file.settle_images(self.images_dir, reading)
+        return lay_out(file.objects(), file.regions(), classes=classes, images_dir=self.images_dir), problems
 
 
 def read_coco(
     json_path: Path, reading: Reading | None = None, *, images_dir: Path | None = None
 ) -> tuple[Annotations, Problems]:
     """Reads one COCO JSON file; its file names are relative to `images_dir`, or None to where the first images are."""
-    asked, problems = reading or Reading(), Problems()
-    file = CocoFile(json_path, problems)
-    classes = match_classes(json_path, file.class_names, asked.class_names, ids=file.class_ids)
-    folder = images_folder(json_path, first_file_names(json_path))[0] if images_dir is None else images_dir
-    file.settle_images(folder, asked)
-    return lay_out(file.objects(), file.regions(), classes=classes, images_dir=folder), problems
+    images = find_images(json_path, first_file_names(json_path)) if images_dir is None else None
+    found = CocoSplit(json_path, images_dir or json_path.parent) if images is None else _split(json_path, images)
+    return found.read(reading or Reading())
+
+
+def _split(json_path: Path, images: Images, share: Share | None = None) -> CocoSplit:
+    return CocoSplit(json_path, images.folder, share, images.naming)
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> CocoSplit:
-    """Finds one split as COCO JSON, in a folder or at, or beside, a file; there is nothing to draw by a seed."""
-    del split_seed
+    """Finds one split as COCO JSON, in a folder or at, or beside, a file; the seed divides a file that holds both."""
     if not data.exists():
         raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
-    beside = data if exact or data.is_dir() else file_of_split(data, split)
-    json_path = _json_in_folder(data, split) if data.is_dir() else beside
+    if data.is_dir():
+        json_path, both = file_in_folder(data, split)
+    else:
+        json_path, both = (data, False) if exact else sibling(data, split)
     names = first_file_names(json_path)
-    folder, found = images_folder(json_path, names)
-    if names and not found:
-        looked = ", ".join(map(str, candidate_folders(json_path)))
-        raise DataError(
-            f"the images of {json_path} must be in one of the folders {looked}, got none of the first {len(names)} "
-            f"(such as {names[0]}). Put them there, or correct file_name in the JSON."
-        )
-    return CocoSplit(json_path, folder)
-
-
-def _json_in_folder(folder: Path, split: str) -> Path:
-    plain = folder / f"{split}.json"
-    if plain.is_file():
-        return plain
-    native = sorted((folder / "annotations").glob(f"instances_{split}*.json"))
-    if len(native) == 1:
-        return native[0]
-    if native:
-        names = ", ".join(path.name for path in native)
-        raise ConfigError(f"{folder / 'annotations'} must hold one instances_{split}*.json, got {names}. {_RENAME}")
-    present = sorted(path.relative_to(folder).as_posix() for path in (*folder.glob("*.json"), *folder.glob("*/*.json")))
-    shortened = ", ".join(present[:8]) + (", ..." if len(present) > 8 else "")
-    raise ConfigError(
-        f"{folder} must hold {split}.json or annotations/instances_{split}*.json, got {shortened or 'no JSON file'}. "
-        f"{_RENAME}"
-    )
-
-
-def candidate_folders(json_path: Path) -> list[Path]:
-    """The folders where the images of a JSON file may be, likeliest first; not all of them exist."""
-    parent = json_path.parent
-    near = [parent / "images", parent]
-    if parent.name != "annotations":
-        return near
-    base = parent.parent
-    tail = json_path.stem.removeprefix("instances_")
-    named = [base / tail, base / "images" / tail]
-    for split in ("train", "val", "test"):
-        if tail.startswith(split):
-            named += sorted(base.glob(f"{split}*")) + sorted(base.glob(f"images/{split}*"))
-    return list(dict.fromkeys([*named, base / "images", base, *near]))
-
-
-def images_folder(json_path: Path, names: Sequence[str]) -> tuple[Path, int]:
-    """The folder that holds most of some named images, and how many; with none the first folder that exists."""
-    folders = [folder for folder in candidate_folders(json_path) if folder.is_dir()] or [json_path.parent]
-    found = [sum((folder / name).is_file() for name in names) for folder in folders]
-    best = max(range(len(folders)), key=lambda index: (found[index], -index))
-    return folders[best], found[best]
+    images = find_images(json_path, names)
+    require_images(json_path, names, images)
+    return _split(json_path, images, Share(split, json_path, split_seed) if both else None)
 
 
 def splits(data: Path) -> tuple[str, ...]:
-    """The splits that a folder holds as COCO JSON, by the names looked for; a file is ``"val"``."""
-    if not data.is_dir():
-        return ("val",)
-    native = data / "annotations"
-    return tuple(
-        split for split in SPLITS if (data / f"{split}.json").is_file() or any(native.glob(f"instances_{split}*.json"))
-    )
+    """The splits that a folder holds as COCO JSON, by the names of COCO and Roboflow.
+
+    A file is ``"val"``, or both where its name tells no split.
+    """
+    if data.is_file():
+        return SPLITS if split_of_file(data) is None else ("val",)
+    return tuple(split for split, files in named_files(data).items() if files)
 
 
 def recognises(data: Path) -> bool:
     """Whether a folder holds COCO JSON files by the names looked for, or a file is JSON."""
-    if not data.is_file():
+    if data.is_dir():
         return bool(splits(data))
-    if data.suffix.lower() == ".json":
-        return True
-    try:
-        with data.open("rb") as file:
-            return _JSON_OBJECT.match(file.read(64)) is not None
-    except OSError:
-        return False
+    return data.suffix.lower() == ".json" or is_json_object(data)
+
+
+def _splits_under_any_name(data: Path) -> tuple[str, ...]:
+    if data.is_file():
+        return ()
+    named, spare = files_of_splits(data)
+    return tuple(split for split, files in named.items() if files) or (SPLITS if spare else ())
 
 
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
@@ -190,14 +172,27 @@ def _box_entries(split: WritableSplit) -> Iterator[dict[str, Any]]:
         }
 
 
-FORMAT = Format(
-    name="coco",
-    title="COCO",
-    precedence=10,
-    holds="train.json, val.json or annotations/instances_*.json",
-    file="a JSON file of COCO's object detection format",
-    recognises=recognises,
-    splits=splits,
-    find=find,
-    write=write,
+FORMAT = (
+    Format(
+        name="coco",
+        title="COCO",
+        precedence=10,
+        holds="train.json, val.json or annotations/instances_*.json",
+        file="a JSON file of COCO's object detection format",
+        recognises=recognises,
+        splits=splits,
+        find=find,
+        write=write,
+    ),
+    # A stray JSON file must not hide a data set of another format.
+    Format(
+        name="coco-by-content",
+        title="COCO",
+        precedence=50,
+        holds="",
+        file="",
+        recognises=lambda data: bool(_splits_under_any_name(data)),
+        splits=_splits_under_any_name,
+        find=find,
+    ),
 )

@@ -23,8 +23,10 @@ from numpy.typing import NDArray
 
 from detdistill.data.annotations import Reading
 from detdistill.data.builder import Boxes, Images
+from detdistill.data.formats.coco_places import Naming
 from detdistill.data.formats.json_stream import BEGIN, walk
-from detdistill.data.image_files import header_size, image_flaw, is_text, unsafe_name
+from detdistill.data.image_files import LONGEST_NAME, header_size, image_flaw, is_text, unsafe_name
+from detdistill.data.listing import Share
 from detdistill.data.problems import Problems
 from detdistill.errors import DataError
 
@@ -35,9 +37,10 @@ _LARGEST = 1e300
 
 
 def first_file_names(json_path: Path, *, count: int = 20) -> list[str]:
-    """The first few usable file names of a COCO file; reads no further than needed."""
+    """The first few file names of a COCO file, as written; reads no further than needed."""
     names = (_fields(entry).get("file_name") for _, entry in walk(json_path, ("images",)))
-    return list(islice((name for name in names if isinstance(name, str) and unsafe_name(name) is None), count))
+    texts = (name for name in names if isinstance(name, str) and is_text(name) and 0 < len(name) <= LONGEST_NAME)
+    return list(islice(texts, count))
 
 
 def whole(value: object) -> int | None:
@@ -98,13 +101,15 @@ def _corners(given: NDArray[np.float64]) -> NDArray[np.float64]:
 class CocoFile:
     """The entries of one file; a few dozen bytes each, whatever else an entry holds."""
 
-    def __init__(self, path: Path, problems: Problems) -> None:
-        self.path, self.problems = path, problems
+    def __init__(self, path: Path, problems: Problems, *, naming: Naming) -> None:
+        self.path, self.problems, self._naming = path, problems, naming
         self.class_names: list[str] = []
         self.class_ids: list[int] = []
         self.images = Images()
         self._label_of_id: dict[int, int] = {}
         self._known_images: set[int] = set()
+        self._known_names: set[int] = set()
+        self._elsewhere = np.zeros(0, dtype=np.bool_)
         self._lacks_sizes = False
         self._region_rows, self._region_boxes = array("q"), array("d")
         self._ids, self._box_images, self._box_categories = array("q"), array("q"), array("q")
@@ -160,11 +165,18 @@ class CocoFile:
         height, width = whole(entry.get("height")), whole(entry.get("width"))
         if height is None or width is None or not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
             height, width = 0, 0
+        if isinstance(name, str) and (read := self._naming(name)) != name:
+            what, name = f"file_name {name!r} read as {read!r}", read
+            self.problems.add("file name of another machine", f"{self.path}, image {own}", what=what, action="repaired")
         flaw = unsafe_name(name)
         self._lacks_sizes |= height == 0 and flaw is None
         row = self.images.add(str(name) if flaw is None else "", (height, width), own=own)
         if flaw is not None:
             self._skip_image(row, "unusable file name", f"file_name {name!r} {flaw}")
+        elif hash(name) in self._known_names:
+            what = f"{name!r} is an image of another id too"
+            self.problems.add("image file of two ids", self._image_place(row), what=what, action="kept")
+        self._known_names.add(hash(name))
         regions = entry.get("ignore_regions")
         for region in regions if isinstance(regions, list) else ():
             self._region_rows.append(row)
@@ -195,6 +207,15 @@ class CocoFile:
     def _skip_image(self, row: int, kind: str, what: str) -> None:
         self.images.kept[row] = 0
         self.problems.add(kind, self._image_place(row), what=what)
+
+    def keep(self, share: Share) -> None:
+        """Keeps the images of one split alone; the file's others, with all that is in them, are passed over."""
+        images = self.images
+        names = [images.name(row) for row in range(len(images))]
+        chosen = {entry.stem for entry in share.choose(list(dict.fromkeys(names)), self.problems)}
+        self._elsewhere = np.array([name not in chosen for name in names], dtype=np.bool_)
+        for row in np.flatnonzero(self._elsewhere).tolist():
+            images.kept[row] = 0
 
     def settle_images(self, folder: Path, reading: Reading) -> None:
         """Fills in missing sizes from the files, and skips what cannot be used; opens no image without need."""
@@ -240,6 +261,8 @@ class CocoFile:
         def image(row: int) -> str:
             return f"image_id {image_of[row]}"
 
+        if len(self._elsewhere):
+            boxes.good &= ~np.append(self._elsewhere, False)[rows]
         again = _repeats(np.frombuffer(self._ids, dtype=np.int64))
         boxes.report("annotation id twice", again, lambda row: f"the second, of {image(row)}")
         boxes.report("box of an unknown image", rows < 0, image)
