@@ -62,7 +62,7 @@ class Trial:
 
 def trials(plan: DemoPlan, out: Path, stage: str) -> Iterator[Trial]:
     configs = {
-        name: replace(config, train=replace(config.train, batch_size=16, devices=1))
+        name: replace(config, train=replace(config.train, batch_size=16, processes=1))
         for name, config in demo_configs(plan, out=out, seed=SEED).items()
     }
     if stage in ("teacher", "all"):

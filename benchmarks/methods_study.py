@@ -207,12 +207,12 @@ def drawn_settings(run: Run, places: Places) -> list[str]:
         f"data.image.short_side={plan.height}",
         f"data.image.long_side={plan.width}",
         f"train.steps={DRAWN_STEPS}",
-        f"train.batch_size={own.batch_size * own.devices}",
+        f"train.batch_size={own.batch_size * own.processes}",
         f"train.lr={own.lr}",
         f"train.warmup_steps={own.warmup_steps}",
         f"train.ema_decay={own.ema_decay}",
         "train.threads=1",
-        "train.accelerator=cpu",
+        "train.device=cpu",
     ]
 
 

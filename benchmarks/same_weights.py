@@ -32,14 +32,14 @@ from detdistill.cli import main
 
 METHODS = ("hint", "attention", "frs", "ssim", "fgd", "mgd", "ld", "aid(frs)", "ikd(frs)")
 STUDENTS = {"fcos": "tiny", "retinanet": "tiny", "gfl": "tiny", "faster_rcnn": "small"}
-SETTINGS = ("train.batch_size=4", "train.threads=1", "train.accelerator=cpu", "train.warmup_steps=2")
+SETTINGS = ("train.batch_size=4", "train.threads=1", "train.device=cpu", "train.warmup_steps=2")
 STEPS = 6
 DEMO_METHOD = "frs(feature_gain=0.02, class_gain=1.5, standardize=true, aligner=conv1x1)"
 DEMO_SETTINGS = (
     "train.batch_size=8",
     "train.threads=1",
-    "train.accelerator=cpu",
-    "train.devices=2",
+    "train.device=cpu",
+    "train.processes=2",
     "train.lr=0.008",
     "train.schedule=step",
     "train.warmup_steps=50",

@@ -74,7 +74,7 @@ def tiny_settings(**changes: Any) -> TrainSettings:
         "optimizer": "sgd",
         "lr": 0.05,
         "weight_decay": 1e-4,
-        "accelerator": "cpu",
+        "device": "cpu",
         "checkpoint_every": 5,
         "log_every": 2,
         "warmup_steps": 3,

@@ -25,7 +25,7 @@ from detdistill.training.settings import TrainSettings
 
 ALONE_EQUAL_TIME = "alone_equal_time"
 SCENES, LABELLED = "scenes", "labelled.json"
-_TRAINING = TrainSettings(steps=400, batch_size=8, devices=2, accelerator="cpu", lr=8e-3, threads=1)
+_TRAINING = TrainSettings(steps=400, batch_size=8, processes=2, device="cpu", lr=8e-3, threads=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
             found |= {f"{case.name}/{name}": tensor for name, tensor in on_this_rank(fabric, case).items()}
         save_file(found, folder / f"{fabric.global_rank}.safetensors")
 
-    settings = TrainSettings(steps=STEPS, batch_size=2, devices=RANKS, accelerator="cpu")
+    settings = TrainSettings(steps=STEPS, batch_size=2, processes=RANKS, device="cpu")
     launch(main, settings)
     return [load_file(folder / f"{rank}.safetensors") for rank in range(RANKS)]
 

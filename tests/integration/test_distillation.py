@@ -48,7 +48,7 @@ SMALL = [
     "train.log_every=1",
     "train.checkpoint_every=2",
     "train.ema_decay=0.5",
-    "train.accelerator=cpu",
+    "train.device=cpu",
 ]
 STUDENT = ["student.fpn_channels=16", "seed=4"]
 TEACHER = ["student.fpn_channels=24", "seed=9"]

@@ -21,7 +21,7 @@ SMALL = [
     "train.batch_size=2",
     "train.warmup_steps=1",
     "train.checkpoint_every=1",
-    "train.accelerator=cpu",
+    "train.device=cpu",
 ]
 
 

@@ -118,7 +118,7 @@ def test_an_end_out_of_patience_at_the_last_step_is_not_early(tmp_path: Path) ->
 
 
 def test_two_ranks_stop_together(tmp_path: Path) -> None:
-    settings = tiny_settings(batch_size=2, devices=2, evaluate_every=2, patience=1, keep="best")
+    settings = tiny_settings(batch_size=2, processes=2, evaluate_every=2, patience=1, keep="best")
     result = run_tiny(tmp_path, settings, evaluate=scripted(10.0, 30.0, 20.0))
     assert (result.steps, result.stopped_early) == (6, True)
     assert chosen_as(tmp_path) == Best(step=4, metric="AP", value=30.0, evaluations=3)
@@ -253,7 +253,7 @@ def run_of(folder: Path, out: str, *changes: str, **options: object) -> RunConfi
     ]
     chosen = {"data": folder / "data", "student": "fcos/test_resnet", "out": folder / out} | options
     purpose = "distill" if "teacher" in chosen else "train"
-    return read_run_config(None, [*small, "train.accelerator=cpu", *changes], purpose=purpose, options=chosen)
+    return read_run_config(None, [*small, "train.device=cpu", *changes], purpose=purpose, options=chosen)
 
 
 @pytest.fixture(scope="module")

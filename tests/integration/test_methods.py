@@ -29,7 +29,7 @@ SMALL = [
     "train.lr=0.002",
     "train.log_every=1",
     "train.ema_decay=0",
-    "train.accelerator=cpu",
+    "train.device=cpu",
 ]
 NARROW, WIDE = ["student.fpn_channels=16", "seed=4"], ["student.fpn_channels=24", "seed=9"]
 EVERYTHING = "aid(ikd(frs(warmup_steps=0) + ssim, attack_steps=1), control=true)"

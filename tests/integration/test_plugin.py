@@ -19,7 +19,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"bar": (220, 60, 40), "square": (40, 90, 210)}
-QUICK = ["train.batch_size=2", "train.threads=1", "train.accelerator=cpu", "train.ema_decay=0", "train.log_every=1"]
+QUICK = ["train.batch_size=2", "train.threads=1", "train.device=cpu", "train.ema_decay=0", "train.log_every=1"]
 SUITES = [
     *("-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-k", "centre or cosine"),
     *(str(ROOT / "tests" / "contract" / f"test_{name}.py") for name in ("detectors", "recipes_on_detectors")),

@@ -31,7 +31,7 @@ SMALL = [
     "train.log_every=1",
     "train.checkpoint_every=1",
     "train.ema_decay=0",
-    "train.accelerator=cpu",
+    "train.device=cpu",
 ]
 CHAIN = ("generation_1", "generation_2")
 

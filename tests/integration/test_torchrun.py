@@ -26,7 +26,7 @@ STEPS = 12
 SMALL = (
     *("student.head_depth=1", "student.strides=[8, 16, 32]", "student.fpn_channels=16"),
     *("train.optimizer=sgd", "train.lr=0.002", "train.warmup_steps=1", "train.ema_decay=0", "train.log_every=1"),
-    *("train.accelerator=cpu", "train.threads=1", "train.checkpoint_every=1", "train.keep_checkpoints=99"),
+    *("train.device=cpu", "train.threads=1", "train.checkpoint_every=1", "train.keep_checkpoints=99"),
 )
 KILLED = -signal.SIGKILL
 

@@ -200,7 +200,7 @@ def test_accumulation_equals_the_whole_batch(tmp_path: Path) -> None:
 
 def test_two_ranks_equal_one_process_that_accumulates_their_halves(tmp_path: Path) -> None:
     joint, alone = tmp_path / "joint", tmp_path / "alone"
-    result = run_tiny(joint, tiny_settings(batch_size=2, devices=2), step=TinyStep(drop=0.0))
+    result = run_tiny(joint, tiny_settings(batch_size=2, processes=2), step=TinyStep(drop=0.0))
     assert result.images_per_second == pytest.approx(48 / result.seconds)
     run_tiny(alone, tiny_settings(batch_size=4, accumulate=2), step=TinyStep(drop=0.0))
     one, other = checkpoint_tensors(joint, 12), checkpoint_tensors(alone, 12)
@@ -211,7 +211,7 @@ def test_two_ranks_equal_one_process_that_accumulates_their_halves(tmp_path: Pat
 
 
 def test_two_ranks_resume_exactly(tmp_path: Path) -> None:
-    settings = tiny_settings(batch_size=2, devices=2)
+    settings = tiny_settings(batch_size=2, processes=2)
     run_tiny(tmp_path / "whole", settings)
 
     def until_eight(start: int, rank: int, ranks: int) -> object:
@@ -225,7 +225,7 @@ def test_two_ranks_resume_exactly(tmp_path: Path) -> None:
 
 
 def test_an_error_of_any_rank_reaches_the_caller(tmp_path: Path) -> None:
-    settings = tiny_settings(batch_size=2, devices=2)
+    settings = tiny_settings(batch_size=2, processes=2)
 
     def second_rank_runs_dry(start: int, rank: int, ranks: int) -> object:
         return itertools.islice(tiny_loader(settings)(start, rank, ranks), None if rank == 0 else 7)
@@ -242,7 +242,7 @@ from detdistill.training.signals import Interrupted
 from tiny_training import run_tiny, tiny_loader, tiny_settings
 
 torch.set_num_threads(1)
-settings = tiny_settings(steps=400, batch_size=2, devices=2)
+settings = tiny_settings(steps=400, batch_size=2, processes=2)
 try:
     run_tiny(Path(sys.argv[1]), settings, loader=tiny_loader(settings, wait=0.02))
 except Interrupted:
@@ -333,9 +333,10 @@ def test_bfloat16_on_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_where_there_is_none() -> None:
-    assert device_kind(tiny_settings(accelerator="auto")) == "cpu"
-    with pytest.raises(ConfigError, match=r"train\.devices must be at most the 0 CUDA devices .*, got 1\."):
-        device_kind(tiny_settings(accelerator="cuda"))
+    assert device_kind(tiny_settings(device="auto")) == "cpu"
+    for device in ("cuda", "cuda:7"):
+        with pytest.raises(ConfigError, match=rf"must be auto or cpu .* no CUDA device, got {device}\..*device=auto\."):
+            device_kind(tiny_settings(device=device))
 
 
 def test_a_run_that_is_there_is_not_overwritten(tmp_path: Path) -> None:

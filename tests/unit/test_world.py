@@ -70,7 +70,7 @@ def test_what_torchrun_says_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.world() == world.World(rank=5, ranks=8, local_rank=1, local_ranks=4, machine=1)
     assert isinstance(world.watched_by_leader(ScreenProgress()), Silence)
     for devices in (1, 4):
-        settings = tiny_settings(devices=devices)
+        settings = tiny_settings(processes=devices)
         assert (local_devices(settings), processes(settings), forks(settings)) == (4, 8, False)
     assert own_device(tiny_settings()).type == "cpu"
     fabric = make_fabric(tiny_settings())
@@ -82,7 +82,7 @@ def test_a_contradiction_is_refused(monkeypatch: pytest.MonkeyPatch, devices: in
     for name, value in environment(0, ranks=ranks, local_ranks=4).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=rf"or be what torchrun started .*, 4 of {ranks} processes .*, got {devices}"):
-        make_fabric(tiny_settings(devices=devices))
+        make_fabric(tiny_settings(processes=devices))
 
 
 def test_the_leader_works_and_all_learn_it(tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     """Reads data, teacher and the student alone; nothing is written or trained."""
     watcher = watched_by_leader(progress)
     require_free(config.out, resume=resume)
+    own_device(config.train)
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)

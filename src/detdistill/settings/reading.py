@@ -12,7 +12,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from detdistill.errors import ConfigError, DistillError, suggestion
 from detdistill.settings.calls import written
-from detdistill.settings.trees import DEEPEST, GIVEN, ONCE, Path, Tagged, default_of, hints_of, section_in, tagged_in
+from detdistill.settings.trees import (
+    DEEPEST,
+    GIVEN,
+    ONCE,
+    TEXT,
+    Path,
+    Tagged,
+    default_of,
+    hints_of,
+    section_in,
+    tagged_in,
+)
 
 _UNIONS = (Union, UnionType)
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
@@ -129,7 +140,8 @@ class _Reader:
         for key, one in known.items():
             inside = (*path, key)
             if key in value:
-                values[key] = self.read(hints[key], value[key], inside)
+                number = TEXT in one.metadata and type(value[key]) in (int, float)
+                values[key] = self.read(hints[key], str(value[key]) if number else value[key], inside)
             elif default_of(one) is MISSING:
                 remedy = one.metadata.get(GIVEN, f"Give {dotted(inside)} a value")
                 self._refuse(inside, f"given, got nothing. {remedy}.")

@@ -27,6 +27,10 @@ ONCE = "once"
 """The key of a field's metadata for names that its settings had in earlier versions."""
 
 
+TEXT = "text"
+"""The key of a field's metadata that says that a number is read as the text that was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tagged:
     """Marks a field that holds settings of one of several kinds, as in ``Annotated[Any, Tagged(...)]``.

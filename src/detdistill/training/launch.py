@@ -24,16 +24,17 @@ from detdistill.training.world import launched_by_torchrun, lost, meet, store, w
 
 Outcome = TypeVar("Outcome")
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+_COUNTED = {False: "train.processes", True: "torchrun's --nproc-per-node"}
 
 
 def processes(settings: TrainSettings) -> int:
     """How many processes train together, on all machines."""
-    return world().ranks if launched_by_torchrun() else settings.devices
+    return world().ranks if launched_by_torchrun() else settings.processes
 
 
 def forks(settings: TrainSettings) -> bool:
     """Whether training forks this process, which must not have used CUDA until then."""
-    return settings.devices > 1 and not launched_by_torchrun()
+    return settings.processes > 1 and not launched_by_torchrun()
 
 
 def local_devices(settings: TrainSettings) -> int:
@@ -43,31 +44,46 @@ def local_devices(settings: TrainSettings) -> int:
         ConfigError: the settings ask for several, and torchrun started another number of processes.
     """
     if not launched_by_torchrun():
-        return settings.devices
+        return settings.processes
     here = world()
-    if settings.devices not in (1, here.local_ranks) or here.ranks % here.local_ranks:
+    if settings.processes not in (1, here.local_ranks) or here.ranks % here.local_ranks:
         raise ConfigError(
-            f"train.devices must be left out or be what torchrun started on each machine, {here.local_ranks} of "
-            f"{here.ranks} processes in all, got {settings.devices}. Start torchrun with one --nproc-per-node on all "
-            "machines, and leave train.devices out."
+            f"train.processes must be left out or be what torchrun started on each machine, {here.local_ranks} of "
+            f"{here.ranks} processes in all, got {settings.processes}. Start torchrun with one --nproc-per-node on all "
+            "machines, and leave train.processes out."
         )
     return here.local_ranks
 
 
 def device_kind(settings: TrainSettings) -> str:
-    """``"cuda"`` or ``"cpu"``: what the run's accelerator setting means on this machine.
+    """``"cuda"`` or ``"cpu"``: what the run's device setting means on this machine.
 
     Raises:
-        ConfigError: CUDA, or more devices than there are, or others than torchrun has processes for, was asked for.
+        ConfigError: a GPU that there is not, or more than there are, or others than torchrun has processes for.
     """
     present = CUDAAccelerator.auto_device_count() if CUDAAccelerator.is_available() else 0
     automatic = "cuda" if present else "cpu"
-    kind = automatic if settings.accelerator == "auto" else settings.accelerator
+    kind, _, number = (automatic if settings.device == "auto" else settings.device).partition(":")
     wanted = local_devices(settings)
+    if kind == "cuda" and not present:
+        raise ConfigError(
+            f"train.device must be auto or cpu on this machine, which has no CUDA device, got {settings.device}. "
+            "Write train.device=auto."
+        )
+    if number and int(number) >= present:
+        raise ConfigError(
+            f"train.device must be one of the {present} CUDA devices of this machine, cuda:0 to cuda:{present - 1}, "
+            f"got {settings.device}. Write train.device=cuda:{present - 1}."
+        )
+    if number and wanted > 1:
+        raise ConfigError(
+            f"train.device must be cuda where torchrun started {wanted} processes on this machine, a GPU for each, "
+            f"got {settings.device}. Write train.device=cuda."
+        )
     if kind == "cuda" and wanted > present:
         raise ConfigError(
-            f"train.devices must be at most the {present} CUDA devices of this machine, got {wanted}. "
-            "Ask for fewer, or set train.accelerator to cpu."
+            f"{_COUNTED[launched_by_torchrun()]} must be at most {present}, the CUDA devices of this machine, got "
+            f"{wanted}. Set train.device=cpu, where any number can run."
         )
     return kind
 
@@ -75,6 +91,8 @@ def device_kind(settings: TrainSettings) -> str:
 def own_device(settings: TrainSettings) -> torch.device:
     """Where this process computes, before and after the training as well."""
     kind = device_kind(settings)
+    if ":" in settings.device:
+        return torch.device(settings.device)
     return torch.device(kind, world().local_rank) if kind == "cuda" and launched_by_torchrun() else torch.device(kind)
 
 
@@ -112,7 +130,8 @@ def make_fabric(settings: TrainSettings) -> Fabric:
         method: Literal["fork", "popen"] = "fork" if forks(settings) else "popen"
         strategy = DDPStrategy(start_method=method, process_group_backend=_BACKENDS[kind], find_unused_parameters=True)
     nodes, precision = together // local, settings.precision
-    return Fabric(accelerator=kind, devices=local, num_nodes=nodes, strategy=strategy, precision=precision)
+    devices = [int(settings.device.partition(":")[2])] if ":" in settings.device else local
+    return Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
 
 
 def launch(main: Callable[[Fabric], Outcome], settings: TrainSettings) -> Outcome:

@@ -82,7 +82,7 @@ def train(
     free = FREE_ON_RESUME - ({"evaluate_every"} if settings.selects else set())
     fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in free}
     # Whoever started them: so many processes make the batch of a step.
-    fixed["devices"] = processes(settings)
+    fixed |= {"processes": processes(settings), "device": settings.device.partition(":")[0]}
     resumable = json.loads(json.dumps({"train": fixed, **(identity or {})}))
 
     def rank(fabric: Fabric) -> TrainResult:

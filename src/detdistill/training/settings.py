@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, suggestion
+from detdistill.settings.reading import renamed
+from detdistill.settings.trees import TEXT, once
 
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-Accelerator = Literal["auto", "cpu", "cuda"]
 Keep = Literal["last", "best"]
 BestMetric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
-_WORDS = {"optimizer": OptimizerName, "schedule": ScheduleName, "precision": Precision, "accelerator": Accelerator}
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_WORDS = {"optimizer": OptimizerName, "schedule": ScheduleName, "precision": Precision}
 _WORDS |= {"keep": Keep, "best_metric": BestMetric}
 
-_LEAST = dict.fromkeys(("steps", "batch_size", "accumulate", "devices", "log_every", "keep_checkpoints"), 1)
+_LEAST = dict.fromkeys(("steps", "batch_size", "accumulate", "processes", "log_every", "keep_checkpoints"), 1)
 _LEAST |= dict.fromkeys(("warmup_steps", "seed", "workers", "threads", "checkpoint_every", "evaluate_every"), 0)
 _LEAST |= {"patience": 0}
 
@@ -57,8 +60,8 @@ class TrainSettings:
         seed: of everything random.
         workers: loader processes on each device.
         threads: CPU threads of each process; 0 leaves it to torch. Small networks are fastest with 1.
-        devices: processes that train together, one device each.
-        accelerator: `auto` takes CUDA where there is one.
+        processes: how many train together, each on a GPU of its own or on the CPU; not which GPU: that is `device`.
+        device: where to train: `auto` (a GPU where there is one), `cpu`, `cuda`, or a certain GPU such as `cuda:1`.
         log_every: steps between two rows of ``metrics.csv``.
         checkpoint_every: steps between two checkpoints; 0 writes one at the end alone.
         keep_checkpoints: how many are kept; the one before the last stands in for a damaged one.
@@ -90,8 +93,8 @@ class TrainSettings:
     seed: int = 0
     workers: int = 0
     threads: int = 0
-    devices: int = 1
-    accelerator: Accelerator = "auto"
+    processes: int = field(default=1, metadata=once("devices"))
+    device: str = field(default="auto", metadata={**once("accelerator"), TEXT: True})
     log_every: int = 10
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
@@ -119,6 +122,7 @@ class TrainSettings:
                 raise ConfigError(
                     f"train.{name} must be one of {', '.join(known)}, got '{value}'. Choose one of these."
                 )
+        self._check_device()
         if self.lr == 0:
             raise ConfigError("train.lr must be above 0, got 0. Set a learning rate such as 0.01.")
         if self.batch_size % self.accumulate:
@@ -132,6 +136,20 @@ class TrainSettings:
                 "Write for example [0.67, 0.92]."
             )
         self._check_selection()
+
+    def _check_device(self) -> None:
+        if not _DEVICE.fullmatch(self.device):
+            remedy = suggestion(self.device, ("auto", "cpu", "cuda"), listed=True)
+            if number := re.fullmatch(r"(?:gpu|cuda)? *:?(\d+)", self.device, flags=re.IGNORECASE):
+                remedy = f"Write train.device=cuda:{number[1]} for the GPU of that number."
+            raise ConfigError(
+                f"train.device must be auto, cpu, cuda or a certain GPU such as cuda:1, got '{self.device}'. {remedy}"
+            )
+        if ":" in self.device and self.processes > 1:
+            raise ConfigError(
+                f"train.device must be auto, cpu or cuda where train.processes is {self.processes}, a GPU for each, "
+                f"got {self.device}. Write train.processes=1."
+            )
 
     def _check_selection(self) -> None:
         if self.selects and not self.evaluate_every:
@@ -156,4 +174,5 @@ def as_recorded(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What a checkpoint says that its run is, with the defaults of settings that came after it was written."""
     later = {one.name: one.default for one in fields(TrainSettings) if one.name not in FREE_ON_RESUME}
     later = {name: default for name, default in later.items() if default is not MISSING}
-    return {**identity, "train": json.loads(json.dumps(later)) | dict(identity.get("train", {}))}
+    train = renamed(identity.get("train", {}), TrainSettings)
+    return {**identity, "train": json.loads(json.dumps(later)) | train}
