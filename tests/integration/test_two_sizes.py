@@ -34,7 +34,7 @@ SMALL = [
     "train.optimizer=sgd",
     "train.lr=0.002",
     "train.checkpoint_every=1",
-    "train.accelerator=cpu",
+    "train.device=cpu",
     "seed=4",
 ]
 

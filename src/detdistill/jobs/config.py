@@ -37,8 +37,8 @@ _SAYS = {
 _COMMAND_LINE = "The command line"
 # What config files of before may say, and a person who types it may mean otherwise.
 _FORMER = {
-    "train.devices": "Write train.device=cuda:{value} for the GPU of that number, or train.processes={value} for so many "
-    "processes that train together.",
+    "train.devices": "Write train.device=cuda:{value} for the GPU of that number, or train.processes={value} for so "
+    "many processes that train together.",
     "train.accelerator": "Write train.device={value}.",
 }
 
@@ -126,6 +126,8 @@ def _long_override(override: Override) -> Override:
     if (key := ".".join(override.path)) in _FORMER:
         remedy = _FORMER[key].format(value=value)
         raise ConfigError(f"The setting '{override.written}' must be one of today's, got the former {key}. {remedy}")
+    if override.path == ("seed",):
+        return replace(override, path=("train", "seed"))
     short = section in _SHORT and not below and isinstance(value, str)
     return replace(override, path=(section, _SHORT[section])) if short else override
 
