@@ -12,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import detdistill
 from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
+from detdistill.jobs.evaluate import evaluate_job
+from detdistill.jobs.pictures import pictures_job
 from detdistill.jobs.run import RunOutcome, distill_job, generations_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.store.students import save_detector
@@ -155,6 +158,60 @@ def test_a_chains_next_teacher_sees_the_students_size(lab: Lab) -> None:
     generations_job(lab.config("chain", "teacher.image=own"), generations=2)
     assert lab.witness.fed["generation_1"][0].for_teacher.sizes[0] == (64, 96)
     assert lab.witness.fed["generation_2"][0].teacher is None
+
+
+def test_a_student_alone_and_every_other_detector_is_looked_at_at_its_own_size(lab: Lab) -> None:
+    """A student alone of another size is measured as what it is; other commands say at what size they look."""
+    detector = tiny_student("fcos", classes=CLASSES, seed=4)
+    save_detector(detector, lab.folder / "alone", image={"short_side": 48, "long_side": 72})
+    options = {"alone": lab.folder / "alone"}
+    outcome = distill_job(replace(lab.config("beside"), **options))
+    assert lab.measured["alone"] == ImageSettings(48, 72)
+    assert "alone: short side 48, long side at most 72" in "\n".join(outcome.table())
+    watcher = Watcher()
+    own = evaluate_job(str(lab.folder / "alone"), lab.folder / "data", progress=watcher)
+    assert (
+        f"{lab.folder / 'alone'} sees images with short side 48, long side at most 72: its own size" in watcher.text()
+    )
+    assert outcome.results["alone"] is not None
+    assert outcome.results["alone"].as_dict() == own.metrics.as_dict()
+    save_detector(detector, lab.folder / "nameless", image={})
+    pictures_job(
+        alone=lab.folder / "alone",
+        distilled=lab.folder / "nameless",
+        teacher=str(lab.folder / "teacher"),
+        data=lab.folder / "data",
+        out=lab.folder / "three.png",
+        progress=watcher,
+    )
+    text = watcher.text()
+    assert f"{lab.folder / 'teacher'} sees images with short side 64, long side at most 96: its own size" in text
+    assert "short side 64, long side at most 96: the images' median size, as its checkpoint names none" in text
+
+
+def test_a_loop_of_ones_own_shows_both_sizes(lab: Lab) -> None:
+    loaded = detdistill.load_detector(lab.folder / "teacher")
+    data = detdistill.open_data(lab.folder / "data", image={"short_side": 32, "long_side": 48})
+    student = tiny_student("fcos", classes=data.class_names)
+    teacher = detdistill.FrozenTeacher(loaded.detector, ratio=2.0)
+    step = detdistill.DistillationStep(student, teacher, detdistill.build_recipe("fgd", student.spec, teacher.spec))
+    for index, batch in enumerate(data.batches(2, steps=2, teacher_image=loaded.image)):
+        assert batch.for_teacher.images.shape[-2:] == (64, 96)
+        report = step(batch, detdistill.Clock(step=index, total_steps=2))
+        assert report.total.isfinite()
+    assert next(iter(data.batches(2, teacher_image=loaded.image))).for_teacher.sizes[0] == (64, 96)
+
+
+def test_the_keys_of_a_size_win_over_the_word_in_a_file(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    written = {"data": "data", "student": "fcos/tiny", "teacher": {"source": "t", "image": "own"}, "method": "hint"}
+    file.write_text(json.dumps(written | {"out": "out"}), encoding="utf-8")
+    sizes = ["teacher.image.short_side=40", "teacher.image.long_side=60"]
+    given = read_run_config(file, sizes, purpose="distill").teacher
+    assert given is not None
+    assert given.image == ImageSettings(40, 60)
+    with pytest.raises(ConfigError, match=r"teacher\.image\.long_side must be given, got nothing"):
+        read_run_config(file, sizes[:1], purpose="distill")
 
 
 def test_sizes_that_cannot_be_are_refused(lab: Lab) -> None:

@@ -206,7 +206,7 @@ def test_a_teacher_of_another_size_must_be_given_its_view() -> None:
         step(painted([(64, 80)], grid=(64, 96)), CLOCK)
     assert str(refused.value) == (
         "The batch must hold the images as fcos/made-up sees them, 2 times the student's size, got the student's "
-        "alone. Give the data set teacher_image."
+        "alone. Give teacher_image where the batches are made."
     )
 
 

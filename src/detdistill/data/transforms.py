@@ -55,6 +55,10 @@ class ImageSettings:
                 f" got {self.long_side}. Give a larger number."
             )
 
+    def text(self) -> str:
+        """The size in words."""
+        return f"short side {self.short_side}, long side at most {self.long_side}"
+
     def resized(self, height: int, width: int, *, short_side: int | None = None) -> tuple[int, int]:
         """Height and width in pixels of a stored image after the resize, rounded to the nearest pixel and at least 1.
 

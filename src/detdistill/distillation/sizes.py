@@ -139,7 +139,7 @@ def _places(
     centres = torch.arange(cells[0]) + 0.5
     at = centres * torch.tensor(steps)[:, None] - 0.5
     at = torch.minimum(at.clamp(min=0.0), torch.tensor(last, dtype=torch.float32)[:, None])
-    return _Places(at.to(device, non_blocking=True), same=same, whole=exact)
+    return _Places(at if same else at.to(device, non_blocking=True), same=same, whole=exact)
 
 
 def enlarged(batch: Batch, factor: float) -> Batch:
@@ -172,7 +172,7 @@ def with_students_twins(batch: Batch) -> Batch:
     theirs = batch.teacher
     if theirs is None:
         raise CapabilityError(
-            "The batch must hold the teacher's view of its images, got none. Let the data set make it (teacher_image)."
+            "The batch must hold its images as the teacher sees them, got none. Give teacher_image where it is made."
         )
     made = dict(batch.twins)
     for name, twins in theirs.twins.items():

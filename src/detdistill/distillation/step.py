@@ -128,7 +128,7 @@ class DistillationStep(nn.Module):
         if batch.teacher is None and self.teacher.spec.ratio != 1.0:
             raise CapabilityError(
                 f"The batch must hold the images as {self.teacher.spec.name} sees them, {self.teacher.spec.ratio:g} "
-                "times the student's size, got the student's alone. Give the data set teacher_image."
+                "times the student's size, got the student's alone. Give teacher_image where the batches are made."
             )
         batch = self._with_twins(batch, recipe)
         students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | recipe.student_needs(CLEAN))}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from detdistill.evaluation.coco import Backend, CocoMetrics
 from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
-from detdistill.jobs.opening import detect, image_settings, open_detector
+from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import per_class, side_by_side
 from detdistill.store.best import Best, chosen_as
@@ -55,7 +55,7 @@ def evaluate_job(
     loaded = open_detector(checkpoint, progress=watcher)
     examination = rules.open(data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher)
     truth = examination.annotations
-    size = image_settings(loaded.image, truth)
+    size = seen_size(loaded, truth, source=checkpoint, progress=watcher)
     found = detect(loaded.detector, truth, size, label=f"evaluate {checkpoint}", progress=watcher)
     best = chosen_as(Path(checkpoint))
     return EvaluateOutcome(checkpoint, examination.measure(found), protocol=rules, images=len(truth), best=best)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +52,7 @@ class OpenedSplit:
         steps: int | None = None,
         seed: int = 0,
         augment: AugmentSettings | None = None,
+        teacher_image: Mapping[str, Any] | ImageSettings | None = None,
         workers: int = 0,
     ) -> BatchLoader:
         """Batches to train on, or every image once.
@@ -60,12 +62,14 @@ class OpenedSplit:
             steps: so many batches of shuffled and augmented images; None for every image once, in order, as it is.
             seed: decides order and augmentation of those `steps` batches.
             augment: how their images are varied; None for flips alone.
+            teacher_image: the size at which a teacher sees the same images, where it has one of its own.
             workers: processes that read ahead, to the same result.
         """
+        theirs = ImageSettings(**teacher_image) if isinstance(teacher_image, Mapping) else teacher_image
+        seen = partial(DetectionDataset, self.annotations, image=self.image, teacher_image=theirs)
         if steps is None:
-            plain = DetectionDataset(self.annotations, image=self.image)
-            return evaluation_loader(plain, batch_size=batch_size, workers=workers)
-        varied = DetectionDataset(self.annotations, image=self.image, augment=augment or AugmentSettings(), seed=seed)
+            return evaluation_loader(seen(), batch_size=batch_size, workers=workers)
+        varied = seen(augment=augment or AugmentSettings(), seed=seed)
         return training_loader(varied, batch_size=batch_size, steps=steps, workers=workers)
 
 
@@ -102,6 +106,14 @@ def image_settings(image: Mapping[str, Any] | None, annotations: Annotations) ->
     short, long = (int(np.median(sides)) for sides in (annotations.sizes[:].min(1), annotations.sizes[:].max(1)))
     scale = min(1.0, LARGEST_SHORT_SIDE / short, LARGEST_LONG_SIDE / long)
     return ImageSettings(short_side=max(1, round(short * scale)), long_side=max(1, round(long * scale)))
+
+
+def seen_size(loaded: LoadedDetector, annotations: Annotations, *, source: str, progress: Progress) -> ImageSettings:
+    """The image size that `image_settings` gives a detector, said."""
+    size = image_settings(loaded.image, annotations)
+    whose = "its own size" if loaded.image else "the images' median size, as its checkpoint names none"
+    progress.say(f"{source} sees images with {size.text()}: {whose}")
+    return size
 
 
 def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress | None = None) -> LoadedDetector:

@@ -10,7 +10,7 @@ from typing import Any
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.jobs.opening import detect, image_settings, open_detector, read_split, require_same_classes
+from detdistill.jobs.opening import detect, open_detector, read_split, require_same_classes, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
 from detdistill.report.tables import Cell, Table
@@ -74,5 +74,5 @@ def pictures_job(
 def _found(source: str, annotations: Annotations, progress: Progress) -> list[ImageDetections]:
     loaded = open_detector(source, progress=progress)
     require_same_classes(loaded, annotations, source=source)
-    size = image_settings(loaded.image, annotations)
+    size = seen_size(loaded, annotations, source=source, progress=progress)
     return detect(loaded.detector, annotations, size, label=f"look with {source}", progress=progress)

@@ -15,7 +15,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.files import atomic_file, write_json
-from detdistill.jobs.opening import detect, image_settings, open_detector
+from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
 from detdistill.report.tables import Table
@@ -73,7 +73,7 @@ def predict_job(
     files = _image_files(images)
     loaded = open_detector(checkpoint, progress=watcher)
     annotations = _unannotated(files, loaded.class_names)
-    size = image_settings(loaded.image, annotations)
+    size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
     everything = detect(loaded.detector, annotations, size, label="predict", progress=watcher)
     found = tuple(one.above(score) for one in everything)
     outcome = PredictOutcome(out, tuple(files), found, class_names=loaded.class_names)

@@ -67,7 +67,7 @@ class RunOutcome:
         return [*lines, "", f"{self.method}: {took}"]
 
     def _sizes(self) -> list[str]:
-        told = (f"{_ROWS.get(name, name)}: {sizes.described(size)}" for name, size in self.sizes.items())
+        told = (f"{_ROWS.get(name, name)}: {size.text()}" for name, size in self.sizes.items())
         return ["", f"images seen by {'; '.join(told)}"] if self.sizes else []
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -178,6 +178,8 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     at = {TEACHER: opened.taught_at}
     if teacher is not None and (own := sizes.other_own_size(teacher, opened.taught_at, opened.data.val)):
         others[TEACHER_OWN_SIZE], at[TEACHER_OWN_SIZE] = teacher.detector, own
+    if opened.alone is not None and (own := sizes.other_own_size(opened.alone, opened.data.image, opened.data.val)):
+        at[ALONE] = own
     # Several processes are forked from this one, which must not have touched a GPU before.
     early = leads() and not forks(config.train)
     before = stages.measure(opened, others, at=at, progress=progress) if early else {}

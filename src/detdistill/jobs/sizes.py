@@ -51,11 +51,6 @@ def same_size(one: ImageSettings, other: ImageSettings, annotations: Annotations
     return bool((_seen(one, annotations) == _seen(other, annotations)).all())
 
 
-def described(size: ImageSettings) -> str:
-    """A size in words."""
-    return f"short side {size.short_side}, long side at most {size.long_side}"
-
-
 def other_own_size(teacher: LoadedDetector, seen: ImageSettings, annotations: Annotations) -> ImageSettings | None:
     """The size that a detector was trained at, where it sees these images at another one."""
     own = own_size(teacher)
@@ -68,7 +63,7 @@ def foreign_size_note(teacher: LoadedDetector, seen: ImageSettings, annotations:
     if own is None:
         return None
     return (
-        f"the teacher was trained on images of {described(own)} and sees them here with {described(seen)}, where it "
+        f"the teacher was trained on images of {own.text()} and sees them here with {seen.text()}, where it "
         "may be a worse teacher: set teacher.image=own to show it its own size, whatever the student's is"
     )
 

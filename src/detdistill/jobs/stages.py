@@ -184,8 +184,8 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     if built.inherited is not None:
         watcher.say("\n".join(built.inherited.lines()))
     if opened.teacher_image is not None:
-        here = sizes.described(opened.data.image)
-        watcher.say(f"the teacher sees images of {sizes.described(opened.teacher_image)}, the student of {here}")
+        here = opened.data.image.text()
+        watcher.say(f"the teacher sees images of {opened.teacher_image.text()}, the student of {here}")
     watcher.say(pairing_note(step.student.spec, step.teacher.spec))
     for note in step.recipe.notes:
         watcher.say(note)

@@ -74,7 +74,10 @@ def _below(at: Any, part: str, override: Override, depth: int, hint: Any) -> tup
     here = ".".join(override.path[: depth + 1])
     mark = tagged_in(hint)
     try:
-        found = {} if found is None else found if mark is None else mark.taken_apart(found)
+        if mark is not None and found is not None:
+            found = mark.taken_apart(found)
+        elif found is None or (isinstance(found, str) and section_in(hint)):
+            found = {}  # a word in the place of a section gives way to its keys
     except ConfigError as error:
         raise ConfigError(f"{here} in '{override.written}': {error}") from error
     if not isinstance(found, (dict, list)):
