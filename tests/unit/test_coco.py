@@ -121,10 +121,6 @@ def test_against_the_plain_way_on_random_files(tmp_path):
         ([5, 5, 1e-9, 4], "box without extent"),
         ([float("nan"), 5, 4, 4], "box not four finite numbers"),
         ([5, 5, float("inf"), 4], "box not four finite numbers"),
-        ([5, 5, 4], "box not four finite numbers"),
-        (["5", 5, 4, 4], "box not four finite numbers"),
-        ([5, 5, True, 4], "box not four finite numbers"),
-        (None, "box not four finite numbers"),
         ([40, 5, 4, 4], "box outside its image"),
         ([-4, 5, 4, 4], "box outside its image"),
         ([5, 30, 4, 4], "box outside its image"),
@@ -138,6 +134,27 @@ def test_boxes_that_are_skipped(tmp_path, bbox, kind):
     problem = only_problem(problems)
     assert problem.startswith(f"{kind} | {tmp_path / 'a.json'}, annotation 2: bbox [")
     assert problem.endswith("in image 1 (40x30) (skipped)")
+
+
+@pytest.mark.parametrize(
+    ("bbox", "shown"),
+    [
+        ([5, 5, 4], "[5, 5, 4]"),
+        (["10", "20", "5", "5"], '["10", "20", "5", "5"]'),
+        ([5, 5, True, 4], "[5, 5, true, 4]"),
+        ([5, None, 4, [1]], "[5, null, 4, [1]]"),
+        (list(range(9)), "[0, 1, 2, 3, 4, 5, ...]"),
+        ({"x": 1}, "{...}"),
+        ([], "[]"),
+        (None, "null"),
+    ],
+)
+def test_what_is_no_box_is_shown_as_it_was_written(tmp_path, bbox, shown):
+    rows = [box(1, 1, [1, 1, 2, 2]), box(2, 1, bbox)]
+    annotations, problems = read_coco(write(tmp_path, images=[image(1)], annotations=rows))
+    assert annotations.boxes.tolist() == [[1, 1, 3, 3]]
+    where = f"box not four finite numbers | {tmp_path / 'a.json'}, annotation 2"
+    assert only_problem(problems) == f'{where}: "bbox": {shown} of image_id 1 (skipped)'
 
 
 @pytest.mark.parametrize(
@@ -182,14 +199,30 @@ def test_crowd_without_flag_and_written_otherwise(tmp_path):
 # Ids.
 
 
-def test_second_annotation_of_an_id_is_skipped(tmp_path):
+def test_annotations_of_one_id_keep_their_boxes(tmp_path):
     rows = [box(8, 1, [1, 1, 2, 2]), box(8, 1, [5, 5, 2, 2])]
     annotations, problems = read_coco(write(tmp_path, images=[image(1)], annotations=rows))
-    assert annotations.boxes.tolist() == [[1, 1, 3, 3]]
-    assert (
-        only_problem(problems)
-        == f"annotation id twice | {tmp_path / 'a.json'}, annotation 8: the second, of image_id 1 (skipped)"
+    assert annotations.boxes.tolist() == [[1, 1, 3, 3], [5, 5, 7, 7]]
+    place = f"{tmp_path / 'a.json'}, annotation 8"
+    assert only_problem(problems) == f"annotation id twice | {place}: another of image_id 1 (kept)"
+
+
+def test_ids_written_as_text_are_numbers(tmp_path):
+    rows = [box("x", "1", [1, 1, 2, 2], category="4"), box("y", "2", [2, 2, 2, 2], category="9")]
+    path = write(
+        tmp_path,
+        images=[image("1"), image("2")],
+        annotations=rows,
+        categories=[{"id": "4", "name": "car"}, {"id": "9", "name": "dog"}],
     )
+    annotations, problems = read_coco(path)
+    assert annotations.image_ids.tolist() == [1, 2]
+    assert annotations.labels.tolist() == [0, 1]
+    assert annotations.category_ids.tolist() == [4, 9]
+    assert problems.counts == {"id written as text": 4}
+    assert problems.repaired == 4
+    texts = [problem.text().removeprefix(f"{path}, ") for problem in problems]
+    assert 'image_id in annotations: "1" and the like are taken as numbers (repaired)' in texts
 
 
 def test_missing_annotation_ids_are_no_repeats(tmp_path):
@@ -223,7 +256,7 @@ def test_entries_that_are_none(tmp_path):
         images=[image(1), 3, image("x"), image(2**70), image(True)],
         annotations=[
             [],
-            box(1, "1", [1, 1, 2, 2]),
+            box(1, "one", [1, 1, 2, 2]),
             box(2, 1.0, [1, 1, 2, 2], category=None),
             box(3, 1.0, [1, 1, 2, 2]),
         ],
@@ -237,6 +270,9 @@ def test_entries_that_are_none(tmp_path):
         "bad entry in categories": 3,
     }
     assert {problem.where.split(", ")[1] for problem in problems} >= {"images entry 2", "annotations entry 1"}
+    said = {problem.what for problem in problems}
+    assert {"id must be a whole number, got true", 'id must be a whole number, got "x"'} <= said
+    assert 'image_id and category_id must be whole numbers, got "one" and 3' in said
 
 
 # Categories.

@@ -14,6 +14,7 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample, Stored, read_image
+from detdistill.data.image_files import image_flaw
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings, draw_augmentation
 from detdistill.errors import DataError
@@ -227,10 +228,26 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, suffix, mode):
         assert (pixels.int() - 200).abs().max() <= 4
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-    Image.fromarray(np.zeros((4, 4), dtype=np.float32)).save(tmp_path / "depth.tif")
-    with pytest.raises(DataError, match="its pixels are floating-point numbers"):
-        read_image(tmp_path / "depth.tif", image_id=1, size=(4, 4))
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([0, 1000, 4095], np.uint16, [0, 62, 255]),  # 12 bits: a 16th
+        ([0, 255, 30], np.uint16, [0, 255, 30]),  # 8 bits
+        ([0, 1023, 512], np.uint16, [0, 255, 128]),  # 10 bits: a quarter
+        ([0, 32768, 65535], np.uint16, [0, 128, 255]),
+        ([0, -5, 65535], np.int32, [0, 0, 255]),
+        ([0.0, 0.5, 1.0], np.float32, [0, 127, 255]),
+        ([0.0, 100.5, 255.0], np.float32, [0, 100, 255]),
+        ([-1.0, np.nan, np.inf], np.float32, [0, 0, 0]),
+        ([0.0, 2048.0, 4095.0], np.float32, [0, 128, 255]),
+    ],
+)
+def test_deep_grey_is_scaled_by_the_bits_it_needs(tmp_path, values, kind, expected):
+    pixels = np.tile(np.array(values, dtype=kind), (4, 1))
+    path = tmp_path / ("deep.tif" if kind in (np.float32, np.int32) else "deep.png")
+    Image.fromarray(pixels).save(path)
+    assert read_image(path, image_id=1, size=(4, 3))[0, 0].tolist() == expected
+    assert image_flaw(path, height=4, width=3) is None
 
 
 def test_sixteen_bit_colour_png_becomes_rgb(tmp_path):

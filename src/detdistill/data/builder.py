@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.problems import Problems
+from detdistill.data.problems import Action, Lost, Problems
 from detdistill.errors import DataError
 
 MOST_CLASSES_FOR_REGIONS = 32
@@ -121,6 +121,7 @@ class Boxes:
         given: x, y, width, height as the source has them, for problems; None takes them from the corners.
         labels: of the source's classes; none for regions, as `ignored`.
         areas: as the source says; None where the format has none.
+        loses: what is lost with one that is skipped; None for regions.
     """
 
     corners: NDArray[np.float64]
@@ -132,6 +133,7 @@ class Boxes:
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     ignored: Mask = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     areas: NDArray[np.float64] | None = None
+    loses: Lost | None = None
     good: Mask = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +143,9 @@ class Boxes:
         """Reports the good boxes of the mask, which stay good only where they are repaired."""
         hit = self.good & at
         for row in np.flatnonzero(hit).tolist():
-            self.problems.add(kind, self.where(row), what=what(row), action="repaired" if repaired else "skipped")
+            action: Action = "repaired" if repaired else "skipped"
+            loses = None if repaired else self.loses
+            self.problems.add(kind, self.where(row), what=what(row), action=action, loses=loses)
         if not repaired:
             self.good &= ~hit
 
@@ -180,7 +184,8 @@ class Boxes:
         bad = ~((given > 0) & (given < _LARGEST_AREA))
 
         def what(row: int) -> str:
-            return f"area {given[row]:g}, image_id {self.images.ids[self.rows[row]]}; width times height taken"
+            wrong = f"area {given[row]:g}" if np.isfinite(given[row]) else "no area that is a number"
+            return f"{wrong}, image_id {self.images.ids[self.rows[row]]}; width times height taken"
 
         self.report("area missing or not positive", bad, what, repaired=True)
         return np.where(bad, _areas(clipped.astype(np.float32)), given)

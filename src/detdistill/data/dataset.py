@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.image_files import UNREADABLE
+from detdistill.data.image_files import UNREADABLE, as_rgb
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,
@@ -105,22 +105,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _decode(image: Image.Image) -> Tensor:
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion would cut everything above 255.
-        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        return torch.from_numpy(grey).expand(3, -1, -1)
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
-
-
 def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     """Reads an image file as RGB, whatever it is stored as; its size must be the one that the annotations state.
 
-    Grey, palette and 16-bit images are converted, transparency is left out, and the camera's orientation flag
-    is ignored, as COCO's annotations expect. The header is checked before a pixel is decoded.
+    Grey, palette and deeper images are converted (`as_rgb`), and the camera's orientation flag is ignored, as COCO's
+    annotations expect. The header is checked before a pixel is decoded.
 
     Raises:
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
@@ -140,7 +129,7 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
                     f"{what} must be {size[1]}x{size[0]} pixels (width x height) as annotated,"
                     f" got {width}x{height}. {_CHECK}"
                 )
-            return _decode(image)
+            return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{what} must have at most {MAX_PIXELS} pixels, got a header that says more ({error})."

@@ -30,7 +30,7 @@ from detdistill.data.listing import (
     read_list,
     shown,
 )
-from detdistill.data.problems import Action, Problems
+from detdistill.data.problems import Action, Lost, Problems
 
 UNKNOWN_CLASS = "box of an unknown class"
 _LARGEST_ID = 2**62
@@ -125,10 +125,10 @@ class LabelledImages:
         self._stems.append(stem)
         self._files.append(str(file))
         for flaw in labels.flaws:
-            self._tell(flaw, file)
+            self._tell(flaw, file, lost=True)
         for item in labels.boxes:
             if item.kind is not None and item.kind not in self._label_of:
-                self._tell(Flaw(UNKNOWN_CLASS, item.line, f"{item.kind!r} is none of the classes"), file)
+                self._tell(Flaw(UNKNOWN_CLASS, item.line, f"{item.kind!r} is none of the classes"), file, lost=True)
                 continue
             if item.flaw is not None:
                 self._tell(item.flaw, file)
@@ -139,8 +139,9 @@ class LabelledImages:
             self._labels.append(-1 if item.kind is None else self._label_of[item.kind])
             self._ignored.append(item.ignored)
 
-    def _tell(self, flaw: Flaw, file: Path) -> None:
-        self._problems.add(flaw.kind, f"{file}, line {flaw.line}", what=flaw.what, action=flaw.action)
+    def _tell(self, flaw: Flaw, file: Path, *, lost: bool = False) -> None:
+        loses: Lost | None = "boxes" if lost and flaw.action == "skipped" else None
+        self._problems.add(flaw.kind, f"{file}, line {flaw.line}", what=flaw.what, action=flaw.action, loses=loses)
 
     def _size(self, path: Path, stated: tuple[int, int] | None, where: str) -> tuple[int, int] | None:
         """Height and width of an image as stated, or from its header; None where it cannot be used, which is told."""
@@ -154,17 +155,18 @@ class LabelledImages:
             flaw = image_flaw(path, height=size[0], width=size[1])
         if flaw is None:
             return size
-        self._problems.add(flaw[0], where, what=flaw[1])
+        self._problems.add(flaw[0], where, what=flaw[1], loses="images")
         return None
 
     def finish(self) -> Annotations:
         """Numbers the images, checks the boxes against them and lays everything out."""
         self._images.ids = array("q", _image_numbers(self._stems))
         labels = np.frombuffer(self._labels, dtype=np.int64)
-        objects, regions = (self._boxes(np.flatnonzero(at)) for at in (labels >= 0, labels < 0))
+        objects = self._boxes(np.flatnonzero(labels >= 0), loses="boxes")
+        regions = self._boxes(np.flatnonzero(labels < 0))
         return lay_out(objects, regions, classes=self._classes, images_dir=self._images_dir)
 
-    def _boxes(self, at: NDArray[np.int64]) -> Boxes:
+    def _boxes(self, at: NDArray[np.int64], *, loses: Lost | None = None) -> Boxes:
         return Boxes(
             np.frombuffer(self._corners, dtype=np.float64).reshape(-1, 4)[at],
             np.frombuffer(self._rows, dtype=np.int64)[at],
@@ -173,6 +175,7 @@ class LabelledImages:
             where=lambda row: f"{self._files[self._rows[at[row]]]}, line {self._lines[at[row]]}",
             labels=np.frombuffer(self._labels, dtype=np.int64)[at],
             ignored=np.frombuffer(self._ignored, dtype=np.bool_)[at],
+            loses=loses,
         )
 
 
@@ -245,7 +248,7 @@ class LabelFolder(Split):
             for stem, name in images.items():
                 if stem not in labelled:
                     where = str(self.images_dir / name)
-                    problems.add("image without label file", where, what=f"no {stem}{self.ending}")
+                    problems.add("image without label file", where, what=f"no {stem}{self.ending}", loses="images")
         return collected.finish(), problems
 
     def kinds_elsewhere(self) -> set[str]:
@@ -265,13 +268,14 @@ class LabelFolder(Split):
         found, parsed = self._names(folder, problems), []
         for entry in choice.choose(list(found), problems):
             if entry.stem not in found:
-                problems.add("label file missing", entry.where, what=f"no {entry.stem}{self.ending} in {folder}")
+                what = f"no {entry.stem}{self.ending} in {folder}"
+                problems.add("label file missing", entry.where, what=what, loses="images")
                 continue
             path = folder / found[entry.stem]
             try:
                 parsed.append((entry.stem, path, self.parse(path)))
             except FileFlaw as flaw:
-                problems.add(flaw.kind, flaw.where(path), what=flaw.what)
+                problems.add(flaw.kind, flaw.where(path), what=flaw.what, loses="images")
         return parsed
 
 
@@ -290,5 +294,5 @@ def _named_image(file: LabelFile, images_dir: Path, *, path: Path, problems: Pro
         return name
     else:
         what += f" and no {file.image}"
-    problems.add(kind, str(path), what=what)
+    problems.add(kind, str(path), what=what, loses="images")
     return None

@@ -63,7 +63,7 @@ class ListFile:
         for where, line in read_list(self.path):
             stem = _listed_stem(line, known)
             if flaw := unsafe_name(stem):
-                problems.add("unusable file name", where, what=f"{line!r} {flaw}")
+                problems.add("unusable file name", where, what=f"{line!r} {flaw}", loses="images")
             else:
                 add_once(found, Entry(stem, where), problems)
         if self.train is not None:

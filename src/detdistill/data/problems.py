@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Action = Literal["repaired", "skipped", "kept"]
+Lost = Literal["images", "boxes"]
 KEPT_PER_KIND = 1000
 
 
@@ -43,10 +44,16 @@ class Problems:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, Action]] = Counter()
         self._kept: dict[tuple[str, Action], list[Problem]] = {}
+        self._lost: Counter[Lost] = Counter()
 
-    def add(self, kind: str, where: str, *, what: str, action: Action = "skipped") -> None:
-        """Counts one problem and keeps it unless a thousand of its kind are there already."""
+    def add(self, kind: str, where: str, *, what: str, action: Action = "skipped", loses: Lost | None = None) -> None:
+        """Counts one problem and keeps it unless a thousand of its kind are there already.
+
+        What it `loses` is an image or a box that training will not see.
+        """
         self._counts[kind, action] += 1
+        if loses is not None:
+            self._lost[loses] += 1
         kept = self._kept.setdefault((kind, action), [])
         if len(kept) < KEPT_PER_KIND:
             kept.append(Problem(kind, where, what, action))
@@ -54,6 +61,7 @@ class Problems:
     def extend(self, other: Problems) -> None:
         """Adds what another collector found."""
         self._counts.update(other._counts)
+        self._lost.update(other._lost)
         for key, found in other._kept.items():
             kept = self._kept.setdefault(key, [])
             kept.extend(found[: KEPT_PER_KIND - len(kept)])
@@ -83,6 +91,10 @@ class Problems:
     def skipped(self) -> int:
         """How many entries are left out."""
         return self._count("skipped")
+
+    def lost(self, what: Lost) -> int:
+        """How many images or boxes are left out."""
+        return self._lost[what]
 
     def _count(self, action: Action) -> int:
         return sum(count for (_, own), count in self._counts.items() if own == action)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.image_files import as_rgb
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.files import atomic_file, write_json
@@ -83,7 +84,7 @@ def predict_job(
         used[path.stem] += 1
         name = path.stem if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}"
         with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+            picture = as_rgb(opened)
         drawn = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
         with atomic_file(out / f"{name}.png") as partial:
             drawn.save(partial, format="PNG")

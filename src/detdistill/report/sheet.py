@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.image_files import UNREADABLE
+from detdistill.data.image_files import UNREADABLE, as_rgb
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.files import atomic_file
@@ -74,7 +74,7 @@ def sheet_row(
     path = annotations.path(index)
     try:
         with Image.open(path) as opened:
-            image = opened.convert("RGB")
+            image = as_rgb(opened)
     except UNREADABLE as error:
         raise DataError(f"{path} must be an image that can be read, got: {error}. Check the file.") from error
     return SheetRow(

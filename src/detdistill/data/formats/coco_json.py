@@ -12,7 +12,9 @@ refused is listed in ``docs/data.md``.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from array import array
 from itertools import islice
 from pathlib import Path
@@ -25,15 +27,17 @@ from detdistill.data.annotations import Reading
 from detdistill.data.builder import Boxes, Images
 from detdistill.data.formats.coco_places import Naming
 from detdistill.data.formats.json_stream import BEGIN, walk
-from detdistill.data.image_files import LONGEST_NAME, header_size, image_flaw, is_text, unsafe_name
+from detdistill.data.image_files import LONGEST_NAME, absent, header_size, image_flaw, is_text, unsafe_name
 from detdistill.data.listing import Share
-from detdistill.data.problems import Problems
+from detdistill.data.problems import Lost, Problems
 from detdistill.errors import DataError
 
 LISTS = ("images", "annotations", "categories")
+_LOSES: dict[str, Lost] = {"images": "images", "annotations": "boxes"}
 _NO_ID = -(2**63)
 _LARGEST_SIDE = 2**31 - 1
 _LARGEST = 1e300
+_DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def first_file_names(json_path: Path, *, count: int = 20) -> list[str]:
@@ -69,9 +73,18 @@ def _number(value: object) -> float:
         return math.nan
 
 
-def _xywh(value: object) -> list[float]:
-    """A JSON box; four NaN where it is no list of four."""
-    return [_number(side) for side in value] if isinstance(value, list) and len(value) == 4 else [math.nan] * 4
+def _xywh(value: object) -> list[float] | None:
+    """A JSON box; None where it is no list of four numbers."""
+    if not isinstance(value, list) or len(value) != 4 or any(type(side) not in (int, float) for side in value):
+        return None
+    return [_number(side) for side in value]
+
+
+def _shown(value: object) -> str:
+    """A JSON value as it was written, shortened."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value[:6]))}{', ...' if len(value) > 6 else ''}]" if value else "[]"
+    return "{...}" if isinstance(value, dict) else json.dumps(value)[:60]
 
 
 def _positions(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -110,7 +123,7 @@ class CocoFile:
         self._known_images: set[int] = set()
         self._known_names: set[int] = set()
         self._elsewhere = np.zeros(0, dtype=np.bool_)
-        self._lacks_sizes = False
+        self._text_ids: set[str] = set()
         self._region_rows, self._region_boxes = array("q"), array("d")
         self._ids, self._box_images, self._box_categories = array("q"), array("q"), array("q")
         self._boxes, self._areas, self._crowds = array("d"), array("d"), bytearray()
@@ -126,7 +139,8 @@ class CocoFile:
                 continue
             counts[key] += 1
             if flaw := add[key](_fields(entry)):
-                self.problems.add(f"bad entry in {key}", f"{self.path}, {key} entry {counts[key]}", what=flaw)
+                where, loses = f"{self.path}, {key} entry {counts[key]}", _LOSES.get(key)
+                self.problems.add(f"bad entry in {key}", where, what=flaw, loses=loses)
         require_lists(self.path, seen)
         if not self.class_names:
             raise DataError(
@@ -136,9 +150,10 @@ class CocoFile:
 
     def _add_category(self, entry: dict[str, Any]) -> str | None:
         """Takes a category, or says why it is none."""
-        own, name = whole(entry.get("id")), entry.get("name")
+        own, name = self._number("categories", entry, "id"), entry.get("name")
         if own is None or not isinstance(name, str) or not name.strip() or not is_text(name):
-            return "id must be a whole number and name a text"
+            got = f"{_shown(entry.get('id'))} and {_shown(name)}"
+            return f"id must be a whole number and name a text, got {got}"
         where = f"{self.path}, category {own}"
         if own in self._label_of_id:
             self.problems.add("category id twice", where, what=f"{name!r} is the second")
@@ -155,9 +170,9 @@ class CocoFile:
 
     def _add_image(self, entry: dict[str, Any]) -> str | None:
         """Takes an image, or says why it is none."""
-        own, name = whole(entry.get("id")), entry.get("file_name")
+        own, name = self._number("images", entry, "id"), entry.get("file_name")
         if own is None:
-            return "id must be a whole number"
+            return f"id must be a whole number, got {_shown(entry.get('id'))}"
         if own in self._known_images:
             self.problems.add("image id twice", f"{self.path}, image {own}", what=f"{name!r} is the second")
             return None
@@ -169,7 +184,6 @@ class CocoFile:
             what, name = f"file_name {name!r} read as {read!r}", read
             self.problems.add("file name of another machine", f"{self.path}, image {own}", what=what, action="repaired")
         flaw = unsafe_name(name)
-        self._lacks_sizes |= height == 0 and flaw is None
         row = self.images.add(str(name) if flaw is None else "", (height, width), own=own)
         if flaw is not None:
             self._skip_image(row, "unusable file name", f"file_name {name!r} {flaw}")
@@ -180,22 +194,40 @@ class CocoFile:
         regions = entry.get("ignore_regions")
         for region in regions if isinstance(regions, list) else ():
             self._region_rows.append(row)
-            self._region_boxes.extend(_xywh(region))
+            self._region_boxes.extend(_xywh(region) or [math.nan] * 4)
         return None
 
     def _add_annotation(self, entry: dict[str, Any]) -> str | None:
         """Takes a box, or says why it is none."""
-        image, category = whole(entry.get("image_id")), whole(entry.get("category_id"))
+        image, category = (self._number("annotations", entry, key) for key in ("image_id", "category_id"))
         if image is None or category is None:
-            return "image_id and category_id must be whole numbers"
-        own = whole(entry.get("id"))
+            got = " and ".join(_shown(entry.get(key)) for key in ("image_id", "category_id"))
+            return f"image_id and category_id must be whole numbers, got {got}"
+        own, box = whole(entry.get("id")), _xywh(entry.get("bbox"))
+        if box is None:
+            where = f"{self.path}, annotation {_shown(entry.get('id'))}"
+            what = f'"bbox": {_shown(entry.get("bbox"))} of image_id {image}'
+            self.problems.add("box not four finite numbers", where, what=what, loses="boxes")
+            return None
         self._ids.append(_NO_ID if own is None else own)
         self._box_images.append(image)
         self._box_categories.append(category)
-        self._boxes.extend(_xywh(entry.get("bbox")))
+        self._boxes.extend(box)
         self._areas.append(_number(entry.get("area")))
         self._crowds.append(entry.get("iscrowd") in (1, "1"))
         return None
+
+    def _number(self, section: str, entry: dict[str, Any], key: str) -> int | None:
+        """An id of an entry; one written as text is taken as the number it names, which is told once."""
+        value = entry.get(key)
+        own = whole(value)
+        if own is None and isinstance(value, str) and _DIGITS.fullmatch(value):
+            own, place = int(value), f"{key} in {section}"
+            if place not in self._text_ids:
+                self._text_ids.add(place)
+                what = f"{_shown(value)} and the like are taken as numbers"
+                self.problems.add("id written as text", f"{self.path}, {place}", what=what, action="repaired")
+        return own
 
     def _image_place(self, row: int) -> str:
         return f"{self.path}, image {self.images.ids[row]}"
@@ -206,7 +238,7 @@ class CocoFile:
 
     def _skip_image(self, row: int, kind: str, what: str) -> None:
         self.images.kept[row] = 0
-        self.problems.add(kind, self._image_place(row), what=what)
+        self.problems.add(kind, self._image_place(row), what=what, loses="images")
 
     def keep(self, share: Share) -> None:
         """Keeps the images of one split alone; the file's others, with all that is in them, are passed over."""
@@ -218,12 +250,17 @@ class CocoFile:
             images.kept[row] = 0
 
     def settle_images(self, folder: Path, reading: Reading) -> None:
-        """Fills in missing sizes from the files, and skips what cannot be used; opens no image without need."""
-        if not (reading.check_images or self._lacks_sizes):
-            return
+        """Fills in missing sizes from the files, and skips what cannot be used; opens no image without need.
+
+        A folder that holds none of the images is not theirs, and says nothing about which are missing.
+        """
         images = self.images
+        gone = bytearray(absent(folder, map(images.name, range(len(images)))))
+        elsewhere = all(gone)
         for row in range(len(images)):
             path = folder / images.name(row)
+            if images.kept[row] and gone[row] and not elsewhere:
+                self._skip_image(row, "image file missing", f"{path} does not exist")
             if images.kept[row] and images.heights[row] == 0:
                 size = header_size(path)
                 if size is None:
@@ -236,7 +273,8 @@ class CocoFile:
                 flaw = image_flaw(path, height=images.heights[row], width=images.widths[row])
                 if flaw is not None:
                     self._skip_image(row, *flaw)
-            reading.progress(row + 1, len(images))
+            if reading.check_images:
+                reading.progress(row + 1, len(images))
 
     def objects(self) -> Boxes:
         """The annotations, those of an image and a category of the file."""
@@ -256,6 +294,7 @@ class CocoFile:
             labels=labels,
             ignored=np.frombuffer(self._crowds, dtype=np.bool_),
             areas=np.frombuffer(self._areas, dtype=np.float64),
+            loses="boxes",
         )
 
         def image(row: int) -> str:
@@ -263,12 +302,13 @@ class CocoFile:
 
         if len(self._elsewhere):
             boxes.good &= ~np.append(self._elsewhere, False)[rows]
-        again = _repeats(np.frombuffer(self._ids, dtype=np.int64))
-        boxes.report("annotation id twice", again, lambda row: f"the second, of {image(row)}")
+        for row in np.flatnonzero(boxes.good & _repeats(np.frombuffer(self._ids, dtype=np.int64))).tolist():
+            what = f"another of {image(row)}"
+            self.problems.add("annotation id twice", self._box_place(row), what=what, action="kept")
         boxes.report("box of an unknown image", rows < 0, image)
         boxes.report("box of a skipped image", ~np.append(self.images.kept_rows(), True)[rows], image)
-        what = "category_id {}, {}".format
-        boxes.report("box of an unknown category", labels < 0, lambda row: what(category_of[row], image(row)))
+        unknown = "category_id {}, {}".format
+        boxes.report("box of an unknown category", labels < 0, lambda row: unknown(category_of[row], image(row)))
         return boxes
 
     def regions(self) -> Boxes:

@@ -189,7 +189,7 @@ class YoloSplit(Split):
             try:
                 labels = _parse(path, self.data) if path is not None else LabelFile(())
             except FileFlaw as flaw:
-                problems.add(flaw.kind, flaw.where(file), what=flaw.what)
+                problems.add(flaw.kind, flaw.where(file), what=flaw.what, loses="images")
             else:
                 collected.add(entry.stem, labels, file=file, stem=without_suffix(entry.stem), where=entry.where)
             reading.progress(done, len(images))
@@ -218,7 +218,7 @@ class YoloSplit(Split):
         for where, line in read_list(path):
             name = _listed_name(line.replace("\\", "/"), (path.parent, self.data.root, images_dir), images_dir)
             if flaw := unsafe_name(name):
-                problems.add("unusable file name", where, what=f"{line!r} {flaw}")
+                problems.add("unusable file name", where, what=f"{line!r} {flaw}", loses="images")
             else:
                 yield Entry(name, where)
 
