@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from detdistill import build_detector, parse_detector, save_detector
 from detdistill.cli import main
@@ -147,3 +149,58 @@ def test_an_output_folder_that_exists(home: Path, tmp_path: Path, capsys: pytest
     assert "must be new or empty, got one with files in it" in message
     assert "--resume" in message
     assert [path.name for path in out.iterdir()] == ["precious.txt"]
+
+
+def unreachable(home: Path, tmp_path: Path, left: int) -> Path:
+    """The scenes with a train.json all but `left` of whose boxes name an image that there is not."""
+    data = spoiled(home, tmp_path, lambda content: None)
+    content = json.loads((data / "train.json").read_text())
+    for row in content["annotations"][left:]:
+        row["image_id"] = 10**6
+    (data / "train.json").write_text(json.dumps(content))
+    return data
+
+
+def trained(data: Path, out: Path) -> list[str]:
+    small = ["data.image.short_side=32", "data.image.long_side=48"]
+    return ["train", *small, "--detector", "fcos/tiny", "--data", str(data), "--steps", "1", "--out", str(out)]
+
+
+def test_training_on_nothing_is_refused(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = unreachable(home, tmp_path, left=0)
+    arguments = trained(data, tmp_path / "run")
+    assert f"The train split of {data} must keep at least half of its boxes, got 0 of" in complaint(arguments, capsys)
+    said = complaint([*arguments, "--allow-problems"], capsys)
+    assert said.startswith(f"error: The training data {data} must hold at least one box to learn, got none in 3 images")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_lost_most_of_its_boxes_is_used_only_if_allowed(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = unreachable(home, tmp_path, left=1)
+    arguments = trained(data, tmp_path / "run")
+    assert "or go on with what is left by --allow-problems." in complaint(arguments, capsys)
+    assert main([*arguments, "--allow-problems"]) == 0
+    assert "allow_problems: true" in (tmp_path / "run/config.yaml").read_text()
+
+
+def test_missing_images_are_told_before_the_first_step(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rename(content: dict[str, list[dict[str, object]]]) -> None:
+        content["images"][0]["file_name"] = "gone.png"
+
+    data = spoiled(home, tmp_path, rename)
+    assert main([*trained(data, tmp_path / "run"), "--allow-problems"]) == 0
+    said = capsys.readouterr().err
+    assert said.index("val data: image file missing: 1 skipped") < said.index("train fcos/tiny")
+    assert "gone.png does not exist" in said
+
+
+def test_deep_images_are_drawn_as_they_are_seen(home: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((64, 96), 2048, dtype=np.uint16)).save(tmp_path / "deep.png")
+    drawn = tmp_path / "drawn"
+    arguments = ["predict", str(home / "teacher"), str(tmp_path / "deep.png"), "--out", str(drawn), "--score", "1"]
+    assert main(arguments) == 0
+    assert np.asarray(Image.open(drawn / "deep.png"))[:32].mean() == pytest.approx(128, abs=30)

@@ -290,7 +290,7 @@ def test_images_that_are_not_as_annotated_are_left_out_and_told(tmp_path):
     outcome = convert_data_job(tmp_path / "in", to="yolo", out=tmp_path / "out")
     assert dict(outcome.images) == {"train": 1, "val": 1}
     assert outcome.problems["val"].counts == {
-        "image file missing or unreadable": 1,
+        "image file missing": 1,
         "image of another size": 1,
         "image of unknown ending": 1,
     }

@@ -30,6 +30,7 @@ def train(
     out: Place | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    allow_problems: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> RunOutcome:
@@ -42,6 +43,7 @@ def train(
         out: Folder of the run.
         steps: How long to train.
         seed: Decides everything that is drawn at random.
+        allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.
 
     Example:
@@ -51,7 +53,16 @@ def train(
     """
     from detdistill.jobs.run import train_job
 
-    config = run_config(*settings, purpose="train", student=detector, data=data, out=out, steps=steps, seed=seed)
+    config = run_config(
+        *settings,
+        purpose="train",
+        student=detector,
+        data=data,
+        out=out,
+        steps=steps,
+        seed=seed,
+        allow_problems=allow_problems,
+    )
     return train_job(config, resume=resume, progress=progress)
 
 
@@ -68,6 +79,7 @@ def distill(
     alone: Place | None = None,
     steps: int | None = None,
     seed: int | None = None,
+    allow_problems: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> RunOutcome | GenerationsOutcome:
@@ -86,6 +98,7 @@ def distill(
         alone: Run folder of the same student trained alone, to show it beside.
         steps: How long to train.
         seed: Decides everything that is drawn at random.
+        allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.
 
     Example:
@@ -113,6 +126,7 @@ def distill(
         alone=alone,
         steps=steps,
         seed=seed,
+        allow_problems=allow_problems,
     )
     if generations == 1:
         return distill_job(config, resume=resume, progress=progress)

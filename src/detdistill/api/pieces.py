@@ -34,6 +34,7 @@ def run_config(
     method: str | None = None,
     itself: bool = False,
     inherit: bool = False,
+    allow_problems: bool = False,
     out: Place | None = None,
     alone: Place | None = None,
     steps: int | None = None,
@@ -65,6 +66,7 @@ def run_config(
         "data.folder": data,
         "method.name": method,
         "inherit": inherit or None,
+        "data.allow_problems": allow_problems or None,
         "out": out,
         "alone": alone,
         "train.steps": steps,
@@ -80,6 +82,7 @@ def open_data(
     split: Literal["train", "val"] = "train",
     class_names: Sequence[str] | None = None,
     image: Mapping[str, Any] | ImageSettings | None = None,
+    allow_problems: bool = False,
     progress: Progress | None = None,
 ) -> OpenedSplit:
     """One split of a data set, to look at and to learn from: its annotations, and batches of it.
@@ -88,6 +91,7 @@ def open_data(
         path: Data set folder, COCO JSON, or data.yaml.
         class_names: In label order, such as a teacher's; None for the data's own order.
         image: To what size batches bring the images, such as a teacher's; None for the images' own median size.
+        allow_problems: Open it even where most of its images or boxes had to be skipped.
 
     Example:
         >>> loaded = detdistill.load_detector("runs/teacher")
@@ -107,7 +111,14 @@ def open_data(
 
     place = Path(path)
     names = None if class_names is None else tuple(class_names)
-    annotations = read_split(place, split, class_names=names, exact=place.is_file(), progress=progress or Silence())
+    annotations = read_split(
+        place,
+        split,
+        class_names=names,
+        exact=place.is_file(),
+        allow_problems=allow_problems,
+        progress=progress or Silence(),
+    )
     size = image if isinstance(image, ImageSettings) else image_settings(image, annotations)
     return OpenedSplit(annotations=annotations, image=size)
 

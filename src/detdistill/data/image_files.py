@@ -73,6 +73,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     one, so that 12 bits in a file of 16 do not come out black; floating-point ones likewise, or by 255 where none is
     above 1. What is below 0 or no number counts as 0.
     """
+    image.load()
     if image.mode != "F" and not image.mode.startswith("I"):
         return image if image.mode == "RGB" else image.convert("RGB")
     values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0).clip(min=0)
@@ -91,7 +92,6 @@ def image_flaw(path: Path, *, height: int, width: int) -> tuple[str, str] | None
     try:
         with Image.open(path) as image:
             size = image.height, image.width
-            image.load()
             as_rgb(image)
     except UNREADABLE as error:
         return "image file unreadable", f"{path} cannot be decoded: {error}"

@@ -14,12 +14,13 @@ import torch
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import BatchLoader, evaluation_loader, training_loader
+from detdistill.data.problems import Lost
 from detdistill.data.sources import open_split
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import ClassComparison, LoadedDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
 from detdistill.progress import Progress, Silence
@@ -79,12 +80,23 @@ def read_split(
     *,
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,
+    allow_problems: bool = False,
     progress: Progress,
 ) -> Annotations:
-    """Reads one split and tells what was repaired or skipped in it; see `open_split` for the arguments."""
+    """Reads one split and tells what was repaired or skipped in it; see `open_split` for the other arguments.
+
+    Refused where most of the images or of the boxes were skipped, unless `allow_problems`.
+    """
     annotations, problems = open_split(data, split, class_names=class_names, exact=exact, say=progress.say)
     for line in problems.summary():
         progress.say(f"{split} data: {line}")
+    left: dict[Lost, int] = {"images": len(annotations), "boxes": int((~annotations.ignored).sum())}
+    for what, number in left.items():
+        if (lost := problems.lost(what)) > number and not allow_problems:
+            raise DataError(
+                f"The {split} split of {data} must keep at least half of its {what}, got {number} of {lost + number} "
+                "(the lines above say why). Mend them, or go on with what is left by --allow-problems."
+            )
     return annotations
 
 

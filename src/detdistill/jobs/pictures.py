@@ -63,7 +63,7 @@ def pictures_job(
     watcher = progress or Silence()
     if out.suffix.lower() != ".png":
         raise ConfigError(f"--out must be a file name that ends in .png, got {out}. Write for example pictures.png.")
-    annotations = read_split(data, "val", exact=data.is_file(), progress=watcher)
+    annotations = read_split(data, "val", exact=data.is_file(), allow_problems=True, progress=watcher)
     first, second = (_found(str(source), annotations, watcher) for source in (alone, distilled))
     third = _found(teacher, annotations, watcher)
     picks = choose_pictures(annotations, alone=first, distilled=second, seed=seed, images=images, score=score)

@@ -28,6 +28,7 @@ class DataSettings:
         train: the training split's own folder or JSON, as `val` is the other's.
         image: to what size images are brought. None: the teacher's size where there is a teacher,
             else the training images' own median size, at most 800 x 1333.
+        allow_problems: train even where most of a split's images or boxes had to be skipped.
         augment: how training images are varied.
         sample_specific: noise or a crop for training images by the size of their objects, without a method that
             brings this along (`ikd` does); None for none, ``{}`` for the published numbers.
@@ -38,6 +39,7 @@ class DataSettings:
     train: Path | None = None
     val: Path | None = None
     image: ImageSettings | None = None
+    allow_problems: bool = False
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     sample_specific: SampleSpecificSettings | None = None
     sample_specific_until: float = 2 / 3

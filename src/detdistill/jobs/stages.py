@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,7 +31,7 @@ from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.distillation.term import pairing_note
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples, sizes
@@ -117,12 +117,14 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
-    train_split = read_split(
-        config.data.source("train"), "train", exact=config.data.train is not None, progress=watcher
-    )
+    train_split = _read_split(config, "train", None, watcher)
+    if train_split.ignored.all():
+        raise DataError(
+            f"The training data {config.data.source('train')} must hold at least one box to learn, got none in "
+            f"{len(train_split)} images. See what became of them by `detdistill data check`."
+        )
     names = train_split.class_names
-    exact = config.data.val is not None
-    val_split = read_split(config.data.source("val"), "val", class_names=names, exact=exact, progress=watcher)
+    val_split = _read_split(config, "val", names, watcher)
     if shared := shared_images(train_split, val_split):
         watcher.say(shared)
     _require_figure(config, val_split)
@@ -141,6 +143,21 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
             f"{list(alone.class_names)}. Give a run on this data."
         )
     return Opened(config, resume, data, teacher, same_classes, alone, teacher_image)
+
+
+def _read_split(
+    config: RunConfig, split: Literal["train", "val"], class_names: tuple[str, ...] | None, progress: Progress
+) -> Annotations:
+    data = config.data
+    own = data.train if split == "train" else data.val
+    return read_split(
+        data.source(split),
+        split,
+        class_names=class_names,
+        exact=own is not None,
+        allow_problems=data.allow_problems,
+        progress=progress,
+    )
 
 
 def build(opened: Opened, *, progress: Progress | None = None) -> Built:
