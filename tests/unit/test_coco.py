@@ -272,7 +272,7 @@ def test_entries_that_are_none(tmp_path):
     assert {problem.where.split(", ")[1] for problem in problems} >= {"images entry 2", "annotations entry 1"}
     said = {problem.what for problem in problems}
     assert {"id must be a whole number, got true", 'id must be a whole number, got "x"'} <= said
-    assert 'image_id and category_id must be whole numbers, got "one" and 3' in said
+    assert 'image_id and category_id must be whole numbers, got "one" and 7' in said
 
 
 # Categories.
