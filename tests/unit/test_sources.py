@@ -238,10 +238,11 @@ def test_open_split_without_images(tmp_path):
 def test_open_split_checks_images_where_asked(tmp_path):
     write(tmp_path / "val.json", "a.png", "b.png")
     picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
     seen = []
     assert len(open_split(tmp_path, "val")[0]) == 2
     annotations, problems = open_split(tmp_path, "val", check_images=True, progress=lambda *at: seen.append(at))
-    assert (len(annotations), problems.counts, seen) == (1, {"image file missing": 1}, [(1, 2), (2, 2)])
+    assert (len(annotations), problems.counts, seen) == (1, {"image file unreadable": 1}, [(1, 2), (2, 2)])
 
 
 @pytest.mark.parametrize("name", ["bccd", "carla_sim", "coco_mini", "kitti33", "microcontrollers"])
