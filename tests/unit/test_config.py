@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from detdistill.data.transforms import ImageSettings
-from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import read_run_config
-from detdistill.jobs.settings import DataSettings, StudentChoice
+from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
 from detdistill.methods.frs import FRSSettings
 from detdistill.methods.ssim import SSIMSettings
 from detdistill.settings.overrides import apply_override, parse_override
 from detdistill.settings.strict_yaml import dump_yaml, load_yaml, parse_yaml
+from detdistill.store.students import DESCRIPTION, save_detector, saved_settings
 from detdistill.training.settings import TrainSettings
 from every_method import RECIPES
 from run_files import distil, refusal, run_file
@@ -298,3 +300,71 @@ def test_the_splits_have_their_own_sources_or_the_folder() -> None:
     assert (data.source("train"), data.source("val")) == (Path("f"), Path("v.json"))
     with pytest.raises(ConfigError, match=r"data\.folder must be"):
         DataSettings(val=Path("v.json"))
+
+
+# --- a run that starts from another ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A saved detector of an architecture that no short name gives, begun with weights from a file."""
+    settings = dataclasses.replace(parse_detector("gfl/tiny"), fpn_channels=16, box_bins=9)
+    save_detector(build_detector(settings, ("a",), seed=0), tmp_path / "begun", image={})
+    description = tmp_path / "begun" / DESCRIPTION
+    content = json.loads(description.read_text())
+    content["detector"]["pretrained"] = "gone.safetensors"
+    description.write_text(json.dumps(content))
+    return tmp_path / "begun"
+
+
+def training(*settings: str, file: Path | None = None, **options: object) -> RunConfig:
+    plain = {"data.folder": "d", "out": "r"} if file is None else {}
+    return read_run_config(file, settings, purpose="train", options=plain | options)
+
+
+def test_a_student_that_nobody_names_is_what_the_run_starts_from(source: Path, tmp_path: Path) -> None:
+    config = training(init=source)
+    saved = saved_settings(source)
+    assert (config.init, config.student.detector) == (str(source), "gfl/test_resnet")
+    # Its weights are taken over: the file it began with is not asked for again.
+    assert config.student.settings == dataclasses.replace(saved, pretrained=None)
+    assert training(f"init={source}") == config
+    changed = training("student.score_threshold=0.2", init=source).student.settings
+    assert changed == dataclasses.replace(saved, pretrained=None, score_threshold=0.2)
+    file = run_file(tmp_path, f"{{data: d, out: r, init: {source}, student: {{nms_threshold: 0.4}}}}")
+    assert training(file=file).student.settings == dataclasses.replace(saved, pretrained=None, nms_threshold=0.4)
+    again = run_file(tmp_path, config.yaml())
+    assert training(file=again) == config
+    # A student's own word wins, and so does no start at all.
+    assert training(init=source, **{"student.detector": "fcos/tiny"}).student == StudentChoice(
+        "fcos/tiny", parse_detector("fcos/tiny")
+    )
+    assert training("init=", file=again).init is None
+
+
+def test_a_distilled_student_starts_from_a_run_too(file: Path, source: Path) -> None:
+    assert distil(file, init=source).student.settings == parse_detector("fcos/tiny")
+    assert distil(file, init=source).init == str(source)
+    file.write_text(FILE.replace("student: fcos/tiny", ""))
+    assert distil(file, init=source).student.settings.family == "gfl"
+    # The same file trains the student alone, from the same weights.
+    assert read_run_config(file, [f"init={source}"], purpose="train").init == str(source)
+    options = {"teacher.source": source, "init": source}
+    itself = read_run_config(file, purpose="distill", options=options, itself=True)
+    assert (itself.init, itself.student.settings) == (str(source), saved_settings(source))
+
+
+def test_a_start_that_cannot_be_is_refused(file: Path, source: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        training(init="torchvision:fcos_resnet50_fpn")
+    assert str(caught.value) == (
+        "The command line: student.detector must be a detector such as fcos/resnet18 for a run that starts from "
+        "torchvision:fcos_resnet50_fpn, got nothing. Pass --detector."
+    )
+    with pytest.raises(ConfigError, match=r"none must be a run folder, a checkpoint or .*, got nothing there\."):
+        training(init="none")
+    assert refusal(file, f"init={source}", inherit=True) == (
+        f"{file} and the command line: inherit must be false for a student that starts from {source}, got true. Leave "
+        "out --inherit, or --init."
+    )
+    assert "init must be text or null, got 3." in refusal(file, "init=3")

@@ -18,6 +18,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, Family, build_detector, parse_detector, settings_of
 from detdistill.detectors.dense import all_background, assign, dense_spec, focal_cells, observe_dense, prior_bias
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.inherit import initialise
 from detdistill.detectors.preprocess import Normaliser, with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.distillation.step import DistillationStep
@@ -189,3 +190,23 @@ def test_settings_of_another_name_are_refused() -> None:
         Family(name="dashes", settings=DotsSettings, presets={}, build=DotsDetector)
     with pytest.raises(ConfigError, match=r"family of register\(\) must be a Family, got str\."):
         FAMILIES.register("dots")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("family")
+def test_among_other_classes_what_depends_on_their_number_is_drawn_anew() -> None:
+    """It does not say where its classes are."""
+    source, student = (build_detector(TINY, names, seed=seed) for seed, names in ((1, CLASSES), (2, CLASSES[::-1])))
+    fresh = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    report = initialise(student, source, name="runs/a")
+    own = {"classes.weight", "classes.bias"}
+    assert report.text().splitlines()[-1] == (
+        f"  by class (2): drawn anew {', '.join(CLASSES[::-1])}; left behind {', '.join(CLASSES)}"
+    )
+    assert set(report.matched) == set(fresh) - own
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(tensor, fresh[name] if name in own else source.state_dict()[name])
+    again = build_detector(TINY, CLASSES, seed=2)
+    assert initialise(again, source, name="runs/a").fraction == 1.0
+    student.settings = None
+    with pytest.raises(ConfigError, match=r"must be built from DetectorSettings, got dots/test_resnet\. Build it by"):
+        initialise(student, source, name="runs/a")

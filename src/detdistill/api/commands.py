@@ -27,6 +27,7 @@ def train(
     *settings: Place,
     detector: str | None = None,
     data: Place | None = None,
+    init: Source | None = None,
     out: Place | None = None,
     steps: int | None = None,
     seed: int | None = None,
@@ -40,6 +41,7 @@ def train(
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
         detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
         data: Data set folder, COCO JSON, or data.yaml.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without a detector, its own kind.
         out: Folder of the run.
         steps: How long to train.
         seed: Decides everything that is drawn at random.
@@ -58,6 +60,7 @@ def train(
         purpose="train",
         student=detector,
         data=data,
+        init=init,
         out=out,
         steps=steps,
         seed=seed,
@@ -75,6 +78,7 @@ def distill(
     itself: bool = False,
     generations: int = 1,
     inherit: bool = False,
+    init: Source | None = None,
     out: Place | None = None,
     alone: Place | None = None,
     steps: int | None = None,
@@ -94,6 +98,7 @@ def distill(
         itself: Self-distillation: the student has its teacher's architecture.
         generations: With --self: how many students, each taught by the one before.
         inherit: Let the student's neck and heads start from the teacher's weights.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without a student, its own kind.
         out: Folder of the run.
         alone: Run folder of the same student trained alone, to show it beside.
         steps: How long to train.
@@ -122,6 +127,7 @@ def distill(
         method=method,
         itself=itself,
         inherit=inherit,
+        init=init,
         out=out,
         alone=alone,
         steps=steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,7 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid
 
+BACKGROUND_ROW, UNUSED_ROW = -1, -2
 _BODY = "body"
 LOSS_NEEDS = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 
@@ -156,6 +157,15 @@ class Detector(nn.Module, ABC):
         in a `PyramidBackbone`.
         """
         return _BODY in tensor.split(".")
+
+    def class_rows(self) -> Mapping[str, tuple[int, ...]]:
+        """The label that each row (axis 0) of the class layers' tensors stands for, by the tensors' names.
+
+        `BACKGROUND_ROW` and `UNUSED_ROW` are no labels. `initialise` takes over the rows of the classes that source and
+        student both know, a class's first row from its first, and so on. As it stands nothing is known: among other
+        classes every tensor whose shape depends on their number is then drawn anew.
+        """
+        return {}
 
     def forward(self, batch: Batch, needs: Set[Need]) -> Observation:
         """`extract`, then `observe`."""

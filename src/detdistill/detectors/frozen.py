@@ -103,7 +103,7 @@ class FrozenTeacher:
         return self
 
     def digest(self) -> str:
-        """SHA-256 over the names, dtypes, shapes and bytes of all its parameters and buffers, as hex.
+        """Its detector's `digest`.
 
         Raises:
             ConfigError: the teacher is on the meta device, where tensors have no content.
@@ -112,11 +112,7 @@ class FrozenTeacher:
             raise ConfigError(
                 f"the device of {self.spec.name} for a digest must hold data, got 'meta'. Move the teacher first."
             )
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self._detector.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return digest(self._detector)
 
     def _named(self, seen: Observation) -> Observation:
         """The observation with its levels named as the spec names them."""
@@ -153,6 +149,15 @@ class FrozenTeacher:
             f"what is pickled or sent to another process must hold no teacher, got {self.spec.name}. "
             "Load the teacher in each process, and save the student alone."
         )
+
+
+def digest(detector: Detector) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all parameters and buffers of a detector, as hex."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(detector.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _class_loss(loss: TaskLoss | None, spec: DetectorSpec) -> Float[Tensor, " b"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 
 _LISTED = 5
+_KINDS = ("taken", "drawn", "left")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,25 @@ class ShapeMismatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassRows:
+    """A tensor of a class layer that was filled row by row, by the names of classes.
+
+    Attributes:
+        name: of the tensor.
+        taken: classes whose rows are the source's now.
+        drawn: classes whose rows stay freshly drawn.
+        left: classes that the source alone has.
+    """
+
+    name: str
+    taken: tuple[str, ...]
+    drawn: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What loading a file into a model did, tensor by tensor.
+    """What loading a file, or another model's tensors, into a model did, tensor by tensor.
 
     Attributes:
         source: the file, or what else the tensors came from.
@@ -35,6 +53,7 @@ class LoadReport:
         missing: tensors of the model that the file lacks.
         unexpected: tensors of the file that the model does not have.
         mismatched: tensors of both, with different shapes; not loaded.
+        by_class: tensors of the class layers that were filled class by class.
     """
 
     source: str
@@ -42,11 +61,12 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[ShapeMismatch, ...] = ()
+    by_class: tuple[ClassRows, ...] = ()
 
     @property
     def wanted(self) -> int:
         """How many tensors the model has."""
-        return len(self.matched) + len(self.missing) + len(self.mismatched)
+        return len(self.matched) + len(self.missing) + len(self.mismatched) + len(self.by_class)
 
     @property
     def fraction(self) -> float:
@@ -60,9 +80,25 @@ class LoadReport:
         shapes = tuple(f"{bad.name} {bad.in_file} in the file, {bad.in_model} here" for bad in self.mismatched)
         for title, names in (("missing", self.missing), ("unexpected", self.unexpected), ("other shape", shapes)):
             if names:
-                more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-                lines.append(f"  {title} ({len(names)}): {', '.join(names[:_LISTED])}{more}")
+                lines.append(f"  {title} ({len(names)}): {_listed(names)}")
+        for taken, drawn, left in dict.fromkeys((one.taken, one.drawn, one.left) for one in self.by_class):
+            count = sum((one.taken, one.drawn, one.left) == (taken, drawn, left) for one in self.by_class)
+            kinds = (("taken over", taken), ("drawn anew", drawn), ("left behind", left))
+            said = "; ".join(f"{kind} {_listed(classes)}" for kind, classes in kinds if classes)
+            lines.append(f"  by class ({count}): {said}")
         return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        shapes = {bad.name: {"source": list(bad.in_file), "student": list(bad.in_model)} for bad in self.mismatched}
+        rows = {one.name: {kind: list(getattr(one, kind)) for kind in _KINDS} for one in self.by_class}
+        return {
+            "matched": list(self.matched),
+            "by_class": rows,
+            "other_shape": shapes,
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+        }
 
     def require_complete(self, *, allow: frozenset[str] = frozenset()) -> None:
         """Refuses anything but a full match, apart from names that begin as `allow` says.
@@ -81,6 +117,11 @@ class LoadReport:
                 f"{self.source} must fit the model tensor by tensor, got:\n{self.text()}\n"
                 "Use the file that belongs to this model, or allow the tensors by name."
             )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,11 @@ class DenseDetector(Detector):
         found = self.model.postprocess_detections(split, [list(anchors)] * len(batch), list(batch.sizes))
         return tuple(Detections(one["boxes"], one["scores"], one["labels"]) for one in found)
 
+    def class_rows(self) -> Mapping[str, tuple[int, ...]]:
+        """See `Detector.class_rows`: all slots of one anchor after those of another."""
+        rows = self._slots.rows() * self.model.anchor_generator.num_anchors_per_location()[0]
+        return {f"model.head.classification_head.cls_logits.{part}": rows for part in ("weight", "bias")}
+
     def class_outputs(self, pyramid: Pyramid) -> Float[Tensor, "b n s"]:
         """The logits of all of the model's slots, the anchors of all levels in a row."""
         logits: Tensor = self.model.head.classification_head(list(pyramid.levels))

@@ -14,6 +14,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from detdistill.data.transforms import ImageSettings, transform_sample
+from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
 from detdistill.types import Detections, Targets
@@ -88,11 +89,19 @@ class ClassSlots(nn.Module):
                 f"the classes of {name} must be one slot of {first} to {total - 1} each, got {len(class_names)} names "
                 f"and slots {given}. Give every class a slot of its own."
             )
+        self._first = first
         self._identity = given == tuple(range(total))
         labels = torch.full((total,), -1)
         labels[list(given)] = torch.arange(len(given))
         self.register_buffer("slots", torch.tensor(given, dtype=torch.int64), persistent=False)
         self.register_buffer("labels", labels, persistent=False)
+
+    def rows(self) -> tuple[int, ...]:
+        """What every slot stands for, as in `Detector.class_rows`."""
+        known = enumerate(self.labels.tolist())
+        return tuple(
+            BACKGROUND_ROW if slot < self._first else label if label >= 0 else UNUSED_ROW for slot, label in known
+        )
 
     def logits(self, logits: Float[Tensor, "b n s"]) -> Float[Tensor, "b n k"]:
         """The logits of our classes, in label order."""

@@ -70,7 +70,7 @@ def load_torchvision(text: str) -> LoadedDetector:
     name, equals, file = text.removeprefix(PREFIX).partition("=")
     if not text.startswith(PREFIX) or name not in _KNOWN or (equals and not file):
         raise ConfigError(
-            f"a torchvision teacher must be {PREFIX}NAME or {PREFIX}NAME=FILE.pth, got '{text}'. "
+            f"a torchvision detector must be {PREFIX}NAME or {PREFIX}NAME=FILE.pth, got '{text}'. "
             f"{suggestion(name, _KNOWN)}"
         )
     published = get_model_weights(name).DEFAULT

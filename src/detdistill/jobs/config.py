@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError
@@ -19,12 +20,14 @@ from detdistill.settings.reading import dotted
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.settings.trees import Path as Place
 from detdistill.settings.trees import Tree
+from detdistill.store.layout import RunFolder
 from detdistill.store.students import saved_settings
 
 # `student: fcos/resnet18` is short for a section with this one key.
 _SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}
 # Settings that choose a section's detector, teacher or method: another choice drops the section's other keys.
 _CHOOSING = {path for section in ("student", "teacher", "method") for path in ((section,), (section, _SHORT[section]))}
+_CHOOSING |= {("init",)}
 _NEEDED = {
     "train": {"student": "--detector"},
     "distill": {"student": "--student", "teacher": "--teacher", "method": "--method"},
@@ -61,7 +64,8 @@ def read_run_config(
         purpose: ``"train"`` leaves the sections teacher, method and alone aside, so the same file trains the student
             alone; ``"distill"`` needs teacher and method.
         options: values by dotted key, such as ``{"student.detector": "fcos/tiny"}``; None values are left out.
-        itself: self-distillation: the student is what its teacher's checkpoint says that the teacher is.
+        itself: self-distillation: the student is what its teacher's checkpoint says that the teacher is. Without it a
+            student that nobody names is what the checkpoint says that the run starts from.
     """
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in (options or {}).items()}
     given = [Override(tuple(key.split(".")), value, key) for key, value in plain.items() if value is not None]
@@ -76,6 +80,9 @@ def read_run_config(
             _choose(tree, override)
     if itself:
         tree["student"] = _teachers_own(tree, named)
+    elif isinstance(tree.get("init"), str):
+        out = [one.value for one in overrides if one.path == ("out",)] or [tree.get("out")]
+        _starting_students_own(tree, named, out=out[-1], option=_NEEDED[purpose]["student"])
     for section, option in _NEEDED[purpose].items():
         _require(tree, section, option=option, named=named)
     base = parse_detector(tree["student"]["detector"])
@@ -183,3 +190,25 @@ def _teachers_own(tree: Tree, named: str) -> Tree:
         )
     settings = saved_settings(Path(source))
     return {"detector": settings.name, **as_tree(settings)}
+
+
+def _starting_students_own(tree: Tree, named: str, *, out: object, option: str) -> None:
+    """Gives a student that nobody named the architecture of the detector that the run starts from.
+
+    Where that is gone, a run that has begun says itself what its student is.
+    """
+    section, source = tree.get("student", {}), tree["init"]
+    if not isinstance(section, dict) or "detector" in section:
+        return
+    if source.startswith(PREFIX):
+        raise ConfigError(
+            f"{named}: student.detector must be {_SAYS['student']} for a run that starts from {source}, got nothing. "
+            f"Pass {option}."
+        )
+    begun = RunFolder(Path(str(out))).config
+    if begun.is_file() and not Path(source).exists():
+        tree["student"] = _read(begun).get("student")
+        return
+    settings = with_pixel_statistics(saved_settings(Path(source)))
+    # Its weights are here: nothing is to be fetched for the backbone.
+    tree["student"] = {"detector": settings.name, **as_tree(settings), "pretrained": None, **section}

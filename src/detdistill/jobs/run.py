@@ -226,9 +226,9 @@ def generations_job(
 ) -> GenerationsOutcome:
     """Distils a student from its teacher, the next student from that one, and so on.
 
-    Every generation begins with the same fresh weights and sees the same images in the same order: only its teacher
-    differs from the generation before. An interrupted chain goes on where it was. `config` is the
-    first generation's, but that its folder holds the folders of all.
+    Every generation begins with the same weights, fresh or those of `RunConfig.init`, and sees the same images in the
+    same order: only its teacher differs from the generation before. An interrupted chain goes on where it was. `config`
+    is the first generation's, but that its folder holds the folders of all.
     """
     if generations < 1:
         raise ConfigError(f"The number of generations must be at least 1, got {generations}. Give --generations 2.")

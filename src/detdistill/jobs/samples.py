@@ -23,6 +23,7 @@ from detdistill.distillation.twins import RepeatableMaker
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError, DataError
 from detdistill.jobs.settings import DataSettings, RunConfig
+from detdistill.jobs.start import Start
 from detdistill.progress import Progress
 from detdistill.store.layout import RunFolder
 from detdistill.store.twins import open_twin_cache
@@ -51,6 +52,7 @@ class Opened:
         teacher_image: the size at which it sees the images; None where it is the student's.
         same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
         alone: the same student trained alone, for the comparison; None where there is none.
+        start: the detector that the run starts from; None for fresh weights.
     """
 
     config: RunConfig
@@ -60,6 +62,7 @@ class Opened:
     same_classes: bool
     alone: LoadedDetector | None
     teacher_image: ImageSettings | None = None
+    start: Start | None = None
 
     @property
     def taught_at(self) -> ImageSettings:

@@ -16,7 +16,8 @@ from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
 
 # How a config file is laid out.
-_ORDER = ("data", "student", "teacher", "method", "twins", "inherit", "seed", "train", "evaluate", "out", "alone")
+_ORDER: tuple[str, ...] = ("data", "student", "teacher", "method", "twins", "inherit", "init")
+_ORDER += ("seed", "train", "evaluate", "out", "alone")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,9 @@ class DataSettings:
     Attributes:
         folder: a data set folder (train.json, val.json, images/) or a COCO JSON; used for every split not given.
         train: the training split's own folder or JSON, as `val` is the other's.
-        image: to what size images are brought. None: the teacher's size where there is a teacher,
-            else the training images' own median size, at most 800 x 1333.
+        image: to what size images are brought. None: the teacher's size where there is a teacher without a size of its
+            own, else that of the detector that the run starts from, else the training images' own median size, at most
+            800 x 1333.
         allow_problems: train even where most of a split's images or boxes had to be skipped.
         augment: how training images are varied.
         sample_specific: noise or a crop for training images by the size of their objects, without a method that
@@ -114,6 +116,8 @@ class RunConfig:
         teacher: the detector that teaches; None for plain training.
         method: settings of the method that distils; None for plain training.
         inherit: whether the student's neck and heads start from the teacher's, where names and shapes match.
+        init: the detector whose weights the student starts from, class layers by the names of classes: a run folder or
+            checkpoint of ours, or ``"torchvision:NAME[=FILE]"``; None for fresh weights.
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
     """
 
@@ -126,7 +130,15 @@ class RunConfig:
     method: MethodSettings | None = None
     twins: TwinSettings = field(default_factory=TwinSettings)
     inherit: bool = False
+    init: str | None = field(default=None, metadata={PLACE: True})
     alone: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.inherit and self.init is not None:
+            raise ConfigError(
+                f"inherit must be false for a student that starts from {self.init}, got true. Leave out --inherit, or "
+                "--init."
+            )
 
     @property
     def seed(self) -> int:

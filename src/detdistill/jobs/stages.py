@@ -25,6 +25,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
+from detdistill.detectors.load_report import LoadReport
 from detdistill.detectors.preprocess import pixel_notes, with_pixel_statistics
 from detdistill.detectors.torchvision_parts import set_image_size
 from detdistill.distillation.startup import TermProof
@@ -47,6 +48,7 @@ from detdistill.jobs.opening import (
 from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.start import open_start
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
 from detdistill.progress import Progress, Silence
 from detdistill.report.curves import learning_curves
@@ -71,6 +73,8 @@ class Built:
         changes: what happens to training samples beside augmentation; twins are opened by `fit`.
         shares: of the training images that sample-specific augmentation reaches; None where it is off.
         inherited: what the student took over from the teacher; None where that was not asked for.
+        started: what it took over from the detector that the run starts from; None where that was not asked for, or
+            the run goes on from a checkpoint.
     """
 
     opened: Opened
@@ -79,6 +83,7 @@ class Built:
     changes: samples.SampleChanges
     shares: Mapping[str, float] | None
     inherited: InheritReport | None
+    started: LoadReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,13 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     if shared := shared_images(train_split, val_split):
         watcher.say(shared)
     _require_figure(config, val_split)
-    size = config.data.image or image_settings(teacher.image if teacher else None, train_split)
+    start = open_start(config, resume=resume, progress=watcher)
+    known = teacher.image if teacher else None
+    if start is not None and (choice is None or choice.image is not None):
+        known = start.image
+    size = config.data.image or image_settings(known, train_split)
+    if start is not None:
+        start.say_size(size, train_split, watcher)
     data, teacher_image = OpenedData(train_split, val_split, size), None
     if choice is not None and teacher is not None:
         same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
@@ -142,7 +153,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
             f"The student alone in {config.alone} must have the data's classes {list(names)}, got "
             f"{list(alone.class_names)}. Give a run on this data."
         )
-    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image)
+    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start)
 
 
 def _read_split(
@@ -163,17 +174,18 @@ def _read_split(
 def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     """The step that is trained: a student with its initial weights, and the terms that teach it.
 
-    The weights are the same for every run with this seed, distilled or not.
+    The weights are the same for every run with this seed, or that starts from the same detector, distilled or not.
     """
     watcher, config, data = watched_by_leader(progress), opened.config, opened.data
     for note in pixel_notes(config.student.settings):
         watcher.say(note)
     student = build_detector(config.student.settings, data.train.class_names, seed=config.seed)
     set_image_size(student, data.image)
+    started = None if opened.start is None else opened.start.initialise(student, watcher)
     if opened.teacher is None:
         changes = samples.own_changes(config.data)
         shares = samples.reached(changes, data, watcher)
-        return Built(opened, SupervisedStep(student), "", changes, shares=shares, inherited=None)
+        return Built(opened, SupervisedStep(student), "", changes, shares=shares, inherited=None, started=started)
     method = require_method(config)
     source = config.teacher.source if config.teacher else ""
     inherited = inherit(student, opened.teacher.detector, source=source) if config.inherit else None
@@ -185,7 +197,7 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     recipe = samples.weighed_constantly(recipe, teacher, opened, watcher)
     step = DistillationStep(student, teacher, recipe).to(opened.first_device)
     shares = samples.reached(changes, data, watcher)
-    return Built(opened, step, recipe.name, changes, shares=shares, inherited=inherited)
+    return Built(opened, step, recipe.name, changes, shares=shares, inherited=inherited, started=started)
 
 
 def prove(built: Built, *, progress: Progress | None = None) -> Proved:
@@ -196,6 +208,8 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
         DistillError: a term is not finite, or does not reach the student.
     """
     watcher, opened, step = watched_by_leader(progress), built.opened, built.step
+    if built.started is not None:
+        watcher.say(f"init: {opened.config.init}: {built.started.text()}")
     if isinstance(step, SupervisedStep):
         return Proved(built, ())
     if built.inherited is not None:
@@ -231,9 +245,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     watcher, built, step = watched_by_leader(progress), proved.built, proved.built.step
     opened, changes = built.opened, built.changes
     config, data = opened.config, opened.data
-    folder, settings, image = RunFolder(config.out), config.train, asdict(data.image)
-    if built.inherited is not None and leads():
-        write_json(folder.inherited, built.inherited.as_dict())
+    settings, image = config.train, asdict(data.image)
     student = with_pixel_statistics(config.student.settings).to_dict()
     if isinstance(student["pretrained"], str):
         # Its folder is written as the working directory sees it.
@@ -245,6 +257,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         "boxes": len(data.train.boxes),
         "image": image,
         "augment": asdict(config.data.augment),
+        **({"init": opened.start.digest} if opened.start is not None else {}),
     }
     if isinstance(step, SupervisedStep):
         label = f"train {config.student.detector}"
@@ -261,8 +274,6 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
             **({"twins": sorted(twins)} if step.recipe.twins else {}),
         }
         changes = replace(changes, twins=twins)
-    if leads():
-        write_text(folder.config, dump_yaml(written_from(_as_run(opened).as_dict(), config.out)))
     dataset = samples.training_data(opened, changes)
     result = train(
         step,
@@ -280,6 +291,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         save_student=lambda student, place: save_detector(student, place, image=image),
         folder=config.out,
         resume=opened.resume,
+        begin=lambda: _describe(built),
         progress=watcher,
         label=label,
         identity=identity,
@@ -287,6 +299,16 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         brought_up=brought_up,
     )
     return Fitted(training=result)
+
+
+def _describe(built: Built) -> None:
+    """Writes what a run is into its folder, before its first step."""
+    opened, folder = built.opened, RunFolder(built.opened.config.out)
+    write_text(folder.config, dump_yaml(written_from(_as_run(opened).as_dict(), folder.path)))
+    if opened.start is not None and built.started is not None:
+        opened.start.write(folder, built.started)
+    if built.inherited is not None:
+        write_json(folder.inherited, built.inherited.as_dict())
 
 
 def _evaluation(opened: Opened) -> Evaluate:

@@ -41,6 +41,7 @@ class RunFolder:
         evaluations: figures of the evaluations during training, row by row.
         curves: the learning curves, drawn.
         pictures: the same images as every detector of the run sees them.
+        init: what the student took over from the detector that the run started from.
         inherited: what the student took over from its teacher before the first step.
         tensorboard: the folder of TensorBoard's events.
         twins: the folder of the training images' twins, where the run keeps its own.
@@ -55,6 +56,7 @@ class RunFolder:
     evaluations = _Inside("evaluations.csv")
     curves = _Inside("curves.png")
     pictures = _Inside("pictures.png")
+    init = _Inside("init.json")
     inherited = _Inside("inherited.json")
     tensorboard = _Inside("tensorboard")
     twins = _Inside("twins")

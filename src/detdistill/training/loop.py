@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ def train(
     folder: Path,
     resume: bool = False,
     evaluate: Evaluate | None = None,
+    begin: Callable[[], None] = lambda: None,
     progress: Progress | None = None,
     label: str = "training",
     identity: Mapping[str, Any] | None = None,
@@ -56,6 +57,7 @@ def train(
         resume: go on from the latest checkpoint; without one, begin.
         evaluate: called with the student (the average where one is kept) in eval mode, on rank 0, whenever the settings
             say so; what it returns is in percent, by name. Its time is no training time.
+        begin: called on rank 0 before the first step, when a run that is resumed was found to be this one.
         progress: None is silent.
         label: what progress calls the run.
         identity: what else must be the same on resume (data, recipe, teacher's digest), as JSON.
@@ -103,6 +105,7 @@ def train(
                 folder,
                 resume,
                 evaluate,
+                begin,
                 watcher,
                 label,
                 resumable,

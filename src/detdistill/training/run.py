@@ -114,6 +114,7 @@ class _Run:
     folder: Path
     resume: bool
     evaluate: Evaluate | None
+    begin: Callable[[], None]
     progress: Progress
     label: str
     identity: Mapping[str, Any]
@@ -135,6 +136,8 @@ class _Run:
         self.checkpoint: Path | None = None
         self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
         start = self.start = self._begin()
+        if self.writes:
+            self.begin()
         self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
         run = RunFolder(self.folder)
         self.metrics = MetricsLog(run.metrics, step=start) if self.writes else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, final, get_args
 
@@ -72,6 +72,11 @@ class CentreDetector(Detector):
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`: answered by the five functions that follow."""
         return dense.observe_dense(self, pyramid, batch, needs)
+
+    def class_rows(self) -> Mapping[str, tuple[int, ...]]:
+        """See `Detector.class_rows`: the last layer of the heat's head has a row for every class."""
+        rows = tuple(range(len(self.spec.class_names)))
+        return {"heat.1.weight": rows, "heat.1.bias": rows}
 
     def class_outputs(self, pyramid: Pyramid) -> tuple[Tensor, ...]:
         """The class logits (b, 1, k, h, w) of every level."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -133,6 +133,13 @@ class FasterRCNNDetector(Detector):
         logits, deltas = (said.float() for said in self._second_stage(pyramid, proposals, batch.sizes))
         found = self.model.roi_heads.postprocess_detections(logits, deltas, proposals, list(batch.sizes))
         return tuple(self._slots.detections(*one) for one in zip(*found, strict=True))
+
+    def class_rows(self) -> Mapping[str, tuple[int, ...]]:
+        """See `Detector.class_rows`: a score, and the four numbers of a box, for every slot."""
+        rows = self._slots.rows()
+        layers = {"cls_score": rows, "bbox_pred": tuple(row for row in rows for _ in range(4))}
+        parts = ((name, part) for name in layers for part in ("weight", "bias"))
+        return {f"model.roi_heads.box_predictor.{name}.{part}": layers[name] for name, part in parts}
 
     def _second_stage(
         self, pyramid: Pyramid, boxes: list[Float[Tensor, "_r 4"]], sizes: Sequence[tuple[int, int]]

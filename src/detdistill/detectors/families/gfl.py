@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
@@ -132,6 +132,11 @@ class GFLDetector(Detector):
         scores, boxes = _rows(self.class_outputs(pyramid)).sigmoid(), _rows(self.box_outputs(pyramid))
         images = zip(scores, boxes, batch.sizes, strict=True)
         return tuple(self._find(score, box, cells, size=size) for score, box, size in images)
+
+    def class_rows(self) -> Mapping[str, tuple[int, ...]]:
+        """See `Detector.class_rows`."""
+        rows = tuple(range(len(self.spec.class_names)))
+        return {"head.classes.weight": rows, "head.classes.bias": rows}
 
     def class_outputs(self, pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 k _h _w"], ...]:
         """The class logits of every level."""
