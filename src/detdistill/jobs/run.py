@@ -12,6 +12,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.jobs import sizes, stages
+from detdistill.jobs.inputs import require_free
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.report.tables import per_class, results_json, side_by_side
@@ -233,7 +234,7 @@ def generations_job(
     if generations < 1:
         raise ConfigError(f"The number of generations must be at least 1, got {generations}. Give --generations 2.")
     watcher = watched_by_leader(progress)
-    stages.require_free(config.out, resume=resume)
+    require_free(config.out, resume=resume)
     found: list[RunOutcome] = []
     teacher = config.teacher
     for number in range(1, generations + 1):
