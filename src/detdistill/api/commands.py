@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from detdistill.jobs.evaluate import EvaluateOutcome
     from detdistill.jobs.methods import MethodsOutcome
     from detdistill.jobs.pictures import PicturesOutcome
+    from detdistill.jobs.plan import RunPlan
     from detdistill.jobs.predict import PredictOutcome
     from detdistill.jobs.profile import ProfileOutcome
     from detdistill.jobs.run import GenerationsOutcome, RunOutcome
@@ -33,8 +34,9 @@ def train(
     seed: int | None = None,
     allow_problems: bool = False,
     resume: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
-) -> RunOutcome:
+) -> RunOutcome | RunPlan:
     """Train a detector without a teacher.
 
     Args:
@@ -47,12 +49,14 @@ def train(
         seed: Decides everything that is drawn at random.
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.
+        dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
 
     Example:
         >>> outcome = detdistill.train("seed=3", detector="fcos/tiny", data="my_data", out="runs/alone", steps=2)
         >>> outcome.steps
         2
     """
+    from detdistill.jobs.plan import plan_job
     from detdistill.jobs.run import train_job
 
     config = run_config(
@@ -66,6 +70,8 @@ def train(
         seed=seed,
         allow_problems=allow_problems,
     )
+    if dry_run:
+        return plan_job(config.untaught(), resume=resume, progress=progress)
     return train_job(config, resume=resume, progress=progress)
 
 
@@ -85,8 +91,9 @@ def distill(
     seed: int | None = None,
     allow_problems: bool = False,
     resume: bool = False,
+    dry_run: bool = False,
     progress: Progress | None = None,
-) -> RunOutcome | GenerationsOutcome:
+) -> RunOutcome | GenerationsOutcome | RunPlan:
     """Train a student with a teacher's help, and compare both.
 
     Args:
@@ -105,6 +112,7 @@ def distill(
         seed: Decides everything that is drawn at random.
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.
+        dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
 
     Example:
         >>> outcome = detdistill.distill(
@@ -114,6 +122,7 @@ def distill(
         >>> outcome.method, sorted(outcome.results)
         ('aid(frs)', ['alone', 'distilled', 'teacher'])
     """
+    from detdistill.jobs.plan import plan_job
     from detdistill.jobs.run import distill_job, generations_job
 
     if generations != 1 and not itself:
@@ -134,6 +143,8 @@ def distill(
         seed=seed,
         allow_problems=allow_problems,
     )
+    if dry_run:
+        return plan_job(config, resume=resume, generations=generations, progress=progress)
     if generations == 1:
         return distill_job(config, resume=resume, progress=progress)
     return generations_job(config, generations=generations, resume=resume, progress=progress)

@@ -13,6 +13,7 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.jobs import sizes, stages
 from detdistill.jobs.inputs import require_free
+from detdistill.jobs.plan import plan_of
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.report.tables import per_class, results_json, side_by_side
@@ -140,10 +141,11 @@ def _named(results: Mapping[str, CocoMetrics | None]) -> dict[str, CocoMetrics |
 
 def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
     """Trains a detector alone, whatever teacher and method the run has, measures it, and leaves a run folder."""
-    untaught = replace(config, teacher=None, method=None, inherit=False, alone=None)
-    opened = stages.open_inputs(untaught, resume=resume, progress=progress)
+    opened = stages.open_inputs(config.untaught(), resume=resume, progress=progress)
     built = stages.build(opened, progress=progress)
-    fitted = stages.fit(stages.prove(built, progress=progress), progress=progress)
+    proved = stages.prove(built, progress=progress)
+    watched_by_leader(progress).say("\n".join(plan_of(proved).table()))
+    fitted = stages.fit(proved, progress=progress)
     name = config.student.detector
 
     def outcome() -> RunOutcome:
@@ -173,6 +175,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     opened = stages.open_inputs(config, resume=resume, progress=progress)
     built = stages.build(opened, progress=progress)
     proved = stages.prove(built, progress=progress)
+    watched_by_leader(progress).say("\n".join(plan_of(proved).table()))
     # The student is compared with them as far as their figures mean anything.
     teacher = opened.teacher if opened.same_classes else None
     others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}

@@ -9,10 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader
-from detdistill.data.loader import collate, evaluation_loader
+from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader, read_image
+from detdistill.data.loader import collate, evaluation_loader, training_loader
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
@@ -28,6 +29,8 @@ from detdistill.progress import Progress
 from detdistill.store.layout import RunFolder
 from detdistill.store.twins import open_twin_cache
 from detdistill.training.launch import forks, own_device
+from detdistill.training.run import Loader
+from detdistill.training.settings import TrainSettings
 from detdistill.types import Batch
 
 _PROOF_IMAGES = 4
@@ -136,6 +139,21 @@ def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
     )
 
 
+def batches_for(opened: Opened, changes: SampleChanges, settings: TrainSettings) -> Loader:
+    """What a training with these settings reads, from any step on."""
+    dataset = training_data(opened, changes)
+    return lambda start, rank, ranks: training_loader(
+        dataset,
+        batch_size=settings.batch_size,
+        steps=settings.steps,
+        start_step=start,
+        plain_from=round(changes.until * settings.steps),
+        workers=settings.workers,
+        rank=rank,
+        ranks=ranks,
+    )
+
+
 def batch_with_boxes(opened: Opened, changes: SampleChanges) -> Batch:
     """The first training images that have something to teach; refused where there is none."""
     dataset, train = training_data(opened, changes), opened.data.train
@@ -172,6 +190,19 @@ def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress:
         for name, maker in recipe.twins.items()
         if isinstance(maker, RepeatableMaker)
     }
+
+
+def standing_in(recipe: Recipe, opened: Opened) -> dict[str, TwinReader]:
+    """Readers that show each image as its own twin: a step then takes as long as with twins from the cache."""
+    if opened.config.twins.on_the_fly:
+        return {}
+    train = opened.data.train
+
+    def itself(index: int) -> Tensor:
+        height, width = map(int, train.sizes[index])
+        return read_image(train.path(index), image_id=int(train.image_ids[index]), size=(height, width))
+
+    return {name: itself for name, maker in recipe.twins.items() if isinstance(maker, RepeatableMaker)}
 
 
 def weighed_constantly(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> Recipe:

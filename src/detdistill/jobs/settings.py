@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -144,6 +144,10 @@ class RunConfig:
     def seed(self) -> int:
         """The one seed of the run."""
         return self.train.seed
+
+    def untaught(self) -> RunConfig:
+        """The run of the same student without a teacher."""
+        return replace(self, teacher=None, method=None, inherit=False, alone=None)
 
     def as_dict(self) -> dict[str, Any]:
         """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""

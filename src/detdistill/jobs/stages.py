@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from detdistill.data.loader import training_loader
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
@@ -211,20 +210,10 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
             **({"twins": sorted(twins)} if step.recipe.twins else {}),
         }
         changes = replace(changes, twins=twins)
-    dataset = samples.training_data(opened, changes)
     result = train(
         step,
         settings,
-        loader=lambda start, rank, ranks: training_loader(
-            dataset,
-            batch_size=settings.batch_size,
-            steps=settings.steps,
-            start_step=start,
-            plain_from=round(changes.until * settings.steps),
-            workers=settings.workers,
-            rank=rank,
-            ranks=ranks,
-        ),
+        loader=samples.batches_for(opened, changes, settings),
         save_student=lambda student, place: save_detector(student, place, image=image),
         folder=config.out,
         resume=opened.resume,

@@ -33,6 +33,7 @@ from detdistill.store.layout import RunFolder
 from detdistill.training.evaluations import Evaluations
 from detdistill.training.logs import MetricsLog, TensorboardLog
 from detdistill.training.optimizer import build_optimizer, learning_rate
+from detdistill.training.pace import Pace
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
@@ -131,7 +132,7 @@ class _Run:
         self.scaler: torch.amp.GradScaler | None = (
             fabric.strategy.precision.scaler if settings.precision == "16-mixed" else None  # type: ignore[attr-defined]
         )
-        self.seconds = 0.0
+        self.seconds, self.pace = 0.0, Pace(settings.steps)
         self.last_metrics: dict[str, float | None] = {}
         self.checkpoint: Path | None = None
         self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
@@ -314,6 +315,8 @@ class _Run:
     def _report(self, done: int, row: dict[str, float | int | None], *, rate: float) -> None:
         if not self.writes:
             return
+        if said := self.pace.sentence(done, self.seconds):
+            self.progress.say(said)
         self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
         for log in (self.metrics, self.tensorboard):
             if log is not None and self._is_logged(done):
