@@ -8,7 +8,7 @@ from PIL import Image
 
 from detdistill.data.formats.coco import CocoSplit
 from detdistill.data.formats.coco_places import Images, Naming, candidate_folders, find_images
-from detdistill.data.image_files import header_size
+from detdistill.data.image_files import Header, read_header
 from detdistill.data.sources import find_split, open_split, present_splits
 from detdistill.errors import ConfigError, DataError
 from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
@@ -269,9 +269,9 @@ def test_images_folder_without_names(tmp_path):
     assert find_images(tmp_path / "x.json", []) == Images(tmp_path / "images", Naming(), 0)
 
 
-def test_header_size(tmp_path):
+def test_read_header(tmp_path):
     picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"none")
-    assert header_size(tmp_path / "a.png") == (3, 4)
-    assert header_size(tmp_path / "b.png") is None
-    assert header_size(tmp_path / "c.png") is None
+    assert read_header(tmp_path / "a.png") == Header((3, 4), 1)
+    assert read_header(tmp_path / "b.png") is None
+    assert read_header(tmp_path / "c.png") is None

@@ -24,7 +24,7 @@ class Annotations:
         class_names: names in label order.
         category_ids: the source's own id of every class, for results in the source's terms; (k,).
         image_ids: the source's own image ids; (n,).
-        sizes: height and width in pixels of every image as stored; (n, 2).
+        sizes: height and width in pixels of every image as stored, or upright where its EXIF flag counts; (n, 2).
         name_bytes: all file names in UTF-8, one after the other.
         name_offsets: where each file name begins in `name_bytes`; (n + 1,).
         offsets: where each image's boxes begin; (n + 1,).

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.image_files import UNREADABLE, as_rgb
+from detdistill.data.image_files import UNREADABLE, Header, as_rgb
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,
@@ -108,8 +108,8 @@ def _one_thread() -> Iterator[None]:
 def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     """Reads an image file as RGB, whatever it is stored as; its size must be the one that the annotations state.
 
-    Grey, palette and deeper images are converted (`as_rgb`), and the camera's orientation flag is ignored, as COCO's
-    annotations expect. The header is checked before a pixel is decoded.
+    Grey, palette and deeper images are converted (`as_rgb`). A camera's orientation flag is undone unless the stated
+    size tells that the annotations mean the stored pixels (`Header`). The header is checked before a pixel is decoded.
 
     Raises:
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
@@ -124,12 +124,14 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width}x{height} pixels")
-            if (height, width) != size:
+            header = Header.of(image)
+            if header.size(size) != size:
                 raise DataError(
                     f"{what} must be {size[1]}x{size[0]} pixels (width x height) as annotated,"
-                    f" got {width}x{height}. {_CHECK}"
+                    f" got {header.difference(size)}. {_CHECK}"
                 )
-            return torch.from_numpy(np.array(as_rgb(image))).permute(2, 0, 1)
+            turn, rgb = header.turn(size), as_rgb(image)
+            return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{what} must have at most {MAX_PIXELS} pixels, got a header that says more ({error})."

@@ -5,15 +5,31 @@ from __future__ import annotations
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+
+from detdistill.data.problems import Action, Problems
 
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 LONGEST_NAME = 2048
+_TURN = Image.Transpose
+# How EXIF's orientation flag is undone; the flags from 5 on swap width and height.
+_TURNS = {
+    2: _TURN.FLIP_LEFT_RIGHT,
+    3: _TURN.ROTATE_180,
+    4: _TURN.FLIP_TOP_BOTTOM,
+    5: _TURN.TRANSPOSE,
+    6: _TURN.ROTATE_270,
+    7: _TURN.TRANSVERSE,
+    8: _TURN.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
 # How many bits a camera's or a scanner's grey values may have.
 _DEPTHS = (8, 10, 12, 14, 16, 32)
 
@@ -42,11 +58,70 @@ def unsafe_name(name: object) -> str | None:
     return None
 
 
-def header_size(path: Path) -> tuple[int, int] | None:
-    """Height and width in pixels from an image's header; None where there is no readable image."""
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an image's header says: height and width in pixels as stored, and EXIF's orientation flag, 1 for upright.
+
+    Whether the flag counts is decided by the size that the annotations state. Boxes drawn on the photo as viewers and
+    browsers show it, upright, come with the upright size; those drawn on the stored pixels with the stored size.
+    Where both are the same, or none is stated, the flag is applied as viewers do.
+    """
+
+    stored: tuple[int, int]
+    flag: int
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Header:
+        """The header of an opened image, of which no pixel is decoded; Pillow turns TIFF files itself."""
+        return cls((image.height, image.width), _flag(image))
+
+    def turn(self, stated: tuple[int, int] | None) -> Image.Transpose | None:
+        """What brings the stored pixels to what annotations that state this size mean; None for no turn."""
+        if self.flag in _SIDEWAYS and stated == self.stored != self.stored[::-1]:
+            return None
+        return _TURNS.get(self.flag)
+
+    def size(self, stated: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Height and width after that turn."""
+        return self.stored[::-1] if self.turn(stated) is not None and self.flag in _SIDEWAYS else self.stored
+
+    def difference(self, stated: tuple[int, int]) -> str:
+        """The size, told beside another that the annotations state."""
+        height, width = self.size(stated)
+        flagged = "" if self.flag == 1 else f", its EXIF orientation flag being {self.flag}"
+        swapped = " with width and height swapped, which no EXIF orientation flag explains"
+        return f"{width}x{height}{swapped if (width, height) == stated else flagged}"
+
+    def note(self, stated: tuple[int, int] | None) -> tuple[str, Action] | None:
+        """What is done about the flag, for problems; None for a photo without one."""
+        if self.flag == 1:
+            return None
+        if self.turn(stated) is None:
+            return f"flag {self.flag} passed over, as the annotated size is that of the stored pixels", "kept"
+        height, width = self.size(stated)
+        return f"turned upright as flag {self.flag} says, to {width}x{height}", "repaired"
+
+
+def _flag(image: Image.Image) -> int:
+    content = image.info.get("exif")
+    if not content or image.format == "TIFF":
+        return 1
+    exif = Image.Exif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken EXIF is no flag, and no news
+            exif.load(content)
+        flag = exif.get(ExifTags.Base.Orientation, 1)
+    except (*UNREADABLE, LookupError, TypeError, ArithmeticError):
+        return 1
+    return flag if flag in _TURNS else 1
+
+
+def read_header(path: Path) -> Header | None:
+    """An image's header; None where there is no readable image."""
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            return Header.of(image)
     except UNREADABLE:
         return None
 
@@ -85,16 +160,29 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
-def image_flaw(path: Path, *, height: int, width: int) -> tuple[str, str] | None:
-    """Decodes an image fully and compares its size with the annotations: kind of problem and facts, None if good."""
+def settled_size(
+    path: Path, stated: tuple[int, int] | None, *, decode: bool, problems: Problems, where: str
+) -> tuple[int, int] | None:
+    """Height and width of an image whose header is read, or which is decoded fully, compared with the size stated.
+
+    None where it cannot be used, which is told, as is what is done about an orientation flag.
+    """
     if not path.is_file():
-        return "image file missing", f"{path} does not exist"
+        problems.add("image file missing", where, what=f"{path} does not exist", loses="images")
+        return None
     try:
         with Image.open(path) as image:
-            size = image.height, image.width
-            as_rgb(image)
+            header = Header.of(image)
+            if decode:
+                as_rgb(image)
     except UNREADABLE as error:
-        return "image file unreadable", f"{path} cannot be decoded: {error}"
-    if size != (height, width):
-        return "image of another size", f"{path} is {size[1]}x{size[0]}, the annotations say {width}x{height}"
-    return None
+        problems.add("image file unreadable", where, what=f"{path} cannot be decoded: {error}", loses="images")
+        return None
+    if stated is not None and stated != header.size(stated):
+        height, width = stated
+        what = f"{path} is {header.difference(stated)}, the annotations say {width}x{height}"
+        problems.add("image of another size", where, what=what, loses="images")
+        return None
+    if note := header.note(stated):
+        problems.add("photo with an EXIF orientation flag", where, what=f"{path.name} {note[0]}", action=note[1])
+    return header.size(stated)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, Boxes, Classes, Images, lay_out, match_classes
-from detdistill.data.image_files import header_size, image_flaw, unsafe_name
+from detdistill.data.image_files import settled_size, unsafe_name
 from detdistill.data.label_text import FileFlaw
 from detdistill.data.listing import (
     CLASS_LIST,
@@ -145,18 +145,9 @@ class LabelledImages:
 
     def _size(self, path: Path, stated: tuple[int, int] | None, where: str) -> tuple[int, int] | None:
         """Height and width of an image as stated, or from its header; None where it cannot be used, which is told."""
-        flaw: tuple[str, str] | None = None
-        size = None
-        if not path.is_file():
-            flaw = "image file missing", f"{path} does not exist"
-        elif (size := stated or header_size(path)) is None:
-            flaw = "image file unreadable", f"{path} cannot be decoded"
-        elif self._check_images:
-            flaw = image_flaw(path, height=size[0], width=size[1])
-        if flaw is None:
-            return size
-        self._problems.add(flaw[0], where, what=flaw[1], loses="images")
-        return None
+        if stated is not None and not self._check_images and path.is_file():
+            return stated
+        return settled_size(path, stated, decode=self._check_images, problems=self._problems, where=where)
 
     def finish(self) -> Annotations:
         """Numbers the images, checks the boxes against them and lays everything out."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detdistill.data.annotations import Annotations, IgnoreRegions, find_regions
 from detdistill.data.builder import Box
-from detdistill.data.image_files import header_size
+from detdistill.data.image_files import read_header
 from detdistill.data.listing import IMAGE_SUFFIXES, SPLITS, without_suffix
 from detdistill.data.problems import Problems
 from detdistill.errors import DataError
@@ -100,7 +100,9 @@ def decimal(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def prepare(splits: Mapping[str, Annotations], *, origin: str, advance: Callable[[], None]) -> dict[str, WritableSplit]:
+def prepare(
+    splits: Mapping[str, Annotations], *, origin: str, tells_size: bool, advance: Callable[[], None]
+) -> dict[str, WritableSplit]:
     """Checks that the images are there, and names them anew, so that no two have one name but for the ending.
 
     Folders that all images of a split share are left out; characters that some format cannot hold become ``_``.
@@ -113,7 +115,8 @@ def prepare(splits: Mapping[str, Annotations], *, origin: str, advance: Callable
         names = [own.file_name(row).replace("\\", "/") for row in range(len(own))]
         shared = posixpath.commonpath([posixpath.dirname(posixpath.normpath(name)) for name in names] or [""])
         for row, name in enumerate(names):
-            flaw = _flaw(own.path(row), own.sizes[row].tolist())
+            height, width = own.sizes[row].tolist()
+            flaw = _flaw(own.path(row), (height, width), tells_size=tells_size)
             if flaw is None:
                 written[row] = _new_name(posixpath.relpath(posixpath.normpath(name), shared or "."), taken)
             else:
@@ -123,15 +126,18 @@ def prepare(splits: Mapping[str, Annotations], *, origin: str, advance: Callable
     return prepared
 
 
-def _flaw(path: Path, stated: list[int]) -> tuple[str, str] | None:
+def _flaw(path: Path, stated: tuple[int, int], *, tells_size: bool) -> tuple[str, str] | None:
     """Why an image cannot be written: kind and facts."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         return "image of unknown ending", f"known endings are {', '.join(sorted(IMAGE_SUFFIXES))}"
-    size = header_size(path)
-    if size is None:
+    header = read_header(path)
+    if header is None:
         return "image file missing or unreadable", "no image"
-    if list(size) != stated:
-        return "image of another size", f"it is {size[1]}x{size[0]}, the annotations say {stated[1]}x{stated[0]}"
+    if header.size(stated) != stated:
+        what = f"it is {header.difference(stated)}, the annotations say {stated[1]}x{stated[0]}"
+        return "image of another size", what
+    if not tells_size and header.size() != stated:
+        return "photo annotated as stored", f"without its size, its EXIF orientation flag {header.flag} would turn it"
     return None
 
 

@@ -52,7 +52,8 @@ def write_data_set(
         raise DataError(f"The splits to write must have the same classes, got {len(classes)} lists. Read them alike.")
     total = 2 * sum(len(annotations) for annotations in splits.values())
     looked, placed = count(1), count(total // 2 + 1)
-    prepared = prepare(splits, origin=origin, advance=lambda: progress(next(looked), total))
+    tells_size = FORMATS[to].tells_size
+    prepared = prepare(splits, origin=origin, tells_size=tells_size, advance=lambda: progress(next(looked), total))
 
     def place(image: WrittenImage, target: Path) -> None:
         place_image(image.path, target)

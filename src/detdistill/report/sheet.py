@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.image_files import UNREADABLE, as_rgb
-from detdistill.errors import ConfigError, DataError
+from detdistill.data.dataset import read_image
+from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.files import atomic_file
 from detdistill.report.draw import Mark, detection_marks, draw_marks, legend, truth_marks
@@ -71,14 +71,10 @@ def sheet_row(
     image_id, objects = int(annotations.image_ids[index]), annotations.objects(index)
     none = ImageDetections.none(image_id)
     caption = f"image {image_id} · {annotations.file_name(index)}"
-    path = annotations.path(index)
-    try:
-        with Image.open(path) as opened:
-            image = as_rgb(opened)
-    except UNREADABLE as error:
-        raise DataError(f"{path} must be an image that can be read, got: {error}. Check the file.") from error
+    height, width = annotations.sizes[index].tolist()
+    pixels = read_image(annotations.path(index), image_id=image_id, size=(height, width))
     return SheetRow(
-        image=image,
+        image=Image.fromarray(pixels.permute(1, 2, 0).numpy()),
         boxes=annotations.boxes[objects],
         labels=annotations.labels[objects],
         detections={k: ([none] + [one for one in v if one.image_id == image_id])[-1] for k, v in columns.items()},

@@ -53,6 +53,7 @@ class Format:
             counts as ``"val"``.
         find: finds one of them.
         write: writes the format; None where it is only read.
+        tells_size: whether it tells the images' sizes, by which a reader knows photos annotated as stored.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Format:
     splits: Callable[[Path], tuple[str, ...]]
     find: Find
     write: Write | None = None
+    tells_size: bool = False
 
 
 FORMATS: Registry[Format] = Registry(

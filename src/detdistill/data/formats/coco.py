@@ -183,6 +183,7 @@ FORMAT = (
         splits=splits,
         find=find,
         write=write,
+        tells_size=True,
     ),
     # A stray JSON file must not hide a data set of another format.
     Format(

@@ -27,7 +27,7 @@ from detdistill.data.annotations import Reading
 from detdistill.data.builder import Boxes, Images
 from detdistill.data.formats.coco_places import Naming
 from detdistill.data.formats.json_stream import BEGIN, walk
-from detdistill.data.image_files import LONGEST_NAME, absent, header_size, image_flaw, is_text, unsafe_name
+from detdistill.data.image_files import LONGEST_NAME, absent, is_text, settled_size, unsafe_name
 from detdistill.data.listing import Share
 from detdistill.data.problems import Lost, Problems
 from detdistill.errors import DataError
@@ -258,23 +258,25 @@ class CocoFile:
         gone = bytearray(absent(folder, map(images.name, range(len(images)))))
         elsewhere = all(gone)
         for row in range(len(images)):
-            path = folder / images.name(row)
+            path, lacks = folder / images.name(row), images.heights[row] == 0
             if images.kept[row] and gone[row] and not elsewhere:
                 self._skip_image(row, "image file missing", f"{path} does not exist")
-            if images.kept[row] and images.heights[row] == 0:
-                size = header_size(path)
-                if size is None:
-                    self._skip_image(row, "image without size", f"no width and height, and {path} cannot be read")
-                else:
-                    images.heights[row], images.widths[row] = size
-                    what = f"no width and height; the file is {size[1]}x{size[0]}"
-                    self.problems.add("image without size", self._image_place(row), what=what, action="repaired")
-            if reading.check_images and images.kept[row]:
-                flaw = image_flaw(path, height=images.heights[row], width=images.widths[row])
-                if flaw is not None:
-                    self._skip_image(row, *flaw)
+            elif images.kept[row] and (lacks or reading.check_images):
+                self._settle(row, path, lacks=lacks, decode=reading.check_images)
             if reading.check_images:
                 reading.progress(row + 1, len(images))
+
+    def _settle(self, row: int, path: Path, *, lacks: bool, decode: bool) -> None:
+        images, where = self.images, self._image_place(row)
+        stated = None if lacks else (images.heights[row], images.widths[row])
+        size = settled_size(path, stated, decode=decode, problems=self.problems, where=where)
+        if size is None:
+            images.kept[row] = 0
+            return
+        images.heights[row], images.widths[row] = size
+        if lacks:
+            what = f"no width and height; the file is {size[1]}x{size[0]}"
+            self.problems.add("image without size", where, what=what, action="repaired")
 
     def objects(self) -> Boxes:
         """The annotations, those of an image and a category of the file."""

@@ -284,4 +284,5 @@ FORMAT = Format(
     splits=splits,
     find=find,
     write=write,
+    tells_size=True,
 )
