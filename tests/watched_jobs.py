@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from detdistill.jobs import stages
+from detdistill.jobs import measuring, stages
 from detdistill.types import Batch
 
-real_train, real_curves = stages.train, stages.learning_curves
+real_train, real_curves = stages.train, measuring.learning_curves
 
 
 @dataclass
@@ -69,5 +69,5 @@ def no_curves(*, but: str = "") -> Iterator[None]:
             real_curves(runs, out, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "learning_curves", drawn)
+        patch.setattr(measuring, "learning_curves", drawn)
         yield

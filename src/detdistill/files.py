@@ -138,3 +138,14 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. Check the path.") from error
     except ValueError as error:
         raise ConfigError(f"{path} must be JSON, got text that is none ({error}). Write the file anew.") from error
+
+
+def require_png(path: Path, *, option: str) -> None:
+    """Refuses the name of a picture that is not a PNG's.
+
+    Raises:
+        ConfigError: it has another ending; `option` is where it was given.
+    """
+    if path.suffix.lower() != ".png":
+        name = path.with_suffix(".png").name if path.stem else "picture.png"
+        raise ConfigError(f"{option} must be a file name that ends in .png, got {path}. Write for example {name}.")

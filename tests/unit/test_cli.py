@@ -113,6 +113,9 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (job.call_args.args[0].method.warmup_steps, job.call_args.args[0].seed) == (9, 1)
 
 
+MEASURED = {"agnostic": False, "confusion": None, "score": 0.3}
+
+
 @pytest.mark.parametrize(
     ("name", "line", "args", "kwargs"),
     [
@@ -122,19 +125,32 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
             "jobs.evaluate.evaluate_job",
             ["evaluate", "runs/x", "--data", "d", "--split", "train", "--backend", "pycocotools"],
             ("runs/x", Path("d")),
-            {"split": "train", "protocol": "coco", "backend": "pycocotools"},
+            {"split": "train", "protocol": "coco", "backend": "pycocotools", **MEASURED},
         ),
         (
             "jobs.evaluate.evaluate_job",
             ["evaluate", "runs/x", "--data", "d", "--protocol", "aid_merged"],
             ("runs/x", Path("d")),
-            {"split": "val", "protocol": "aid_merged", "backend": "hotcoco"},
+            {"split": "val", "protocol": "aid_merged", "backend": "hotcoco", **MEASURED},
+        ),
+        (
+            "jobs.evaluate.evaluate_job",
+            ["evaluate", "runs/x", "--data", "d", "--agnostic", "--confusion", "c.png", "--score", "0.5"],
+            ("runs/x", Path("d")),
+            {
+                "split": "val",
+                "protocol": "coco",
+                "backend": "hotcoco",
+                "agnostic": True,
+                "confusion": Path("c.png"),
+                "score": 0.5,
+            },
         ),
         (
             "jobs.predict.predict_job",
-            ["predict", "runs/x", "a.png", "folder", "--out", "o", "--score", "0.5"],
+            ["predict", "runs/x", "a.png", "folder", "--out", "o", "--score", "0.5", "--agnostic"],
             ("runs/x", (Path("a.png"), Path("folder"))),
-            {"out": Path("o"), "score": 0.5},
+            {"out": Path("o"), "score": 0.5, "agnostic": True},
         ),
         (
             "scenes.write.make_scenes_job",

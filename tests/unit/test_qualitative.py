@@ -129,7 +129,7 @@ def test_wrong_numbers_are_told(tmp_path: Path) -> None:
     annotations, alone, distilled = changed(tmp_path)
     with pytest.raises(ConfigError, match="--images must be at least 1 and --seed at least 0, got 0 and 0"):
         choose_pictures(annotations, alone=alone, distilled=distilled, images=0)
-    with pytest.raises(ConfigError, match=r"--score must be between 0 and 1, got 1\.5\. Try 0\.4"):
+    with pytest.raises(ConfigError, match=r"--score must be between 0 and 1, got 1\.5\. Leave it out"):
         choose_pictures(annotations, alone=alone, distilled=distilled, score=1.5)
 
 

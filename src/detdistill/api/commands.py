@@ -158,6 +158,9 @@ def evaluate(
     split: Literal["train", "val"] = "val",
     protocol: str = "coco",
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
+    agnostic: bool = False,
+    confusion: Place | None = None,
+    score: float = 0.3,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
     """Measure a detector's average precision as COCO, KITTI, Pascal VOC or AID does.
@@ -170,6 +173,9 @@ def evaluate(
             voc11 are the older means over 11 recall points. aid is VOC's AP over Car, Pedestrian and Cyclist, all else
             ignored; aid_merged merges most other types of KITTI into these.
         backend: What computes COCO's figures; all three agree.
+        agnostic: Suppress boxes across classes, for classes that look alike and pile up on one object.
+        confusion: The PNG to draw the confusion matrix to: which class is taken for which, at IoU 0.5.
+        score: For the confusion matrix: leave out what the detector is less sure of, 0 to 1.
 
     Example:
         >>> outcome = detdistill.evaluate("runs/teacher", data="my_data")
@@ -178,11 +184,27 @@ def evaluate(
     """
     from detdistill.jobs.evaluate import evaluate_job
 
-    return evaluate_job(str(checkpoint), Path(data), split=split, protocol=protocol, backend=backend, progress=progress)
+    return evaluate_job(
+        str(checkpoint),
+        Path(data),
+        split=split,
+        protocol=protocol,
+        backend=backend,
+        agnostic=agnostic,
+        confusion=None if confusion is None else Path(confusion),
+        score=score,
+        progress=progress,
+    )
 
 
 def predict(
-    checkpoint: Source, /, *images: Place, out: Place, score: float = 0.3, progress: Progress | None = None
+    checkpoint: Source,
+    /,
+    *images: Place,
+    out: Place,
+    score: float = 0.3,
+    agnostic: bool = False,
+    progress: Progress | None = None,
 ) -> PredictOutcome:
     """Draw what a detector finds on images, and write it as JSON.
 
@@ -191,6 +213,7 @@ def predict(
         images: Image files, or folders of them.
         out: Folder for the drawings and predictions.json.
         score: Leave out what the detector is less sure of, 0 to 1.
+        agnostic: Suppress boxes across classes, for classes that look alike and pile up on one object.
 
     Example:
         >>> outcome = detdistill.predict("runs/teacher", "photos", out="drawn")
@@ -199,7 +222,8 @@ def predict(
     """
     from detdistill.jobs.predict import predict_job
 
-    return predict_job(str(checkpoint), tuple(map(Path, images)), out=Path(out), score=score, progress=progress)
+    places = tuple(map(Path, images))
+    return predict_job(str(checkpoint), places, out=Path(out), score=score, agnostic=agnostic, progress=progress)
 
 
 def describe_methods(name: str | None = None, /) -> MethodsOutcome:
@@ -251,6 +275,7 @@ def pictures(
     seed: int = 0,
     images: int = 6,
     score: float = 0.4,
+    agnostic: bool = False,
     progress: Progress | None = None,
 ) -> PicturesOutcome:
     """Draw what student alone, distilled student and teacher find on the same images.
@@ -264,6 +289,7 @@ def pictures(
         seed: Decides which images are drawn at random.
         images: How many of these; those where distillation changed most come on top.
         score: Leave out what a detector is less sure of, 0 to 1.
+        agnostic: Suppress boxes across classes, for classes that look alike and pile up on one object.
 
     Example:
         >>> outcome = detdistill.pictures(
@@ -274,8 +300,18 @@ def pictures(
     """
     from detdistill.jobs.pictures import pictures_job
 
-    places = {"alone": Path(alone), "distilled": Path(distilled), "data": Path(data), "out": Path(out)}
-    return pictures_job(**places, teacher=str(teacher), seed=seed, images=images, score=score, progress=progress)
+    return pictures_job(
+        alone=Path(alone),
+        distilled=Path(distilled),
+        teacher=str(teacher),
+        data=Path(data),
+        out=Path(out),
+        seed=seed,
+        images=images,
+        score=score,
+        agnostic=agnostic,
+        progress=progress,
+    )
 
 
 def check_data(path: Place, /, *, progress: Progress | None = None) -> DataOutcome:

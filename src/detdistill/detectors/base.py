@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torchvision.ops import batched_nms
 
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import CapabilityError
@@ -124,10 +125,13 @@ class Detector(nn.Module, ABC):
     Attributes:
         spec: what it is and offers.
         settings: what it was built from; None for a model that was not built from settings, which cannot be saved.
+        agnostic: whether boxes of all classes suppress each other in `detect`, not those of a class alone; None: it
+            cannot be asked for. A family whose `detect` ends in `suppress` sets it to False.
     """
 
     spec: DetectorSpec
     settings: DetectorSettings | None = None
+    agnostic: bool | None = None
 
     @abstractmethod
     def extract(self, batch: Batch) -> Pyramid:
@@ -167,9 +171,48 @@ class Detector(nn.Module, ABC):
         """
         return {}
 
+    def suppress(self, found: Detections, *, threshold: float, most: int) -> Detections:
+        """The `most` best, best first, none of which overlaps a better one by more than `threshold`.
+
+        Boxes suppress those of their own class, or of any where the detector is `agnostic`.
+        """
+        rivals = torch.zeros_like(found.labels) if self.agnostic else found.labels
+        keep = batched_nms(found.boxes, found.scores, rivals, threshold)[:most]
+        return Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
+
     def forward(self, batch: Batch, needs: Set[Need]) -> Observation:
         """`extract`, then `observe`."""
         return self.observe(self.extract(batch), batch, needs)
+
+
+def require_agnostic(detector: Detector) -> None:
+    """Refuses a detector that cannot suppress boxes across classes.
+
+    Raises:
+        CapabilityError: it says nothing of `agnostic`.
+    """
+    if detector.agnostic is None:
+        raise CapabilityError(
+            "A detector whose boxes are suppressed across classes must be of a family that can do so, got "
+            f"{detector.spec.name}. Leave out --agnostic and evaluate.agnostic."
+        )
+
+
+@contextmanager
+def suppressing(detector: Detector, *, agnostic: bool) -> Iterator[None]:
+    """Within, the detector's boxes suppress each other across classes where `agnostic` asks for it.
+
+    Raises:
+        CapabilityError: the detector cannot.
+    """
+    before = detector.agnostic
+    if agnostic:
+        require_agnostic(detector)
+        detector.agnostic = True
+    try:
+        yield
+    finally:
+        detector.agnostic = before
 
 
 @contextmanager

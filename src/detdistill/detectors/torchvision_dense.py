@@ -16,7 +16,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.dense import dense_spec, observe_dense, prior_bias, tower
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
@@ -41,6 +41,8 @@ class DenseDetector(Detector):
         class_slots: the model's logit index of every class; None = the label itself.
         settings: what it was built from; None where a foreign model is wrapped.
     """
+
+    agnostic = False
 
     def __init__(
         self,
@@ -80,8 +82,9 @@ class DenseDetector(Detector):
         rows = {"cls_logits": self._slots.logits(self.class_outputs(pyramid)), **self.box_outputs(pyramid)}
         counts = [len(level) for level in anchors]
         split = {name: list(torch.split(values.float(), counts, dim=1)) for name, values in rows.items()}
-        found = self.model.postprocess_detections(split, [list(anchors)] * len(batch), list(batch.sizes))
-        return tuple(Detections(one["boxes"], one["scores"], one["labels"]) for one in found)
+        with own_suppression(self, self.model) as suppress:
+            found = self.model.postprocess_detections(split, [list(anchors)] * len(batch), list(batch.sizes))
+        return tuple(suppress(Detections(one["boxes"], one["scores"], one["labels"])) for one in found)
 
     def class_rows(self) -> Mapping[str, tuple[int, ...]]:
         """See `Detector.class_rows`: all slots of one anchor after those of another."""

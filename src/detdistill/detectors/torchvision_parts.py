@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +17,28 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from detdistill.data.transforms import ImageSettings, transform_sample
-from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW
+from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW, Detector
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
 from detdistill.types import Detections, Targets
+
+
+@contextmanager
+def own_suppression(detector: Detector, module: Any) -> Iterator[Callable[[Detections], Detections]]:
+    """Yields what is to be done with the detections that torchvision's `module` makes within.
+
+    That is nothing, unless the detector is agnostic: then the module leaves every candidate, and we suppress. A second
+    pass over what torchvision left of each class would also drop boxes whose only rival is dropped itself.
+    """
+    if not detector.agnostic:
+        yield lambda found: found
+        return
+    before = module.nms_thresh, module.detections_per_img
+    module.nms_thresh, module.detections_per_img = math.inf, sys.maxsize
+    try:
+        yield lambda found: detector.suppress(found, threshold=before[0], most=before[1])
+    finally:
+        module.nms_thresh, module.detections_per_img = before
 
 
 def cells_of(levels: Sequence[Tensor], strides: Sequence[int]) -> Cells:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from detdistill.detectors.base import Detector, evaluating
+from detdistill.detectors.base import Detector, evaluating, suppressing
 from detdistill.errors import DistillError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.types import Batch, Detections
@@ -15,7 +15,12 @@ Progress = Callable[[int], None]
 
 
 def detect_split(
-    detector: Detector, loader: Iterable[Batch], *, device: torch.device | str, progress: Progress | None = None
+    detector: Detector,
+    loader: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    agnostic: bool = False,
+    progress: Progress | None = None,
 ) -> list[ImageDetections]:
     """What a detector finds in every image of a split; no gradients flow.
 
@@ -23,6 +28,7 @@ def detect_split(
         detector: is put into eval mode for the while; must be on `device` already.
         loader: batches in data set order.
         device: where batches are moved to.
+        agnostic: whether boxes suppress each other across classes.
         progress: called after every batch with the number of images done so far.
 
     Returns:
@@ -30,10 +36,11 @@ def detect_split(
         clipped to them.
 
     Raises:
+        CapabilityError: the detector cannot suppress across classes.
         DistillError: a box or score is NaN or infinite.
     """
     found: list[ImageDetections] = []
-    with evaluating(detector):
+    with evaluating(detector), suppressing(detector, agnostic=agnostic):
         for batch in loader:
             found += [_stored(one, batch, index) for index, one in enumerate(detector.detect(batch.to(device)))]
             if progress is not None:

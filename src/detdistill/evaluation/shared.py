@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from detdistill.errors import ConfigError
+
 Boxes = NDArray[np.floating]
 
 
@@ -26,6 +28,16 @@ def overlap(boxes: Boxes, others: Boxes) -> Boxes:
     shared = intersections(boxes, others)
     union = areas(boxes)[:, None] + areas(others)[None, :] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+
+
+def require_score(score: float) -> None:
+    """Refuses a least score of detections that is none.
+
+    Raises:
+        ConfigError: it is not between 0 and 1.
+    """
+    if not 0 <= score <= 1:
+        raise ConfigError(f"--score must be between 0 and 1, got {score}. Leave it out.")
 
 
 def best_from_here(precision: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,37 +7,62 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import Backend, CocoMetrics
+from detdistill.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
+from detdistill.evaluation.shared import require_score
+from detdistill.files import require_png
 from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence
-from detdistill.report.tables import per_class, side_by_side
+from detdistill.report.confusion import draw_confusion
+from detdistill.report.tables import AGNOSTIC, per_class, side_by_side
 from detdistill.store.best import Best, chosen_as
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOutcome:
-    """One detector's figures in percent, by whose rules, on how many images, and of what it is the best."""
+    """One detector's figures in percent, by whose rules, on how many images, and of what it is the best.
+
+    Attributes:
+        agnostic: whether boxes were suppressed across classes.
+        confusion: which class is taken for which, where the protocol's classes are the detector's.
+        picture: where that was drawn.
+    """
 
     checkpoint: str
     metrics: Metrics
     protocol: Protocol
     images: int
     best: Best | None = None
+    agnostic: bool = False
+    confusion: ConfusionMatrix | None = None
+    picture: Path | None = None
 
     def table(self) -> list[str]:
         """By whose rules and on how many images, then the figures, all and by class."""
-        lines = [f"{self.checkpoint} on {self.images} images by the rules of {self.protocol.rules}, in percent"]
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        note = f", {AGNOSTIC}" if self.agnostic else ""
+        lines = [f"{self.checkpoint} on {images} by the rules of {self.protocol.rules}, in percent{note}"]
         lines += ["", *([] if self.best is None else [f"{self.checkpoint}: {self.best.text()}", ""])]
+        last = [] if self.picture is None else ["", f"confusion matrix in {self.picture}"]
         if not isinstance(self.metrics, CocoMetrics):
-            return [*lines, *self.metrics.text().splitlines()]
+            return [*lines, *self.metrics.text().splitlines(), *last]
         named = {self.checkpoint: self.metrics}
-        return [*lines, *side_by_side(named).text().splitlines(), "", *per_class(named).text().splitlines()]
+        figures, classes = side_by_side(named).text().splitlines(), per_class(named).text().splitlines()
+        return [*lines, *figures, "", *classes, *last]
 
     def as_dict(self) -> Mapping[str, Any]:
-        """The checkpoint, the protocol and the figures."""
-        described = {"checkpoint": self.checkpoint, "protocol": self.protocol.name, "images": self.images}
-        return described | self.metrics.as_dict() | ({} if self.best is None else {"best": self.best.as_dict()})
+        """The checkpoint, the protocol, the figures and the confusion matrix."""
+        return {
+            "checkpoint": self.checkpoint,
+            "protocol": self.protocol.name,
+            "images": self.images,
+            **self.metrics.as_dict(),
+            **({} if self.best is None else {"best": self.best.as_dict()}),
+            **({"agnostic": True} if self.agnostic else {}),
+            **({} if self.confusion is None else {"confusion": self.confusion.as_dict()}),
+        }
 
 
 def evaluate_job(
@@ -47,15 +72,38 @@ def evaluate_job(
     split: Literal["train", "val"] = "val",
     protocol: str | Protocol = "coco",
     backend: Backend = "hotcoco",
+    agnostic: bool = False,
+    confusion: Path | None = None,
+    score: float = 0.3,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
     """The figures of a checkpoint on a split; the words are those of `detdistill.evaluate`."""
     watcher = progress or Silence()
     rules = PROTOCOLS.find(protocol) if isinstance(protocol, str) else protocol
+    require_score(score)
+    if confusion is not None:
+        require_png(confusion, option="--confusion")
+        if not rules.same_classes:
+            raise ConfigError(
+                f"--confusion must come with a protocol over the data's own classes, got {rules.name}. "
+                "Add --protocol coco."
+            )
     loaded = open_detector(checkpoint, progress=watcher)
     examination = rules.open(data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher)
     truth = examination.annotations
     size = seen_size(loaded, truth, source=checkpoint, progress=watcher)
-    found = detect(loaded.detector, truth, size, label=f"evaluate {checkpoint}", progress=watcher)
-    best = chosen_as(Path(checkpoint))
-    return EvaluateOutcome(checkpoint, examination.measure(found), protocol=rules, images=len(truth), best=best)
+    label = f"evaluate {checkpoint}"
+    found = detect(loaded.detector, truth, size, label=label, agnostic=agnostic, progress=watcher)
+    matrix = confusion_matrix(truth, found, score=score) if rules.same_classes else None
+    if matrix is not None and confusion is not None:
+        draw_confusion({checkpoint: matrix}, confusion)
+    return EvaluateOutcome(
+        checkpoint,
+        examination.measure(found),
+        protocol=rules,
+        images=len(truth),
+        best=chosen_as(Path(checkpoint)),
+        agnostic=agnostic,
+        confusion=matrix,
+        picture=confusion,
+    )

@@ -159,18 +159,20 @@ def detect(
     *,
     label: str,
     batch_size: int = 8,
+    agnostic: bool = False,
     device: torch.device | None = None,
     progress: Progress,
 ) -> list[ImageDetections]:
     """What a detector finds in the images of a split at the size that it is to see; it is left on the device.
 
     Args:
+        agnostic: whether boxes suppress each other across classes.
         device: where to run; None for CUDA where there is one, else the CPU.
     """
     where = device or available_device()
     loader = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
     progress.start(label, len(annotations))
-    found = detect_split(detector.to(where), loader, device=where, progress=progress.advance)
+    found = detect_split(detector.to(where), loader, device=where, agnostic=agnostic, progress=progress.advance)
     progress.finish()
     return found
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations
-from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
+from detdistill.files import require_png
 from detdistill.jobs.opening import detect, open_detector, read_split, require_same_classes, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
-from detdistill.report.tables import Cell, Table
+from detdistill.report.tables import AGNOSTIC, Cell, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class PicturesOutcome:
     out: Path
     names: Sequence[str]
     picks: Sequence[Pick]
+    agnostic: bool = False
 
     def table(self) -> list[str]:
         """A line an image, and where the picture is."""
@@ -32,7 +33,8 @@ class PicturesOutcome:
         ]
         table = Table(("image", "chosen as", "student alone", "distilled student", "change"), tuple(rows))
         legend = "change = found less wrong, distilled against alone"
-        return [*table.text().splitlines(), "", legend, f"picture {self.out}"]
+        note = [AGNOSTIC] if self.agnostic else []
+        return [*table.text().splitlines(), *note, "", legend, f"picture {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
         """The counts of every image."""
@@ -57,22 +59,24 @@ def pictures_job(
     seed: int = 0,
     images: int = 6,
     score: float = 0.4,
+    agnostic: bool = False,
     progress: Progress | None = None,
 ) -> PicturesOutcome:
     """Runs three detectors on validation images and draws some; the words are those of `detdistill.pictures`."""
     watcher = progress or Silence()
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out must be a file name that ends in .png, got {out}. Write for example pictures.png.")
+    require_png(out, option="--out")
     annotations = read_split(data, "val", exact=data.is_file(), allow_problems=True, progress=watcher)
-    first, second = (_found(str(source), annotations, watcher) for source in (alone, distilled))
-    third = _found(teacher, annotations, watcher)
+    first, second = (_found(str(source), annotations, agnostic, watcher) for source in (alone, distilled))
+    third = _found(teacher, annotations, agnostic, watcher)
     picks = choose_pictures(annotations, alone=first, distilled=second, seed=seed, images=images, score=score)
     draw_pictures(out, annotations, picks, alone=first, distilled=second, teacher=third, score=score)
-    return PicturesOutcome(out, tuple(annotations.file_name(pick.index) for pick in picks), tuple(picks))
+    names = tuple(annotations.file_name(pick.index) for pick in picks)
+    return PicturesOutcome(out, names, tuple(picks), agnostic=agnostic)
 
 
-def _found(source: str, annotations: Annotations, progress: Progress) -> list[ImageDetections]:
+def _found(source: str, annotations: Annotations, agnostic: bool, progress: Progress) -> list[ImageDetections]:
     loaded = open_detector(source, progress=progress)
     require_same_classes(loaded, annotations, source=source)
     size = seen_size(loaded, annotations, source=source, progress=progress)
-    return detect(loaded.detector, annotations, size, label=f"look with {source}", progress=progress)
+    label = f"look with {source}"
+    return detect(loaded.detector, annotations, size, label=label, agnostic=agnostic, progress=progress)

@@ -15,11 +15,12 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.image_files import as_rgb
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
+from detdistill.evaluation.shared import require_score
 from detdistill.files import atomic_file, write_json
 from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
-from detdistill.report.tables import Table
+from detdistill.report.tables import AGNOSTIC, Table
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 PREDICTIONS = "predictions.json"
@@ -33,6 +34,7 @@ class PredictOutcome:
     images: tuple[Path, ...]
     found: tuple[ImageDetections, ...]
     class_names: tuple[str, ...]
+    agnostic: bool = False
 
     def table(self) -> list[str]:
         """One line per image, then where the drawings are."""
@@ -42,7 +44,8 @@ class PredictOutcome:
             named = (f"{self.class_names[label]} {count}" for label, count in zip(labels, counts, strict=True))
             rows.append((str(path), len(one.labels), ", ".join(named)))
         table = Table(("image", "boxes", "classes"), tuple(rows)).text(decimals=0)
-        return [*table.splitlines(), "", f"drawings and {PREDICTIONS} in {self.out}"]
+        note = [AGNOSTIC] if self.agnostic else []
+        return [*table.splitlines(), *note, "", f"drawings and {PREDICTIONS} in {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
         """Boxes (x1, y1, x2, y2 in pixels of the stored image), scores and class names by file."""
@@ -60,7 +63,13 @@ class PredictOutcome:
 
 
 def predict_job(
-    checkpoint: str, images: Sequence[Path], *, out: Path, score: float = 0.3, progress: Progress | None = None
+    checkpoint: str,
+    images: Sequence[Path],
+    *,
+    out: Path,
+    score: float = 0.3,
+    agnostic: bool = False,
+    progress: Progress | None = None,
 ) -> PredictOutcome:
     """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`."""
     if not images:
@@ -68,16 +77,15 @@ def predict_job(
             "predict must be given an image or a folder of images, got none. "
             "Write detdistill predict CHECKPOINT IMAGE --out DIR."
         )
-    if not 0 <= score <= 1:
-        raise ConfigError(f"--score must be between 0 and 1, got {score}. Try 0.3.")
+    require_score(score)
     watcher = progress or Silence()
     files = _image_files(images)
     loaded = open_detector(checkpoint, progress=watcher)
     annotations = _unannotated(files, loaded.class_names)
     size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
-    everything = detect(loaded.detector, annotations, size, label="predict", progress=watcher)
+    everything = detect(loaded.detector, annotations, size, label="predict", agnostic=agnostic, progress=watcher)
     found = tuple(one.above(score) for one in everything)
-    outcome = PredictOutcome(out, tuple(files), found, class_names=loaded.class_names)
+    outcome = PredictOutcome(out, tuple(files), found, class_names=loaded.class_names, agnostic=agnostic)
     used: Counter[str] = Counter()
     for path, one in zip(files, found, strict=True):
         # Images of the same name in different folders get a number.

@@ -16,7 +16,7 @@ from detdistill.jobs.inputs import require_free
 from detdistill.jobs.plan import plan_of
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
-from detdistill.report.tables import per_class, results_json, side_by_side
+from detdistill.report.tables import AGNOSTIC, per_class, results_json, side_by_side
 from detdistill.store.best import Best, chosen_as
 from detdistill.store.layout import RunFolder
 from detdistill.training.launch import forks
@@ -42,6 +42,7 @@ class RunOutcome:
         best: how detectors were chosen that are the best of several evaluations, by the names of `results`.
         stopped_early: whether the training ended before all steps that were planned.
         sizes: the size at which each detector saw the images, where these are not all the same.
+        agnostic: whether the figures are with boxes suppressed across classes.
     """
 
     out: Path
@@ -52,12 +53,13 @@ class RunOutcome:
     sample_specific: Mapping[str, float] | None = None
     best: Mapping[str, Best] = field(default_factory=dict)
     stopped_early: bool = False
-
+    agnostic: bool = False
     sizes: Mapping[str, ImageSettings] = field(default_factory=lambda: MappingProxyType({}))
 
     def table(self) -> list[str]:
         """The figures side by side, those of a student alone by class too, and where the run is."""
         lines = [*side_by_side(_named(self.results)).text().splitlines(), *self._sizes()]
+        lines += [AGNOSTIC] if self.agnostic else []
         lines += [f"{name}: {best.text()}" for name, best in self.best.items()]
         early = " (stopped early)" if self.stopped_early else ""
         took = f"{self.steps} steps{early} in {self.seconds:.0f} s; run folder {self.out}"
@@ -83,6 +85,7 @@ class RunOutcome:
             **({"best": {name: best.as_dict() for name, best in self.best.items()}} if self.best else {}),
             **({"stopped_early": True} if self.stopped_early else {}),
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
+            **({"agnostic": True} if self.agnostic else {}),
         }
 
 
@@ -115,6 +118,7 @@ class GenerationsOutcome:
         took = f"{len(self.generations)} generations of {steps} steps in {self.seconds:.0f} s"
         return [
             *side_by_side(_named(self.results)).text().splitlines(),
+            *([AGNOSTIC] if last.agnostic else []),
             *(f"{one.out.name}: {one.best[DISTILLED].text()}" for one in self.generations if DISTILLED in one.best),
             "",
             f"{last.method}: {took}; run folders in {self.out}",
@@ -132,6 +136,7 @@ class GenerationsOutcome:
             "method": last.method,
             "steps": last.steps,
             "seconds": round(self.seconds, 2),
+            **({"agnostic": True} if last.agnostic else {}),
         }
 
 
@@ -159,8 +164,10 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
             sample_specific=built.shares,
             best={} if training.best is None else {STUDENT: training.best},
             stopped_early=training.stopped_early,
+            agnostic=config.evaluate.agnostic,
         )
         stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
+        stages.count_confusion(opened, {STUDENT: measured})
         return found
 
     return by_leader(outcome)
@@ -212,6 +219,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
             best={name: best for name, best in chosen.items() if best is not None},
             stopped_early=training.stopped_early,
             sizes=seen,
+            agnostic=config.evaluate.agnostic,
         )
         curves = {DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
@@ -220,6 +228,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         levels = {name: one.metrics for name, one in shown.items()}
         stages.report(found.out, found.as_dict(), curves=curves, levels=levels)
         stages.draw_pictures(opened, shown)
+        stages.count_confusion(opened, shown)
         return found
 
     return by_leader(outcome)

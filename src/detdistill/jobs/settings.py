@@ -102,10 +102,18 @@ class TwinSettings:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSettings:
-    """How a run is measured: by which implementation of COCO's figures, and how many images at a time."""
+    """How a run is measured.
+
+    Attributes:
+        backend: what computes COCO's figures; all three agree.
+        batch_size: images at a time.
+        agnostic: suppress boxes across classes, for classes that look alike and pile up on one object; false suppresses
+            boxes of the same class alone.
+    """
 
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco"
     batch_size: int = 8
+    agnostic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

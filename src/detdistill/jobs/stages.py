@@ -4,8 +4,8 @@
     fitted = fit(prove(build(opened)))
     measured = measure(opened, {"student": fitted.student})
 
-A run without a teacher goes the same way. Every stage tells its `progress` what it does, and only `fit`, `report` and
-`draw_pictures` write into the run's folder.
+A run without a teacher goes the same way. Every stage tells its `progress` what it does, and only `fit`, `report`,
+`draw_pictures` and `count_confusion` write into the run's folder.
 """
 
 from __future__ import annotations
@@ -13,13 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import torch
 
-from detdistill.data.transforms import ImageSettings
-from detdistill.detectors.base import Detector
+from detdistill.detectors.base import Detector, require_agnostic
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
@@ -31,27 +28,34 @@ from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.distillation.term import pairing_note
 from detdistill.errors import ConfigError
-from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples, sizes
 from detdistill.jobs.identity import brought_up
 from detdistill.jobs.inputs import open_inputs
-from detdistill.jobs.opening import detect
+from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, evaluation, measure, report
 from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
-from detdistill.progress import Progress, Silence
-from detdistill.report.curves import learning_curves
-from detdistill.report.sheet import comparison_sheet, sheet_rows
+from detdistill.progress import Progress
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector, save_detector
-from detdistill.training.launch import own_device
-from detdistill.training.loop import Evaluate, TrainResult, train
-from detdistill.training.world import first_on_machine, leads, watched_by_leader
+from detdistill.training.loop import TrainResult, train
+from detdistill.training.world import first_on_machine, watched_by_leader
 
-__all__ = ["build", "draw_pictures", "fit", "measure", "open_inputs", "prove", "report", "require_method"]
+__all__ = [
+    "Measured",
+    "build",
+    "count_confusion",
+    "draw_pictures",
+    "fit",
+    "measure",
+    "open_inputs",
+    "prove",
+    "report",
+    "require_method",
+]
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -99,14 +103,6 @@ class Fitted:
         return load_detector(self.training.student).detector
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a detector found in the validation images, and how good that is."""
-
-    metrics: CocoMetrics
-    found: list[ImageDetections]
-
-
 def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     """The step that is trained: a student with its initial weights, and the terms that teach it.
 
@@ -118,6 +114,9 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     student = build_detector(config.student.settings, data.train.class_names, seed=config.seed)
     set_image_size(student, data.image)
     started = None if opened.start is None else opened.start.initialise(student, watcher)
+    if config.evaluate.agnostic:
+        for detector in (student, *(one.detector for one in (opened.teacher, opened.alone) if one is not None)):
+            require_agnostic(detector)
     if opened.teacher is None:
         changes = samples.own_changes(config.data)
         shares = samples.reached(changes, data, watcher)
@@ -194,6 +193,8 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         "image": image,
         "augment": asdict(config.data.augment),
         **({"init": opened.start.digest} if opened.start is not None else {}),
+        # It decides which weights are the best.
+        **({"agnostic": True} if config.evaluate.agnostic and settings.selects else {}),
     }
     if isinstance(step, SupervisedStep):
         label = f"train {config.student.detector}"
@@ -221,7 +222,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         progress=watcher,
         label=label,
         identity=identity,
-        evaluate=_evaluation(opened) if settings.evaluate_every else None,
+        evaluate=evaluation(opened) if settings.evaluate_every else None,
         brought_up=brought_up,
     )
     return Fitted(training=result)
@@ -235,69 +236,6 @@ def _describe(built: Built) -> None:
         opened.start.write(folder, built.started)
     if built.inherited is not None:
         write_json(folder.inherited, built.inherited.as_dict())
-
-
-def _evaluation(opened: Opened) -> Evaluate:
-    """Measures a student in training on the run's validation images, where it is."""
-    settings, data = opened.config.evaluate, opened.data
-
-    def evaluate(student: Detector) -> dict[str, float | None]:
-        device, size = next(student.parameters()).device, settings.batch_size
-        found = detect(student, data.val, data.image, label="", batch_size=size, device=device, progress=Silence())
-        return evaluate_coco(data.val, found, backend=settings.backend).figures()
-
-    return evaluate
-
-
-def measure(
-    opened: Opened,
-    detectors: Mapping[str, Detector],
-    *,
-    at: Mapping[str, ImageSettings] = MappingProxyType({}),
-    progress: Progress | None = None,
-) -> dict[str, Measured]:
-    """COCO's figures of detectors on the run's validation images, by the names that progress calls them.
-
-    Images are brought to the run's size, or to that of `at` for the detectors named there.
-    """
-    settings, data, measured = opened.config.evaluate, opened.data, {}
-    size, device, watcher = settings.batch_size, own_device(opened.config.train), watched_by_leader(progress)
-    for name, detector in detectors.items():
-        label = f"evaluate {name}"
-        image = at.get(name, data.image)
-        found = detect(detector, data.val, image, label=label, batch_size=size, device=device, progress=watcher)
-        measured[name] = Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
-    return measured
-
-
-def report(
-    out: Path,
-    results: Mapping[str, Any],
-    *,
-    curves: Mapping[str, Path],
-    levels: Mapping[str, CocoMetrics | None] | None = None,
-) -> None:
-    """Writes ``results.json`` into a run's folder, and draws the learning curves of trainings by their folders.
-
-    Args:
-        levels: figures of detectors by name; the AP of one that was not evaluated in training is a line across.
-    """
-    if leads():
-        folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
-        write_json(folder.results, results)
-        learning_curves(
-            {name: run.metrics for name, run in runs.items()},
-            folder.curves,
-            evaluations={name: run.evaluations for name, run in runs.items() if run.evaluations.is_file()},
-            levels={name: one.ap for name, one in (levels or {}).items() if one is not None and one.ap is not None},
-        )
-
-
-def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
-    """Draws what each measured detector found in the same validation images into the run's folder."""
-    data = opened.data
-    rows = sheet_rows(data.val, {name: one.found for name, one in measured.items()})
-    comparison_sheet(RunFolder(opened.config.out).pictures, rows, class_names=data.val.class_names)
 
 
 def _as_run(opened: Opened) -> RunConfig:

@@ -11,7 +11,7 @@ import numpy as np
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.evaluation.shared import intersections, overlap
+from detdistill.evaluation.shared import intersections, overlap, require_score
 from detdistill.report.sheet import comparison_sheet, sheet_row
 
 HIT_IOU = 0.5
@@ -106,8 +106,7 @@ def choose_pictures(
     """
     if images < 1 or seed < 0:
         raise ConfigError(f"--images must be at least 1 and --seed at least 0, got {images} and {seed}. Change them.")
-    if not 0 <= score <= 1:
-        raise ConfigError(f"--score must be between 0 and 1, got {score}. Try 0.4.")
+    require_score(score)
     by_model = [{one.image_id: one for one in entries} for entries in (alone, distilled)]
     ids = annotations.image_ids.tolist()
     counted = [

@@ -11,6 +11,8 @@ from detdistill.evaluation.coco import CocoMetrics
 Cell = str | int | float | None
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 BASELINE = "alone"
+AGNOSTIC = "boxes suppressed across classes"
+"""What is said of figures, and of drawings, where detectors were agnostic."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class RunFolder:
         curves: the learning curves, drawn.
         pictures: the same images as every detector of the run sees them.
         init: what the student took over from the detector that the run started from.
+        confusion: which class each detector of the run takes for which, drawn; `confusion_counts` has the numbers.
         inherited: what the student took over from its teacher before the first step.
         tensorboard: the folder of TensorBoard's events.
         twins: the folder of the training images' twins, where the run keeps its own.
@@ -57,6 +58,8 @@ class RunFolder:
     curves = _Inside("curves.png")
     pictures = _Inside("pictures.png")
     init = _Inside("init.json")
+    confusion = _Inside("confusion.png")
+    confusion_counts = _Inside("confusion.json")
     inherited = _Inside("inherited.json")
     tensorboard = _Inside("tensorboard")
     twins = _Inside("twins")

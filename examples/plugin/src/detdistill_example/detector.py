@@ -9,7 +9,7 @@ from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss
+from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
 from detdistill import Batch, Detector, DetectorSettings, Family, Observation, Targets
 from detdistill.detectors import dense
@@ -53,6 +53,7 @@ class CentreDetector(Detector):
     """Says at every cell how likely it is the centre of an object of each class, and how far its edges are."""
 
     settings: CentreSettings
+    agnostic = False
 
     def __init__(self, settings: CentreSettings, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -121,10 +122,8 @@ class CentreDetector(Detector):
         passed = (flat > self.settings.score_threshold).nonzero()[:, 0]
         best = flat[passed].topk(min(MOST_CANDIDATES, len(passed)))
         cell, label = passed[best.indices] // scores.shape[1], passed[best.indices] % scores.shape[1]
-        found = clip_boxes_to_image(boxes[cell], size)
-        kept = batched_nms(found, best.values, label, self.settings.nms_threshold)
-        kept = kept[: self.settings.detections_per_image]
-        return Detections(found[kept], best.values[kept], label[kept])
+        found = Detections(clip_boxes_to_image(boxes[cell], size), best.values, label)
+        return self.suppress(found, threshold=self.settings.nms_threshold, most=self.settings.detections_per_image)
 
     def _match(self, target: Targets, cells: Cells, size: tuple[int, int]) -> Tensor:
         """What each cell of one image learns; of several objects it takes the smallest."""

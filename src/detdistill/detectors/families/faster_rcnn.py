@@ -22,7 +22,7 @@ from detdistill.detectors.catalogue import Family
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
 from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
 
 _POOLED_CELLS = 7
@@ -80,6 +80,8 @@ class FasterRCNNDetector(Detector):
         settings: what it was built from, so that it can be saved; None where torchvision's builder made it.
     """
 
+    agnostic = False
+
     def __init__(
         self,
         model: FasterRCNN,
@@ -131,8 +133,9 @@ class FasterRCNNDetector(Detector):
         output = flat_output(rpn, *rpn.head(list(pyramid.levels)))
         proposals = proposed(rpn, output, batch.sizes, counts="testing")
         logits, deltas = (said.float() for said in self._second_stage(pyramid, proposals, batch.sizes))
-        found = self.model.roi_heads.postprocess_detections(logits, deltas, proposals, list(batch.sizes))
-        return tuple(self._slots.detections(*one) for one in zip(*found, strict=True))
+        with own_suppression(self, self.model.roi_heads) as suppress:
+            found = self.model.roi_heads.postprocess_detections(logits, deltas, proposals, list(batch.sizes))
+        return tuple(suppress(self._slots.detections(*one)) for one in zip(*found, strict=True))
 
     def class_rows(self) -> Mapping[str, tuple[int, ...]]:
         """See `Detector.class_rows`: a score, and the four numbers of a box, for every slot."""

@@ -10,7 +10,7 @@ from typing import Literal, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import BoxLayout, Detector
@@ -106,6 +106,7 @@ class GFLDetector(Detector):
     """A dense detector without hand-made box codes: each edge's distance is a distribution over bins."""
 
     settings: GFLSettings
+    agnostic = False
 
     def __init__(self, settings: GFLSettings, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -202,9 +203,8 @@ class GFLDetector(Detector):
         together, flat = torch.cat(best), torch.cat(chosen)
         cell, labels = flat // classes, flat % classes
         distances = expected_distances(boxes[cell]) * cells.strides[cell][:, None]
-        found = clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size)
-        keep = batched_nms(found, together, labels, settings.nms_threshold)[: settings.detections_per_image]
-        return Detections(found[keep], together[keep], labels[keep])
+        found = Detections(clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size), together, labels)
+        return self.suppress(found, threshold=settings.nms_threshold, most=settings.detections_per_image)
 
 
 def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "b n *says"]:

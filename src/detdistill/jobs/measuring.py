@@ -1,0 +1,123 @@
+"""How good detectors are on a run's validation images, and what the run's folder shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.base import Detector
+from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.confusion import confusion_matrix
+from detdistill.files import write_json
+from detdistill.jobs.opening import detect
+from detdistill.jobs.samples import Opened
+from detdistill.progress import Progress, Silence
+from detdistill.report.confusion import draw_confusion
+from detdistill.report.curves import learning_curves
+from detdistill.report.sheet import comparison_sheet, sheet_rows
+from detdistill.store.layout import RunFolder
+from detdistill.training.launch import own_device
+from detdistill.training.loop import Evaluate
+from detdistill.training.world import leads, watched_by_leader
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a detector found in the validation images, and how good that is."""
+
+    metrics: CocoMetrics
+    found: list[ImageDetections]
+
+
+def evaluation(opened: Opened) -> Evaluate:
+    """Measures a student in training on the run's validation images, where it is."""
+
+    def evaluate(student: Detector) -> dict[str, float | None]:
+        return _measured(opened, student, "", next(student.parameters()).device, Silence()).metrics.figures()
+
+    return evaluate
+
+
+def measure(
+    opened: Opened,
+    detectors: Mapping[str, Detector],
+    *,
+    at: Mapping[str, ImageSettings] = MappingProxyType({}),
+    progress: Progress | None = None,
+) -> dict[str, Measured]:
+    """COCO's figures of detectors on the run's validation images, by the names that progress calls them.
+
+    Images are brought to the run's size, or to that of `at` for the detectors named there.
+    """
+    device, watcher = own_device(opened.config.train), watched_by_leader(progress)
+    return {
+        name: _measured(opened, detector, f"evaluate {name}", device, watcher, at=at.get(name))
+        for name, detector in detectors.items()
+    }
+
+
+def _measured(
+    opened: Opened,
+    detector: Detector,
+    label: str,
+    device: torch.device,
+    progress: Progress,
+    *,
+    at: ImageSettings | None = None,
+) -> Measured:
+    settings, data = opened.config.evaluate, opened.data
+    found = detect(
+        detector,
+        data.val,
+        at or data.image,
+        label=label,
+        batch_size=settings.batch_size,
+        agnostic=settings.agnostic,
+        device=device,
+        progress=progress,
+    )
+    return Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
+
+
+def report(
+    out: Path,
+    results: Mapping[str, Any],
+    *,
+    curves: Mapping[str, Path],
+    levels: Mapping[str, CocoMetrics | None] | None = None,
+) -> None:
+    """Writes ``results.json`` into a run's folder, and draws the learning curves of trainings by their folders.
+
+    Args:
+        levels: figures of detectors by name; the AP of one that was not evaluated in training is a line across.
+    """
+    if leads():
+        folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
+        write_json(folder.results, results)
+        learning_curves(
+            {name: run.metrics for name, run in runs.items()},
+            folder.curves,
+            evaluations={name: run.evaluations for name, run in runs.items() if run.evaluations.is_file()},
+            levels={name: one.ap for name, one in (levels or {}).items() if one is not None and one.ap is not None},
+        )
+
+
+def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
+    """Draws what each measured detector found in the same validation images into the run's folder."""
+    data = opened.data
+    rows = sheet_rows(data.val, {name: one.found for name, one in measured.items()})
+    comparison_sheet(RunFolder(opened.config.out).pictures, rows, class_names=data.val.class_names)
+
+
+def count_confusion(opened: Opened, measured: Mapping[str, Measured]) -> None:
+    """Counts and draws what each measured detector took the validation objects for, into the run's folder."""
+    folder = RunFolder(opened.config.out)
+    matrices = {name: confusion_matrix(opened.data.val, one.found) for name, one in measured.items()}
+    write_json(folder.confusion_counts, {name: one.as_dict() for name, one in matrices.items()})
+    draw_confusion(matrices, folder.confusion)
