@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,12 @@ from typing import Any
 from detdistill.errors import ConfigError
 
 PARTIAL = ".partial"
+_LEFTOVER = re.compile(rf".+\.[0-9a-f]{{12}}\{PARTIAL}")
+
+
+def _passing(path: Path) -> Path:
+    """A temporary name beside `path`. It holds no process's number: two machines with one disk may both have it."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
 
 
 def _sync(path: Path) -> None:
@@ -32,8 +40,7 @@ def _sync(path: Path) -> None:
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`; what still has it at the end is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process's number: two machines with one disk may both have it.
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    partial = _passing(path)
     try:
         yield partial
     finally:
@@ -50,7 +57,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     The folder of `path` is created where needed.
     """
     with _beside(path) as partial:
+        partial.touch(0o666)
+        readable = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        # Whoever writes it may have made a file of its own, for its owner alone.
+        partial.chmod(readable)
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)
@@ -62,7 +73,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     with _beside(path) as partial:
         partial.mkdir()
         yield partial
+        readable = stat.S_IMODE(partial.stat().st_mode) & 0o666
         for written in partial.rglob("*"):
+            if written.is_file():
+                written.chmod(readable)
             _sync(written)
         _sync(partial)
         if path.exists():
@@ -73,18 +87,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def discard_folder(path: Path) -> None:
     """Removes a folder so that a kill in between leaves a name that is cleaned up, not half a folder."""
-    doomed = path.with_name(f"{path.name}{PARTIAL}")
+    doomed = _passing(path)
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what writes into `folder` that were cut off left under temporary names."""
-    for leftover in folder.glob(f"*{PARTIAL}"):
-        if leftover.is_dir():
+    """Removes what writes into `folder` that were cut off left under temporary names, and nothing of another name."""
+    for leftover in folder.iterdir() if folder.is_dir() else ():
+        if not _LEFTOVER.fullmatch(leftover.name):
+            continue
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def require_regular(path: Path) -> None:
+    """Refuses what is there and is no regular file: a pipe, device or socket could be waited for without end.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever opens it says why it cannot be
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, device or socket"
+        raise ConfigError(f"{path} must be a regular file, got {kind}. Check the path.")
 
 
 def write_once(path: Path, content: bytes) -> bytes:
@@ -132,11 +163,12 @@ def read_json(path: Path) -> Any:
     Raises:
         ConfigError: the file is missing, unreadable, or no JSON.
     """
+    require_regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. Check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} must be JSON, got text that is none ({error}). Write the file anew.") from error
 
 

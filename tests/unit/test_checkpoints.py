@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -129,15 +130,72 @@ def test_without_a_readable_pointer_the_newest_whole_one_counts(tmp_path: Path, 
     assert len(warnings) == (content is not None)
 
 
-def test_leftovers_are_removed(tmp_path: Path) -> None:
+def test_a_pointer_to_a_checkpoint_that_is_gone(tmp_path: Path) -> None:
+    for step in (5, 10):
+        write(tmp_path, step)
+    for gone in (20, 7):
+        (tmp_path / CHECKPOINTS / LATEST).write_text(f'{{"checkpoint": "step_{gone:07d}"}}')
+        found, warnings = find_checkpoint(tmp_path)
+        assert found is not None
+        assert found.snapshot.step == 10
+        assert len(warnings) == 1
+        assert warnings[0].endswith("says, is gone.")
+
+
+def test_no_flipped_bit_of_the_counters_is_accepted(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    counters = path / "training.json"
+    content, before = counters.read_bytes(), read_checkpoint(path).snapshot
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        counters.write_bytes(flipped)
+        try:
+            after = read_checkpoint(path).snapshot
+        except DamagedCheckpoint:
+            continue
+        assert (after.step, after.seconds, after.identity, after.counters) == (
+            before.step,
+            before.seconds,
+            before.identity,
+            before.counters,
+        )
+    counters.write_bytes(content)
+    assert read_checkpoint(path).snapshot.step == 5
+
+
+def test_checksums_name_files_of_the_checkpoint_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("../../pipe", str(tmp_path / "pipe")):
+        content = json.loads((path / "training.json").read_text())
+        content |= {"format": 1, "sha256": {name: "0"}}
+        content.pop("checksum", None)
+        (path / "training.json").write_text(json.dumps(content))
+        with pytest.raises(DamagedCheckpoint):
+            read_checkpoint(path)
+
+
+def test_counters_of_the_first_version_are_still_read(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    content = json.loads((path / "training.json").read_text()) | {"format": 1}
+    del content["checksum"]
+    (path / "training.json").write_text(json.dumps(content))
+    assert read_checkpoint(path).snapshot.step == 5
+
+
+def test_leftovers_are_removed_and_nothing_of_anyone_else(tmp_path: Path) -> None:
     write(tmp_path, 5)
-    (tmp_path / CHECKPOINTS / "step_0000010.77.partial").mkdir()
-    (tmp_path / CHECKPOINTS / "step_0000010.77.partial" / WEIGHTS).write_text("half")
-    (tmp_path / CHECKPOINTS / "latest.json.77.partial").write_text("half")
-    (tmp_path / "metrics.csv.77.partial").write_text("half")
+    mine = ("anything.partial", "metrics.csv.77.partial", "notes.0123456789ab.partial.txt")
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / CHECKPOINTS / "step_0000010.0123456789ab.partial").mkdir()
+    (tmp_path / CHECKPOINTS / "step_0000010.0123456789ab.partial" / WEIGHTS).write_text("half")
+    (tmp_path / CHECKPOINTS / "latest.json.0123456789ab.partial").write_text("half")
+    (tmp_path / "metrics.csv.0123456789ab.partial").write_text("half")
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [LATEST, "step_0000005"]
-    assert not list(tmp_path.glob("*.partial"))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(mine)
 
 
 def test_a_differing_key_is_named(tmp_path: Path) -> None:

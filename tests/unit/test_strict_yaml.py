@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detdistill.errors import ConfigError
-from detdistill.settings.strict_yaml import parse_yaml
+from detdistill.settings.strict_yaml import load_yaml, parse_yaml
 
 TAGS = (
     "!!null", "!!bool", "!!int", "!!float", "!!binary", "!!timestamp", "!!omap", "!!pairs", "!!set", "!!str", "!!seq",
@@ -65,3 +68,22 @@ def test_keys_that_mean_the_same_stand_once(text, told):
 
 def test_keys_that_only_look_the_same_are_two():
     assert parse_yaml("1: x\n'1': y", "x") == {1: "x", "1": "y"}
+
+
+@pytest.mark.parametrize("text", ["a: &x [1]\nb: *x", "a: &x {c: 1}\nb:\n  <<: *x", "a: &x [*x]"])
+def test_aliases_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"aliases must be left out, got \*x\. Write it out\."):
+        parse_yaml(text, "a.yaml")
+
+
+def test_a_few_lines_that_would_fill_the_memory_are_refused() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    with pytest.raises(ConfigError, match=r"a\.yaml, line 2: aliases must be left out"):
+        parse_yaml("\n".join(lines), "a.yaml")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match=r"a\.yaml must be a regular file, got a pipe, device or socket"):
+        load_yaml(tmp_path / "a.yaml")

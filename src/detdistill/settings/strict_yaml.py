@@ -1,4 +1,4 @@
-"""YAML without its surprises: duplicate keys are refused, `1e-3` is a number, `no` is a word.
+"""YAML without its surprises: duplicate keys and aliases are refused, `1e-3` is a number, `no` is a word.
 
 Reading and writing follow the same rules, so what `dump_yaml` writes, `load_yaml` reads back as it was.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from detdistill.errors import ConfigError
+from detdistill.files import require_regular
 
 Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
 
@@ -39,9 +40,19 @@ class _Problem(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2's plain scalars, refusing a key that stands twice."""
+    """PyYAML's safe loader with YAML 1.2's plain scalars, refusing a key that stands twice, and aliases.
+
+    A few lines of aliases that name each other make more values than any memory holds.
+    """
 
     yaml_implicit_resolvers: Resolvers = {}  # noqa: RUF012 (PyYAML's own declaration)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise _Problem(f"aliases must be left out, got *{event.anchor}", event.start_mark.line + 1, "Write it out")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[object, tuple[int, str]] = {}
@@ -85,7 +96,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """The content of a YAML text; messages call it `where`, such as a file name.
 
     Raises:
-        ConfigError: the text is no YAML, or has a key twice in one section.
+        ConfigError: the text is no YAML, has an alias, or a key twice in one section.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -108,6 +119,7 @@ def load_yaml(path: Path) -> Any:
     Raises:
         ConfigError: the file is missing or unreadable, is no YAML, or has a key twice in one section.
     """
+    require_regular(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

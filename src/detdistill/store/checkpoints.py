@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.files import atomic_folder, discard_folder, read_json, remove_partials
+from detdistill.files import atomic_folder, discard_folder, read_json, remove_partials, require_regular
 from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
 
-_FORMAT = 1
+# In the first version the counters had no checksum of their own.
+_FORMATS = 1, 2
 _COUNTED = ("step", "seconds", "identity", "counters")
 
 
@@ -80,10 +81,11 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
                 raise ConfigError(f"save_student must write {WEIGHTS}, got no such file. Write the weights there.")
             save_file(dict(snapshot.tensors), partial / SIDECAR)
             content = {
-                "format": _FORMAT,
+                "format": _FORMATS[-1],
                 **{key: getattr(snapshot, key) for key in _COUNTED},
                 "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
             }
+            content["checksum"] = _checksum(content)
             text = json.dumps(content, indent=2, allow_nan=False)
             (partial / COUNTERS).write_text(text + "\n", encoding="utf-8")
         run.name_latest(snapshot.step)
@@ -107,19 +109,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         content = read_json(path / COUNTERS)
+        if content["format"] not in _FORMATS or content.get("checksum") != _checksum(content):
+            raise DamagedCheckpoint(_damage(path, f"a changed {COUNTERS}"))
         for name, digest in content["sha256"].items():
-            if _digest(path / name) != digest:
+            if Path(name).name != name or _digest(path / name) != digest:
                 raise DamagedCheckpoint(_damage(path, f"a changed {name}"))
         snapshot = Snapshot(**{key: content[key] for key in _COUNTED}, tensors=load_file(path / SIDECAR))
         return Checkpoint(path=path, snapshot=snapshot, student=load_file(path / WEIGHTS))
     except (OSError, ConfigError, SafetensorError) as error:
         raise DamagedCheckpoint(_damage(path, str(error))) from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DamagedCheckpoint(_damage(path, f"{COUNTERS} without {error}")) from error
 
 
 def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The checkpoint to resume a run from: the latest, or, where that one is damaged, the one before it.
+
+    Where the one named as the latest is gone, any whole one will do, the last first.
 
     Returns:
         The checkpoint, None where the run has none yet; and a warning for every one that was passed over.
@@ -135,8 +141,10 @@ def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
         latest = run.latest()
         if latest is None:
             warnings.append(f"{pointer} is damaged; the checkpoints themselves are looked through.")
+        elif latest in steps:
+            steps = [step for step in steps if step <= latest]
         else:
-            steps = sorted({step for step in steps if step < latest} | {latest})
+            warnings.append(f"{run.checkpoint(latest)}, the latest as {pointer} says, is gone.")
     for step in reversed(steps):
         try:
             return read_checkpoint(run.checkpoint(step)), tuple(warnings)
@@ -198,6 +206,15 @@ def _damage(path: Path, found: str) -> str:
     return f"{path} must be a whole checkpoint, got {found.rstrip('.')}. Use an earlier one."
 
 
+def _checksum(content: Mapping[str, Any]) -> str | None:
+    """Of all counters but the checksum itself; None in the version that had none."""
+    if content["format"] == _FORMATS[0]:
+        return None
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def _digest(path: Path) -> str:
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
