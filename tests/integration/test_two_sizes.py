@@ -102,7 +102,8 @@ def test_a_teacher_at_another_size_than_its_own_is_said_and_measured_at_both(lab
 
 
 def test_the_remedy_works_and_is_written_down(lab: Lab) -> None:
-    outcome, said = lab.distilled("own", "teacher.image=own", method="aid(frs)")
+    outcome, said = lab.distilled("own", "teacher.image=own", method="aid(frs, control=true)")
+    assert "frs.features: constant weight" in said
     assert "was trained on images" not in said
     assert "the teacher sees images of short side 64, long side at most 96, the student of short side 32" in said
     assert "strides of student and teacher: 8 and 16, 16 and 32; not paired: student: 32; teacher: 8" in said

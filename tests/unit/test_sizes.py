@@ -159,6 +159,17 @@ def test_a_smaller_teacher_meets_its_student_too() -> None:
     assert float(step(batch, CLOCK).parts["difference"]) == 0.0
 
 
+def test_a_cell_that_rounding_took_from_the_teacher_is_its_neighbour() -> None:
+    """65 rows and 128: nine cells of the student's, eight of the teacher's, and its padding says nothing."""
+    batch = replace(blank([(65, 40)], grid=(96, 64)), teacher=blank([(128, 80)], grid=(160, 96)))
+    maps = torch.arange(10.0)[:, None].expand(1, 1, 10, 6).clone()
+    maps[:, :, 8:], maps[..., 5:] = torch.nan, torch.nan
+    ours = Observation(Pyramid((torch.zeros(1, 1, 12, 8),), (8,)))
+    framed = in_students_frame(Observation(Pyramid((maps,), (8,))), ours, batch, factor=2.0)
+    assert framed.pyramid.levels[0][0, 0, :9, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 7]
+    assert framed.pyramid.levels[0].isfinite().all()
+
+
 @pytest.mark.parametrize("ratio", [1.25, 1.5, 3.0, 0.8])
 def test_other_ratios_are_interpolated_at_the_centres_of_the_students_cells(ratio: float) -> None:
     """Maps that hold where their cells lie, as a share of the image, must hold the same after it."""

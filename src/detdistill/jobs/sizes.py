@@ -37,13 +37,15 @@ def teachers_size(choice: TeacherSettings, teacher: LoadedDetector, ours: ImageS
 def ratio_between(ours: ImageSettings, theirs: ImageSettings, annotations: Annotations) -> float:
     """How many of the teacher's pixels lie along one of the student's.
 
-    The power of two where every image is so many times as large, up to rounding; else the median over the images.
+    The power of two where every image is so many times as large, up to rounding; else the mean over their sizes.
     """
+    if ours == theirs:
+        return 1.0
     mine, its = _seen(ours, annotations), _seen(theirs, annotations)
-    median = float(np.median(its / mine))
-    factor = nearest_factor(median)
+    mean = float(np.exp(np.log(its / mine).mean()))
+    factor = nearest_factor(mean)
     pairs = zip(mine.ravel().tolist(), its.ravel().tolist(), strict=True)
-    return factor if all(whole(own, other, factor) for own, other in pairs) else median
+    return factor if all(whole(own, other, factor) for own, other in pairs) else mean
 
 
 def same_size(one: ImageSettings, other: ImageSettings, annotations: Annotations) -> bool:
