@@ -27,7 +27,7 @@ from detdistill.methods.catalogue import METHODS  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 from detdistill.scenes import make_scenes  # noqa: E402
 
-COMMON = ("train.batch_size=8", "train.lr=8e-3", "train.threads=1", "train.accelerator=cpu")
+COMMON = ("train.batch_size=8", "train.lr=8e-3", "train.threads=1", "train.device=cpu")
 LARGE = ("data.image.short_side=96", "data.image.long_side=160", "train.warmup_steps=100", "train.ema_decay=0.99")
 SMALL = ("data.image.short_side=48", "data.image.long_side=80", "train.warmup_steps=50", "train.ema_decay=0.98")
 DEMO = "frs(feature_gain=0.02, class_gain=1.5, standardize=true, aligner=conv1x1)"
