@@ -18,6 +18,8 @@ from detdistill.threads import quiet_threads
 
 quiet_threads()
 
+import torch  # noqa: E402
+
 from detdistill.bench.machine import machine  # noqa: E402
 from detdistill.errors import CapabilityError  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
@@ -48,7 +50,7 @@ def main() -> None:
         lab.train(f"teacher_{family}", f"{family}/small", *LARGE, steps=steps)
     lab.train("alone", "fcos/tiny", *SMALL, steps=given.steps)
     found = {
-        "machine": machine(),
+        "machine": machine(torch.device("cpu")),
         "distilled": {
             size: lab.distil(f"demo_{size}", DEMO, *image, steps=given.steps, alone=given.runs / "alone")
             for size, image in (("students_size", ()), ("own_size", ("teacher.image=own",)))

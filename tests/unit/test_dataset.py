@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2.functional import resize
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample, Stored, read_image
@@ -353,6 +354,29 @@ def test_a_teacher_of_its_own_size_sees_the_same_crop_flip_and_colours(annotatio
     assert plain.teacher is not None
     assert plain.teacher.size == (64, 85)
     assert (plain.size, plain.stored_size) == ((32, 43), (48, 64))
+
+
+def test_both_sizes_show_one_picture_with_its_boxes(annotations: Annotations) -> None:
+    """Whatever is drawn: the teacher's view at the student's size is the student's, but for a pixel of the crop."""
+    image, large = ImageSettings(48, 96), ImageSettings(96, 192)
+    change = SampleSpecific(SampleSpecificSettings(small_px=4))
+    both = DetectionDataset(
+        annotations, image=image, teacher_image=large, augment=AUGMENT, seed=2, sample_transform=change
+    )
+    flat = DetectionDataset(annotations, image=image, augment=AUGMENT, seed=3, sample_transform=change)
+    for epoch in range(8):
+        draw = Draw(epoch=epoch, index=epoch % 2)
+        ours, other, theirs = both[draw], flat[draw], both[draw].teacher
+        assert theirs is not None
+        seen = resize(theirs.image, list(ours.size), antialias=True).float()
+        apart = (seen - ours.image.float()).abs().mean()
+        strangers = (resize(other.image, list(ours.size), antialias=True).float() - ours.image.float()).abs().mean()
+        assert apart < 8
+        assert apart < strangers / 2
+        scale = theirs.targets.boxes.new_tensor([size / own for own, size in zip(ours.size, theirs.size, strict=True)])
+        expected = ours.targets.boxes * scale.flip(0).repeat(2)
+        for box in expected:
+            assert ((theirs.targets.boxes - box).abs().amax(1) <= 4).any()
 
 
 def require_same(one: Sample, other: Sample) -> None:
