@@ -3,7 +3,8 @@
 Teachers of the families fcos and gfl learn from drawn scenes of 160 × 96 pixels; students of the same family see them
 at 80 × 48. Every method runs with its default numbers, for the family fcos where it is built for it, else for gfl. The
 whole distillation is `frs` with the demo's numbers, with its teacher at the student's size and at its own, beside the
-student alone. Every run is its own folder and is not repeated.
+student alone: a student with the preset's strides 8, 16 and 32, of whose levels the teacher's own size pairs two, and
+one with 4, 8 and 16, all of which it pairs. Every run is its own folder and is not repeated.
 
     python benchmarks/teacher_size.py --runs FOLDER --json benchmarks/results/teacher_size.json
 """
@@ -34,6 +35,7 @@ LARGE = ("data.image.short_side=96", "data.image.long_side=160", "train.warmup_s
 SMALL = ("data.image.short_side=48", "data.image.long_side=80", "train.warmup_steps=50", "train.ema_decay=0.98")
 DEMO = "frs(feature_gain=0.02, class_gain=1.5, standardize=true, aligner=conv1x1)"
 FAMILIES = ("fcos", "gfl")
+STRIDES = {"8, 16, 32": (), "4, 8, 16": ("student.strides=[4, 8, 16]",)}
 
 
 def main() -> None:
@@ -48,13 +50,9 @@ def main() -> None:
     lab = Lab(given.runs)
     for family, steps in zip(FAMILIES, given.teacher_steps, strict=True):
         lab.train(f"teacher_{family}", f"{family}/small", *LARGE, steps=steps)
-    lab.train("alone", "fcos/tiny", *SMALL, steps=given.steps)
     found = {
         "machine": machine(torch.device("cpu")),
-        "distilled": {
-            size: lab.distil(f"demo_{size}", DEMO, *image, steps=given.steps, alone=given.runs / "alone")
-            for size, image in (("students_size", ()), ("own_size", ("teacher.image=own",)))
-        },
+        "distilled": {name: lab.compared(words, steps=given.steps) for name, words in STRIDES.items()},
         "methods": {name: lab.every(name, steps=given.method_steps) for name in methods()},
     }
     if given.json is not None:
@@ -104,6 +102,16 @@ class Lab:
         return figures | {
             "steps": results["steps"],
             "seconds_per_step": round(results["seconds"] / results["steps"], 4),
+        }
+
+    def compared(self, words: tuple[str, ...], *, steps: int) -> dict[str, Any]:
+        """The whole distillation of a student at both sizes of its teacher, beside the student alone."""
+        mark = "_fine" if words else ""
+        alone = f"alone{mark}"
+        self.train(alone, "fcos/tiny", *SMALL, *words, steps=steps)
+        return {
+            size: self.distil(f"demo_{size}{mark}", DEMO, *image, *words, steps=steps, alone=self.folder / alone)
+            for size, image in (("students_size", ()), ("own_size", ("teacher.image=own",)))
         }
 
     def every(self, method: str, *, steps: int) -> dict[str, Any]:
