@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench study-demo study-photos study-methods clean
+.PHONY: help demo test test-all check format bench study-demo study-photos study-methods sweep-backbones clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ study-photos: .venv/.dev  ## hint, frs and ssim on photographs (about an hour)
 study-methods: .venv/.dev  ## every method on drawn scenes and photographs (about three hours on one core)
 	$(PYTHON) benchmarks/imagenet_backbones.py --out runs/backbones
 	$(PYTHON) benchmarks/methods_study.py --data $(DETDISTILL_TEST_DATA)
+
+sweep-backbones: .venv/.runtime  ## every pyramid backbone of timm's: built, trained for a step, asked once (about an hour)
+	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run"
 
 clean:  ## remove the environment and the caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -50,6 +50,9 @@ FILES = "or name it: data.train=TRAIN.json data.val=VAL.json in a run, --data FI
 NO_CLASSES = "Write frs(class_gain=0) to imitate features only."
 OTHERS = "teacher.allow=[classes]"
 
+LARGE = "data.image.short_side=128", "data.image.long_side=256"
+TINY = "data.image.short_side=20", "data.image.long_side=30"
+
 ROWS = (
     Row(
         distill("student.strides=[8,16]", teacher="coarse"),
@@ -66,6 +69,30 @@ ROWS = (
         train("student.detector=faster_rcnn/test_vit", "student.strides=[16,32,64]"),
         "Set student.strides=[16,32].",
         train("student.detector=faster_rcnn/test_vit", "student.strides=[16,32]"),
+    ),
+    Row(
+        train("student.mean=[123.675,116.28,103.53]", "student.std=[58.395,57.12,57.375]"),
+        "Divide by 255: student.mean=[0.485,0.456,0.406] student.std=[0.229,0.224,0.225].",
+        train("student.mean=[0.485,0.456,0.406]", "student.std=[0.229,0.224,0.225]"),
+    ),
+    Row(
+        train("student.detector=fcos/test_coatnet", *LARGE),
+        "Set data.image.short_side=91 data.image.long_side=160 data.image.pad_multiple=32.",
+        train(
+            "student.detector=fcos/test_coatnet",
+            *LARGE,
+            *("data.image.short_side=91", "data.image.long_side=160", "data.image.pad_multiple=32"),
+        ),
+    ),
+    Row(
+        train(*TINY, "train.batch_size=1"),
+        "Set train.batch_size=2.",
+        train(*TINY, "train.batch_size=2"),
+    ),
+    Row(
+        train(*TINY, "train.batch_size=4", "train.accumulate=4"),
+        "Set train.accumulate=2.",
+        train(*TINY, "train.batch_size=4", "train.accumulate=2"),
     ),
     Row(
         train("data.augment.scale_jitter=[2,1]"),

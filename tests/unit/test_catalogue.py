@@ -108,12 +108,15 @@ def test_names_that_are_none(text: str, message: str) -> None:
             r"student\.mean must be three numbers from 0 to 1, .*\(0\.5, 0\.5\)\. Leave it",
         ),
         ({"mean": (300.0, 0, 0)}, r"got \(300\.0, 0, 0\)\. Leave it out for the weights' own\.$"),
-        ({"mean": (123.675, 116.28, 103.53)}, r"got \(123\.6.*\)\. Divide by 255: mean=\[0\.485, 0\.456, 0\.406\]\.$"),
+        (
+            {"mean": (123.675, 116.28, 103.53)},
+            r"got \(123\.6.*\)\. Divide by 255: student\.mean=\[0\.485,0\.456,0\.406\]\.$",
+        ),
         (
             {"mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)},
-            r"Divide by 255: mean=\[0\.406, 0\.456, 0\.485\], std=\[0\.00392, 0\.00392, 0\.00392\]\.$",
+            r"Divide by 255: student\.mean=\[0\.406,0\.456,0\.485\] student\.std=\[0\.00392,0\.00392,0\.00392\]\.$",
         ),
-        ({"std": (58.395, 57.12, 57.375)}, r"Divide by 255: std=\[0\.229, 0\.224, 0\.225\]\.$"),
+        ({"std": (58.395, 57.12, 57.375)}, r"Divide by 255: student\.std=\[0\.229,0\.224,0\.225\]\.$"),
     ],
 )
 def test_settings_that_cannot_be(change: dict[str, object], message: str) -> None:

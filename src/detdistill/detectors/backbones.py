@@ -14,9 +14,11 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
+from detdistill.detectors.anatomy import Sides, anatomy
 from detdistill.detectors.load_report import load_tensors
 from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.errors import ConfigError, MissingDependencyError, typed
@@ -71,6 +73,9 @@ class PyramidBackbone(nn.Module):
         super().__init__()
         self.body = body
         self.fpn = fpn
+        self.name = settings.backbone
+        self.sides = anatomy(settings.backbone).sides or Sides()
+        self._strides = tuple(body.feature_info.reduction())
         self.out_channels = settings.fpn_channels
         levels = [str(level) for level in range(len(settings.strides))]
         self._level_names = [*levels[:-1], "pool"] if pools else levels
@@ -80,10 +85,23 @@ class PyramidBackbone(nn.Module):
         self.train(self.training)
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> OrderedDict[str, Tensor]:
-        """The pyramid's levels by name. Gradients flow to the images and to what is not frozen."""
+        """The pyramid's levels by name. Gradients flow to the images and to what is not frozen.
+
+        Images are padded with zeros to what the body takes, and its maps cut to the images.
+
+        Raises:
+            ConfigError: the images are larger than the body takes.
+        """
+        height, width = images.shape[-2:]
+        padded = self.sides.padded(height, width, name=self.name)
+        if padded != (height, width):
+            images = functional.pad(images, (0, padded[1] - width, 0, padded[0] - height))
         maps = self.body(images)
         if self._channels_last_axis:
             maps = [level.permute(0, 3, 1, 2).contiguous() for level in maps]
+        if padded != (height, width):
+            cells = [(-(-height // stride), -(-width // stride)) for stride in self._strides]
+            maps = [level[..., :rows, :columns] for level, (rows, columns) in zip(maps, cells, strict=True)]
         levels = self.fpn(OrderedDict(zip(self._level_names, maps, strict=False)))
         return OrderedDict(zip(self._level_names, levels.values(), strict=True))
 
@@ -109,6 +127,11 @@ def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"]
     name, strides, channels = settings.backbone, settings.strides, settings.fpn_channels
     check_backbone(name)
     indices, extras = _choose_levels(name, strides)
+    if anatomy(name).sides is None:
+        raise ConfigError(
+            f"The maps of the backbone '{name}' must have the cells that its strides {anatomy(name).strides} say, got "
+            "others. Take another backbone, such as resnet18."
+        )
     body = _create_body(name, indices, pretrained=settings.pretrained)
     if settings.norm == "group":
         _replace_batch_norm(body)
@@ -131,32 +154,27 @@ def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"]
     return PyramidBackbone(body, fpn, settings, pools=pools, frozen=frozen)
 
 
-def _build_arguments(name: str) -> dict[str, Any]:
-    # Transformers with windows accept other image sizes than their own only when told so.
-    return {"strict_img_size": False} if name.startswith("swin_") else {}
-
-
 def _choose_levels(name: str, strides: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Which of the backbone's own maps to take, as negative indices, and how many levels to add."""
-    with torch.device("meta"):
-        probe: Any = timm.create_model(name, features_only=True, **_build_arguments(name))
-    offered = probe.feature_info.reduction()
+    offered = anatomy(name).strides
     position = {stride: index - len(offered) for index, stride in enumerate(offered)}
     own = [stride for stride in strides if stride <= offered[-1]]
     if not own or any(stride not in position for stride in own):
-        first = offered[-1]
+        remedy, first = "Take another backbone", offered[-1]
         while first // 2 in position and first > strides[0]:
             first //= 2
-        fitting = [first * 2**level for level in range(max(1, strides[-1] // first).bit_length())]
+        if first.bit_count() == 1:
+            fitting = [first * 2**level for level in range(max(1, strides[-1] // first).bit_length())]
+            remedy += f", or set student.strides={typed(fitting)}"
         raise ConfigError(
             f"student.strides must start at strides that the backbone '{name}' has, {tuple(sorted(position))}, "
-            f"got {strides}. Take another backbone, or set student.strides={typed(fitting)}."
+            f"got {strides}. {remedy}."
         )
     return tuple(position[stride] for stride in own), len(strides) - len(own)
 
 
 def _create_body(name: str, indices: tuple[int, ...], *, pretrained: bool | str | None) -> Any:
-    arguments = {"features_only": True, "out_indices": indices, **_build_arguments(name)}
+    arguments = {"features_only": True, "out_indices": indices, **anatomy(name).arguments}
     if pretrained is not True:
         body = timm.create_model(name, **arguments)
         if isinstance(pretrained, str):
@@ -207,7 +225,7 @@ def _names_in_extractor(name: str) -> tuple[str, ...]:
 def _load_body(body: Any, name: str, path: Path) -> None:
     given, wanted = read_state_dict(path), body.state_dict()
     with torch.device("meta"):
-        whole = timm.create_model(name, **_build_arguments(name)).state_dict()
+        whole = timm.create_model(name, **anatomy(name).arguments).state_dict()
     named: dict[str, Tensor] = {}
     for key, value in given.items():
         inside = next((name for name in _names_in_extractor(key) if name in wanted), None)

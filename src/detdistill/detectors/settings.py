@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from detdistill.errors import ConfigError, suggestion
+from detdistill.errors import ConfigError, suggestion, typed
 from detdistill.settings import PLACE
 
 Norm = Literal["batch", "frozen", "frozen_statistics", "group"]
@@ -120,7 +120,7 @@ class DetectorSettings(ABC):
         if all(len(values) == 3 and all(0 <= value <= 255 for value in values) for values in given.values()):
             # A std of 1 beside a mean above 1 is of pixels up to 255 too.
             scaled = {key: [round(v / 255, 5) for v in one] if max(one) >= 1 else [*one] for key, one in given.items()}
-            remedy = f"Divide by 255: {', '.join(f'{key}={values}' for key, values in scaled.items())}."
+            remedy = f"Divide by 255: {' '.join(f'student.{key}={typed(one)}' for key, one in scaled.items())}."
         for key, values in given.items():
             fits = len(values) == 3 and all(0 <= value <= 1 for value in values) and (key == "mean" or min(values) > 0)
             low = "from 0" if key == "mean" else "above 0"

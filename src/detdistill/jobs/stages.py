@@ -30,6 +30,7 @@ from detdistill.distillation.term import pairing_note
 from detdistill.errors import ConfigError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples, sizes
+from detdistill.jobs.grids import require_grids
 from detdistill.jobs.identity import brought_up
 from detdistill.jobs.inputs import open_inputs
 from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, evaluation, measure, report
@@ -139,10 +140,13 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     """Says what is inherited, paired and capped, and shows on one batch that every term teaches the student.
 
     Raises:
+        ConfigError: the student's backbone cannot learn from images of this size, or one at a time.
         DataError: no training image has a box.
         DistillError: a term is not finite, or does not reach the student.
     """
     watcher, opened, step = watched_by_leader(progress), built.opened, built.step
+    for note in require_grids(step.student, opened, built.changes):
+        watcher.say(note)
     if built.started is not None:
         watcher.say(f"init: {opened.config.init}: {built.started.text()}")
     if isinstance(step, SupervisedStep):
