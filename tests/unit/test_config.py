@@ -297,7 +297,7 @@ def test_a_file_without_sections_is_refused(file: Path, text: str) -> None:
 
 def test_the_splits_have_their_own_sources_or_the_folder() -> None:
     data = DataSettings(folder=Path("f"), val=Path("v.json"))
-    assert (data.source("train"), data.source("val")) == (Path("f"), Path("v.json"))
+    assert (data.sources("train"), data.sources("val")) == ((Path("f"),), (Path("v.json"),))
     with pytest.raises(ConfigError, match=r"data\.folder must be"):
         DataSettings(val=Path("v.json"))
 

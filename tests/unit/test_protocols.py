@@ -173,8 +173,15 @@ def test_vocs_two_means(tmp_path):
             r"include Car, Pedestrian, Cyclist for AID's protocol, got \[.*\] without Pedestrian, Cyclist\. Evaluate a",
         ),
         ("aid_merged", ("Van", "Person_sitting"), ConfigError, r"got \['Van', 'Person_sitting'\] without Cyclist\."),
-        ("voc", AID_CLASSES, DataError, r"the classes of .* must be \['Car', 'Pedestrian', 'Cyclist'\], got \["),
-        ("coco", AID_CLASSES, DataError, r"the classes of .* must be \['Car', 'Pedestrian', 'Cyclist'\], got \["),
+        ("voc", ("dog", "cat"), DataError, r"the classes of .* must be \['dog', 'cat'\], got \["),
+        ("voc", ("Car", "person_sitting"), DataError, r"the classes of .* must be \['Car', 'person_sitting'\], got \["),
+        ("coco", ("dog", "cat"), DataError, r"the classes of .* must be \['dog', 'cat'\], got \["),
+        (
+            "coco",
+            ("Car", "person_sitting"),
+            DataError,
+            r"the classes of .* must be \['Car', 'person_sitting'\], got \[",
+        ),
     ],
 )
 def test_what_does_not_fit_a_protocol_is_refused(tmp_path, protocol, names, error, message):

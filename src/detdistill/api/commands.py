@@ -6,6 +6,7 @@ Nothing imports torch before a function is called. What takes long is silent unl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def train(
     *settings: Place,
     detector: str | None = None,
-    data: Place | None = None,
+    data: Place | Sequence[Place] | None = None,
     init: Source | None = None,
     out: Place | None = None,
     steps: int | None = None,
@@ -42,7 +43,7 @@ def train(
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
         detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
-        data: Data set folder, COCO JSON, or data.yaml.
+        data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         init: Start from the weights of a run, a checkpoint or torchvision:NAME; without a detector, its own kind.
         out: Folder of the run.
         steps: How long to train.
@@ -79,7 +80,7 @@ def distill(
     *settings: Place,
     teacher: Source | None = None,
     student: str | None = None,
-    data: Place | None = None,
+    data: Place | Sequence[Place] | None = None,
     method: str | None = None,
     itself: bool = False,
     generations: int = 1,
@@ -100,7 +101,7 @@ def distill(
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
         teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
-        data: Data set folder, COCO JSON, or data.yaml.
+        data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
         itself: Self-distillation: the student has its teacher's architecture.
         generations: With --self: how many students, each taught by the one before.

@@ -30,7 +30,7 @@ def run_config(
     purpose: Literal["train", "distill"],
     teacher: Source | None = None,
     student: str | None = None,
-    data: Place | None = None,
+    data: Place | Sequence[Place] | None = None,
     method: str | None = None,
     itself: bool = False,
     inherit: bool = False,
@@ -64,7 +64,7 @@ def run_config(
     options = {
         "teacher.source": teacher,
         "student.detector": student,
-        "data.folder": data,
+        "data.folder": _plain(data),
         "method.name": method,
         "inherit": inherit or None,
         "data.allow_problems": allow_problems or None,
@@ -75,6 +75,13 @@ def run_config(
         "seed": seed,
     }
     return read_run_config(file, written, purpose=purpose, options=options, itself=itself)
+
+
+def _plain(data: Place | Sequence[Place] | None) -> str | list[str] | None:
+    """A data set as a config file has it, or a list of several."""
+    if data is None or isinstance(data, (str, Path)):
+        return None if data is None else str(data)
+    return str(data[0]) if len(data) == 1 else list(map(str, data))
 
 
 def open_data(
@@ -91,7 +98,8 @@ def open_data(
 
     Args:
         path: Data set folder, COCO JSON, or data.yaml.
-        class_names: In label order, such as a teacher's; None for the data's own order.
+        class_names: In label order, such as a teacher's; boxes of others are dropped, which `progress` is told. None
+            for the data's own.
         image: To what size batches bring the images, such as a teacher's; None for the images' own median size.
         allow_problems: Open it even where most of its images or boxes had to be skipped.
 
@@ -107,20 +115,18 @@ def open_data(
         >>> bool(report.total > 0)
         True
     """
+    from detdistill.data.classes import take_classes
     from detdistill.data.transforms import ImageSettings
     from detdistill.jobs.opening import OpenedSplit, image_settings, read_split
     from detdistill.progress import Silence
 
     place = Path(path)
-    names = None if class_names is None else tuple(class_names)
-    annotations = read_split(
-        place,
-        split,
-        class_names=names,
-        exact=place.is_file(),
-        allow_problems=allow_problems,
-        progress=progress or Silence(),
-    )
+    watcher = progress or Silence()
+    annotations = read_split(place, split, exact=place.is_file(), allow_problems=allow_problems, progress=watcher)
+    if class_names is not None:
+        annotations, notes = take_classes(annotations, class_names, source=place)
+        for note in notes:
+            watcher.say(f"{split} data: {note}")
     size = image if isinstance(image, ImageSettings) else image_settings(image, annotations)
     return OpenedSplit(annotations=annotations, image=size)
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, final, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, final, get_args, get_origin, get_type_hints
 
 from cyclopts import Parameter
 
@@ -80,10 +80,11 @@ class Command:
 
 
 def _option(name: str, hint: Any) -> Any:
-    """An argument's type as the command line reads it: the first kind of several."""
+    """An argument's type as the command line reads it: the first kind of several, a list where it may be one."""
     kinds = get_args(hint)
     if Path in kinds and str in kinds:
-        hint = kinds[0] | None if NoneType in kinds else kinds[0]
+        first: Any = list[kinds[0]] if any(get_origin(kind) is Sequence for kind in kinds) else kinds[0]  # type: ignore[valid-type]
+        hint = first | None if NoneType in kinds else first
     return Annotated[hint, _WRITTEN[name]] if name in _WRITTEN else hint
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
+from detdistill.data.mixture import Mixture
 from detdistill.errors import ConfigError, DataError
 from detdistill.random import draw_seed
 from detdistill.types import Batch, Targets
@@ -205,6 +206,7 @@ def training_loader(
     steps: int,
     start_step: int = 0,
     plain_from: int | None = None,
+    mixture: Mixture | None = None,
     workers: int = 0,
     rank: int = 0,
     ranks: int = 1,
@@ -222,6 +224,7 @@ def training_loader(
         steps: of the whole run.
         start_step: the first step wanted, 0 for a fresh run.
         plain_from: from this step on samples come without the data set's transform and twins; None for never.
+        mixture: the order in the place of plain epochs, for several sets in one.
         workers: processes that read ahead; 0 reads in the calling process, to the same result.
         rank: this process's place among the `ranks` that train together.
         ranks: how many train together.
@@ -239,18 +242,25 @@ def training_loader(
     if not len(dataset):
         raise DataError("The training set must have at least one image, got none. Check the annotation file.")
 
+    def plain_epoch(position: int) -> tuple[int, list[tuple[int, int]]]:
+        epoch = position // len(dataset)
+        generator = torch.Generator().manual_seed(draw_seed(dataset.seed, epoch))
+        order = torch.randperm(len(dataset), generator=generator).tolist()
+        return epoch * len(dataset), [(epoch, index) for index in order]
+
+    epoch_of = plain_epoch if mixture is None else mixture.epoch_of
+
     def draws() -> Iterator[list[Draw]]:
-        shuffled_epoch, order = -1, torch.empty(0, dtype=torch.int64)
+        start, order = 0, list[tuple[int, int]]()
         for step in range(start_step, steps):
             plain = plain_from is not None and step >= plain_from
             first = (step * ranks + rank) * batch_size
             batch = []
             for position in range(first, first + batch_size):
-                epoch, place = divmod(position, len(dataset))
-                if epoch != shuffled_epoch:
-                    generator = torch.Generator().manual_seed(draw_seed(dataset.seed, epoch))
-                    shuffled_epoch, order = epoch, torch.randperm(len(dataset), generator=generator)
-                batch.append(Draw(epoch=epoch, index=int(order[place]), plain=plain))
+                if position >= start + len(order):
+                    start, order = epoch_of(position)
+                epoch, index = order[position - start]
+                batch.append(Draw(epoch=epoch, index=index, plain=plain))
             yield batch
 
     return BatchLoader(dataset, _Order(steps - start_step, draws), workers=workers)

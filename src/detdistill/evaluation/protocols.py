@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, final
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.classes import take_classes
 from detdistill.data.formats.kitti import read_kitti_truths
 from detdistill.data.sources import find_split, open_split, recognise
 from detdistill.errors import ConfigError
@@ -43,7 +44,8 @@ class Protocol:
         rules: whose they are, in words.
         prepare: the measure for a split, the detector's class names and a backend. It refuses what it cannot measure,
             if not at once then of no detections.
-        same_classes: the data must have the detector's classes, in any order; else `prepare` goes by their names.
+        same_classes: it is measured on the classes that data and detector share, matched by name, and what else the
+            data shows is left out; else `prepare` goes by the names.
         label_files: the data must be in KITTI's own layout.
         backends: there is more than one program that computes its figures.
     """
@@ -73,7 +75,7 @@ class Protocol:
         Raises:
             ConfigError: there is no such data, a backend was chosen where there is no choice, the data is not in
                 KITTI's layout where it must be, or the detector lacks the protocol's classes.
-            DataError: the data cannot be used, or its classes are others.
+            DataError: the data cannot be used, or has none of the detector's classes, or one spelled differently.
         """
         if backend != "hotcoco" and not self.backends:
             raise ConfigError(f"The backend {backend} must come with the protocol coco, got {self.name}. Leave it out.")
@@ -84,9 +86,12 @@ class Protocol:
                 f"{found.text()}. Give the folder with label_2 and image_2: only KITTI's label files tell which "
                 "objects are hidden."
             )
-        wanted = class_names if self.same_classes else None
-        annotations, problems = open_split(data, split, class_names=wanted, exact=data.is_file(), say=progress.say)
-        for line in problems.summary():
+        annotations, problems = open_split(data, split, exact=data.is_file(), say=progress.say)
+        notes = problems.summary()
+        if self.same_classes:
+            annotations, differing = take_classes(annotations, class_names, source=data)
+            notes += differing
+        for line in notes:
             progress.say(f"{split} data: {line}")
         measure = self.prepare(annotations, class_names, backend)
         # Nothing found is quickly measured, and what cannot be measured at all is refused here.

@@ -118,7 +118,7 @@ def _read(file: Path | None) -> Tree:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must be a section of keys, got {content!r}. Write `key: value` lines.")
-    tree = {key: {_SHORT[key]: v} if key in _SHORT and isinstance(v, str) else v for key, v in content.items()}
+    tree = {key: {_SHORT[key]: value} if _is_short(key, value) else value for key, value in content.items()}
     tree = tree if file is None else read_from(tree, file)
     train = tree.get("train", {})
     if "seed" in tree and isinstance(train, dict):
@@ -135,8 +135,13 @@ def _long_override(override: Override) -> Override:
         raise ConfigError(f"The setting '{override.written}' must be one of today's, got the former {key}. {remedy}")
     if override.path == ("seed",):
         return replace(override, path=("train", "seed"))
-    short = section in _SHORT and not below and isinstance(value, str)
+    short = not below and _is_short(section, value)
     return replace(override, path=(section, _SHORT[section])) if short else override
+
+
+def _is_short(key: str, value: object) -> bool:
+    """Whether a value stands for a whole section: a text, or of data a list of several sets."""
+    return key in _SHORT and isinstance(value, (str, list) if key == "data" else str)
 
 
 def _places(named: str, overrides: Sequence[Override]) -> Callable[[Place], str]:

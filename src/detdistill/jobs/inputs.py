@@ -6,18 +6,16 @@ from pathlib import Path
 from typing import Literal
 
 from detdistill.data.annotations import Annotations
-from detdistill.errors import ConfigError, DataError
+from detdistill.data.builder import match_classes
+from detdistill.data.classes import left_out, require_shared
+from detdistill.data.mixture import Mixture
+from detdistill.data.union import counted, one_sided, shared_images, unite, united_names
+from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.jobs import sizes
-from detdistill.jobs.opening import (
-    image_settings,
-    open_detector,
-    read_split,
-    require_same_classes,
-    shared_images,
-)
+from detdistill.jobs.opening import image_settings, open_detector, read_split, require_same_classes
 from detdistill.jobs.samples import Opened, OpenedData
-from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.jobs.start import open_start
 from detdistill.progress import Progress
 from detdistill.store.students import load_detector
@@ -33,16 +31,15 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
-    train_split = _read_split(config, "train", None, watcher)
+    sets, train_split, val_split = open_data_sets(config.data, progress=watcher)
     if train_split.ignored.all():
         raise DataError(
-            f"The training data {config.data.source('train')} must hold at least one box to learn, got none in "
-            f"{len(train_split)} images. See what became of them by `detdistill data check`."
+            f"The training data {' and '.join(map(str, config.data.sources('train')))} must hold at least one box to "
+            f"learn, got none in {len(train_split)} images. See what became of them by `detdistill data check`."
         )
-    names = train_split.class_names
-    val_split = _read_split(config, "val", names, watcher)
-    if shared := shared_images(train_split, val_split):
-        watcher.say(shared)
+    names, weights, mixture = train_split.class_names, config.data.weights, None
+    if weights is not None and len(set(weights)) > 1:
+        mixture = Mixture(tuple(map(len, sets)), weights, config.seed)
     _require_figure(config, val_split)
     start = open_start(config, resume=resume, progress=watcher)
     known = teacher.image if teacher else None
@@ -51,7 +48,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     size = config.data.image or image_settings(known, train_split)
     if start is not None:
         start.say_size(size, train_split, watcher)
-    data, teacher_image = OpenedData(train_split, val_split, size), None
+    data, teacher_image = OpenedData(train_split, val_split, size, mixture), None
     if choice is not None and teacher is not None:
         same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
         teacher_image = sizes.teachers_size(choice, teacher, size)
@@ -67,19 +64,72 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start)
 
 
-def _read_split(
-    config: RunConfig, split: Literal["train", "val"], class_names: tuple[str, ...] | None, progress: Progress
-) -> Annotations:
-    data = config.data
-    own = data.train if split == "train" else data.val
-    return read_split(
-        data.source(split),
-        split,
-        class_names=class_names,
-        exact=own is not None,
-        allow_problems=data.allow_problems,
-        progress=progress,
+def _learned_images(train: Annotations, val: Annotations) -> list[str]:
+    """A line that says how many validation images are training images too; none where there is none."""
+    first, second = (
+        {f"{split.images_dir.resolve()}/{split.file_name(index)}" for index in range(len(split))}
+        for split in (train, val)
     )
+    both = f"val data: {len(first & second)} of {len(second)} images are training images too: "
+    return [f"{both}AP says little about new ones"] if first & second else []
+
+
+def open_data_sets(settings: DataSettings, *, progress: Progress) -> tuple[list[Annotations], Annotations, Annotations]:
+    """The training sets of a run one by one, and both its splits whole: of one data set or several, as they are chosen.
+
+    Raises:
+        ConfigError: there is no such data, or a class to keep is in none of it.
+        DataError: data cannot be used, or the validation classes are others than the training classes.
+    """
+
+    def read(split: Literal["train", "val"], demanded: tuple[str, ...] | None = None) -> dict[str, Annotations]:
+        paths, found = settings.sources(split), {}
+        exact = (settings.train if split == "train" else settings.val) is not None
+        for path in paths:
+            title = f"{split} data {path}" if len(paths) > 1 else None
+            found[str(path)] = read_split(
+                path,
+                split,
+                class_names=demanded,
+                exact=exact,
+                allow_problems=settings.allow_problems,
+                title=title,
+                progress=progress,
+            )
+        return found
+
+    trains, places = read("train"), settings.sources("val")
+    every = united_names([*trains.values()])
+    names = every if settings.classes is None else settings.classes
+    if settings.classes is None and len(trains) == len(places) == 1:
+        (train,), (val,) = trains.values(), read("val", names).values()
+        for line in _learned_images(train, val):
+            progress.say(line)
+        return [train], train, val
+    for name in names:
+        if name not in every:
+            raise ConfigError(
+                f"data.classes must be classes of the data, {', '.join(every)}, got '{name}'. "
+                f"{suggestion(name, every, listed=True)}"
+            )
+    vals = read("val")
+    for split, sets in (("train", trains), ("val", vals)):
+        for title, one in sets.items():
+            if settings.classes is not None:
+                require_shared(one.class_names, names, source=Path(title))
+                if lost := left_out(one, names):
+                    progress.say(f"{split} data {title}: {lost}")
+            elif not set(one.class_names) <= set(names):
+                match_classes(Path(title), one.class_names, names)
+            if len(sets) > 1:
+                progress.say(f"{split} data {counted(title, one, names)}")
+    several = len(trains) + len(vals) > 2
+    shared = shared_images(trains, vals) if several else _learned_images(*trains.values(), *vals.values())
+    for line in (*one_sided(names, trains), *shared):
+        progress.say(line)
+    if missing := [name for name in names if not any(name in one.class_names for one in vals.values())]:
+        progress.say(f"no validation data has the class {', '.join(missing)}: its figures stay unknown")
+    return [*trains.values()], unite([*trains.values()], names), unite([*vals.values()], names)
 
 
 def require_free(out: Path, *, resume: bool) -> None:

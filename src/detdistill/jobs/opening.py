@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from detdistill.data.annotations import Annotations
+from detdistill.data.annotations import Annotations, Reading
 from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import BatchLoader, evaluation_loader, training_loader
 from detdistill.data.problems import Lost
-from detdistill.data.sources import open_split
+from detdistill.data.sources import find_split, read_found
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import ClassComparison, LoadedDetector
@@ -24,6 +24,7 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
 from detdistill.progress import Progress, Silence
+from detdistill.settings.calls import written
 from detdistill.store.students import load_detector
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
@@ -81,15 +82,19 @@ def read_split(
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,
     allow_problems: bool = False,
+    title: str | None = None,
     progress: Progress,
 ) -> Annotations:
-    """Reads one split and tells what was repaired or skipped in it; see `open_split` for the other arguments.
+    """Reads one split and tells what was repaired or skipped in it, calling it `title`; else as `open_split`.
 
     Refused where most of the images or of the boxes were skipped, unless `allow_problems`.
     """
-    annotations, problems = open_split(data, split, class_names=class_names, exact=exact, say=progress.say)
+    title = title or f"{split} data"
+    found = find_split(data, split, exact=exact)
+    progress.say(f"{title} read as {found.text()}")
+    annotations, problems = read_found(found, split, Reading(class_names))
     for line in problems.summary():
-        progress.say(f"{split} data: {line}")
+        progress.say(f"{title}: {line}")
     left: dict[Lost, int] = {"images": len(annotations), "boxes": int((~annotations.ignored).sum())}
     for what, number in left.items():
         if (lost := problems.lost(what)) > number and not allow_problems:
@@ -98,17 +103,6 @@ def read_split(
                 "(the lines above say why). Mend them, or go on with what is left by --allow-problems."
             )
     return annotations
-
-
-def shared_images(train: Annotations, val: Annotations) -> str | None:
-    """A line that says how many validation images are training images too; None where there is none."""
-    first, second = (
-        {f"{split.images_dir.resolve()}/{split.file_name(index)}" for index in range(len(split))}
-        for split in (train, val)
-    )
-    if both := len(first & second):
-        return f"val data: {both} of {len(second)} images are training images too: AP says little about new ones"
-    return None
 
 
 def image_settings(image: Mapping[str, Any] | None, annotations: Annotations) -> ImageSettings:
@@ -145,9 +139,14 @@ def require_same_classes(
     """Whether the teacher knows the data's classes by the same numbers; refused if not, unless `allow` names them."""
     comparison = ClassComparison(student=annotations.class_names, teacher=teacher.class_names)
     if not comparison.equal and CLASSES not in allow:
+        remedy = (
+            "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone."
+        )
+        if set(teacher.class_names) <= set(annotations.class_names):
+            remedy = f"Set data.classes={written(teacher.class_names)} to learn the teacher's classes alone."
         raise ConfigError(
             f"The teacher {source} must have the data's classes in the same order, got others ({comparison.text()}). "
-            "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone."
+            f"{remedy}"
         )
     return comparison.equal
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.classes import take_classes
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.files import require_png
 from detdistill.jobs.opening import detect, open_detector, read_split, require_same_classes, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
 from detdistill.report.tables import AGNOSTIC, Cell, Table
+from detdistill.store.students import load_detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,10 @@ def pictures_job(
     watcher = progress or Silence()
     require_png(out, option="--out")
     annotations = read_split(data, "val", exact=data.is_file(), allow_problems=True, progress=watcher)
+    # What the runs learned of the data's classes.
+    annotations, notes = take_classes(annotations, load_detector(alone).class_names, source=data)
+    for note in notes:
+        watcher.say(f"val data: {note}")
     first, second = (_found(str(source), annotations, agnostic, watcher) for source in (alone, distilled))
     third = _found(teacher, annotations, agnostic, watcher)
     picks = choose_pictures(annotations, alone=first, distilled=second, seed=seed, images=images, score=score)

@@ -14,6 +14,7 @@ from torch import Tensor
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader, read_image
 from detdistill.data.loader import collate, evaluation_loader, training_loader
+from detdistill.data.mixture import Mixture
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
@@ -38,11 +39,16 @@ _PROOF_IMAGES = 4
 
 @dataclass(frozen=True, slots=True)
 class OpenedData:
-    """Both splits of a run's data, with the same classes, and the size the models see."""
+    """Both splits of a run's data, with the same classes, and the size the models see.
+
+    Attributes:
+        mixture: in which order training images of several sets are drawn; None for all equally often.
+    """
 
     train: Annotations
     val: Annotations
     image: ImageSettings
+    mixture: Mixture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,7 @@ def batches_for(opened: Opened, changes: SampleChanges, settings: TrainSettings)
         steps=settings.steps,
         start_step=start,
         plain_from=round(changes.until * settings.steps),
+        mixture=opened.data.mixture,
         workers=settings.workers,
         rank=rank,
         ranks=ranks,

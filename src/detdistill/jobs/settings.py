@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
@@ -12,6 +13,7 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
 from detdistill.methods.composition import MethodSettings
 from detdistill.settings import PLACE, as_tree, given
+from detdistill.settings.calls import written
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
 
@@ -25,8 +27,14 @@ class DataSettings:
     """Which images a run learns from and is measured on.
 
     Attributes:
-        folder: a data set folder (train.json, val.json, images/) or a COCO JSON; used for every split not given.
-        train: the training split's own folder or JSON, as `val` is the other's.
+        folder: a data set folder (train.json, val.json, images/) or a COCO JSON; used for every split not given. A list
+            of them is several data sets in one, with their classes united by name.
+        train: the training split's own folder or JSON, or a list of them, as `val` is the other's.
+        val: the validation split's own folder or JSON, or a list of them.
+        classes: names of the classes to keep, in the order of their labels; boxes of others are dropped, in train and
+            val. None keeps all.
+        weights: for each of several training sets, how often its images are drawn, whatever the set's size; only the
+            ratios count. None draws every image equally often.
         image: to what size images are brought. None: the teacher's size where there is a teacher without a size of its
             own, else that of the detector that the run starts from, else the training images' own median size, at most
             800 x 1333.
@@ -37,9 +45,11 @@ class DataSettings:
         sample_specific_until: share of the run after which that is off, as it is in `ikd`, whose control it is.
     """
 
-    folder: Path | None = None
-    train: Path | None = None
-    val: Path | None = None
+    folder: Path | tuple[Path, ...] | None = None
+    train: Path | tuple[Path, ...] | None = None
+    val: Path | tuple[Path, ...] | None = None
+    classes: tuple[str, ...] | None = None
+    weights: tuple[float, ...] | None = None
     image: ImageSettings | None = None
     allow_problems: bool = False
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -47,10 +57,32 @@ class DataSettings:
     sample_specific_until: float = 2 / 3
 
     def __post_init__(self) -> None:
-        if self.folder is None and (self.train is None or self.val is None):
+        if not (self.sources("train") and self.sources("val")):
             raise ConfigError(
                 "data.folder must be a data set folder or a COCO JSON, got nothing. "
                 "Pass --data FOLDER, or give data.train and data.val."
+            )
+        for split in ("train", "val"):
+            places = self.sources(split)
+            if repeated := [str(path) for path in dict.fromkeys(places) if places.count(path) > 1]:
+                raise ConfigError(
+                    f"The {split} data must be different data sets, got {repeated[0]} twice. "
+                    "Leave one out; data.weights draws a set more often."
+                )
+        if self.classes is not None and len(set(self.classes)) < max(len(self.classes), 1):
+            raise ConfigError(
+                f"data.classes must be the names of classes, each once, got {list(self.classes)}. "
+                "Write for example data.classes=[car, truck], or null for all."
+            )
+        sets = len(self.sources("train"))
+        usable = self.weights is None or (
+            1 < sets == len(self.weights) and all(0 < weight < math.inf for weight in self.weights)
+        )
+        if not usable:
+            example = [1] * sets if sets > 1 else None
+            raise ConfigError(
+                f"data.weights must be a number above 0 for each of several training sets, here {sets}, got "
+                f"{list(self.weights or ())}. Write for example data.weights={written(example)}."
             )
         if not 0 <= self.sample_specific_until <= 1:
             raise ConfigError(
@@ -58,9 +90,10 @@ class DataSettings:
                 f"{self.sample_specific_until}. Give one such as 0.667."
             )
 
-    def source(self, split: Literal["train", "val"]) -> Path:
-        """The path to open for `split`: its own, else the folder."""
-        return cast("Path", (self.train if split == "train" else self.val) or self.folder)
+    def sources(self, split: Literal["train", "val"]) -> tuple[Path, ...]:
+        """The paths to open for `split`: its own, else the folders."""
+        given = (self.train if split == "train" else self.val) or self.folder or ()
+        return (given,) if isinstance(given, Path) else given
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         "boxes": len(data.train.boxes),
         "image": image,
         "augment": asdict(config.data.augment),
+        **({} if data.mixture is None else {"data": {"weights": data.mixture.weights, "images": data.mixture.sizes}}),
         **({"init": opened.start.digest} if opened.start is not None else {}),
         # It decides which weights are the best.
         **({"agnostic": True} if config.evaluate.agnostic and settings.selects else {}),
