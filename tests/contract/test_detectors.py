@@ -15,7 +15,7 @@ from torch import Tensor
 from detdistill.data.dataset import Sample
 from detdistill.data.loader import collate
 from detdistill.data.transforms import ImageSettings, transform_sample
-from detdistill.detectors.base import Detector
+from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW, Detector
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.evaluation.detect import detect_split
 from detdistill.store.students import load_detector, save_detector
@@ -314,6 +314,19 @@ def test_torchvisions_model_in_a_loaded_student_finds_the_same_boxes(family: str
     torch.testing.assert_close(theirs["scores"], torch.from_numpy(ours.scores))
     torch.testing.assert_close(theirs["boxes"], torch.from_numpy(ours.boxes), atol=1e-3, rtol=1e-4)
     assert torch.equal(theirs["labels"], torch.from_numpy(ours.labels) + first)
+
+
+def test_it_says_which_tensors_are_the_classes_and_which_the_backbones(family: str) -> None:
+    """Of the classes it may say nothing, but nothing wrong."""
+    fewer, detector = (tiny_student(family, classes=CLASSES[:count]) for count in (2, 3))
+    tensors, rows = detector.state_dict(), detector.class_rows()
+    depending = {name for name, tensor in fewer.state_dict().items() if tensor.shape != tensors[name].shape}
+    assert set(rows) in (depending, set())
+    for name, labels in rows.items():
+        assert len(labels) == len(tensors[name])
+        assert set(labels) - {BACKGROUND_ROW, UNUSED_ROW} == {0, 1, 2}
+    backbone = {name for name in tensors if detector.in_backbone(name)}
+    assert backbone < set(tensors) - depending
 
 
 def test_the_same_seed_gives_the_same_weights_and_no_global_number_is_drawn(family: str) -> None:

@@ -150,12 +150,16 @@ def test_distillation_goes_on_from_the_student_alone(home: Path, witness: Witnes
     words = {"data.folder": home / "data", "teacher.source": home / "first", "method.name": "hint"}
     config = read_run_config(
         None,
-        [*SMALL, "train.steps=1", "seed=3"],
+        [*SMALL, "train.steps=1", "train.lr=1e-9", "seed=3"],
         purpose="distill",
         options={**words, "init": home / "first", "out": home / "taught"},
     )
     distill_job(config)
     assert equal(witness.begun["taught"], weights(home / "first"))
+    # The average that is saved began there too.
+    after = load_detector(home / "taught").detector
+    for name, parameter in after.named_parameters():
+        torch.testing.assert_close(parameter.detach(), witness.begun["taught"][name], rtol=0, atol=1e-7)
     options = {**words, "init": home / "taught", "out": home / "chain"}
     chain = read_run_config(None, [*SMALL, "train.steps=1"], purpose="distill", options=options, itself=True)
     generations_job(chain, generations=2)

@@ -36,22 +36,12 @@ def awake(family: str, classes: tuple[str, ...], *, seed: int) -> Detector:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_says_what_depends_on_the_classes(family: str) -> None:
-    two, three = (tensors(tiny_student(family, classes=OLD[:count])) for count in (2, 3))
-    rows = tiny_student(family, classes=OLD).class_rows()
-    assert set(rows) == {name for name in three if two[name].shape != three[name].shape}
-    for name, labels in rows.items():
-        assert len(labels) == three[name].shape[0]
-        assert set(labels) - {BACKGROUND_ROW} == {0, 1, 2}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_classes_in_another_order_find_the_same(family: str) -> None:
     """The proof that rows are where the family says."""
     source = awake(family, OLD, seed=1).eval()
     student = tiny_student(family, classes=("tram", "car", "truck"), seed=2, **EVERYTHING)
     report = initialise(student, source, name="runs/a")
-    assert {one.name for one in report.by_class} == set(source.class_rows())
+    assert {one.name for one in report.by_class} == set(source.class_rows()) != set()
     assert {(one.taken, one.drawn, one.left) for one in report.by_class} == {(("tram", "car", "truck"), (), ())}
     assert report.wanted == len(report.matched) + len(report.by_class)
     batch, needs = scene_batch(), frozenset({Need.CLASS_LOGITS})
