@@ -226,7 +226,8 @@ def test_the_twins_begin_alike_and_see_the_same_images(lab: Lab) -> None:
 def test_the_run_folder_holds_what_it_should(lab: Lab) -> None:
     run = lab.folder / "distilled"
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    assert {"teacher", "alone", "distilled", "method", "steps", "seconds"} == results.keys()
+    assert {"teacher", "alone", "distilled", "method", "steps", "seconds", "alone_run"} == results.keys()
+    assert (results["alone_run"]["twin"], results["alone_run"]["differences"]) == (True, [])
     assert (results["method"], results["steps"]) == ("frs", 3)
     for name in ("teacher", "alone", "distilled"):
         assert {"AP", "AP50"} <= results[name].keys()

@@ -266,7 +266,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Axes, "axhline", lambda axes, y, **more: (levels.append(y), across(axes, y, **more)))
         train_job(run_of(folder, "alone"))
-        settings = ("train.evaluate_every=2", "train.keep=best", "train.tensorboard=true")
+        settings = ("train.evaluate_every=2", "train.keep=best", "train.tensorboard=true", "alone_differs=true")
         options = {"teacher": folder / "teacher", "method": "hint", "alone": folder / "alone"}
         outcome = distill_job(run_of(folder, "distilled", *settings, **options), progress=watcher)
     return Lab(folder, outcome, watcher, levels)

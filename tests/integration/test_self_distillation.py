@@ -53,6 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_job(read_run_config(None, [*SMALL, *own], purpose="train", options=options))
     line = ["--data", str(folder / "data"), "--teacher", str(folder / "teacher"), "--out", str(folder / "chain")]
     more = ["--method", "frs(warmup_steps=0)", "--seed", "4", "--generations", "2", "--alone", str(folder / "teacher")]
+    more += ["--alone-differs"]  # in its seed
     assert main(["distill", "--self", *line, *more, *SMALL]) == 0
     return folder
 
@@ -68,13 +69,16 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_a_chain_leaves_a_run_per_generation_and_one_table(home: Path) -> None:
     chain = home / "chain"
     results = json.loads((chain / "results.json").read_text(encoding="utf-8"))
-    assert list(results) == ["teacher", "alone", "distilled", "generations", "method", "steps", "seconds"]
+    assert list(results) == [
+        *("teacher", "alone", "distilled", "generations", "method", "steps", "seconds", "alone_run")
+    ]
     own = [json.loads((chain / name / "results.json").read_text(encoding="utf-8")) for name in CHAIN]
     assert results["generations"] == [one["distilled"] for one in own]
     assert results["distilled"] == own[1]["distilled"]
     assert results["teacher"] == own[0]["teacher"]
-    # The student alone is the same run as the teacher here.
+    # The student alone is the same run as the teacher here, and no twin of the students: their seed is another.
     assert results["alone"] == own[0]["alone"] == results["teacher"]
+    assert [one["setting"] for one in results["alone_run"]["differences"]] == ["seed"]
     # The first student is the second one's teacher.
     assert own[1]["teacher"] == own[0]["distilled"]
     assert (results["method"], results["steps"]) == ("frs", 2)

@@ -88,6 +88,7 @@ def distill(
     init: Source | None = None,
     out: Place | None = None,
     alone: Place | None = None,
+    alone_differs: bool = False,
     steps: int | None = None,
     seed: int | None = None,
     allow_problems: bool = False,
@@ -108,7 +109,8 @@ def distill(
         inherit: Let the student's neck and heads start from the teacher's weights.
         init: Start from the weights of a run, a checkpoint or torchvision:NAME; without a student, its own kind.
         out: Folder of the run.
-        alone: Run folder of the same student trained alone, to show it beside.
+        alone: Run folder of the same student trained alone, to show it beside; another one is refused.
+        alone_differs: Take --alone although it was trained otherwise, and say in what beside the figures.
         steps: How long to train.
         seed: Decides everything that is drawn at random.
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
@@ -140,6 +142,7 @@ def distill(
         init=init,
         out=out,
         alone=alone,
+        alone_differs=alone_differs,
         steps=steps,
         seed=seed,
         allow_problems=allow_problems,

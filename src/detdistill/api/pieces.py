@@ -38,6 +38,7 @@ def run_config(
     init: Source | None = None,
     out: Place | None = None,
     alone: Place | None = None,
+    alone_differs: bool = False,
     steps: int | None = None,
     seed: int | None = None,
 ) -> RunConfig:
@@ -71,6 +72,7 @@ def run_config(
         "init": init,
         "out": out,
         "alone": alone,
+        "alone_differs": alone_differs or None,
         "train.steps": steps,
         "seed": seed,
     }

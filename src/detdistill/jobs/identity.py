@@ -1,19 +1,46 @@
-"""What a checkpoint of an earlier version says that its run is, in the words of this version."""
+"""What a run is, as its checkpoints record it, and what those of an earlier version say in the words of this one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.catalogue import settings_of
+from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.errors import DistillError
+from detdistill.jobs.samples import Opened, own_changes
 from detdistill.methods.method import METHODS, ScheduledSettings
 from detdistill.settings import as_tree, build
 from detdistill.settings.calls import NAME
 from detdistill.settings.reading import renamed
+
+
+def own_identity(opened: Opened) -> dict[str, Any]:
+    """What decides the weights of a run's student beside the training settings and what a teacher does."""
+    config, data = opened.config, opened.data
+    student = with_pixel_statistics(config.student.settings).to_dict()
+    if isinstance(student["pretrained"], str):
+        # Its folder is written as the working directory sees it.
+        student["pretrained"] = Path(student["pretrained"]).name
+    return {
+        "student": student,
+        "classes": list(data.train.class_names),
+        "images": len(data.train),
+        "boxes": len(data.train.boxes),
+        "annotations": data.train.digest(),
+        "image": asdict(data.image),
+        "augment": asdict(config.data.augment),
+        **own_changes(config.data).identity(),
+        **({"inherit": True} if config.inherit else {}),
+        **({} if data.mixture is None else {"data": {"weights": data.mixture.weights, "images": data.mixture.sizes}}),
+        **({"init": opened.start.digest} if opened.start is not None else {}),
+        # It decides which weights are the best.
+        **({"agnostic": True} if config.evaluate.agnostic and config.train.selects else {}),
+    }
 
 
 def brought_up(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.jobs import sizes, stages
+from detdistill.jobs.alone import Comparison
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.plan import plan_of
 from detdistill.jobs.settings import RunConfig
@@ -39,6 +40,7 @@ class RunOutcome:
         seconds: that the training took, without evaluation.
         method: the recipe's name, such as ``"aid(frs)"``; empty without a teacher.
         sample_specific: shares of the images that sample-specific augmentation reaches; None where it is off.
+        alone: how the student alone differs from the distilled one but for the teaching; None where there is none.
         best: how detectors were chosen that are the best of several evaluations, by the names of `results`.
         stopped_early: whether the training ended before all steps that were planned.
         sizes: the size at which each detector saw the images, where these are not all the same.
@@ -51,6 +53,7 @@ class RunOutcome:
     seconds: float
     method: str = ""
     sample_specific: Mapping[str, float] | None = None
+    alone: Comparison | None = None
     best: Mapping[str, Best] = field(default_factory=dict)
     stopped_early: bool = False
     agnostic: bool = False
@@ -60,7 +63,7 @@ class RunOutcome:
         """The figures side by side, those of a student alone by class too, and where the run is."""
         lines = [*side_by_side(_named(self.results)).text().splitlines(), *self._sizes()]
         lines += [AGNOSTIC] if self.agnostic else []
-        lines += [f"{name}: {best.text()}" for name, best in self.best.items()]
+        lines += _notes(self.alone, self.best)
         early = " (stopped early)" if self.stopped_early else ""
         took = f"{self.steps} steps{early} in {self.seconds:.0f} s; run folder {self.out}"
         if not self.method:
@@ -82,7 +85,7 @@ class RunOutcome:
             "steps": self.steps,
             "seconds": round(self.seconds, 2),
             **({} if self.sample_specific is None else {"sample_specific": dict(self.sample_specific)}),
-            **({"best": {name: best.as_dict() for name, best in self.best.items()}} if self.best else {}),
+            **_facts(self.alone, self.best),
             **({"stopped_early": True} if self.stopped_early else {}),
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
             **({"agnostic": True} if self.agnostic else {}),
@@ -119,7 +122,7 @@ class GenerationsOutcome:
         return [
             *side_by_side(_named(self.results)).text().splitlines(),
             *([AGNOSTIC] if last.agnostic else []),
-            *(f"{one.out.name}: {one.best[DISTILLED].text()}" for one in self.generations if DISTILLED in one.best),
+            *_notes(self.generations[0].alone, self._best()),
             "",
             f"{last.method}: {took}; run folders in {self.out}",
         ]
@@ -129,15 +132,30 @@ class GenerationsOutcome:
         results, last = self.results, self.generations[-1]
         return {
             **results_json({TEACHER: results[TEACHER], ALONE: results[ALONE], DISTILLED: last.results[DISTILLED]}),
-            "generations": [
-                {**one.as_dict()[DISTILLED], **({"best": best.as_dict()} if (best := one.best.get(DISTILLED)) else {})}
-                for one in self.generations
-            ],
+            "generations": [one.as_dict()[DISTILLED] for one in self.generations],
             "method": last.method,
             "steps": last.steps,
             "seconds": round(self.seconds, 2),
+            **_facts(self.generations[0].alone, self._best()),
             **({"agnostic": True} if last.agnostic else {}),
         }
+
+    def _best(self) -> dict[str, Best]:
+        first = self.generations[0].best
+        students = {one.out.name: one.best[DISTILLED] for one in self.generations if DISTILLED in one.best}
+        return {name: first[name] for name in (TEACHER, ALONE) if name in first} | students
+
+
+def _notes(alone: Comparison | None, best: Mapping[str, Best]) -> list[str]:
+    """What a table says about the detectors whose figures it has."""
+    told = [] if alone is None else [alone.text()]
+    return told + [f"{name}: {one.text()}" for name, one in best.items()]
+
+
+def _facts(alone: Comparison | None, best: Mapping[str, Best]) -> dict[str, Any]:
+    """The same for ``results.json``."""
+    told = {} if alone is None else {"alone_run": alone.as_dict()}
+    return told | ({"best": {name: one.as_dict() for name, one in best.items()}} if best else {})
 
 
 def _named(results: Mapping[str, CocoMetrics | None]) -> dict[str, CocoMetrics | None]:
@@ -216,6 +234,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
             training.seconds,
             method=built.method,
             sample_specific=built.shares,
+            alone=built.alone,
             best={name: best for name, best in chosen.items() if best is not None},
             stopped_early=training.stopped_early,
             sizes=seen,

@@ -19,7 +19,7 @@ from detdistill.training.settings import TrainSettings
 
 # How a config file is laid out.
 _ORDER: tuple[str, ...] = ("data", "student", "teacher", "method", "twins", "inherit", "init")
-_ORDER += ("seed", "train", "evaluate", "out", "alone")
+_ORDER += ("seed", "train", "evaluate", "out", "alone", "alone_differs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,7 @@ class RunConfig:
         init: the detector whose weights the student starts from, class layers by the names of classes: a run folder or
             checkpoint of ours, or ``"torchvision:NAME[=FILE]"``; None for fresh weights.
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
+        alone_differs: whether `alone` may have been trained otherwise, which then stands beside the figures.
     """
 
     data: DataSettings = field(metadata=given("Pass --data FOLDER, or write it in the config file"))
@@ -173,8 +174,14 @@ class RunConfig:
     inherit: bool = False
     init: str | None = field(default=None, metadata={PLACE: True})
     alone: Path | None = None
+    alone_differs: bool = False
 
     def __post_init__(self) -> None:
+        if self.alone_differs and self.alone is None:
+            raise ConfigError(
+                "alone_differs must be false where there is no student alone to compare with, got true. "
+                "Pass --alone RUN as well."
+            )
         if self.inherit and self.init is not None:
             raise ConfigError(
                 f"inherit must be false for a student that starts from {self.init}, got true. Leave out --inherit, or "
@@ -188,7 +195,7 @@ class RunConfig:
 
     def untaught(self) -> RunConfig:
         """The run of the same student without a teacher."""
-        return replace(self, teacher=None, method=None, inherit=False, alone=None)
+        return replace(self, teacher=None, method=None, inherit=False, alone=None, alone_differs=False)
 
     def as_dict(self) -> dict[str, Any]:
         """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""
@@ -197,6 +204,8 @@ class RunConfig:
         tree |= {"seed": tree["train"].pop("seed"), "out": self.out, "alone": self.alone}
         if self.method is None:
             tree |= {"twins": None, "inherit": None}
+        if self.alone is None:
+            tree |= {"alone_differs": None}
         return {key: tree[key] for key in _ORDER if tree[key] is not None}
 
     def yaml(self) -> str:

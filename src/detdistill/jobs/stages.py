@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -21,7 +20,7 @@ from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
 from detdistill.detectors.load_report import LoadReport
-from detdistill.detectors.preprocess import pixel_notes, with_pixel_statistics
+from detdistill.detectors.preprocess import pixel_notes
 from detdistill.detectors.torchvision_parts import set_image_size
 from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
@@ -30,8 +29,9 @@ from detdistill.distillation.term import pairing_note
 from detdistill.errors import ConfigError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples, sizes
+from detdistill.jobs.alone import Comparison, compare_alone
 from detdistill.jobs.grids import require_grids
-from detdistill.jobs.identity import brought_up
+from detdistill.jobs.identity import brought_up, own_identity
 from detdistill.jobs.inputs import open_inputs
 from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, evaluation, measure, report
 from detdistill.jobs.paths import written_from
@@ -73,6 +73,7 @@ class Built:
         inherited: what the student took over from the teacher; None where that was not asked for.
         started: what it took over from the detector that the run starts from; None where that was not asked for, or
             the run goes on from a checkpoint.
+        alone: how the student alone differs from this one but for the teaching; None where none was given.
     """
 
     opened: Opened
@@ -82,6 +83,7 @@ class Built:
     shares: Mapping[str, float] | None
     inherited: InheritReport | None
     started: LoadReport | None = None
+    alone: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,9 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     """The step that is trained: a student with its initial weights, and the terms that teach it.
 
     The weights are the same for every run with this seed, or that starts from the same detector, distilled or not.
+
+    Raises:
+        ConfigError: the student alone was trained otherwise, and that is not allowed for.
     """
     watcher, config, data = watched_by_leader(progress), opened.config, opened.data
     for note in pixel_notes(config.student.settings):
@@ -130,10 +135,13 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     teacher = FrozenTeacher(opened.teacher.detector, autocast=precision, ratio=ratio)
     recipe = build_recipe(method, student.spec, teacher.spec, seed=config.seed)
     changes = samples.recipe_changes(recipe, config.data)
+    alone = None if config.alone is None else compare_alone(config.alone, opened, changes)
+    if alone is not None and not config.alone_differs:
+        alone.require_twin()
     recipe = samples.weighed_constantly(recipe, teacher, opened, watcher)
     step = DistillationStep(student, teacher, recipe).to(opened.first_device)
     shares = samples.reached(changes, data, watcher)
-    return Built(opened, step, recipe.name, changes, shares=shares, inherited=inherited, started=started)
+    return Built(opened, step, recipe.name, changes, shares, inherited=inherited, started=started, alone=alone)
 
 
 def prove(built: Built, *, progress: Progress | None = None) -> Proved:
@@ -184,26 +192,10 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     watcher, built, step = watched_by_leader(progress), proved.built, proved.built.step
     opened, changes = built.opened, built.changes
     config, data = opened.config, opened.data
-    settings, image = config.train, asdict(data.image)
-    student = with_pixel_statistics(config.student.settings).to_dict()
-    if isinstance(student["pretrained"], str):
-        # Its folder is written as the working directory sees it.
-        student["pretrained"] = Path(student["pretrained"]).name
-    identity = {
-        "student": student,
-        "classes": list(data.train.class_names),
-        "images": len(data.train),
-        "boxes": len(data.train.boxes),
-        "image": image,
-        "augment": asdict(config.data.augment),
-        **({} if data.mixture is None else {"data": {"weights": data.mixture.weights, "images": data.mixture.sizes}}),
-        **({"init": opened.start.digest} if opened.start is not None else {}),
-        # It decides which weights are the best.
-        **({"agnostic": True} if config.evaluate.agnostic and settings.selects else {}),
-    }
+    settings, image, identity = config.train, asdict(data.image), own_identity(opened)
     if isinstance(step, SupervisedStep):
         label = f"train {config.student.detector}"
-        identity |= {"method": None, **changes.identity()}
+        identity |= {"method": None}
     else:
         label = f"distil {config.student.detector} by {built.method}"
         twins = first_on_machine(lambda: samples.open_twins(step.recipe, step.teacher, opened, watcher))
@@ -211,7 +203,6 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
             "method": method_tree(require_method(config)),
             "teacher": step.teacher.digest(),
             **changes.identity(),
-            **({"inherit": True} if config.inherit else {}),
             **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
             **({"twins": sorted(twins)} if step.recipe.twins else {}),
         }

@@ -21,6 +21,7 @@ from torch import Tensor
 from detdistill.errors import ConfigError, DataError, DistillError
 from detdistill.files import atomic_folder, discard_folder, read_json, remove_partials, require_regular
 from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
+from detdistill.store.students import find_weights
 
 # In the first version the counters had no checksum of their own.
 _FORMATS = 1, 2
@@ -53,6 +54,21 @@ class Checkpoint:
     path: Path
     snapshot: Snapshot
     student: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How a student came about, as its run wrote it.
+
+    Attributes:
+        identity: settings and what else must be the same on resume, as JSON.
+        step: steps done.
+        finished: after how many steps the run was over; None where it is not, or nobody wrote it.
+    """
+
+    identity: Mapping[str, Any]
+    step: int
+    finished: int | None
 
 
 @final
@@ -120,6 +136,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DamagedCheckpoint(_damage(path, str(error))) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DamagedCheckpoint(_damage(path, f"{COUNTERS} without {error}")) from error
+
+
+def read_record(source: Path) -> Record | None:
+    """How the student that `load_detector` reads from `source` came about; None where its run's record is not there.
+
+    Raises:
+        ConfigError: there is no such student, or the record cannot be read.
+    """
+    place = find_weights(source).parent
+    run = RunFolder(place.parents[1])
+    if place.parent == run.best and (latest := run.latest()) is not None:
+        place = run.checkpoint(latest)
+    if not (place / COUNTERS).is_file():
+        return None
+    content = read_json(place / COUNTERS)
+    finished = read_json(run.results).get("steps") if run.results.is_file() else None
+    return Record(content["identity"], content["step"], finished)
 
 
 def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:

@@ -22,7 +22,7 @@ from detdistill.training.settings import FREE_ON_RESUME, TrainSettings, as_recor
 from detdistill.training.signals import watch_signals
 from detdistill.training.world import by_leader
 
-__all__ = ["Evaluate", "TrainResult", "train"]
+__all__ = ["Evaluate", "TrainResult", "fixed_settings", "train"]
 
 
 def train(
@@ -81,11 +81,7 @@ def train(
             f"{folder} must not hold checkpoints of another run, got some. "
             "Go on with it (--resume), or choose another folder."
         )
-    free = FREE_ON_RESUME - ({"evaluate_every"} if settings.selects else set())
-    fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in free}
-    # Whoever started them: so many processes make the batch of a step.
-    fixed |= {"processes": processes(settings), "device": settings.device.partition(":")[0]}
-    resumable = json.loads(json.dumps({"train": fixed, **(identity or {})}))
+    resumable = json.loads(json.dumps({"train": fixed_settings(settings), **(identity or {})}))
 
     def rank(fabric: Fabric) -> TrainResult:
         require_precision(settings.precision, fabric.device.type)
@@ -109,7 +105,7 @@ def train(
                 watcher,
                 label,
                 resumable,
-                lambda stored: brought_up(as_recorded(stored)),
+                lambda stored: brought_up(as_recorded(stored, resumable)),
             )
             try:
                 return run.execute(stop)
@@ -117,6 +113,14 @@ def train(
                 run.close()
 
     return launch(rank, settings)
+
+
+def fixed_settings(settings: TrainSettings) -> dict[str, Any]:
+    """What of a run's settings must stay as it is."""
+    free = FREE_ON_RESUME - ({"evaluate_every"} if settings.selects else set())
+    fixed = {k: v for k, v in dataclasses.asdict(settings).items() if k not in free}
+    # Whoever started them: so many processes make the batch of a step.
+    return fixed | {"processes": processes(settings), "device": settings.device.partition(":")[0]}
 
 
 @contextmanager

@@ -170,9 +170,12 @@ class TrainSettings:
         return self.keep == "best" or self.patience > 0
 
 
-def as_recorded(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says that its run is, with the defaults of settings that came after it was written."""
+def as_recorded(identity: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says that its run is, with the defaults of settings that came after it was written.
+
+    Where it does not say yet which annotations the run learned from, these are taken for the `current` ones.
+    """
     later = {one.name: one.default for one in fields(TrainSettings) if one.name not in FREE_ON_RESUME}
     later = {name: default for name, default in later.items() if default is not MISSING}
-    train = renamed(identity.get("train", {}), TrainSettings)
-    return {**identity, "train": json.loads(json.dumps(later)) | train}
+    train = json.loads(json.dumps(later)) | renamed(identity.get("train", {}), TrainSettings)
+    return {"annotations": current.get("annotations"), **identity, "train": train}

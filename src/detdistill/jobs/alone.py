@@ -1,0 +1,138 @@
+"""Whether a student alone was trained as the one that is distilled, but for the teaching."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detdistill.errors import ConfigError
+from detdistill.jobs.identity import brought_up, own_identity
+from detdistill.jobs.samples import Opened, SampleChanges
+from detdistill.settings.calls import NAME
+from detdistill.store.checkpoints import Record, differences, read_record
+from detdistill.training.loop import fixed_settings
+from detdistill.training.settings import as_recorded
+
+# What the parts of an identity are called in settings, and what has no setting.
+_CALLED = {"image": "data.image", "augment": "data.augment", "sample_specific": "data.sample_specific"}
+_CALLED |= {"train.seed": "seed", "images": "the training images", "boxes": "the training boxes"}
+_CALLED |= {"annotations": "the digest of the training annotations"}
+# How a step is computed; which images it learns from is their product, and what is left is rounding and statistics.
+_COMPUTED = ("processes", "accumulate", "threads", "device")
+_STEP = "images of a step"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A setting in which a student alone is no twin of a distilled one: its value `here` and `there`, None for none."""
+
+    setting: str
+    here: Any
+    there: Any
+
+    def text(self) -> str:
+        """In words, from the view of the distilled one's run."""
+        here, there = ("nothing" if value is None else value for value in (self.here, self.there))
+        return f"{self.setting} {there} (here {here})"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How far a student alone is the twin of the one that a run distils.
+
+    Attributes:
+        alone: the student alone.
+        recorded: whether how it was trained is known; without that it counts as no twin.
+        differences: in what it was trained otherwise, the teaching aside.
+    """
+
+    alone: Path
+    recorded: bool
+    differences: tuple[Difference, ...] = ()
+
+    @property
+    def twin(self) -> bool:
+        """Whether the teaching is all that differs."""
+        return self.recorded and not self.differences
+
+    def text(self) -> str:
+        """In words, for a table."""
+        if self.twin:
+            return "alone: the same run but for the teacher"
+        return f"alone: NOT the same run but for the teacher: {self._found()}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "run": str(self.alone),
+            "twin": self.twin,
+            "recorded": self.recorded,
+            "differences": [asdict(one) for one in self.differences],
+        }
+
+    def require_twin(self) -> None:
+        """Refuses a student alone that is no twin."""
+        if not self.twin:
+            raise ConfigError(
+                f"The student alone in {self.alone} must be trained as this run's student is but for the teacher, got "
+                f"{self._found()}. Train it with the same settings, or pass --alone-differs to have that said beside "
+                "the figures."
+            )
+
+    def _found(self) -> str:
+        if not self.recorded:
+            return "a checkpoint without a record of how it was trained"
+        return "; ".join(one.text() for one in self.differences)
+
+
+def compare_alone(alone: Path, opened: Opened, changes: SampleChanges) -> Comparison:
+    """Compares a student alone with the student of a distillation, but for what the teaching does.
+
+    Args:
+        alone: what `load_detector` reads.
+        changes: to the samples, by the method or the data section: a student alone may have the same, as the method's
+            control, or what the data section says.
+    """
+    record = read_record(alone)
+    if record is None:
+        return Comparison(alone, recorded=False)
+    config, data = opened.config, opened.data
+    ours = json.loads(json.dumps({"train": fixed_settings(config.train), **own_identity(opened)}))
+    theirs = brought_up(as_recorded(record.identity, ours))
+    method = theirs.pop("method", None)
+    if method is not None:  # what else its teaching recorded is no difference of its own
+        theirs = {key: value for key, value in theirs.items() if key in ours}
+    if theirs.get("sample_specific") == json.loads(json.dumps(changes.identity())).get("sample_specific"):
+        ours["sample_specific"] = theirs.get("sample_specific")
+    found = [
+        Difference(_called(key), here=here, there=there)
+        for key, there, here in differences(_by_step(theirs), _by_step(ours))
+    ]
+    if len(data.train) != theirs.get("images") or len(data.train.boxes) != theirs.get("boxes"):
+        found = [one for one in found if one.setting != _CALLED["annotations"]]
+    if method is not None:
+        found.insert(0, Difference("method", here=None, there=method.get(NAME)))
+    if not _finished(record, theirs["train"]):
+        found.append(Difference("steps done", here=config.train.steps, there=record.step))
+    return Comparison(alone, recorded=True, differences=tuple(found))
+
+
+def _by_step(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity by what a step learns from, however it is computed."""
+    train = dict(identity["train"])
+    images = train.pop("batch_size") * train["processes"]
+    return {**identity, "train": {k: v for k, v in train.items() if k not in _COMPUTED}, _STEP: images}
+
+
+def _finished(record: Record, train: Mapping[str, Any]) -> bool:
+    return record.step == train["steps"] or (train["patience"] > 0 and record.step == record.finished)
+
+
+def _called(key: str) -> str:
+    first, _, rest = key.partition(".")
+    if key in _CALLED or first not in _CALLED:
+        return _CALLED.get(key, key)
+    return f"{_CALLED[first]}.{rest}"
