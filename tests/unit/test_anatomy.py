@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coco_by_hand import draw_data
+from coco_by_hand import CLASSES, draw_data
 from detdistill.detectors import anatomy as looked_at
 from detdistill.detectors.anatomy import Sides, anatomy
 from detdistill.detectors.backbones import build_backbone
@@ -17,6 +17,8 @@ from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
+from detdistill.jobs.profile import profile_job
+from detdistill.store.students import save_detector
 from detdistill.types import Clock
 from scenes_in_memory import GRID, SIZES, scene_batch, tiny_student
 from watched_jobs import Watcher
@@ -158,3 +160,28 @@ def test_a_run_says_what_is_padded_and_refuses_what_is_too_large(tmp_path: Path)
     assert "got 128 x 192 with their padding." in message
     assert remedy == "data.image.short_side=106 data.image.long_side=160 data.image.pad_multiple=32"
     proved(tmp_path, *coatnet, *remedy.split())
+
+
+def test_a_teacher_of_a_fixed_size_is_told_its_own_setting(tmp_path: Path) -> None:
+    draw_data(tmp_path / "data")
+    teacher = tiny_student("fcos", backbone="test_coatnet", classes=CLASSES)
+    save_detector(teacher, tmp_path / "teacher", image={"short_side": 64, "long_side": 96})
+    words = {"data": tmp_path / "data", "student": "fcos/tiny", "teacher": tmp_path / "teacher", "method": "hint"}
+
+    def ready(*settings: str) -> stages.Proved:
+        options = {**words, "out": tmp_path / "run"}
+        config = read_run_config(None, ["train.steps=1", *settings], purpose="distill", options=options)
+        return stages.prove(stages.build(stages.open_inputs(config)))
+
+    large = [
+        f"{section}.image.{side}" for section in ("data", "teacher") for side in ("short_side=128", "long_side=192")
+    ]
+    with pytest.raises(
+        ConfigError, match=r"at most 160 x 160 .* Set data\.image\.short_side=106 data\.image\.long_side"
+    ):
+        ready(*large[:2])
+    with pytest.raises(ConfigError, match=r"at most 160 x 160 .* Set teacher\.image\.short_side=106 teacher\.image\.l"):
+        ready("data.image.short_side=64", "data.image.long_side=96", *large[2:])
+    assert ready(*large[:2], "teacher.image=own").proofs
+    with pytest.raises(ConfigError, match=r"got 192 x 192 with .* Give it images of at most 160 x 160 pixels\.$"):
+        profile_job(str(tmp_path / "teacher"), size=(192, 192))

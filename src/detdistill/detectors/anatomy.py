@@ -24,19 +24,22 @@ class Sides:
     multiple: int = 1
     longest: int | None = None
 
-    def padded(self, height: int, width: int, *, name: str) -> tuple[int, int]:
+    def padded(self, height: int, width: int, *, name: str, setting: str | None = None) -> tuple[int, int]:
         """Height and width in pixels to which images are padded for the backbone called `name`.
 
         Raises:
-            ConfigError: it takes no images as large.
+            ConfigError: it takes no images as large; names what to write below `setting`, where images get their size.
         """
         if self.longest is not None and max(height, width) > self.longest:
-            long = self.longest // _UNIT * _UNIT
-            short = max(1, min(height, width) * long // max(height, width))
+            remedy = f"Give it images of at most {self.longest} x {self.longest} pixels."
+            if setting is not None:
+                long = self.longest // _UNIT * _UNIT
+                short = max(1, min(height, width) * long // max(height, width))
+                sizes = {"short_side": short, "long_side": long, "pad_multiple": _UNIT}
+                remedy = f"Set {' '.join(f'{setting}.{key}={value}' for key, value in sizes.items())}."
             raise ConfigError(
                 f"The images of the backbone '{name}' must be at most {self.longest} x {self.longest} pixels, as it "
-                f"has a position for each cell, got {height} x {width} with their padding. Set "
-                f"data.image.short_side={short} data.image.long_side={long} data.image.pad_multiple={_UNIT}."
+                f"has a position for each cell, got {height} x {width} with their padding. {remedy}"
             )
         return -(-height // self.multiple) * self.multiple, -(-width // self.multiple) * self.multiple
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.backbones import PyramidBackbone
 from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
@@ -19,33 +20,28 @@ Grid = tuple[int, int]
 
 
 def require_grids(student: Detector, opened: Opened, changes: SampleChanges) -> list[str]:
-    """Refuses a run whose images the student's backbone does not take, or on whose parts a batch-norm cannot learn.
+    """Refuses a run whose images a backbone does not take, or on whose parts the student's batch-norm cannot learn.
 
     Weights, statistics and random states are as before afterwards.
 
     Returns:
-        What there is to say of images that are padded further inside the student.
+        What there is to say of images that are padded further inside student or teacher.
 
     Raises:
         ConfigError: names the setting to change.
     """
-    train, image = opened.config.train, opened.data.image
-    low, high = opened.config.data.augment.short_sides or (image.short_side, image.short_side)
-    every = [grid for split in (opened.data.train, opened.data.val) for grid in _grids(opened, split, side=high)]
-    largest = max(height for height, _ in every), max(width for _, width in every)
-    notes = []
-    for module in student.modules():
-        if isinstance(module, PyramidBackbone):
-            padded = module.sides.padded(*largest, name=module.name)
-            if padded != largest:
-                notes.append(
-                    f"the backbone {module.name} takes no images of {_shown(largest)} pixels: they are padded to "
-                    f"{_shown(padded)} inside it, which costs time"
-                )
+    train, image, augment = opened.config.train, opened.data.image, opened.config.data.augment
+    low, high = augment.short_sides or (image.short_side, image.short_side)
+    notes = _padded(student, opened, image, side=high, setting="data.image")
+    if opened.teacher is not None:
+        seen = opened.taught_at
+        setting = "data.image" if opened.teacher_image is None else "teacher.image"
+        side = high if opened.teacher_image is None else seen.short_side
+        notes += _padded(opened.teacher.detector, opened, seen, side=side, setting=setting)
     if train.batch_size > train.accumulate:
         return notes
-    factor = opened.config.data.augment.scale_jitter[0]
-    smallest = min(_grids(opened, opened.data.train, side=low, factor=min(factor, 1.0)), key=max)
+    factor = min(augment.scale_jitter[0], 1.0)
+    smallest = min(_grids(image, opened.data.train, side=low, factor=factor), key=max)
     if changes.transform is not None:  # it may cut a square out of any image
         smallest = (min(smallest), min(smallest))
     if _starves(student, smallest):
@@ -60,10 +56,23 @@ def require_grids(student: Detector, opened: Opened, changes: SampleChanges) -> 
     return notes
 
 
-def _grids(opened: Opened, split: Annotations, *, side: int, factor: float = 1.0) -> Iterator[Grid]:
+def _padded(detector: Detector, opened: Opened, image: ImageSettings, *, side: int, setting: str) -> list[str]:
+    grids = [one for split in (opened.data.train, opened.data.val) for one in _grids(image, split, side=side)]
+    largest, notes = (max(height for height, _ in grids), max(width for _, width in grids)), []
+    for module in detector.modules():
+        if isinstance(module, PyramidBackbone):
+            padded = module.sides.padded(*largest, name=module.name, setting=setting)
+            if padded != largest:
+                notes.append(
+                    f"the backbone {module.name} takes no images of {_shown(largest)} pixels: they are padded to "
+                    f"{_shown(padded)} inside it, which costs time"
+                )
+    return notes
+
+
+def _grids(image: ImageSettings, split: Annotations, *, side: int, factor: float = 1.0) -> Iterator[Grid]:
     """Height and width in pixels to which each image of a split is padded when it is alone in a batch."""
-    image = opened.data.image
-    stored: NDArray[np.int32] = np.unique(split.sizes, axis=0)
+    stored: NDArray[np.int32] = np.unique(split.sizes[:], axis=0)
     for height, width in stored.tolist():
         sides = (max(round(one * factor), 1) for one in image.resized(height, width, short_side=side))
         high, wide = (-(-one // image.pad_multiple) * image.pad_multiple for one in sides)
