@@ -184,4 +184,4 @@ def test_what_does_not_fit_leaves_no_folder(home: Path) -> None:
         train_job(other, progress=watcher)
     assert not (home / "none").exists()
     assert f"init: {home / 'first'} learnt from images of short side 48" in watcher.text()
-    assert "normalised otherwise than here: set student.mean=[0.485, 0.456, 0.406] student.std=[0.229" in watcher.text()
+    assert "normalised otherwise than here: set student.mean=[0.485,0.456,0.406] student.std=[0.229" in watcher.text()

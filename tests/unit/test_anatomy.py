@@ -45,6 +45,12 @@ def test_which_images_a_backbone_takes(name: str, sides: Sides | None) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_maps_that_leave_out_the_edges_are_known() -> None:
+    assert anatomy("test_resnet").covers
+    assert anatomy("inception_v3").sides == FREE  # convolutions without padding
+    assert not anatomy("inception_v3").covers
+
+
 def test_a_model_is_looked_at_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     anatomy("test_resnet")
     monkeypatch.setattr(looked_at, "_probe", None)

@@ -51,12 +51,14 @@ class Anatomy:
     Attributes:
         arguments: what `timm.create_model` must be told for images of other sizes than the model's own.
         strides: pixels per cell of each of its maps, in its order.
-        sides: which images it takes; None where its maps fit its strides for none, or no stride is a power of two.
+        sides: which images it takes; None where it takes none whole, or no stride is a power of two.
+        covers: whether its maps have a cell for every part of an image, as its strides say.
     """
 
     arguments: Mapping[str, Any]
     strides: tuple[int, ...]
     sides: Sides | None
+    covers: bool
 
 
 @cache
@@ -67,7 +69,8 @@ def anatomy(name: str) -> Anatomy:
     probe, arguments = _probe(name, fixed=weights.fixed_input_size)
     strides = tuple(probe.feature_info.reduction())
     usable = any(stride.bit_count() == 1 for stride in strides)  # no detector has others
-    return Anatomy(arguments, strides, _sides(probe.eval(), strides, native) if usable else None)
+    sides, covers = _sides(probe.eval(), strides, native) if usable else (None, False)
+    return Anatomy(arguments, strides, sides, covers)
 
 
 def _probe(name: str, *, fixed: bool) -> tuple[Any, dict[str, Any]]:
@@ -81,24 +84,33 @@ def _probe(name: str, *, fixed: bool) -> tuple[Any, dict[str, Any]]:
         return timm.create_model(name, features_only=True), {}
 
 
-def _sides(probe: Any, strides: tuple[int, ...], native: int) -> Sides | None:
-    def fits(height: int, width: int) -> bool:
-        with torch.no_grad():
-            maps = probe(torch.empty(2, 3, height, width, device="meta"))
-        last = "NHWC" in str(getattr(probe, "output_fmt", ""))
-        found = [tuple(one.shape[1:3] if last else one.shape[2:]) for one in maps]
-        return found == [(-(-height // stride), -(-width // stride)) for stride in strides]
+def _sides(probe: Any, strides: tuple[int, ...], native: int) -> tuple[Sides | None, bool]:
+    """See `Anatomy.sides` and `Anatomy.covers`."""
 
-    def takes(*sizes: tuple[int, int]) -> bool:
+    def covers(*sizes: tuple[int, int]) -> bool | None:
+        """Whether maps of images of these sizes have the cells that the strides say; None where it takes no such."""
         try:
-            return all(fits(*size) for size in sizes)
+            return all(_cells(probe, *size) == _wanted(strides, *size) for size in sizes)
         except (AssertionError, RuntimeError, ValueError) as error:
-            return "meta" in str(error)  # it asks for values of pixels, which only real images have
+            # It may ask for values of pixels, which only real images have.
+            return True if "meta" in str(error) else None
 
-    if takes((3 * _UNIT, 5 * _UNIT), (5 * _UNIT, 3 * _UNIT)):
-        return Sides()
+    whole = covers((3 * _UNIT, 5 * _UNIT), (5 * _UNIT, 3 * _UNIT))
+    if whole is not None:
+        return Sides(), whole
     steps = [side for side in range(_UNIT, native + 1, _UNIT) if native % side == 0] or [native]
     for side in steps:
-        if takes((side, 2 * side), (2 * side, 3 * side)):
-            return Sides(multiple=side)
-    return Sides(multiple=native, longest=native) if takes((native, native)) else None
+        if covers((side, 2 * side), (2 * side, 3 * side)):
+            return Sides(multiple=side), True
+    return (Sides(multiple=native, longest=native), True) if covers((native, native)) else (None, False)
+
+
+def _cells(probe: Any, height: int, width: int) -> list[tuple[int, ...]]:
+    with torch.no_grad():
+        maps = probe(torch.empty(2, 3, height, width, device="meta"))
+    last = "NHWC" in str(getattr(probe, "output_fmt", ""))
+    return [tuple(one.shape[1:3] if last else one.shape[2:]) for one in maps]
+
+
+def _wanted(strides: tuple[int, ...], height: int, width: int) -> list[tuple[int, ...]]:
+    return [(-(-height // stride), -(-width // stride)) for stride in strides]

@@ -74,7 +74,8 @@ class PyramidBackbone(nn.Module):
         self.body = body
         self.fpn = fpn
         self.name = settings.backbone
-        self.sides = anatomy(settings.backbone).sides or Sides()
+        known = anatomy(settings.backbone)
+        self.sides, self.covers = known.sides or Sides(), known.covers
         self._strides = tuple(body.feature_info.reduction())
         self.out_channels = settings.fpn_channels
         levels = [str(level) for level in range(len(settings.strides))]

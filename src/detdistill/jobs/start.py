@@ -13,7 +13,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import digest
 from detdistill.detectors.inherit import initialise
 from detdistill.detectors.load_report import LoadReport
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, typed
 from detdistill.files import read_json, write_json
 from detdistill.jobs.opening import open_detector
 from detdistill.jobs.paths import read_from
@@ -47,7 +47,7 @@ class Start:
             return None
         theirs, ours = self.detector.settings, student.settings
         if theirs is not None and ours is not None and (theirs.mean, theirs.std) != (ours.mean, ours.std):
-            keys = (f"student.{key}={list(getattr(theirs, key) or ())}" for key in ("mean", "std"))
+            keys = (f"student.{key}={typed(getattr(theirs, key) or ())}" for key in ("mean", "std"))
             progress.say(f"init: {self.source} learnt from pixels normalised otherwise than here: set {' '.join(keys)}")
         return initialise(student, self.detector, name=self.source)
 
