@@ -198,7 +198,7 @@ def test_commands_call_their_jobs(
         (["distill", "--techer", "x"], "Unknown option: --techer. Did you mean --teacher?"),
         (["train", "--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
         (["evaluate"], 'Command "evaluate" parameter CHECKPOINT requires an argument.'),
-        (["evaluate", "x", "--data", "d", "--split", "test"], 'Invalid value "test" for --split.'),
+        (["evaluate", "x", "--data", "d", "--split", "tset"], 'Invalid value "tset" for --split.'),
         (["predict", "x", "--out", "o"], "predict must be given an image or a folder of images, got none."),
         (["methods", "fsr"], "got 'fsr'. Did you mean 'frs'?"),
         (["methods", "frs + ssim"], "The method must be one name, got 'frs + ssim'. Ask for each method by itself"),

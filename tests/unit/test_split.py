@@ -70,7 +70,7 @@ def test_the_command_hands_the_seed_on(unlisted: Path, tmp_path: Path) -> None:
 def test_a_seed_that_decides_nothing_is_refused(drawn: Path, unlisted: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for place, text in ((drawn / "kitti", r"the list ImageSets/train\.txt"), (drawn, r"COCO: train\.json")):
-        with pytest.raises(ConfigError, match=rf"must come with a KITTI or Pascal VOC folder.*{text}.*Leave it out"):
+        with pytest.raises(ConfigError, match=rf"must come with a data set that has no splits.*{text}.*Leave it out"):
             convert_data_job(place, to="voc", out=out, split_seed=0)
     with pytest.raises(ConfigError, match=r"--split-seed must be a whole number from 0, got -1\. Leave it out"):
         convert_data_job(unlisted, to="voc", out=out, split_seed=-1)

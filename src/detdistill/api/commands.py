@@ -159,7 +159,7 @@ def evaluate(
     /,
     *,
     data: Place,
-    split: Literal["train", "val"] = "val",
+    split: Literal["train", "val", "test"] = "val",
     protocol: str = "coco",
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
     agnostic: bool = False,
@@ -172,7 +172,7 @@ def evaluate(
     Args:
         checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         data: Data set folder, COCO JSON, or data.yaml; for kitti and kitti11 a data set in KITTI's own layout.
-        split: Which images of the folder.
+        split: Which images of the folder; test where the data set has such.
         protocol: By whose rules: coco, kitti, kitti11, voc, voc11, aid, aid_merged, or what a package adds. kitti11 and
             voc11 are the older means over 11 recall points. aid is VOC's AP over Car, Pedestrian and Cyclist, all else
             ignored; aid_merged merges most other types of KITTI into these.

@@ -90,7 +90,7 @@ def open_data(
     path: Place,
     /,
     *,
-    split: Literal["train", "val"] = "train",
+    split: Literal["train", "val", "test"] = "train",
     class_names: Sequence[str] | None = None,
     image: Mapping[str, Any] | ImageSettings | None = None,
     allow_problems: bool = False,

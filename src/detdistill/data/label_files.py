@@ -8,7 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from os.path import normpath
+from os.path import normpath, splitext
 from pathlib import Path
 from typing import final
 
@@ -268,6 +268,23 @@ class LabelFolder(Split):
             except FileFlaw as flaw:
                 problems.add(flaw.kind, flaw.where(path), what=flaw.what, loses="images")
         return parsed
+
+
+def report_imageless(names: Sequence[str], labels_dir: Path, images_dir: Path, problems: Problems) -> None:
+    """Tells the label files, named in their folder, that have no image, or one of an ending that is not read."""
+    others: dict[str, str] = {}
+    for other in files_below(images_dir, None) if names else ():
+        stem, ending = splitext(other)
+        if ending.lower() not in {*IMAGE_SUFFIXES, ".txt", ".xml", ".json"}:
+            others[stem] = other
+    for name in names:
+        stem = splitext(name)[0]
+        if stem in others:
+            kind, where = "image of unknown ending", images_dir / others[stem]
+            what = f"has the label file {labels_dir / name}; known endings are {', '.join(sorted(IMAGE_SUFFIXES))}"
+        else:
+            kind, where, what = "label file without image", labels_dir / name, f"{images_dir} has no image {stem}.*"
+        problems.add(kind, str(where), what=what, loses="images")
 
 
 def _kinds(files: Iterable[LabelFile]) -> set[str]:

@@ -25,7 +25,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "val")
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 IMAGE_SETS = "ImageSets"
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 )
 TRAIN_SHARE = 0.8
 CLASS_LIST = "classes.txt"
@@ -125,7 +125,9 @@ def _choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile]:
     for train, val in _PAIRS:
         if train in by_name and val in by_name:
             beside = by_name[train]
-            return {"train": ListFile(beside, folder), "val": ListFile(by_name[val], folder, train=beside)}
+            others = {"val": by_name[val], "test": by_name.get("test")}
+            found = {split: ListFile(path, folder, train=beside) for split, path in others.items() if path is not None}
+            return {"train": ListFile(beside, folder), **found}
     if not lists:
         return {}
     present = ", ".join(path.name for path in lists[:8]) + (", ..." if len(lists) > 8 else "")
@@ -135,15 +137,41 @@ def _choices_by_list(folder: Path, labels: Path) -> Mapping[str, ListFile]:
     )
 
 
-def choices(folder: Path, labels: Path, split_seed: int) -> Mapping[str, Choice]:
-    """How a data set with label files is divided: by its lists, else by a seed."""
-    return _choices_by_list(folder, labels) or {split: Share(split, labels, split_seed) for split in SPLITS}
+def choose(folder: Path, labels: Path, split: str, *, split_seed: int) -> Choice:
+    """Which label files are a split's: those of its list, else a share drawn by a seed.
+
+    Raises:
+        ConfigError: there is no list of a split that is never drawn, or there are lists of which none is a split's.
+    """
+    listed = _choices_by_list(folder, labels)
+    if split not in listed and (listed or split not in SPLITS):
+        raise no_test_split(folder, f"{IMAGE_SETS}/{split}.txt")
+    return listed[split] if listed else Share(split, labels, split_seed)
 
 
-def listed_splits(folder: Path, labels: Path) -> tuple[str, ...]:
-    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless both are."""
-    found = _choices_by_list(folder, labels)
+def no_test_split(folder: Path, expected: str) -> ConfigError:
+    """The refusal of a split to test on that is not there."""
+    return ConfigError(f"{folder} must hold the test split as {expected}, got none. Add it, or give --split val.")
+
+
+def listed_splits(folder: Path, labels: Path, ending: str) -> tuple[str, ...]:
+    """The splits of a data set that may be divided by lists: one whose list is empty is none, unless all are.
+
+    One to test on counts where it is not the val split, and any of its images is labelled, as few benchmarks' are.
+    """
+    found = dict(_choices_by_list(folder, labels))
+    test = found.get("test")
+    if test is not None:
+        named = (line.split()[0] for _, line in read_list(test.path))
+        if test == found["val"] or not any((labels / f"{without_suffix(name)}{ending}").is_file() for name in named):
+            del found["test"]
     return tuple(split for split, listed in found.items() if read_list(listed.path)) or SPLITS
+
+
+def folder_of_split(folder: Path, split: str) -> Path:
+    """The folder of a split beside those of others, by any of its names; by the first where there is none."""
+    names = SPLIT_FOLDERS[split]
+    return next((place for name in names if (place := folder / name).is_dir()), folder / names[0])
 
 
 def file_of_split(path: Path, split: str) -> Path:
@@ -182,8 +210,13 @@ def read_list(path: Path) -> list[tuple[str, str]]:
         raise flaw.refusal(path) from None
 
 
-def files_below(folder: Path, suffixes: Set[str], problems: Problems | None = None) -> list[str]:
-    """The files with one of the endings in a folder and its sub-folders, as names relative to it, in order.
+def is_companion(name: str) -> bool:
+    """Whether a file is one that macOS keeps beside another, such as ``._a.jpg``; such are no images."""
+    return name.rpartition("/")[2].startswith("._") or name.startswith("__MACOSX/")
+
+
+def files_below(folder: Path, suffixes: Set[str] | None, problems: Problems | None = None) -> list[str]:
+    """The files with one of the endings, or all, in a folder and its sub-folders, as names relative to it, in order.
 
     Names that cannot be used, and links to folders that are read already, are `problems`; None where another call
     tells them.
@@ -193,8 +226,13 @@ def files_below(folder: Path, suffixes: Set[str], problems: Problems | None = No
         (Path(place).relative_to(folder) / name).as_posix()
         for place, names in _walk(folder, told)
         for name in names
-        if Path(name).suffix.lower() in suffixes
+        if suffixes is None or Path(name).suffix.lower() in suffixes
     ]
+    companions = [name for name in found if is_companion(name)]
+    if companions:
+        what = f"{len(companions)} files such as {min(companions)!r}, which macOS puts beside others"
+        told.add("files of macOS passed over", str(folder), what=what, action="kept")
+        found = [name for name in found if not is_companion(name)]
     usable = []
     for name in sorted(found):
         if flaw := unsafe_name(name):

@@ -176,8 +176,8 @@ def write_plain(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_lists(folder: Path, splits: Mapping[str, WritableSplit]) -> None:
-    """Writes lists of both splits, so that a reader finds a pair; an empty one says that there is no such split."""
-    for name in SPLITS:
+    """Writes lists of all splits, so that a reader finds a pair; an empty one says that there is no such split."""
+    for name in dict.fromkeys((*SPLITS, *splits)):
         names = splits[name].names.values() if name in splits else ()
         write_plain(folder / f"{name}.txt", map(without_suffix, names))
 

@@ -61,7 +61,7 @@ class Protocol:
         self,
         data: Path,
         *,
-        split: Literal["train", "val"],
+        split: Literal["train", "val", "test"],
         class_names: tuple[str, ...],
         backend: Backend = "hotcoco",
         progress: Progress,

@@ -69,7 +69,7 @@ def evaluate_job(
     checkpoint: str,
     data: Path,
     *,
-    split: Literal["train", "val"] = "val",
+    split: Literal["train", "val", "test"] = "val",
     protocol: str | Protocol = "coco",
     backend: Backend = "hotcoco",
     agnostic: bool = False,

@@ -77,7 +77,7 @@ class OpenedSplit:
 
 def read_split(
     data: Path,
-    split: Literal["train", "val"],
+    split: Literal["train", "val", "test"],
     *,
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,

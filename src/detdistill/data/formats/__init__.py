@@ -22,7 +22,7 @@ class Find(Protocol):
     """Finds one split of a data set."""
 
     def __call__(self, data: Path, split: str, *, exact: bool, split_seed: int) -> Split:
-        """Finds ``"train"`` or ``"val"`` at a folder or file that the format recognises; reads it not yet.
+        """Finds ``"train"``, ``"val"`` or ``"test"`` at a folder or file that the format recognises; reads it not yet.
 
         `exact` takes a file for the split whatever its name says; `split_seed` divides a data set without lists.
 
@@ -49,8 +49,8 @@ class Format:
         holds: what a folder of it must hold, for messages.
         file: which file may be given in place of the folder, for messages; empty for none.
         recognises: whether a folder or file looks like it.
-        splits: which splits such a folder or file has, of ``"train"`` and ``"val"``; a file that is one of them
-            counts as ``"val"``.
+        splits: which splits such a folder or file has, of ``"train"``, ``"val"`` and ``"test"``; a file that is one of
+            them counts as ``"val"``.
         find: finds one of them.
         write: writes the format; None where it is only read.
         tells_size: whether it tells the images' sizes, by which a reader knows photos annotated as stored.

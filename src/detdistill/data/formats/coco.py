@@ -22,6 +22,7 @@ from detdistill.data.formats.coco_places import (
     file_in_folder,
     files_of_splits,
     find_images,
+    is_coco,
     is_json_object,
     named_files,
     require_images,
@@ -107,7 +108,8 @@ def splits(data: Path) -> tuple[str, ...]:
     """
     if data.is_file():
         return SPLITS if split_of_file(data) is None else ("val",)
-    return tuple(split for split, files in named_files(data).items() if files)
+    named = named_files(data).items()
+    return tuple(split for split, files in named if files and (split in SPLITS or is_coco(files[0])))
 
 
 def recognises(data: Path) -> bool:

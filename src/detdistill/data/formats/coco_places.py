@@ -54,7 +54,8 @@ def is_json_object(path: Path) -> bool:
     return _JSON_OBJECT.match(_head(path, 64)) is not None
 
 
-def _is_coco(path: Path) -> bool:
+def is_coco(path: Path) -> bool:
+    """Whether a file begins as a COCO file does, one of whose lists stands near the beginning."""
     head = _head(path, _HEAD)
     return _JSON_OBJECT.match(head) is not None and _A_LIST.search(head) is not None
 
@@ -91,7 +92,7 @@ def _other_files(folder: Path) -> list[Path]:
     """COCO files under any name."""
     places = (folder, folder / _ANNOTATIONS)
     names = sorted(path for place in places for path in place.glob("*.json") if not path.name.startswith("._"))
-    return [path for path in names if _is_coco(path)] if len(names) <= _MOST_FILES else []
+    return [path for path in names if is_coco(path)] if len(names) <= _MOST_FILES else []
 
 
 def files_of_splits(folder: Path) -> tuple[Mapping[str, list[Path]], list[Path]]:

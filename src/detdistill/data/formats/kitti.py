@@ -29,7 +29,7 @@ from detdistill.data.listing import (
     IMAGE_SETS,
     Everything,
     ListFile,
-    choices,
+    choose,
     file_of_split,
     folder_of_list,
     listed_splits,
@@ -202,7 +202,7 @@ def splits(data: Path) -> tuple[str, ...]:
     if data.is_file():
         return ("val",)
     root, training = _places(data)
-    return listed_splits(root, training / LABELS)
+    return listed_splits(root, training / LABELS, ".txt")
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
@@ -218,7 +218,7 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
         folder=root,
         labels_dir=labels,
         images_dir=training / IMAGES,
-        choice=ListFile(listed, root) if listed is not None else choices(root, labels, split_seed)[split],
+        choice=ListFile(listed, root) if listed is not None else choose(root, labels, split, split_seed=split_seed),
         elsewhere=(labels, Everything(labels)),
         ending=".txt",
         parse=_parse_kitti,

@@ -27,15 +27,18 @@ from detdistill.data.label_text import FileFlaw, number, read_bytes
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
+    SPLIT_FOLDERS,
     SPLITS,
     Everything,
     ListFile,
     Share,
-    choices,
+    choose,
     file_of_split,
     files_below,
     folder_of_list,
+    folder_of_split,
     listed_splits,
+    no_test_split,
 )
 from detdistill.data.writable import (
     Place,
@@ -50,7 +53,6 @@ from detdistill.errors import ConfigError, DataError
 
 ANNOTATIONS = "Annotations"
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
-_VAL_FOLDERS = ("val", "valid", "validation")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _OBJECT = ("annotation", "object")
 _DEEPEST = 32
@@ -182,28 +184,41 @@ def _is_listed(folder: Path) -> bool:
     return (folder / ANNOTATIONS).is_dir()
 
 
-def _folders(folder: Path) -> dict[str, Path]:
-    """The folders of both splits, for images and XML files together."""
-    val = next((folder / name for name in _VAL_FOLDERS if (folder / name).is_dir()), folder / _VAL_FOLDERS[0])
-    return {"train": folder / "train", "val": val}
+def _years(data: Path) -> list[Path]:
+    """The data sets in VOC's own ``VOCdevkit``, or in the folder that holds that."""
+    return [place for name in ("VOC*", "VOCdevkit/VOC*") for place in sorted(data.glob(name)) if _is_listed(place)]
+
+
+def _data_set(data: Path) -> Path:
+    """The folder itself, or the only data set in a ``VOCdevkit``; several are a `ConfigError`."""
+    years = [] if _is_listed(data) else _years(data)
+    if len(years) > 1:
+        names = ", ".join(place.relative_to(data).as_posix() for place in years)
+        raise ConfigError(
+            f"{data} must hold one data set of Pascal VOC, got {names}. Give one of them, such as {years[0]}."
+        )
+    return years[0] if years else data
 
 
 def recognises(data: Path) -> bool:
     """Whether a folder looks like Pascal VOC, or a text file is one of its lists."""
     if data.is_file():
         return folder_of_list(data, _is_listed) is not None
+    if _years(data):
+        return True
     if _is_listed(data) and ((data / IMAGE_SETS).is_dir() or files_below(data / ANNOTATIONS, {".xml"})):
         return True
-    return any(_has_xml(place) for place in (data, data / "train", *(data / name for name in _VAL_FOLDERS)))
+    return any(_has_xml(place) for place in (data, *(folder_of_split(data, split) for split in SPLITS)))
 
 
 def splits(data: Path) -> tuple[str, ...]:
     """The splits that a folder has; see `listed_splits`."""
     if data.is_file():
         return ("val",)
+    data = _data_set(data)
     if _is_listed(data):
-        return listed_splits(data, data / ANNOTATIONS)
-    return SPLITS if _has_xml(data) else tuple(name for name, place in _folders(data).items() if _has_xml(place))
+        return listed_splits(data, data / ANNOTATIONS, ".xml")
+    return SPLITS if _has_xml(data) else tuple(name for name in SPLIT_FOLDERS if _has_xml(folder_of_split(data, name)))
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
@@ -212,21 +227,23 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
     if data.is_file():
         listed = (data if exact else file_of_split(data, split)).resolve()
         data = folder_of_list(listed, _is_listed) or listed.parent
+    data = _data_set(data)
     if listed is not None or _is_listed(data):
         labels = data / ANNOTATIONS
         images = next(place for name in _IMAGE_FOLDERS if (place := data / name).is_dir())
         inside = partial(_split, folder=data, labels_dir=labels, images_dir=images)
         if listed is not None:
             return inside(choice=ListFile(listed, data), elsewhere=(labels, Everything(labels)))
-        chosen = choices(data, labels, split_seed)
-        return inside(choice=chosen[split], elsewhere=(labels, chosen[other]))
+        chosen, others = (choose(data, labels, name, split_seed=split_seed) for name in (split, other))
+        return inside(choice=chosen, elsewhere=(labels, others))
     if _has_xml(data):
+        if split not in SPLITS:
+            raise no_test_split(data, f"a folder {split} with images and XML files")
         shares = {name: Share(name, data, split_seed) for name in (split, other)}
         return _split(
             folder=data, labels_dir=data, images_dir=data, choice=shares[split], elsewhere=(data, shares[other])
         )
-    places = _folders(data)
-    own, beside = places[split], places[other]
+    own, beside = (folder_of_split(data, name) for name in (split, other))
     if not _has_xml(own):
         raise ConfigError(
             f"{data} must hold the {split} split as a folder {own.name} with images and XML files, "
