@@ -161,7 +161,7 @@ def test_a_place_that_is_not_there(tmp_path):
         ("names: {-1: Car}\n", "must give a text for every class number"),
         ("names: [[Car]]\n", "must give a text for every class number"),
         ('names: ["\\ud800"]\n', "must give a text for every class number"),
-        ("a: &a [[b, b], [b, b]]\nnames: &n [*a, *n]\n", "must give a text for every class number, got a list for 0"),
+        ("a: &a [[b, b], [b, b]]\nnames: &n [*a, *n]\n", "aliases must be left out"),
         ("names: ['']\n", "must give a text for every class number"),
         ("names: [Car]\nnc: 2\n", r"must list the nc = 2 classes, got 1\. Correct"),
         ("names: [Car]\ntrain: {a: b}\n", "'train' of .* must be a place or places, got a dict"),
