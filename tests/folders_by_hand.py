@@ -39,22 +39,41 @@ def _lists(folder: Path) -> None:
         write(folder / f"{split}.txt", "".join(f"{stem}\n" for stem in stems))
 
 
+def coco_text(stems: Sequence[str]) -> str:
+    images = [
+        {"id": own, "file_name": f"{stem}.png", "width": WIDTH, "height": HEIGHT} for own, stem in enumerate(stems)
+    ]
+    boxes = [
+        {"image_id": own, "category_id": 1 + (name == "Van"), "bbox": [x1, y1, x2 - x1, y2 - y1]}
+        for own, stem in enumerate(stems)
+        for name, x1, y1, x2, y2 in OBJECTS[stem]
+    ]
+    rows = [{"id": own, "area": 9, **box} for own, box in enumerate(boxes)]
+    categories = [{"id": 1, "name": "Car"}, {"id": 2, "name": "Van"}]
+    return json.dumps({"images": images, "annotations": rows, "categories": categories}, indent=1)
+
+
 def make_coco(folder: Path) -> Path:
     for split, stems in (("train", TRAIN), ("val", VAL)):
-        images = [
-            {"id": own, "file_name": f"{stem}.png", "width": WIDTH, "height": HEIGHT} for own, stem in enumerate(stems)
-        ]
-        boxes = [
-            {"image_id": own, "category_id": 1 + (name == "Van"), "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            for own, stem in enumerate(stems)
-            for name, x1, y1, x2, y2 in OBJECTS[stem]
-        ]
-        rows = [{"id": own, "area": 9, **box} for own, box in enumerate(boxes)]
-        categories = [{"id": 1, "name": "Car"}, {"id": 2, "name": "Van"}]
-        content = {"images": images, "annotations": rows, "categories": categories}
-        write(folder / f"{split}.json", json.dumps(content, indent=1))
+        write(folder / f"{split}.json", coco_text(stems))
         for stem in stems:
             picture(folder / "images" / f"{stem}.png")
+    return folder
+
+
+def make_roboflow(folder: Path) -> Path:
+    for split, stems in (("train", TRAIN), ("valid", VAL)):
+        write(folder / split / "_annotations.coco.json", coco_text(stems))
+        for stem in stems:
+            picture(folder / split / f"{stem}.png")
+    return folder
+
+
+def make_one_coco(folder: Path) -> Path:
+    """As CVAT exports it: one file for both splits."""
+    write(folder / "annotations" / "instances_default.json", coco_text((*TRAIN, *VAL)))
+    for stem in (*TRAIN, *VAL):
+        picture(folder / "images" / "default" / f"{stem}.png")
     return folder
 
 
@@ -78,17 +97,45 @@ def make_voc(folder: Path) -> Path:
     return folder
 
 
+def yolo_text(stem: str) -> str:
+    lines = []
+    for name, x1, y1, x2, y2 in OBJECTS[stem]:
+        shares = ((x1 + x2) / 2 / WIDTH, (y1 + y2) / 2 / HEIGHT, (x2 - x1) / WIDTH, (y2 - y1) / HEIGHT)
+        lines.append(f"{int(name == 'Van')} {' '.join(map(str, shares))}\n")
+    return "".join(lines)
+
+
 def make_yolo(folder: Path) -> Path:
     write(folder / "data.yaml", "path: .\ntrain: images/train\nval: images/val\nnames: [Car, Van]\n")
     for split, stems in (("train", TRAIN), ("val", VAL)):
         for stem in stems:
-            lines = [
-                f"{int(name == 'Van')} {(x1 + x2) / 2 / WIDTH} {(y1 + y2) / 2 / HEIGHT} "
-                f"{(x2 - x1) / WIDTH} {(y2 - y1) / HEIGHT}\n"
-                for name, x1, y1, x2, y2 in OBJECTS[stem]
-            ]
-            write(folder / "labels" / split / f"{stem}.txt", "".join(lines))
+            write(folder / "labels" / split / f"{stem}.txt", yolo_text(stem))
             picture(folder / "images" / split / f"{stem}.png")
+    return folder
+
+
+def make_darknet(folder: Path, *, valid: bool = True) -> Path:
+    """As CVAT exports it; without `valid` one list names all."""
+    listed = "valid = data/valid.txt\n" if valid else ""
+    write(
+        folder / "obj.data", f"classes = 2\ntrain = data/train.txt\n{listed}names = data/obj.names\nbackup = backup/\n"
+    )
+    write(folder / "obj.names", "Car\nVan\n")
+    names = {stem: f"data/obj_train_data/{stem}.png\n" for stem in (*TRAIN, *VAL)}
+    for stem in names:
+        write(folder / "obj_train_data" / f"{stem}.txt", yolo_text(stem))
+        picture(folder / "obj_train_data" / f"{stem}.png")
+    write(folder / "train.txt", "".join(names[stem] for stem in (TRAIN if valid else names)))
+    if valid:
+        write(folder / "valid.txt", "".join(names[stem] for stem in VAL))
+    return folder
+
+
+def make_labelimg(folder: Path) -> Path:
+    write(folder / "classes.txt", "Car\nVan\n")
+    for stem in (*TRAIN, *VAL):
+        write(folder / f"{stem}.txt", yolo_text(stem))
+        picture(folder / f"{stem}.png")
     return folder
 
 

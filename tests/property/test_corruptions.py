@@ -17,10 +17,29 @@ from detdistill.data.sources import open_split, present_splits
 from detdistill.data.summary import summarise
 from detdistill.errors import DataError, DistillError
 from detdistill.jobs.data import convert_data_job
-from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
+from folders_by_hand import (
+    make_coco,
+    make_darknet,
+    make_kitti,
+    make_labelimg,
+    make_one_coco,
+    make_roboflow,
+    make_voc,
+    make_yolo,
+)
 
-MAKERS = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo, "kitti": make_kitti}
-SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png")
+MAKERS = {
+    "coco": make_coco,
+    "voc": make_voc,
+    "yolo": make_yolo,
+    "kitti": make_kitti,
+    "roboflow": make_roboflow,
+    "cvat": make_one_coco,
+    "darknet": make_darknet,
+    "labelimg": make_labelimg,
+}
+SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png", ".data", ".names")
+WRITTEN = ("coco", "voc", "yolo", "kitti")
 TOKENS = (
     "nan", "inf", "-1", "0", "1e999", "-7.5", "9" * 400, "99999999999999999999", "1_0", "0x10", "٣", "true", "null",
     "../../etc/passwd", "/etc/passwd", "images/../../../x", "..", ".", "a" * 300, "", " ", "\0", "\r", "\t", "é",
@@ -174,7 +193,7 @@ def damage_and_read(folder: Path, *, seeds: range) -> Counter[str]:
             try:
                 ends[read(folder / name, check_images=seed % 3 == 0)] += 1
                 if seed % 40 < len(MAKERS):
-                    rewrite(folder / name, folder / "out", to=tuple(MAKERS)[seed // 40 % len(MAKERS)])
+                    rewrite(folder / name, folder / "out", to=WRITTEN[seed // 40 % len(WRITTEN)])
             except Exception as error:
                 kept = folder.parent / f"seed{seed}"
                 shutil.copytree(folder / name, kept)

@@ -9,7 +9,7 @@ import pytest
 
 from detdistill.data.sources import find_split, open_split, present_splits
 from detdistill.errors import ConfigError
-from folders_by_hand import make_yolo, picture, write
+from folders_by_hand import make_darknet, make_yolo, picture, write
 
 
 def files_of(annotations) -> set[str]:
@@ -38,6 +38,10 @@ def test_path_is_honoured(tmp_path, path, also_beside):
 
 
 def test_a_path_that_is_not_there_is_refused_by_name_or_said(tmp_path):
+    for path in ("a" * 300, "[1]", "''"):
+        file = write(tmp_path / "odd" / "data.yaml", f"path: {path}\ntrain: images/train\nnames: [Car]\n")
+        with pytest.raises(ConfigError, match=r"'path' of|must name a folder"):
+            open_split(file, "train")
     text = "path: /content/set\ntrain: images/train\nval: images/val\nnames: [Car, Van]\n"
     file = write(tmp_path / "cfg" / "data.yaml", text)
     with pytest.raises(ConfigError, match=r"'path' of .*data\.yaml must be .*, got '/content/set', and .* not exist"):
@@ -88,30 +92,12 @@ def test_listed_names_are_matched_by_their_tail_and_told(tmp_path):
 # Darknet and labelImg.
 
 
-def darknet(folder, *, valid: bool) -> None:
-    make_yolo(folder)
-    (folder / "data.yaml").unlink()
-    (folder / "images").rename(folder / "obj_train_data")
-    for split in ("train", "val"):
-        for path in sorted((folder / "labels" / split).iterdir()):
-            path.rename(folder / "obj_train_data" / split / path.name)
-    listed = "valid = data/valid.txt\n" if valid else ""
-    write(
-        folder / "obj.data", f"classes = 2\ntrain = data/train.txt\n{listed}names = data/obj.names\nbackup = backup/\n"
-    )
-    write(folder / "obj.names", "Car\nVan\n")
-    names = {split: [f"data/obj_train_data/{split}/{stem}.png" for stem in stems] for split, stems in SPLITS.items()}
-    write(folder / "train.txt", "\n".join(names["train"] if valid else names["train"] + names["val"]))
-    if valid:
-        write(folder / "valid.txt", "\n".join(names["val"]))
-
-
 SPLITS = {"train": "abc", "val": "de"}
 
 
 @pytest.mark.parametrize("by_file", [False, True])
 def test_darknet_as_cvat_exports_it(tmp_path, by_file):
-    darknet(tmp_path, valid=True)
+    make_darknet(tmp_path, valid=True)
     place = tmp_path / "obj.data" if by_file else tmp_path
     assert present_splits(place) == ("train", "val")
     train, val = (open_split(place, split)[0] for split in ("train", "val"))
@@ -122,7 +108,7 @@ def test_darknet_as_cvat_exports_it(tmp_path, by_file):
 
 
 def test_darknet_with_one_list_is_divided_and_said(tmp_path):
-    darknet(tmp_path, valid=False)
+    make_darknet(tmp_path, valid=False)
     said: list[str] = []
     train, val = (open_split(tmp_path, split, say=said.append)[0] for split in ("train", "val"))
     assert (len(train), len(val)) == (4, 1)

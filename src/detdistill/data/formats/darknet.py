@@ -8,6 +8,7 @@ divided neither way is divided 8:2 by a seed.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from detdistill.data.formats import Format
@@ -80,7 +81,7 @@ def _read(data: Path) -> YoloData:
     except FileFlaw as flaw:
         raise flaw.refusal(file) from None
     names = _beside(file, words["names"])
-    if not (file.parent / names).is_file():
+    if not os.path.isfile(file.parent / names):
         raise DataError(
             f"'names' of {file} must be a file of class names beside it, got {words['names'][:80]!r}. Put it there."
         )
@@ -91,7 +92,7 @@ def _read(data: Path) -> YoloData:
 def _beside(file: Path, written: str) -> str:
     """A place as `obj.data` writes it, or what of its end is there."""
     name = written.replace("\\", "/")
-    return next((one for one in (name, *tails(name)) if (file.parent / one).exists()), name)
+    return next((one for one in (name, *tails(name)) if os.path.exists(file.parent / one)), name)
 
 
 def _names(path: Path) -> dict[int, str]:

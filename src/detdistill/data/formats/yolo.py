@@ -52,7 +52,7 @@ def _root(file: Path, written: Any, places: Sequence[str]) -> tuple[Path, str]:
     if not isinstance(written, str) or not is_text(written):
         raise ConfigError(f"'path' of {file} must be a folder, got {_brief(written)}. Correct it, or leave it out.")
     root = Path(os.path.normpath(own / written))
-    if root.is_dir():
+    if os.path.isdir(root):
         return root, "" if root == own else f" with path {written}"
     beside = YoloData(file, own, {}, {"train": tuple(places)})
     try:
