@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from detdistill.data.dataset import Stored
-from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings, draw_crop, noised
+from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings, noised
+from detdistill.data.transforms import draw_crop
 from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.attack import AttackSettings, momentum_attack

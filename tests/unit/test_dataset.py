@@ -25,6 +25,7 @@ from detdistill.types import Targets
 
 IMAGE = ImageSettings(32, 64)
 AUGMENT = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5))
+EVERYTHING = {"flip_vertical": 0.5, "crop": 0.7, "crop_smallest": 0.5, "grey": 0.3, "blur": 0.3}
 
 
 def noise(height: int, width: int, *, seed: int = 0) -> np.ndarray:
@@ -177,12 +178,13 @@ def test_sample_transform_comes_first_with_a_generator_of_its_own(annotations):
     assert sample.targets.labels.tolist() == [0, 2]
 
 
-def test_twins_have_the_drawn_short_side_crop_and_flip_of_their_image(annotations):
+@pytest.mark.parametrize("more", [{}, EVERYTHING])
+def test_twins_have_the_drawn_short_side_crop_and_flip_of_their_image(annotations, more):
     stored = read_image(annotations.path(0), image_id=7, size=(48, 64))
     dataset = DetectionDataset(
         annotations,
         image=IMAGE,
-        augment=AugmentSettings(flip=0.5, short_sides=(20, 40)),
+        augment=AugmentSettings(flip=0.5, short_sides=(20, 40), **more),
         sample_transform=SampleSpecific(SampleSpecificSettings(small_px=4)),
         twins={"same": lambda _: stored},
     )
@@ -325,11 +327,14 @@ def test_decompression_bombs_are_refused_by_their_header(tmp_path, monkeypatch, 
         read_image(tmp_path / "bomb.png", image_id=3, size=(height, width))
 
 
-def test_a_teacher_of_its_own_size_sees_the_same_crop_flip_and_colours(annotations: Annotations) -> None:
+@pytest.mark.parametrize("more", [{}, EVERYTHING])
+def test_a_teacher_of_its_own_size_sees_the_same_crop_flip_and_colours(
+    annotations: Annotations, more: dict[str, float]
+) -> None:
     """Both sizes are made from the stored image by one draw: each is what a data set of that size alone would give."""
     large = ImageSettings(64, 128)
-    augment = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5), short_sides=(24, 40))
-    doubled = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5), short_sides=(48, 80))
+    augment = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5), short_sides=(24, 40), **more)
+    doubled = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5), short_sides=(48, 80), **more)
     change = SampleSpecific(SampleSpecificSettings(small_px=4))
     options = {"seed": 5, "sample_transform": change, "twins": {"dark": lambda index: torch.zeros(
         (3, *annotations.sizes[index]), dtype=torch.uint8)}}  # fmt: skip
@@ -356,14 +361,15 @@ def test_a_teacher_of_its_own_size_sees_the_same_crop_flip_and_colours(annotatio
     assert (plain.size, plain.stored_size) == ((32, 43), (48, 64))
 
 
-def test_both_sizes_show_one_picture_with_its_boxes(annotations: Annotations) -> None:
+@pytest.mark.parametrize("more", [{}, EVERYTHING])
+def test_both_sizes_show_one_picture_with_its_boxes(annotations: Annotations, more: dict[str, float]) -> None:
     """Whatever is drawn: the teacher's view at the student's size is the student's, but for a pixel of the crop."""
-    image, large = ImageSettings(48, 96), ImageSettings(96, 192)
+    image, large, augment = ImageSettings(48, 96), ImageSettings(96, 192), replace(AUGMENT, **more)
     change = SampleSpecific(SampleSpecificSettings(small_px=4))
     both = DetectionDataset(
-        annotations, image=image, teacher_image=large, augment=AUGMENT, seed=2, sample_transform=change
+        annotations, image=image, teacher_image=large, augment=augment, seed=2, sample_transform=change
     )
-    flat = DetectionDataset(annotations, image=image, augment=AUGMENT, seed=3, sample_transform=change)
+    flat = DetectionDataset(annotations, image=image, augment=augment, seed=3, sample_transform=change)
     for epoch in range(8):
         draw = Draw(epoch=epoch, index=epoch % 2)
         ours, other, theirs = both[draw], flat[draw], both[draw].teacher

@@ -201,7 +201,9 @@ class DetectionDataset(Dataset[Sample]):
             stored = self.sample_transform(Stored(image=image, targets=targets, twins=twins), generator)
             image, targets, twins = stored.image, stored.targets, dict(stored.twins)
         augment, generator = self.augment, self._generator(draw, _AUGMENT_STREAM)
-        drawn = None if augment is None else draw_augmentation(augment, generator)
+        drawn = None
+        if augment is not None:
+            drawn = draw_augmentation(augment, generator, targets=targets, size=(image.shape[1], image.shape[2]))
 
         def shown(settings: ImageSettings, drawn: Augmentation | None, teacher: Sample | None = None) -> Sample:
             seen, objects = transform_sample(image, targets, settings=settings, drawn=drawn)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import Stored
-from detdistill.data.transforms import SMALLEST_BOX_PX
+from detdistill.data.transforms import SMALLEST_BOX_PX, draw_crop
 from detdistill.errors import ConfigError
 from detdistill.types import Targets
 
@@ -128,17 +128,6 @@ def noised(image: UInt8[Tensor, "3 h w"], *, sd: float, generator: torch.Generat
     """
     noise = torch.randn(image.shape, generator=generator) * sd
     return (image.float().div_(255) + noise).clamp_(0, 1).mul_(255).to(torch.uint8)
-
-
-def draw_crop(height: int, width: int, *, smallest: float, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width in pixels of a crop; both ratios and the position uniform and independent.
-
-    `smallest` is the least share of each side; four numbers are taken from the generator.
-    """
-    tall, wide, down, right = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-    rows = math.ceil(height * (smallest + (1 - smallest) * tall))
-    columns = math.ceil(width * (smallest + (1 - smallest) * wide))
-    return int(down * (height - rows + 1)), int(right * (width - columns + 1)), rows, columns
 
 
 def _areas(boxes: Tensor) -> Tensor:

@@ -7,12 +7,15 @@ Nothing here reads a global random state: `draw_augmentation` turns a generator 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.ops import box_iou
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -23,8 +26,18 @@ from detdistill.types import Targets
 COLOUR_RANGE = 0.4
 HUE_RANGE = 0.05
 
+# What a blur's standard deviation is drawn from, in shares of the short side of the image that is seen.
+BLUR_RANGE = (0.001, 0.008)
+
+# What the best overlap of a window and an object must be at least, drawn evenly, and how often a window is tried.
+CROP_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+MOST_WINDOWS = 40
+
 # RGB to luma and chroma; the chroma rows add up to zero, so that grey has none.
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], dtype=torch.float64)
+
+Window = tuple[int, int, int, int]
+"""Top, left, height and width in pixels."""
 
 # Boxes that end up narrower or lower than this are no objects any more.
 SMALLEST_BOX_PX = 1.0
@@ -84,18 +97,33 @@ class AugmentSettings:
         short_sides: lowest and highest whole number of pixels that the nominal short side is drawn from, in the place
             of `ImageSettings.short_side`, whose ratio and `long_side` stay: training at several scales as detectors'
             papers have it. None for the one nominal size.
+        flip_vertical: probability of a flip upside down, for pictures without an up, as of cells or from the air.
+        crop: probability that an image is cut to a window around some of its objects and enlarged to fit its nominal
+            size. Objects whose centre lies outside are dropped; the others are clipped.
+        crop_smallest: least height and width of that window, as shares of the image's.
+        grey: probability that an image loses its colours.
+        blur: probability of a Gaussian blur, its standard deviation drawn from 0.1 % to 0.8 % of the short side.
     """
 
     flip: float = 0.5
     colour: float = 0.0
     scale_jitter: tuple[float, float] = (1.0, 1.0)
     short_sides: tuple[int, int] | None = None
+    flip_vertical: float = 0.0
+    crop: float = 0.0
+    crop_smallest: float = 0.3
+    grey: float = 0.0
+    blur: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "colour"):
+        for name in ("flip", "colour", "flip_vertical", "crop", "grey", "blur"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ConfigError(f"augment.{name} must be between 0 and 1, got {value}. Give such a number.")
+        if not 0 < self.crop_smallest <= 1:
+            raise ConfigError(
+                f"augment.crop_smallest must be above 0 and at most 1, got {self.crop_smallest}. Give such a number."
+            )
         low, high = self.scale_jitter
         if not 0 < low <= high < math.inf:
             raise ConfigError(
@@ -107,6 +135,17 @@ class AugmentSettings:
                 f"augment.short_sides must be two whole numbers of pixels with 1 <= low <= high, got"
                 f" {self.short_sides[0]}, {self.short_sides[1]}. Give for example [480,800]."
             )
+
+
+STRENGTHS: Mapping[str, AugmentSettings] = MappingProxyType(
+    {
+        "none": AugmentSettings(flip=0.0),
+        "light": AugmentSettings(),
+        "medium": AugmentSettings(colour=0.5, scale_jitter=(0.8, 1.25)),
+        "strong": AugmentSettings(colour=1.0, scale_jitter=(0.5, 1.5), crop=0.5, grey=0.1, blur=0.1),
+    }
+)
+"""What a word stands for in the place of an augmentation's numbers, weakest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +160,9 @@ class Augmentation:
         saturation: factor on the distance to each pixel's grey.
         hue: turn of the colours around grey (luma stays), in full turns.
         short_side: the short side of the nominal size in pixels; None for that of `ImageSettings`.
+        flip_vertical: whether the image is turned upside down.
+        blur: standard deviation as a share of the nominal short side.
+        window: top, left, height and width of what is cut out, in pixels of the stored image; None for all of it.
     """
 
     scale: float = 1.0
@@ -132,6 +174,9 @@ class Augmentation:
     saturation: float = 1.0
     hue: float = 0.0
     short_side: int | None = None
+    flip_vertical: bool = False
+    blur: float = 0.0
+    window: Window | None = None
 
     def at(self, image: ImageSettings, *, drawn_for: ImageSettings) -> Augmentation:
         """The same at another size: all but the short side in pixels is in shares of the image."""
@@ -140,16 +185,31 @@ class Augmentation:
         return replace(self, short_side=max(round(self.short_side * image.short_side / drawn_for.short_side), 1))
 
 
-def draw_augmentation(settings: AugmentSettings, generator: torch.Generator) -> Augmentation:
+def draw_augmentation(
+    settings: AugmentSettings,
+    generator: torch.Generator,
+    *,
+    targets: Targets | None = None,
+    size: tuple[int, int] = (0, 0),
+) -> Augmentation:
     """Draws the parameters of one sample's augmentation.
 
-    Always takes nine numbers from `generator`, the only source of randomness, so that switching one kind of change on
-    or off leaves the draws of all others as they were.
+    Takes thirteen numbers from `generator`, the only source of randomness, and those of a crop after them, so that
+    switching one kind of change on or off leaves the draws of all others as they were.
+
+    Args:
+        targets: the objects of the stored image, which a crop is drawn around; without any there is none.
+        size: height and width in pixels of the stored image.
     """
     scale, crop_y, crop_x, flip, brightness, contrast, saturation, hue, side = torch.rand(
         9, generator=generator, dtype=torch.float64
     ).tolist()
+    upside_down, grey, blur, deviation = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     (low, high), sides, reach = settings.scale_jitter, settings.short_sides, settings.colour * COLOUR_RANGE
+    least, most = BLUR_RANGE
+    window = None
+    if settings.crop > 0 and targets is not None:
+        window = _draw_window(settings, targets.taught().boxes, size, generator)
     return Augmentation(
         scale=low + (high - low) * scale,
         crop_y=crop_y,
@@ -157,10 +217,75 @@ def draw_augmentation(settings: AugmentSettings, generator: torch.Generator) -> 
         flip=flip < settings.flip,
         brightness=1 + reach * (2 * brightness - 1),
         contrast=1 + reach * (2 * contrast - 1),
-        saturation=1 + reach * (2 * saturation - 1),
+        saturation=0.0 if grey < settings.grey else 1 + reach * (2 * saturation - 1),
         hue=settings.colour * HUE_RANGE * (2 * hue - 1),
         short_side=None if sides is None else sides[0] + int(side * (sides[1] - sides[0] + 1)),
+        flip_vertical=upside_down < settings.flip_vertical,
+        blur=least + (most - least) * deviation if blur < settings.blur else 0.0,
+        window=window,
     )
+
+
+def draw_crop(height: int, width: int, *, smallest: float, generator: torch.Generator) -> Window:
+    """Top, left, height and width in pixels of a crop; both ratios and the position uniform and independent.
+
+    `smallest` is the least share of each side; four numbers are taken from the generator.
+    """
+    tall, wide, down, right = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    rows = math.ceil(height * (smallest + (1 - smallest) * tall))
+    columns = math.ceil(width * (smallest + (1 - smallest) * wide))
+    return int(down * (height - rows + 1)), int(right * (width - columns + 1)), rows, columns
+
+
+def _draw_window(
+    settings: AugmentSettings, boxes: Float[Tensor, "n 4"], size: tuple[int, int], generator: torch.Generator
+) -> Window | None:
+    """A window in which at least one of the boxes has its centre; None for the whole image.
+
+    Source:
+        Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, section 2.2, as torchvision's `RandomIoUCrop`.
+
+    Differs from the source:
+        A window's ratio is held against the image's own, and how often there is none is a setting.
+    """
+    chance, which = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+    if not len(boxes) or chance >= settings.crop:
+        return None
+    lowest = CROP_OVERLAPS[int(which * len(CROP_OVERLAPS))]
+    for _ in range(MOST_WINDOWS):
+        window = draw_crop(*size, smallest=settings.crop_smallest, generator=generator)
+        top, left, rows, columns = window
+        corners = boxes.new_tensor([[left, top, left + columns, top + rows]])
+        ratio = (rows * size[1]) / (columns * size[0])
+        if not 0.5 <= ratio <= 2 or not bool(_centred(boxes, window).any()):
+            continue
+        if float(box_iou(boxes, corners).max()) >= lowest:
+            return window
+    return None
+
+
+def _centred(boxes: Float[Tensor, "n 4"], window: Window) -> Bool[Tensor, " n"]:
+    """Which boxes have their centre in a window."""
+    top, left, rows, columns = window
+    x, y = ((boxes[:, :2] + boxes[:, 2:]) / 2).unbind(dim=1)
+    return (x > left) & (x < left + columns) & (y > top) & (y < top + rows)
+
+
+def _cut(image: UInt8[Tensor, "3 h w"], targets: Targets, window: Window) -> tuple[UInt8[Tensor, "3 _h _w"], Targets]:
+    """The window of an image with the objects whose centre it holds; what is ignored only has to reach into it."""
+    top, left, rows, columns = window
+    keep = _centred(targets.boxes, window) | targets.ignored
+    boxes = targets.boxes - targets.boxes.new_tensor([left, top, left, top])
+    boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
+    keep &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    inside = Targets(boxes[keep], targets.labels[keep], targets.ignored[keep])
+    return image[:, top : top + rows, left : left + columns], inside
+
+
+def _blurred(image: UInt8[Tensor, "3 h w"], deviation: float) -> UInt8[Tensor, "3 h w"]:
+    """Blurred by so many pixels, as far as the image is larger than the kernel."""
+    reach = min(math.ceil(3 * deviation), min(image.shape[1:]) - 1)
+    return F.gaussian_blur(image, [2 * reach + 1] * 2, [deviation] * 2) if deviation > 0 and reach > 0 else image
 
 
 def _recolour(image: UInt8[Tensor, "3 h w"], drawn: Augmentation) -> UInt8[Tensor, "3 h w"]:
@@ -181,19 +306,25 @@ def _recolour(image: UInt8[Tensor, "3 h w"], drawn: Augmentation) -> UInt8[Tenso
 def transform_sample(
     image: UInt8[Tensor, "3 h w"], targets: Targets, *, settings: ImageSettings, drawn: Augmentation | None = None
 ) -> tuple[UInt8[Tensor, "3 _h _w"], Targets]:
-    """Resizes and augments an image and its boxes: resize (with jitter), crop, flip, colour, in this order.
+    """Resizes and augments an image and its boxes.
+
+    In this order: window, resize (with jitter), crop, flips, blur, colour.
 
     Boxes are clipped to the image; those that end up narrower or lower than one pixel are dropped, flagged
     or not. Without parameters `drawn` by `draw_augmentation` this is the evaluation view, which only resizes.
+    A window is resized to fit into what the whole image would be resized to.
 
     Returns:
         The image (not padded) and its targets, in pixels of that image. Resizing alone scales each axis by
         new size / stored size exactly, so detections map back by the inverse.
     """
     drawn = drawn or Augmentation()
-    height, width = image.shape[-2:]
-    boxes = tv_tensors.BoundingBoxes(targets.boxes, format="XYXY", canvas_size=(height, width))
-    nominal = settings.resized(height, width, short_side=drawn.short_side)
+    nominal = whole = settings.resized(*image.shape[-2:], short_side=drawn.short_side)
+    if drawn.window is not None:
+        image, targets = _cut(image, targets, drawn.window)
+        factor = min(limit / side for limit, side in zip(whole, image.shape[-2:], strict=True))
+        nominal = max(round(image.shape[-2] * factor), 1), max(round(image.shape[-1] * factor), 1)
+    boxes = tv_tensors.BoundingBoxes(targets.boxes, format="XYXY", canvas_size=tuple(image.shape[-2:]))
     size = [max(round(side * drawn.scale), 1) for side in nominal]
     image = F.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
     boxes = F.resize(boxes, size)
@@ -204,7 +335,9 @@ def transform_sample(
         image, boxes = F.crop(image, top, left, *crop), F.crop(boxes, top, left, *crop)
     if drawn.flip:
         image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
-    image = _recolour(image.contiguous(), drawn)
+    if drawn.flip_vertical:
+        image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
+    image = _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn)
     clipped: Tensor = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     keep = (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
     return image, Targets(boxes=clipped[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from detdistill.data.transforms import STRENGTHS
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, suggestion
 from detdistill.jobs.paths import read_from
 from detdistill.jobs.settings import RunConfig, StudentChoice
 from detdistill.settings import as_tree, build
@@ -120,6 +121,8 @@ def _read(file: Path | None) -> Tree:
         raise ConfigError(f"{file} must be a section of keys, got {content!r}. Write `key: value` lines.")
     tree = {key: {_SHORT[key]: value} if _is_short(key, value) else value for key, value in content.items()}
     tree = tree if file is None else read_from(tree, file)
+    if isinstance(tree.get("data"), dict) and "augment" in tree["data"]:
+        tree["data"] = {**tree["data"], "augment": _augmentation(tree["data"]["augment"], str(file))}
     train = tree.get("train", {})
     if "seed" in tree and isinstance(train, dict):
         if "seed" in train:
@@ -128,8 +131,22 @@ def _read(file: Path | None) -> Tree:
     return tree
 
 
+def _augmentation(value: Any, where: str) -> Any:
+    """An augmentation's section, which a word for its strength stands for."""
+    if not isinstance(value, str):
+        return value
+    if value not in STRENGTHS:
+        raise ConfigError(
+            f"{where}: data.augment must be one of {', '.join(STRENGTHS)}, or a section of keys, got '{value}'. "
+            f"{suggestion(value, STRENGTHS, listed=True)}"
+        )
+    return as_tree(STRENGTHS[value])
+
+
 def _long_override(override: Override) -> Override:
     (section, *below), value = override.path, override.value
+    if override.path == ("data", "augment"):
+        return replace(override, value=_augmentation(value, _COMMAND_LINE))
     if (key := ".".join(override.path)) in _FORMER:
         remedy = _FORMER[key].format(value=value)
         raise ConfigError(f"The setting '{override.written}' must be one of today's, got the former {key}. {remedy}")

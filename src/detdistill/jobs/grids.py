@@ -42,7 +42,7 @@ def require_grids(student: Detector, opened: Opened, changes: SampleChanges) -> 
         return notes
     factor = min(augment.scale_jitter[0], 1.0)
     smallest = min(_grids(image, opened.data.train, side=low, factor=factor), key=max)
-    if changes.transform is not None:  # it may cut a square out of any image
+    if changes.transform is not None or augment.crop > 0:  # they may cut a square out of any image
         smallest = (min(smallest), min(smallest))
     if _starves(student, smallest):
         what = f"for {student.spec.name}, whose batch-norm learns nothing from one image of {_shown(smallest)} pixels"
