@@ -12,7 +12,10 @@ one with 4, 8 and 16, all of which it pairs. Every run is its own folder and is 
 from __future__ import annotations
 
 import argparse
+import copy
+import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from detdistill.threads import quiet_threads
@@ -21,6 +24,7 @@ quiet_threads()
 
 import torch  # noqa: E402
 
+import detdistill  # noqa: E402
 from detdistill.bench.machine import machine  # noqa: E402
 from detdistill.errors import CapabilityError  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
@@ -54,6 +58,7 @@ def main() -> None:
         "machine": machine(torch.device("cpu")),
         "distilled": {name: lab.compared(words, steps=given.steps) for name, words in STRIDES.items()},
         "methods": {name: lab.every(name, steps=given.method_steps) for name in methods()},
+        "step": lab.cost(),
     }
     if given.json is not None:
         write_json(given.json, found)
@@ -82,7 +87,7 @@ class Lab:
     def distil(
         self, out: str, method: str, *words: str, steps: int, family: str = "fcos", alone: Path | None = None
     ) -> dict[str, Any]:
-        """One distillation's AP by detector, and its seconds a step."""
+        """One distillation's AP by detector."""
         folder = self.folder / out
         if not (folder / "results.json").is_file():
             options = {
@@ -99,10 +104,7 @@ class Lab:
         results = read_json(folder / "results.json")
         names = ("teacher", "teacher_own_size", "alone", "distilled")
         figures = {name: results[name]["AP"] for name in names if results.get(name)}
-        return figures | {
-            "steps": results["steps"],
-            "seconds_per_step": round(results["seconds"] / results["steps"], 4),
-        }
+        return figures | {"steps": results["steps"]}
 
     def compared(self, words: tuple[str, ...], *, steps: int) -> dict[str, Any]:
         """The whole distillation of a student at both sizes of its teacher, beside the student alone."""
@@ -125,6 +127,28 @@ class Lab:
             except CapabilityError as error:
                 refused[family] = str(error)
         return {"refused": refused}
+
+    def cost(self, rounds: int = 15) -> dict[str, float]:
+        """Seconds of a step of the whole distillation, forward and backward, at both sizes of its teacher, interleaved.
+
+        Medians over the rounds; the loader's work is not in them.
+        """
+        loaded = detdistill.load_detector(self.folder / "teacher_fcos")
+        data = detdistill.open_data(self.folder / "scenes", image={"short_side": 48, "long_side": 80})
+        took: dict[str, list[float]] = {"students_size": [], "own_size": []}
+        sides = {}
+        for name, ratio, image in (("students_size", 1.0, None), ("own_size", 2.0, loaded.image)):
+            student = detdistill.build_detector("fcos/tiny", data.class_names, seed=0)
+            teacher = detdistill.FrozenTeacher(copy.deepcopy(loaded.detector), ratio=ratio)
+            recipe = detdistill.build_recipe(DEMO, student.spec, teacher.spec)
+            batch = next(iter(data.batches(8, steps=1, teacher_image=image)))
+            sides[name] = detdistill.DistillationStep(student, teacher, recipe), batch
+        for _ in range(rounds):
+            for name, (step, batch) in sides.items():
+                began = time.perf_counter()
+                step(batch, detdistill.Clock(step=1, total_steps=2)).total.backward()
+                took[name].append(time.perf_counter() - began)
+        return {name: round(median(times), 4) for name, times in took.items()}
 
 
 if __name__ == "__main__":

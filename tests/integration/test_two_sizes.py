@@ -165,8 +165,8 @@ def test_a_student_alone_and_every_other_detector_is_looked_at_at_its_own_size(l
     """A student alone of another size is measured as what it is; other commands say at what size they look."""
     detector = tiny_student("fcos", classes=CLASSES, seed=4)
     save_detector(detector, lab.folder / "alone", image={"short_side": 48, "long_side": 72})
-    options = {"alone": lab.folder / "alone"}
-    outcome = distill_job(replace(lab.config("beside"), **options))
+    config = replace(lab.config("beside"), alone=lab.folder / "alone", alone_differs=True)
+    outcome = distill_job(config)
     assert lab.measured["alone"] == ImageSettings(48, 72)
     assert "alone: short side 48, long side at most 72" in "\n".join(outcome.table())
     watcher = Watcher()
