@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench study-demo study-photos study-methods sweep-backbones clean
+.PHONY: help demo test test-all check format bench study-demo study-photos study-methods sweep-backbones settings clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ study-methods: .venv/.dev  ## every method on drawn scenes and photographs (abou
 
 sweep-backbones: .venv/.runtime  ## every pyramid backbone of timm's: built, trained for a step, asked once (about an hour)
 	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run"
+
+settings: .venv/.runtime  ## the page of all settings, docs/settings.md
+	.venv/bin/detdistill settings --markdown > docs/settings.md.partial && mv docs/settings.md.partial docs/settings.md
 
 clean:  ## remove the environment and the caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

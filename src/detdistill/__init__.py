@@ -14,6 +14,7 @@ from detdistill.api.commands import (
     check_data,
     convert_data,
     describe_methods,
+    describe_settings,
     distill,
     evaluate,
     pictures,
@@ -67,7 +68,7 @@ _HOMES = {
 }
 
 # What the commands do, the stages of a run, a loop of one's own, and what flows in it.
-__all__ = ["describe_methods", "distill", "evaluate", "pictures", "predict", "profile", "train"]
+__all__ = ["describe_methods", "describe_settings", "distill", "evaluate", "pictures", "predict", "profile", "train"]
 __all__ += ["check_data", "convert_data"]
 __all__ += ["Interrupted", "RunFolder", "ScreenProgress", "errors", "quiet_threads", "run_config", "stages"]
 __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_detector", "save_detector"]

@@ -267,7 +267,8 @@ def test_methods_are_listed_and_told(capsys: pytest.CaptureFixture[str], tmp_pat
     told = capsys.readouterr().out
     for title in ("Formula:", "Needs:", "Source:", "Differs from the source:", "  warmup_steps = 500"):
         assert title in told.splitlines()
-    assert "  class_gain = null\n      multiplier of the class term; null and 0 as above.\n" in told
+    meaning = "multiplier of the class term; null takes the published one, 0 leaves the term out."
+    assert f"  class_gain = null\n      {meaning}\n" in told
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *WRAPPERS])

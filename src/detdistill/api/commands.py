@@ -6,7 +6,7 @@ Nothing imports torch before a function is called. What takes long is silent unl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +16,7 @@ from detdistill.errors import ConfigError
 if TYPE_CHECKING:
     from detdistill.jobs.data import ConvertOutcome, DataOutcome
     from detdistill.jobs.evaluate import EvaluateOutcome
+    from detdistill.jobs.keys import SettingsOutcome
     from detdistill.jobs.methods import MethodsOutcome
     from detdistill.jobs.pictures import PicturesOutcome
     from detdistill.jobs.plan import RunPlan
@@ -36,8 +37,9 @@ def train(
     allow_problems: bool = False,
     resume: bool = False,
     dry_run: bool = False,
+    keys: bool = False,
     progress: Progress | None = None,
-) -> RunOutcome | RunPlan:
+) -> RunOutcome | RunPlan | SettingsOutcome:
     """Train a detector without a teacher.
 
     Args:
@@ -51,12 +53,17 @@ def train(
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.
         dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
+        keys: List every word and every KEY=VALUE of this command with its meaning, and stop.
 
     Example:
         >>> outcome = detdistill.train("seed=3", detector="fcos/tiny", data="my_data", out="runs/alone", steps=2)
         >>> outcome.steps
         2
     """
+    if keys:
+        from detdistill.jobs.keys import command_settings
+
+        return command_settings("train", train, detector=detector)
     from detdistill.jobs.plan import plan_job
     from detdistill.jobs.run import train_job
 
@@ -94,8 +101,9 @@ def distill(
     allow_problems: bool = False,
     resume: bool = False,
     dry_run: bool = False,
+    keys: bool = False,
     progress: Progress | None = None,
-) -> RunOutcome | GenerationsOutcome | RunPlan:
+) -> RunOutcome | GenerationsOutcome | RunPlan | SettingsOutcome:
     """Train a student with a teacher's help, and compare both.
 
     Args:
@@ -116,6 +124,7 @@ def distill(
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.
         dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
+        keys: List every word and every KEY=VALUE of this command with its meaning, and stop.
 
     Example:
         >>> outcome = detdistill.distill(
@@ -125,6 +134,10 @@ def distill(
         >>> outcome.method, sorted(outcome.results)
         ('aid(frs)', ['alone', 'distilled', 'teacher'])
     """
+    if keys:
+        from detdistill.jobs.keys import command_settings
+
+        return command_settings("distill", distill, detector=student, method=method)
     from detdistill.jobs.plan import plan_job
     from detdistill.jobs.run import distill_job, generations_job
 
@@ -243,6 +256,34 @@ def describe_methods(name: str | None = None, /) -> MethodsOutcome:
     from detdistill.jobs.methods import methods_job
 
     return methods_job(name)
+
+
+def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> SettingsOutcome:
+    """Find the setting for what you want, such as "early stop", "GPU 1" or "more augmentation".
+
+    Args:
+        word: What it is about; without it all settings and words of commands are told.
+        markdown: Print a page of Markdown, as docs/settings.md is.
+
+    Example:
+        >>> [one.key for one in detdistill.describe_settings("learning rate").settings][:1]
+        ['train.lr']
+    """
+    from detdistill.jobs.keys import settings_job
+
+    commands: dict[str, Callable[..., object]] = {
+        "train": train,
+        "distill": distill,
+        "evaluate": evaluate,
+        "predict": predict,
+        "methods": describe_methods,
+        "settings": describe_settings,
+        "profile": profile,
+        "pictures": pictures,
+        "data check": check_data,
+        "data convert": convert_data,
+    }
+    return settings_job(word, commands=commands, markdown=markdown)
 
 
 def profile(

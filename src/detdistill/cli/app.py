@@ -38,6 +38,7 @@ def build_app() -> App:
         (app, "evaluate", detdistill.evaluate),
         (app, "predict", detdistill.predict),
         (app, "methods", detdistill.describe_methods),
+        (app, "settings", detdistill.describe_settings),
         (app, "profile", detdistill.profile),
         (app, "reproduce", commands.reproduce),
         (app, "pictures", detdistill.pictures),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, final, get_
 
 from cyclopts import Parameter
 
+from detdistill.settings.meanings import OPTION_NAMES
 from detdistill.training.world import leads, watched_by_leader
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from detdistill.progress import Progress
 
 # How the command line writes a word of Python, where it is not the option of the same name.
-_WRITTEN = {"settings": Parameter(name="CONFIG.yaml KEY=VALUE"), "itself": Parameter(name="--self")}
+_WRITTEN = {"settings": Parameter(name="CONFIG.yaml KEY=VALUE")}
+_WRITTEN |= {word: Parameter(name=f"--{name}") for word, name in OPTION_NAMES.items()}
 _FILE = Annotated[Path | None, Parameter(help="Also write the table to this file.")]
 _JSON = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_FILE)
 

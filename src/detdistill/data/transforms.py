@@ -48,8 +48,8 @@ class ImageSettings:
     """How large the models see an image: one resize and one padding.
 
     Attributes:
-        short_side: the short side is resized to this many pixels (up or down), keeping the ratio ...
-        long_side: ... unless that made the long side longer than this: then the long side gets this length.
+        short_side: pixels to which the short side is resized (up or down), keeping the ratio.
+        long_side: most pixels of the long side: where the resize made it longer, it gets this length instead.
         pad_multiple: a batch is padded at the bottom and right to a multiple of this many pixels.
     """
 

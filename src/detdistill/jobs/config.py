@@ -46,7 +46,7 @@ _FORMER = {
     "train.accelerator": "Write train.device={value}.",
 }
 
-_TRAIN_DEFAULTS = {"steps": 2000, "batch_size": 8}
+TRAIN_DEFAULTS = {"steps": 2000, "batch_size": 8}
 
 
 def read_run_config(
@@ -89,7 +89,7 @@ def read_run_config(
     base = parse_detector(tree["student"]["detector"])
     tree["student"] = as_tree(base) | tree["student"]
     if isinstance(tree.setdefault("train", {}), dict):
-        tree["train"] = _TRAIN_DEFAULTS | tree["train"]
+        tree["train"] = TRAIN_DEFAULTS | tree["train"]
     for override in overrides:
         if override.path not in _CHOOSING:
             apply_override(tree, override, RunConfig)

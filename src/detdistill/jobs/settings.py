@@ -29,8 +29,8 @@ class DataSettings:
     Attributes:
         folder: a data set folder (train.json, val.json, images/) or a COCO JSON; used for every split not given. A list
             of them is several data sets in one, with their classes united by name.
-        train: the training split's own folder or JSON, or a list of them, as `val` is the other's.
-        val: the validation split's own folder or JSON, or a list of them.
+        train: the training split's own folder or JSON, or a list of them; None for what `folder` holds.
+        val: the validation split's own folder or JSON, or a list of them; None for what `folder` holds.
         classes: names of the classes to keep, in the order of their labels; boxes of others are dropped, in train and
             val. None keeps all.
         weights: for each of several training sets, how often its images are drawn, whatever the set's size; only the
@@ -98,7 +98,12 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class StudentChoice:
-    """The detector that is trained: its short name and the settings it stands for, changed where the user did so."""
+    """The detector that is trained.
+
+    Attributes:
+        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
+        settings: what it stands for, changed where the user did so.
+    """
 
     detector: str
     settings: DetectorSettings
@@ -138,8 +143,8 @@ class EvaluateSettings:
     """How a run is measured.
 
     Attributes:
-        backend: what computes COCO's figures; all three agree.
-        batch_size: images at a time.
+        backend: what computes COCO's figures; all agree.
+        batch_size: images at a time; no figure depends on it.
         agnostic: suppress boxes across classes, for classes that look alike and pile up on one object; false suppresses
             boxes of the same class alone.
     """
@@ -154,6 +159,12 @@ class RunConfig:
     """Everything that decides what a run does; `yaml` writes it so that the command line runs it again as it is.
 
     Attributes:
+        data: which images it learns from and is measured on.
+        student: the detector that is trained.
+        train: how it is trained.
+        out: folder of the run.
+        evaluate: how it is measured.
+        twins: where the twins of the training images come from, for a method that looks at such.
         teacher: the detector that teaches; None for plain training.
         method: settings of the method that distils; None for plain training.
         inherit: whether the student's neck and heads start from the teacher's, where names and shapes match.

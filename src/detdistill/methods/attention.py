@@ -77,10 +77,10 @@ class AttentionSettings(ScheduledSettings):
 
     Attributes:
         feature_gain: multiplier of the masked features; None takes the published one of the student's kind (one-
-            or two-stage); 0 leaves the term out, here and below.
-        channel_gain: multiplier of the channels' means; None as above.
-        cell_gain: multiplier of the cells' means; None as above.
-        nonlocal_gain: multiplier of the non-local term; None as above.
+            or two-stage), 0 leaves the term out.
+        channel_gain: multiplier of the channels' means; None takes the published one, 0 leaves the term out.
+        cell_gain: multiplier of the cells' means; None takes the published one, 0 leaves the term out.
+        nonlocal_gain: multiplier of the non-local term; None takes the published one, 0 leaves the term out.
         published: whose numbers None stands for: Zhang and Ma's, those of AID's authors under AID, or those of their
             baseline without it.
         temperature: of the attentions; None takes the published one.

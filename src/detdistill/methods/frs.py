@@ -48,7 +48,7 @@ class FRSSettings(ScheduledSettings):
     Attributes:
         feature_gain: multiplier of the feature term; None takes the published one of the student's kind, 0 leaves
             the term out.
-        class_gain: multiplier of the class term; None and 0 as above.
+        class_gain: multiplier of the class term; None takes the published one, 0 leaves the term out.
         warmup_steps: both gains grow from 0 over this many steps, at most 5 % of the run.
         normalizer: divide by the mask's mass of each image, or of the whole batch as the source does.
         scale: ``"source"`` keeps the sums over channels and classes; ``"per_channel"`` multiplies them to the

@@ -1,4 +1,4 @@
-"""What every key of a settings dataclass means, read from the `Attributes` of its documentation and its bases'."""
+"""What every key of a settings dataclass, or word of a function, means, read from its documentation."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import inspect
 import re
 from typing import Any
 
-_ATTRIBUTE = re.compile(r"(\w+): (.*)")
+OPTION_NAMES = {"itself": "self"}
+"""How the command line calls a function's word, where it is not the option of the same name."""
+
+_STARTED = re.compile(r"(\w+): (.*)")
 
 
 def meanings_of(kind: type[Any]) -> dict[str, str]:
-    """Each attribute's documentation in one line, in the command line's words: null for None, no code marks."""
+    """Each attribute's documentation in one line, those of a dataclass's bases included; see `meanings_in`."""
     meanings: dict[str, str] = {}
     for one in reversed(kind.__mro__):
-        _, _, attributes = inspect.cleandoc(one.__dict__.get("__doc__") or "").partition("Attributes:\n")
-        key = ""
-        for line in inspect.cleandoc(re.split(r"^\S", attributes, maxsplit=1, flags=re.MULTILINE)[0]).splitlines():
-            started = _ATTRIBUTE.match(line)
-            if started is not None:
-                key, meanings[started[1]] = started[1], started[2]
-            elif key and line:
-                meanings[key] += f" {line.strip()}"
+        meanings |= meanings_in(one.__dict__.get("__doc__") or "", "Attributes")
+    return meanings
+
+
+def meanings_in(documentation: str, section: str) -> dict[str, str]:
+    """The entries of a section such as ``Args``, a line each, in the command line's words: null for None, no marks."""
+    found = re.search(rf"^{section}:\n((?: .*\n|\n)*)", f"{inspect.cleandoc(documentation)}\n", flags=re.MULTILINE)
+    meanings: dict[str, str] = {}
+    key = ""
+    for line in inspect.cleandoc(found[1]).splitlines() if found else ():
+        started = _STARTED.match(line)
+        if started is not None:
+            key, meanings[started[1]] = started[1], started[2]
+        elif key and line:
+            meanings[key] += f" {line.strip()}"
     return {key: re.sub(r"\bNone\b", "null", text).replace("`", "") for key, text in meanings.items()}

@@ -50,7 +50,7 @@ class TrainSettings:
         backbone_lr_factor: times this the learning rate of the student's backbone; 0.1 is usual where it is pretrained
             and the rest is not. 0 leaves its weights as they are, while batch-norm statistics still follow the images.
         weight_decay: of weights with two or more axes; norms, biases and scales are never decayed.
-        momentum: of SGD.
+        momentum: of SGD: how much of the step before it keeps, at least 0 and below 1.
         schedule: cosine to zero, ten times less at each milestone, or constant.
         milestones: where the step schedule drops, as fractions of `steps`.
         warmup_steps: first steps, over which the rate grows linearly; at most half of the run counts.

@@ -41,7 +41,7 @@ class FasterRCNNSettings(DetectorSettings):
         roi_samples: proposals sampled per image for the second stage's loss.
         rpn_samples: anchors sampled per image for the first stage's loss.
         proposals_train: proposals kept per image in training.
-        proposals_test: likewise in detection.
+        proposals_test: proposals kept per image in detection.
     """
 
     family: Literal["faster_rcnn"] = "faster_rcnn"

@@ -37,7 +37,7 @@ class RetinaNetSettings(DetectorSettings):
         anchor_octaves: anchor sizes per octave on every level.
         anchor_ratios: height / width of the anchors.
         positive_iou: anchors that overlap a box at least so much learn it.
-        negative_iou: anchors below are background; between the two they are left out.
+        negative_iou: anchors that overlap every box less are background; those up to `positive_iou` are left out.
         candidates_per_level: most candidates per level before non-maximum suppression.
     """
 
