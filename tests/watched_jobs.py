@@ -26,7 +26,7 @@ class Watcher:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
         self.lines.append(f"{what}: {total}")
 
     def advance(self, done: int, note: str = "") -> None:

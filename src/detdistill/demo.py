@@ -108,7 +108,7 @@ def demo_job(
 
 def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress) -> None:
     """Draws the demo's scenes where they are not there yet, and writes which of them the student has labels for."""
-    progress.start("draw scenes", plan.train_scenes + plan.val_scenes)
+    progress.start("draw scenes", plan.train_scenes + plan.val_scenes, unit="image")
     make_scenes(
         out / SCENES,
         train=plan.train_scenes,

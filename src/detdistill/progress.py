@@ -21,11 +21,14 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """One line of text, such as a load report or a warning."""
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
-        """A stage of `total` steps begins, or goes on after `done` of them; the stage before it is over."""
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
+        """A stage of `total` units begins, or goes on after `done` of them; the stage before it is over.
+
+        `unit` is what is counted: a step, an image, ...
+        """
 
     def advance(self, done: int, note: str = "") -> None:
-        """`done` steps of the stage are over; `note` shows a figure beside the bar, such as the loss."""
+        """`done` units of the stage are over; `note` shows a figure beside the bar, such as the loss."""
 
     def finish(self) -> None:
         """The stage is over, however far it got."""
@@ -38,7 +41,7 @@ class Silence:
     def say(self, line: str) -> None:
         """Drops the line."""
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
         """Ignores the stage."""
 
     def advance(self, done: int, note: str = "") -> None:
@@ -50,7 +53,7 @@ class Silence:
 
 @final
 class _Rate(ProgressColumn):
-    """Steps per second."""
+    """Units per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -71,6 +74,7 @@ class ScreenProgress:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}", markup=False),
             _Rate(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
@@ -78,23 +82,25 @@ class ScreenProgress:
         )
         self._live = self._console.is_terminal
         self._stage = _NO_STAGE
-        self._what, self._total, self._done, self._first = "", 0, 0, 0
+        self._what, self._unit, self._total, self._done, self._first = "", "", 0, 0, 0
         self._began = self._last_line = time.monotonic()
 
     def say(self, line: str) -> None:
         """Prints the line, above the bar where there is one."""
         self._console.print(line)
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
         """Opens a bar, or says what begins."""
         self.finish()
-        self._what, self._total, self._done, self._first = what, total, done, done
+        self._what, self._unit, self._total, self._done, self._first = what, unit, total, done, done
         self._began = self._last_line = time.monotonic()
         if self._live:
             self._bars.start()
-            self._stage = self._bars.add_task(what, total=total, completed=done, note="")
+            self._stage = self._bars.add_task(
+                what, total=total, completed=done, unit=counted(total, unit).split()[1], note=""
+            )
         else:
-            self._console.print(f"{what}: {total} steps" + (f", going on after {done}" if done else ""))
+            self._console.print(f"{what}: {counted(total, unit)}" + (f", going on after {done}" if done else ""))
 
     def advance(self, done: int, note: str = "") -> None:
         """Moves the bar; off a terminal it prints a line every quarter of a minute."""
@@ -107,17 +113,28 @@ class ScreenProgress:
             self._last_line = now
             rate = (done - self._first) / (now - self._began)
             left = duration((self._total - done) / rate) if rate > 0 else "?"
-            said = f"{self._what}: {done}/{self._total}, {rate:.1f}/s, {left} left"
+            said = f"{self._what}: {self._so_far()}, {rate:.1f}/s, {left} left"
             self._console.print(f"{said}, {note}" if note else said)
 
     def finish(self) -> None:
         """Closes the bar, or says how long the stage took."""
         if self._what and not self._live:
             took = duration(time.monotonic() - self._began)
-            self._console.print(f"{self._what}: {self._done}/{self._total} in {took}")
+            self._console.print(f"{self._what}: {self._so_far()} in {took}")
         if self._stage != _NO_STAGE:
             self._bars.stop()
         self._what, self._stage = "", _NO_STAGE
+
+    def _so_far(self) -> str:
+        all_of_it = counted(self._total, self._unit)
+        return all_of_it if self._done == self._total else f"{self._done} of {all_of_it}"
+
+
+def counted(number: float, what: str) -> str:
+    """A number of things, such as ``"2,000 steps"``, ``"1 process"`` or ``"0.5 epochs"``; capitals have no plural."""
+    figure = f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
+    many = "" if figure == "1" or what.isupper() else "es" if what.endswith(("s", "x")) else "s"
+    return f"{figure} {what}{many}"
 
 
 def duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ class Recorder:
         self.lines: list[str] = []
         self.ended = 0
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
         self.begun.append((what, total, done))
 
     def advance(self, done: int, note: str = "") -> None:

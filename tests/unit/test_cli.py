@@ -308,3 +308,17 @@ def test_public_names_are_there_lazily() -> None:
     assert detdistill.errors.DistillError.__name__ == "DistillError"
     with pytest.raises(AttributeError, match="module 'detdistill' has no attribute 'Batsch'"):
         detdistill.Batsch  # noqa: B018
+
+
+@pytest.mark.parametrize("line", [["help"], ["help", "train"], ["train", "help"], ["data", "make", "help"]])
+def test_help_is_a_word_too(
+    line: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*(word for word in line if word != "help"), "--help"]) == 0
+    expected = capsys.readouterr().out
+    assert main(line) == 0
+    assert capsys.readouterr().out == expected
+    # A file of that name is meant where there is one.
+    (tmp_path / "help").write_text("student: [")
+    assert main(["train", "help"]) == 2

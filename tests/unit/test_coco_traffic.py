@@ -61,7 +61,7 @@ class Watcher(Silence):
         self.totals: list[int] = []
         self.done: list[int] = []
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
         self.totals.append(total)
 
     def advance(self, done: int, note: str = "") -> None:

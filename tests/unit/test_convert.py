@@ -331,14 +331,14 @@ def test_the_command_says_what_it_read_and_wrote(tmp_path, capsys):
         main(["data", "convert", str(tmp_path / "in"), "--to", "yolo", "--out", str(out), "--json", str(record)]) == 0
     )
     said = capsys.readouterr()
-    told = "Pascal VOC: the list ImageSets/Main/train.txt, images in JPEGImages"
+    told = "Pascal VOC: the list ImageSets/Main/train.txt, images in JPEGImages/"
     assert f"train data read as {told}" in said.err
     assert f"train: 3 images and 3 boxes, read as {told}\n" in said.out
     assert f"written to {out} (--to yolo)" in said.out
     content = json.loads(record.read_text())
     assert content["format"] == "yolo"
     assert content["splits"]["val"] == {
-        "read_as": "Pascal VOC: the list ImageSets/Main/val.txt, images in JPEGImages",
+        "read_as": "Pascal VOC: the list ImageSets/Main/val.txt, images in JPEGImages/",
         "images": 2,
         "boxes": 3,
         "problems": {},

@@ -149,7 +149,7 @@ def test_without_lists_the_images_are_divided(tmp_path):
     for split in ("train", "val"):
         (tmp_path / "ImageSets" / f"{split}.txt").unlink()
     assert find_split(tmp_path, "val").text() == (
-        "KITTI: 2 of every 10 images, drawn by seed 0 as there are no split lists, images in training/image_2"
+        "KITTI: 2 of every 10 images, drawn by seed 0 as there are no split lists, images in training/image_2/"
     )
     assert [len(open_split(tmp_path, split)[0]) for split in ("train", "val")] == [4, 1]
     write(tmp_path / "ImageSets" / "all.txt", "a\n")

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from detdistill import progress as module
-from detdistill.progress import ScreenProgress, Silence, duration
+from detdistill.progress import ScreenProgress, Silence, counted, duration
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (754, "12:34"), (3723, "1:02:03")])
@@ -31,20 +31,54 @@ def test_plain_lines_come_now_and_then_and_at_the_end(monkeypatch: pytest.Monkey
     progress.finish()
     assert pipe.getvalue().splitlines() == [
         "student: 40 steps, going on after 10",
-        "student: 30/40, 1.0/s, 0:10 left, loss 0.500",
+        "student: 30 of 40 steps, 1.0/s, 0:10 left, loss 0.500",
         "[a] line that is longer than the width",
-        "student: 40/40 in 0:30",
+        "student: 40 steps in 0:30",
     ]
+
+
+def test_every_line_names_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "monotonic", lambda: 0.0)
+    pipe = io.StringIO()
+    progress = ScreenProgress(Console(file=pipe, force_terminal=False, width=20, markup=False, soft_wrap=True))
+    for what, total, unit, done in (("check train", 24, "image", 24), ("read", 1, "round", 1), ("look", 2, "MB", 1)):
+        progress.start(what, total, unit=unit)
+        progress.advance(done)
+    progress.finish()
+    assert pipe.getvalue().splitlines() == [
+        "check train: 24 images",
+        "check train: 24 images in 0:00",
+        "read: 1 round",
+        "read: 1 round in 0:00",
+        "look: 2 MB",
+        "look: 1 of 2 MB in 0:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [
+        (1, "step", "1 step"),
+        (0, "image", "0 images"),
+        (2000, "process", "2,000 processes"),
+        (1.0, "epoch", "1 epoch"),
+        (0.5, "epoch", "0.5 epochs"),
+        (2, "MB", "2 MB"),
+    ],
+)
+def test_one_is_singular(number: float, unit: str, text: str) -> None:
+    assert counted(number, unit) == text
 
 
 def test_a_terminal_gets_a_bar() -> None:
     screen = io.StringIO()
     bar = ScreenProgress(Console(file=screen, force_terminal=True, width=100))
-    bar.start("student", 4)
+    bar.start("check", 4, unit="image")
     bar.say("hello")
     bar.advance(2, "loss 1.000")
     bar.finish()
     assert "2/4" in screen.getvalue()
+    assert " images " in screen.getvalue()
     assert "loss 1.000" in screen.getvalue()
     assert "hello" in screen.getvalue()
 

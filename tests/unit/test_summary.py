@@ -64,7 +64,7 @@ def test_counts_balance_and_sizes(tmp_path):
         ("image width, px", "400 to 400, median 400"),
         ("image height, px", "300 to 300, median 300"),
         ("class car", "3 (75.0 %) in 2 images"),
-        ("class van", "1 (25.0 %) in 1 images"),
+        ("class van", "1 (25.0 %) in 1 image"),
         ("problem: box without extent", "1"),
         ("repaired / skipped", "0 / 1"),
     ]

@@ -42,7 +42,12 @@ def test_unknown_results_are_dashes():
     table = side_by_side({"teacher": metrics(35.0), "alone": None, "distilled": metrics(None)})
     assert table.rows[1] == ("alone", *[None] * 7)
     assert [row[7] for row in table.rows] == [None, None, None]
-    assert side_by_side({"distilled": metrics(3.0)}).rows[0][7] is None
+
+
+def test_without_a_baseline_there_is_nothing_to_compare_with():
+    table = side_by_side({"distilled": metrics(3.0)})
+    assert table.columns == ("model", "AP", "AP50", "AP75", "APs", "APm", "APl")
+    assert table.rows == (("distilled", 3.0, 60.0, 30.0, None, 20.0, 40.0),)
 
 
 def test_another_baseline_names_its_column():

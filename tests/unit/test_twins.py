@@ -46,7 +46,7 @@ class Recorder:
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def start(self, what: str, total: int, *, done: int = 0) -> None:
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
         self.stages.append((what, total, done))
 
     def advance(self, done: int, note: str = "") -> None:

@@ -179,7 +179,7 @@ def interleaved(
         progress: told how many rounds are done.
     """
     milliseconds: dict[str, list[float]] = {name: [] for name in parts}
-    progress.start("rounds", rounds)
+    progress.start("measure", rounds, unit="round")
     for round_number in range(-_WARM_UP_ROUNDS, rounds):
         for name, run in parts.items():
             elapsed = _time(run, device)

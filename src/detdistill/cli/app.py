@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_threads()
     # Data-parallel training would warn once per process that all parameters were used.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    tokens = _help_as_option(list(sys.argv[1:] if arguments is None else arguments))
     try:
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
         if isinstance(command, commands.Command):
@@ -77,6 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         return _said(str(stopped) or "interrupted", INTERRUPTED)
     return DONE
+
+
+def _help_as_option(tokens: list[str]) -> list[str]:
+    """`help`, `help COMMAND` and `COMMAND help` as `--help` says them, where nothing is called help."""
+    words = all(not token.startswith("-") for token in tokens)
+    if "help" not in (tokens[:1] + tokens[-1:]) or not words or Path("help").exists():
+        return tokens
+    tokens.remove("help")
+    return [*tokens, "--help"]
 
 
 def _said(message: str, code: int) -> int:

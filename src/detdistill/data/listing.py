@@ -294,10 +294,11 @@ def without_suffix(name: str) -> str:
 
 
 def shown(path: Path, folder: Path) -> str:
-    """A path as a reader of messages wants it: relative to the data set where it lies in it."""
+    """A path as a reader of messages wants it: relative to the data set where it lies in it; folders end in /."""
     if path == folder:
         return "the folder itself"
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    place = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    return f"{place}/" if path.is_dir() else place
 
 
 def folder_of_list(path: Path, fits: Callable[[Path], bool]) -> Path | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations, find_regions
 from detdistill.data.problems import Problems
+from detdistill.progress import counted
 
 SMALL_PX2, MEDIUM_PX2 = 32.0**2, 96.0**2
 
@@ -25,7 +26,7 @@ class ClassCount:
 
     def text(self) -> str:
         """The figures in words."""
-        return f"{self.boxes} ({self.percent:.1f} %) in {self.images} images"
+        return f"{self.boxes} ({self.percent:.1f} %) in {counted(self.images, 'image')}"
 
 
 @dataclass(frozen=True, slots=True)

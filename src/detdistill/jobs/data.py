@@ -13,7 +13,7 @@ from detdistill.data.sources import find_split, present_splits, read_found, reco
 from detdistill.data.summary import SplitSummary, summarise
 from detdistill.data.writing import require_empty, write_data_set, writer
 from detdistill.errors import ConfigError
-from detdistill.progress import Progress, Silence
+from detdistill.progress import Progress, Silence, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class DataOutcome:
             width = max(len(title) for title, _ in rows)
             lines += [f"{self.path} ({name}), read as {self.sources[name]}"]
             lines += [f"  {title:<{width}}  {value}" for title, value in rows]
-            lines += [f"  {line}" for line in self.problems[name].summary()] + [""]
+            lines += [f"  {line}" for line in self.problems[name].summary() or ("no problems",)] + [""]
         return lines[:-1]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -66,7 +66,8 @@ class ConvertOutcome:
         """What was written, and problems, of every split."""
         lines = []
         for name, images in self.images.items():
-            lines += [f"{name}: {images} images and {self.boxes[name]} boxes, read as {self.sources[name]}"]
+            contents = f"{counted(images, 'image')} and {counted(self.boxes[name], 'box')}"
+            lines += [f"{name}: {contents}, read as {self.sources[name]}"]
             lines += [f"  {line}" for line in self.problems[name].summary()]
         return [*lines, f"written to {self.out} (--to {self.to})"]
 
@@ -89,16 +90,16 @@ def _listed(problems: Problems) -> list[str]:
     return [problem.text() for problem in problems]
 
 
-def _counted(watcher: Progress, title: str) -> Callable[[int, int], None]:
-    """Tells a watcher how far something is, from the first time on that there is something to tell."""
+def _counted(watcher: Progress, title: str, *, passes: int = 1) -> Callable[[int, int], None]:
+    """Tells a watcher how many images are done, from the first on; each is counted in every one of several passes."""
     started = False
 
     def advance(done: int, total: int) -> None:
         nonlocal started
         if not started:
-            watcher.start(title, total)
+            watcher.start(title, total // passes, unit="image")
             started = True
-        watcher.advance(done)
+        watcher.advance(done // passes)
 
     return advance
 
@@ -160,7 +161,7 @@ def convert_data_job(
         watcher.say(f"{split} data read as {found.text()}")
         annotations[split], problems[split] = read_found(found, split, Reading(names))
         names = annotations[split].class_names
-    advance = _counted(watcher, f"write {to}")
+    advance = _counted(watcher, f"write {to}", passes=2)
     written = write_data_set(annotations, out, to=to, origin=recognise(path).name, progress=advance)
     watcher.finish()
     for split, lost in written.items():

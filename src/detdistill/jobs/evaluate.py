@@ -14,7 +14,7 @@ from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.evaluation.shared import require_score
 from detdistill.files import require_png
 from detdistill.jobs.opening import detect, open_detector, seen_size
-from detdistill.progress import Progress, Silence
+from detdistill.progress import Progress, Silence, counted
 from detdistill.report.confusion import draw_confusion
 from detdistill.report.tables import AGNOSTIC, per_class, side_by_side
 from detdistill.store.best import Best, chosen_as
@@ -41,8 +41,8 @@ class EvaluateOutcome:
 
     def table(self) -> list[str]:
         """By whose rules and on how many images, then the figures, all and by class."""
-        images = "1 image" if self.images == 1 else f"{self.images} images"
         note = f", {AGNOSTIC}" if self.agnostic else ""
+        images = counted(self.images, "image")
         lines = [f"{self.checkpoint} on {images} by the rules of {self.protocol.rules}, in percent{note}"]
         lines += ["", *([] if self.best is None else [f"{self.checkpoint}: {self.best.text()}", ""])]
         last = [] if self.picture is None else ["", f"confusion matrix in {self.picture}"]

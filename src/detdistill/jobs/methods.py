@@ -30,7 +30,7 @@ class MethodsOutcome:
             return [
                 *lines,
                 "",
-                f'They add up, --method "frs + ssim", and {wrappers} wrap them, --method "aid(frs, alpha=0.5)".',
+                f'Join them by +, --method "frs + ssim"; {wrappers} wrap them, --method "aid(frs, alpha=0.5)".',
                 "detdistill methods NAME tells more.",
             ]
         return [line for method in self.methods for line in _details(method)]

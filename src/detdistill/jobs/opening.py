@@ -170,7 +170,7 @@ def detect(
     """
     where = device or available_device()
     loader = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
-    progress.start(label, len(annotations))
+    progress.start(label, len(annotations), unit="image")
     found = detect_split(detector.to(where), loader, device=where, agnostic=agnostic, progress=progress.advance)
     progress.finish()
     return found

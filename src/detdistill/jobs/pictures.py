@@ -34,9 +34,9 @@ class PicturesOutcome:
             for name, pick in zip(self.names, self.picks, strict=True)
         ]
         table = Table(("image", "chosen as", "student alone", "distilled student", "change"), tuple(rows))
-        legend = "change = found less wrong, distilled against alone"
+        legend = "change: found minus wrong, of the distilled student minus that of the student alone"
         note = [AGNOSTIC] if self.agnostic else []
-        return [*table.text().splitlines(), *note, "", legend, f"picture {self.out}"]
+        return [*table.text().splitlines(), *note, "", legend, f"drawn in {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
         """The counts of every image."""
@@ -84,5 +84,5 @@ def _found(source: str, annotations: Annotations, agnostic: bool, progress: Prog
     loaded = open_detector(source, progress=progress)
     require_same_classes(loaded, annotations, source=source)
     size = seen_size(loaded, annotations, source=source, progress=progress)
-    label = f"look with {source}"
+    label = f"detect with {source}"
     return detect(loaded.detector, annotations, size, label=label, agnostic=agnostic, progress=progress)

@@ -16,7 +16,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.distillation.step import SupervisedStep
 from detdistill.jobs import samples, stages
 from detdistill.jobs.settings import RunConfig
-from detdistill.progress import Progress, duration
+from detdistill.progress import Progress, counted, duration
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
 from detdistill.training.launch import device_kind, forks, own_device, processes
@@ -82,9 +82,9 @@ class RunPlan:
         """A line for each of where, images, steps, disk and time."""
         train, val = self.images
         seen = " and the teacher's at ".join(f"{one.short_side} x {one.long_side}" for one in self.image)
-        steps = f"{self.steps:,} of {self.batch} images, {self.epochs:.3g} epochs"
+        steps = f"{self.steps:,} of {counted(self.batch, 'image')}, {counted(self.epochs, 'epoch')}"
         steps += f", going on after {self.start:,}" if self.start else ""
-        steps += f"; evaluated {self.evaluations:,} times on the way" if self.evaluations else ""
+        steps += f"; evaluated {counted(self.evaluations, 'time')} on the way" if self.evaluations else ""
         kept = self.checkpoints * self.checkpoint_bytes
         lines = [
             f"plan: {self.label}, into {self.out}",
@@ -93,7 +93,7 @@ class RunPlan:
             f"  images: {train:,} to train on, {val:,} to validate on, at most {seen} pixels",
             f"  steps: {steps}",
             f"  disk: at most {counted(self.checkpoints, 'checkpoint')} of {_size(self.checkpoint_bytes)} at a time, "
-            f"{_size(kept)} of {_size(self.free_bytes)} free",
+            f"{_size(kept)} in all; {_size(self.free_bytes)} are free",
         ]
         if self.generations > 1:
             lines.append(f"  generations: {self.generations} such runs, each taught by the one before")
@@ -217,11 +217,6 @@ def _device(device: torch.device) -> str:
 def _above(path: Path) -> tuple[Path, ...]:
     whole = path.absolute()
     return (whole, *whole.parents)
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, such as ``"2 processes"``."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"
 
 
 def _size(count: int) -> str:

@@ -83,7 +83,9 @@ def predict_job(
     loaded = open_detector(checkpoint, progress=watcher)
     annotations = _unannotated(files, loaded.class_names)
     size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
-    everything = detect(loaded.detector, annotations, size, label="predict", agnostic=agnostic, progress=watcher)
+    everything = detect(
+        loaded.detector, annotations, size, label=f"detect with {checkpoint}", agnostic=agnostic, progress=watcher
+    )
     found = tuple(one.above(score) for one in everything)
     outcome = PredictOutcome(out, tuple(files), found, class_names=loaded.class_names, agnostic=agnostic)
     used: Counter[str] = Counter()

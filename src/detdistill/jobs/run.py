@@ -16,7 +16,7 @@ from detdistill.jobs.alone import Comparison
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.plan import plan_of
 from detdistill.jobs.settings import RunConfig
-from detdistill.progress import Progress
+from detdistill.progress import Progress, counted
 from detdistill.report.tables import AGNOSTIC, per_class, results_json, side_by_side
 from detdistill.store.best import Best, chosen_as
 from detdistill.store.layout import RunFolder
@@ -65,7 +65,7 @@ class RunOutcome:
         lines += [AGNOSTIC] if self.agnostic else []
         lines += _notes(self.alone, self.best)
         early = " (stopped early)" if self.stopped_early else ""
-        took = f"{self.steps} steps{early} in {self.seconds:.0f} s; run folder {self.out}"
+        took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s; run folder {self.out}"
         if not self.method:
             return [*lines, "", *per_class(self.results).text().splitlines(), "", took]
         if self.results[ALONE] is None:

@@ -221,7 +221,7 @@ def weighed_constantly(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, p
     def batches() -> Iterator[Batch]:
         device, train = opened.first_device, opened.data.train
         teacher.to(device)
-        progress.start("measure constant weights", len(train))
+        progress.start("measure constant weights", len(train), unit="image")
         seen = 0
         plain = DetectionDataset(train, image=opened.taught_at)
         for batch in evaluation_loader(plain, batch_size=opened.config.evaluate.batch_size):

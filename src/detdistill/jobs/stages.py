@@ -38,7 +38,7 @@ from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
-from detdistill.progress import Progress
+from detdistill.progress import Progress, counted
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector, save_detector
@@ -171,7 +171,8 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     for weighted in step.recipe.terms:
         steps = weighted.warm_up.within(total)
         if steps != weighted.warm_up.steps:
-            watcher.say(f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps capped at {steps} of {total}")
+            capped = f"capped at {steps} of {counted(total, 'step')}"
+            watcher.say(f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps {capped}")
         if weighted.until < 1:
             watcher.say(f"{weighted.name}: off after {round(weighted.until * total)} of {total} steps")
     proofs = prove_terms(step, samples.batch_with_boxes(opened, built.changes).to(opened.first_device))

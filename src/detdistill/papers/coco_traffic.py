@@ -75,7 +75,7 @@ def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = 
     }
     made = _made_before(out, made_from)
     total = 2 * sum(source.json.stat().st_size for source in sources.values())
-    watcher.start("read COCO, in MB", math.ceil(total / _MB))
+    watcher.start("read COCO", math.ceil(total / _MB), unit="MB")
     if made is None:
         made, before = {}, 0
         with atomic_folder(out) as folder:

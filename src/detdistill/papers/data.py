@@ -87,7 +87,7 @@ def smoke_data(name: DataName, classes: ClassMode, *, root: Path | None, out: Pa
     kitti = name == "kitti"
     if root is None:
         source, shown = out / DATA / "scenes", "drawn street scenes"
-        progress.start("draw scenes", sum(limits.values()))
+        progress.start("draw scenes", sum(limits.values()), unit="image")
         make_scenes(source, **limits, seed=0, kitti=True, progress=lambda done, total: progress.advance(done))
         progress.finish()
         source = source / "kitti" if kitti else source

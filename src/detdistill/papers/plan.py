@@ -97,7 +97,7 @@ def make_plan(
     todo = [run for run in runs if run.name not in finished]
     wanted = dict.fromkeys(keys[name] for name in [run.name for run in todo] + [run.needs for run in todo] if name)
     costs: dict[_Key, Cost] = {}
-    progress.start("measure detectors", len(wanted))
+    progress.start("measure costs", len(wanted), unit="detector")
     for number, key in enumerate(wanted, start=1):
         costs[key] = (measure or measure_cost)(*key)
         progress.advance(number)

@@ -49,7 +49,8 @@ def side_by_side(results: Mapping[str, CocoMetrics | None], *, baseline: str = B
         baseline: the row that the others are compared with.
 
     Returns:
-        Columns: model, AP, AP50, AP75, APs, APm, APl in percent, and "AP vs alone" in points.
+        Columns: model, AP, AP50, AP75, APs, APm, APl in percent, and, where the baseline is a row, "AP vs alone" in
+        points.
     """
     figures = {k: dict.fromkeys(FIGURES) if v is None else v.figures() for k, v in results.items()}
     base = figures.get(baseline, {}).get("AP")
@@ -58,6 +59,8 @@ def side_by_side(results: Mapping[str, CocoMetrics | None], *, baseline: str = B
         ap = own["AP"]
         gained = None if name == baseline or ap is None or base is None else ap - base
         rows.append((name, *(own[figure] for figure in FIGURES), gained))
+    if baseline not in figures:
+        return Table(("model", *FIGURES), tuple(row[:-1] for row in rows))
     difference = f"AP vs {baseline}"
     return Table(("model", *FIGURES, difference), tuple(rows), signed=(difference,))
 

@@ -223,7 +223,7 @@ def make_scenes_job(
 ) -> DataOutcome:
     """Draws street scenes as `make_scenes` does, and tells what is in them."""
     watcher = progress or Silence()
-    watcher.start("draw scenes", train + val)
+    watcher.start("draw scenes", train + val, unit="image")
     make_scenes(out, train=train, val=val, seed=seed, kitti=kitti, progress=lambda done, total: watcher.advance(done))
     watcher.finish()
     opened = {split: open_split(out, split) for split in SPLITS}

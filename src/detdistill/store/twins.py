@@ -165,7 +165,7 @@ class _Build:
                 now = time.monotonic()
                 if number == 0:
                     self._estimate(done, len(missing), size, now - began, batches=len(batches))
-                    self.progress.start("make twins", len(missing), done=done)
+                    self.progress.start("make twins", len(missing), unit="image", done=done)
                 if now - written > _SECONDS_BETWEEN_INDEXES:
                     self._write_index()
                     written = now
@@ -220,7 +220,7 @@ class _Build:
 
 
 def _watched(items: Sequence[Item], what: str, progress: Progress) -> Iterator[Item]:
-    progress.start(what, len(items))
+    progress.start(what, len(items), unit="image")
     for number, item in enumerate(items, start=1):
         yield item
         progress.advance(number)
