@@ -117,7 +117,11 @@ def test_the_note_names_both_sides_strides() -> None:
     ours = spec(strides=(8, 16, 32))
     assert pairing_note(ours, ours.at_ratio(2.0)) == (
         "levels paired by the share of the image that a cell covers, strides of student and teacher: 8 and 16, "
-        "16 and 32; not paired: student: 32; teacher: 8"
+        "16 and 32; not paired: student: 32; teacher: 8; student.strides=[4,8,16] would meet all of the teacher's"
+    )
+    assert pairing_note(spec(strides=(4, 8, 16)), ours.at_ratio(2.0)) == (
+        "levels paired by the share of the image that a cell covers, strides of student and teacher: 4 and 8, "
+        "8 and 16, 16 and 32; none left over"
     )
     assert "(the teacher's maps are resized, as its images are 1.25 times as large)" in pairing_note(
         ours, ours.at_ratio(1.25)

@@ -137,7 +137,10 @@ def pairing_note(student: DetectorSpec, teacher: DetectorSpec) -> str:
         paired = f"levels paired by the share of the image that a cell covers, strides of student and teacher: {pairs}"
     if teacher.ratio != teacher.factor:
         paired += f" (the teacher's maps are resized, as its images are {teacher.ratio:.3g} times as large)"
-    return f"{paired}; not paired: {'; '.join(left)}" if left else f"{paired}; none left over"
+    told = f"{paired}; not paired: {'; '.join(left)}" if left else f"{paired}; none left over"
+    if teacher.ratio != 1.0 and set(teacher.pyramid.strides) - set(shared):
+        told += f"; student.strides={typed(teacher.pyramid.strides)} would meet all of the teacher's"
+    return told
 
 
 def require_equal_class_layouts(student: DetectorSpec, teacher: DetectorSpec, *, recipe: str, remedy: str) -> None:
