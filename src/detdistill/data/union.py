@@ -73,23 +73,25 @@ def _unique_ids(sets: Sequence[Annotations]) -> NDArray[np.int64]:
 
 
 def one_sided(names: Sequence[str], sets: Mapping[str, Annotations]) -> list[str]:
-    """What to know of classes that not every set, by its name, annotates: a line each."""
-    lines = []
+    """What to know of classes that not every set, by its name, annotates: a line for all that the same sets have."""
+    by_sets: dict[tuple[str, ...], list[str]] = {}
     for name in names:
-        having = [title for title, one in sets.items() if name in one.class_names]
-        lacking = [title for title in sets if title not in having]
-        if lacking:
+        by_sets.setdefault(tuple(title for title, one in sets.items() if name in one.class_names), []).append(name)
+    lines = []
+    for having, own in by_sets.items():
+        if lacking := [title for title in sets if title not in having]:
+            of = f"class {own[0]} is" if len(own) == 1 else f"classes {', '.join(own)} are"
             lines.append(
-                f"class {name} is annotated in {' and '.join(having)} alone: "
-                f"in the images of {' and '.join(lacking)} its objects count as background"
+                f"{of} annotated in {' and '.join(having)} alone: "
+                f"in the images of {' and '.join(lacking)} such objects count as background"
             )
     return lines
 
 
 def counted(title: str, annotations: Annotations, names: Sequence[str]) -> str:
-    """A set in a line: its images, and its boxes of every class, ``-`` where it does not annotate that class."""
+    """A set in a line: its images, and its boxes of every class among `names` that it annotates."""
     counts = boxes_by_class(annotations)
-    boxes = ", ".join(f"{name} {counts.get(name, '-')}" for name in names)
+    boxes = ", ".join(f"{name} {counts[name]}" for name in names if name in counts)
     return f"{title}: {len(annotations)} images; {boxes}"
 
 
