@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +24,9 @@ UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"
 
 
 def picture(path: Path, *, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """Writes an image in a colour of its name, so that no two names have one content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height)).save(path)
+    Image.new("RGB", (width, height), zlib.crc32(path.stem.encode()) & 0xFFFFFF).save(path)
     return path
 
 

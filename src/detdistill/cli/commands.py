@@ -10,10 +10,22 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, final, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    final,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from cyclopts import Parameter
 
+from detdistill.errors import DataError
 from detdistill.settings.meanings import OPTION_NAMES
 from detdistill.training.world import leads, watched_by_leader
 
@@ -39,6 +51,15 @@ class Outcome(Protocol):
 
     def as_dict(self) -> Mapping[str, Any]:
         """The same for JSON: numbers, text, lists and dictionaries; what is unknown is None."""
+
+
+@runtime_checkable
+class Failing(Protocol):
+    """What may be found out in part alone: the command ends as on bad input, after it has told the rest."""
+
+    @property
+    def failure(self) -> str | None:
+        """What went wrong; None for nothing."""
 
 
 @final
@@ -79,6 +100,8 @@ class Command:
                 print(line)
             if json is not None:
                 write_json(json, outcome.as_dict())
+        if isinstance(outcome, Failing) and outcome.failure is not None:
+            raise DataError(outcome.failure)
 
 
 def _option(name: str, hint: Any) -> Any:

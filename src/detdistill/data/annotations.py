@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,10 @@ class Split(ABC):
     def drawn(self) -> bool:
         """Whether a seed decides which images are the split's."""
         return False
+
+    def named(self) -> Collection[Path] | None:
+        """The images that the split's file names, usable or not; None where it is a folder's images that count."""
+        return None
 
     @abstractmethod
     def text(self) -> str:

@@ -106,9 +106,36 @@ def read_found(found: Split, split: str, reading: Reading) -> tuple[Annotations,
     """Reads a split that was found, as `open_split` does: of no image it is a `DataError`."""
     annotations, problems = found.read(reading)
     if len(annotations) == 0:
-        skipped = f"; {problems.skipped} entries were skipped: {', '.join(problems.counts)}" if problems.skipped else ""
-        raise DataError(
-            f"the {split} split {found.source} must list at least one image that can be used, got none{skipped}. "
-            f"Add images to it, or give other data."
-        )
+        raise no_images(found, split, problems)
     return annotations, problems
+
+
+# What helps where problems of a kind left no image.
+_REMEDIES = {
+    "unusable file name": "Write names relative to the images' folder, with / between folders.",
+    "image of another size": "Write the images' own sizes into the annotations.",
+    "image file missing": "Put the images where the annotations name them, or correct the names.",
+    "image file unreadable": "Put files there that can be decoded as images.",
+    "image of unknown ending": "Convert the images to .jpg or .png.",
+    "label file without image": "Put the images beside them, or correct the place.",
+    "label file missing": "Correct the list, or add the label files.",
+    "label file not UTF-8": "Save the label files as text in UTF-8.",
+    "bad entry in images": "Give every image a whole number as its id.",
+}
+
+
+def no_images(found: Split, split: str, problems: Problems) -> DataError:
+    """The refusal of a split without a usable image: what was skipped, and what helps against the first cause."""
+    skipped, remedy = "", "Add images to it, or give other data."
+    first = next((item for item in problems if item.action == "skipped" and item.kind in _REMEDIES), None)
+    if problems.skipped:
+        skipped = f"; {problems.skipped} entries were skipped: {', '.join(problems.counts)}"
+    elif found.drawn:
+        skipped = ", as there are too few to be divided"
+    if first is not None:
+        skipped += f", such as {first.where[-300:]}: {first.what[:300]}"
+        swapped = "width and height swapped" in first.what
+        remedy = "Swap width and height in the annotations." if swapped else _REMEDIES[first.kind]
+    return DataError(
+        f"the {split} split {found.source} must list at least one image that can be used, got none{skipped}. {remedy}"
+    )

@@ -3,45 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detdistill.data.annotations import Annotations, Reading, Split
+from detdistill.data.leaks import tell_leaks
+from detdistill.data.listing import IMAGE_SUFFIXES, files_below
 from detdistill.data.problems import Problems
-from detdistill.data.sources import find_split, present_splits, read_found, recognise
+from detdistill.data.sources import find_split, no_images, present_splits, read_found, recognise
 from detdistill.data.summary import SplitSummary, summarise
 from detdistill.data.writing import require_empty, write_data_set, writer
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, DistillError
 from detdistill.progress import Progress, Silence, counted
 
 
 @dataclass(frozen=True, slots=True)
 class DataOutcome:
-    """What is in a data set, by split: the format it was recognised as, with its files; figures; problems."""
+    """What is in a data set, by split.
+
+    Attributes:
+        sources: the format each split was recognised as, with its files.
+        splits: the figures of those that can be used.
+        problems: of every split that was read.
+        failures: why the others cannot be used.
+    """
 
     path: Path
     sources: Mapping[str, str]
     splits: Mapping[str, SplitSummary]
     problems: Mapping[str, Problems]
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the first split that cannot be used cannot; None where all can."""
+        return next(iter(self.failures.values()), None)
 
     def table(self) -> list[str]:
         """Figures and problems of every split."""
         lines: list[str] = []
-        for name, summary in self.splits.items():
-            rows = summary.rows()
+        for name in (*self.splits, *self.failures):
+            rows = self.splits[name].rows() if name in self.splits else [("cannot be used", self.failures[name])]
             width = max(len(title) for title, _ in rows)
-            lines += [f"{self.path} ({name}), read as {self.sources[name]}"]
+            lines += [f"{self.path} ({name}), read as {self.sources.get(name, 'nothing')}"]
             lines += [f"  {title:<{width}}  {value}" for title, value in rows]
-            lines += [f"  {line}" for line in self.problems[name].summary() or ("no problems",)] + [""]
+            told = self.problems.get(name, Problems()).summary()
+            lines += [f"  {line}" for line in told or (("no problems",) if name in self.splits else ())] + [""]
         return lines[:-1]
 
     def as_dict(self) -> Mapping[str, Any]:
-        """The figures, and every kept problem as a line of text."""
-        splits = {
-            name: {"read_as": self.sources[name], **summary.as_dict(), "problem_list": _listed(self.problems[name])}
-            for name, summary in self.splits.items()
-        }
+        """The figures, or why there are none, and every kept problem as a line of text."""
+        splits: dict[str, dict[str, Any]] = {name: summary.as_dict() for name, summary in self.splits.items()}
+        for name, failure in self.failures.items():
+            splits[name] = {"failure": failure, "problems": dict(self.problems.get(name, Problems()).counts)}
+        for name, content in splits.items():
+            content |= {"read_as": self.sources.get(name), "problem_list": _listed(self.problems.get(name, Problems()))}
         return {"path": str(self.path), "splits": splits}
 
 
@@ -110,24 +127,52 @@ def check_data_job(path: Path, *, progress: Progress | None = None) -> DataOutco
     Args:
         path: a folder with one split or both, or a COCO JSON or list that is taken as it is; see `find_split`.
 
+    A split that cannot be used is one of the outcome's `failures`. Images of two splits are told with the later one.
+
     Raises:
         ConfigError: there is no such data set.
-        DataError: a split cannot be used at all.
     """
     watcher = progress or Silence()
-    sources: dict[str, str] = {}
-    summaries: dict[str, SplitSummary] = {}
+    found: dict[str, Split] = {}
+    read: dict[str, Annotations] = {}
     problems: dict[str, Problems] = {}
+    failures: dict[str, str] = {}
     names: tuple[str, ...] | None = None
     present = present_splits(path)
     for split in present:
-        found = find_split(path, split, exact=len(present) == 1)
         reading = Reading(names, check_images=True, progress=_counted(watcher, f"check {split}"))
-        annotations, problems[split] = read_found(found, split, reading)
-        watcher.finish()
-        names, sources[split] = annotations.class_names, found.text()
-        summaries[split] = summarise(annotations, problems[split])
-    return DataOutcome(path, sources, summaries, problems)
+        try:
+            found[split] = find_split(path, split, exact=len(present) == 1)
+            annotations, problems[split] = found[split].read(reading)
+            if len(annotations) == 0:
+                raise no_images(found[split], split, problems[split])
+        except DistillError as error:
+            failures[split] = str(error)
+        else:
+            read[split], names = annotations, annotations.class_names
+        finally:
+            watcher.finish()
+    tell_leaks(read, problems)
+    if path.is_dir() or len(present) > 1:
+        _tell_unnamed(found, read, problems)
+    sources = {split: own.text() for split, own in found.items()}
+    summaries = {split: summarise(annotations, problems[split]) for split, annotations in read.items()}
+    return DataOutcome(path, sources, summaries, problems, failures)
+
+
+def _tell_unnamed(
+    found: Mapping[str, Split], read: Mapping[str, Annotations], problems: Mapping[str, Problems]
+) -> None:
+    """Tells, with the first split, the images beside its own that no split names, where splits name images."""
+    named = [own.named() for own in found.values()]
+    if not read or any(names is None for names in named):
+        return
+    known = {path for names in named for path in names or ()}
+    for folder in dict.fromkeys(own.images_dir for own in read.values()):
+        for name in files_below(folder, IMAGE_SUFFIXES):
+            if folder / name not in known:
+                what = "no split names it"
+                problems[next(iter(read))].add("image in no split", str(folder / name), what=what, action="kept")
 
 
 def convert_data_job(

@@ -7,7 +7,8 @@ folder, or in ``train2017`` (any year or none). A file that holds both splits is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -57,6 +58,10 @@ class CocoSplit(Split):
     def drawn(self) -> bool:
         """Whether the file is divided by a seed."""
         return self.share is not None
+
+    def named(self) -> Collection[Path]:
+        """All images of the file."""
+        return [self.images_dir / self.naming(name) for name in first_file_names(self.json, count=sys.maxsize)]
 
     def text(self) -> str:
         """Names of the JSON file and the images' folder."""
