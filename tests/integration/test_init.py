@@ -148,13 +148,18 @@ def test_a_run_that_has_begun_goes_on_without_its_source(home: Path, monkeypatch
 def test_distillation_goes_on_from_the_student_alone(home: Path, witness: Witness) -> None:
     """A chain too: every generation begins with the same weights."""
     words = {"data.folder": home / "data", "teacher.source": home / "first", "method.name": "hint"}
-    config = read_run_config(
-        None,
-        [*SMALL, "train.steps=1", "train.lr=1e-9", "seed=3"],
-        purpose="distill",
-        options={**words, "init": home / "first", "out": home / "taught"},
+    short = ["train.steps=1", "train.lr=1e-9", "seed=3"]
+    train_job(run(home, "trained", *short, init=home / "first"))
+    options = {**words, "init": home / "first", "out": home / "taught"}
+    first, trained = (
+        read_run_config(None, [*SMALL, *short], purpose="distill", options=options | {"alone": home / name})
+        for name in ("first", "trained")
     )
-    distill_job(config)
+    with pytest.raises(ConfigError, match=r"trained as this run's student .*\binit nothing \(here [0-9a-f]{64}\)"):
+        distill_job(first)
+    distill_job(trained)
+    # What was trained on for as long is the twin.
+    assert json.loads((home / "taught" / "results.json").read_text())["alone_run"]["twin"] is True
     assert equal(witness.begun["taught"], weights(home / "first"))
     # The average that is saved began there too.
     after = load_detector(home / "taught").detector
