@@ -18,8 +18,9 @@ quiet_threads()
 import torch  # noqa: E402
 
 from detdistill.bench.machine import machine  # noqa: E402
-from detdistill.demo import ALONE_EQUAL_TIME, DemoPlan, demo_job  # noqa: E402
+from detdistill.demo import DemoPlan, demo_job  # noqa: E402
 from detdistill.files import read_json, write_json  # noqa: E402
+from detdistill.jobs.longer import ALONE_EQUAL_TIME  # noqa: E402
 from detdistill.jobs.run import ALONE, DISTILLED, TEACHER  # noqa: E402
 from detdistill.progress import ScreenProgress  # noqa: E402
 

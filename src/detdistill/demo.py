@@ -13,6 +13,7 @@ from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import atomic_file, read_json, write_json
+from detdistill.jobs.longer import ALONE_EQUAL_TIME, equal_time_config
 from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job, train_job
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.stages import report
@@ -23,7 +24,6 @@ from detdistill.scenes import make_scenes
 from detdistill.store.layout import RunFolder
 from detdistill.training.settings import TrainSettings
 
-ALONE_EQUAL_TIME = "alone_equal_time"
 SCENES, LABELLED = "scenes", "labelled.json"
 _TRAINING = TrainSettings(steps=400, batch_size=8, processes=2, device="cpu", lr=8e-3, threads=1)
 
@@ -145,9 +145,3 @@ def write_labelled(out: Path, scenes: int) -> None:
     kept = {image["id"] for image in images}
     boxes = [box for box in content["annotations"] if box["image_id"] in kept]
     write_json(out / LABELLED, {**content, "images": images, "annotations": boxes})
-
-
-def equal_time_config(config: RunConfig, *, out: Path, alone: float, distilled: float) -> RunConfig:
-    """The student alone again, with as many steps as fit into the distilled student's training time, in seconds."""
-    steps = max(config.train.steps, round(config.train.steps * distilled / alone))
-    return replace(config, train=replace(config.train, steps=steps), out=out / ALONE_EQUAL_TIME)

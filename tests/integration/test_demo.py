@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from detdistill.data.sources import open_split
-from detdistill.demo import LABELLED, SCENES, DemoPlan, demo_job, equal_time_config
+from detdistill.demo import LABELLED, SCENES, DemoPlan, demo_job
 from detdistill.detectors.catalogue import parse_detector
+from detdistill.jobs.longer import equal_time_config
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
 from detdistill.training.settings import TrainSettings
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.report.tables import Table, per_class, results_json, side_by_side
+from detdistill.report.tables import Table, class_change, per_class, results_json, side_by_side
 
 
 def metrics(ap: float | None, **classes: float | None) -> CocoMetrics:
@@ -51,7 +51,7 @@ def test_without_a_baseline_there_is_nothing_to_compare_with():
 
 
 def test_another_baseline_names_its_column():
-    table = side_by_side({"before": metrics(1.0), "after": metrics(3.0)}, baseline="before")
+    table = side_by_side({"before": metrics(1.0), "after": metrics(3.0)}, baselines=("before",))
     assert table.columns[-1] == "AP vs before"
     assert table.rows[1][-1] == 2.0
 
@@ -83,3 +83,19 @@ def test_results_json_has_percent_and_null():
     assert content["alone"] is None
     assert content["distilled"]["AP"] is None
     assert "null" in json.dumps(content, allow_nan=False)
+
+
+def test_the_change_by_class_is_signed_and_unknown_where_a_side_is():
+    results = {"alone": metrics(1.0, car=10.0, dog=None), "distilled": metrics(2.0, car=12.5, dog=3.0)}
+    table = per_class(results, change=("distilled", "alone"))
+    assert table.columns == ("class", "alone", "distilled", "distilled vs alone")
+    assert table.rows == (("car", 10.0, 12.5, 2.5), ("dog", None, 3.0, None))
+    assert "+2.5" in table.text()
+    assert class_change(results, "distilled", "alone") == {"car": 2.5, "dog": None}
+    assert per_class({**results, "alone": None}, change=("distilled", "alone")).columns == ("class", "distilled")
+
+
+def test_every_baseline_has_its_column():
+    table = side_by_side({"alone": metrics(1.0), "longer": metrics(2.0)}, baselines=("alone", "longer"))
+    assert table.columns[-2:] == ("AP vs alone", "AP vs longer")
+    assert [row[-2:] for row in table.rows] == [(None, -1.0), (1.0, None)]

@@ -96,6 +96,8 @@ def distill(
     out: Place | None = None,
     alone: Place | None = None,
     alone_differs: bool = False,
+    equal_time: bool = False,
+    longer: float | None = None,
     steps: int | None = None,
     seed: int | None = None,
     allow_problems: bool = False,
@@ -119,6 +121,8 @@ def distill(
         out: Folder of the run.
         alone: Run folder of the same student trained alone, to show it beside; another one is refused.
         alone_differs: Take --alone although it was trained otherwise, and say in what beside the figures.
+        equal_time: Train the student alone as well, for as long as its distillation took.
+        longer: Train the student alone as well, for so many times the steps, such as 2.
         steps: How long to train.
         seed: Decides everything that is drawn at random.
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
@@ -156,6 +160,8 @@ def distill(
         out=out,
         alone=alone,
         alone_differs=alone_differs,
+        equal_time=equal_time,
+        longer=longer,
         steps=steps,
         seed=seed,
         allow_problems=allow_problems,

@@ -39,6 +39,8 @@ def run_config(
     out: Place | None = None,
     alone: Place | None = None,
     alone_differs: bool = False,
+    equal_time: bool = False,
+    longer: float | None = None,
     steps: int | None = None,
     seed: int | None = None,
 ) -> RunConfig:
@@ -73,6 +75,8 @@ def run_config(
         "out": out,
         "alone": alone,
         "alone_differs": alone_differs or None,
+        "equal_time": equal_time or None,
+        "longer": longer,
         "train.steps": steps,
         "seed": seed,
     }

@@ -74,7 +74,7 @@ def read_run_config(
     named = str(file) if file is not None else _COMMAND_LINE
     tree = _read(file)
     if purpose == "train":
-        for key in ("teacher", "method", "alone", "alone_differs", "twins", "inherit"):
+        for key in ("teacher", "method", "alone", "alone_differs", "equal_time", "longer", "twins", "inherit"):
             tree.pop(key, None)
     for override in overrides:
         if override.path in _CHOOSING:

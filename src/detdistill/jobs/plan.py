@@ -151,11 +151,11 @@ def plan_job(
     if launched_by_torchrun() or plan.start >= plan.steps:
         return plan
     watched_by_leader(progress).say(f"measuring {counted(min(_MEASURED, plan.steps), 'step')}")
-    return replace(plan, step_seconds=_step_seconds(proved))
+    return replace(plan, step_seconds=step_seconds(proved, _MEASURED))
 
 
-def _step_seconds(proved: stages.Proved) -> float:
-    """Seconds a step takes once it is warm: a short run of a copy, the loading of images included.
+def step_seconds(proved: stages.Proved, count: int) -> float:
+    """Seconds a step takes once it is warm: a run of `count` steps of a copy, the loading of images included.
 
     The copy shares the frozen teacher, which training never changes.
     """
@@ -164,7 +164,7 @@ def _step_seconds(proved: stages.Proved) -> float:
     settings = opened.config.train
     few = replace(
         settings,
-        steps=min(_MEASURED, settings.steps),
+        steps=min(count, settings.steps),
         log_every=1,
         checkpoint_every=0,
         evaluate_every=0,

@@ -69,6 +69,11 @@ def profile_job(
     watcher = progress or Silence()
     detector = _open(model, classes, watcher).to(available_device())
     height, width = size or (224, 224)
+    return profiled(model, detector, height=height, width=width, rounds=rounds)
+
+
+def profiled(model: str, detector: Detector, *, height: int, width: int, rounds: int) -> ProfileOutcome:
+    """Counts and times a detector where it is."""
     return ProfileOutcome(
         model,
         classes=len(detector.spec.class_names),

@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.jobs import sizes, stages
+from detdistill.jobs import samples, sizes, stages
 from detdistill.jobs.alone import Comparison
 from detdistill.jobs.inputs import require_free
+from detdistill.jobs.longer import longer_configs, require_measurable
 from detdistill.jobs.plan import plan_of
+from detdistill.jobs.profile import ProfileOutcome, profiled
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress, counted
-from detdistill.report.tables import AGNOSTIC, per_class, results_json, side_by_side
+from detdistill.report.tables import AGNOSTIC, Table, class_change, per_class, results_json, side_by_side
 from detdistill.store.best import Best, chosen_as
 from detdistill.store.layout import RunFolder
-from detdistill.training.launch import forks
+from detdistill.training.launch import forks, own_device
 from detdistill.training.world import by_leader, leads, watched_by_leader
 
 STUDENT = "student"
+_ROUNDS = 5
 RESULTS = TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
 TEACHER_OWN_SIZE = "teacher_own_size"
 # How a table calls what results.json has under another name.
@@ -45,6 +50,8 @@ class RunOutcome:
         stopped_early: whether the training ended before all steps that were planned.
         sizes: the size at which each detector saw the images, where these are not all the same.
         agnostic: whether the figures are with boxes suppressed across classes.
+        costs: what teacher and distilled student cost on an image.
+        longer: steps and seconds of the student alone where it was trained for longer, by the names of `results`.
     """
 
     out: Path
@@ -57,21 +64,57 @@ class RunOutcome:
     best: Mapping[str, Best] = field(default_factory=dict)
     stopped_early: bool = False
     agnostic: bool = False
-    sizes: Mapping[str, ImageSettings] = field(default_factory=lambda: MappingProxyType({}))
+    sizes: Mapping[str, ImageSettings] = field(default_factory=dict)
+    costs: Mapping[str, ProfileOutcome] = field(default_factory=dict)
+    longer: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     def table(self) -> list[str]:
-        """The figures side by side, those of a student alone by class too, and where the run is."""
-        lines = [*side_by_side(_named(self.results)).text().splitlines(), *self._sizes()]
+        """The figures side by side and by class, what a distillation gains in cost, and where the run is."""
+        baselines = (ALONE, *self.longer)
+        lines = [*side_by_side(_named(self.results), baselines=baselines).text().splitlines(), *self._sizes()]
         lines += [AGNOSTIC] if self.agnostic else []
         lines += _notes(self.alone, self.best)
         early = " (stopped early)" if self.stopped_early else ""
         took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s; run folder {self.out}"
         if not self.method:
             return [*lines, "", *per_class(self.results).text().splitlines(), "", took]
-        if self.results[ALONE] is None:
+        if against := self._against():
+            shown = {name: self.results[name] for name in (TEACHER, against, DISTILLED)}
+            lines += ["", *per_class(shown, change=(DISTILLED, against)).text().splitlines()]
+        if self.longer:
+            rows = tuple((name, *cost) for name, cost in self._training().items())
+            lines += ["", *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines()]
+        if self.costs:
+            lines += ["", self._cost()]
+        if against is None:
             advice = "The student alone is not known: train it with `detdistill train` and pass its run as --alone."
             lines += ["", advice]
         return [*lines, "", f"{self.method}: {took}"]
+
+    def _against(self) -> str | None:
+        """The student alone that the distilled one is compared with by class."""
+        return next((name for name in (ALONE, *self.longer) if self.results.get(name) is not None), None)
+
+    def _training(self) -> dict[str, tuple[int, float]]:
+        return {**self.longer, DISTILLED: (self.steps, self.seconds)}
+
+    def _ratios(self) -> dict[str, float]:
+        student, teacher = self.costs[DISTILLED], self.costs[TEACHER]
+        return {
+            "parameters": student.complexity.parameters / teacher.complexity.parameters,
+            "macs": student.complexity.total_macs / teacher.complexity.total_macs,
+            "seconds_per_image": student.seconds / teacher.seconds,
+        }
+
+    def _cost(self) -> str:
+        student, teacher = self.costs[DISTILLED], self.costs[TEACHER]
+        ratios, sides = self._ratios(), (student.complexity.parameters, teacher.complexity.parameters)
+        held = " of ".join(f"{count / 1e6:.2f}" for count in sides)
+        took = " of ".join(f"{1000 * one.seconds:.1f}" for one in (student, teacher))
+        return (
+            f"student ÷ teacher: {ratios['parameters']:.2f} of the parameters ({held} M), {ratios['macs']:.2f} of the "
+            f"multiply-adds, {ratios['seconds_per_image']:.2f} of the time of an image ({took} ms)"
+        )
 
     def _sizes(self) -> list[str]:
         told = (f"{_ROWS.get(name, name)}: {size.text()}" for name, size in self.sizes.items())
@@ -89,7 +132,20 @@ class RunOutcome:
             **({"stopped_early": True} if self.stopped_early else {}),
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
             **({"agnostic": True} if self.agnostic else {}),
+            **self._compared(),
         }
+
+    def _compared(self) -> dict[str, Any]:
+        against, found = self._against() if self.method else None, dict[str, Any]()
+        if against is not None:
+            found["change_by_class"] = {"against": against, "points": class_change(self.results, DISTILLED, against)}
+        if self.longer:
+            training = self._training().items()
+            found["training"] = {name: {"steps": steps, "seconds": round(took, 2)} for name, (steps, took) in training}
+        if self.costs:
+            costs = {name: one.as_dict() for name, one in self.costs.items()}
+            found["cost"] = {**costs, "student_over_teacher": self._ratios()}
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,31 +220,35 @@ def _named(results: Mapping[str, CocoMetrics | None]) -> dict[str, CocoMetrics |
 
 def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
     """Trains a detector alone, whatever teacher and method the run has, measures it, and leaves a run folder."""
-    opened = stages.open_inputs(config.untaught(), resume=resume, progress=progress)
-    built = stages.build(opened, progress=progress)
+    built, fitted = _trained(config.untaught(), resume=resume, progress=progress)
+    return by_leader(lambda: _measured_alone(built, fitted, config.student.detector, progress))
+
+
+def _trained(config: RunConfig, *, resume: bool, progress: Progress | None) -> tuple[stages.Built, stages.Fitted]:
+    built = stages.build(stages.open_inputs(config, resume=resume, progress=progress), progress=progress)
     proved = stages.prove(built, progress=progress)
     watched_by_leader(progress).say("\n".join(plan_of(proved).table()))
-    fitted = stages.fit(proved, progress=progress)
-    name = config.student.detector
+    return built, stages.fit(proved, progress=progress)
 
-    def outcome() -> RunOutcome:
-        measured = stages.measure(opened, {name: fitted.student}, progress=progress)[name]
-        training = fitted.training
-        found = RunOutcome(
-            config.out,
-            {STUDENT: measured.metrics},
-            training.steps,
-            training.seconds,
-            sample_specific=built.shares,
-            best={} if training.best is None else {STUDENT: training.best},
-            stopped_early=training.stopped_early,
-            agnostic=config.evaluate.agnostic,
-        )
-        stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
-        stages.count_confusion(opened, {STUDENT: measured})
-        return found
 
-    return by_leader(outcome)
+def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progress: Progress | None) -> RunOutcome:
+    """Measures a detector that nobody taught, and writes what its run folder says of it."""
+    opened, training = built.opened, fitted.training
+    config = opened.config
+    measured = stages.measure(opened, {name: fitted.student}, progress=progress)[name]
+    found = RunOutcome(
+        config.out,
+        {STUDENT: measured.metrics},
+        training.steps,
+        training.seconds,
+        sample_specific=built.shares,
+        best={} if training.best is None else {STUDENT: training.best},
+        stopped_early=training.stopped_early,
+        agnostic=config.evaluate.agnostic,
+    )
+    stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
+    stages.count_confusion(opened, {STUDENT: measured})
+    return found
 
 
 def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
@@ -197,6 +257,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     Before the first step it proves that every term of the recipe reaches the student.
     """
     stages.require_method(config)
+    require_measurable(config)
     opened = stages.open_inputs(config, resume=resume, progress=progress)
     built = stages.build(opened, progress=progress)
     proved = stages.prove(built, progress=progress)
@@ -213,11 +274,23 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
     early = leads() and not forks(config.train)
     before = stages.measure(opened, others, at=at, progress=progress) if early else {}
     fitted = stages.fit(proved, progress=progress)
+    watcher, seconds = watched_by_leader(progress), fitted.training.seconds
+    further = {
+        name: _trained(one, resume=resume, progress=progress)
+        for name, one in longer_configs(built, seconds=seconds, progress=watcher).items()
+    }
 
     def outcome() -> RunOutcome:
+        longer = {name: _measured_alone(*runs, name, progress) for name, runs in further.items()}
+        student = fitted.student
         measured = before or stages.measure(opened, others, at=at, progress=progress)
-        measured |= stages.measure(opened, {DISTILLED: fitted.student}, progress=progress)
-        results = {name: measured[name].metrics if name in measured else None for name in RESULTS}
+        measured |= stages.measure(opened, {DISTILLED: student}, progress=progress)
+        alone = {name: one.results[STUDENT] for name, one in longer.items()}
+        results = {
+            **{name: measured[name].metrics if name in measured else None for name in (TEACHER, ALONE)},
+            **alone,
+            DISTILLED: measured[DISTILLED].metrics,
+        }
         if TEACHER_OWN_SIZE in measured:
             results[TEACHER_OWN_SIZE] = measured[TEACHER_OWN_SIZE].metrics
         training = fitted.training
@@ -239,18 +312,34 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
             stopped_early=training.stopped_early,
             sizes=seen,
             agnostic=config.evaluate.agnostic,
+            costs=_costs(opened, student),
+            longer={name: (one.steps, one.seconds) for name, one in longer.items()},
         )
-        curves = {DISTILLED: config.out}
+        curves = {**{name: one.out for name, one in longer.items()}, DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}
         shown = {name: one for name, one in measured.items() if name in RESULTS}
-        levels = {name: one.metrics for name, one in shown.items()}
+        levels = {name: results[name] for name in (*shown, *longer)}
         stages.report(found.out, found.as_dict(), curves=curves, levels=levels)
         stages.draw_pictures(opened, shown)
         stages.count_confusion(opened, shown)
         return found
 
     return by_leader(outcome)
+
+
+def _costs(opened: samples.Opened, student: Detector) -> dict[str, ProfileOutcome]:
+    """What teacher and student cost on an image as each sees the validation images, of these one of the usual size."""
+    if opened.teacher is None:
+        return {}
+    stored = opened.data.val.sizes[:]
+    height, width = stored[np.argsort(stored.prod(1), kind="stable")[len(stored) // 2]].tolist()
+    found, device = {}, own_device(opened.config.train)
+    sides = {TEACHER: (opened.teacher.detector, opened.taught_at), DISTILLED: (student, opened.data.image)}
+    for name, (detector, image) in sides.items():
+        high, wide = (-(-side // image.pad_multiple) * image.pad_multiple for side in image.resized(height, width))
+        found[name] = profiled(name, detector.to(device), height=high, width=wide, rounds=_ROUNDS)
+    return found
 
 
 def generations_job(
@@ -264,6 +353,11 @@ def generations_job(
     """
     if generations < 1:
         raise ConfigError(f"The number of generations must be at least 1, got {generations}. Give --generations 2.")
+    if config.equal_time or config.longer is not None:
+        raise ConfigError(
+            "equal_time and longer must be left out of a chain of generations, got one of them. Leave out --equal-time "
+            "and --longer."
+        )
     watcher = watched_by_leader(progress)
     require_free(config.out, resume=resume)
     found: list[RunOutcome] = []

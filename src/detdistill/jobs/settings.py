@@ -19,7 +19,7 @@ from detdistill.training.settings import TrainSettings
 
 # How a config file is laid out.
 _ORDER: tuple[str, ...] = ("data", "student", "teacher", "method", "twins", "inherit", "init")
-_ORDER += ("seed", "train", "evaluate", "out", "alone", "alone_differs")
+_ORDER += ("seed", "train", "evaluate", "out", "alone", "alone_differs", "equal_time", "longer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +171,8 @@ class RunConfig:
         init: the detector whose weights the student starts from, class layers by the names of classes: a run folder or
             checkpoint of ours, or ``"torchvision:NAME[=FILE]"``; None for fresh weights.
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
+        equal_time: train the student alone as well, for as long as its distillation took.
+        longer: train the student alone as well, for so many times the steps, such as 2; None for no such run.
         alone_differs: whether `alone` may have been trained otherwise, which then stands beside the figures.
     """
 
@@ -186,6 +188,8 @@ class RunConfig:
     init: str | None = field(default=None, metadata={PLACE: True})
     alone: Path | None = None
     alone_differs: bool = False
+    equal_time: bool = False
+    longer: float | None = None
 
     def __post_init__(self) -> None:
         if self.alone_differs and self.alone is None:
@@ -193,6 +197,8 @@ class RunConfig:
                 "alone_differs must be false where there is no student alone to compare with, got true. "
                 "Pass --alone RUN as well."
             )
+        if self.longer is not None and self.longer <= 1:
+            raise ConfigError(f"longer must be above 1, times the steps of the run, got {self.longer:g}. Give 2.")
         if self.inherit and self.init is not None:
             raise ConfigError(
                 f"inherit must be false for a student that starts from {self.init}, got true. Leave out --inherit, or "
@@ -206,7 +212,8 @@ class RunConfig:
 
     def untaught(self) -> RunConfig:
         """The run of the same student without a teacher."""
-        return replace(self, teacher=None, method=None, inherit=False, alone=None, alone_differs=False)
+        no_alone: dict[str, Any] = {"alone": None, "alone_differs": False, "equal_time": False, "longer": None}
+        return replace(self, teacher=None, method=None, inherit=False, **no_alone)
 
     def as_dict(self) -> dict[str, Any]:
         """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""
@@ -214,7 +221,7 @@ class RunConfig:
         tree |= {"student": {"detector": self.student.detector, **tree["student"]["settings"]}}
         tree |= {"seed": tree["train"].pop("seed"), "out": self.out, "alone": self.alone}
         if self.method is None:
-            tree |= {"twins": None, "inherit": None}
+            tree |= {"twins": None, "inherit": None, "equal_time": None}
         if self.alone is None:
             tree |= {"alone_differs": None}
         return {key: tree[key] for key in _ORDER if tree[key] is not None}

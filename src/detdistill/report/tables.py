@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,38 +41,54 @@ class Table:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def side_by_side(results: Mapping[str, CocoMetrics | None], *, baseline: str = BASELINE) -> Table:
+def side_by_side(results: Mapping[str, CocoMetrics | None], *, baselines: Sequence[str] = (BASELINE,)) -> Table:
     """COCO's figures of several models, one row each, with the difference in AP from the student alone.
 
     Args:
         results: metrics by the name of the row, in the order of the rows; None where a model was not measured.
-        baseline: the row that the others are compared with.
+        baselines: the rows that the others are compared with, each in a column.
 
     Returns:
         Columns: model, AP, AP50, AP75, APs, APm, APl in percent, and, where the baseline is a row, "AP vs alone" in
         points.
     """
     figures = {k: dict.fromkeys(FIGURES) if v is None else v.figures() for k, v in results.items()}
-    base = figures.get(baseline, {}).get("AP")
+    told = [baseline for baseline in baselines if baseline in figures]
     rows: list[tuple[Cell, ...]] = []
     for name, own in figures.items():
-        ap = own["AP"]
-        gained = None if name == baseline or ap is None or base is None else ap - base
-        rows.append((name, *(own[figure] for figure in FIGURES), gained))
-    if baseline not in figures:
-        return Table(("model", *FIGURES), tuple(row[:-1] for row in rows))
-    difference = f"AP vs {baseline}"
-    return Table(("model", *FIGURES, difference), tuple(rows), signed=(difference,))
+        gains: list[Cell] = []
+        for baseline in told:
+            ap, base = own["AP"], figures[baseline]["AP"]
+            gains.append(None if name == baseline or ap is None or base is None else ap - base)
+        rows.append((name, *(own[figure] for figure in FIGURES), *gains))
+    differences = tuple(f"AP vs {baseline}" for baseline in told)
+    return Table(("model", *FIGURES, *differences), tuple(rows), signed=differences)
 
 
-def per_class(results: Mapping[str, CocoMetrics | None]) -> Table:
-    """AP of every class, one row per class and one column per model that was measured (None for the others)."""
+def per_class(results: Mapping[str, CocoMetrics | None], *, change: tuple[str, str] | None = None) -> Table:
+    """AP of every class, one row per class and one column per model that was measured (None for the others).
+
+    Args:
+        change: two models, where both were measured: a last column has the first's difference from the second.
+    """
     measured = {name: metrics for name, metrics in results.items() if metrics is not None}
     classes = dict.fromkeys(label for metrics in measured.values() for label in metrics.per_class)
-    return Table(
-        ("class", *measured),
-        tuple((label, *(metrics.per_class.get(label) for metrics in measured.values())) for label in classes),
-    )
+    columns = {name: metrics.per_class for name, metrics in measured.items()}
+    signed: tuple[str, ...] = ()
+    if change is not None and (gained := class_change(results, *change)):
+        signed = (f"{change[0]} vs {change[1]}",)
+        columns[signed[0]] = gained
+    rows = tuple((label, *(column.get(label) for column in columns.values())) for label in classes)
+    return Table(("class", *columns), rows, signed=signed)
+
+
+def class_change(results: Mapping[str, CocoMetrics | None], model: str, baseline: str) -> dict[str, float | None]:
+    """By how much AP of every class differs between two models; empty where one of them was not measured."""
+    ours, theirs = results.get(model), results.get(baseline)
+    if ours is None or theirs is None:
+        return {}
+    pairs = {label: (value, theirs.per_class.get(label)) for label, value in ours.per_class.items()}
+    return {label: None if a is None or b is None else a - b for label, (a, b) in pairs.items()}
 
 
 def results_json(results: Mapping[str, CocoMetrics | None]) -> dict[str, Any]:

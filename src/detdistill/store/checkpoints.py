@@ -63,11 +63,13 @@ class Record:
     Attributes:
         identity: settings and what else must be the same on resume, as JSON.
         step: steps done.
+        seconds: spent on them.
         finished: after how many steps the run was over; None where it is not, or nobody wrote it.
     """
 
     identity: Mapping[str, Any]
     step: int
+    seconds: float
     finished: int | None
 
 
@@ -152,7 +154,7 @@ def read_record(source: Path) -> Record | None:
         return None
     content = read_json(place / COUNTERS)
     finished = read_json(run.results).get("steps") if run.results.is_file() else None
-    return Record(content["identity"], content["step"], finished)
+    return Record(content["identity"], content["step"], content["seconds"], finished)
 
 
 def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
