@@ -49,7 +49,7 @@ def test_results_name_the_four_detectors(finished: Path) -> None:
 
 
 def test_the_student_sees_the_first_scenes_and_the_teacher_all(finished: Path) -> None:
-    few, _ = open_split(finished / LABELLED, "train")
+    few, _ = open_split(finished / LABELLED, "train", exact=True)
     everything, _ = open_split(finished / SCENES, "train")
     assert (len(few), len(everything)) == (3, 6)
     for index in range(3):
