@@ -39,7 +39,7 @@ _HEAD = """# Every setting
 `detdistill train --keys` and `detdistill distill --keys` list what either reads. A key is written `KEY=VALUE` on the
 command line, and as nested sections in a config file. `student.KEY` differs by the detector's family and `method.KEY`
 by the method: `method.recipe.KEY` is inside one that wraps another, `method.recipes.0.KEY` in a sum."""
-_TAUGHT = ("teacher", "method", "twins", "inherit", "alone", "alone_differs")
+_TAUGHT = ("teacher", "method", "twins", "inherit", "alone", "alone_differs", "equal_time", "longer")
 """Sections that `train` passes over."""
 
 

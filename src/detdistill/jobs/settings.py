@@ -171,9 +171,9 @@ class RunConfig:
         init: the detector whose weights the student starts from, class layers by the names of classes: a run folder or
             checkpoint of ours, or ``"torchvision:NAME[=FILE]"``; None for fresh weights.
         alone: run folder of the same student trained alone, for the comparison; None where there is none.
+        alone_differs: whether `alone` may have been trained otherwise, which then stands beside the figures.
         equal_time: train the student alone as well, for as long as its distillation took.
         longer: train the student alone as well, for so many times the steps, such as 2; None for no such run.
-        alone_differs: whether `alone` may have been trained otherwise, which then stands beside the figures.
     """
 
     data: DataSettings = field(metadata=given("Pass --data FOLDER, or write it in the config file"))
