@@ -50,7 +50,13 @@ def test_every_key_that_has_another_name_exists() -> None:
 def test_every_key_of_a_config_file_is_here_and_no_other() -> None:
     """What runs of every family and method write, beside what only some write."""
     written: set[str] = set()
-    image = ["data.image={short_side: 8, long_side: 8}", "data.sample_specific={}", "init=here", "alone=there"]
+    image = [
+        "data.image={short_side: 8, long_side: 8}",
+        "data.sample_specific={}",
+        "init=here",
+        "alone=there",
+        "longer=2",
+    ]
     options = {"data": "d", "out": "o", "teacher": "t"}
     for family in FAMILIES.values():
         student = f"{family.name}/{next(iter(family.presets))}"
