@@ -6,7 +6,7 @@ Every problem is told by file and line.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from os.path import normpath, splitext
 from pathlib import Path
@@ -29,11 +29,14 @@ from detdistill.data.listing import (
     files_below,
     read_list,
     shown,
+    without_suffix,
 )
 from detdistill.data.problems import Action, Lost, Problems
 
 UNKNOWN_CLASS = "box of an unknown class"
 _LARGEST_ID = 2**62
+_ENDINGS = IMAGE_SUFFIXES | {".txt", ".xml", ".json", ""}
+_KNOWN = f"known endings are {', '.join(sorted(IMAGE_SUFFIXES))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +230,14 @@ class LabelFolder(Split):
         names = self._listed_classes() or self.classes(self, _kinds(file for *_, file in files), reading.class_names)
         found = match_classes(self.folder, names, reading.class_names)
         collected = LabelledImages(found, self.images_dir, problems=problems, check_images=reading.check_images)
-        images = by_stem(files_below(self.images_dir, IMAGE_SUFFIXES, problems))
+        names_of_images = files_below(self.images_dir, IMAGE_SUFFIXES, problems)
+        images = by_stem(names_of_images)
+        self._tell_several(names_of_images, images, {stem for stem, *_ in files}, problems)
+        others = other_endings(self.images_dir) if any(stem not in images for stem, *_ in files) else {}
         for done, (stem, path, file) in enumerate(files, start=1):
-            name = images.get(stem) or _named_image(file, self.images_dir, path=path, problems=problems)
+            name = images.get(stem) or _named_image(
+                file, self.images_dir, path=path, other=others.get(stem), problems=problems
+            )
             if name is not None:
                 collected.add(name, file, file=path, stem=stem)
             reading.progress(done, len(files))
@@ -241,6 +249,16 @@ class LabelFolder(Split):
                     where = str(self.images_dir / name)
                     problems.add("image without label file", where, what=f"no {stem}{self.ending}", loses="images")
         return collected.finish(), problems
+
+    def _tell_several(
+        self, names: Sequence[str], images: Mapping[str, str], labelled: Set[str], problems: Problems
+    ) -> None:
+        """Tells images that are passed over, as another of their name is taken for the label file."""
+        for name in names:
+            stem = without_suffix(name)
+            if images[stem] != name and stem in labelled:
+                kind, what = "several images of one label file", f"{images[stem]} is taken for {stem}{self.ending}"
+                problems.add(kind, str(self.images_dir / name), what=what, loses="images")
 
     def kinds_elsewhere(self) -> set[str]:
         """The classes shown `elsewhere`."""
@@ -270,18 +288,20 @@ class LabelFolder(Split):
         return parsed
 
 
+def other_endings(images_dir: Path) -> dict[str, str]:
+    """The files of a folder whose endings are of no image that is read and no label file, by their names without."""
+    parts = ((name, splitext(name)) for name in files_below(images_dir, None))
+    return {stem: name for name, (stem, ending) in parts if ending.lower() not in _ENDINGS}
+
+
 def report_imageless(names: Sequence[str], labels_dir: Path, images_dir: Path, problems: Problems) -> None:
     """Tells the label files, named in their folder, that have no image, or one of an ending that is not read."""
-    others: dict[str, str] = {}
-    for other in files_below(images_dir, None) if names else ():
-        stem, ending = splitext(other)
-        if ending.lower() not in {*IMAGE_SUFFIXES, ".txt", ".xml", ".json"}:
-            others[stem] = other
+    others = other_endings(images_dir) if names else {}
     for name in names:
         stem = splitext(name)[0]
         if stem in others:
             kind, where = "image of unknown ending", images_dir / others[stem]
-            what = f"has the label file {labels_dir / name}; known endings are {', '.join(sorted(IMAGE_SUFFIXES))}"
+            what = f"has the label file {labels_dir / name}; {_KNOWN}"
         else:
             kind, where, what = "label file without image", labels_dir / name, f"{images_dir} has no image {stem}.*"
         problems.add(kind, str(where), what=what, loses="images")
@@ -291,8 +311,11 @@ def _kinds(files: Iterable[LabelFile]) -> set[str]:
     return {item.kind for file in files for item in file.boxes if isinstance(item.kind, str)}
 
 
-def _named_image(file: LabelFile, images_dir: Path, *, path: Path, problems: Problems) -> str | None:
-    """The image that a label file names, where none bears the file's own name; None is told."""
+def _named_image(file: LabelFile, images_dir: Path, *, path: Path, other: str | None, problems: Problems) -> str | None:
+    """The image that a label file names, where none bears the file's own name but with an ending that is not read.
+
+    None is told.
+    """
     kind, what = "image file missing", f"{images_dir} has no image {path.stem}.*"
     if not file.image:
         what += ", and the label file names none"
@@ -302,5 +325,7 @@ def _named_image(file: LabelFile, images_dir: Path, *, path: Path, problems: Pro
         return name
     else:
         what += f" and no {file.image}"
+    if other is not None:
+        kind, what = "image of unknown ending", f"{images_dir / other} is its image; {_KNOWN}"
     problems.add(kind, str(path), what=what, loses="images")
     return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import numpy as np
 from PIL import Image
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.image_files import as_rgb
+from detdistill.data.dataset import read_image
+from detdistill.data.image_files import settled_size
+from detdistill.data.listing import IMAGE_SUFFIXES, is_companion
+from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.shared import require_score
@@ -22,19 +25,27 @@ from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
 from detdistill.report.tables import AGNOSTIC, Table
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 PREDICTIONS = "predictions.json"
 
 
 @dataclass(frozen=True, slots=True)
 class PredictOutcome:
-    """What was found above the score in every image, in the order given; drawings lie in `out`."""
+    """What was found above the score in every image that can be read, in the order given; drawings lie in `out`.
+
+    `problems` tells what was passed over in folders, what cannot be read, and how photos were turned.
+    """
 
     out: Path
     images: tuple[Path, ...]
     found: tuple[ImageDetections, ...]
     class_names: tuple[str, ...]
     agnostic: bool = False
+    problems: Problems = field(default_factory=Problems)
+
+    @property
+    def failure(self) -> str | None:
+        """Which files are no images; None where all are."""
+        return _unreadable(self.problems, len(self.images))
 
     def table(self) -> list[str]:
         """One line per image, then where the drawings are."""
@@ -45,10 +56,11 @@ class PredictOutcome:
             rows.append((str(path), len(one.labels), ", ".join(named)))
         table = Table(("image", "boxes", "classes"), tuple(rows)).text(decimals=0)
         note = [AGNOSTIC] if self.agnostic else []
-        return [*table.splitlines(), *note, "", f"drawings and {PREDICTIONS} in {self.out}"]
+        told = self.problems.summary()
+        return [*table.splitlines(), *note, "", *told, f"drawings and {PREDICTIONS} in {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
-        """Boxes (x1, y1, x2, y2 in pixels of the stored image), scores and class names by file."""
+        """Boxes (x1, y1, x2, y2 in pixels of the image, upright), scores and class names by file."""
         return {
             str(path): [
                 {
@@ -79,22 +91,26 @@ def predict_job(
         )
     require_score(score)
     watcher = progress or Silence()
-    files = _image_files(images)
+    problems = Problems()
+    files = _image_files(images, problems)
     loaded = open_detector(checkpoint, progress=watcher)
-    annotations = _unannotated(files, loaded.class_names)
+    sizes = {path: upright for path in files if (upright := _size(path, problems)) is not None}
+    files = list(sizes)
+    if not files:
+        raise DataError(_unreadable(problems, 0))
+    annotations = _unannotated(sizes, loaded.class_names)
     size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
     everything = detect(
         loaded.detector, annotations, size, label=f"detect with {checkpoint}", agnostic=agnostic, progress=watcher
     )
     found = tuple(one.above(score) for one in everything)
-    outcome = PredictOutcome(out, tuple(files), found, class_names=loaded.class_names, agnostic=agnostic)
+    outcome = PredictOutcome(out, tuple(files), found, loaded.class_names, agnostic=agnostic, problems=problems)
     used: Counter[str] = Counter()
     for path, one in zip(files, found, strict=True):
         # Images of the same name in different folders get a number.
         used[path.stem] += 1
         name = path.stem if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}"
-        with Image.open(path) as opened:
-            picture = as_rgb(opened)
+        picture = Image.fromarray(read_image(path, image_id=one.image_id, size=sizes[path]).permute(1, 2, 0).numpy())
         drawn = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
         with atomic_file(out / f"{name}.png") as partial:
             drawn.save(partial, format="PNG")
@@ -102,44 +118,59 @@ def predict_job(
     return outcome
 
 
-def _image_files(given: Sequence[Path]) -> list[Path]:
-    files: list[Path] = []
+def _image_files(given: Sequence[Path], problems: Problems) -> list[Path]:
+    files: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
-            inside = sorted(one for one in path.iterdir() if one.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
+            inside = sorted(path.iterdir())
+            images = [one for one in inside if _is_image(one)]
+            if not images:
                 raise ConfigError(f"Folder {path} must hold images to predict on, got none. Give another folder.")
-            files += inside
+            for one in inside:
+                if not _is_image(one):
+                    what = "a folder; name it to predict on its images" if one.is_dir() else "no image by its name"
+                    problems.add("passed over", str(one), what=what, action="kept")
+            files |= dict.fromkeys(images)
         elif path.is_file():
-            files.append(path)
+            files[path] = None
         else:
             raise ConfigError(f"{path} must be an image or a folder of images, got nothing there. Check the path.")
-    return files
+    return list(files)
 
 
-def _unannotated(files: Sequence[Path], class_names: tuple[str, ...]) -> Annotations:
-    encoded = [str(path.resolve()).encode() for path in files]
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_companion(path.name) and path.is_file()
+
+
+def _size(path: Path, problems: Problems) -> tuple[int, int] | None:
+    """Height and width of an image, upright; None for a file that cannot be decoded, which is told."""
+    return settled_size(path, None, decode=True, problems=problems, where=str(path))
+
+
+def _unreadable(problems: Problems, read: int) -> str | None:
+    """The sentence about files that are no images; None where there is none."""
+    if not problems.skipped:
+        return None
+    first = next(item for item in problems if item.action == "skipped")
+    more = f" (and {problems.skipped - 1} more of {problems.skipped + read} files)" if problems.skipped > 1 else ""
+    return (
+        f"{first.where} must be an image that can be decoded, got: {first.what}{more}. Leave it out, or write it anew."
+    )
+
+
+def _unannotated(sizes: Mapping[Path, tuple[int, int]], class_names: tuple[str, ...]) -> Annotations:
+    encoded = [str(path.resolve()).encode() for path in sizes]
     return Annotations(
         images_dir=Path("/"),
         class_names=class_names,
         category_ids=np.arange(len(class_names)),
-        image_ids=np.arange(len(files)),
-        sizes=np.array([_stored_size(path) for path in files], dtype=np.int32),
+        image_ids=np.arange(len(sizes)),
+        sizes=np.array(list(sizes.values()), dtype=np.int32),
         name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
         name_offsets=np.cumsum([0, *map(len, encoded)]),
-        offsets=np.zeros(len(files) + 1, dtype=np.int64),
+        offsets=np.zeros(len(sizes) + 1, dtype=np.int64),
         boxes=np.zeros((0, 4), dtype=np.float32),
         labels=np.zeros(0, dtype=np.int32),
         ignored=np.zeros(0, dtype=bool),
         areas=np.zeros(0, dtype=np.float32),
     )
-
-
-def _stored_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as opened:
-            return opened.height, opened.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} must be an image, got a file that cannot be read as one ({error}). Leave it out."
-        ) from error
