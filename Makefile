@@ -46,7 +46,7 @@ study-methods: .venv/.dev  ## every method on drawn scenes and photographs (abou
 	$(PYTHON) benchmarks/methods_study.py --data $(DETDISTILL_TEST_DATA)
 
 sweep-backbones: .venv/.runtime  ## every pyramid backbone of timm's: built, trained for a step, asked once (about an hour)
-	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run"
+	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run" shapes
 
 settings: .venv/.runtime  ## the page of all settings, docs/settings.md
 	.venv/bin/detdistill settings --markdown > docs/settings.md.partial && mv docs/settings.md.partial docs/settings.md

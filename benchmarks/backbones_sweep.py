@@ -26,6 +26,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,17 @@ def listed(name: str) -> dict[str, Any] | None:
     offered = sorted(set(body.feature_info.reduction()))
     if len(offered) < 2:
         return None
-    return {"offers": offered, "parameters": sum(one.numel() for one in body.parameters())}
+    return {"offers": spaced(offered), "parameters": sum(one.numel() for one in body.parameters())}
 
 
-def chosen(offered: list[int]) -> tuple[int, ...]:
+def spaced(numbers: Iterable[int]) -> str:
+    """One line of the JSON in the place of many."""
+    return " ".join(map(str, numbers))
+
+
+def chosen(offers: str) -> tuple[int, ...]:
     """The usual strides as far as the model has them, else its own that double each time; the usual where none do."""
+    offered = [int(one) for one in offers.split()]
     usual = tuple(stride for stride in STRIDES if stride in offered)
     own = tuple(stride for stride in offered if stride >= 2 and stride.bit_count() == 1)
     return usual if STRIDES[0] in usual else own or STRIDES
@@ -145,13 +152,30 @@ def watched(name: str, strides: tuple[int, ...], *, memory: int, seconds: float,
         outcome, says = ours.recv() if ours.poll(seconds) else ("not run", f"over {seconds:.0f} s")
     process.kill()
     process.join()
-    return {"strides": list(strides), "outcome": outcome, "says": says, "seconds": round(time.monotonic() - began, 1)}
+    return {"strides": spaced(strides), "outcome": outcome, "says": says, "seconds": round(time.monotonic() - began, 1)}
 
 
 def free_memory() -> int:
     """Bytes that are available."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+def outcome_of(name: str, entry: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Runs or looks at one model, as far as there is memory."""
+    strides, real = chosen(entry["offers"]), entry["parameters"] <= options.parameters
+    memory = int(min(options.memory_gib * 2**30, free_memory()))
+    # What is on the way besides the parameters is small.
+    needed = int(1.3 * 4 * entry["parameters"]) + 2**30
+    if real and needed > memory:
+        says = f"{entry['parameters'] / 1e6:.0f} M parameters need {needed / 2**30:.0f} GiB, {memory / 2**30:.0f} given"
+        return {"strides": spaced(strides), "outcome": "not run", "says": says}
+    return watched(name, strides, memory=memory, seconds=options.seconds, real=real)
+
+
+def counted(models: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many models had which outcome."""
+    return dict(sorted(Counter(str(one.get("outcome", "to do")) for one in models.values()).items()))
 
 
 def main() -> None:
@@ -163,52 +187,46 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=3e9, help="above, shapes alone are looked at")
     parser.add_argument("--seconds", type=float, default=900.0)
     options = parser.parse_args()
-    progress, file, saved = ScreenProgress(), options.json, time.monotonic()
-    content: dict[str, Any] = read_json(file) if file.is_file() else {"models": {}, "one_stride": []}
+    progress, file = ScreenProgress(), options.json
+    content: dict[str, Any] = read_json(file) if file.is_file() else {"models": {}, "one_stride": ""}
     models: dict[str, dict[str, Any]] = content["models"]
-    settings = {"timm": timm.__version__, **machine(torch.device("cpu"))}
+    one_stride = set(content["one_stride"].split())
 
     def save() -> None:
-        counted = Counter(str(one.get("outcome", "to do")) for one in models.values())
-        summary = {"pyramids": len(models), **dict(sorted(counted.items()))}
-        grid = {"trained_px": LANDSCAPE, "detected_px": PORTRAIT, "images": IMAGES}
-        write_json(file, {**settings, **grid, **summary, "one_stride": content["one_stride"], "models": models})
+        grid = {"trained_px": spaced(LANDSCAPE), "detected_px": spaced(PORTRAIT), "images": IMAGES}
+        measured = {"timm": timm.__version__, **machine(torch.device("cpu")), **grid}
+        found = {"pyramids": len(models), **counted(models)}
+        write_json(file, {**measured, **found, "one_stride": spaced(sorted(one_stride)), "models": models})
 
-    unknown = [name for name in timm.list_models() if name not in models and name not in content["one_stride"]]
-    progress.start("list", len(unknown))
-    for index, name in enumerate(unknown):
-        if (entry := listed(name)) is None:
-            content["one_stride"].append(name)
-        else:
-            models[name] = entry
-        progress.advance(index + 1, name)
-    save()
-    todo = [name for name, one in models.items() if one.get("outcome") in (None, *options.again)]
-    todo = [name for name in todo if not options.only or any(part in name for part in options.only)]
-    todo.sort(key=lambda name: int(models[name]["parameters"]))
-    progress.start("sweep", len(todo))
-    for index, name in enumerate(todo):
-        # What is on the way besides the parameters is small.
-        needed, free = int(1.3 * 4 * models[name]["parameters"]) + 2**30, free_memory()
-        memory = int(min(options.memory_gib * 2**30, free))
-        strides = chosen(models[name]["offers"])
-        real = models[name]["parameters"] <= options.parameters
-        if real and needed > memory:
-            sizes = f"{needed / 2**30:.0f} GiB, {memory / 2**30:.0f} given"
-            says = f"{models[name]['parameters'] / 1e6:.0f} M parameters need {sizes}"
-            models[name] |= {"strides": list(strides), "outcome": "not run", "says": says}
-        else:
-            models[name] |= watched(name, strides, memory=memory, seconds=options.seconds, real=real)
-        progress.advance(index + 1, f"{name}: {models[name]['outcome']}")
-        if time.monotonic() - saved > SAVED_EVERY_S:
-            save()
-            saved = time.monotonic()
-    save()
+    def meant(names: Iterable[str]) -> list[str]:
+        return [name for name in names if not options.only or any(part in name for part in options.only)]
+
+    try:
+        unknown = meant(name for name in timm.list_models() if name not in models and name not in one_stride)
+        progress.start("list", len(unknown))
+        for index, name in enumerate(unknown):
+            if (entry := listed(name)) is None:
+                one_stride.add(name)
+            else:
+                models[name] = entry
+            progress.advance(index + 1, name)
+        todo = meant(name for name, one in models.items() if one.get("outcome") in (None, *options.again))
+        todo.sort(key=lambda name: int(models[name]["parameters"]))
+        progress.start("sweep", len(todo))
+        saved = time.monotonic()
+        for index, name in enumerate(todo):
+            models[name] |= outcome_of(name, models[name], options)
+            progress.advance(index + 1, f"{name}: {models[name]['outcome']}")
+            if time.monotonic() - saved > SAVED_EVERY_S:
+                save()
+                saved = time.monotonic()
+    finally:
+        save()
     progress.finish()
     for name, one in models.items():
         if one.get("outcome") in ("traceback", "not run"):
             progress.say(f"{one['outcome']}: {name}: {one['says'].strip().splitlines()[-1]}")
-    progress.say(str(dict(Counter(str(one.get("outcome", "to do")) for one in models.values()))))
+    progress.say(str(counted(models)))
 
 
 if __name__ == "__main__":
