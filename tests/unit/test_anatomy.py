@@ -166,6 +166,11 @@ def test_a_run_says_what_is_padded_and_refuses_what_is_too_large(tmp_path: Path)
     assert "got 128 x 192 with their padding." in message
     assert remedy == "data.image.short_side=106 data.image.long_side=160 data.image.pad_multiple=32"
     proved(tmp_path, *coatnet, *remedy.split())
+    # A window may be taller than its image: 64 x 96 pixels become up to 192 high.
+    tall = ("student.detector=fcos/test_coatnet", "data.image.short_side=64", "data.image.long_side=192")
+    proved(tmp_path, *tall)
+    with pytest.raises(ConfigError, match=r"got 192 x 192 .* Set data\.image\.short_side=160 data\.image\.long_"):
+        proved(tmp_path, *tall, "data.augment.crop=0.5")
 
 
 def test_a_teacher_of_a_fixed_size_is_told_its_own_setting(tmp_path: Path) -> None:

@@ -32,17 +32,18 @@ def require_grids(student: Detector, opened: Opened, changes: SampleChanges) -> 
     """
     train, image, augment = opened.config.train, opened.data.image, opened.config.data.augment
     low, high = augment.short_sides or (image.short_side, image.short_side)
-    notes = _padded(student, opened, image, side=high, setting="data.image")
+    cut = changes.transform is not None or augment.crop > 0  # to windows of another ratio than the image's
+    notes = _padded(student, opened, image, side=high, cut=cut, setting="data.image")
     if opened.teacher is not None:
         seen = opened.taught_at
         setting = "data.image" if opened.teacher_image is None else "teacher.image"
         side = high if opened.teacher_image is None else seen.short_side
-        notes += _padded(opened.teacher.detector, opened, seen, side=side, setting=setting)
+        notes += _padded(opened.teacher.detector, opened, seen, side=side, cut=cut, setting=setting)
     if train.batch_size > train.accumulate:
         return notes
     factor = min(augment.scale_jitter[0], 1.0)
     smallest = min(_grids(image, opened.data.train, side=low, factor=factor), key=max)
-    if changes.transform is not None or augment.crop > 0:  # they may cut a square out of any image
+    if cut:
         smallest = (min(smallest), min(smallest))
     if _starves(student, smallest):
         what = f"for {student.spec.name}, whose batch-norm learns nothing from one image of {_shown(smallest)} pixels"
@@ -56,8 +57,12 @@ def require_grids(student: Detector, opened: Opened, changes: SampleChanges) -> 
     return notes
 
 
-def _padded(detector: Detector, opened: Opened, image: ImageSettings, *, side: int, setting: str) -> list[str]:
+def _padded(
+    detector: Detector, opened: Opened, image: ImageSettings, *, side: int, cut: bool, setting: str
+) -> list[str]:
     grids = [one for split in (opened.data.train, opened.data.val) for one in _grids(image, split, side=side)]
+    if cut:
+        grids.append((-(-image.long_side // image.pad_multiple) * image.pad_multiple,) * 2)
     largest, notes = (max(height for height, _ in grids), max(width for _, width in grids)), []
     for module in detector.modules():
         if isinstance(module, PyramidBackbone):
