@@ -46,5 +46,5 @@ def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
 
 
 def typed(values: Iterable[object]) -> str:
-    """A list of numbers as `key=value` takes it, in one word of the shell."""
+    """A list as `key=value` takes it, without the blanks that would end a word of the shell."""
     return f"[{','.join(map(str, values))}]"

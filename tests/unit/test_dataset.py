@@ -274,7 +274,7 @@ def test_missing_file_is_named_with_its_remedy(annotations, tmp_path):
         DetectionDataset(annotations, image=IMAGE)[Draw(0, 0)]
     assert str(caught.value) == (
         f"Image 7 ({tmp_path}/one.jpg) must be a readable file, got: No such file or directory."
-        " Run `detdistill data check` to list all such images."
+        " Run `detdistill data check DATA` to list all such images."
     )
 
 
@@ -312,7 +312,7 @@ def test_an_image_of_another_size_is_refused(annotations, tmp_path):
     assert str(caught.value) == (
         f"Image 7 ({tmp_path}/one.jpg) must be 64x48 pixels (width x height) as annotated, got 48x64 with"
         " width and height swapped, which no EXIF orientation flag explains."
-        " Run `detdistill data check` to list all such images."
+        " Run `detdistill data check DATA` to list all such images."
     )
 
 

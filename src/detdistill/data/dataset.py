@@ -35,7 +35,7 @@ MAX_PIXELS = 178_956_970
 # What Pillow raises on broken or hostile files, depending on the format.
 _BROKEN = (*UNREADABLE, LookupError, TypeError, ArithmeticError)
 
-_CHECK = "Run `detdistill data check` to list all such images."
+_CHECK = "Run `detdistill data check DATA` to list all such images."
 
 # Streams of random numbers that one sample draws from; Sample.seed itself is left to the detectors.
 _AUGMENT_STREAM, _SAMPLE_TRANSFORM_STREAM = 1, 2

@@ -35,7 +35,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     if train_split.ignored.all():
         raise DataError(
             f"The training data {' and '.join(map(str, config.data.sources('train')))} must hold at least one box to "
-            f"learn, got none in {len(train_split)} images. See what became of them by `detdistill data check`."
+            f"learn, got none in {len(train_split)} images. See what became of them by `detdistill data check DATA`."
         )
     names, weights, mixture = train_split.class_names, config.data.weights, None
     if weights is not None and len(set(weights)) > 1:

@@ -20,7 +20,7 @@ from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import ClassComparison, LoadedDetector
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, typed
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
 from detdistill.progress import Progress, Silence
@@ -143,7 +143,9 @@ def require_same_classes(
             "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone."
         )
         if set(teacher.class_names) <= set(annotations.class_names):
-            remedy = f"Set data.classes={written(teacher.class_names)} to learn the teacher's classes alone."
+            remedy = (
+                f"Set data.classes={typed(map(written, teacher.class_names))} to learn the teacher's classes alone."
+            )
         raise ConfigError(
             f"The teacher {source} must have the data's classes in the same order, got others ({comparison.text()}). "
             f"{remedy}"

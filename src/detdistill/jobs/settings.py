@@ -10,10 +10,9 @@ from typing import Any, Literal
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, typed
 from detdistill.methods.composition import MethodSettings
 from detdistill.settings import PLACE, as_tree, given
-from detdistill.settings.calls import written
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
 
@@ -72,17 +71,17 @@ class DataSettings:
         if self.classes is not None and len(set(self.classes)) < max(len(self.classes), 1):
             raise ConfigError(
                 f"data.classes must be the names of classes, each once, got {list(self.classes)}. "
-                "Write for example data.classes=[car, truck], or null for all."
+                "Write for example data.classes=[car,truck], or null for all."
             )
         sets = len(self.sources("train"))
         usable = self.weights is None or (
             1 < sets == len(self.weights) and all(0 < weight < math.inf for weight in self.weights)
         )
         if not usable:
-            example = [1] * sets if sets > 1 else None
+            example = typed([1] * sets) if sets > 1 else "null"
             raise ConfigError(
                 f"data.weights must be a number above 0 for each of several training sets, here {sets}, got "
-                f"{list(self.weights or ())}. Write for example data.weights={written(example)}."
+                f"{list(self.weights or ())}. Write for example data.weights={example}."
             )
         if not 0 <= self.sample_specific_until <= 1:
             raise ConfigError(

@@ -1,0 +1,386 @@
+"""The table of remedies: what is typed, what is said to it, what is typed then, and what is said to that.
+
+A new error message whose remedy can be typed (an option, a key, a command) gets a row; `test_remedies.py` finds those
+that have none.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One remedy.
+
+    Attributes:
+        wrong: what is typed after `detdistill`; {home} is the folder that the test prepares.
+        remedy: how the answer ends: whole sentences.
+        right: what is typed then.
+        then: part of what is said to that; empty where it works.
+        needs_cpu: whether it is said only where there is no CUDA device.
+    """
+
+    wrong: str
+    remedy: str
+    right: str
+    then: str = ""
+    needs_cpu: bool = False
+
+
+def train(*words: str) -> str:
+    return shlex.join(["train", "--data", "{home}/scenes", "--out", "{home}/run", "--detector", "fcos/tiny", *words])
+
+
+def distill(*words: str, teacher: str = "teacher", method: str = "frs", student: str | None = "fcos/tiny") -> str:
+    options = {"data": "{home}/scenes", "out": "{home}/run", "student": student, "method": method}
+    options["teacher"] = teacher if ":" in teacher else f"{{home}}/{teacher}"
+    given = [word for key, value in options.items() if value is not None for word in (f"--{key}", value)]
+    return shlex.join(["distill", *given, *words])
+
+
+def evaluate(*words: str, data: str = "scenes") -> str:
+    return shlex.join(["evaluate", "{home}/teacher", "--data", f"{{home}}/{data}", *words])
+
+
+PLAIN = "train --detector fcos/tiny --out {home}/run"
+RENAME = "Rename a file, or name it: data.train=TRAIN.json data.val=VAL.json in a run, --data FILE.json elsewhere."
+NO_CLASSES = "Write frs(class_gain=0) to imitate features only."
+OTHERS = "teacher.allow=[classes]"
+SMALL = ("data.image.short_side=32", "data.image.long_side=32")
+GPU_OR_PROCESSES = (
+    "Write train.device=cuda:1 for the GPU of that number, or train.processes=1 for so many processes that train "
+    "together."
+)
+
+_SETTINGS = (
+    Row(
+        distill("student.strides=[8,16]", teacher="coarse"),
+        "Build the student with the teacher's strides, for example student.strides=[32,64].",
+        distill("student.strides=[32,64]", teacher="coarse"),
+    ),
+    Row(
+        train("student.strides=[64]"),
+        "Take another backbone, or set student.strides=[32,64].",
+        train("student.strides=[32,64]"),
+    ),
+    Row(
+        train("student.strides=[8,32]"),
+        "student.strides must be powers of two, each twice the one before, got (8, 32). Write for example [8,16,32].",
+        train("student.strides=[8,16,32]"),
+    ),
+    Row(
+        train("student.detector=faster_rcnn/test_vit", "student.strides=[16,32,64]"),
+        "Set student.strides=[16,32].",
+        train("student.detector=faster_rcnn/test_vit", "student.strides=[16,32]", "data.image.short_side=160"),
+        then="data.image.long_side",
+    ),
+    Row(
+        train("data.augment.scale_jitter=[2,1]"),
+        "Give for example [0.8,1.25].",
+        train("data.augment.scale_jitter=[0.8,1.25]"),
+    ),
+    Row(
+        train("data.augment.short_sides=[2,1]"),
+        "Give for example [480,800].",
+        train("data.augment.short_sides=[480,800]"),
+    ),
+    Row(
+        train("data.classes=[car,car]"),
+        "Write for example data.classes=[car,truck], or null for all.",
+        train("data.classes=[car,truck]"),
+    ),
+    Row(train("data.weights=[1]"), "Write for example data.weights=null.", train("data.weights=null")),
+    Row(
+        train("--data", "{home}/more", "data.weights=[1]"),
+        "Write for example data.weights=[1,1].",
+        train("--data", "{home}/more", "data.weights=[1,1]"),
+    ),
+    Row(
+        train("seed=1", "train.lr"),
+        "Write it like train.lr=0.01, or name a file that ends in .yaml.",
+        train("seed=1", "train.lr=0.01"),
+    ),
+    Row(train("train.devices=1"), GPU_OR_PROCESSES, train("train.processes=1")),
+    Row(
+        train("train.devices=1"),
+        GPU_OR_PROCESSES,
+        train("train.device=cuda:1"),
+        then="Write train.device=auto.",
+        needs_cpu=True,
+    ),
+    Row(train("train.accelerator=cpu"), "Write train.device=cpu.", train("train.device=cpu")),
+    Row(
+        train('train.device="1"'),
+        "Write train.device=cuda:1 for the GPU of that number.",
+        train("train.device=cuda:1"),
+        then="Write train.device=auto.",
+        needs_cpu=True,
+    ),
+    Row(train("train.device=cuda"), "Write train.device=auto.", train("train.device=auto"), needs_cpu=True),
+    Row(
+        train("train.processes=2", "train.device=cuda:0"),
+        "Write train.processes=1.",
+        train("train.processes=1", "train.device=cuda:0"),
+        then="Write train.device=auto.",
+        needs_cpu=True,
+    ),
+    Row(
+        train(*SMALL, "student.fpn_norm=batch", "train.batch_size=1"),
+        "Set train.batch_size=2.",
+        train(*SMALL, "student.fpn_norm=batch", "train.batch_size=2"),
+    ),
+    Row(
+        train(*SMALL, "student.fpn_norm=batch", "train.batch_size=4", "train.accumulate=4"),
+        "Set train.accumulate=2.",
+        train(*SMALL, "student.fpn_norm=batch", "train.batch_size=4", "train.accumulate=2"),
+    ),
+    Row("settings zzzzqq", "Look through all of them with detdistill settings.", "settings"),
+)
+
+_METHODS = (
+    Row(distill(OTHERS, teacher="others"), NO_CLASSES, distill(OTHERS, teacher="others", method="frs(class_gain=0)")),
+    Row(
+        distill(OTHERS, teacher="others", method="aid(frs)"),
+        NO_CLASSES,
+        distill(OTHERS, teacher="others", method="aid(frs(class_gain=0))"),
+        then="The teacher of aid must have the student's classes in the same order",
+    ),
+    Row(
+        distill(OTHERS, teacher="others", method="aid(hint)"),
+        "Take the method without aid.",
+        distill(OTHERS, teacher="others", method="hint"),
+    ),
+    Row(
+        distill(OTHERS, teacher="others", method="ikd(hint)"),
+        "Write ikd(..., adversarial=false) to change the samples alone.",
+        distill(OTHERS, teacher="others", method="ikd(hint, adversarial=false)"),
+    ),
+    Row(distill(method="ld"), "or imitate features, as with hint.", distill(method="hint")),
+    Row(
+        distill(OTHERS, teacher="gfl_others", student="gfl/tiny", method="ld(class_gain=1)"),
+        "Write ld(class_gain=0) to imitate boxes only.",
+        distill(OTHERS, teacher="gfl_others", student="gfl/tiny", method="ld(class_gain=0)"),
+    ),
+    Row(
+        distill(teacher="gfl_bins", student="gfl/tiny", method="ld"),
+        "Set student.box_bins=9.",
+        distill("student.box_bins=9", teacher="gfl_bins", student="gfl/tiny", method="ld"),
+    ),
+    Row(
+        distill(method="aid(frs, weigh_adversarial=true)"),
+        "Wrap the method in ikd inside aid, as in aid(ikd(frs), weigh_adversarial=true), or leave it out.",
+        distill(method="aid(ikd(frs), weigh_adversarial=true)"),
+    ),
+    Row(
+        distill(method="frs(feature_gain=0, class_gain=0)"),
+        "Raise one of them, or train the student alone with detdistill train.",
+        train(),
+    ),
+    Row(
+        distill(method="aid"),
+        "Write the method that is wrapped, as in --method 'aid(frs)', or in the config file.",
+        distill(method="aid(frs)"),
+    ),
+    Row(
+        distill(method="sum"),
+        "Write the methods, as in --method 'frs + ssim', or in the config file.",
+        distill(method="frs + ssim"),
+    ),
+    Row(
+        distill(method="'frs'"),
+        "Write for example frs, or aid(frs + ssim, alpha=0.5).",
+        distill(method="aid(frs + ssim, alpha=0.5)"),
+    ),
+    Row(
+        distill("data.sample_specific={{}}", method="ikd(hint)"),
+        "Set the method's own numbers, such as method.small_px=32.",
+        distill("method.small_px=32", method="ikd(hint)"),
+    ),
+    Row("methods 'frs + ssim'", "Ask for each method by itself, as in detdistill methods frs.", "methods frs"),
+)
+
+_DETECTORS = (
+    Row(
+        distill(teacher="others"),
+        "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone.",
+        distill(OTHERS, teacher="others", method="hint"),
+    ),
+    Row(
+        distill(teacher="some"),
+        "Set data.classes=[car,'traffic light'] to learn the teacher's classes alone.",
+        distill("data.classes=[car,'traffic light']", teacher="some"),
+    ),
+    Row(
+        distill("--inherit", OTHERS, teacher="renamed", method="hint"),
+        "Leave out --inherit.",
+        distill(OTHERS, teacher="renamed", method="hint"),
+    ),
+    Row(
+        distill("--inherit", teacher="gfl_wide", method="hint"),
+        "Take a student of the same family with student.fpn_channels=64, or leave out --inherit.",
+        distill("--inherit", "student.fpn_channels=64", teacher="gfl_wide", method="hint", student="gfl/tiny"),
+    ),
+    Row(
+        train("--init", "{home}/teacher", "student.detector=fcos/test_efficientnet"),
+        "Give the student the same architecture, or leave out --init.",
+        "train --data {home}/scenes --out {home}/run --init {home}/teacher",
+    ),
+    Row(
+        distill("--inherit", "--init", "{home}/teacher"),
+        "Leave out --inherit, or --init.",
+        distill("--init", "{home}/teacher"),
+    ),
+    Row(
+        distill("--alone", "{home}/teacher"),
+        "Train it with the same settings, or pass --alone-differs to have that said beside the figures.",
+        distill("--alone", "{home}/teacher", "--alone-differs"),
+    ),
+    Row(
+        distill("--alone-differs"),
+        "Pass --alone RUN as well.",
+        distill("--alone-differs", "--alone", "{home}/teacher"),
+    ),
+    Row(
+        distill("--generations", "2"),
+        "Add --self.",
+        distill("--generations", "2", "--self"),
+        then="Leave out --student and the section student, or --self.",
+    ),
+    Row(
+        distill("--self"),
+        "Leave out --student and the section student, or --self.",
+        distill("--self", student=None),
+    ),
+    Row(
+        distill("--self", student=None, teacher="torchvision:fcos_resnet50_fpn"),
+        "Give --teacher RUN, or choose a student by --student.",
+        distill("--self", student=None),
+    ),
+    Row(
+        distill("--self", "--generations", "0", student=None),
+        "Give --generations 2.",
+        distill("--self", "--generations", "2", student=None),
+    ),
+    Row(
+        distill("--self", "--generations", "2", "--longer", "2", student=None),
+        "Leave out --equal-time and --longer.",
+        distill("--self", "--generations", "2", student=None),
+    ),
+)
+
+_DATA = (
+    Row(
+        train("data.folder={home}/unnamed"),
+        RENAME,
+        PLAIN + " data.train={home}/unnamed/one.json data.val={home}/unnamed/seen.json",
+    ),
+    Row(evaluate(data="unnamed"), RENAME, evaluate(data="unnamed/seen.json")),
+    Row(
+        evaluate("--split", "test", data="voc"), "Add it, or give --split val.", evaluate("--split", "val", data="voc")
+    ),
+    Row(
+        evaluate("--protocol", "kitti", "--confusion", "{home}/confusion.png"),
+        "Add --protocol coco.",
+        evaluate("--protocol", "coco", "--confusion", "{home}/confusion.png"),
+    ),
+    Row(
+        evaluate(data="resized"),
+        "Run `detdistill data check DATA` to list all such images.",
+        "data check {home}/resized",
+    ),
+    Row(
+        train("data.folder={home}/bare"),
+        "See what became of them by `detdistill data check DATA`.",
+        "data check {home}/bare",
+    ),
+    Row(
+        train("data.folder={home}/lossy"),
+        "Mend them, or go on with what is left by --allow-problems.",
+        train("data.folder={home}/lossy", "--allow-problems"),
+    ),
+    Row(
+        "predict {home}/teacher --out {home}/drawn",
+        "Write detdistill predict CHECKPOINT IMAGE --out DIR.",
+        "predict {home}/teacher {home}/scenes/images --out {home}/drawn",
+    ),
+    Row(
+        PLAIN,
+        "Pass --data FOLDER, or write it in the config file.",
+        PLAIN + " --data {home}/scenes",
+    ),
+    Row(
+        "train --detector fcos/tiny --data {home}/scenes",
+        "Pass --out FOLDER, or write it in the config file.",
+        "train --detector fcos/tiny --data {home}/scenes --out {home}/run",
+    ),
+    Row(
+        PLAIN + " data.train={home}/scenes/train.json",
+        "Pass --data FOLDER, or give data.train and data.val.",
+        PLAIN + " data.train={home}/scenes/train.json data.val={home}/scenes/val.json",
+    ),
+    Row(train("out={home}/scenes/val.json"), "Choose another --out.", train()),
+    Row(
+        train("out={home}/scenes"),
+        "Choose another --out, or go on with that run by --resume.",
+        train("out={home}/scenes", "--resume"),
+    ),
+    Row(
+        "reproduce aid --plan",
+        "Add --scale full.",
+        "reproduce aid --plan --scale full",
+        then="Pass --data ROOT with kitti/ and coco/ in it, or try --scale smoke first.",
+    ),
+    Row(
+        "reproduce aid --plan --scale full",
+        "Pass --data ROOT with kitti/ and coco/ in it, or try --scale smoke first.",
+        "reproduce aid --plan --scale full --data {home}/scenes",
+        then="or try --scale smoke first.",
+    ),
+    Row(
+        "reproduce aid --plan --scale full --data {home}/scenes",
+        "or try --scale smoke first.",
+        "reproduce aid --plan --scale smoke",
+        then="Add --scale full.",
+    ),
+)
+
+ROWS = (*_SETTINGS, *_METHODS, *_DETECTORS, *_DATA)
+
+WITHOUT_ROW = {
+    "a detector family of another package": (
+        "Leave out --agnostic and evaluate.agnostic.",
+        "Write aid(..., granularity=image) if it has class and box losses of each image, else leave aid out.",
+    ),
+    "a proof that is not finite": (
+        "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`.",
+    ),
+    "such data is refused before": ("Check the annotations with `detdistill data check DATA`.",),
+    "an installation without it": (
+        "Install it: pip install {}.",
+        "Install it with: pip install tensorboard.",
+    ),
+    "advice in a table": (
+        "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
+    ),
+    "a checkpoint that says no size": (
+        "Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was.",
+    ),
+    "the row of `reproduce` has its end": ("Put {} there, or try --scale smoke first.",),
+    "then it trains": ("Leave --data out to use drawn scenes.",),
+    "the folder of another full-scale run": ("Give another --out, or delete it.",),
+    "a full disk": ("Free some, give --out on another disk, or run rows one by one with --row.",),
+    "torchrun": (
+        "Start torchrun with one --nproc-per-node on all machines, and leave train.processes out.",
+        "Write train.device=cuda.",
+        "Pass --alone RUN.",
+        "Another one failed or was stopped: see what it said, and start all of them again with --resume.",
+    ),
+    "a machine with GPUs": (
+        "Write train.device=cuda:{}.",
+        "Set train.device=cpu, where any number can run.",
+    ),
+    "the command line refuses the folder before": ("Go on with it (--resume), or choose another folder.",),
+}
+"""Remedies that cannot be followed here, by the reason."""
