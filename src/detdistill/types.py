@@ -200,16 +200,18 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """All that a trainer ever sees of a step; only `total`, which `backward` is called on, is not detached.
+    """All that a trainer ever sees of a step; only `total`, which `backward` is called on, and `task` are not detached.
 
     Attributes:
         parts: ``"task"`` and each term's loss after weight, gain and warm-up; they add up to `total`.
         diagnostics: figures that explain, by name.
+        task: the task's part of `total` with its graph; None where that is all of it.
     """
 
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
     diagnostics: Mapping[str, Float[Tensor, ""]]
+    task: Float[Tensor, ""] | None = None
 
 
 @dataclass(frozen=True, slots=True)

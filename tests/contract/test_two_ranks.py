@@ -23,8 +23,8 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.step import DistillationStep
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.composition import parse_method, structure
+from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.launch import launch
-from detdistill.training.run import Parcel, PlainStep
 from detdistill.training.settings import TrainSettings
 from detdistill.types import Batch, Clock
 from every_method import ALONE, OPTIONS, WRAPPING, awake, both_wrappers, families_of, one_family, trained_by
@@ -99,7 +99,7 @@ def on_this_rank(fabric: Fabric, case: Case) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for index in range(STEPS):
         optimizer.zero_grad()
-        report = module(Parcel(half(index, fabric.global_rank), Clock(step=index, total_steps=STEPS)))
+        report, _ = module(Parcel(half(index, fabric.global_rank), Clock(step=index, total_steps=STEPS)))
         fabric.backward(report["total"]["total"])
         optimizer.step()
         found |= snapshot(step, index)

@@ -13,7 +13,7 @@ from detdistill.cli import main
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
-from detdistill.jobs.plan import plan_job, plan_of
+from detdistill.jobs.plan import plan_job, plan_of, step_seconds
 from detdistill.jobs.run import train_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.store.layout import RunFolder
@@ -65,7 +65,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(lab: Path, capsys: pytest.
 def test_a_dry_run_of_a_distillation(lab: Path, tmp_path: Path) -> None:
     """With twins that a run would keep, and terms that end half-way."""
     before, state = entries(lab), torch.get_rng_state()
-    config = configured(lab, "dry", "train.evaluate_every=2", method="ikd(frs(until=0.5), attack_steps=1)")
+    config = configured(lab, "dry", "train.evaluate_every=2", "longer=3", method="ikd(frs(until=0.5), attack_steps=1)")
     watcher = Watcher()
     plan = plan_job(config, generations=3, progress=watcher)
     assert entries(lab) == before
@@ -77,6 +77,7 @@ def test_a_dry_run_of_a_distillation(lab: Path, tmp_path: Path) -> None:
     assert 0 < plan.step_seconds < 20
     assert plan.seconds == 18 * plan.step_seconds
     assert "  generations: 3 such runs, each taught by the one before" in plan.table()
+    assert "  then: the student alone for 3 times the steps" in plan.table()
     assert plan.table()[-1].endswith(" s a step; evaluations not counted")
     assert json.loads(json.dumps(plan.as_dict()))["out"] == str(lab / "dry")
     # Everything that a run says before its first step was said.
@@ -85,14 +86,12 @@ def test_a_dry_run_of_a_distillation(lab: Path, tmp_path: Path) -> None:
 
 
 def test_measuring_leaves_the_run_as_it_was(lab: Path) -> None:
-    from detdistill.jobs.plan import _step_seconds
-
     config = configured(lab, "dry", method="hint")
     proved = stages.prove(stages.build(stages.open_inputs(config)))
     step = proved.built.step
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
     digest = step.teacher.digest()
-    assert _step_seconds(proved) > 0
+    assert step_seconds(proved, 2) > 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
     assert all(parameter.grad is None for parameter in step.parameters())
     assert step.teacher.digest() == digest

@@ -108,7 +108,10 @@ def test_another_identity_is_refused_and_free_settings_are_not(tmp_path: Path) -
 def test_a_run_of_before_a_setting_came_had_its_default(tmp_path: Path) -> None:
     written = run_tiny(tmp_path, tiny_settings()).checkpoint / COUNTERS
     content = json.loads(written.read_text())
-    del content["identity"]["train"]["backbone_lr_factor"]
+    train = content["identity"]["train"]
+    del train["backbone_lr_factor"], content["counters"]["clipping"], content["checksum"]
+    train |= {"devices": train.pop("processes"), "accelerator": train.pop("device")}
+    content["format"] = 1
     written.write_text(json.dumps(content))
     assert run_tiny(tmp_path, tiny_settings(), resume=True).resumed_from == 12
     with pytest.raises(ConfigError, match=r"train\.backbone_lr_factor must be 1\.0 to resume from .*, got 0\.5\."):

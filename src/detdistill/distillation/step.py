@@ -179,7 +179,7 @@ class DistillationStep(nn.Module):
             is off at this step adds nothing and reports 0; the teacher looks only where a term is on.
         """
         seen = self.see(batch, self.recipe.at(clock))
-        total = task_loss(seen.students[CLEAN])
+        task = total = task_loss(seen.students[CLEAN])
         parts = {"task": total.detach()}
         diagnostics: dict[str, Tensor] = {}
         pairs = seen.pairs()
@@ -199,7 +199,7 @@ class DistillationStep(nn.Module):
             parts[weighted.name] = loss.detach()
             for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
                 diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
-        return StepReport(total=total, parts=parts, diagnostics=diagnostics)
+        return StepReport(total=total, parts=parts, diagnostics=diagnostics, task=task)
 
 
 def _told(name: str, weight: Tensor, strides: Sequence[int | None]) -> dict[str, Tensor]:

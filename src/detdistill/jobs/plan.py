@@ -51,6 +51,7 @@ class RunPlan:
         free_bytes: on the disk of the run folder.
         step_seconds: that one step takes, where it was measured.
         generations: how many such runs there are, one after the other.
+        then: what else is trained, which `seconds` does not count.
     """
 
     label: str
@@ -71,6 +72,7 @@ class RunPlan:
     free_bytes: int
     step_seconds: float | None = None
     generations: int = 1
+    then: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -97,6 +99,7 @@ class RunPlan:
         ]
         if self.generations > 1:
             lines.append(f"  generations: {self.generations} such runs, each taught by the one before")
+        lines += [f"  then: {one}" for one in self.then]
         if self.seconds is not None:
             said = f"  time: about {duration(self.seconds)}, at {self.step_seconds:.3g} s a step"
             lines.append(f"{said}; evaluations not counted" if self.evaluations else said)
@@ -105,6 +108,12 @@ class RunPlan:
     def as_dict(self) -> Mapping[str, Any]:
         """Every figure by its name."""
         return {**asdict(self), "out": str(self.out), "seconds": self.seconds}
+
+
+def _then(config: RunConfig) -> tuple[str, ...]:
+    equal = ("the student alone for the time that this took",) if config.equal_time else ()
+    longer = () if config.longer is None else (f"the student alone for {config.longer:g} times the steps",)
+    return (*equal, *longer)
 
 
 def plan_of(proved: stages.Proved) -> RunPlan:
@@ -134,6 +143,7 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         checkpoint_bytes=_checkpoint_bytes(built),
         checkpoints=min(settings.keep_checkpoints + 1, _saves(config)),
         free_bytes=shutil.disk_usage(next(place for place in _above(config.out) if place.exists())).free,
+        then=_then(config),
     )
 
 

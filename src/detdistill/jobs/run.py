@@ -24,6 +24,7 @@ from detdistill.progress import Progress, counted
 from detdistill.report.tables import AGNOSTIC, Table, class_change, per_class, results_json, side_by_side
 from detdistill.store.best import Best, chosen_as
 from detdistill.store.layout import RunFolder
+from detdistill.training.clipping import Clipped
 from detdistill.training.launch import forks, own_device
 from detdistill.training.world import by_leader, leads, watched_by_leader
 
@@ -49,6 +50,7 @@ class RunOutcome:
         best: how detectors were chosen that are the best of several evaluations, by the names of `results`.
         stopped_early: whether the training ended before all steps that were planned.
         sizes: the size at which each detector saw the images, where these are not all the same.
+        clipping: how often the gradient was clipped; None where that is off.
         agnostic: whether the figures are with boxes suppressed across classes.
         costs: what teacher and distilled student cost on an image.
         longer: steps and seconds of the student alone where it was trained for longer, by the names of `results`.
@@ -63,6 +65,7 @@ class RunOutcome:
     alone: Comparison | None = None
     best: Mapping[str, Best] = field(default_factory=dict)
     stopped_early: bool = False
+    clipping: Clipped | None = None
     agnostic: bool = False
     sizes: Mapping[str, ImageSettings] = field(default_factory=dict)
     costs: Mapping[str, ProfileOutcome] = field(default_factory=dict)
@@ -75,7 +78,8 @@ class RunOutcome:
         lines += [AGNOSTIC] if self.agnostic else []
         lines += _notes(self.alone, self.best)
         early = " (stopped early)" if self.stopped_early else ""
-        took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s; run folder {self.out}"
+        clipped = f"; {self.clipping.text()}" if self.clipping is not None and self.clipping.clipped else ""
+        took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s{clipped}; run folder {self.out}"
         if not self.method:
             return [*lines, "", *per_class(self.results).text().splitlines(), "", took]
         if against := self._against():
@@ -130,6 +134,7 @@ class RunOutcome:
             **({} if self.sample_specific is None else {"sample_specific": dict(self.sample_specific)}),
             **_facts(self.alone, self.best),
             **({"stopped_early": True} if self.stopped_early else {}),
+            **({} if self.clipping is None else {"clipping": self.clipping.as_dict()}),
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
             **({"agnostic": True} if self.agnostic else {}),
             **self._compared(),
@@ -244,6 +249,7 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
         sample_specific=built.shares,
         best={} if training.best is None else {STUDENT: training.best},
         stopped_early=training.stopped_early,
+        clipping=training.clipping,
         agnostic=config.evaluate.agnostic,
     )
     stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
@@ -310,6 +316,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
             alone=built.alone,
             best={name: best for name, best in chosen.items() if best is not None},
             stopped_early=training.stopped_early,
+            clipping=training.clipping,
             sizes=seen,
             agnostic=config.evaluate.agnostic,
             costs=_costs(opened, student),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,9 @@ from detdistill.store.checkpoints import (
     write_checkpoint,
 )
 from detdistill.store.layout import RunFolder
+from detdistill.training.clipping import Clipped, Clipping
 from detdistill.training.evaluations import Evaluations
+from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.logs import MetricsLog, TensorboardLog
 from detdistill.training.optimizer import build_optimizer, learning_rate
 from detdistill.training.pace import Pace
@@ -38,7 +40,7 @@ from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
 from detdistill.training.world import attempted, settled
-from detdistill.types import Batch, Clock, StepReport
+from detdistill.types import Batch, Clock
 
 Loader = Callable[[int, int, int], Iterable[Batch]]
 SaveStudent = Callable[[Any, Path], None]
@@ -63,6 +65,7 @@ class TrainResult:
         resumed_from: the step that this call went on from; 0 for a new run.
         metrics: figures of the last evaluation that this call made; empty where there was none.
         warnings: what was passed over on resume.
+        clipping: how often the gradient was clipped; None where that is off.
     """
 
     steps: int
@@ -75,31 +78,7 @@ class TrainResult:
     resumed_from: int = 0
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-
-@final
-class Parcel:
-    """A batch and a clock that nobody unpacks on the way: Fabric refuses frozen dataclasses."""
-
-    __slots__ = ("batch", "clock")
-
-    def __init__(self, batch: Batch, clock: Clock) -> None:
-        self.batch, self.clock = batch, clock
-
-
-@final
-class PlainStep(nn.Module):
-    """Calls a step; the whole forward pass goes through this one module, so that gradients of all ranks are joined."""
-
-    def __init__(self, step: nn.Module) -> None:
-        super().__init__()
-        self.step = step
-
-    def forward(self, parcel: Parcel) -> dict[str, dict[str, Tensor]]:
-        """The report's total (with its graph), parts and diagnostics, as the plain dicts that Fabric takes."""
-        report: StepReport = self.step(parcel.batch, parcel.clock)
-        parts, diagnostics = dict(report.parts), dict(report.diagnostics)
-        return {"total": {"total": report.total}, "parts": parts, "diagnostics": diagnostics}
+    clipping: Clipped | None = None
 
 
 @final
@@ -135,6 +114,8 @@ class _Run:
         self.seconds, self.pace = 0.0, Pace(settings.steps)
         self.last_metrics: dict[str, float | None] = {}
         self.checkpoint: Path | None = None
+        warm, adaptive = min(settings.warmup_steps, settings.steps // 2), settings.optimizer == "adamw"
+        self.clipping = Clipping(settings.clip_norm, start=warm, adaptive=adaptive)
         self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
         start = self.start = self._begin()
         if self.writes:
@@ -153,6 +134,7 @@ class _Run:
             return 0
         require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
         self.state.restore(found)
+        self.clipping.restore(found.snapshot.counters.get("clipping"))
         self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:
             remove_surplus(self.folder, step=start, keep=self.settings.keep_checkpoints)
@@ -211,6 +193,7 @@ class _Run:
             resumed_from=start,
             metrics=self.last_metrics,
             warnings=self.warnings,
+            clipping=self.clipping.result(),
         )
 
     def close(self) -> None:
@@ -251,19 +234,28 @@ class _Run:
             group["lr"] = rate * group["lr_factor"]
         clock = Clock(step=index, total_steps=settings.steps)
         self.optimizer.zero_grad()
+        asked = self.scaler is None and self.clipping.asks(index)
+        tasks: Sequence[Tensor | None] = [None] * len(self.parameters)
         figures: dict[str, dict[str, Tensor]] = {"total": {}, "parts": {}, "diagnostics": {}}
         edges = [round(len(batch) * number / settings.accumulate) for number in range(settings.accumulate + 1)]
         pieces = [(first, last) for first, last in pairwise(edges) if last > first]
         for first, last in pieces:
             share = (last - first) / len(batch)
             with self.fabric.no_backward_sync(self.module, enabled=last < len(batch)):
-                report = self.module(Parcel(batch.part(first, last) if settings.accumulate > 1 else batch, clock))
+                parcel = Parcel(batch.part(first, last) if settings.accumulate > 1 else batch, clock)
+                report, aside = self.module(parcel)
+                if asked and aside.tensor is not None:
+                    tasks = self._task_gradients(aside.tensor * share, tasks)
                 self.fabric.backward(report["total"]["total"] * share)
             for kind, values in report.items():
                 for name, value in values.items():
                     figures[kind][name] = figures[kind].get(name, 0.0) + value.detach().float() * share
         norm = self._gradient_norm()
         stopping = self._agree(index, figures, norm, stop)
+        if norm is not None:
+            said = self.clipping.add(float(norm), task=self._norm_of(tasks))
+            if said is not None and self.writes:
+                self.progress.say(said)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.student)
@@ -273,6 +265,23 @@ class _Run:
             named = figures["parts"] | figures["diagnostics"] | ({} if norm is None else {"gradient_norm": norm})
             row |= dict(zip(named, torch.stack([*named.values()]).tolist(), strict=True)) if named else {}
         return row, stopping
+
+    def _task_gradients(self, task: Tensor, before: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradients of a part of the task by parameters, added to those before; the graph stays."""
+        found = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
+        return [
+            new if old is None else old if new is None else old + new for old, new in zip(before, found, strict=True)
+        ]
+
+    def _norm_of(self, gradients: Sequence[Tensor | None]) -> float | None:
+        """Norm of a gradient by parameters, the mean over all ranks; None where it was not computed."""
+        found = [one for one in gradients if one is not None]
+        if not found:
+            return None
+        if self.fabric.world_size > 1:
+            for one in found:
+                distributed.all_reduce(one)
+        return float(nn.utils.get_total_norm(found)) / self.fabric.world_size
 
     def _gradient_norm(self) -> Tensor | None:
         if self.settings.clip_norm > 0:
@@ -326,7 +335,8 @@ class _Run:
         self.checkpoint = self._by_leader(lambda: self._write_checkpoint(done))
 
     def _write_checkpoint(self, done: int) -> Path:
-        counters, tensors = self.state.counters(), self.state.tensors()
+        counters = {**self.state.counters(), "clipping": self.clipping.counters()}
+        tensors = self.state.tensors()
         snapshot = Snapshot(done, self.seconds, self.identity, counters, tensors)
         keep = self.settings.keep_checkpoints
         with self._plain_student() as student:
