@@ -132,6 +132,10 @@ def test_a_run_that_has_begun_goes_on_without_its_source(home: Path, monkeypatch
         train_job(
             run(home, "stopped", init=home / "gone", data="more", **{"student.detector": "fcos/tiny"}), resume=True
         )
+    (home / "stopped" / "init.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"init\.json must hold digest and image, and .*config\.yaml init, got some"):
+        train_job(stopped, resume=True)
+    (home / "stopped" / "init.json").write_text(record)
     (home / "source").rename(home / "moved")
     # Both by the run's own config file and by the words that it was begun with.
     for config in (read_run_config(home / "stopped" / "config.yaml", purpose="train"), run(home, "stopped", **start)):
