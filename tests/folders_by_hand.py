@@ -152,3 +152,30 @@ def make_kitti(folder: Path) -> Path:
         picture(folder / "training" / "image_2" / f"{stem}.png")
     _lists(folder / "ImageSets")
     return folder
+
+
+def make_tracking(folder: Path) -> Path:
+    """KITTI's tracking layout: the images of train and val as two sequences."""
+    for sequence, stems in (("0000", TRAIN), ("0001", VAL)):
+        lines = []
+        for frame, stem in enumerate(stems):
+            picture(folder / "training" / "image_02" / sequence / f"{frame:06}.png")
+            lines += [f"{frame} {track} {kitti_line(name, box)}" for track, (name, *box) in enumerate(OBJECTS[stem])]
+        write(folder / "training" / "label_02" / f"{sequence}.txt", "".join(lines))
+    return folder
+
+
+def labelme_text(stem: str) -> str:
+    shapes = [
+        {"label": name, "points": [[x1, y1], [x2, y2]], "shape_type": "rectangle", "flags": {}}
+        for name, x1, y1, x2, y2 in OBJECTS[stem]
+    ]
+    content = {"version": "5.0.1", "flags": {}, "shapes": shapes, "imagePath": f"{stem}.png", "imageData": None}
+    return json.dumps({**content, "imageHeight": HEIGHT, "imageWidth": WIDTH}, indent=1)
+
+
+def make_labelme(folder: Path) -> Path:
+    for stem in (*TRAIN, *VAL):
+        write(folder / f"{stem}.json", labelme_text(stem))
+        picture(folder / f"{stem}.png")
+    return folder

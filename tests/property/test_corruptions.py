@@ -22,8 +22,10 @@ from folders_by_hand import (
     make_darknet,
     make_kitti,
     make_labelimg,
+    make_labelme,
     make_one_coco,
     make_roboflow,
+    make_tracking,
     make_voc,
     make_yolo,
 )
@@ -37,6 +39,8 @@ MAKERS = {
     "cvat": make_one_coco,
     "darknet": make_darknet,
     "labelimg": make_labelimg,
+    "labelme": make_labelme,
+    "tracking": make_tracking,
 }
 SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png", ".data", ".names")
 WRITTEN = ("coco", "voc", "yolo", "kitti")

@@ -108,7 +108,7 @@ def test_no_class_at_all_is_refused(tmp_path):
     make_voc(tmp_path)
     for path in (tmp_path / "Annotations").iterdir():
         path.write_text(voc_xml(""))
-    with pytest.raises(DataError, match=r"must hold at least one <object> with a <name>, got none\. Check that"):
+    with pytest.raises(DataError, match=r"must hold at least one object with a class, got none\. Check that"):
         open_split(tmp_path, "train")
 
 

@@ -76,6 +76,7 @@ class LabelFile:
         image: how it calls its image; empty where it does not.
         size: the image's height and width; None where it tells none.
         lacks_size: whether it should have told the size.
+        part: what the numbers called lines count, for problems.
     """
 
     boxes: tuple[LabelledBox, ...]
@@ -84,6 +85,7 @@ class LabelFile:
     image: str = ""
     size: tuple[int, int] | None = None
     lacks_size: bool = False
+    part: str = "line"
 
 
 @final
@@ -107,7 +109,7 @@ class LabelledImages:
         self._check_images, self._images = check_images, Images()
         self._label_of = {kind: label for label, kind in enumerate(classes.names if kinds is None else kinds)}
         self._stems: list[str] = []
-        self._files: list[str] = []
+        self._places: list[str] = []
         # One entry a box or region, whose label is -1.
         self._rows, self._lines, self._labels = array("q"), array("q"), array("q")
         self._corners, self._ignored = array("d"), bytearray()
@@ -126,15 +128,16 @@ class LabelledImages:
             self._problems.add("image without size", str(file), what=what, action="repaired")
         row = self._images.add(name, size)
         self._stems.append(stem)
-        self._files.append(str(file))
+        place = f"{file}, {labels.part}"
+        self._places.append(place)
         for flaw in labels.flaws:
-            self._tell(flaw, file, lost=True)
+            self._tell(flaw, place, lost=True)
         for item in labels.boxes:
             if item.kind is not None and item.kind not in self._label_of:
-                self._tell(Flaw(UNKNOWN_CLASS, item.line, f"{item.kind!r} is none of the classes"), file, lost=True)
+                self._tell(Flaw(UNKNOWN_CLASS, item.line, f"{item.kind!r} is none of the classes"), place, lost=True)
                 continue
             if item.flaw is not None:
-                self._tell(item.flaw, file)
+                self._tell(item.flaw, place)
             x1, y1, x2, y2 = item.box
             self._corners.extend((x1 * width, y1 * height, x2 * width, y2 * height) if labels.shares else item.box)
             self._rows.append(row)
@@ -142,9 +145,9 @@ class LabelledImages:
             self._labels.append(-1 if item.kind is None else self._label_of[item.kind])
             self._ignored.append(item.ignored)
 
-    def _tell(self, flaw: Flaw, file: Path, *, lost: bool = False) -> None:
+    def _tell(self, flaw: Flaw, place: str, *, lost: bool = False) -> None:
         loses: Lost | None = "boxes" if lost and flaw.action == "skipped" else None
-        self._problems.add(flaw.kind, f"{file}, line {flaw.line}", what=flaw.what, action=flaw.action, loses=loses)
+        self._problems.add(flaw.kind, f"{place} {flaw.line}", what=flaw.what, action=flaw.action, loses=loses)
 
     def _size(self, path: Path, stated: tuple[int, int] | None, where: str) -> tuple[int, int] | None:
         """Height and width of an image as stated, or from its header; None where it cannot be used, which is told."""
@@ -166,7 +169,7 @@ class LabelledImages:
             np.frombuffer(self._rows, dtype=np.int64)[at],
             self._images,
             self._problems,
-            where=lambda row: f"{self._files[self._rows[at[row]]]}, line {self._lines[at[row]]}",
+            where=lambda row: f"{self._places[self._rows[at[row]]]} {self._lines[at[row]]}",
             labels=np.frombuffer(self._labels, dtype=np.int64)[at],
             ignored=np.frombuffer(self._ignored, dtype=np.bool_)[at],
             loses=loses,

@@ -290,7 +290,7 @@ def by_stem(names: Sequence[str]) -> dict[str, str]:
 def without_suffix(name: str) -> str:
     """A name without the ending of an image or label file; other endings belong to the name."""
     stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES | {".xml", ".txt"} else name
+    return stem if suffix.lower() in IMAGE_SUFFIXES | {".xml", ".txt", ".json"} else name
 
 
 def shown(path: Path, folder: Path) -> str:

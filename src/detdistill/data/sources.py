@@ -6,6 +6,8 @@ A folder of several formats is of the one with the lowest precedence; a file may
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from detdistill.data.annotations import Annotations, Reading, Split, ignore_progress
@@ -37,11 +39,26 @@ def _of_no_format(data: Path) -> ConfigError:
         return ConfigError(
             f"data {data} must be {listed}, got a file that is none of them. Give such a file, or the data's folder."
         )
+    if (project := _via_project(data)) is not None:
+        return ConfigError(
+            f"{project} must be annotations that are read, got a project of the VGG Image Annotator (VIA). Export it "
+            f"there by Annotation, Export Annotations (COCO format), and give that file."
+        )
     names = sorted(filter(is_text, (path.name for path in data.iterdir())))
     among = f" among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else " in an empty folder"
     return ConfigError(
         f"{data} must hold {listed}, got none of them{among}. Give the folder of a data set, or a file of one."
     )
+
+
+def _via_project(folder: Path) -> Path | None:
+    """A file of the VGG Image Annotator, which exports COCO itself; None where there is none."""
+    for path in islice(sorted(folder.glob("*.json")), 8):
+        with suppress(OSError), path.open("rb") as file:
+            head = file.read(2**16)
+            if b'"_via_' in head or (b'"regions"' in head and b'"file_attributes"' in head):
+                return path
+    return None
 
 
 def present_splits(data: Path) -> tuple[str, ...]:

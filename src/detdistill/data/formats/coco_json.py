@@ -327,6 +327,15 @@ class CocoFile:
 def require_lists(path: Path, seen: list[str]) -> None:
     """Refuses, with a `DataError`, a file that lacks one of COCO's lists among the keys seen."""
     if missing := [key for key in LISTS if key not in seen]:
+        if any(key.startswith("_via_") for key in seen):
+            raise DataError(
+                f"{path} must be a COCO file, got a project of the VGG Image Annotator (VIA). Export it there by "
+                f"Annotation, Export Annotations (COCO format), and give that file."
+            )
+        if "shapes" in seen:
+            raise DataError(
+                f"{path} must be a COCO file, got labelme's file of one image. Give its folder, {path.parent}."
+            )
         raise DataError(
             f"{path} must be a COCO file with the lists {', '.join(LISTS)}, "
             f"got no {' and no '.join(missing)} (its keys: {', '.join(seen[:12]) or 'none'}). "

@@ -1,4 +1,4 @@
-"""KITTI's object layout: ``training/image_2``, ``training/label_2``, and lists in ``ImageSets`` where there are.
+"""KITTI's object layout: ``training/image_2``, ``training/label_2``, lists in ``ImageSets``; and its tracking layout.
 
 A label file has one object a line, in 15 columns, or 16 with the score of a detection.
 
@@ -6,6 +6,9 @@ Without lists the images are divided 8:2 by a seed. The classes are those of ``c
 folder, where there is one, else KITTI's eight types, followed by any other type that the label files show; where
 none of KITTI's types is seen, those seen, in alphabetical order. ``DontCare`` is no class but a region in which
 nothing counts, in any case of letters: ignored for every class.
+
+The tracking benchmark has a label file a sequence, ``label_02/0000.txt``, whose lines begin with the frame and the
+track, and images ``image_02/0000/000000.png``; there whole sequences are divided.
 """
 
 from __future__ import annotations
@@ -15,24 +18,30 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detdistill.data.annotations import Annotations
-from detdistill.data.builder import Box
+from detdistill.data.annotations import Annotations, Reading, Split
+from detdistill.data.builder import Box, match_classes
 from detdistill.data.formats import Format
-from detdistill.data.label_files import Flaw, LabelFile, LabelFolder, LabelledBox
+from detdistill.data.label_files import Flaw, LabelFile, LabelFolder, LabelledBox, LabelledImages
 from detdistill.data.label_text import FileFlaw, number, read_lines
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
+    IMAGE_SUFFIXES,
+    SPLITS,
     Everything,
     ListFile,
+    Share,
     choose,
     file_of_split,
+    files_below,
     folder_of_list,
     listed_splits,
+    no_test_split,
     without_suffix,
 )
 from detdistill.data.problems import Problems
@@ -49,6 +58,8 @@ from detdistill.errors import DataError
 
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 IMAGES, LABELS = "image_2", "label_2"
+TRACKING_IMAGES, TRACKING_LABELS = "image_02", "label_02"
+_NO_FRAME = -1
 DONT_CARE = "DontCare"
 COLUMNS, COLUMNS_WITH_SCORE = 15, 16
 _UNKNOWN_3D = "-1 -1 -1 -1000 -1000 -1000 -10"
@@ -226,6 +237,97 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
     )
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class TrackingSplit(Split):
+    """One split of KITTI's tracking layout: the folder that holds ``label_02``, and which sequences are the split's."""
+
+    folder: Path
+    share: Share
+
+    @property
+    def source(self) -> Path:
+        """The folder."""
+        return self.folder
+
+    @property
+    def drawn(self) -> bool:
+        """A seed divides the sequences."""
+        return True
+
+    def text(self) -> str:
+        """What is drawn, and where the images are."""
+        return f"KITTI tracking: {self.share.text().replace('images', 'sequences')}, images in {TRACKING_IMAGES}"
+
+    def read(self, reading: Reading) -> tuple[Annotations, Problems]:
+        """Reads the split."""
+        problems, labels, images = Problems(), self.folder / TRACKING_LABELS, self.folder / TRACKING_IMAGES
+        sequences: dict[str, dict[int, LabelFile]] = {}
+        for name in files_below(labels, {".txt"}, problems):
+            try:
+                sequences[without_suffix(name)] = _frames(labels / name)
+            except FileFlaw as flaw:
+                problems.add(flaw.kind, flaw.where(labels / name), what=flaw.what, loses="images")
+        seen = {
+            item.kind for frames in sequences.values() for file in frames.values() for item in file.boxes if item.kind
+        }
+        kinds = {kind for kind in seen if isinstance(kind, str)}
+        kitti = KITTI_TYPES if not kinds or kinds & set(KITTI_TYPES) else ()
+        demanded = reading.class_names
+        known = demanded if demanded is not None and kinds <= set(demanded) else (*kitti, *sorted(kinds - set(kitti)))
+        classes = match_classes(self.folder, known, demanded)
+        collected = LabelledImages(classes, images, problems=problems, check_images=reading.check_images)
+        chosen = [entry.stem for entry in self.share.choose(list(sequences), problems)]
+        for done, sequence in enumerate(chosen, start=1):
+            frames, file = dict(sequences[sequence]), labels / f"{sequence}.txt"
+            there = files_below(images / sequence, IMAGE_SUFFIXES, problems) if (images / sequence).is_dir() else []
+            for name in there:
+                own = frames.pop(_frame(without_suffix(name)), LabelFile(()))
+                collected.add(f"{sequence}/{name}", own, file=file, stem=f"{sequence}/{without_suffix(name)}")
+            for bad in frames.pop(_NO_FRAME, LabelFile(())).flaws:
+                problems.add(bad.kind, f"{file}, line {bad.line}", what=bad.what, loses="boxes")
+            for frame in frames:
+                what = f"frame {frame} has no image in {images / sequence}"
+                problems.add("image file missing", str(file), what=what, loses="images")
+            reading.progress(done, len(chosen))
+        return collected.finish(), problems
+
+
+def _frames(path: Path) -> dict[int, LabelFile]:
+    """What a label file of a sequence says, by frame."""
+    boxes: dict[int, list[LabelledBox]] = {}
+    flaws: dict[int, list[Flaw]] = {}
+    for line, text in read_lines(path):
+        first, *words = text.split()
+        own = _frame(first)
+        flaw = _flaw(words[1:]) if own != _NO_FRAME else ("frame no number", "a whole number in column 1", first[:40])
+        boxes.setdefault(own, [])
+        if flaw is not None:
+            flaws.setdefault(own, []).append(Flaw(flaw[0], line, f"{flaw[2]} instead of {flaw[1]}"))
+            continue
+        left, top, right, bottom = (number(word) for word in words[5:9])
+        kind = None if _is_dont_care(words[1]) else words[1]
+        boxes[own].append(LabelledBox(kind, (left, top, right, bottom), line))
+    return {own: LabelFile(tuple(found), flaws=tuple(flaws.get(own, ()))) for own, found in boxes.items()}
+
+
+def _frame(word: str) -> int:
+    """The number of a frame; `_NO_FRAME` where it is none."""
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else _NO_FRAME
+
+
+def _tracking(folder: Path) -> Path | None:
+    return next((place for place in (folder / "training", folder) if (place / TRACKING_LABELS).is_dir()), None)
+
+
+def _find_tracking(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> TrackingSplit:
+    del exact
+    place = _tracking(data)
+    if place is None or split not in SPLITS:
+        raise no_test_split(data, "a data set of its own, as the sequences are divided 8:2")
+    return TrackingSplit(place, Share(split, place / TRACKING_LABELS, split_seed))
+
+
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
     """Writes ``training`` and ``ImageSets``; label files that were KITTI's are copied, as they tell more than boxes."""
     types = plain_classes(class_names, space="_")
@@ -241,7 +343,7 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
         for image in split.images():
             place(image, training / IMAGES / image.name)
             target = training / LABELS / f"{image.stem}.txt"
-            if split.origin == FORMAT.name:
+            if split.origin == "kitti":
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(_label_file(split.annotations, image.row), target)
             else:
@@ -263,14 +365,26 @@ def _kitti_line(kind: str, box: Box) -> str:
     return f"{kind} -1 -1 -10 {corners} {_UNKNOWN_3D}"
 
 
-FORMAT = Format(
-    name="kitti",
-    title="KITTI",
-    precedence=30,
-    holds="training/label_2",
-    file="a list such as ImageSets/train.txt with label_2 near it",
-    recognises=recognises,
-    splits=splits,
-    find=find,
-    write=write,
+FORMAT = (
+    Format(
+        name="kitti",
+        title="KITTI",
+        precedence=30,
+        holds="training/label_2",
+        file="a list such as ImageSets/train.txt with label_2 near it",
+        recognises=recognises,
+        splits=splits,
+        find=find,
+        write=write,
+    ),
+    Format(
+        name="kitti-tracking",
+        title="KITTI tracking",
+        precedence=35,
+        holds="",
+        file="",
+        recognises=lambda data: data.is_dir() and _tracking(data) is not None,
+        splits=lambda _: SPLITS,
+        find=_find_tracking,
+    ),
 )

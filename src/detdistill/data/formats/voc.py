@@ -12,7 +12,7 @@ trust: no entity is expanded, no other file is opened.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,19 +27,15 @@ from detdistill.data.label_text import FileFlaw, number, read_bytes
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
-    SPLIT_FOLDERS,
-    SPLITS,
     Everything,
     ListFile,
-    Share,
     choose,
     file_of_split,
     files_below,
     folder_of_list,
-    folder_of_split,
     listed_splits,
-    no_test_split,
 )
+from detdistill.data.side_by_side import SideBySide, classes_seen
 from detdistill.data.writable import (
     Place,
     WritableSplit,
@@ -49,7 +45,7 @@ from detdistill.data.writable import (
     write_lists,
     write_plain,
 )
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError
 
 ANNOTATIONS = "Annotations"
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
@@ -161,23 +157,11 @@ def parse_voc(path: Path) -> LabelFile:
     )
 
 
-def _classes(split: LabelFolder, seen: set[str], demanded: Sequence[str] | None) -> Sequence[str]:
-    if demanded is not None and seen <= set(demanded):
-        return demanded
-    known = seen | split.kinds_elsewhere()
-    if not known:
-        raise DataError(
-            f"the XML files in {split.labels_dir} must hold at least one <object> with a <name>, got none. "
-            f"Check that they are annotations of Pascal VOC."
-        )
-    return sorted(known)
-
-
-_split = partial(LabelFolder, title="Pascal VOC", ending=".xml", parse=parse_voc, classes=_classes)
-
-
 def _has_xml(folder: Path) -> bool:
     return folder.is_dir() and any(folder.glob("*.xml"))
+
+
+_TOGETHER = SideBySide("Pascal VOC", ending=".xml", parse=parse_voc, has=_has_xml)
 
 
 def _is_listed(folder: Path) -> bool:
@@ -208,7 +192,7 @@ def recognises(data: Path) -> bool:
         return True
     if _is_listed(data) and ((data / IMAGE_SETS).is_dir() or files_below(data / ANNOTATIONS, {".xml"})):
         return True
-    return any(_has_xml(place) for place in (data, *(folder_of_split(data, split) for split in SPLITS)))
+    return _TOGETHER.recognises(data)
 
 
 def splits(data: Path) -> tuple[str, ...]:
@@ -218,7 +202,7 @@ def splits(data: Path) -> tuple[str, ...]:
     data = _data_set(data)
     if _is_listed(data):
         return listed_splits(data, data / ANNOTATIONS, ".xml")
-    return SPLITS if _has_xml(data) else tuple(name for name in SPLIT_FOLDERS if _has_xml(folder_of_split(data, name)))
+    return _TOGETHER.splits(data)
 
 
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> LabelFolder:
@@ -228,29 +212,23 @@ def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) ->
         listed = (data if exact else file_of_split(data, split)).resolve()
         data = folder_of_list(listed, _is_listed) or listed.parent
     data = _data_set(data)
-    if listed is not None or _is_listed(data):
-        labels = data / ANNOTATIONS
-        images = next(place for name in _IMAGE_FOLDERS if (place := data / name).is_dir())
-        inside = partial(_split, folder=data, labels_dir=labels, images_dir=images)
-        if listed is not None:
-            return inside(choice=ListFile(listed, data), elsewhere=(labels, Everything(labels)))
-        chosen, others = (choose(data, labels, name, split_seed=split_seed) for name in (split, other))
-        return inside(choice=chosen, elsewhere=(labels, others))
-    if _has_xml(data):
-        if split not in SPLITS:
-            raise no_test_split(data, f"a folder {split} with images and XML files")
-        shares = {name: Share(name, data, split_seed) for name in (split, other)}
-        return _split(
-            folder=data, labels_dir=data, images_dir=data, choice=shares[split], elsewhere=(data, shares[other])
-        )
-    own, beside = (folder_of_split(data, name) for name in (split, other))
-    if not _has_xml(own):
-        raise ConfigError(
-            f"{data} must hold the {split} split as a folder {own.name} with images and XML files, "
-            f"got none. Add it, or put all images and XML files into one folder."
-        )
-    elsewhere = (beside, Everything(beside)) if _has_xml(beside) else None
-    return _split(folder=data, labels_dir=own, images_dir=own, choice=Everything(own), elsewhere=elsewhere)
+    if listed is None and not _is_listed(data):
+        return _TOGETHER.find(data, split, split_seed=split_seed)
+    labels = data / ANNOTATIONS
+    inside = partial(
+        LabelFolder,
+        title=_TOGETHER.title,
+        folder=data,
+        labels_dir=labels,
+        images_dir=next(place for name in _IMAGE_FOLDERS if (place := data / name).is_dir()),
+        ending=_TOGETHER.ending,
+        parse=parse_voc,
+        classes=classes_seen,
+    )
+    if listed is not None:
+        return inside(choice=ListFile(listed, data), elsewhere=(labels, Everything(labels)))
+    chosen, others = (choose(data, labels, name, split_seed=split_seed) for name in (split, other))
+    return inside(choice=chosen, elsewhere=(labels, others))
 
 
 def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[str, ...], place: Place) -> None:
