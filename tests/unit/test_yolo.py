@@ -87,7 +87,7 @@ def test_lists_of_images(tmp_path, entry):
     assert [annotations.file_name(index) for index in range(len(annotations))] == ["images/train/b.png"]
     assert (len(annotations.boxes), len(problems)) == (1, 0)
     assert len(open_split(tmp_path, "val")[0]) == 5
-    assert find_split(tmp_path, "val").text() == "YOLO: data.yaml, images of images/val, images/train"
+    assert find_split(tmp_path, "val").text() == "YOLO: data.yaml, images of images/val/, images/train/"
 
 
 def test_list_entries_that_cannot_be_used(tmp_path):
@@ -194,7 +194,7 @@ def test_a_data_yaml_as_read(tmp_path):
 def test_another_yaml_file_counts_where_it_is_the_only_one(tmp_path):
     path = data_yaml(tmp_path, "train: images/train\nnames: [Car, Van]\n")
     path.rename(tmp_path / "coco128.yaml")
-    assert find_split(tmp_path, "train").text() == "YOLO: coco128.yaml, images of images/train"
+    assert find_split(tmp_path, "train").text() == "YOLO: coco128.yaml, images of images/train/"
 
 
 # Lines.
