@@ -53,7 +53,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(lab: Path, capsys: pytest.
         assert main([*words, "--dry-run", *more]) == 0
         printed = capsys.readouterr().out.splitlines()
         assert printed[0] == f"plan: train fcos/test_resnet, into {lab / 'dry'}"
-        assert "  where: the CPU, 1 process with 1 thread each, 32-true" in printed
+        assert "  where: the CPU, 1 process with 1 thread, precision 32-true" in printed
         assert f"  images: {TRAIN} to train on, {VAL} to validate on, at most 64 x 96 pixels" in printed
         assert "  steps: 6 of 4 images, 2.4 epochs" in printed
         assert any(line.startswith("  disk: at most 3 checkpoints of ") and line.endswith(" free") for line in printed)

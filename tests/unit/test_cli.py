@@ -322,3 +322,11 @@ def test_help_is_a_word_too(
     # A file of that name is meant where there is one.
     (tmp_path / "help").write_text("student: [")
     assert main(["train", "help"]) == 2
+
+
+def test_help_has_no_default_for_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--self" in shown
+    assert "default: False" not in shown
+    assert "default: 1" in shown

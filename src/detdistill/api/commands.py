@@ -46,9 +46,9 @@ def train(
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
         detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
-        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without a detector, its own kind.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --detector, of the same kind.
         out: Folder of the run.
-        steps: How long to train.
+        steps: How many batches to train on; 2000 by default.
         seed: Decides everything that is drawn at random.
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.
@@ -117,13 +117,13 @@ def distill(
         itself: Self-distillation: the student has its teacher's architecture.
         generations: With --self: how many students, each taught by the one before.
         inherit: Let the student's neck and heads start from the teacher's weights.
-        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without a student, its own kind.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --student, of the same kind.
         out: Folder of the run.
         alone: Run folder of the same student trained alone, to show it beside; another one is refused.
         alone_differs: Take --alone although it was trained otherwise, and say in what beside the figures.
         equal_time: Train the student alone as well, for as long as its distillation took.
         longer: Train the student alone as well, for so many times the steps, such as 2.
-        steps: How long to train.
+        steps: How many batches to train on; 2000 by default.
         seed: Decides everything that is drawn at random.
         allow_problems: Train even where most of a split's images or boxes had to be skipped.
         resume: Go on from the run's last checkpoint; where there is none, start.

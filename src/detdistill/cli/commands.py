@@ -110,7 +110,9 @@ def _option(name: str, hint: Any) -> Any:
     if Path in kinds and str in kinds:
         first: Any = list[kinds[0]] if any(get_origin(kind) is Sequence for kind in kinds) else kinds[0]  # type: ignore[valid-type]
         hint = first | None if NoneType in kinds else first
-    return Annotated[hint, _WRITTEN[name]] if name in _WRITTEN else hint
+    written = [_WRITTEN[name]] if name in _WRITTEN else []
+    flag = [Parameter(show_default=False)] if hint is bool else []  # a flag that is not given is off
+    return Annotated[(hint, *written, *flag)] if written or flag else hint
 
 
 def demo(*, out: Path = Path("runs/demo"), seed: int = 0, progress: Progress | None = None) -> DemoOutcome:

@@ -90,8 +90,8 @@ class RunPlan:
         kept = self.checkpoints * self.checkpoint_bytes
         lines = [
             f"plan: {self.label}, into {self.out}",
-            f"  where: {self.where}, {counted(self.processes, 'process')} with {counted(self.threads, 'thread')} each, "
-            f"{self.precision}",
+            f"  where: {self.where}, {counted(self.processes, 'process')} with {counted(self.threads, 'thread')}"
+            f"{' each' if self.processes > 1 else ''}, precision {self.precision}",
             f"  images: {train:,} to train on, {val:,} to validate on, at most {seen} pixels",
             f"  steps: {steps}",
             f"  disk: at most {counted(self.checkpoints, 'checkpoint')} of {_size(self.checkpoint_bytes)} at a time, "
