@@ -38,7 +38,8 @@ class DataSettings:
             own, else that of the detector that the run starts from, else the training images' own median size, at most
             800 x 1333.
         allow_problems: train even where most of a split's images or boxes had to be skipped.
-        augment: how training images are varied: none, light, medium, strong, or numbers of its own.
+        augment: how training images are varied: none, light (as without this key), medium (few images, many passes),
+            strong (such in long training), or numbers of its own.
         sample_specific: noise or a crop for training images by the size of their objects, without a method that
             brings this along (`ikd` does); None for none, ``{}`` for the published numbers.
         sample_specific_until: share of the run after which that is off, as it is in `ikd`, whose control it is.
