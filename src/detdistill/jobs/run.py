@@ -304,6 +304,7 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
         chosen = {
             TEACHER: None if config.teacher is None else chosen_as(Path(config.teacher.source)),
             ALONE: None if config.alone is None else chosen_as(config.alone),
+            **{name: one.best.get(STUDENT) for name, one in longer.items()},
             DISTILLED: training.best,
         }
         found = RunOutcome(

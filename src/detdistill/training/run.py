@@ -39,7 +39,7 @@ from detdistill.training.pace import Pace
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
-from detdistill.training.world import attempted, settled
+from detdistill.training.world import attempted, by_leader, launched_by_torchrun, settled
 from detdistill.types import Batch, Clock
 
 Loader = Callable[[int, int, int], Iterable[Batch]]
@@ -348,7 +348,9 @@ class _Run:
         every = self.settings.evaluate_every
         if done == 0 or not every or not (_due(done, every) or done == self.settings.steps):
             return False
-        return self._by_leader(lambda: self._evaluated(done))
+        # However long that takes: a collective call of the others would run out of time.
+        share = by_leader if launched_by_torchrun() else self._by_leader
+        return share(lambda: self._evaluated(done))
 
     def _evaluated(self, done: int) -> bool:
         if self.evaluate is None or self.evaluations is None:
