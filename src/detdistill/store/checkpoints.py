@@ -152,9 +152,15 @@ def read_record(source: Path) -> Record | None:
         place = run.checkpoint(latest)
     if not (place / COUNTERS).is_file():
         return None
-    content = read_json(place / COUNTERS)
-    finished = read_json(run.results).get("steps") if run.results.is_file() else None
-    return Record(content["identity"], content["step"], content["seconds"], finished)
+    try:
+        content = read_json(place / COUNTERS)
+        finished = read_json(run.results).get("steps") if run.results.is_file() else None
+        return Record(content["identity"], content["step"], content["seconds"], finished)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{place / COUNTERS} must say how its student was trained, got one without {error}. "
+            "Give a checkpoint as it was written."
+        ) from error
 
 
 def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
