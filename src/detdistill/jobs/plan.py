@@ -39,6 +39,7 @@ class RunPlan:
         out: the run folder.
         where: the device of each process.
         threads: of each process on the CPU.
+        workers: loader processes of each.
         images: to train on, and to validate on.
         image: the size to which they are brought, the teacher's beside it where that is another.
         steps: of the whole run.
@@ -46,6 +47,7 @@ class RunPlan:
         batch: images of a step, of all processes together.
         epochs: how often the run sees each training image.
         evaluations: on the way.
+        measured: how the student is measured.
         checkpoint_bytes: of one checkpoint.
         checkpoints: how many lie on the disk at a time, the one that is being written included.
         free_bytes: on the disk of the run folder.
@@ -59,6 +61,7 @@ class RunPlan:
     where: str
     processes: int
     threads: int
+    workers: int
     precision: str
     images: tuple[int, int]
     image: tuple[ImageSettings, ...]
@@ -67,6 +70,7 @@ class RunPlan:
     batch: int
     epochs: float
     evaluations: int
+    measured: str
     checkpoint_bytes: int
     checkpoints: int
     free_bytes: int
@@ -91,9 +95,11 @@ class RunPlan:
         lines = [
             f"plan: {self.label}, into {self.out}",
             f"  where: {self.where}, {counted(self.processes, 'process')} with {counted(self.threads, 'thread')}"
-            f"{' each' if self.processes > 1 else ''}, precision {self.precision}",
+            f"{f' and {self.workers} to load images' if self.workers else ''}{' each' if self.processes > 1 else ''}, "
+            f"precision {self.precision}",
             f"  images: {train:,} to train on, {val:,} to validate on, at most {seen} pixels",
             f"  steps: {steps}",
+            f"  evaluation: {self.measured}",
             f"  disk: at most {counted(self.checkpoints, 'checkpoint')} of {_size(self.checkpoint_bytes)} at a time, "
             f"{_size(kept)} in all; {_size(self.free_bytes)} are free",
         ]
@@ -120,7 +126,7 @@ def plan_of(proved: stages.Proved) -> RunPlan:
     """What a run that was proved is going to do; nothing is computed or written."""
     built = proved.built
     opened, step = built.opened, built.step
-    config, settings = opened.config, opened.config.train
+    config, settings, evaluate = opened.config, opened.config.train, opened.config.evaluate
     together = processes(settings)
     start = (RunFolder(config.out).latest() or 0) if opened.resume else 0
     batch, own = settings.batch_size * together, opened.data.image
@@ -131,6 +137,7 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         out=config.out,
         where=_device(own_device(settings)) if alone or kind == "cpu" else "a GPU each",
         processes=together,
+        workers=settings.workers,
         threads=1 if forks(settings) and kind == "cpu" else settings.threads or torch.get_num_threads(),
         precision=settings.precision,
         images=(len(opened.data.train), len(opened.data.val)),
@@ -140,6 +147,8 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         batch=batch,
         epochs=settings.steps * batch / len(opened.data.train),
         evaluations=settings.steps // settings.evaluate_every if settings.evaluate_every else 0,
+        measured=f"{evaluate.backend}, {counted(evaluate.batch_size, 'image')} at a time, boxes suppressed "
+        f"{'across classes' if evaluate.agnostic else 'class by class'}",
         checkpoint_bytes=_checkpoint_bytes(built),
         checkpoints=min(settings.keep_checkpoints + 1, _saves(config)),
         free_bytes=shutil.disk_usage(next(place for place in _above(config.out) if place.exists())).free,

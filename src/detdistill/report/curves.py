@@ -52,7 +52,8 @@ def learning_curves(
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    curves = {label: read_curves(path) for label, path in runs.items()}
+    # A run that stops early may have ended before its first row.
+    curves = {label: read_curves(path) if path.is_file() else {} for label, path in runs.items()}
     for label, path in (evaluations or {}).items():
         curves[label] |= {name: series for name, series in read_curves(path).items() if name == _AP}
     names = _panel_names(curves)

@@ -1,0 +1,395 @@
+"""Every setting of every command does what it names, or is refused: nothing is accepted and dropped.
+
+A row names a setting, another value than its default, and what that changes: something of a run of 4 steps, compared
+with the same run without it. Settings are found from the dataclasses; one without a row fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from coco_by_hand import CLASSES, draw_data
+from detdistill import build_detector, load_detector, save_detector
+from detdistill.cli import main
+from detdistill.detectors.catalogue import FAMILIES
+from detdistill.jobs.settings import RunConfig
+from detdistill.methods.catalogue import METHODS
+from detdistill.settings.calls import written
+from detdistill.settings.reading import hints_of
+from detdistill.settings.trees import default_of
+from detdistill.store.layout import RunFolder
+from detdistill.store.students import find_weights
+from scenes_in_memory import scene_batch
+
+IMAGE = {"short_side": 32, "long_side": 48}
+SMALL = ("data.image.short_side=32", "data.image.long_side=48", "train.batch_size=4", "train.log_every=4")
+WEIGHTS, SAID, RESULTS, METRICS, FILES, FOUND = "weights", "said", "results", "metrics", "files", "found"
+PLACE = "place"
+
+
+# What is never the same twice: times, rates and free space.
+_PASSING = r"\b[\d.,:]+ ?(s|GB|MB|images/s|/s|left)\b|in \d+:\d+"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value, what it changes, and settings that it needs beside it, which the run it is compared with has too.
+
+    Attributes:
+        shows: which part of what a run leaves differs; ``"allowed"`` where it lets a run go on that is refused
+            without it.
+        refused: a pattern of the sentence where it cannot be used here.
+    """
+
+    value: str
+    shows: str = WEIGHTS
+    beside: tuple[str, ...] = ()
+    refused: str = ""
+    command: Literal["train", "distill"] = "train"
+    method: str = "hint"
+
+
+ADVERSARIAL = {"command": "distill", "method": "ikd(hint)"}
+DISTILLED: dict[str, Any] = {"command": "distill"}
+TEACHERS_SIZE = ("teacher.image.short_side=48", "teacher.image.long_side=96")
+EVERYTHING = ("student.score_threshold=0",)
+EVALUATED = ("train.evaluate_every=1",)
+
+ROWS: dict[str, Row] = {
+    "data.folder": Row("{other}", beside=("data.folder={data}",)),
+    "data.train": Row("{other}/train.json"),
+    "data.val": Row("{other}/val.json", RESULTS),
+    "data.classes": Row("[square]"),
+    "data.weights": Row("[1, 9]", beside=("data.folder=[{data}, {other}]",)),
+    "data.image.short_side": Row("24"),
+    "data.image.long_side": Row("36"),
+    "data.image.pad_multiple": Row("64"),
+    "data.allow_problems": Row("true", "allowed", ("data.train={broken}/train.json",)),
+    "data.augment.flip": Row("1.0"),
+    "data.augment.colour": Row("1.0"),
+    "data.augment.scale_jitter": Row("[0.5, 0.6]"),
+    "data.augment.short_sides": Row("[20, 24]"),
+    "data.sample_specific.noise_probability": Row("1.0", beside=("data.sample_specific.small_px=1000",)),
+    "data.sample_specific.noise_sd": Row(
+        "0.5", beside=("data.sample_specific.small_px=1000", "data.sample_specific.noise_probability=1.0")
+    ),
+    "data.sample_specific.smallest_crop": Row("0.5", beside=("data.sample_specific.small_px=1",)),
+    "data.sample_specific.small_px": Row("1", beside=("data.sample_specific={}",)),
+    "data.sample_specific_until": Row("0", beside=("data.sample_specific.small_px=1",)),
+    "student.detector": Row("fcos/small"),
+    "train.steps": Row("2"),
+    "train.batch_size": Row("3"),
+    "train.accumulate": Row("2"),
+    "train.optimizer": Row("sgd"),
+    "train.lr": Row("0.01"),
+    "train.backbone_lr_factor": Row("0.1"),
+    "train.weight_decay": Row("0.5"),
+    "train.momentum": Row("0.1", beside=("train.optimizer=sgd",)),
+    "train.schedule": Row("constant"),
+    "train.milestones": Row("[0.25, 0.5]", beside=("train.schedule=step",)),
+    "train.warmup_steps": Row("0"),
+    "train.clip_norm": Row("0.01"),
+    "train.ema_decay": Row("0"),
+    "train.precision": Row("bf16-mixed"),
+    "train.seed": Row("5"),
+    "train.workers": Row("1", SAID),
+    "train.threads": Row("2", SAID),
+    "train.processes": Row("2", SAID),
+    "train.device": Row("cuda:7", refused="train.device"),
+    "train.log_every": Row("1", METRICS),
+    "train.checkpoint_every": Row("2", FILES),
+    "train.keep_checkpoints": Row("1", FILES, ("train.checkpoint_every=1",)),
+    "train.evaluate_every": Row("2", FILES),
+    "train.keep": Row("best", RESULTS, EVALUATED),
+    "train.best_metric": Row("AP50", RESULTS, ("train.keep=best", *EVALUATED)),
+    "train.patience": Row("1", RESULTS, ("train.lr=1e-12", *EVALUATED)),
+    "train.tensorboard": Row("true", FILES),
+    "evaluate.backend": Row("pycocotools", SAID),
+    "evaluate.batch_size": Row("1", SAID),
+    "evaluate.agnostic": Row("true", SAID),
+    "teacher.source": Row("{tutor}", **DISTILLED),
+    "teacher.allow": Row("[classes]", "allowed", ("teacher.source={stranger}",), **DISTILLED),
+    "teacher.image.short_side": Row("64", beside=TEACHERS_SIZE, **DISTILLED),
+    "teacher.image.long_side": Row("60", beside=TEACHERS_SIZE, **DISTILLED),
+    "teacher.image.pad_multiple": Row("24", beside=TEACHERS_SIZE, **DISTILLED),
+    "method": Row("frs", **DISTILLED),
+    "twins.folder": Row("{home}/twins", FILES, **ADVERSARIAL),
+    "twins.on_the_fly": Row("true", FILES, **ADVERSARIAL),
+    "inherit": Row("true", **DISTILLED),
+    "init": Row("{tutor}"),
+    "out": Row("{home}/elsewhere", PLACE),
+    "alone": Row("{alone}", RESULTS, **DISTILLED),
+}
+
+# By family, beside what all share, which is shown on the first.
+DETECTORS: dict[str, dict[str, Row]] = {
+    "fcos": {
+        "family": Row("gfl", refused="student.family"),
+        "backbone": Row("test_resnet2", refused="backbone"),
+        "fpn_channels": Row("16"),
+        "head_depth": Row("1"),
+        "strides": Row("[8, 16]"),
+        "norm": Row("group"),
+        "fpn_norm": Row("group"),
+        "freeze_stages": Row("2"),
+        "pretrained": Row("no_such.safetensors", refused="no_such"),
+        "mean": Row("[0.1, 0.2, 0.3]"),
+        "std": Row("[0.5, 0.5, 0.5]"),
+        "score_threshold": Row("0.5", FOUND, EVERYTHING),
+        "nms_threshold": Row("0.1", FOUND, EVERYTHING),
+        "detections_per_image": Row("3", FOUND, EVERYTHING),
+        "head_norm": Row("none"),
+        "box_bias_init": Row("1.0"),
+        "class_prior": Row("0.1"),
+        "centre_radius": Row("0.5"),
+        "candidates_per_level": Row("2", FOUND, EVERYTHING),
+    },
+    "retinanet": {
+        "head_norm": Row("none"),
+        "class_prior": Row("0.1"),
+        "anchor_scale": Row("4.0"),
+        "anchor_octaves": Row("2"),
+        "anchor_ratios": Row("[1.0]"),
+        "positive_iou": Row("0.2", beside=("student.negative_iou=0.1",)),
+        "negative_iou": Row("0.2"),
+        "candidates_per_level": Row("2", FOUND, EVERYTHING),
+    },
+    "gfl": {
+        "head_norm": Row("none"),
+        "box_bias_init": Row("1.0"),
+        "box_bins": Row("9"),
+        "class_prior": Row("0.1"),
+        "anchor_scale": Row("4.0"),
+        "candidates_per_level": Row("2", FOUND, EVERYTHING),
+    },
+    "faster_rcnn": {
+        "anchor_scale": Row("2.0"),
+        "anchor_octaves": Row("2"),
+        "anchor_ratios": Row("[1.0]"),
+        "roi_channels": Row("32"),
+        "roi_samples": Row("4"),
+        "rpn_samples": Row("4"),
+        "proposals_train": Row("4"),
+        "proposals_test": Row("2", FOUND, EVERYTHING),
+    },
+}
+
+# Where another value than the next one is needed, or something beside it.
+METHOD_ROWS: dict[str, Row] = {
+    "hint.gain": Row("30"),
+    "ssim.window": Row("5"),
+    "frs.warmup_steps": Row("2"),
+    "frs.feature_gain": Row("1"),
+    "frs.class_gain": Row("100"),
+    "ld.class_temperature": Row("9", beside=("method.class_gain=10",)),
+    "ikd.recipe": Row("frs"),
+    "aid.recipe": Row("frs"),
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """What runs start from; texts in rows name its parts in braces."""
+
+    folder: Path
+
+    def place(self, text: str) -> str:
+        """The text with its places filled in."""
+        names = re.findall(r"\{(\w+)\}", text)
+        for name in names:
+            text = text.replace(f"{{{name}}}", str(self.folder if name == "home" else self.folder / name))
+        return text
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    folder = tmp_path_factory.mktemp("home")
+    draw_data(folder / "data")
+    draw_data(folder / "other")
+    content = json.loads((folder / "other/train.json").read_text())
+    for name, kept in (("other", 0.5), ("broken", 0.1)):
+        (folder / name).mkdir(exist_ok=True)
+        rows = content["annotations"]
+        last = max(1, round(kept * len(rows)))
+        changed = [row if index < last else row | {"image_id": 10**6} for index, row in enumerate(rows)]
+        some = content | {"annotations": rows[:last] if name == "other" else changed}
+        (folder / name / "train.json").write_text(json.dumps(some))
+    (folder / "broken/images").symlink_to(folder / "data/images")
+    val = json.loads((folder / "other/val.json").read_text())
+    val["annotations"] = val["annotations"][:1]
+    (folder / "other/val.json").write_text(json.dumps(val))
+    for name, classes, seed in (("teacher", CLASSES, 1), ("tutor", CLASSES, 2), ("stranger", ("cat", "dog"), 1)):
+        save_detector(build_detector("fcos/tiny", classes, seed=seed), folder / name, image=IMAGE)
+    save_detector(build_detector("gfl/tiny", CLASSES, seed=1), folder / "gfl", image=IMAGE)
+    made = Home(folder)
+    assert run(made, "train", out=folder / "alone")["code"] == 0
+    return made
+
+
+def run(
+    home: Home, command: str, *settings: str, out: Path, method: str = "hint", family: str = "fcos"
+) -> dict[str, Any]:
+    """Runs a command for 4 steps and tells what it left, without what time and place change."""
+    own = {one.partition("=")[0] for one in settings}
+    given = [one for one in SMALL if one.partition("=")[0] not in own]
+    words, preset = [command, *given, *settings], f"{family}/{next(iter(FAMILIES[family].presets))}"
+    if "data.folder" not in own:
+        words += ["--data", str(home.folder / "data")]
+    if "train.steps" not in own:
+        words += ["--steps", "4"]
+    if command == "train":
+        words += [] if "student.detector" in own else ["--detector", preset]
+    else:
+        words += ["--student", preset]
+        words += (
+            []
+            if "teacher.source" in own
+            else ["--teacher", str(home.folder / ("gfl" if family == "gfl" else "teacher"))]
+        )
+        words += [] if "method" in own else ["--method", method]
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        code = main([*words, *([] if "out" in own else ["--out", str(out)])])
+    place = next((Path(one.partition("=")[2]) for one in settings if one.startswith("out=")), out)
+    text = re.sub(
+        r"\b[\d.,:]+ ?(s|GB|MB|images/s|/s|left)\b|in \d+:\d+", "", printed.getvalue().replace(str(place), "OUT")
+    )
+    found: dict[str, Any] = {"code": code, SAID: sorted(set(text.splitlines())), "error": printed.getvalue()}
+    if code == 0:
+        results = json.loads(RunFolder(place).results.read_text())
+        found[RESULTS] = {key: value for key, value in results.items() if "seconds" not in key}
+        table = RunFolder(place).metrics
+        found[METRICS] = len(table.read_text().splitlines()) if table.is_file() else 0
+        found[FILES] = sorted(str(path.relative_to(place)) for path in place.rglob("*") if ".out." not in path.name)
+        weights = load_file(find_weights(place))
+        found[PLACE] = place.name == out.name
+        found[WEIGHTS] = hashlib.sha256(
+            b"".join(weights[name].numpy().tobytes() for name in sorted(weights))
+        ).hexdigest()
+        found[FOUND] = detections(place)
+    return found
+
+
+def detections(place: Path) -> list[Any]:
+    detector = load_detector(place).detector.eval()
+    with torch.no_grad():
+        return [[found.boxes.tolist(), found.scores.tolist()] for found in detector.detect(scene_batch())]
+
+
+def tell(home: Home, row: Row, changed: dict[str, Any], before: dict[str, Any], key: str) -> None:
+    """Fails where a setting neither changes what its row says nor is refused in the sentence it names."""
+    if row.refused:
+        assert changed["code"] == 2, f"{key}={row.value} is accepted"
+        error = [line for line in changed["error"].splitlines() if line.startswith("error: ")]
+        assert len(error) == 1
+        assert row.refused in error[0]
+    elif row.shows == "allowed":
+        assert before["code"] == 2, f"without {key} nothing is refused"
+        assert changed["code"] == 0, changed["error"]
+    else:
+        assert before["code"] == 0, before["error"]
+        assert changed["code"] == 0, changed["error"]
+        differs = [
+            name for name in (WEIGHTS, SAID, RESULTS, METRICS, FILES, FOUND, PLACE) if changed[name] != before[name]
+        ]
+        assert row.shows in differs, f"{key}={row.value} changes {differs}, not {row.shows}"
+
+
+_RUNS: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+
+def compare(
+    home: Home, tmp_path: Path, row: Row, settings: Sequence[str], *, key: str, family: str = "fcos", method: str = ""
+) -> None:
+    """Runs with the row's setting and without, and tells the two apart."""
+    beside = tuple(home.place(one) for one in row.beside)
+    base = (row.command, *beside, row.method, family)
+    if base not in _RUNS:
+        _RUNS[base] = run(home, row.command, *beside, out=tmp_path / "before", method=row.method, family=family)
+    own = {one.partition("=")[0] for one in settings}
+    others = [one for one in beside if one.partition("=")[0] not in own]
+    used = method or row.method
+    changed = run(home, row.command, *others, *settings, out=tmp_path / "changed", method=used, family=family)
+    tell(home, row, changed, _RUNS[base], key)
+
+
+def leaves(kind: type[Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every setting of a run by its dotted key, sections taken apart; the student's are the family's."""
+    for one in fields(kind):
+        hint = hints_of(kind)[one.name]
+        sections = [member for member in (hint, *get_args(hint)) if is_dataclass(member)]
+        if sections and one.name not in ("settings", "method"):
+            yield from leaves(sections[0], (*path, one.name))
+        elif one.name != "settings":
+            yield ".".join((*path, one.name))
+
+
+def test_every_setting_has_a_row() -> None:
+    assert set(leaves(RunConfig)) == set(ROWS)
+    shared = {one.name for one in fields(FAMILIES["fcos"].settings)}
+    for name, family in FAMILIES.items():
+        own = {one.name for one in fields(family.settings)}
+        assert own - shared <= set(DETECTORS[name]) <= own, name
+    assert shared == set(DETECTORS["fcos"])
+    assert set(METHOD_ROWS) <= {f"{name}.{one.name}" for name in METHODS for one in fields(METHODS[name].settings)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ROWS)
+def test_a_runs_setting_does_what_it_names(home: Home, tmp_path: Path, key: str) -> None:
+    row = ROWS[key]
+    compare(home, tmp_path, row, [f"{key}={home.place(row.value)}"], key=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "key"), [(family, key) for family, rows in DETECTORS.items() for key in rows])
+def test_a_detectors_setting_does_what_it_names(home: Home, tmp_path: Path, family: str, key: str) -> None:
+    row = DETECTORS[family][key]
+    compare(home, tmp_path, row, [f"student.{key}={row.value}"], key=f"{family}.{key}", family=family)
+
+
+def other_value(key: str, kind: type[Any]) -> str:
+    """A value that is not the default, by its kind."""
+    one = next(found for found in fields(kind) if found.name == key)
+    default, hint = default_of(one), hints_of(kind)[key]
+    kinds = get_args(hint) or (hint,)
+    if get_origin(hint) is Literal:
+        return written(next(choice for choice in kinds if choice != default))
+    if bool in kinds:
+        return written(not default)
+    if default is None:
+        return "0.3"
+    return written(default + 1 if int in kinds else default / 2)
+
+
+def method_rows() -> list[str]:
+    return [f"{name}.{one.name}" for name in METHODS for one in fields(METHODS[name].settings)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", method_rows())
+def test_a_methods_setting_does_what_it_names(home: Home, tmp_path: Path, name: str) -> None:
+    method, _, key = name.partition(".")
+    own = METHODS[method]
+    row = METHOD_ROWS.get(name) or Row(other_value(key, own.settings))
+    inside = "hint, " if own.wraps and key != "recipe" else ""
+    plain = f"{method}({inside.rstrip(', ')})" if own.wraps else method
+    changed = f"{method}({row.value})" if key == "recipe" else f"{method}({inside}{key}={row.value})"
+    beside = tuple(one.removeprefix("method.") for one in row.beside)
+    if beside:
+        plain, changed = f"{method}({inside}{', '.join(beside)})", f"{changed[:-1]}, {', '.join(beside)})"
+    asked = Row(row.value, row.shows, refused=row.refused, command="distill", method=plain)
+    family = "gfl" if method == "ld" else "fcos"
+    compare(home, tmp_path, asked, [], key=name, family=family, method=changed)
