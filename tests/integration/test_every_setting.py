@@ -188,14 +188,20 @@ DETECTORS: dict[str, dict[str, Row]] = {
 
 # Where another value than the next one is needed, or something beside it.
 METHOD_ROWS: dict[str, Row] = {
-    "hint.gain": Row("30"),
-    "ssim.window": Row("5"),
-    "frs.warmup_steps": Row("2"),
+    "aid.recipe": Row("frs"),
+    "aid.weigh_adversarial": Row("true", refused="aid's weigh_adversarial must be false"),
+    "attention.channel_mask": Row("false"),
+    "fgd.aligner": Row("conv1x1"),
+    "frs.warmup_steps": Row("0", beside=("train.steps=20",)),
     "frs.feature_gain": Row("1"),
     "frs.class_gain": Row("100"),
-    "ld.class_temperature": Row("9", beside=("method.class_gain=10",)),
+    "hint.gain": Row("30"),
     "ikd.recipe": Row("frs"),
-    "aid.recipe": Row("frs"),
+    "ikd.smallest_crop": Row("0.4", beside=("method.small_px=1",)),
+    "ld.class_gain": Row("10"),
+    "ld.class_temperature": Row("9", beside=("method.class_gain=10",)),
+    "mgd.aligner": Row("conv1x1"),
+    "ssim.window": Row("5"),
 }
 
 
@@ -384,12 +390,11 @@ def test_a_methods_setting_does_what_it_names(home: Home, tmp_path: Path, name: 
     method, _, key = name.partition(".")
     own = METHODS[method]
     row = METHOD_ROWS.get(name) or Row(other_value(key, own.settings))
-    inside = "hint, " if own.wraps and key != "recipe" else ""
-    plain = f"{method}({inside.rstrip(', ')})" if own.wraps else method
-    changed = f"{method}({row.value})" if key == "recipe" else f"{method}({inside}{key}={row.value})"
-    beside = tuple(one.removeprefix("method.") for one in row.beside)
-    if beside:
-        plain, changed = f"{method}({inside}{', '.join(beside)})", f"{changed[:-1]}, {', '.join(beside)})"
-    asked = Row(row.value, row.shows, refused=row.refused, command="distill", method=plain)
+    inside = ["hint"] if own.wraps else []
+    beside = [one.removeprefix("method.") for one in row.beside if one.startswith("method.")]
+    changed = [row.value, *beside] if key == "recipe" else [*inside, f"{key}={row.value}", *beside]
+    plain, other = (f"{method}({', '.join(words)})" if words else method for words in ([*inside, *beside], changed))
+    runs = tuple(one for one in row.beside if one.startswith("train."))
+    asked = Row(row.value, row.shows, runs, refused=row.refused, command="distill", method=plain)
     family = "gfl" if method == "ld" else "fcos"
-    compare(home, tmp_path, asked, [], key=name, family=family, method=changed)
+    compare(home, tmp_path, asked, [], key=name, family=family, method=other)
