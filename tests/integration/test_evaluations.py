@@ -293,6 +293,14 @@ def test_a_run_of_a_job_is_evaluated_on_its_validation_images(lab: Lab) -> None:
     ]
 
 
+def test_what_suppresses_boxes_decides_which_student_is_kept(lab: Lab) -> None:
+    settings = ("train.evaluate_every=2", "train.keep=best", "train.tensorboard=true", "alone_differs=true")
+    options = {"teacher": lab.folder / "teacher", "method": "hint", "alone": lab.folder / "alone"}
+    config = run_of(lab.folder, "distilled", *settings, "evaluate.agnostic=true", **options)
+    with pytest.raises(ConfigError, match=r"^agnostic must be left out to resume from .*, got True\."):
+        distill_job(config, resume=True)
+
+
 def test_the_table_and_the_results_say_what_was_chosen(lab: Lab) -> None:
     best = lab.outcome.best["distilled"]
     assert f"distilled: {best.text()}" in lab.outcome.table()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from detdistill.api.pieces import Place, Source, run_config
 from detdistill.errors import ConfigError
@@ -351,18 +351,9 @@ def pictures(
     """
     from detdistill.jobs.pictures import pictures_job
 
-    return pictures_job(
-        alone=Path(alone),
-        distilled=Path(distilled),
-        teacher=str(teacher),
-        data=Path(data),
-        out=Path(out),
-        seed=seed,
-        images=images,
-        score=score,
-        agnostic=agnostic,
-        progress=progress,
-    )
+    places: dict[str, Any] = {"alone": Path(alone), "distilled": Path(distilled), "data": Path(data), "out": Path(out)}
+    drawn: dict[str, Any] = {"seed": seed, "images": images, "score": score, "agnostic": agnostic}
+    return pictures_job(**places, **drawn, teacher=str(teacher), progress=progress)
 
 
 def check_data(path: Place, /, *, progress: Progress | None = None) -> DataOutcome:
