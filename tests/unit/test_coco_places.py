@@ -148,6 +148,7 @@ def test_roboflow(tmp_path, val):
         for place in (tmp_path, tmp_path / "train" / "_annotations.coco.json"):
             annotations, problems = open_split(place, split)
             assert (names_of(annotations), problems.summary()) == ({name}, [])
+    assert find_split(tmp_path, "val").text().startswith(f"COCO: {val}/_annotations.coco.json, images in")
 
 
 # Names as other machines write them.

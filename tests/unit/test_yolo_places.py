@@ -114,6 +114,11 @@ def test_darknet_with_one_list_is_divided_and_said(tmp_path):
     assert (len(train), len(val)) == (4, 1)
     assert not files_of(train) & files_of(val)
     assert "2 of every 10 images, drawn by seed 0" in said[1]
+    picture(tmp_path / "obj_train_data" / "z.png")
+    found = open_split(tmp_path, "train")[1]
+    assert [item.where for item in found if item.kind == "image in no split"] == [
+        str(tmp_path / "obj_train_data" / "z.png")
+    ]
 
 
 @pytest.mark.parametrize("layout", ["beside", "folders", "splits"])

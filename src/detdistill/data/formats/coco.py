@@ -18,6 +18,7 @@ from detdistill.data.builder import Box, lay_out, match_classes
 from detdistill.data.formats import Format
 from detdistill.data.formats.coco_json import CocoFile, first_file_names
 from detdistill.data.formats.coco_places import (
+    ROBOFLOW,
     Images,
     Naming,
     file_in_folder,
@@ -66,7 +67,8 @@ class CocoSplit(Split):
     def text(self) -> str:
         """Names of the JSON file and the images' folder."""
         part = "" if self.share is None else f"{self.share.text()}, "
-        return f"COCO: {self.json.name}, {part}images in {shown(self.images_dir, self.json.parent)}"
+        name = f"{self.json.parent.name}/{ROBOFLOW}" if self.json.name == ROBOFLOW else self.json.name
+        return f"COCO: {name}, {part}images in {shown(self.images_dir, self.json.parent)}"
 
     def read(self, reading: Reading) -> tuple[Annotations, Problems]:
         """Reads the file, and of it what is the split's."""

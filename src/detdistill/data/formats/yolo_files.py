@@ -171,6 +171,12 @@ class YoloSplit(Split):
             if path is not None and (other := first.setdefault(path, name)) != name:
                 what = f"{name} and {other} have the same boxes"
                 problems.add("several images of one label file", str(path), what=what, action="kept")
+        for folder in dict.fromkeys(Path(name).parent for name in labels) if self.share is not None else ():
+            # One list for both splits: what lies beside its images and is not in it is in neither.
+            for name in files_below(self.data.root / folder, IMAGE_SUFFIXES):
+                if (named := (folder / name).as_posix()) not in labels:
+                    what = f"{', '.join(place.name for place in self.places)} does not name it"
+                    problems.add("image in no split", str(self.data.root / named), what=what, action="kept")
         for place in filter(Path.is_dir, self.places):
             beside = _label_name(place.relative_to(self.data.root).as_posix())
             for folder in dict.fromkeys((self.data.root / beside, place)):
