@@ -277,18 +277,10 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
     """
     from detdistill.jobs.keys import settings_job
 
-    commands: dict[str, Callable[..., object]] = {
-        "train": train,
-        "distill": distill,
-        "evaluate": evaluate,
-        "predict": predict,
-        "methods": describe_methods,
-        "settings": describe_settings,
-        "profile": profile,
-        "pictures": pictures,
-        "data check": check_data,
-        "data convert": convert_data,
-    }
+    names = ("train", "distill", "evaluate", "predict", "methods", "settings", "profile", "pictures")
+    functions = (train, distill, evaluate, predict, describe_methods, describe_settings, profile, pictures)
+    commands: dict[str, Callable[..., object]] = dict(zip(names, functions, strict=True))
+    commands |= {"data check": check_data, "data convert": convert_data}
     return settings_job(word, commands=commands, markdown=markdown)
 
 
