@@ -175,7 +175,7 @@ def test_a_loop_of_ones_own_takes_a_teachers_classes(tmp_path: Path) -> None:
 
 def test_the_remedy_for_a_teacher_of_fewer_classes_works(tmp_path: Path) -> None:
     make_coco(tmp_path)
-    for names, remedy in ((("Van",), "[Van]"), (("Van", "Car"), "[Van, Car]")):
+    for names, remedy in ((("Van",), "[Van]"), (("Van", "Car"), "[Van,Car]")):
         teacher = SimpleNamespace(class_names=names)
         train = open_data_sets(DataSettings(folder=tmp_path), progress=Watcher())[1]
         with pytest.raises(ConfigError, match=r"must have the data's classes in the same order") as refused:

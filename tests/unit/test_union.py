@@ -130,7 +130,7 @@ def test_images_of_two_sets_are_told(folders: dict[str, Path], tmp_path: Path) -
             {"folder": Path("a"), "weights": (1.0,)},
             r"for each of several .* here 1, got \[1\.0\]\. .* data\.weights=null",
         ),
-        ({"folder": (Path("a"), Path("b")), "weights": (1.0, 0.0)}, r"here 2, got \[1\.0, 0\.0\]\. .*=\[1, 1\]\."),
+        ({"folder": (Path("a"), Path("b")), "weights": (1.0, 0.0)}, r"here 2, got \[1\.0, 0\.0\]\. .*=\[1,1\]\."),
         ({"folder": (Path("a"), Path("b")), "train": Path("c"), "weights": (1.0, 2.0)}, r"here 1, got \[1\.0, 2\.0\]"),
     ],
 )
