@@ -22,3 +22,9 @@ def write(folder: Path, *, images=(), annotations=(), categories=CATEGORIES, **o
     content = {"images": list(images), "annotations": list(annotations), "categories": list(categories)} | others
     path.write_text(json.dumps(content))
     return path
+
+
+def only_problem(problems) -> str:
+    found = list(problems)
+    assert len(found) == 1, found
+    return f"{found[0].kind} | {found[0].text()}"

@@ -15,12 +15,10 @@ from detdistill.api.commands import (
     convert_data,
     describe_methods,
     describe_settings,
-    distill,
     evaluate,
     pictures,
     predict,
     profile,
-    train,
 )
 from detdistill.api.pieces import (
     build_detector,
@@ -32,6 +30,7 @@ from detdistill.api.pieces import (
     run_config,
     save_detector,
 )
+from detdistill.api.runs import distill, train
 from detdistill.threads import quiet_threads
 
 if TYPE_CHECKING:

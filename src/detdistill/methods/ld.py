@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -86,28 +86,22 @@ def build_ld(student: DetectorSpec, teacher: DetectorSpec, settings: LDSettings)
     require_gain("class_gain", settings.class_gain)
     require_temperature(settings.temperature)
     require_temperature(settings.class_temperature, name="class_temperature")
-    scale = _anchor_scale(student, teacher)
-    strides = shared_strides(student, teacher)
-
-    def term(knowledge: Knowledge, temperature: float, taught: Taught, **how: Any) -> DistributionTerm:
-        return DistributionTerm(
-            knowledge,
-            taught=taught,
-            strides=strides,
-            anchor_scale=scale,
-            temperature=temperature,
-            over_batch=settings.reduction == "batch",
-            **how,
-        )
-
-    boxes = term(Knowledge.LOCALIZATION, settings.temperature, _positives, scored=True)
+    term = partial(
+        DistributionTerm,
+        strides=shared_strides(student, teacher),
+        anchor_scale=_anchor_scale(student, teacher),
+        over_batch=settings.reduction == "batch",
+    )
+    boxes = term(Knowledge.LOCALIZATION, temperature=settings.temperature, taught=_positives, scored=True)
     terms = [WeightedTerm("ld.boxes", boxes, settings.gain)]
     if settings.valuable_region:
-        region = term(Knowledge.LOCALIZATION, settings.temperature, _region, share=_REGION_SHARE)
+        region = term(Knowledge.LOCALIZATION, temperature=settings.temperature, taught=_region, share=_REGION_SHARE)
         terms.append(WeightedTerm("ld.region", region, settings.gain))
     if settings.class_gain > 0:
         _require_classes(student, teacher)
-        classes = term(Knowledge.CLASSIFICATION, settings.class_temperature, _positives, averaged=True)
+        classes = term(
+            Knowledge.CLASSIFICATION, temperature=settings.class_temperature, taught=_positives, averaged=True
+        )
         terms.append(WeightedTerm("ld.classes", classes, settings.class_gain))
     return recipe_of("ld", terms)
 

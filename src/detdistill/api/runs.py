@@ -1,0 +1,162 @@
+"""The commands that train, callable: their words, meaning and defaults stand here alone; see `api.commands`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from detdistill.api.pieces import Place, Source, run_config
+from detdistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from detdistill.jobs.keys import SettingsOutcome
+    from detdistill.jobs.plan import RunPlan
+    from detdistill.jobs.run import GenerationsOutcome, RunOutcome
+    from detdistill.progress import Progress
+
+
+def train(
+    *settings: Place,
+    detector: str | None = None,
+    data: Place | Sequence[Place] | None = None,
+    init: Source | None = None,
+    out: Place | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    allow_problems: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    keys: bool = False,
+    progress: Progress | None = None,
+) -> RunOutcome | RunPlan | SettingsOutcome:
+    """Train a detector without a teacher.
+
+    Args:
+        settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
+        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
+        data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --detector, of the same kind.
+        out: Folder of the run.
+        steps: How many batches to train on; 2000 by default.
+        seed: Decides everything that is drawn at random.
+        allow_problems: Train even where most of a split's images or boxes had to be skipped.
+        resume: Go on from the run's last checkpoint; where there is none, start.
+        dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
+        keys: List every word and every KEY=VALUE of this command with its meaning, and stop.
+
+    Example:
+        >>> outcome = detdistill.train("seed=3", detector="fcos/tiny", data="my_data", out="runs/alone", steps=2)
+        >>> outcome.steps
+        2
+    """
+    if keys:
+        from detdistill.jobs.keys import command_settings
+
+        return command_settings("train", train, detector=detector)
+    from detdistill.jobs.plan import plan_job
+    from detdistill.jobs.run import train_job
+
+    config = run_config(
+        *settings,
+        purpose="train",
+        student=detector,
+        data=data,
+        init=init,
+        out=out,
+        steps=steps,
+        seed=seed,
+        allow_problems=allow_problems,
+    )
+    if dry_run:
+        return plan_job(config.untaught(), resume=resume, progress=progress)
+    return train_job(config, resume=resume, progress=progress)
+
+
+def distill(
+    *settings: Place,
+    teacher: Source | None = None,
+    student: str | None = None,
+    data: Place | Sequence[Place] | None = None,
+    method: str | None = None,
+    itself: bool = False,
+    generations: int = 1,
+    inherit: bool = False,
+    init: Source | None = None,
+    out: Place | None = None,
+    alone: Place | None = None,
+    alone_differs: bool = False,
+    equal_time: bool = False,
+    longer: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    allow_problems: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    keys: bool = False,
+    progress: Progress | None = None,
+) -> RunOutcome | GenerationsOutcome | RunPlan | SettingsOutcome:
+    """Train a student with a teacher's help, and compare both.
+
+    Args:
+        settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
+        itself: Self-distillation: the student has its teacher's architecture.
+        generations: With --self: how many students, each taught by the one before.
+        inherit: Let the student's neck and heads start from the teacher's weights.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --student, of the same kind.
+        out: Folder of the run.
+        alone: Run folder of the same student trained alone, to show it beside; another one is refused.
+        alone_differs: Take --alone although it was trained otherwise, and say in what beside the figures.
+        equal_time: Train the student alone as well, for as long as its distillation took.
+        longer: Train the student alone as well, for so many times the steps, such as 2.
+        steps: How many batches to train on; 2000 by default.
+        seed: Decides everything that is drawn at random.
+        allow_problems: Train even where most of a split's images or boxes had to be skipped.
+        resume: Go on from the run's last checkpoint; where there is none, start.
+        dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
+        keys: List every word and every KEY=VALUE of this command with its meaning, and stop.
+
+    Example:
+        >>> outcome = detdistill.distill(
+        ...     teacher="runs/teacher", student="fcos/tiny", data="my_data", method="aid(frs)",
+        ...     out="runs/distilled", steps=2,
+        ... )
+        >>> outcome.method, sorted(outcome.results)
+        ('aid(frs)', ['alone', 'distilled', 'teacher'])
+    """
+    if keys:
+        from detdistill.jobs.keys import command_settings
+
+        return command_settings("distill", distill, detector=student, method=method)
+    from detdistill.jobs.plan import plan_job
+    from detdistill.jobs.run import distill_job, generations_job
+
+    if generations != 1 and not itself:
+        raise ConfigError(f"--generations must come with --self, got {generations} generations without it. Add --self.")
+    config = run_config(
+        *settings,
+        purpose="distill",
+        teacher=teacher,
+        student=student,
+        data=data,
+        method=method,
+        itself=itself,
+        inherit=inherit,
+        init=init,
+        out=out,
+        alone=alone,
+        alone_differs=alone_differs,
+        equal_time=equal_time,
+        longer=longer,
+        steps=steps,
+        seed=seed,
+        allow_problems=allow_problems,
+    )
+    if dry_run:
+        return plan_job(config, resume=resume, generations=generations, progress=progress)
+    if generations == 1:
+        return distill_job(config, resume=resume, progress=progress)
+    return generations_job(config, generations=generations, resume=resume, progress=progress)
