@@ -45,7 +45,8 @@ class Format:
     Attributes:
         name: as ``data convert --to`` takes it.
         title: as messages have it.
-        precedence: where a path fits several formats, the lowest counts; ours are 10, 20, 30 and 40.
+        precedence: where a path fits several formats, the lowest counts; ours are 10 to 40, and from 55 for layouts
+            that only their content tells.
         holds: what a folder of it must hold, for messages.
         file: which file may be given in place of the folder, for messages; empty for none.
         recognises: whether a folder or file looks like it.

@@ -198,7 +198,7 @@ FORMAT = (
     Format(
         name="coco-by-content",
         title="COCO",
-        precedence=50,
+        precedence=55,
         holds="",
         file="",
         recognises=lambda data: bool(_splits_under_any_name(data)),
