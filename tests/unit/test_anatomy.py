@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from coco_by_hand import CLASSES, draw_data
@@ -36,6 +37,7 @@ FREE = Sides()
         ("halonet_h1", Sides(multiple=256)),  # likewise, which timm does not call a fixed size
         ("test_coatnet", Sides(multiple=160, longest=160)),  # a position for every cell
         ("pit_ti_224", None),  # 27 cells of 8 pixels make up its 224
+        ("inception_v3", None),  # convolutions without padding
         ("crossvit_tiny_240", None),  # strides of 12 and 17
     ],
 )
@@ -45,10 +47,11 @@ def test_which_images_a_backbone_takes(name: str, sides: Sides | None) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_maps_that_leave_out_the_edges_are_known() -> None:
-    assert anatomy("test_resnet").covers
-    assert anatomy("inception_v3").sides == FREE  # convolutions without padding
-    assert not anatomy("inception_v3").covers
+def test_levels_are_counted_among_all_maps_of_a_model() -> None:
+    with torch.device("meta"):
+        body = timm.create_model("fastvit_mci4", features_only=True, out_indices=anatomy("fastvit_mci4").indices)
+    assert anatomy("fastvit_mci4").strides == (4, 8, 16, 32)  # it has a fifth, of stride 64, which it keeps for itself
+    assert body.feature_info.reduction() == [4, 8, 16, 32]
 
 
 def test_a_model_is_looked_at_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:

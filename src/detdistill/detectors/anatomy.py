@@ -50,15 +50,15 @@ class Anatomy:
 
     Attributes:
         arguments: what `timm.create_model` must be told for images of other sizes than the model's own.
-        strides: pixels per cell of each of its maps, in its order.
-        sides: which images it takes; None where it takes none whole, or no stride is a power of two.
-        covers: whether its maps have a cell for every part of an image, as its strides say.
+        strides: pixels per cell of each of the maps that it gives unless told otherwise, in its order.
+        indices: where each of them stands among all of its maps, counted from the last, -1.
+        sides: which images it takes; None where its maps fit its strides for none, or no stride is a power of two.
     """
 
     arguments: Mapping[str, Any]
     strides: tuple[int, ...]
+    indices: tuple[int, ...]
     sides: Sides | None
-    covers: bool
 
 
 @cache
@@ -69,8 +69,9 @@ def anatomy(name: str) -> Anatomy:
     probe, arguments = _probe(name, fixed=weights.fixed_input_size)
     strides = tuple(probe.feature_info.reduction())
     usable = any(stride.bit_count() == 1 for stride in strides)  # no detector has others
-    sides, covers = _sides(probe.eval(), strides, native) if usable else (None, False)
-    return Anatomy(arguments, strides, sides, covers)
+    every = len(probe.feature_info.info)
+    indices = tuple(index if index < 0 else index - every for index in probe.feature_info.out_indices)
+    return Anatomy(arguments, strides, indices, _sides(probe.eval(), strides, native) if usable else None)
 
 
 def _probe(name: str, *, fixed: bool) -> tuple[Any, dict[str, Any]]:
@@ -84,8 +85,8 @@ def _probe(name: str, *, fixed: bool) -> tuple[Any, dict[str, Any]]:
         return timm.create_model(name, features_only=True), {}
 
 
-def _sides(probe: Any, strides: tuple[int, ...], native: int) -> tuple[Sides | None, bool]:
-    """See `Anatomy.sides` and `Anatomy.covers`."""
+def _sides(probe: Any, strides: tuple[int, ...], native: int) -> Sides | None:
+    """See `Anatomy.sides`."""
 
     def covers(*sizes: tuple[int, int]) -> bool | None:
         """Whether maps of images of these sizes have the cells that the strides say; None where it takes no such."""
@@ -97,12 +98,12 @@ def _sides(probe: Any, strides: tuple[int, ...], native: int) -> tuple[Sides | N
 
     whole = covers((3 * _UNIT, 5 * _UNIT), (5 * _UNIT, 3 * _UNIT))
     if whole is not None:
-        return Sides(), whole
+        return Sides() if whole else None
     steps = [side for side in range(_UNIT, native + 1, _UNIT) if native % side == 0] or [native]
     for side in steps:
         if covers((side, 2 * side), (2 * side, 3 * side)):
-            return Sides(multiple=side), True
-    return (Sides(multiple=native, longest=native), True) if covers((native, native)) else (None, False)
+            return Sides(multiple=side)
+    return Sides(multiple=native, longest=native) if covers((native, native)) else None
 
 
 def _cells(probe: Any, height: int, width: int) -> list[tuple[int, ...]]:

@@ -74,8 +74,7 @@ class PyramidBackbone(nn.Module):
         self.body = body
         self.fpn = fpn
         self.name = settings.backbone
-        known = anatomy(settings.backbone)
-        self.sides, self.covers = known.sides or Sides(), known.covers
+        self.sides = anatomy(settings.backbone).sides or Sides()
         self._strides = tuple(body.feature_info.reduction())
         self.out_channels = settings.fpn_channels
         levels = [str(level) for level in range(len(settings.strides))]
@@ -158,7 +157,7 @@ def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"]
 def _choose_levels(name: str, strides: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     """Which of the backbone's own maps to take, as negative indices, and how many levels to add."""
     offered = anatomy(name).strides
-    position = {stride: index - len(offered) for index, stride in enumerate(offered)}
+    position = dict(zip(offered, anatomy(name).indices, strict=True))
     own = [stride for stride in strides if stride <= offered[-1]]
     if not own or any(stride not in position for stride in own):
         remedy, first = "Take another backbone", offered[-1]

@@ -67,11 +67,6 @@ def _padded(
     for module in detector.modules():
         if isinstance(module, PyramidBackbone):
             padded = module.sides.padded(*largest, name=module.name, setting=setting)
-            if not module.covers:
-                notes.append(
-                    f"the maps of the backbone {module.name} do not have the cells that its strides say: objects at "
-                    "the right and lower edge may be missed"
-                )
             if padded != largest:
                 notes.append(
                     f"the backbone {module.name} takes no images of {_shown(largest)} pixels: they are padded to "
