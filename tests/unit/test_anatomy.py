@@ -36,7 +36,8 @@ FREE = Sides()
         ("test_maxvit", Sides(multiple=160)),  # whole windows
         ("halonet_h1", Sides(multiple=256)),  # likewise, which timm does not call a fixed size
         ("test_coatnet", Sides(multiple=160, longest=160)),  # a position for every cell
-        ("pit_ti_224", None),  # 27 cells of 8 pixels make up its 224
+        ("pit_ti_224", Sides(multiple=224, longest=224)),  # in 27 cells of 8 pixels
+        ("mobilevitv2_050", FREE),  # rounds up to whole patches inside
         ("inception_v3", None),  # convolutions without padding
         ("crossvit_tiny_240", None),  # strides of 12 and 17
     ],
@@ -91,7 +92,11 @@ def test_images_are_padded_for_the_body_and_its_maps_cut_back() -> None:
 @pytest.mark.parametrize(
     ("backbone", "strides", "message"),
     [
-        ("pit_ti_224", (8, 16, 32), r"maps of the backbone 'pit_ti_224' must have the cells .*Take another backbone"),
+        (
+            "inception_v3",
+            (8, 16, 32),
+            r"maps of the backbone 'inception_v3' must have the cells .*Take another backbone",
+        ),
         ("crossvit_tiny_240", (8, 16), r"has, \(12, 17\), got \(8, 16\)\. Take another backbone\.$"),
     ],
 )

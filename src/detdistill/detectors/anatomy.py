@@ -91,7 +91,7 @@ def _sides(probe: Any, strides: tuple[int, ...], native: int) -> Sides | None:
     def covers(*sizes: tuple[int, int]) -> bool | None:
         """Whether maps of images of these sizes have the cells that the strides say; None where it takes no such."""
         try:
-            return all(_cells(probe, *size) == _wanted(strides, *size) for size in sizes)
+            return all(_fit(_cells(probe, *size), strides, size) for size in sizes)
         except (AssertionError, RuntimeError, ValueError) as error:
             # It may ask for values of pixels, which only real images have.
             return True if "meta" in str(error) else None
@@ -113,5 +113,11 @@ def _cells(probe: Any, height: int, width: int) -> list[tuple[int, ...]]:
     return [tuple(one.shape[1:3] if last else one.shape[2:]) for one in maps]
 
 
-def _wanted(strides: tuple[int, ...], height: int, width: int) -> list[tuple[int, ...]]:
-    return [(-(-height // stride), -(-width // stride)) for stride in strides]
+def _fit(maps: list[tuple[int, ...]], strides: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether maps have the cells that the strides say, but for one, or for 8 pixels, that rounding takes or adds."""
+    sides = zip(maps, strides, strict=True)
+    return all(
+        abs(cells + (-side // stride)) <= max(1, 8 // stride)
+        for found, stride in sides
+        for cells, side in zip(found, size, strict=True)
+    )
