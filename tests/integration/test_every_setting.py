@@ -7,6 +7,7 @@ with the same run without it. Settings are found from the dataclasses; one witho
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import re
@@ -23,16 +24,32 @@ from safetensors.torch import load_file
 from coco_by_hand import CLASSES, draw_data
 from detdistill import build_detector, load_detector, save_detector
 from detdistill.cli import main
+from detdistill.cli.app import build_app
 from detdistill.detectors.catalogue import FAMILIES
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import METHODS
 from detdistill.settings.calls import written
+from detdistill.settings.meanings import OPTION_NAMES
 from detdistill.settings.reading import hints_of
 from detdistill.settings.trees import default_of
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import find_weights
 from scenes_in_memory import scene_batch
-from setting_rows import DETECTORS, FILES, FOUND, METHOD_ROWS, METRICS, PLACE, RESULTS, ROWS, SAID, WEIGHTS, Row
+from setting_rows import (
+    DETECTORS,
+    FILES,
+    FOUND,
+    METHOD_ROWS,
+    METRICS,
+    PLACE,
+    RESULTS,
+    ROWS,
+    SAID,
+    SHOWN_ELSEWHERE,
+    WEIGHTS,
+    WORDS,
+    Row,
+)
 
 IMAGE = {"short_side": 32, "long_side": 48}
 SMALL = ("data.image.short_side=32", "data.image.long_side=48", "train.batch_size=4", "train.log_every=4")
@@ -68,6 +85,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
         some = content | {"annotations": rows[:last] if name == "other" else changed}
         (folder / name / "train.json").write_text(json.dumps(some))
     (folder / "broken/images").symlink_to(folder / "data/images")
+    fewer = json.loads((folder / "other/train.json").read_text())
+    fewer["images"] = fewer["images"][:8]
+    (folder / "other/train.json").write_text(json.dumps(fewer))
     val = json.loads((folder / "other/val.json").read_text())
     val["annotations"] = val["annotations"][:1]
     (folder / "other/val.json").write_text(json.dumps(val))
@@ -76,6 +96,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     save_detector(build_detector("gfl/tiny", CLASSES, seed=1), folder / "gfl", image=IMAGE)
     made = Home(folder)
     assert run(made, "train", out=folder / "alone")["code"] == 0
+    assert run(made, "distill", out=folder / "taught")["code"] == 0
     return made
 
 
@@ -233,3 +254,59 @@ def test_a_methods_setting_does_what_it_names(home: Home, tmp_path: Path, name: 
     asked = Row(row.value, row.shows, runs, refused=row.refused, command="distill", method=plain)
     family = "gfl" if method == "ld" else "fcos"
     compare(home, tmp_path, asked, [], key=name, family=family, method=other)
+
+
+def command_words(app: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every word of every command, as the command line writes it."""
+    for name in app:
+        if name.startswith("-"):
+            continue
+        inner = app[name]
+        if inner.default_command is None:
+            yield from command_words(inner, (*path, name))
+            continue
+        for word in inspect.signature(inner.default_command).parameters:
+            yield " ".join((*path, name, OPTION_NAMES.get(word, word).replace("_", "-")))
+
+
+def test_every_word_has_a_row() -> None:
+    words = {word for word in command_words(build_app()) if not word.startswith(SHOWN_ELSEWHERE)}
+    assert words == set(WORDS)
+
+
+def say(home: Home, line: Sequence[str], out: Path) -> dict[str, Any]:
+    """What a command prints, and the content of what it leaves, in a folder of its own."""
+    out.mkdir()
+    printed = io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        code = main([home.place(word).replace("OUT", str(out)) for word in line])
+    text = re.sub(_PASSING, "", printed.getvalue().replace(str(out), "OUT"))
+    content = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for path in [path for path in content if path.endswith(".json")]:
+        content[path] = re.sub(rb"seconds.*", b"", content[path].replace(str(out).encode(), b"OUT"))
+    return {"code": code, SAID: sorted(set(text.splitlines())), FILES: content, "error": printed.getvalue()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WORDS)
+def test_a_commands_word_does_what_it_names(home: Home, tmp_path: Path, name: str) -> None:
+    word = WORDS[name]
+    base, given = word.base.split(), word.given.split()
+    option = given[0]
+    if option in base:
+        at = base.index(option)
+        line = [*base[:at], *base[at + 2 :], *given]
+    elif option.startswith("{") and not name.endswith("images"):
+        at = len(name.split()) - 1
+        line = [*base[:at], option, *base[at + 1 :]]
+    else:
+        line = [*base, *given]
+    before, changed = say(home, base, tmp_path / "before"), say(home, line, tmp_path / "changed")
+    if word.refused:
+        assert changed["code"] == 2, changed["error"]
+        assert word.refused in changed["error"]
+    elif word.shows == "allowed":
+        assert (before["code"], changed["code"]) == (2, 0), changed["error"]
+    else:
+        assert (before["code"], changed["code"]) == (0, 0), before["error"] + changed["error"]
+        assert changed[word.shows] != before[word.shows], f"{name} changes nothing"
