@@ -193,12 +193,12 @@ def mgd(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch
 
 
 def ld(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch) -> Costs:
-    """KL of softened distributions, weighed by the student's score, over 4 × the weights of the batch's positives."""
+    """KL of softened distributions, weighed by the student's score, added up over the batch's positives, over 4."""
     grids = [(GRID[0] // stride, GRID[1] // stride) for stride in STRIDES]
     cells = make_cells(grids, STRIDES, device=torch.device("cpu"))
     positive = torch.stack([match_by_atss(t.taught().boxes, cells, size=GRID, scale=3.0).matched >= 0
                             for t in scene.targets])  # fmt: skip
-    sums, masses = [], torch.zeros(())
+    sums = []
     for level, marked in enumerate(positive.split(list(cells.counts), dim=1)):
         scores = student.class_logits.levels[level].detach().sigmoid().amax((1, 2)).flatten(1)[marked]
         ours, theirs = (
@@ -207,8 +207,7 @@ def ld(recipe: Recipe, student: Observation, teacher: Observation, scene: Batch)
         )
         divergence = F.kl_div((ours / 10).log_softmax(1), (theirs / 10).softmax(1), reduction="none").mean(1) * 100
         sums.append((divergence * scores.repeat_interleave(4)).sum())
-        masses = masses + scores.sum()
-    return {"ld.boxes": [one / (4 * masses) for one in sums]}
+    return {"ld.boxes": [one / 4 for one in sums]}
 
 
 SOURCES: Mapping[str, Callable[[Recipe, Observation, Observation, Batch], Costs]] = {

@@ -17,6 +17,7 @@ from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.attention import AttentionSettings, build_attention
 from detdistill.methods.attention_measures import MaskedFeatures
 from detdistill.methods.parts.non_local import NonLocalBlock, dot_product_attention, inside_max_pool
+from detdistill.settings.meanings import meanings_of
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, Pyramid
 from observations import batch, observation, random_observation, spec, unchecked
 
@@ -266,6 +267,4 @@ def test_levels_know_whether_they_are_padded(sizes: Sequence[tuple[int, int]], p
 
 
 def test_every_setting_is_documented() -> None:
-    assert AttentionSettings.__doc__ is not None
-    for field in fields(AttentionSettings):
-        assert f"        {field.name}: " in AttentionSettings.__doc__
+    assert set(meanings_of(AttentionSettings)) == {field.name for field in fields(AttentionSettings)}

@@ -97,6 +97,6 @@ def test_a_config_file_of_before_is_read_as_it_was_meant(tmp_path: Path) -> None
 
 def test_a_checkpoint_of_before_is_the_run_of_today() -> None:
     stored = {"train": {"steps": 3, "devices": 2, "accelerator": "cpu"}, "teacher": "t"}
-    recorded = as_recorded(stored)
+    recorded = as_recorded(stored, {"annotations": "a"})
     assert (recorded["train"]["processes"], recorded["train"]["device"], recorded["teacher"]) == (2, "cpu", "t")
     assert not {"devices", "accelerator"} & recorded["train"].keys()

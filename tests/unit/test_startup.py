@@ -109,7 +109,7 @@ def test_a_teacher_of_nans_is_refused_with_the_remedy(name: str) -> None:
         prove(step, scene_batch())
     assert str(caught.value) == (
         f"The loss of the term '{step.recipe.terms[0].name}' must be finite on the first batch, got nan. "
-        "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER`."
+        "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`."
     )
 
 

@@ -82,12 +82,14 @@ def read_split(
     class_names: tuple[str, ...] | None = None,
     exact: bool = False,
     allow_problems: bool = False,
+    whole: bool = False,
     title: str | None = None,
     progress: Progress,
 ) -> Annotations:
     """Reads one split and tells what was repaired or skipped in it, calling it `title`; else as `open_split`.
 
-    Refused where most of the images or of the boxes were skipped, unless `allow_problems`.
+    Refused where most of the images or of the boxes were skipped, unless `allow_problems`; if `whole`, where a single
+    image was.
     """
     title = title or f"{split} data"
     found = find_split(data, split, exact=exact)
@@ -95,6 +97,11 @@ def read_split(
     annotations, problems = read_found(found, split, Reading(class_names))
     for line in problems.summary():
         progress.say(f"{title}: {line}")
+    if whole and (gone := problems.lost("images")):
+        raise DataError(
+            f"The {split} images of {data} must be all {len(annotations) + gone}, got {gone} that cannot be used "
+            "(the lines above say which). Put them there."
+        )
     left: dict[Lost, int] = {"images": len(annotations), "boxes": int((~annotations.ignored).sum())}
     for what, number in left.items():
         if (lost := problems.lost(what)) > number and not allow_problems:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +142,7 @@ def full_data(name: DataName, classes: ClassMode, *, root: Path, out: Path, prog
             progress.say(f"COCO traffic of {source}: read four times")
             folder = make_coco_traffic_job(source, out / DATA / name).out
             identity = folder.name
-        splits = _read_both(folder, progress)
-    for split in SPLITS:
-        _require_images(splits[split], split)
+        splits = _read_both(folder, progress, whole=True)
     train, val = len(splits["train"]), len(splits["val"])
     counted = train + val if name == "kitti" else train
     published = _PUBLISHED_IMAGES.get(name, counted)
@@ -166,20 +163,6 @@ def _division(source: Path, train: int, val: int) -> list[str]:
     other = abs(train / (train + val) - TRAIN_SHARE) > _SHARE_SLACK
     lists = f"KITTI is divided by the folder's own lists, {train} training and {val} validation images"
     return [f"{lists}, the paper's 8 : 2: figures cannot be compared." if other else f"{lists}."]
-
-
-def _require_images(annotations: Annotations, split: str) -> None:
-    """Refuses a split with images that are not on the disk; one look into each folder."""
-    names = [annotations.file_name(index) for index in range(len(annotations))]
-    present: set[str] = set()
-    for folder in {os.path.dirname(name) for name in names}:
-        place = annotations.images_dir / folder
-        present |= {os.path.join(folder, entry) for entry in os.listdir(place)} if place.is_dir() else set()
-    if missing := [name for name in names if name not in present]:
-        raise DataError(
-            f"The {split} images in {annotations.images_dir} must be all {len(names)}, got {len(missing)} missing, "
-            f"such as {missing[0]}. Put them there."
-        )
 
 
 def _prepare(
@@ -220,9 +203,9 @@ def _prepare(
     return splits, {split: len(content["images"]) for split, content in contents.items()}, digest
 
 
-def _read_both(folder: Path, progress: Progress) -> dict[SplitName, Annotations]:
-    train = read_split(folder, "train", progress=progress)
-    val = read_split(folder, "val", class_names=train.class_names, progress=progress)
+def _read_both(folder: Path, progress: Progress, *, whole: bool = False) -> dict[SplitName, Annotations]:
+    train = read_split(folder, "train", whole=whole, progress=progress)
+    val = read_split(folder, "val", class_names=train.class_names, whole=whole, progress=progress)
     of_train, of_val = (
         {one.images_dir.resolve() / one.file_name(index) for index in range(len(one))} for one in (train, val)
     )
