@@ -206,6 +206,7 @@ _PICTURES = (
     "pictures --alone {alone} --distilled {alone} --teacher {teacher} --data {data} --out OUT/found.png --score 0"
 )
 _SCENES = "data make scenes --out OUT/scenes --train 2 --val 1"
+_BROKEN = "data.train={broken}/train.json"
 _JSON = "--json OUT/outcome.json"
 
 WORDS: dict[str, Word] = {
@@ -215,8 +216,8 @@ WORDS: dict[str, Word] = {
     "train init": Word(_TRAIN, "--init {tutor}"),
     "train out": Word(_TRAIN, "--out OUT/elsewhere"),
     "train steps": Word(_TRAIN, "--steps 2"),
-    "train seed": Word(_TRAIN, "--seed 5", refused="--resume"),
-    "train allow-problems": Word(_TRAIN.replace("{data}", "{broken}"), "--allow-problems", "allowed"),
+    "train seed": Word(_TRAIN.removesuffix(" --dry-run"), "--seed 5", FILES),
+    "train allow-problems": Word(f"{_TRAIN} {_BROKEN}", "--allow-problems", "allowed"),
     "train resume": Word(_TRAIN.replace("OUT/run", "{alone}"), "--resume", "allowed"),
     "train dry-run": Word(_TRAIN.removesuffix(" --dry-run"), "--dry-run", FILES),
     "train keys": Word(_TRAIN, "--keys"),
@@ -237,7 +238,7 @@ WORDS: dict[str, Word] = {
     "distill longer": Word(_DISTILL, "--longer 2"),
     "distill steps": Word(_DISTILL, "--steps 2"),
     "distill seed": Word(_DISTILL, "--seed 5"),
-    "distill allow-problems": Word(_DISTILL.replace("{data}", "{broken}"), "--allow-problems", "allowed"),
+    "distill allow-problems": Word(f"{_DISTILL} {_BROKEN}", "--allow-problems", "allowed"),
     "distill resume": Word(_DISTILL.replace("OUT/run", "{taught}"), "--resume", "allowed"),
     "distill dry-run": Word(_DISTILL.removesuffix(" --dry-run"), "--dry-run", FILES),
     "distill keys": Word(_DISTILL, "--keys"),

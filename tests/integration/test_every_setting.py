@@ -281,9 +281,10 @@ def say(home: Home, line: Sequence[str], out: Path) -> dict[str, Any]:
     with redirect_stdout(printed), redirect_stderr(printed):
         code = main([home.place(word).replace("OUT", str(out)) for word in line])
     text = re.sub(_PASSING, "", printed.getvalue().replace(str(out), "OUT"))
-    content = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    for path in [path for path in content if path.endswith(".json")]:
-        content[path] = re.sub(rb"seconds.*", b"", content[path].replace(str(out).encode(), b"OUT"))
+    files = [path for path in out.rglob("*") if path.is_file() and path.name not in ("metrics.csv", "training.json")]
+    content = {str(path.relative_to(out)): path.read_bytes() for path in files}
+    for name in [name for name in content if name.endswith(".json")]:
+        content[name] = re.sub(rb"seconds.*", b"", content[name].replace(str(out).encode(), b"OUT"))
     return {"code": code, SAID: sorted(set(text.splitlines())), FILES: content, "error": printed.getvalue()}
 
 
@@ -296,7 +297,7 @@ def test_a_commands_word_does_what_it_names(home: Home, tmp_path: Path, name: st
     if option in base:
         at = base.index(option)
         line = [*base[:at], *base[at + 2 :], *given]
-    elif option.startswith("{") and not name.endswith("images"):
+    elif name.endswith((" checkpoint", " model", " path")):
         at = len(name.split()) - 1
         line = [*base[:at], option, *base[at + 1 :]]
     else:

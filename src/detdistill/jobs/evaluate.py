@@ -25,6 +25,7 @@ class EvaluateOutcome:
     """One detector's figures in percent, by whose rules, on how many images, and of what it is the best.
 
     Attributes:
+        backend: the program that computed the figures, where there are several.
         agnostic: whether boxes were suppressed across classes.
         confusion: which class is taken for which, where the protocol's classes are the detector's.
         picture: where that was drawn.
@@ -35,6 +36,7 @@ class EvaluateOutcome:
     protocol: Protocol
     images: int
     best: Best | None = None
+    backend: Backend = "hotcoco"
     agnostic: bool = False
     confusion: ConfusionMatrix | None = None
     picture: Path | None = None
@@ -43,7 +45,8 @@ class EvaluateOutcome:
         """By whose rules and on how many images, then the figures, all and by class."""
         note = f", {AGNOSTIC}" if self.agnostic else ""
         images = counted(self.images, "image")
-        lines = [f"{self.checkpoint} on {images} by the rules of {self.protocol.rules}, in percent{note}"]
+        by = f" ({self.backend})" if self.protocol.backends else ""
+        lines = [f"{self.checkpoint} on {images} by the rules of {self.protocol.rules}{by}, in percent{note}"]
         lines += ["", *([] if self.best is None else [f"{self.checkpoint}: {self.best.text()}", ""])]
         last = [] if self.picture is None else ["", f"confusion matrix in {self.picture}"]
         if not isinstance(self.metrics, CocoMetrics):
@@ -58,6 +61,7 @@ class EvaluateOutcome:
             "checkpoint": self.checkpoint,
             "protocol": self.protocol.name,
             "images": self.images,
+            **({"backend": self.backend} if self.protocol.backends else {}),
             **self.metrics.as_dict(),
             **({} if self.best is None else {"best": self.best.as_dict()}),
             **({"agnostic": True} if self.agnostic else {}),
@@ -103,6 +107,7 @@ def evaluate_job(
         protocol=rules,
         images=len(truth),
         best=chosen_as(Path(checkpoint)),
+        backend=backend,
         agnostic=agnostic,
         confusion=matrix,
         picture=confusion,
