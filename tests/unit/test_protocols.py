@@ -231,7 +231,8 @@ def test_the_command_prints_and_writes_every_protocol(home, tmp_path, capsys, pr
     assert main(command) == 0
     said = capsys.readouterr()
     figure, rules = SAID[protocol]
-    assert said.out.splitlines()[0] == f"{model} on 2 images by the rules of {rules}, in percent"
+    by = " (hotcoco)" if protocol == "coco" else ""
+    assert said.out.splitlines()[0] == f"{model} on 2 images by the rules of {rules}{by}, in percent"
     assert "Car" in said.out
     assert "val data read as KITTI" in said.err
     written = json.loads(out.read_text())
