@@ -204,3 +204,19 @@ def test_deep_images_are_drawn_as_they_are_seen(home: Path, tmp_path: Path) -> N
     arguments = ["predict", str(home / "teacher"), str(tmp_path / "deep.png"), "--out", str(drawn), "--score", "1"]
     assert main(arguments) == 0
     assert np.asarray(Image.open(drawn / "deep.png"))[:32].mean() == pytest.approx(128, abs=30)
+
+
+@pytest.mark.parametrize(
+    "files", [("notes.txt",), ("config.yaml", "results.json", "a.partial", "b.0123456789ab.partial")]
+)
+def test_resume_leaves_a_folder_alone_that_is_no_run(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], files: tuple[str, ...]
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    for name in files:
+        (out / name).write_text("mine")
+    for command in (trained(home / "scenes", out), distil(home, out)):
+        said = complaint([*command, "--resume"], capsys)
+        assert f"The run folder {out} must hold a run to go on with, or nothing, got other files." in said
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(files, "mine")

@@ -14,10 +14,12 @@ from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.jobs import sizes
 from detdistill.jobs.opening import image_settings, open_detector, read_split, require_same_classes
+from detdistill.jobs.paths import PATHS_FROM
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.jobs.start import open_start
 from detdistill.progress import Progress
+from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
 from detdistill.training.launch import own_device
 from detdistill.training.world import by_leader, watched_by_leader
@@ -132,8 +134,14 @@ def open_data_sets(settings: DataSettings, *, progress: Progress) -> tuple[list[
     return [*trains.values()], unite([*trains.values()], names), unite([*vals.values()], names)
 
 
-def require_free(out: Path, *, resume: bool) -> None:
-    """Refuses a folder that holds something else, before any work is done."""
+def require_free(out: Path, *, resume: bool, first: str = "") -> None:
+    """Refuses a folder that holds something else, before any work is done.
+
+    Args:
+        out: the folder that is to be written.
+        resume: whether a run may lie there; anything else may not all the same.
+        first: the run's own folder in it, for a chain of several.
+    """
 
     def look() -> None:
         if out.exists() and not out.is_dir():
@@ -143,8 +151,24 @@ def require_free(out: Path, *, resume: bool) -> None:
                 f"The run folder {out} must be new or empty, got one with files in it. "
                 "Choose another --out, or go on with that run by --resume."
             )
+        if resume and out.is_dir() and any(out.iterdir()) and not _is_run(out / first):
+            raise ConfigError(
+                f"The run folder {out} must hold a run to go on with, or nothing, got other files. "
+                "Choose another --out."
+            )
 
     by_leader(look)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run was begun in a folder: it has a checkpoint, a config file of its own, or twins alone so far."""
+    run = RunFolder(folder)
+    if run.steps() or (folder.is_dir() and [path.name for path in folder.iterdir()] == [run.twins.name]):
+        return True
+    try:
+        return run.config.read_text(encoding="utf-8").startswith(f"{PATHS_FROM}:")
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _require_figure(config: RunConfig, val: Annotations) -> None:

@@ -367,7 +367,7 @@ def generations_job(
             "and --longer."
         )
     watcher = watched_by_leader(progress)
-    require_free(config.out, resume=resume)
+    require_free(config.out, resume=resume, first="generation_1")
     found: list[RunOutcome] = []
     teacher = config.teacher
     for number in range(1, generations + 1):
