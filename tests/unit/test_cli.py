@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -330,3 +333,16 @@ def test_help_has_no_default_for_a_flag(capsys: pytest.CaptureFixture[str]) -> N
     assert "--self" in shown
     assert "default: False" not in shown
     assert "default: 1" in shown
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
+    """As `| head` leaves both streams: what is printed is lost, work and its exit code are not."""
+    program = "import sys; from detdistill.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    for arguments in (["settings"], ["data", "make", "scenes", "--out", "scenes", "--train", "1", "--val", "1"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-c", program, *arguments, "--json", f"{arguments[0]}.json"]
+        done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=writer, check=False)
+        os.close(writer)
+        assert done.returncode == 0
+        assert (tmp_path / f"{arguments[0]}.json").is_file()

@@ -84,5 +84,26 @@ def test_a_folder_without_images_is_refused(tmp_path):
         predict.predict_job("x", [tmp_path], out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("names", [("a.png",), ("a.jpg", "a.png"), ("a/b.png", "b.png")])
+def test_no_drawing_replaces_an_image_that_was_given(tmp_path, names):
+    """Beside it, where it is broken, and where it has the name of another."""
+    images = [picture(tmp_path / name) for name in names]
+    if names[0] == "a.jpg":
+        images[1].write_bytes(b"no image")
+    before = [path.read_bytes() for path in images]
+    with pytest.raises(
+        ConfigError, match=r"--out must be a folder whose images are not predicted on, .*another folder"
+    ):
+        predict.predict_job("x", images, out=tmp_path)
+    assert [path.read_bytes() for path in images] == before
+    predict.predict_job("x", images, out=tmp_path / "out")
+
+
+def test_every_image_has_a_drawing_of_its_own(tmp_path):
+    images = [picture(tmp_path / name) for name in ("1/a.png", "2/a.png", "3/a_2.png")]
+    predict.predict_job("x", images, out=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"a.png", "a_2.png", "a_2_2.png"}
+
+
 def test_the_endings_are_those_of_data_sets():
     assert predict.IMAGE_SUFFIXES is IMAGE_SUFFIXES

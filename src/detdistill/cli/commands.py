@@ -7,6 +7,7 @@ The commands of the packages on top, which no library user needs, are written he
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace
@@ -96,12 +97,23 @@ class Command:
         finally:
             progress.finish()
         if leads():
-            for line in outcome.table():
-                print(line)
+            _show(outcome.table())
             if json is not None:
                 write_json(json, outcome.as_dict())
         if isinstance(outcome, Failing) and outcome.failure is not None:
             raise DataError(outcome.failure)
+
+
+def _show(lines: Sequence[str]) -> None:
+    """Prints the lines; nothing where their reader has gone."""
+    from detdistill.progress import unheard
+
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        unheard(sys.stdout)
 
 
 def _option(name: str, hint: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,12 @@ def predict_job(
     problems = Problems()
     files = _image_files(images, problems)
     loaded = open_detector(checkpoint, progress=watcher)
+    given = {path.resolve() for path in files}
     sizes = {path: upright for path in files if (upright := _size(path, problems)) is not None}
     files = list(sizes)
     if not files:
         raise DataError(_unreadable(problems, 0))
+    drawings = _drawings(files, out, given=given)
     annotations = _unannotated(sizes, loaded.class_names)
     size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
     everything = detect(
@@ -105,17 +107,28 @@ def predict_job(
     )
     found = tuple(one.above(score) for one in everything)
     outcome = PredictOutcome(out, tuple(files), found, loaded.class_names, agnostic=agnostic, problems=problems)
-    used: Counter[str] = Counter()
-    for path, one in zip(files, found, strict=True):
-        # Images of the same name in different folders get a number.
-        used[path.stem] += 1
-        name = path.stem if used[path.stem] == 1 else f"{path.stem}_{used[path.stem]}"
+    for path, drawing, one in zip(files, drawings, found, strict=True):
         picture = Image.fromarray(read_image(path, image_id=one.image_id, size=sizes[path]).permute(1, 2, 0).numpy())
         drawn = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
-        with atomic_file(out / f"{name}.png") as partial:
+        with atomic_file(drawing) as partial:
             drawn.save(partial, format="PNG")
     write_json(out / PREDICTIONS, outcome.as_dict())
     return outcome
+
+
+def _drawings(files: Sequence[Path], out: Path, *, given: Set[Path]) -> list[Path]:
+    """Where each image's drawing goes; images of the same name in different folders get a number."""
+    drawings: dict[Path, None] = {}
+    for path in files:
+        names = chain([path.stem], (f"{path.stem}_{number}" for number in count(2)))
+        drawing = next(one for name in names if (one := out / f"{name}.png") not in drawings)
+        if drawing.resolve() in given:
+            raise ConfigError(
+                f"--out must be a folder whose images are not predicted on, got {out}, where the drawing of {path} "
+                f"would replace {drawing}. Give another folder."
+            )
+        drawings[drawing] = None
+    return list(drawings)
 
 
 def _image_files(given: Sequence[Path], problems: Problems) -> list[Path]:
