@@ -346,3 +346,24 @@ def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
         os.close(writer)
         assert done.returncode == 0
         assert (tmp_path / f"{arguments[0]}.json").is_file()
+
+
+def test_a_folder_for_the_figures_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("d").mkdir()
+    made = ["data", "make", "scenes", "--out", "scenes", "--train", "1", "--val", "1"]
+    assert main([*made, "--json", "d"]) == 2
+    assert capsys.readouterr().err == "error: --json must be a file, got the folder d. Write --json d/figures.json.\n"
+    assert not Path("scenes").exists()
+    assert main([*made, "--json", "d/figures.json"]) == 0
+
+
+def test_a_file_that_cannot_be_put_in_its_place_is_named_by_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = IsADirectoryError(21, "Is a directory", "d.0123.partial", None, "d")
+    monkeypatch.setattr("detdistill.jobs.methods.methods_job", Mock(side_effect=error))
+    assert main(["methods"]) == 2
+    assert capsys.readouterr().err == "error: d must be a path that can be used, got: Is a directory. Check the path.\n"

@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         remedy = f"must be a path that can be used, got: {error.strerror}. Check the path."
-        return _said(f"error: {error.filename} {remedy}", BAD_INPUT)
+        # Of a file that could not be put in its place, that place is what was asked for.
+        return _said(f"error: {error.filename2 or error.filename} {remedy}", BAD_INPUT)
     except KeyboardInterrupt as stopped:
         return _said(str(stopped) or "interrupted", INTERRUPTED)
     return DONE

@@ -26,7 +26,7 @@ from typing import (
 
 from cyclopts import Parameter
 
-from detdistill.errors import DataError
+from detdistill.errors import ConfigError, DataError
 from detdistill.settings.meanings import OPTION_NAMES
 from detdistill.training.world import leads, watched_by_leader
 
@@ -90,6 +90,8 @@ class Command:
 
         options, progress = dict(bound.kwargs), watched_by_leader(ScreenProgress())
         json = options.pop("json", None)
+        if json is not None and json.is_dir():
+            raise ConfigError(f"--json must be a file, got the folder {json}. Write --json {json / 'figures.json'}.")
         try:
             outcome = self.function(*bound.args, **options, **({"progress": progress} if self.watched else {}))
         except Interrupted as stopped:
