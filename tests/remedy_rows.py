@@ -321,10 +321,12 @@ _DATA = (
         PLAIN + " data.train={home}/scenes/train.json data.val={home}/scenes/val.json",
     ),
     Row(train("out={home}/scenes/val.json"), "Choose another --out.", train()),
+    Row(train("out={home}/scenes"), "Choose another --out.", train()),
+    Row(train("out={home}/scenes", "--resume"), "Choose another --out.", train("--resume")),
     Row(
-        train("out={home}/scenes"),
+        train("out={home}/begun"),
         "Choose another --out, or go on with that run by --resume.",
-        train("out={home}/scenes", "--resume"),
+        train("out={home}/begun", "--resume"),
     ),
     Row(
         "reproduce aid --plan",

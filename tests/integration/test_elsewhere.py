@@ -30,6 +30,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(folder.checkpoint(folder.steps()[-1]) / "student.safetensors")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_runs_again_and_is_evaluated_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_two_ranks_stop_together(tmp_path: Path) -> None:
     assert chosen_as(tmp_path) == Best(step=4, metric="AP", value=30.0, evaluations=3)
 
 
+@pytest.mark.slow
 def test_a_death_before_any_file_operation_leaves_the_best_student(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_run_that_has_begun_goes_on_without_its_source(home: Path, monkeypatch
         run(home, "new", **start)
 
 
+@pytest.mark.slow
 def test_distillation_goes_on_from_the_student_alone(home: Path, witness: Witness) -> None:
     """A chain too: every generation begins with the same weights."""
     words = {"data.folder": home / "data", "teacher.source": home / "first", "method.name": "hint"}

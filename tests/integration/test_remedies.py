@@ -76,6 +76,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fitting = type(settings)(**(settings.to_dict() | changes))
         image = {"short_side": 96, "long_side": 160}
         save_detector(build_detector(fitting, classes, seed=0), folder / name, image=image)
+    (folder / "begun").mkdir()
+    (folder / "begun/config.yaml").write_text("paths_from: file\n")
     return folder
 
 

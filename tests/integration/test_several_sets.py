@@ -91,6 +91,7 @@ def test_twins_belong_to_their_images_in_both_sets(home: Path) -> None:
     assert len(list((out / "twins").glob("*/*.png"))) == 2 * TRAIN
 
 
+@pytest.mark.slow
 def test_a_run_of_some_classes_is_trained_taught_and_measured(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["train", str(home / "both/config.yaml"), "--data", str(home / "one"), "data.weights=null", "--steps", "1"]
     assert main([*line, "data.classes=[bar]", "--out", str(home / "bars")]) == 0

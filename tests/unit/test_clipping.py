@@ -136,6 +136,7 @@ def test_a_run_says_it_once_and_its_remedies_work(tmp_path: Path) -> None:
     assert run(tmp_path / "longer", long_settings(clip_norm=limit), 50.0)[1] == []
 
 
+@pytest.mark.slow
 def test_asking_changes_no_weight(tmp_path: Path) -> None:
     for more in ({}, {"accumulate": 2}):
         settings = long_settings(clip_norm=1.0, **more)
@@ -147,6 +148,7 @@ def test_asking_changes_no_weight(tmp_path: Path) -> None:
         assert all(torch.equal(told[name], mute[name]) for name in told)
 
 
+@pytest.mark.slow
 def test_several_processes_ask_together(tmp_path: Path) -> None:
     settings = long_settings(clip_norm=1.0, processes=2, batch_size=2)
     result, said = run(tmp_path / "joint", settings, 50.0)

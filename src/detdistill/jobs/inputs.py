@@ -146,12 +146,13 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
     def look() -> None:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
-        if not resume and out.is_dir() and any(out.iterdir()):
-            raise ConfigError(
-                f"The run folder {out} must be new or empty, got one with files in it. "
-                "Choose another --out, or go on with that run by --resume."
-            )
-        if resume and out.is_dir() and any(out.iterdir()) and not _is_run(out / first):
+        if not (out.is_dir() and any(out.iterdir())):
+            return
+        begun = _is_run(out / first)
+        if not resume:
+            remedy = "Choose another --out, or go on with that run by --resume." if begun else "Choose another --out."
+            raise ConfigError(f"The run folder {out} must be new or empty, got one with files in it. {remedy}")
+        if not begun:
             raise ConfigError(
                 f"The run folder {out} must hold a run to go on with, or nothing, got other files. "
                 "Choose another --out."
