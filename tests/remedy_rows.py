@@ -276,6 +276,11 @@ _DATA = (
         RENAME,
         PLAIN + " data.train={home}/unnamed/one.json data.val={home}/unnamed/seen.json",
     ),
+    Row(
+        evaluate("--json", "{home}/scenes"),
+        "Write --json {home}/scenes/figures.json.",
+        evaluate("--json", "{home}/scenes/figures.json"),
+    ),
     Row(evaluate(data="unnamed"), RENAME, evaluate(data="unnamed/seen.json")),
     Row(
         evaluate("--split", "test", data="voc"), "Add it, or give --split val.", evaluate("--split", "val", data="voc")
