@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ from detdistill.training.loop import TrainResult, train
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted
 from detdistill.types import Batch, Clock, StepReport, Targets
+
+# How a process ends that dies by itself.
+KILLED = 9
 
 
 class TinyStudent(nn.Module):
@@ -194,3 +198,20 @@ def fork(work: Callable[[], object]) -> multiprocessing.process.BaseProcess:
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
+
+
+def die_before(work: Callable[[], object], folder: Path, operation: int) -> None:
+    """Does the work in a process of its own that ends before the n-th operation on the files below a folder."""
+    seen = 0
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"} and str(
+            arguments[0]
+        ).startswith(str(folder)):
+            if seen == operation:
+                os._exit(KILLED)
+            seen += 1
+
+    sys.addaudithook(watch)
+    work()

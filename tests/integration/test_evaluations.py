@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,9 @@ from detdistill.store.layout import RunFolder
 from detdistill.store.students import find_weights, save_detector
 from detdistill.training.logs import read_rows
 from scenes_in_memory import tiny_teacher
-from tiny_training import checkpoint_tensors, differing, fork, run_tiny, tiny_settings
+from tiny_training import KILLED, checkpoint_tensors, die_before, differing, fork, run_tiny, tiny_settings
 from watched_jobs import Watcher
 
-KILLED = 9
 Evaluate = Callable[[nn.Module], dict[str, float | None]]
 
 
@@ -156,22 +154,6 @@ def test_a_death_before_any_file_operation_leaves_the_best_student(
         assert names[0] == names[1]
         deaths += 11
     assert deaths > 100
-
-
-def die_before(work: Callable[[], object], folder: Path, operation: int) -> None:
-    seen = 0
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"} and str(
-            arguments[0]
-        ).startswith(str(folder)):
-            if seen == operation:
-                os._exit(KILLED)
-            seen += 1
-
-    sys.addaudithook(watch)
-    work()
 
 
 def test_a_best_student_that_is_gone_is_missed(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from detdistill.training.logs import read_rows
 from detdistill.training.settings import TrainSettings
 from scenes_in_memory import tiny_student
 from tiny_training import (
+    KILLED,
     TinyStep,
     checkpoint_tensors,
+    die_before,
     differing,
     disk_loader,
     fork,
@@ -28,8 +30,6 @@ from tiny_training import (
     run_tiny,
     tiny_settings,
 )
-
-KILLED = 9
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.0}, {"optimizer": "adamw"}, {"accumulate": 2}])
@@ -163,7 +163,9 @@ def test_a_death_before_any_file_operation_of_a_checkpoint(
     deaths, resumed_from = 0, set()
     while True:
         folder = tmp_path / f"cut{deaths}"
-        process = fork(lambda folder=folder, operation=deaths: die_before(folder, operation, settings))
+        process = fork(
+            lambda folder=folder, operation=deaths: die_before(lambda: run_tiny(folder, settings), folder, operation)
+        )
         process.join(30)
         if process.exitcode == 0:
             break
@@ -181,22 +183,6 @@ def test_a_death_before_any_file_operation_of_a_checkpoint(
     sys.stdout.write(f"deaths before {deaths} operations in steps of {stride}, resumed from {sorted(resumed_from)}\n")
     assert deaths > 80
     assert resumed_from == {0, 1, 2, 3}
-
-
-def die_before(folder: Path, operation: int, settings: TrainSettings) -> None:
-    seen = 0
-
-    def watch(event: str, arguments: tuple[object, ...]) -> None:
-        nonlocal seen
-        if event in {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"} and str(
-            arguments[0]
-        ).startswith(str(folder)):
-            if seen == operation:
-                os._exit(KILLED)
-            seen += 1
-
-    sys.addaudithook(watch)
-    run_tiny(folder, settings)
 
 
 def kill_and_resume(tmp_path: Path, *, workers: int, kills: int, seed: int) -> None:

@@ -18,23 +18,7 @@ from detdistill.data.transforms import (
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import read_run_config
 from detdistill.types import Targets
-
-
-def targets_of(*boxes: tuple[float, float, float, float]) -> Targets:
-    return Targets(
-        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        labels=torch.arange(len(boxes)),
-        ignored=torch.zeros(len(boxes), dtype=torch.bool),
-    )
-
-
-def grey_image(height: int, width: int) -> torch.Tensor:
-    return torch.full((3, height, width), 40, dtype=torch.uint8)
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
+from plain_images import generator, grey_image, targets_of
 
 # --- window, upside down, grey, blur --------------------------------------------------------------------------------
 

@@ -81,7 +81,12 @@ def test_a_test_split_is_one_where_it_is_there(tmp_path):
 def test_listed_names_are_matched_by_their_tail_and_told(tmp_path):
     make_yolo(tmp_path)
     write(tmp_path / "data.yaml", "train: lists/my.txt\nnames: [Car, Van]\n")
-    lines = ["/home/joe/set/images/train/a.png", "data\\obj\\images\\train\\b.png", "images/train/c.png", "/x/none.png"]
+    lines = [
+        "/elsewhere/set/images/train/a.png",
+        "data\\obj\\images\\train\\b.png",
+        "images/train/c.png",
+        "/x/none.png",
+    ]
     path = write(tmp_path / "lists" / "my.txt", "\n".join(lines))
     annotations, problems = open_split(tmp_path, "train")
     assert [annotations.file_name(index) for index in range(3)] == [f"images/train/{stem}.png" for stem in "abc"]

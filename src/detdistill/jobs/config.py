@@ -14,7 +14,7 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError, suggestion
 from detdistill.jobs.paths import read_from
-from detdistill.jobs.settings import RunConfig, StudentChoice
+from detdistill.jobs.settings import TAUGHT_KEYS, RunConfig, StudentChoice
 from detdistill.settings import as_tree, build
 from detdistill.settings.overrides import Override, apply_override, parse_override
 from detdistill.settings.reading import dotted
@@ -74,7 +74,7 @@ def read_run_config(
     named = str(file) if file is not None else _COMMAND_LINE
     tree = _read(file)
     if purpose == "train":
-        for key in ("teacher", "method", "alone", "alone_differs", "equal_time", "longer", "twins", "inherit"):
+        for key in TAUGHT_KEYS:
             tree.pop(key, None)
     for override in overrides:
         if override.path in _CHOOSING:

@@ -16,7 +16,7 @@ from detdistill.data.transforms import STRENGTHS
 from detdistill.detectors.catalogue import FAMILIES
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import TRAIN_DEFAULTS
-from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.settings import TAUGHT_KEYS, RunConfig
 from detdistill.jobs.synonyms import SYNONYMS
 from detdistill.methods.catalogue import METHODS
 from detdistill.settings.calls import INNER, written
@@ -39,8 +39,6 @@ _HEAD = """# Every setting
 `detdistill train --keys` and `detdistill distill --keys` list what either reads. A key is written `KEY=VALUE` on the
 command line, and as nested sections in a config file. `student.KEY` differs by the detector's family and `method.KEY`
 by the method: `method.recipe.KEY` is inside one that wraps another, `method.recipes.0.KEY` in a sum."""
-_TAUGHT = ("teacher", "method", "twins", "inherit", "alone", "alone_differs", "equal_time", "longer")
-"""Sections that `train` passes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def command_settings(
     methods = {name for name in METHODS if re.search(rf"\b{name}\b", method or "")} or METHODS.keys()
     kept = []
     for one in run_settings(families=families, methods=methods):
-        if command != "train" or one.key.partition(".")[0] not in _TAUGHT:
+        if command != "train" or one.key.partition(".")[0] not in TAUGHT_KEYS:
             kept.append(one)
     return SettingsOutcome((*command_words({command: function}), *kept))
 

@@ -20,6 +20,9 @@ from detdistill.training.settings import TrainSettings
 _ORDER: tuple[str, ...] = ("data", "student", "teacher", "method", "twins", "inherit", "init")
 _ORDER += ("seed", "train", "evaluate", "out", "alone", "alone_differs", "equal_time", "longer")
 
+TAUGHT_KEYS = ("teacher", "method", "alone", "alone_differs", "equal_time", "longer", "twins", "inherit")
+"""What of a run `train` passes over: only teaching reads it."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:

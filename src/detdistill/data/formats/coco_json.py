@@ -258,11 +258,11 @@ class CocoFile:
         gone = bytearray(absent(folder, map(images.name, range(len(images)))))
         elsewhere = all(gone)
         for row in range(len(images)):
-            path, lacks = folder / images.name(row), images.heights[row] == 0
+            lacks = images.heights[row] == 0
             if images.kept[row] and gone[row] and not elsewhere:
-                self._skip_image(row, "image file missing", f"{path} does not exist")
+                self._skip_image(row, "image file missing", f"{folder / images.name(row)} does not exist")
             elif images.kept[row] and (lacks or reading.check_images):
-                self._settle(row, path, lacks=lacks, decode=reading.check_images)
+                self._settle(row, folder / images.name(row), lacks=lacks, decode=reading.check_images)
             if reading.check_images:
                 reading.progress(row + 1, len(images))
 
