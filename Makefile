@@ -13,10 +13,10 @@ demo: .venv/.runtime  ## teacher, student alone and distilled student on drawn s
 	.venv/bin/detdistill demo
 
 test: .venv/.dev  ## the tests that stay under 10 minutes
-	$(PYTHON) -m pytest -m "not slow" -n 2 --dist loadfile
+	$(PYTHON) -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: .venv/.dev  ## all tests
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.dev  ## style, types, layers
 	.venv/bin/ruff check .
