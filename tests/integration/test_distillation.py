@@ -283,7 +283,7 @@ def test_the_written_config_is_the_run_and_runs_again(lab: Lab) -> None:
         aside.rename(run)
 
 
-@pytest.mark.parametrize("method", RECIPES)
+@pytest.mark.parametrize("method", [RECIPES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES[1:])])
 def test_self_distillation_is_proved_on_a_perturbed_observation_and_says_so(lab: Lab, method: str) -> None:
     """The teacher is the student's own beginning: same architecture, same seed."""
     changes = ["student.norm=group", "train.steps=1"]

@@ -130,6 +130,7 @@ def costs_something(folder: Path, terms: set[str]) -> bool:
     return all(float(next(last[key] for key in last if term in key)) > 0 for term in terms)
 
 
+@pytest.mark.slow
 def test_its_detector_learns_by_its_method_and_is_measured(home: Path, run: Run, teacher: Path) -> None:
     words = ["--teacher", str(teacher), "--student", "centre/tiny", "--method", "aid(cosine)", "--data", "tables"]
     run("distill", *QUICK, *words, "--out", "same", "--steps", "4")
@@ -147,6 +148,7 @@ def test_its_detector_teaches_one_of_ours_by_methods_of_both(home: Path, run: Ru
     assert costs_something(home / "other", {"cosine.features", "frs.features", "frs.classes"})
 
 
+@pytest.mark.slow
 def test_the_suites_find_what_is_installed_by_themselves(run: Run) -> None:
     found = run(*SUITES, "--collect-only", module="pytest")
     for case in ("test_detectors.py::test_image_losses_are_each_image_alone[centre]", "cosine-fcos", "cosine-centre"):

@@ -227,7 +227,7 @@ def kill_and_resume(tmp_path: Path, *, workers: int, kills: int, seed: int) -> N
     assert [row["step"] for row in read_rows(tmp_path / "cut" / "metrics.csv")] == list(range(1, 41))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_three_kills_at_random_moments(tmp_path: Path, workers: int) -> None:
     kill_and_resume(tmp_path, workers=workers, kills=3, seed=workers)
 

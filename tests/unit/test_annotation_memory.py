@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_memory_benchmark_at_a_small_size(tmp_path):
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "annotation_memory.py"
     out = tmp_path / "out.json"

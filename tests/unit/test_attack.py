@@ -64,6 +64,7 @@ def test_every_image_is_attacked_alone(teacher: FrozenTeacher) -> None:
         assert float((alone[0] - together[index]).abs().gt(1e-6).float().mean()) < 0.01
 
 
+@pytest.mark.slow
 def test_a_trained_teacher_is_worse_on_every_twin() -> None:
     student = tiny_student("fcos", norm="group")
     batch = scene_batch()
