@@ -79,6 +79,8 @@ class Batch:
         twins: further versions of `images` that underwent the same geometry, by name.
         teacher: the same images as a teacher sees them that has a size of its own: everything in pixels of its own
             grid. None where it sees the batch as it is.
+        unlabelled: further images that nobody labelled, on a grid of their own; their targets, where they have any, are
+            what the teacher found. None where there are none.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -89,6 +91,7 @@ class Batch:
     seeds: tuple[int, ...]
     twins: Mapping[str, Float[Tensor, "b 3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
     teacher: Batch | None = None
+    unlabelled: Batch | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -106,11 +109,15 @@ class Batch:
             targets=tuple(target.to(device) for target in self.targets),
             twins={name: images.to(device, non_blocking=True) for name, images in self.twins.items()},
             teacher=None if self.teacher is None else self.teacher.to(device),
+            unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
         )
 
     def part(self, first: int, last: int) -> Batch:
-        """The images `first` to `last` (not included), on the same padded grid."""
-        part = slice(first, last)
+        """The images `first` to `last` (not included), on the same padded grid, with their share of the unlabelled."""
+        part, beside = slice(first, last), self.unlabelled
+        if beside is not None:
+            start, end = (len(beside) * edge // len(self) for edge in (first, last))
+            beside = beside.part(start, end) if end > start else None
         return replace(
             self,
             images=self.images[part],
@@ -121,6 +128,7 @@ class Batch:
             seeds=self.seeds[part],
             twins={name: images[part] for name, images in self.twins.items()},
             teacher=None if self.teacher is None else self.teacher.part(first, last),
+            unlabelled=beside,
         )
 
     def image(self, index: int) -> Batch:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
-from detdistill.data.loader import collate, evaluation_loader, training_loader
+from detdistill.data.loader import Beside, collate, evaluation_loader, training_loader
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.errors import ConfigError, DataError
 from detdistill.random import draw_seed
@@ -175,6 +175,29 @@ def test_the_order_depends_on_the_seed(annotations, dataset):
     other = DetectionDataset(annotations, image=IMAGE, augment=AUGMENT, seed=4)
     first = next(iter(training_loader(dataset, batch_size=8, steps=1)))
     assert first.image_ids != next(iter(training_loader(other, batch_size=8, steps=1))).image_ids
+
+
+def test_unlabelled_images_come_along_in_an_order_of_their_own(annotations, dataset, tmp_path):
+    """The labelled ones are those of a run without; a resume, more workers and two ranks see the same."""
+    others = DetectionDataset(write_annotations(tmp_path, 5), image=IMAGE, augment=AUGMENT, seed=9)
+    plain = list(training_loader(dataset, batch_size=2, steps=5))
+    whole = list(training_loader(dataset, batch_size=2, steps=5, beside=Beside(others, 2)))
+    for one, other in zip(plain, whole, strict=True):
+        assert_same(one, other)
+    assert all(batch.unlabelled is None for batch in plain)
+    shown = [batch.unlabelled for batch in whole if batch.unlabelled is not None]
+    assert sorted(sum((batch.image_ids for batch in shown), ())) == sorted([*range(100, 105)] * 2)
+    late = training_loader(dataset, batch_size=2, steps=5, start_step=3, workers=1, beside=Beside(others, 2))
+    for one, other in zip(whole[3:], late, strict=True):
+        assert one.unlabelled is not None
+        assert other.unlabelled is not None
+        assert_same(one.unlabelled, other.unlabelled)
+    halves = [
+        list(training_loader(dataset, batch_size=1, steps=5, rank=rank, ranks=2, beside=Beside(others, 1)))
+        for rank in (0, 1)
+    ]
+    for step, batch in enumerate(shown):
+        assert batch.seeds == sum((half[step].unlabelled.seeds for half in halves), ())
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

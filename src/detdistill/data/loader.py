@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class _Packed:
     seeds: tuple[int, ...]
     twins: dict[str, UInt8[Tensor, "b 3 h w"]]
     teacher: _Packed | None
+    unlabelled: _Packed | None = None
 
     def unpack(self) -> Batch:
         columns = (torch.from_numpy(column) for column in (self.boxes, self.labels, self.ignored))
@@ -55,6 +56,7 @@ class _Packed:
             seeds=self.seeds,
             twins={name: images.to(torch.float32).div_(255) for name, images in self.twins.items()},
             teacher=None if self.teacher is None else self.teacher.unpack(),
+            unlabelled=None if self.unlabelled is None else self.unlabelled.unpack(),
         )
 
 
@@ -97,21 +99,37 @@ def collate(samples: Sequence[Sample], *, pad_multiple: int, teachers_multiple: 
     return _pack(samples, pad_multiple, teachers_multiple).unpack()
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Images without labels that come along with every training batch: `count` of the data set per step and rank."""
+
+    dataset: DetectionDataset
+    count: int
+
+
+# What a batch shows of the data set, and of the images beside it.
+_Draws = tuple[list[Draw], list[Draw]]
+
+
 class _BatchData(Dataset["_Packed | DataError"]):
     """What a worker does: reads the samples of one batch and packs them."""
 
-    def __init__(self, dataset: DetectionDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: DetectionDataset, beside: DetectionDataset | None = None) -> None:
+        self.dataset, self.beside = dataset, beside
 
-    def __getitem__(self, draws: Sequence[Draw]) -> _Packed | DataError:
+    def __getitem__(self, draws: _Draws) -> _Packed | DataError:
         # The error travels as a value: DataLoader would wrap its message into a worker's traceback.
         try:
-            theirs = self.dataset.teacher_image
-            samples = [self.dataset[draw] for draw in draws]
-            multiple = self.dataset.image.pad_multiple
-            return _pack(samples, multiple, multiple if theirs is None else theirs.pad_multiple)
+            packed = _packed(self.dataset, draws[0])
+            return packed if self.beside is None else replace(packed, unlabelled=_packed(self.beside, draws[1]))
         except DataError as error:
             return error
+
+
+def _packed(dataset: DetectionDataset, draws: Sequence[Draw]) -> _Packed:
+    multiple, theirs = dataset.image.pad_multiple, dataset.teacher_image
+    samples = [dataset[draw] for draw in draws]
+    return _pack(samples, multiple, multiple if theirs is None else theirs.pad_multiple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +137,12 @@ class _Order:
     """The draws of every batch: how many batches, and what starts anew at the first."""
 
     batches: int
-    draws: Callable[[], Iterator[list[Draw]]]
+    draws: Callable[[], Iterator[_Draws]]
 
     def __len__(self) -> int:
         return self.batches
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[_Draws]:
         return self.draws()
 
 
@@ -159,11 +177,13 @@ class BatchLoader(Iterable[Batch]):
     Workers are processes that read ahead; they live as long as one iteration, which for training is the whole run.
     """
 
-    def __init__(self, dataset: DetectionDataset, order: _Order, *, workers: int = 0) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, order: _Order, *, workers: int = 0, beside: DetectionDataset | None = None
+    ) -> None:
         forks = "fork" in multiprocessing.get_all_start_methods()
         self._order = order
         self._loader = DataLoader(
-            _BatchData(dataset),
+            _BatchData(dataset, beside),
             batch_size=None,
             sampler=order,
             collate_fn=_as_it_is,
@@ -207,6 +227,7 @@ def training_loader(
     start_step: int = 0,
     plain_from: int | None = None,
     mixture: Mixture | None = None,
+    beside: Beside | None = None,
     workers: int = 0,
     rank: int = 0,
     ranks: int = 1,
@@ -225,6 +246,7 @@ def training_loader(
         start_step: the first step wanted, 0 for a fresh run.
         plain_from: from this step on samples come without the data set's transform and twins; None for never.
         mixture: the order in the place of plain epochs, for several sets in one.
+        beside: images without labels, in an order of their own that follows the same rules; see `Batch.unlabelled`.
         workers: processes that read ahead; 0 reads in the calling process, to the same result.
         rank: this process's place among the `ranks` that train together.
         ranks: how many train together.
@@ -242,28 +264,42 @@ def training_loader(
     if not len(dataset):
         raise DataError("The training set must have at least one image, got none. Check the annotation file.")
 
-    def plain_epoch(position: int) -> tuple[int, list[tuple[int, int]]]:
-        epoch = position // len(dataset)
-        generator = torch.Generator().manual_seed(draw_seed(dataset.seed, epoch))
-        order = torch.randperm(len(dataset), generator=generator).tolist()
-        return epoch * len(dataset), [(epoch, index) for index in order]
-
-    epoch_of = plain_epoch if mixture is None else mixture.epoch_of
-
-    def draws() -> Iterator[list[Draw]]:
+    def slices(epoch_of: _EpochOf, size: int) -> Iterator[list[Draw]]:
         start, order = 0, list[tuple[int, int]]()
         for step in range(start_step, steps):
             plain = plain_from is not None and step >= plain_from
-            first = (step * ranks + rank) * batch_size
+            first = (step * ranks + rank) * size
             batch = []
-            for position in range(first, first + batch_size):
+            for position in range(first, first + size):
                 if position >= start + len(order):
                     start, order = epoch_of(position)
                 epoch, index = order[position - start]
                 batch.append(Draw(epoch=epoch, index=index, plain=plain))
             yield batch
 
-    return BatchLoader(dataset, _Order(steps - start_step, draws), workers=workers)
+    def draws() -> Iterator[_Draws]:
+        own = slices(_plain_epochs(dataset) if mixture is None else mixture.epoch_of, batch_size)
+        if beside is None:
+            return ((batch, []) for batch in own)
+        return zip(own, slices(_plain_epochs(beside.dataset), beside.count), strict=True)
+
+    order = _Order(steps - start_step, draws)
+    others = None if beside is None else beside.dataset
+    return BatchLoader(dataset, order, workers=workers, beside=others)
+
+
+# The epoch that a place in the endless line belongs to: the place of its first draw, and each draw's pass and image.
+_EpochOf = Callable[[int], tuple[int, list[tuple[int, int]]]]
+
+
+def _plain_epochs(dataset: DetectionDataset) -> _EpochOf:
+    def epoch_of(position: int) -> tuple[int, list[tuple[int, int]]]:
+        epoch = position // len(dataset)
+        generator = torch.Generator().manual_seed(draw_seed(dataset.seed, epoch))
+        order = torch.randperm(len(dataset), generator=generator).tolist()
+        return epoch * len(dataset), [(epoch, index) for index in order]
+
+    return epoch_of
 
 
 def evaluation_loader(dataset: DetectionDataset, *, batch_size: int, workers: int = 0) -> BatchLoader:
@@ -272,8 +308,8 @@ def evaluation_loader(dataset: DetectionDataset, *, batch_size: int, workers: in
     _require("workers", workers, at_least=0)
     images = len(dataset)
 
-    def draws() -> Iterator[list[Draw]]:
+    def draws() -> Iterator[_Draws]:
         for first in range(0, images, batch_size):
-            yield [Draw(epoch=0, index=index) for index in range(first, min(first + batch_size, images))]
+            yield [Draw(epoch=0, index=index) for index in range(first, min(first + batch_size, images))], []
 
     return BatchLoader(dataset, _Order(math.ceil(images / batch_size), draws), workers=workers)

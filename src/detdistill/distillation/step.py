@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -89,12 +90,14 @@ class DistillationStep(nn.Module):
         student: the detector to train.
         teacher: a frozen teacher.
         recipe: built for the specs of these two, its constant weights measured.
+        pseudo_gain: multiplier of the student's own loss on unlabelled images, against what the teacher found there;
+            0 leaves these to the terms.
 
     Raises:
         CapabilityError: a constant weight was not measured.
     """
 
-    def __init__(self, student: Detector, teacher: FrozenTeacher, recipe: Recipe) -> None:
+    def __init__(self, student: Detector, teacher: FrozenTeacher, recipe: Recipe, *, pseudo_gain: float = 0.0) -> None:
         super().__init__()
         waiting = [weighted.name for weighted in recipe.terms if isinstance(weighted.weigh, MeanOf)]
         if waiting:
@@ -105,6 +108,7 @@ class DistillationStep(nn.Module):
         self.student = student
         self.teacher = teacher
         self.recipe = recipe
+        self.pseudo_gain = pseudo_gain
         self.terms = nn.ModuleDict({_key(weighted): weighted.term for weighted in recipe.terms})
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationStep:
@@ -112,7 +116,7 @@ class DistillationStep(nn.Module):
         self.teacher.to(next(self.student.parameters()).device)
         return self
 
-    def see(self, batch: Batch, recipe: Recipe) -> Seen:
+    def see(self, batch: Batch, recipe: Recipe, *, task: bool = True) -> Seen:
         """What student and teacher see of the batch on every view of a recipe.
 
         On a twin the student's batch-norm layers normalise by the twin's own statistics, as on any batch in
@@ -121,6 +125,7 @@ class DistillationStep(nn.Module):
         Args:
             batch: on the step's device; twins that it lacks are made where the recipe knows how.
             recipe: the step's own, or some of its terms alone.
+            task: whether the student's own loss is asked for.
 
         Raises:
             CapabilityError: a twin is missing that the recipe cannot make.
@@ -131,7 +136,8 @@ class DistillationStep(nn.Module):
                 "times the student's size, got the student's alone. Give teacher_image where the batches are made."
             )
         batch = self._with_twins(batch, recipe)
-        students = {CLEAN: self.student(batch, frozenset({Need.TASK_LOSS}) | recipe.student_needs(CLEAN))}
+        own = frozenset({Need.TASK_LOSS}) if task else frozenset[Need]()
+        students = {CLEAN: self.student(batch, own | recipe.student_needs(CLEAN))}
         teachers = {CLEAN: self._taught(batch, CLEAN, recipe, students[CLEAN])} if recipe.terms else {}
         for view in recipe.views():
             if view != CLEAN:
@@ -145,6 +151,18 @@ class DistillationStep(nn.Module):
             teachers=teachers,
             judged=self._judged(students[CLEAN].pyramid, batch, judged) if judged else None,
         )
+
+    def _sights(self, batch: Batch, recipe: Recipe) -> list[Seen]:
+        """What both see of the labelled images and, apart, of the unlabelled ones, where these teach something.
+
+        On the unlabelled ones the student's batch-norm layers normalise by their own statistics and leave their
+        running statistics alone: whatever those images show, the task's path is the labelled images' own.
+        """
+        sights, pseudo = [self.see(batch, recipe)], self.pseudo_gain > 0
+        if batch.unlabelled is not None and (recipe.terms or pseudo):
+            with running_statistics_kept(self.student):
+                sights.append(self.see(batch.unlabelled, recipe, task=pseudo))
+        return sights
 
     def _with_twins(self, batch: Batch, recipe: Recipe) -> Batch:
         """The batch with all twins that the recipe looks at and can make, where the teacher sees it, and from there."""
@@ -175,23 +193,28 @@ class DistillationStep(nn.Module):
             clock: where the run is; warm-ups and schedules read it.
 
         Returns:
-            `total` = task + Σ gain · warm-up · fades · mean over images of Σ over levels of weight · cost. A term that
-            is off at this step adds nothing and reports 0; the teacher looks only where a term is on.
+            `total` = task + Σ gain · warm-up · fades · mean over images of Σ over levels of weight · cost. The task is
+            the labelled images' alone, the mean is over the unlabelled ones too. A term that is off at this step adds
+            nothing and reports 0; the teacher looks only where a term is on.
         """
-        seen = self.see(batch, self.recipe.at(clock))
-        task = total = task_loss(seen.students[CLEAN])
-        parts = {"task": total.detach()}
+        sights = self._sights(batch, self.recipe.at(clock))
+        task = task_loss(sights[0].students[CLEAN])
+        parts = {"task": task.detach()}
+        if self.pseudo_gain > 0 and len(sights) > 1:
+            pseudo = self.pseudo_gain * task_loss(sights[1].students[CLEAN])
+            task, parts["pseudo"] = task + pseudo, pseudo.detach()
+        total = task
         diagnostics: dict[str, Tensor] = {}
-        pairs = seen.pairs()
+        shown = [(seen, seen.pairs()) for seen in sights]
         for weighted in self.recipe.terms:
             if not weighted.active(clock):
                 parts[weighted.name] = total.new_zeros(())
                 continue
-            cost: Cost = weighted.term(pairs[weighted.view], clock)
+            cost = _joined([weighted.term(pairs[weighted.view], clock) for _, pairs in shown])
             values = cost.values
             if isinstance(weighted.weigh, Weigh):
                 key = (weighted.weigh, cost.strides, weighted.term.knowledge)
-                weight = pairs[CLEAN].once(key, partial(seen.weight, *key))
+                weight = torch.cat([pairs[CLEAN].once(key, partial(seen.weight, *key)) for seen, pairs in shown])
                 values = values * weight
                 diagnostics |= _told(weighted.name, weight, cost.strides)
             loss = weighted.gain_at(clock) * values.sum(1).mean()
@@ -200,6 +223,11 @@ class DistillationStep(nn.Module):
             for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
                 diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
         return StepReport(total=total, parts=parts, diagnostics=diagnostics, task=task)
+
+
+def _joined(costs: Sequence[Cost]) -> Cost:
+    """The costs of labelled and unlabelled images as those of one batch."""
+    return Cost(torch.cat([cost.values for cost in costs]), costs[0].strides)
 
 
 def _told(name: str, weight: Tensor, strides: Sequence[int | None]) -> dict[str, Tensor]:
