@@ -169,6 +169,7 @@ METHOD_ROWS: dict[str, Row] = {
     "frs.warmup_steps": Row("0", beside=("train.steps=20",)),
     "frs.feature_gain": Row("1"),
     "frs.class_gain": Row("100"),
+    "hint.features": Row("raw"),
     "hint.gain": Row("30"),
     "ikd.recipe": Row("frs"),
     "ikd.smallest_crop": Row("0.4", beside=("method.small_px=1",)),

@@ -227,8 +227,9 @@ def other_value(key: str, kind: type[Any]) -> str:
     one = next(found for found in fields(kind) if found.name == key)
     default, hint = default_of(one), hints_of(kind)[key]
     kinds = get_args(hint) or (hint,)
-    if get_origin(hint) is Literal:
-        return written(next(choice for choice in kinds if choice != default))
+    literal = next((one for one in (hint, *kinds) if get_origin(one) is Literal), None)
+    if literal is not None:
+        return written(next(choice for choice in reversed(get_args(literal)) if choice != default))
     if bool in kinds:
         return written(not default)
     if default is None:

@@ -46,15 +46,23 @@ VARIANTS = [
     "ssim(rescale_over=channel, window=5)",
     "ssim(alpha=0, beta=0)",
     "ld(temperature=3.0, valuable_region=true, class_gain=10.0)",
+    "fgd(features=standardized)",
     "aid(frs, alpha=0.5)",
     "aid(ld, granularity=image)",
     "aid(ikd(frs + ssim))",
 ]
 # More of the same kinds, when there is time.
-SELDOM = ["fgd(temperature=0.2)", "mgd(drop=0.2, aligner=conv3x3)", "ikd(hint)", "ikd(aid(fgd), bounds=source)"]
+SELDOM = [
+    "fgd(temperature=0.2)",
+    "mgd(drop=0.2, aligner=conv3x3)",
+    "mgd(features=standardized)",
+    "attention(features=standardized) + ssim(features=standardized)",
+    "ikd(hint)",
+    "ikd(aid(fgd), bounds=source)",
+]
 CASES = [*VARIANTS, *(pytest.param(variant, marks=pytest.mark.slow) for variant in SELDOM)]
 # A generator has to learn to be the identity: at equality, what it paints is not the teacher's map.
-NEVER_ZERO = {"mgd", "mgd(drop=0.2, aligner=conv3x3)"}
+NEVER_ZERO = {"mgd", "mgd(drop=0.2, aligner=conv3x3)", "mgd(features=standardized)"}
 GRID, BINS = (64, 96), 5
 STUDENT, TEACHER = spec(channels=3, bins=BINS), spec(channels=4, bins=BINS)
 image_size = st.tuples(st.integers(1, GRID[0]), st.integers(1, GRID[1]))

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detdistill.distillation.pair import Level, Pair, inside_cells
+from detdistill.distillation.pair import Level, Pair, inside_cells, standardize
 from detdistill.distillation.term import LevelTerm
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.parts import select
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
-from detdistill.methods.parts.compare import rescale, standardize
+from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.focus import richness
 from detdistill.methods.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
 from detdistill.types import Batch, Clock, Observation

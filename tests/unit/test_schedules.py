@@ -142,12 +142,12 @@ def test_the_attacks_momentum_is_still_read_under_its_former_name() -> None:
 
 
 def test_the_identity_of_an_earlier_version_is_that_of_today() -> None:
-    """What a checkpoint held before methods had schedules."""
+    """What a checkpoint held before methods had schedules, and features a scale."""
     now = method_tree(parse_method("aid(ikd(frs, until=0.5), alpha=0.5)"))
     before = method_tree(parse_method("aid(ikd(frs, until=0.5), alpha=0.5)"))
     for part in (before, before["recipe"], before["recipe"]["recipe"]):
         del part["decay"]
-    del before["until"], before["recipe"]["recipe"]["until"]
+    del before["until"], before["recipe"]["recipe"]["until"], before["recipe"]["recipe"]["features"]
     before["recipe"]["decay"] = before["recipe"].pop("attack_momentum")
     assert before != now
     assert brought_up({"method": before, "teacher": "t"}) == {"method": now, "teacher": "t"}
@@ -159,5 +159,7 @@ def test_the_identity_of_an_earlier_version_is_that_of_today() -> None:
 
 
 def test_defaults_come_last_where_people_read_settings() -> None:
-    assert list(as_tree(METHODS["hint"].settings())) == ["gain", "p", "normalized", "aligner", "until", "decay"]
+    assert list(as_tree(METHODS["hint"].settings())) == [
+        "gain", "p", "normalized", "aligner", "until", "decay", "features"
+    ]  # fmt: skip
     assert replace(METHODS["hint"].settings(), until=0.5).until == 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, final
 
@@ -36,6 +36,7 @@ class Level:
         teacher: constant.
         inside: cells inside the image.
         padded: whether there are any others.
+        standardized: whether both maps are on one scale; see `standardize`.
     """
 
     stride: int
@@ -43,6 +44,7 @@ class Level:
     teacher: Float[Tensor, "b c h w"]
     inside: Bool[Tensor, "b 1 h w"]
     padded: bool
+    standardized: bool = False
 
     def without_padding(self, maps: Float[Tensor, "b _k h w"]) -> Float[Tensor, "b _k h w"]:
         """The maps with zeros in the padding."""
@@ -86,7 +88,9 @@ class Pair:
         found: T = self._known[key]
         return found
 
-    def level(self, stride: int, *, select: Select = pyramid, align: Align | None = None) -> Level:
+    def level(
+        self, stride: int, *, select: Select = pyramid, align: Align | None = None, standardized: bool = False
+    ) -> Level:
         """One level of both sides.
 
         Args:
@@ -94,10 +98,13 @@ class Pair:
             select: which maps.
             align: takes the student's map to the teacher's channels, on the student's grid, its padding zeroed before;
                 None leaves the channels as they are. The map is then resized bilinearly where the grids differ.
+            standardized: whether both maps are brought to one scale at the end, see `standardize`; each is once.
 
         Raises:
             ShapeError: a side lacks the level, or the maps do not fit after alignment.
         """
+        if standardized:
+            return self.once((standardize, select, align, stride), lambda: self._standardized(stride, select, align))
         return self.once((select, align, stride), lambda: self._level(stride, select, align))
 
     def inside(self, stride: int, grid: tuple[int, int]) -> Bool[Tensor, "b 1 h w"]:
@@ -124,6 +131,13 @@ class Pair:
             )
         return Level(stride, ours.float(), theirs.float(), self.inside(stride, grid), self._padded(stride, grid))
 
+    def _standardized(self, stride: int, select: Select, align: Align | None) -> Level:
+        level = self.level(stride, select=select, align=align)
+        with torch.autocast(level.teacher.device.type, enabled=False):
+            theirs = self.once((standardize, select, stride), lambda: standardize(level.teacher, level.inside))
+            ours = standardize(level.student, level.inside)
+        return replace(level, student=ours, teacher=theirs, standardized=True)
+
     def _zeroed(self, maps: Tensor, stride: int) -> Tensor:
         return torch.where(self.inside(stride, grid_of(maps)), maps, 0.0)
 
@@ -149,6 +163,28 @@ def level_at(maps: Pyramid, stride: int) -> Tensor:
             "Build the recipe for the specs of these two detectors."
         )
     return maps.levels[maps.strides.index(stride)]
+
+
+def standardize(
+    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, epsilon: float = 1e-5
+) -> Float[Tensor, "b c h w"]:
+    """Each channel of each image to zero mean and unit variance over its inside cells, 0 in the padding.
+
+    Args:
+        maps: gradients flow, through the statistics too.
+        inside: cells inside the image.
+        epsilon: added to the variance before the root; makes constant channels and single cells 0.
+
+    Source:
+        The normalisation of PKD (Cao et al., NeurIPS 2022), here per image and channel.
+
+    Differs from the source:
+        Statistics are each image's own and leave padding out; the source takes them over the batch.
+    """
+    cells = inside.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    centred = (maps - (maps * inside).sum(dim=(2, 3), keepdim=True) / cells) * inside
+    variance = centred.square().sum(dim=(2, 3), keepdim=True) / cells
+    return centred * (variance + epsilon).rsqrt()
 
 
 def inside_cells(

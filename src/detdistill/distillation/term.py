@@ -52,6 +52,7 @@ class LevelTerm(Term):
         strides: the levels to compare; see `shared_strides`.
         align: takes the student's maps to the teacher's channels; terms that share it compute it once.
         select: which maps are compared.
+        standardized: whether `measure` sees them on one scale; see `distillation.pair.standardize`.
         knowledge: what kind of knowledge it carries.
         needs: parts of both observations that `select` reads.
         teacher_needs: parts of the teacher's that `measure` reads beyond those.
@@ -64,6 +65,7 @@ class LevelTerm(Term):
         strides: Sequence[int],
         align: Align | None = None,
         select: Select = pyramid,
+        standardized: bool = False,
         knowledge: Knowledge = Knowledge.FEATURE,
         needs: frozenset[Need] = frozenset({Need.PYRAMID}),
         teacher_needs: frozenset[Need] = frozenset(),
@@ -73,6 +75,7 @@ class LevelTerm(Term):
         self.measure = measure
         self.strides = tuple(strides)
         self.select = select
+        self.standardized = standardized
         self.knowledge = knowledge
         self.student_needs = needs
         self.teacher_needs = needs | teacher_needs
@@ -84,7 +87,10 @@ class LevelTerm(Term):
             ShapeError: a level is missing, or the maps do not fit after alignment.
         """
         del clock
-        levels = [pair.level(stride, select=self.select, align=self.align) for stride in self.strides]
+        levels = [
+            pair.level(stride, select=self.select, align=self.align, standardized=self.standardized)
+            for stride in self.strides
+        ]
         columns = [self.measure(level, pair) for level in levels]
         return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
 

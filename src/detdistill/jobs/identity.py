@@ -13,7 +13,7 @@ from detdistill.detectors.catalogue import settings_of
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.errors import DistillError
 from detdistill.jobs.samples import Opened, own_changes
-from detdistill.methods.method import METHODS, ScheduledSettings
+from detdistill.methods.method import METHODS, FeatureSettings, ScheduledSettings
 from detdistill.settings import as_tree, build
 from detdistill.settings.calls import NAME
 from detdistill.settings.reading import renamed
@@ -65,7 +65,7 @@ def brought_up(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_schedules(tree: Any) -> Any:
-    """A method's tree with the schedule that it had before there were any, and with its keys' names of today.
+    """A method's tree with the schedule and scale that it had before there were any, and its keys' names of today.
 
     Other keys that a method has gained may stand for another way to compute it: they are left for the comparison.
     """
@@ -77,4 +77,5 @@ def _with_schedules(tree: Any) -> Any:
     kind = METHODS[below[NAME]].settings if below.get(NAME) in METHODS else object
     if not issubclass(kind, ScheduledSettings):
         return below
-    return {**as_tree(ScheduledSettings()), **renamed(below, kind)}
+    base = FeatureSettings if issubclass(kind, FeatureSettings) else ScheduledSettings
+    return {**as_tree(base()), **renamed(below, kind)}

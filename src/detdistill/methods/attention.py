@@ -11,6 +11,7 @@ from torch import nn
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, Measure, shared_strides
+from detdistill.errors import ConfigError
 from detdistill.methods.attention_measures import (
     BLOCK_CHANNELS,
     BLOCK_POOLS,
@@ -23,12 +24,13 @@ from detdistill.methods.attention_measures import (
 )
 from detdistill.methods.features import (
     aligner_for,
+    on_one_scale,
     recipe_of,
     require_gain,
     require_one_of,
     require_temperature,
 )
-from detdistill.methods.method import Method, ScheduledSettings
+from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts.align import per_stride
 from detdistill.methods.parts.non_local import NonLocalBlock
 from detdistill.methods.published import ONE_STAGE, Kind, published
@@ -72,7 +74,7 @@ PUBLISHED_NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionSettings(ScheduledSettings):
+class AttentionSettings(FeatureSettings):
     """Numbers of the recipe `attention`.
 
     Attributes:
@@ -124,7 +126,8 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
-        ConfigError: an unknown choice, a negative gain or mask, a temperature of 0 or less, or all gains 0.
+        ConfigError: an unknown choice, a negative gain or mask, a temperature of 0 or less, all gains 0, or a
+            `channel_gain` on standardized features.
 
     Needs:
         Feature pyramids with at least one shared stride; any two detectors have them.
@@ -143,7 +146,8 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
         maps are resized first. A pool larger than the map is made smaller, and so are inner channels of the non-local
         blocks that are more than the map has. Where the authors' code and the paper's text seem to part, the code is
         followed: the mean of two softmaxes instead of one softmax of the sum, and these temperatures, which the text
-        has the other way round.
+        has the other way round. `features: standardized` is ours, of the student's maps before alignment where these
+        are read; every channel then has mean 0, and the second term is left out.
     """
     require_one_of("published", settings.published, ("zhang_ma", "aid", "aid_baseline"))
     require_one_of("coupling", settings.coupling, ("image", "batch"))
@@ -174,13 +178,24 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
     )
     # The published gains are for a norm over two images: √2 times the typical norm of one.
     factor = math.sqrt(2) if settings.coupling == "image" and not settings.normalize else 1.0
-    weighted = []
+    weighted, standardized = [], on_one_scale(settings)
     for name, measure, aligner, given, default in terms:
         gain = factor * default if given is None else given
         require_gain(f"gain of attention.{name}", gain)
-        term = LevelTerm(measure, strides=strides, align=aligner)
+        if standardized and name == "channels":
+            _require_no_channel_gain(given)
+            gain = 0.0
+        term = LevelTerm(measure, strides=strides, align=aligner, standardized=standardized)
         weighted.append(WeightedTerm(name=f"attention.{name}", term=term, gain=gain))
     return recipe_of("attention", weighted, notes=notes if None in [given for *_, given, _ in terms] else ())
+
+
+def _require_no_channel_gain(given: float | None) -> None:
+    if given:
+        raise ConfigError(
+            f"The recipe's channel_gain must be 0 on standardized features, whose channels all have mean 0, got "
+            f"{given}. Leave it out, or write features=raw."
+        )
 
 
 def _relations(student: DetectorSpec, teacher: DetectorSpec, settings: AttentionSettings, norm: Norm) -> Relations:

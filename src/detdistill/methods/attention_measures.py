@@ -81,7 +81,7 @@ class MaskedFeatures:
         The student's is that of its maps before alignment. Where the channels of the two cannot be matched, the
         teacher's alone weigh the channels.
         """
-        own = pair.level(level.stride)
+        own = pair.level(level.stride, standardized=level.standardized)
         cells, channels = teachers_attentions(own, pair, temperature=self.temperature)
         if self.student_mask > 0:
             our_cells, our_channels = attentions(own.student, own.inside, temperature=self.temperature)

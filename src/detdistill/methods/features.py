@@ -14,6 +14,7 @@ from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, Measure, shared_strides
 from detdistill.errors import CapabilityError, ConfigError
+from detdistill.methods.method import FeatureSettings
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.types import Need
 
@@ -49,6 +50,16 @@ def full_precision(maps: Tensor) -> torch.autocast:
     return torch.autocast(maps.device.type, enabled=False)
 
 
+def on_one_scale(settings: FeatureSettings, *, own: bool | None = None) -> bool:
+    """Whether a method's terms see standardised maps: as its key `features` says, and else as its own key does.
+
+    Raises:
+        ConfigError: `features` is no choice of it.
+    """
+    require_one_of("features", settings.features, (None, "raw", "standardized"))
+    return bool(own) if settings.features is None else settings.features == "standardized"
+
+
 def feature_term(
     student: DetectorSpec,
     teacher: DetectorSpec,
@@ -56,6 +67,7 @@ def feature_term(
     *,
     aligner: str,
     relu: bool = False,
+    standardized: bool = False,
     teacher_needs: frozenset[Need] = frozenset(),
 ) -> LevelTerm:
     """A term on the shared levels of both pyramids, with an aligner of its own.
@@ -66,6 +78,7 @@ def feature_term(
         measure: what a level costs.
         aligner: ``"identity"``, ``"conv1x1"`` or ``"conv3x3"``.
         relu: whether a ReLU follows the convolution.
+        standardized: whether `measure` sees both maps on one scale.
         teacher_needs: what `measure` reads from the teacher beyond its pyramid.
 
     Raises:
@@ -75,7 +88,7 @@ def feature_term(
     require_one_of("aligner", aligner, ("identity", *_KERNELS))
     strides = shared_strides(student, teacher)
     align = aligner_for(student, teacher, aligner, strides=strides, relu=relu)
-    return LevelTerm(measure, strides=strides, align=align, teacher_needs=teacher_needs)
+    return LevelTerm(measure, strides=strides, align=align, standardized=standardized, teacher_needs=teacher_needs)
 
 
 def aligner_for(

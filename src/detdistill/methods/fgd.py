@@ -18,11 +18,12 @@ from detdistill.methods.features import (
     Focus,
     aligner_for,
     full_precision,
+    on_one_scale,
     recipe_of,
     require_gain,
     require_temperature,
 )
-from detdistill.methods.method import Method, ScheduledSettings
+from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.attention import attentions, teachers_attentions
 from detdistill.methods.parts.context import ContextBlock
@@ -53,7 +54,7 @@ PUBLISHED_NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class FGDSettings(ScheduledSettings):
+class FGDSettings(FeatureSettings):
     """Numbers of the recipe `fgd`. None takes the published one of the student's kind.
 
     Attributes:
@@ -107,7 +108,8 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
         Padding is left out of every sum, softmax, mean and count. Boxes are divided by the nominal stride instead of
         being stretched from the unpadded image to the padded map. The context blocks start from PyTorch's default
         initialisation but for their last layer, which is zero as in the source. As in the source, ignored boxes are
-        as if they were not there, and an image without boxes has no foreground.
+        as if they were not there, and an image without boxes has no foreground. `features: standardized` is
+        ours: the temperatures were made for features of the size that detectors trained on COCO have.
     """
     numbers, notes = published("fgd", student, PUBLISHED_NUMBERS)
     temperature = numbers.temperature if settings.temperature is None else settings.temperature
@@ -117,6 +119,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
     strides = shared_strides(student, teacher, last=numbers.levels)
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
     looks = Attentions(temperature)
+    standardized = on_one_scale(settings)
     measures: tuple[tuple[str, Measure], ...] = (
         ("foreground", looks.error_at(foreground)),
         ("background", looks.error_at(background)),
@@ -127,7 +130,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
     for (name, measure), own, known in zip(measures, given, numbers.gains, strict=True):
         gain = known if own is None else own
         require_gain(f"{name}_gain", gain)
-        term = LevelTerm(measure, strides=strides, align=align)
+        term = LevelTerm(measure, strides=strides, align=align, standardized=standardized)
         terms.append(WeightedTerm(f"fgd.{name}", term, gain * settings.strength))
     return recipe_of("fgd", terms, notes=notes if None in given else ())
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.term import LevelTerm, require_equal_class_layouts, shared_strides
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.methods.features import Normalize, cellwise, feature_term, recipe_of, require_gain, require_one_of
-from detdistill.methods.method import Method, ScheduledSettings
+from detdistill.methods.features import (
+    Normalize,
+    cellwise,
+    feature_term,
+    on_one_scale,
+    recipe_of,
+    require_gain,
+    require_one_of,
+)
+from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts import compare, normalize, select
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.focus import richness
@@ -42,7 +48,7 @@ _PUBLISHED_CLASSES = 80
 
 
 @dataclass(frozen=True, slots=True)
-class FRSSettings(ScheduledSettings):
+class FRSSettings(FeatureSettings):
     """Numbers of the recipe `frs`.
 
     Attributes:
@@ -53,7 +59,7 @@ class FRSSettings(ScheduledSettings):
         normalizer: divide by the mask's mass of each image, or of the whole batch as the source does.
         scale: ``"source"`` keeps the sums over channels and classes; ``"per_channel"`` multiplies them to the
             published 256 channels and 80 classes, which is the published strength at any size.
-        standardize: both maps to zero mean and unit variance per image and channel before the difference.
+        standardize: the same as `features: standardized`, where that is not given.
         aligner: how the student's channels become the teacher's.
         relu: whether a ReLU follows the aligner.
     """
@@ -91,7 +97,7 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
 
     Differs from the source:
         The mask's mass is each image's own (`normalizer: batch` is the source's; equal at batch size 1); padding
-        is left out; the warm-up of 500 steps is capped at 5 % of the run; `standardize` is ours and off by default.
+        is left out; the warm-up of 500 steps is capped at 5 % of the run; `features: standardized` is ours.
         So is `scale: per_channel`: measured both ways over 3 seeds, it is level with the source's sums on drawn scenes
         (10.3 and 10.2 AP) and worse on bccd (31.9 and 33.1).
     """
@@ -114,13 +120,13 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         )
     warm_up = WarmUp(steps=settings.warmup_steps, longest=0.05)
     divide = normalize.by_mask_sum if settings.normalizer == "image" else normalize.by_batch_mask_sum
-    squared = _standardized if settings.standardize else compare.squared
     features = feature_term(
         student,
         teacher,
-        cellwise(squared, divide, richness),
+        cellwise(compare.squared, divide, richness),
         aligner=settings.aligner,
         relu=settings.relu,
+        standardized=on_one_scale(settings, own=settings.standardize or None),
         teacher_needs=frozenset({Need.CLASS_LOGITS}),
     )
     scaled = settings.scale == "per_channel"
@@ -132,10 +138,6 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         terms.append(WeightedTerm("frs.classes", classes, class_gain * class_scale, warm_up=warm_up))
     given = settings.feature_gain is not None and settings.class_gain is not None
     return recipe_of("frs", terms, notes=() if given else notes)
-
-
-def _standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
-    return compare.squared(compare.standardize(ours, inside), compare.standardize(theirs, inside), inside)
 
 
 def _class_scale(student: DetectorSpec, numbers: FRSNumbers) -> float:

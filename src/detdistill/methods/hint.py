@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
-from detdistill.methods.method import Method, ScheduledSettings
+from detdistill.methods.features import cellwise, feature_term, on_one_scale, recipe_of, require_gain, require_one_of
+from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts import compare, normalize
 
 
 @dataclass(frozen=True, slots=True)
-class HintSettings(ScheduledSettings):
+class HintSettings(FeatureSettings):
     """Numbers of the recipe `hint`.
 
     Attributes:
         gain: multiplier of the loss.
         p: 1 for the absolute difference, 2 for the squared one.
-        normalized: standardise both maps per image and channel first.
+        normalized: what `features` is where it is not given: standardized, or raw where this is false.
         aligner: how the student's channels become the teacher's.
     """
 
@@ -36,7 +34,7 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
 
     Formula:
         L = gain · Σ_levels mean over channels and inside cells of |ν(A(S)) − ν(T)|^p
-        ν: each channel of each image to zero mean and unit variance over its inside cells; off with `normalized` off
+        ν: each channel of each image to zero mean and unit variance over its inside cells; off with `features: raw`
 
     Raises:
         CapabilityError: the detectors share no stride, or the identity aligner meets different channels.
@@ -50,17 +48,19 @@ def build_hint(student: DetectorSpec, teacher: DetectorSpec, settings: HintSetti
 
     Differs from the source:
         All levels of the neck instead of one hidden layer, together with the task instead of before it; padding
-        is left out; `normalized` standardises both maps first, as PKD does with Pearson's correlation.
+        is left out; both maps are standardised first, as PKD does with Pearson's correlation (`features: raw` is the
+        source's).
     """
     require_one_of("p", settings.p, (1, 2))
     require_gain("gain", settings.gain)
     measure = compare.absolute if settings.p == 1 else compare.squared
-
-    def standardized(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
-        return measure(compare.standardize(ours, inside), compare.standardize(theirs, inside), inside)
-
-    different = cellwise(standardized if settings.normalized else measure, normalize.by_cells)
-    term = feature_term(student, teacher, different, aligner=settings.aligner)
+    term = feature_term(
+        student,
+        teacher,
+        cellwise(measure, normalize.by_cells),
+        aligner=settings.aligner,
+        standardized=on_one_scale(settings, own=settings.normalized),
+    )
     return recipe_of("hint", [WeightedTerm(name="hint.features", term=term, gain=settings.gain)])
 
 

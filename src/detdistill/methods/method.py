@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from detdistill.distillation.recipe import Decay, Fade, Recipe, WeightedTerm
 from detdistill.errors import ConfigError
@@ -35,6 +35,19 @@ class ScheduledSettings:
                 "The method's share of the run until must be above 0 and at most 1, got "
                 f"{self.until}. Give one such as 0.5."
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureSettings(ScheduledSettings):
+    """What the numbers of a method on feature maps derive from: its schedule, and on which scale it sees the maps.
+
+    Attributes:
+        features: ``"standardized"``: student's (aligned) and teacher's maps to zero mean and unit variance per image
+            and channel before anything looks at them; ``"raw"``: as they are, for which published gains were made.
+            None is raw.
+    """
+
+    features: Literal["raw", "standardized"] | None = None
 
 
 def scheduled(recipe: Recipe, settings: object, *, inner: Recipe | None = None) -> Recipe:

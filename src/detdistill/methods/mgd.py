@@ -14,8 +14,8 @@ from detdistill.distillation.pair import Level, Pair, grid_of
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, shared_strides
 from detdistill.errors import ConfigError
-from detdistill.methods.features import aligner_for, full_precision, recipe_of, require_gain
-from detdistill.methods.method import Method, ScheduledSettings
+from detdistill.methods.features import aligner_for, full_precision, on_one_scale, recipe_of, require_gain
+from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.generation import Generation, kept_cells
 from detdistill.methods.published import ONE_STAGE, Kind, published
@@ -39,7 +39,7 @@ PUBLISHED_NUMBERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class MGDSettings(ScheduledSettings):
+class MGDSettings(FeatureSettings):
     """Numbers of the recipe `mgd`.
 
     Attributes:
@@ -78,7 +78,8 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
     Differs from the source:
         Padding is left out of the sum and zeroed before both convolutions. An image's mask is a function of the
         image's seed and the level, so it is the same in any batch. As in the source, a small map may be dropped
-        as a whole; then only the generator learns from it.
+        as a whole; then only the generator learns from it. `features: standardized` is ours: of what the generator
+        reads, where a dropped cell is then the channel's mean, and of the teacher's maps, not of what it paints.
     """
     numbers, notes = published("mgd", student, PUBLISHED_NUMBERS)
     gain = numbers.gain if settings.gain is None else settings.gain
@@ -92,7 +93,7 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
     strides = shared_strides(student, teacher, last=numbers.levels)
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
     generation = MaskedGeneration(strides, channels=teacher.pyramid.channels, drop=drop)
-    term = LevelTerm(generation, strides=strides, align=align)
+    term = LevelTerm(generation, strides=strides, align=align, standardized=on_one_scale(settings))
     terms = [WeightedTerm(name="mgd.features", term=term, gain=gain)]
     return recipe_of("mgd", terms, notes=notes if settings.gain is None else ())
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.methods.features import cellwise, feature_term, recipe_of, require_gain, require_one_of
-from detdistill.methods.method import Method, ScheduledSettings
+from detdistill.methods.features import cellwise, feature_term, on_one_scale, recipe_of, require_gain, require_one_of
+from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
@@ -19,7 +19,7 @@ _AXES = {"image": (1, 2, 3), "channel": (2, 3), "batch": (0, 1, 2, 3)}
 
 
 @dataclass(frozen=True, slots=True)
-class SSIMSettings(ScheduledSettings):
+class SSIMSettings(FeatureSettings):
     """Numbers of the recipe `ssim`.
 
     Attributes:
@@ -63,7 +63,8 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
         The axes of the rescaling are not stated there: per image over channels and cells by default; measured over 3
         seeds, `rescale_over: channel` is better on drawn scenes (14.6 and 13.6 AP) and level with it on bccd (32.5 and
         32.8). Padding never enters; windows reflect at the image's own border, repeatedly where a map is smaller than
-        the window.
+        the window. `features: standardized` gives all channels of a level one scale before ψ, so that weak ones are no
+        longer flat beside strong ones under SSIM's constants; with `rescale_over: channel`, ψ does so itself.
     """
     components = Components(alpha=settings.alpha, beta=settings.beta, gamma=settings.gamma)
     gaussian_taps(settings.window)  # refuses an even window now rather than in the first step
@@ -81,7 +82,14 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
         )
         return dissimilarity(similarity)
 
-    term = feature_term(student, teacher, cellwise(structural, normalize.by_cells), aligner=settings.aligner)
+    term = feature_term(
+        student,
+        teacher,
+        cellwise(structural, normalize.by_cells),
+        aligner=settings.aligner,
+        # Each channel's own range is the same whatever its scale: nothing would change.
+        standardized=on_one_scale(settings) and settings.rescale_over != "channel",
+    )
     return recipe_of("ssim", [WeightedTerm(name="ssim.features", term=term, gain=settings.gain)])
 
 

@@ -46,7 +46,7 @@ def attentions(
 def teachers_attentions(level: Level, pair: Pair, *, temperature: float) -> tuple[Cells, Channels]:
     """The `attentions` of the teacher's feature maps, computed once a step."""
     return pair.once(
-        (teachers_attentions, level.stride, temperature),
+        (teachers_attentions, level.stride, level.standardized, temperature),
         lambda: attentions(level.teacher, level.inside, temperature=temperature),
     )
 

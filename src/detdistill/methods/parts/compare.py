@@ -37,26 +37,6 @@ def bce(student: Maps, teacher: Maps, inside: Inside) -> Maps:
     return F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
 
 
-def standardize(maps: Maps, inside: Inside, *, epsilon: float = 1e-5) -> Maps:
-    """Each channel of each image to zero mean and unit variance over its inside cells, 0 in the padding.
-
-    Args:
-        maps: gradients flow, through the statistics too.
-        inside: cells inside the image.
-        epsilon: added to the variance before the root; makes constant channels 0.
-
-    Source:
-        The normalisation of PKD (Cao et al., NeurIPS 2022), here per image and channel.
-
-    Differs from the source:
-        Statistics are each image's own and leave padding out; the source takes them over the batch.
-    """
-    cells = inside.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    centred = (maps - (maps * inside).sum(dim=(2, 3), keepdim=True) / cells) * inside
-    variance = centred.square().sum(dim=(2, 3), keepdim=True) / cells
-    return centred * (variance + epsilon).rsqrt()
-
-
 def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float = 1e-8) -> Maps:
     """Min-max rescaling to [0, 1] over the inside cells, 0 in the padding.
 
