@@ -97,8 +97,8 @@ FORM = "must be words, numbers and ( ) , = + in their places"
         ("sum(frs)", f"The method at position 1 of 'sum(frs)' must be one of {KNOWN}, got 'sum'."),
         ("hint(gian=2)", "gian at position 6 of 'hint(gian=2)' must be a key of hint, got the unknown 'gian'. Did you "
                          "mean 'gain'?"),
-        ("hint(zzz=2)", "must be a key of hint, got the unknown 'zzz'. Known: aligner, decay, gain, normalized, p, "
-                        "until."),
+        ("hint(zzz=2)", "must be a key of hint, got the unknown 'zzz'. Known: aligner, decay, features, gain, "
+                        "normalized, p, until."),
         ("aid(frs, recipe=ssim)", "must have key=value, and what is wrapped first at position 10, got 'recipe=ssim'."),
         ("aid", "recipe of aid at position 1 of 'aid' must be given, got nothing. Write the method that is wrapped"),
         ("frs + ikd(until=1)", "recipe of ikd at position 7 of 'frs + ikd(until=1)' must be given, got nothing. Write"),
