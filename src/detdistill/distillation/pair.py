@@ -166,24 +166,29 @@ def level_at(maps: Pyramid, stride: int) -> Tensor:
 
 
 def standardize(
-    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, epsilon: float = 1e-5
+    maps: Float[Tensor, "b c h w"],
+    inside: Bool[Tensor, "b 1 h w"],
+    *,
+    over: tuple[int, ...] = (2, 3),
+    epsilon: float = 1e-5,
 ) -> Float[Tensor, "b c h w"]:
     """Each channel of each image to zero mean and unit variance over its inside cells, 0 in the padding.
 
     Args:
         maps: gradients flow, through the statistics too.
         inside: cells inside the image.
+        over: axes that share a mean and a variance; (0, 2, 3) is over the batch.
         epsilon: added to the variance before the root; makes constant channels and single cells 0.
 
     Source:
         The normalisation of PKD (Cao et al., NeurIPS 2022), here per image and channel.
 
     Differs from the source:
-        Statistics are each image's own and leave padding out; the source takes them over the batch.
+        Statistics are each image's own by default and leave padding out; the source takes them over the batch.
     """
-    cells = inside.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    centred = (maps - (maps * inside).sum(dim=(2, 3), keepdim=True) / cells) * inside
-    variance = centred.square().sum(dim=(2, 3), keepdim=True) / cells
+    cells = inside.sum(dim=over, keepdim=True).clamp(min=1)
+    centred = (maps - (maps * inside).sum(dim=over, keepdim=True) / cells) * inside
+    variance = centred.square().sum(dim=over, keepdim=True) / cells
     return centred * (variance + epsilon).rsqrt()
 
 
