@@ -16,10 +16,8 @@ from observations import batch, observation, spec
 CLOCK = Clock(step=0, total_steps=1)
 
 
-def costs(
-    method: str, student: Tensor, teacher: Tensor, sizes: list[tuple[int, int]], *, family: str = "fcos"
-) -> Tensor:
-    layout = spec(family=family, strides=(8,), channels=teacher.shape[1])
+def costs(method: str, student: Tensor, teacher: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    layout = spec(strides=(8,), channels=teacher.shape[1])
     (weighted,) = build_recipe(method, layout, layout).terms
     grid = (8 * teacher.shape[2], 8 * teacher.shape[3])
     seen = (observation([maps], strides=(8,)) for maps in (student, teacher))
@@ -52,7 +50,7 @@ def test_pkd_takes_the_four_finest_levels_at_the_published_gain(family: str, gai
 
 
 def test_cwd_is_the_divergence_over_cells() -> None:
-    # Channel 1: teacher (3/4, 1/4), student (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2). Channel 2: equal but for a constant, 0.
+    # Channel 1: teacher (3/4, 1/4), student (1/2, 1/2): 3/4 ln(3/2) + 1/4 ln(1/2). Channel 2: the same shares, 0.
     student = torch.tensor([[[[0.0, 0.0, 50]], [[4.0, 5.0, 50]]]])
     teacher = torch.tensor([[[[math.log(3), 0.0, -50]], [[0.0, 1.0, -50]]]])
     expected = (0.75 * math.log(1.5) + 0.25 * math.log(0.5)) / 2

@@ -13,7 +13,7 @@ from detdistill.detectors.base import BoxLayout, DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
-from detdistill.methods import attention, fgd, ikd, mgd
+from detdistill.methods import attention, fgd, ikd, mgd, pkd
 from detdistill.methods.catalogue import METHODS, build_recipe, describe
 from detdistill.methods.frs import PUBLISHED_NUMBERS, FRSSettings
 from detdistill.methods.hint import HintSettings
@@ -37,6 +37,7 @@ def published_rows() -> list[tuple[str, tuple[float, ...]]]:
         rows.append(("attention", (ours.features, ours.pooled, ours.relations, ours.temperature)))
     rows += [("fgd", (*one.gains, one.temperature)) for one in {*fgd.PUBLISHED_NUMBERS.values()}]
     rows += [("mgd", (one.gain, one.drop)) for one in {*mgd.PUBLISHED_NUMBERS.values()}]
+    rows += [("pkd", (gain,)) for gain in {*pkd.PUBLISHED_GAINS.values()}]
     return sorted(rows + [("ikd", (gain,)) for gain in {*ikd.PUBLISHED_GAINS.values()}])
 
 
@@ -197,6 +198,7 @@ def test_a_detector_without_published_gains_is_told_so(unknown: DetectorSpec) ->
         ("frs(class_gain=0)", "frs(feature_gain=0.3, class_gain=0)"),
         ("fgd", "fgd(foreground_gain=1.0, background_gain=1.0, attention_gain=1.0, relation_gain=1.0)"),
         ("mgd", "mgd(gain=1.0)"),
+        ("pkd", "pkd(gain=1.0)"),
         ("attention", "attention(feature_gain=1.0, channel_gain=1.0, cell_gain=1.0, nonlocal_gain=1.0)"),
         ("ikd(hint)", "ikd(hint, adversarial_gain=1.0)"),
     ):
