@@ -200,7 +200,7 @@ def test_a_composition_that_cannot_work_is_one_sentence_and_leaves_nothing(
         ("faster_rcnn/small", "aid(ssim + frs)", "must have the same"),
         ("fcos/tiny", "ikd(ikd(frs))", "Wrap with ikd once."),
         ("fcos/tiny", "aid(ld)", "box distributions"),
-        ("fcos/tiny", "aid(frs, alpha=-1)", "alpha must be a finite number of at least 0, got -1.0."),
+        ("fcos/tiny", "aid(frs, alpha=-1)", "must be from 0 to 1000000000, got -1.0. Give at least 0."),
     ):
         assert main([*line, "--student", student, "--method", method]) == 2
         (error,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("error: ")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import string
 from dataclasses import fields, replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 import torch
@@ -25,7 +25,9 @@ from detdistill.methods.hint import HintSettings
 from detdistill.methods.ikd import IKDSettings
 from detdistill.methods.ssim import SSIMSettings
 from detdistill.settings import as_tree
+from detdistill.settings.bounds import bare, within
 from detdistill.settings.calls import LONGEST, Spelled, written
+from detdistill.settings.trees import hints_of
 from every_method import RECIPES, WRAPPERS
 from observations import spec
 
@@ -59,7 +61,7 @@ def refusal(text: str) -> str:
         ("frs(class_gain=0)", FRSSettings(class_gain=0.0), "frs(class_gain=0.0)"),
         ("frs(class_gain=null, aligner='conv1x1')", FRSSettings(aligner="conv1x1"), "frs(aligner=conv1x1)"),
         ('frs(aligner="conv1x1",)', FRSSettings(aligner="conv1x1"), "frs(aligner=conv1x1)"),
-        ("hint(gain=-.5)", HintSettings(gain=-0.5), "hint(gain=-0.5)"),
+        ("hint(gain=+.5)", HintSettings(gain=0.5), "hint(gain=0.5)"),
         ("hint(p=1)", HintSettings(p=1), "hint(p=1)"),
         ("frs+ssim", SumSettings((FRSSettings(), SSIMSettings())), "frs + ssim"),
         ("aid(frs,alpha=.5)", AIDSettings(recipe=FRSSettings(), alpha=0.5), "aid(frs, alpha=0.5)"),
@@ -190,7 +192,6 @@ def test_a_method_is_a_tree_that_json_can_hold() -> None:
 
 # --- round trips ----------------------------------------------------------------------------------------------------
 
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 # A share of the run is checked as soon as it is given.
 SHARES = {"until": st.floats(min_value=0, max_value=1, exclude_min=True)}
 
@@ -202,12 +203,15 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.one_of([values_of(member) for member in get_args(hint)])
     if get_origin(hint) is tuple:
         return st.lists(values_of(get_args(hint)[0]), max_size=3).map(tuple)
-    plain = {float: NUMBERS, int: st.integers(), bool: st.booleans(), type(None): st.none()}
+    if (bounds := within(hint)) is not None:
+        low, high = (int(bounds.low), int(bounds.high)) if bare(hint) is int else (bounds.low, bounds.high)
+        return st.integers(low, high) if bare(hint) is int else st.floats(low, high)
+    plain = {bool: st.booleans(), type(None): st.none()}
     return plain.get(hint, st.text())
 
 
 def settings_of(kind: type[Any], **fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if name not in fixed}
+    hints = {name: hint for name, hint in hints_of(kind).items() if name not in fixed}
     return st.fixed_dictionaries(
         {}, optional={name: SHARES.get(name, values_of(hint)) for name, hint in hints.items()}
     ).flatmap(lambda some: st.builds(kind, **{name: st.just(value) for name, value in some.items()} | fixed))
@@ -258,7 +262,7 @@ def test_any_text_is_a_method_or_one_sentence(text: str) -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | NUMBERS | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         lambda inside: st.lists(inside, max_size=3).map(tuple),
         max_leaves=5,
     )

@@ -125,7 +125,7 @@ def test_defaults_and_values_are_told() -> None:
     by_key = {(one.key, one.of): one for one in run_settings()}
     assert by_key["train.steps", ()].default == "2000"
     assert by_key["train.optimizer", ()].values == "sgd or adamw"
-    assert by_key["data.augment.scale_jitter", ()].values == "list of 2 numbers"
+    assert by_key["data.augment.scale_jitter", ()].values == "list of 2 numbers, from 0.01 to 100"
     assert by_key["student.nms_threshold", ()].default in (
         "0.5 (fcos: 0.6, gfl: 0.6)",
         "0.6 (faster_rcnn: 0.5, retinanet: 0.5)",

@@ -15,6 +15,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import Stored
 from detdistill.data.transforms import SMALLEST_BOX_PX, draw_crop
 from detdistill.errors import ConfigError
+from detdistill.settings.bounds import Factor, Pixels, Share
 from detdistill.types import Targets
 
 # How often a crop that leaves no box is drawn anew before the image stays whole.
@@ -32,10 +33,10 @@ class SampleSpecificSettings:
         small_px: a box is small if its area is less than the square of this length, in pixels of the stored image.
     """
 
-    noise_probability: float = 0.3
-    noise_sd: float = 0.08
-    smallest_crop: float = 0.8
-    small_px: float = 32.0
+    noise_probability: Share = 0.3
+    noise_sd: Factor = 0.08
+    smallest_crop: Share = 0.8
+    small_px: Pixels = 32.0
 
     def __post_init__(self) -> None:
         for name, value, fits, expected in (

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -20,6 +21,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from detdistill.errors import ConfigError
+from detdistill.settings.bounds import Share, Side, Within
 from detdistill.types import Targets
 
 # What `colour` = 1 means: factors within 1 ± 0.4, hue within ± 0.05 of the colour circle.
@@ -36,6 +38,7 @@ MOST_WINDOWS = 40
 # RGB to luma and chroma; the chroma rows add up to zero, so that grey has none.
 _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], dtype=torch.float64)
 
+Scale = Annotated[float, Within(0.01, 100)]
 Window = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
 
@@ -53,9 +56,9 @@ class ImageSettings:
         pad_multiple: a batch is padded at the bottom and right to a multiple of this many pixels.
     """
 
-    short_side: int
-    long_side: int
-    pad_multiple: int = 32
+    short_side: Side
+    long_side: Side
+    pad_multiple: Annotated[int, Within(1, 1024)] = 32
 
     def __post_init__(self) -> None:
         for name in ("short_side", "pad_multiple"):
@@ -105,15 +108,15 @@ class AugmentSettings:
         blur: probability of a Gaussian blur, its standard deviation drawn from 0.1 % to 0.8 % of the short side.
     """
 
-    flip: float = 0.5
-    colour: float = 0.0
-    scale_jitter: tuple[float, float] = (1.0, 1.0)
-    short_sides: tuple[int, int] | None = None
-    flip_vertical: float = 0.0
-    crop: float = 0.0
-    crop_smallest: float = 0.3
-    grey: float = 0.0
-    blur: float = 0.0
+    flip: Share = 0.5
+    colour: Share = 0.0
+    scale_jitter: tuple[Scale, Scale] = (1.0, 1.0)
+    short_sides: tuple[Side, Side] | None = None
+    flip_vertical: Share = 0.0
+    crop: Share = 0.0
+    crop_smallest: Share = 0.3
+    grey: Share = 0.0
+    blur: Share = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flip", "colour", "flip_vertical", "crop", "grey", "blur"):

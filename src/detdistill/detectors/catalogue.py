@@ -13,6 +13,7 @@ from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.errors import ConfigError, suggestion
 from detdistill.registry import Registry
+from detdistill.settings.bounds import require_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ def build_detector(settings: DetectorSettings, class_names: Sequence[str], *, se
             "Check the data set's categories."
         )
     family = FAMILIES.find(settings.family)
+    require_bounds(settings, where="student")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return family.build(with_pixel_statistics(settings), names)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from detdistill.errors import ConfigError, suggestion, typed
 from detdistill.settings import PLACE
+from detdistill.settings.bounds import Share, Within
 
 Norm = Literal["batch", "frozen", "frozen_statistics", "group"]
 FpnNorm = Literal["none", "batch", "group"]
 HeadNorm = Literal["none", "group"]
+
+Depth = Annotated[int, Within(0, 64)]
+Strides = tuple[Annotated[int, Within(2, 4096)], ...]
+Boxes = Annotated[int, Within(1, 1e6)]
+AnchorSize = Annotated[float, Within(1e-3, 1024)]
+AnchorRatios = tuple[Annotated[float, Within(1e-3, 1000)], ...]
+Octaves = Annotated[int, Within(1, 64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +51,18 @@ class DetectorSettings(ABC):
 
     family: str
     backbone: str
-    fpn_channels: int = 256
-    head_depth: int = 4
-    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    fpn_channels: Annotated[int, Within(1, 2048)] = 256
+    head_depth: Depth = 4
+    strides: Strides = (8, 16, 32, 64, 128)
     norm: Norm = "batch"
     fpn_norm: FpnNorm = "none"
-    freeze_stages: int = 0
+    freeze_stages: Annotated[int, Within(0, 4)] = 0
     pretrained: bool | str | None = field(default=None, metadata={PLACE: True})
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    score_threshold: float = 0.05
-    nms_threshold: float = 0.6
-    detections_per_image: int = 100
+    mean: tuple[Share, Share, Share] | None = None
+    std: tuple[Share, Share, Share] | None = None
+    score_threshold: Share = 0.05
+    nms_threshold: Share = 0.6
+    detections_per_image: Boxes = 100
 
     def __post_init__(self) -> None:
         self.require_one_of("family", (self.tag(),))

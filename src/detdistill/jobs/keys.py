@@ -19,9 +19,10 @@ from detdistill.jobs.config import TRAIN_DEFAULTS
 from detdistill.jobs.settings import TAUGHT_KEYS, RunConfig
 from detdistill.jobs.synonyms import SYNONYMS
 from detdistill.methods.catalogue import METHODS
+from detdistill.settings.bounds import bare, within
 from detdistill.settings.calls import INNER, written
 from detdistill.settings.meanings import OPTION_NAMES, meanings_in, meanings_of
-from detdistill.settings.trees import default_of, hints_of, in_order
+from detdistill.settings.trees import default_of, hints_of, in_order, section_in
 
 _UNIONS = (Union, UnionType)
 _PLAIN = {float: "number", int: "whole number", bool: "true or false", str: "text", NoneType: "null"}
@@ -187,7 +188,7 @@ def _walked(kind: Any, prefix: str) -> Iterator[Setting]:
         default = default_of(one)
         if prefix == "train." and default is MISSING:
             default = TRAIN_DEFAULTS[one.name]
-        inner = next((member for member in (hint, *get_args(hint)) if is_dataclass(member)), None)
+        inner = section_in(hint)
         optional = inner is not hint
         if inner is None or optional or key == "student.settings":
             yield Setting(key, (), meanings.get(one.name, ""), _values(hint), _shown(default))
@@ -216,14 +217,20 @@ def _grouped(kinds: Mapping[str, Any], section: str, *, every: int, without: Col
 
 
 def _values(hint: Any) -> str:
-    """What a type lets a value be."""
+    """What a type lets a value be, and between which bounds."""
+    bounds = within(hint)
+    return f"{_kinds(hint)}{'' if bounds is None else f', {bounds.text()}'}"
+
+
+def _kinds(hint: Any) -> str:
+    hint = bare(hint)
     origin, members = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(map(written, members))
     if origin in _UNIONS:
-        return " or ".join(dict.fromkeys(map(_values, members)))
+        return " or ".join(dict.fromkeys(map(_kinds, members)))
     if origin is tuple:
-        what = _values(members[0])
+        what = _kinds(members[0])
         return f"list of {what}s" if members[-1] is Ellipsis else f"list of {len(members)} {what}s"
     if origin is Annotated:
         return "method as text or section"

@@ -13,6 +13,7 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, typed
 from detdistill.methods.composition import MethodSettings
 from detdistill.settings import PLACE, as_tree, given
+from detdistill.settings.bounds import Factor, Gain, Images, Share
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
 
@@ -52,12 +53,12 @@ class DataSettings:
     train: Path | tuple[Path, ...] | None = None
     val: Path | tuple[Path, ...] | None = None
     classes: tuple[str, ...] | None = None
-    weights: tuple[float, ...] | None = None
+    weights: tuple[Gain, ...] | None = None
     image: ImageSettings | None = None
     allow_problems: bool = False
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     sample_specific: SampleSpecificSettings | None = None
-    sample_specific_until: float = 2 / 3
+    sample_specific_until: Share = 2 / 3
 
     def __post_init__(self) -> None:
         if not (self.sources("train") and self.sources("val")):
@@ -153,7 +154,7 @@ class EvaluateSettings:
     """
 
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco"
-    batch_size: int = 8
+    batch_size: Images = 8
     agnostic: bool = False
 
 
@@ -192,7 +193,7 @@ class RunConfig:
     alone: Path | None = None
     alone_differs: bool = False
     equal_time: bool = False
-    longer: float | None = None
+    longer: Factor | None = None
 
     def __post_init__(self) -> None:
         if self.alone_differs and self.alone is None:

@@ -27,6 +27,7 @@ from detdistill.methods.parts.weigh import (
     Granularity,
     by_teacher_loss,
 )
+from detdistill.settings.bounds import Gain
 from detdistill.types import Knowledge, Need, Observation
 
 _SOURCES = {"teacher_features": Features.TEACHER, "student_features": Features.STUDENT}
@@ -49,7 +50,7 @@ class AIDSettings(ScheduledSettings):
     """
 
     recipe: MethodSettings = wrapped(AttentionSettings)
-    alpha: float = 0.1
+    alpha: Gain = 0.1
     granularity: Granularity = "image_level"
     loss_source: Literal["teacher_features", "student_features"] = "teacher_features"
     control: bool = False

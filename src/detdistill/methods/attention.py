@@ -34,6 +34,7 @@ from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts.align import per_stride
 from detdistill.methods.parts.non_local import NonLocalBlock
 from detdistill.methods.published import ONE_STAGE, Kind, published
+from detdistill.settings.bounds import Gain, Temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,14 @@ class AttentionSettings(FeatureSettings):
             and a 3×3 convolution), or nothing at all.
     """
 
-    feature_gain: float | None = None
-    channel_gain: float | None = None
-    cell_gain: float | None = None
-    nonlocal_gain: float | None = None
+    feature_gain: Gain | None = None
+    channel_gain: Gain | None = None
+    cell_gain: Gain | None = None
+    nonlocal_gain: Gain | None = None
     published: Literal["zhang_ma", "aid", "aid_baseline"] = "zhang_ma"
-    temperature: float | None = None
+    temperature: Temperature | None = None
     channel_mask: bool | None = None
-    student_mask: float = 1.0
+    student_mask: Gain = 1.0
     coupling: Literal["image", "batch"] = "image"
     normalize: bool = False
     norm: Literal["instance", "batch"] = "instance"

@@ -22,6 +22,7 @@ from detdistill.methods.features import (
 )
 from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts.distributions import softened_divergence
+from detdistill.settings.bounds import Gain, Temperature
 
 # Finite, as are differences of two of them, and 0 after any softmax.
 _NOWHERE = -1e30
@@ -37,8 +38,8 @@ class CWDSettings(FeatureSettings):
         aligner: how the student's channels become the teacher's; ``"auto"`` is a 1×1 convolution where they differ.
     """
 
-    gain: float = 10.0
-    temperature: float = 1.0
+    gain: Gain = 10.0
+    temperature: Temperature = 1.0
     aligner: Literal["auto", "identity", "conv1x1", "conv3x3"] = "auto"
 
 

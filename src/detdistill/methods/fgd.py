@@ -29,6 +29,7 @@ from detdistill.methods.parts.attention import attentions, teachers_attentions
 from detdistill.methods.parts.context import ContextBlock
 from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.published import Kind, published
+from detdistill.settings.bounds import Gain, Temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,12 @@ class FGDSettings(FeatureSettings):
         aligner: how the student's channels become the teacher's; ``"auto"`` is a 1×1 convolution where they differ.
     """
 
-    foreground_gain: float | None = None
-    background_gain: float | None = None
-    attention_gain: float | None = None
-    relation_gain: float | None = None
-    strength: float = 1.0
-    temperature: float | None = None
+    foreground_gain: Gain | None = None
+    background_gain: Gain | None = None
+    attention_gain: Gain | None = None
+    relation_gain: Gain | None = None
+    strength: Gain = 1.0
+    temperature: Temperature | None = None
     aligner: Literal["auto", "identity", "conv1x1", "conv3x3"] = "auto"
 
 

@@ -23,6 +23,7 @@ from detdistill.methods.parts import compare, normalize, select
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.focus import richness
 from detdistill.methods.published import Kind, published
+from detdistill.settings.bounds import Gain, Steps
 from detdistill.types import ClassKind, Knowledge, Need
 
 
@@ -64,9 +65,9 @@ class FRSSettings(FeatureSettings):
         relu: whether a ReLU follows the aligner.
     """
 
-    feature_gain: float | None = None
-    class_gain: float | None = None
-    warmup_steps: int = 500
+    feature_gain: Gain | None = None
+    class_gain: Gain | None = None
+    warmup_steps: Steps = 500
     normalizer: Literal["image", "batch"] = "image"
     scale: Literal["source", "per_channel"] = "source"
     standardize: bool = False

@@ -10,6 +10,7 @@ from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.methods.features import cellwise, feature_term, on_one_scale, recipe_of, require_gain, require_one_of
 from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts import compare, normalize
+from detdistill.settings.bounds import Gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class HintSettings(FeatureSettings):
         aligner: how the student's channels become the teacher's.
     """
 
-    gain: float = 1.0
+    gain: Gain = 1.0
     p: Literal[1, 2] = 2
     normalized: bool = True
     aligner: Literal["identity", "conv1x1", "conv3x3"] = "conv1x1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 from detdistill.data.sample_specific import SampleSpecific, SampleSpecificSettings
 from detdistill.detectors.base import DetectorSpec
@@ -20,6 +20,7 @@ from detdistill.methods.parts import compare
 from detdistill.methods.parts.normalize import plain_sum
 from detdistill.methods.published import ONE_STAGE, Kind, published
 from detdistill.settings import once
+from detdistill.settings.bounds import Factor, Gain, Pixels, Share, Within
 
 ADVERSARIAL = "adversarial"
 """The name of the twin that the recipe looks at."""
@@ -59,20 +60,20 @@ class IKDSettings(ScheduledSettings):
 
     recipe: MethodSettings = wrapped(FGDSettings)
     adversarial: bool = True
-    adversarial_gain: float | None = None
-    eps_255: float = 8.0
-    step_255: float = 2.0
-    attack_steps: int = 5
-    attack_momentum: float = field(default=1.0, metadata=once("decay"))
-    diversity: float = 0.5
-    smallest_scale: float = 0.9
+    adversarial_gain: Gain | None = None
+    eps_255: Annotated[float, Within(0, 255)] = 8.0
+    step_255: Annotated[float, Within(0, 255)] = 2.0
+    attack_steps: Annotated[int, Within(1, 1000)] = 5
+    attack_momentum: Factor = field(default=1.0, metadata=once("decay"))
+    diversity: Share = 0.5
+    smallest_scale: Share = 0.9
     bounds: Literal["pixel", "source"] = "pixel"
     augment: bool = True
-    noise_probability: float = 0.3
-    noise_sd: float = 0.08
-    smallest_crop: float = 0.8
-    small_px: float = 32.0
-    until: float = field(default=2 / 3, kw_only=True)
+    noise_probability: Share = 0.3
+    noise_sd: Factor = 0.08
+    smallest_crop: Share = 0.8
+    small_px: Pixels = 32.0
+    until: Share = field(default=2 / 3, kw_only=True)
 
 
 def wrap_ikd(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, settings: IKDSettings) -> Recipe:

@@ -20,6 +20,7 @@ from detdistill.methods.features import full_precision, recipe_of, require_gain,
 from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import select
 from detdistill.methods.parts.distributions import softened_divergence
+from detdistill.settings.bounds import Gain, Temperature
 from detdistill.types import Clock, Cost, Knowledge, Need, Pyramid
 
 _FEWEST_CLASSES = 2
@@ -43,11 +44,11 @@ class LDSettings(ScheduledSettings):
             region add up over the images of a device, classes are a mean over all its positives.
     """
 
-    gain: float = 0.25
-    temperature: float = 10.0
+    gain: Gain = 0.25
+    temperature: Temperature = 10.0
     valuable_region: bool = False
-    class_gain: float = 0.0
-    class_temperature: float = 2.0
+    class_gain: Gain = 0.0
+    class_temperature: Temperature = 2.0
     reduction: Literal["image", "batch"] = "image"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from detdistill.distillation.recipe import Decay, Fade, Recipe, WeightedTerm
 from detdistill.errors import ConfigError
 from detdistill.registry import Registry
+from detdistill.settings.bounds import Share
 from detdistill.settings.calls import INNER
 
 
@@ -26,7 +27,7 @@ class ScheduledSettings:
         ConfigError: `until` is no such share.
     """
 
-    until: float = 1.0
+    until: Share = 1.0
     decay: Decay = "none"
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.generation import Generation, kept_cells
 from detdistill.methods.published import ONE_STAGE, Kind, published
 from detdistill.random import draw_seed
+from detdistill.settings.bounds import Gain, Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class MGDSettings(FeatureSettings):
         aligner: how the student's channels become the teacher's; ``"auto"`` is a 1×1 convolution where they differ.
     """
 
-    gain: float | None = None
-    drop: float | None = None
+    gain: Gain | None = None
+    drop: Share | None = None
     aligner: Literal["auto", "identity", "conv1x1", "conv3x3"] = "auto"
 
 

@@ -15,6 +15,7 @@ from detdistill.methods.features import aligner_for, cellwise, recipe_of, requir
 from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import compare, normalize
 from detdistill.methods.published import ONE_STAGE, Kind, published
+from detdistill.settings.bounds import Gain
 
 PUBLISHED_GAINS = {**dict.fromkeys(ONE_STAGE, 10.0), Kind.TWO_STAGE: 6.0}
 """By kind of detector, from public configurations; RetinaNet's stands for all with one stage."""
@@ -34,7 +35,7 @@ class PKDSettings(ScheduledSettings):
         aligner: how the student's channels become the teacher's; ``"auto"`` is a 1×1 convolution where they differ.
     """
 
-    gain: float | None = None
+    gain: Gain | None = None
     statistics: Literal["image", "batch"] = "image"
     aligner: Literal["auto", "identity", "conv1x1", "conv3x3"] = "auto"
 

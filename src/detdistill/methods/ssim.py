@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
+from detdistill.settings.bounds import Gain, Within
 
 _AXES = {"image": (1, 2, 3), "channel": (2, 3), "batch": (0, 1, 2, 3)}
 
@@ -32,8 +33,8 @@ class SSIMSettings(FeatureSettings):
         aligner: how the student's channels become the teacher's.
     """
 
-    gain: float = 4.0
-    window: int = 11
+    gain: Gain = 4.0
+    window: Annotated[int, Within(1, 255)] = 11
     rescale_over: Literal["image", "channel", "batch"] = "image"
     alpha: Literal[0, 1] = 1
     beta: Literal[0, 1] = 1

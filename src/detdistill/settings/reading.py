@@ -11,6 +11,7 @@ from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from detdistill.errors import ConfigError, DistillError, suggestion
+from detdistill.settings.bounds import bare, outside, shortened
 from detdistill.settings.calls import written
 from detdistill.settings.trees import (
     DEEPEST,
@@ -57,6 +58,9 @@ def build(
     place = (lambda path: f"{where}: {dotted(path)}" if path else where) if isinstance(where, str) else where
     reader = _Reader(place, what, beside)
     found = reader.read(kind, tree, ())
+    if not reader.problems:
+        for path, value, bounds in outside(found, kind):
+            reader.refuse(path, f"{bounds.text()}, got {shortened(value)}. {bounds.remedy(value)}")
     if reader.problems:
         raise ConfigError("\n".join(reader.problems))
     return found
@@ -76,9 +80,10 @@ class _Reader:
 
     def read(self, hint: Any, value: Any, path: Path) -> Any:
         """The value as the type wants it; None, and a sentence among the problems, where it does not fit."""
+        hint = bare(hint)
         origin, members = get_origin(hint), get_args(hint)
         if len(path) > DEEPEST:
-            return self._refuse(path, f"at most {DEEPEST} keys deep, got more. Leave some out.")
+            return self.refuse(path, f"at most {DEEPEST} keys deep, got more. Leave some out.")
         if origin in _UNIONS and value is not None:
             return self._option(hint, value, path)
         if origin is Annotated and isinstance(members[1], Tagged):
@@ -120,7 +125,7 @@ class _Reader:
         name = section.get(mark.tag)
         if not isinstance(name, str) or name not in kinds:
             remedy = suggestion(str(name), kinds, listed=True)
-            return self._refuse((*path, mark.tag), f"one of {', '.join(kinds)}, got {_shown(name)}. {remedy}")
+            return self.refuse((*path, mark.tag), f"one of {', '.join(kinds)}, got {_shown(name)}. {remedy}")
         return self._section(kinds[name], {k: v for k, v in section.items() if k != mark.tag}, path, called=name)
 
     def _section(self, kind: Any, value: Any, path: Path, *, called: str = "") -> Any:
@@ -135,7 +140,7 @@ class _Reader:
         for key in value:
             if key not in known and key not in beside:
                 of, hint = called or dotted(path) or self.what, suggestion(str(key), {*known, *beside})
-                self._refuse((*path, key), f"a key of {of}, got the unknown '{key}'. {hint}")
+                self.refuse((*path, key), f"a key of {of}, got the unknown '{key}'. {hint}")
         values: dict[str, Any] = {}
         for key, one in known.items():
             inside = (*path, key)
@@ -144,7 +149,7 @@ class _Reader:
                 values[key] = self.read(hints[key], str(value[key]) if number else value[key], inside)
             elif default_of(one) is MISSING:
                 remedy = one.metadata.get(GIVEN, f"Give {dotted(inside)} a value")
-                self._refuse(inside, f"given, got nothing. {remedy}.")
+                self.refuse(inside, f"given, got nothing. {remedy}.")
         if len(self.problems) > before:
             return None
         try:
@@ -172,9 +177,10 @@ class _Reader:
             remedy = suggestion(str(value), choices, listed=True)
         elif "a section of keys" in expected:
             remedy = f"Write its keys indented below '{path[-1]}:'." if path else "Write `key: value` lines."
-        self._refuse(path, f"{expected}, got {_shown(value)}. {remedy}")
+        self.refuse(path, f"{expected}, got {_shown(value)}. {remedy}")
 
-    def _refuse(self, path: Path, said: str) -> None:
+    def refuse(self, path: Path, said: str) -> None:
+        """Adds the sentence that what stands at a place must be something else."""
         self.problems.append(f"{self.where(path)} must be {said}")
 
 
@@ -193,6 +199,7 @@ def renamed(section: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 
 def _plain(hint: Any, value: Any) -> tuple[Any] | None:
     """A plain value as the type wants it, in a tuple; None where it does not fit."""
+    hint = bare(hint)
     origin, members = get_origin(hint), get_args(hint)
     if origin in _UNIONS:
         hint = NoneType if NoneType in members else hint
@@ -212,6 +219,7 @@ def _plain(hint: Any, value: Any) -> tuple[Any] | None:
 
 
 def _expected(hint: Any) -> str:
+    hint = bare(hint)
     origin, members = get_origin(hint), get_args(hint)
     if origin is Literal:
         return " or ".join(map(written, members))
@@ -225,4 +233,4 @@ def _expected(hint: Any) -> str:
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, dict):
         return "nothing" if value is None else "a section"
-    return written(value) if isinstance(value, (bool, list, tuple)) else repr(value)
+    return shortened(value, written if isinstance(value, (bool, list, tuple)) else repr)

@@ -7,9 +7,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from detdistill.errors import ConfigError, suggestion
+from detdistill.settings.bounds import Factor, Gain, Images, Share, Steps, Within, require_bounds
 from detdistill.settings.reading import renamed
 from detdistill.settings.trees import TEXT, once
 
@@ -76,32 +77,32 @@ class TrainSettings:
         ConfigError: a value is out of range.
     """
 
-    steps: int
-    batch_size: int
-    accumulate: int = 1
+    steps: Annotated[int, Within(1, 1e9)]
+    batch_size: Images
+    accumulate: Images = 1
     optimizer: OptimizerName = "adamw"
-    lr: float = 1e-3
-    backbone_lr_factor: float = 1.0
-    weight_decay: float = 0.05
-    momentum: float = 0.9
+    lr: Factor = 1e-3
+    backbone_lr_factor: Factor = 1.0
+    weight_decay: Factor = 0.05
+    momentum: Share = 0.9
     schedule: ScheduleName = "cosine"
-    milestones: tuple[float, ...] = (2 / 3, 11 / 12)
-    warmup_steps: int = 100
-    clip_norm: float = 10.0
-    ema_decay: float = 0.998
+    milestones: tuple[Share, ...] = (2 / 3, 11 / 12)
+    warmup_steps: Steps = 100
+    clip_norm: Gain = 10.0
+    ema_decay: Share = 0.998
     precision: Precision = "32-true"
-    seed: int = 0
-    workers: int = 0
-    threads: int = 0
-    processes: int = field(default=1, metadata=once("devices"))
+    seed: Annotated[int, Within(0, 2**32 - 1)] = 0
+    workers: Annotated[int, Within(0, 256)] = 0
+    threads: Annotated[int, Within(0, 512)] = 0
+    processes: Annotated[int, Within(1, 256)] = field(default=1, metadata=once("devices"))
     device: str = field(default="auto", metadata={**once("accelerator"), TEXT: True})
-    log_every: int = 10
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    evaluate_every: int = 0
+    log_every: Annotated[int, Within(1, 1e9)] = 10
+    checkpoint_every: Steps = 500
+    keep_checkpoints: Annotated[int, Within(1, 10000)] = 2
+    evaluate_every: Steps = 0
     keep: Keep = "last"
     best_metric: BestMetric = "AP"
-    patience: int = 0
+    patience: Steps = 0
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -136,6 +137,7 @@ class TrainSettings:
                 "Write for example [0.67, 0.92]."
             )
         self._check_selection()
+        require_bounds(self, where="train")
 
     def _check_device(self) -> None:
         if not _DEVICE.fullmatch(self.device):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -21,8 +21,9 @@ from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, Detecto
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, Depth, DetectorSettings, Octaves, Strides
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
+from detdistill.settings.bounds import Share, Within
 from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
 
 _POOLED_CELLS = 7
@@ -45,17 +46,17 @@ class FasterRCNNSettings(DetectorSettings):
     """
 
     family: Literal["faster_rcnn"] = "faster_rcnn"
-    head_depth: int = 1
-    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
-    nms_threshold: float = 0.5
-    anchor_scale: float = 8.0
-    anchor_octaves: int = 1
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    roi_channels: int = 1024
-    roi_samples: int = 512
-    rpn_samples: int = 256
-    proposals_train: int = 2000
-    proposals_test: int = 1000
+    head_depth: Depth = 1
+    strides: Strides = (4, 8, 16, 32, 64)
+    nms_threshold: Share = 0.5
+    anchor_scale: AnchorSize = 8.0
+    anchor_octaves: Octaves = 1
+    anchor_ratios: AnchorRatios = (0.5, 1.0, 2.0)
+    roi_channels: Annotated[int, Within(1, 16384)] = 1024
+    roi_samples: Boxes = 512
+    rpn_samples: Boxes = 256
+    proposals_train: Boxes = 2000
+    proposals_test: Boxes = 1000
 
     def check(self) -> None:
         """See `DetectorSettings.check`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,10 +17,11 @@ from torchvision.ops import generalized_box_iou_loss
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import BACKGROUND, all_background, assign, focal_cells
-from detdistill.detectors.settings import DetectorSettings, HeadNorm
+from detdistill.detectors.settings import Boxes, DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors
 from detdistill.gfl.assign import box_distances
+from detdistill.settings.bounds import Factor, Share, Within
 from detdistill.types import Targets, TaskLoss
 
 _LARGEST_AREA = 1e8  # torchvision's: of several boxes a cell takes the one with the largest 1e8 − area
@@ -41,10 +42,10 @@ class FCOSSettings(DetectorSettings):
 
     family: Literal["fcos"] = "fcos"
     head_norm: HeadNorm = "group"
-    box_bias_init: float = 3.0
-    class_prior: float = 0.01
-    centre_radius: float = 1.5
-    candidates_per_level: int = 1000
+    box_bias_init: Annotated[float, Within(-100, 100)] = 3.0
+    class_prior: Share = 0.01
+    centre_radius: Factor = 1.5
+    candidates_per_level: Boxes = 1000
 
     def check(self) -> None:
         """See `DetectorSettings.check`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -17,10 +17,11 @@ from detdistill.detectors.base import BoxLayout, Detector
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import assign, dense_spec, observe_dense, tower
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.detectors.settings import DetectorSettings, HeadNorm
+from detdistill.detectors.settings import AnchorSize, Boxes, DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_parts import cells_of
 from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
 from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
+from detdistill.settings.bounds import Factor, Share, Within
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
 _LEAST = torch.finfo(torch.float32).tiny
@@ -42,11 +43,11 @@ class GFLSettings(DetectorSettings):
 
     family: Literal["gfl"] = "gfl"
     head_norm: HeadNorm = "group"
-    box_bias_init: float = 3.0
-    box_bins: int = 17
-    class_prior: float = 0.01
-    anchor_scale: float = 8.0
-    candidates_per_level: int = 1000
+    box_bias_init: Factor = 3.0
+    box_bins: Annotated[int, Within(2, 1001)] = 17
+    class_prior: Share = 0.01
+    anchor_scale: AnchorSize = 8.0
+    candidates_per_level: Boxes = 1000
 
     def check(self) -> None:
         """See `DetectorSettings.check`."""

@@ -17,10 +17,11 @@ from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_los
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import all_background, assign, focal_cells
-from detdistill.detectors.settings import DetectorSettings, HeadNorm
+from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, DetectorSettings, HeadNorm, Octaves
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors
 from detdistill.errors import ConfigError
+from detdistill.settings.bounds import Share
 from detdistill.types import Targets, TaskLoss
 
 _IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
@@ -42,15 +43,15 @@ class RetinaNetSettings(DetectorSettings):
     """
 
     family: Literal["retinanet"] = "retinanet"
-    nms_threshold: float = 0.5
+    nms_threshold: Share = 0.5
     head_norm: HeadNorm = "none"
-    class_prior: float = 0.01
-    anchor_scale: float = 4.0
-    anchor_octaves: int = 3
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    positive_iou: float = 0.5
-    negative_iou: float = 0.4
-    candidates_per_level: int = 1000
+    class_prior: Share = 0.01
+    anchor_scale: AnchorSize = 4.0
+    anchor_octaves: Octaves = 3
+    anchor_ratios: AnchorRatios = (0.5, 1.0, 2.0)
+    positive_iou: Share = 0.5
+    negative_iou: Share = 0.4
+    candidates_per_level: Boxes = 1000
 
     def check(self) -> None:
         """See `DetectorSettings.check`."""
