@@ -16,6 +16,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on another device. One of the CPU's reaches a GPU through pinned memory, and nobody waits for it."""
+    target = torch.device(device)
+    if target.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(target, non_blocking=True)
+
+
 class Knowledge(Enum):
     """What kind of knowledge a term carries; AID looks its weight up by it."""
 
@@ -46,21 +54,23 @@ class Targets:
     """The ground truth of one image.
 
     Crowd and ignore boxes stay in the list, flagged: training leaves them out, evaluation treats them as COCO does.
+    `kept` are the indices of those that are not flagged, where they are known already.
     """
 
     boxes: Float[Tensor, "n 4"]
     labels: Int64[Tensor, " n"]
     ignored: Bool[Tensor, " n"]
+    kept: Int64[Tensor, " t"] | None = None
 
     def taught(self) -> Targets:
         """The objects that training uses: all that are not flagged as ignored."""
-        keep = ~self.ignored
+        keep = ~self.ignored if self.kept is None else self.kept
         return Targets(self.boxes[keep], self.labels[keep], self.ignored[keep])
 
     def to(self, device: torch.device | str) -> Targets:
-        """The same targets on another device."""
-        boxes, labels, ignored = self.boxes, self.labels, self.ignored
-        return Targets(*(tensor.to(device, non_blocking=True) for tensor in (boxes, labels, ignored)))
+        """The same targets on another device, where `taught` waits for nothing: what it keeps is looked up here."""
+        kept = torch.nonzero(~self.ignored)[:, 0] if self.kept is None else self.kept
+        return Targets(*(sent(tensor, device) for tensor in (self.boxes, self.labels, self.ignored, kept)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +115,9 @@ class Batch:
         """The same batch on another device."""
         return replace(
             self,
-            images=self.images.to(device, non_blocking=True),
+            images=sent(self.images, device),
             targets=tuple(target.to(device) for target in self.targets),
-            twins={name: images.to(device, non_blocking=True) for name, images in self.twins.items()},
+            twins={name: sent(images, device) for name, images in self.twins.items()},
             teacher=None if self.teacher is None else self.teacher.to(device),
             unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
         )

@@ -13,13 +13,14 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
 from detdistill.detectors.backbones import group_norm
 from detdistill.detectors.base import LOSS_NEEDS, BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
 from detdistill.detectors.settings import HeadNorm
+from detdistill.gfl.assign import places
 from detdistill.types import (
     Batch,
     BoxDistributions,
@@ -111,7 +112,8 @@ class Assignment:
     Attributes:
         matched: index into `boxes`, BACKGROUND, or LEFT_OUT of the loss.
         boxes: the taught boxes of all images in a row, in pixels; `labels` are their class slots.
-        image: which image, and with `anchor` which of its anchors, each positive is.
+        image: which image, and with `anchor` which of its anchors, each row is: a positive one, or each there is (see
+            `gfl.assign.places`), of which only `positive` ones count.
         counts: anchors per level.
     """
 
@@ -124,8 +126,21 @@ class Assignment:
 
     @property
     def objects(self) -> Int64[Tensor, " p"]:
-        """Index into `boxes` of each positive anchor."""
-        return self.matched[self.image, self.anchor]
+        """Index into `boxes` of each row; 0 where it is not positive."""
+        return self.matched[self.image, self.anchor].clamp(min=0)
+
+    @property
+    def positive(self) -> Bool[Tensor, " p"]:
+        """Which rows are positive."""
+        return self.matched[self.image, self.anchor] >= 0
+
+    def rows(self, values: Float[Tensor, "b n ..."]) -> Float[Tensor, "p ..."]:
+        """What every row says. Gradients flow."""
+        return values[self.image, self.anchor]
+
+    def truth(self, own: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:
+        """The box that each row learns; its `own` anchor where it learns none, so that no cost of it is infinite."""
+        return torch.where(self.positive[:, None], self.boxes[self.objects], own)
 
     def positives(self) -> Int64[Tensor, " b"]:
         """Positive anchors per image."""
@@ -133,6 +148,7 @@ class Assignment:
 
     def spread(self, costs: Float[Tensor, " p"]) -> Float[Tensor, "b n"]:
         """The positives' costs at their anchors, zero elsewhere."""
+        costs = torch.where(self.positive, costs, 0.0)
         return costs.new_zeros(self.matched.shape).index_put((self.image, self.anchor), costs)
 
     def by_level(self, cells: Float[Tensor, "b n"]) -> Float[Tensor, "b l"]:
@@ -151,9 +167,12 @@ def assign(
     matched = torch.stack(
         [torch.where(match >= 0, match + first, match) for match, first in zip(matches, firsts, strict=True)]
     )
-    image, anchor = torch.nonzero(matched >= 0, as_tuple=True)
+    image, anchor = places(matched >= 0)
     boxes = torch.cat([target.boxes for target in targets]).float()
-    return Assignment(matched, boxes, torch.cat([target.labels for target in targets]), image, anchor, counts)
+    labels = torch.cat([target.labels for target in targets])
+    if not len(boxes):  # for rows that learn nothing
+        boxes, labels = boxes.new_zeros(1, 4), labels.new_zeros(1)
+    return Assignment(matched, boxes, labels, image, anchor, counts)
 
 
 def all_background(anchors: Float[Tensor, "n _"]) -> Int64[Tensor, " n"]:
@@ -167,8 +186,8 @@ def focal_cells(logits: Float[Tensor, "b n k"], assignment: Assignment) -> Float
     cost(z) = alpha_t · sigmoid(z)² · log(1 + exp(z)), where z is the logit, negated at an anchor's own class.
     """
     own = (assignment.image, assignment.anchor, assignment.labels[assignment.objects])
-    wrongness = logits.index_put(own, -logits[own])
+    said = logits[own]
+    wrongness = logits.index_put(own, torch.where(assignment.positive, -said, said))
     costs = wrongness.sigmoid().square() * functional.softplus(wrongness)
-    cells = (1 - FOCAL_ALPHA) * costs.sum(dim=2)
-    cells = cells.index_put(own[:2], (2 * FOCAL_ALPHA - 1) * costs[own], accumulate=True)
+    cells = (1 - FOCAL_ALPHA) * costs.sum(dim=2) + assignment.spread((2 * FOCAL_ALPHA - 1) * costs[own])
     return torch.where(assignment.matched == LEFT_OUT, 0.0, cells)

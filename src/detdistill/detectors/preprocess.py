@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from detdistill.detectors.settings import DetectorSettings, check_backbone
-from detdistill.types import Batch
+from detdistill.types import Batch, sent
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OURS = "bilinear"
@@ -95,7 +95,7 @@ def outside_image(batch: Batch) -> Bool[Tensor, "b 1 h w"] | None:
     if all(size == (height, width) for size in batch.sizes):
         return None
     device = batch.images.device
-    sizes = torch.tensor(batch.sizes, device=device).view(-1, 2, 1, 1)
+    sizes = sent(torch.tensor(batch.sizes).view(-1, 2, 1, 1), device)
     below = torch.arange(height, device=device).view(1, height, 1) >= sizes[:, 0]
     right = torch.arange(width, device=device).view(1, 1, width) >= sizes[:, 1]
     return (below | right).unsqueeze(1)

@@ -20,7 +20,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import boxes as box_ops
 
-from detdistill.types import Targets
+from detdistill.detectors.torchvision_parts import encoded
+from detdistill.types import Targets, sent
 
 # torchvision's smooth L1 turns from quadratic to linear here.
 _BETA = 1 / 9
@@ -138,10 +139,10 @@ def flat_output(
 ) -> RpnOutput:
     """The maps of the RPN's head as rows in the order of its `NominalAnchors`: level, row, column, anchor."""
     logits = [level.permute(0, 2, 3, 1).flatten(1) for level in objectness]
-    encoded = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas]
+    offsets = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas]
     return RpnOutput(
         objectness=torch.cat(logits, dim=1).float(),
-        deltas=torch.cat(encoded, dim=1).float(),
+        deltas=torch.cat(offsets, dim=1).float(),
         anchors=torch.cat(rpn.anchor_generator.anchors(objectness)),
         cells=tuple(level.shape[1] for level in logits),
     )
@@ -169,8 +170,8 @@ def proposed(
     kept, level_of = torch.cat(chosen, dim=1), torch.cat(levels)
     scores = logits.gather(1, kept).sigmoid()
     # Only what was chosen is decoded.
-    encoded = deltas.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
-    decoded = rpn.box_coder.decode_single(encoded.reshape(-1, 4), output.anchors[kept.reshape(-1)])
+    said = deltas.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
+    decoded = rpn.box_coder.decode_single(said.reshape(-1, 4), output.anchors[kept.reshape(-1)])
     proposals = []
     for boxes, score, size in zip(decoded.reshape(*kept.shape, 4), scores, sizes, strict=True):
         clipped = box_ops.clip_boxes_to_image(boxes, size)
@@ -198,9 +199,9 @@ def rpn_sums(
     positive = wanted >= 1
     image, anchor = sampled
     boxed = image[positive], anchor[positive]
-    goal = rpn.box_coder.encode_single(torch.stack(matched)[boxed], output.anchors[boxed[1]])
+    goal = encoded(rpn.box_coder, torch.stack(matched)[boxed], output.anchors[boxed[1]])
     box = functional.smooth_l1_loss(output.deltas[boxed], goal, beta=_BETA, reduction="none").sum(dim=1)
-    ends = torch.tensor(output.cells, device=anchor.device).cumsum(0)
+    ends = sent(torch.tensor(output.cells).cumsum(0), anchor.device)
     group = image * levels + torch.bucketize(anchor, ends, right=True)
     return SampledSums(
         _grouped(classification, group, images * levels).reshape(images, levels),
@@ -228,8 +229,8 @@ def sampled_regions(
         # An image without objects has background alone, whose box is never compared.
         objects = boxes[i] if len(boxes[i]) else candidates[i].new_zeros((1, 4))
         goals.append(objects[matched[i][keep]])
-    encoded = heads.box_coder.encode_single(torch.cat(goals), torch.cat(kept_boxes))
-    return SampledRegions(kept_boxes, torch.cat(kept_labels), encoded)
+    offsets = encoded(heads.box_coder, torch.cat(goals), torch.cat(kept_boxes))
+    return SampledRegions(kept_boxes, torch.cat(kept_labels), offsets)
 
 
 def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], regions: SampledRegions) -> SampledSums:
@@ -237,12 +238,12 @@ def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], region
 
     `logits` and `deltas` (encoded boxes) are per region and slot, 0 background.
     """
-    counts = torch.tensor([len(boxes) for boxes in regions.boxes], device=logits.device)
-    image = torch.arange(len(counts), device=logits.device).repeat_interleave(counts)
+    counts = sent(torch.tensor([len(boxes) for boxes in regions.boxes]), logits.device)
+    image = torch.arange(len(counts), device=logits.device).repeat_interleave(counts, output_size=len(logits))
     classification = functional.cross_entropy(logits.float(), regions.labels, reduction="none")
     positive = torch.where(regions.labels > 0)[0]
-    encoded = deltas.float().reshape(*logits.shape, 4)[positive, regions.labels[positive]]
-    box = functional.smooth_l1_loss(encoded, regions.targets[positive], beta=_BETA, reduction="none").sum(dim=1)
+    said = deltas.float().reshape(*logits.shape, 4)[positive, regions.labels[positive]]
+    box = functional.smooth_l1_loss(said, regions.targets[positive], beta=_BETA, reduction="none").sum(dim=1)
     images = len(counts)
     return SampledSums(_grouped(classification, image, images), _grouped(box, image[positive], images), counts)
 

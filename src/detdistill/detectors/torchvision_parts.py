@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder, encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
@@ -20,7 +21,9 @@ from detdistill.data.transforms import ImageSettings, transform_sample
 from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW, Detector
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
-from detdistill.types import Detections, Targets
+from detdistill.types import Detections, Targets, sent
+
+_TINY = 1e-7  # torchvision's
 
 
 @contextmanager
@@ -46,6 +49,27 @@ def cells_of(levels: Sequence[Tensor], strides: Sequence[int]) -> Cells:
     return make_cells([(one.shape[-2], one.shape[-1]) for one in levels], strides, device=levels[0].device)
 
 
+def encoded(coder: BoxCoder, boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:
+    """`BoxCoder.encode_single`, which waits for the device to send its weights there."""
+    offsets: Tensor = encode_boxes(boxes, anchors, sent(torch.tensor(coder.weights, dtype=boxes.dtype), boxes.device))
+    return offsets
+
+
+def overlap_costs(first: Float[Tensor, "p 4"], second: Float[Tensor, "p 4"]) -> Float[Tensor, " p"]:
+    """torchvision's `generalized_box_iou_loss` to the bit, which waits for the device to count boxes that meet.
+
+    1 − IoU + (hull − union) / hull, where the hull is the smallest box around both. Gradients flow.
+    """
+    x1, y1, x2, y2 = first.unbind(dim=-1)
+    left, top, right, bottom = second.unbind(dim=-1)
+    wide = torch.min(x2, right) - torch.max(x1, left)
+    high = torch.min(y2, bottom) - torch.max(y1, top)
+    shared = torch.where((high > 0) & (wide > 0), wide * high, 0.0)
+    union = (x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared
+    hull = (torch.max(x2, right) - torch.min(x1, left)) * (torch.max(y2, bottom) - torch.min(y1, top))
+    return 1 - (shared / (union + _TINY) - (hull - union) / (hull + _TINY))
+
+
 class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
     """torchvision's anchors, spaced by the pyramid's nominal strides and always in float32.
 
@@ -54,6 +78,8 @@ class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
 
     Sizes are in pixels, ratios height / width, strides pixels per cell; one of each per level, else a `ConfigError`.
     """
+
+    cell_anchors: list[Tensor]
 
     def __init__(
         self, sizes: Sequence[Sequence[float]], aspect_ratios: Sequence[Sequence[float]], *, strides: Sequence[int]
@@ -74,10 +100,10 @@ class NominalAnchors(AnchorGenerator):  # type: ignore[misc]
     def anchors(self, levels: Sequence[Tensor]) -> tuple[Float[Tensor, "_n 4"], ...]:
         """The anchors of every level's maps (..., h, w) in pixels, in the order row, column, anchor."""
         cells = cells_of(levels, self.strides)
+        self.cell_anchors = [around.to(levels[0].device) for around in self.cell_anchors]  # moves them once
         corners = torch.split(cells.points.repeat(1, 2)[:, None], list(cells.counts))
         return tuple(
-            (corner + around.to(corner.device)).reshape(-1, 4)
-            for corner, around in zip(corners, self.cell_anchors, strict=True)
+            (corner + around).reshape(-1, 4) for corner, around in zip(corners, self.cell_anchors, strict=True)
         )
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Float[Tensor, "_n 4"]]:

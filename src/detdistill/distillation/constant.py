@@ -14,7 +14,7 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.weigh import MeanOf, Weigh
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Knowledge, Need, Observation
+from detdistill.types import Batch, Knowledge, Need, Observation, sent
 
 
 @final
@@ -34,7 +34,7 @@ class ConstantWeigh(Weigh):
     ) -> Float[Tensor, "b l"]:
         """The same row for every image."""
         level = teacher.pyramid.levels[0]
-        row = torch.tensor([self.weights[knowledge, stride] for stride in strides], device=level.device)
+        row = sent(torch.tensor([self.weights[knowledge, stride] for stride in strides]), level.device)
         return row.expand(level.shape[0], -1)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from detdistill.errors import ShapeError
-from detdistill.types import Batch, Observation, Pyramid
+from detdistill.types import Batch, Observation, Pyramid, sent
 
 Select = Callable[[Observation], Pyramid]
 # (the student's map, stride) → the map in the teacher's channels; usually a module.
@@ -208,7 +208,7 @@ def inside_cells(
     Returns:
         True inside, False in the padding.
     """
-    extent = torch.tensor(sizes, device=device).reshape(-1, 2)
+    extent = sent(torch.tensor(sizes).reshape(-1, 2), device)
     rows = torch.arange(grid[0], device=device) * stride < extent[:, :1]
     columns = torch.arange(grid[1], device=device) * stride < extent[:, 1:]
     return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Observation
+from detdistill.types import Batch, Observation, sent
 
 Size = tuple[int, int]
 
@@ -139,7 +139,7 @@ def _places(
     centres = torch.arange(cells[0]) + 0.5
     at = centres * torch.tensor(steps)[:, None] - 0.5
     at = torch.minimum(at.clamp(min=0.0), torch.tensor(last, dtype=torch.float32)[:, None])
-    return _Places(at if same else at.to(device, non_blocking=True), same=same, whole=exact)
+    return _Places(at if same else sent(at, device), same=same, whole=exact)
 
 
 def enlarged(batch: Batch, factor: float) -> Batch:

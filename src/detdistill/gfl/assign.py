@@ -131,6 +131,18 @@ def valuable_region(
     return torch.where(near & background[:, None], overlaps, 0.0).amax(dim=1)
 
 
+def looks_everywhere(device: torch.device) -> bool:
+    """Whether all cells are computed rather than those that matter: to count these the host would wait for a GPU."""
+    return device.type != "cpu"
+
+
+def places(mask: Bool[Tensor, "*cells"]) -> tuple[Int64[Tensor, " p"], ...]:
+    """The indices along every axis where the mask is true; of every place where `looks_everywhere` says so."""
+    if not looks_everywhere(mask.device):
+        return torch.nonzero(mask, as_tuple=True)
+    return torch.unravel_index(torch.arange(mask.numel(), device=mask.device), mask.shape)
+
+
 def box_distances(boxes: Float[Tensor, "*#p 4"], points: Float[Tensor, "*#p 2"]) -> Float[Tensor, "*p 4"]:
     """How far the left, top, right and bottom edges lie from the points, in pixels; negative outside the box."""
     return torch.cat((points - boxes[..., :2], boxes[..., 2:] - points), dim=-1)

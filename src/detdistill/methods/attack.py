@@ -17,7 +17,7 @@ from detdistill.distillation.pair import inside_cells
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError
 from detdistill.random import draw_seed
-from detdistill.types import Batch, Targets
+from detdistill.types import Batch, Targets, sent
 
 Images = Float[Tensor, "b 3 h w"]
 Inside = Bool[Tensor, "b 1 h w"]
@@ -106,9 +106,9 @@ def momentum_attack(images: Images, gradient_of: GradientOf, *, inside: Inside, 
 
 def _limits(images: Tensor, inside: Tensor, settings: AttackSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Distance, step, lowest and highest value, each broadcast over the images."""
-    eps, step = (images.new_tensor(value / 255) for value in (settings.eps_255, settings.step_255))
+    eps, step = (images.new_full((), value / 255) for value in (settings.eps_255, settings.step_255))
     if settings.bounds == "pixel":
-        return eps, step, images.new_tensor(0.0), images.new_tensor(1.0)
+        return eps, step, images.new_zeros(()), images.new_ones(())
     lowest = images.masked_fill(~inside, torch.inf).amin((2, 3), keepdim=True)
     highest = images.masked_fill(~inside, -torch.inf).amax((2, 3), keepdim=True)
     reach = (highest - lowest).amax(1, keepdim=True)
@@ -181,11 +181,10 @@ def moved_targets(targets: Targets, placement: Placement | None, *, size: tuple[
     if placement is None:
         return targets
     across, down = placement.width / size[1], placement.height / size[0]
-    boxes = targets.boxes * targets.boxes.new_tensor([across, down, across, down])
-    return replace(
-        targets,
-        boxes=boxes + boxes.new_tensor([placement.left, placement.top, placement.left, placement.top]),
-    )
+    boxes = targets.boxes
+    factor, corner = [across, down] * 2, [placement.left, placement.top] * 2
+    by, to = (sent(torch.tensor(numbers, dtype=boxes.dtype), boxes.device) for numbers in (factor, corner))
+    return replace(targets, boxes=boxes * by + to)
 
 
 @final

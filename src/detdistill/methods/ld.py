@@ -15,7 +15,7 @@ from detdistill.distillation.pair import Pair, grid_of, level_at
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import Term, require_equal_class_layouts, shared_strides
 from detdistill.errors import CapabilityError, ShapeError
-from detdistill.gfl.assign import Cells, make_cells, match_by_atss, valuable_region
+from detdistill.gfl.assign import Cells, make_cells, match_by_atss, places, valuable_region
 from detdistill.methods.features import full_precision, recipe_of, require_gain, require_temperature
 from detdistill.methods.method import Method, ScheduledSettings
 from detdistill.methods.parts import select
@@ -175,7 +175,7 @@ class DistributionTerm(Term):
                         f"{tuple(student_maps.shape)}. Build the recipe for the specs of these two detectors."
                     )
                 marked = level_at(marks, stride)
-                where = marked.nonzero(as_tuple=True)
+                where = places(marked != 0)
                 weights = marked[where]
                 if scores is not None:
                     weights = weights * _at(level_at(scores, stride).detach(), where).amax(dim=(1, 2)).sigmoid()

@@ -251,15 +251,14 @@ class _Run:
                 for name, value in values.items():
                     figures[kind][name] = figures[kind].get(name, 0.0) + value.detach().float() * share
         norm = self._gradient_norm()
-        stopping = self._agree(index, figures, norm, stop)
+        total, length, stopping = self._agree(index, figures, norm, stop)
         if norm is not None:
-            said = self.clipping.add(float(norm), task=self._norm_of(tasks))
+            said = self.clipping.add(length, task=self._norm_of(tasks))
             if said is not None and self.writes:
                 self.progress.say(said)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.student)
-        total = float(figures["total"]["total"])
         row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate, "total": total}
         if self._is_logged(index + 1):
             named = figures["parts"] | figures["diagnostics"] | ({} if norm is None else {"gradient_norm": norm})
@@ -294,22 +293,26 @@ class _Run:
 
     def _agree(
         self, index: int, figures: Mapping[str, Mapping[str, Tensor]], norm: Tensor | None, stop: StopFlag
-    ) -> bool:
-        """Stops all ranks on a loss or gradient that is not finite; returns whether any was asked to stop."""
+    ) -> tuple[float, float, bool]:
+        """Stops all ranks on a loss or gradient that is not finite.
+
+        Returns loss and norm, and whether any rank was asked to stop: all that the host waits for in a step.
+        """
         total = figures["total"]["total"]
-        signs = [~total.isfinite(), total.new_tensor(stop.requested, dtype=torch.bool)]
+        signs = [~total.isfinite(), total.new_full((), stop.requested, dtype=torch.bool)]
         if norm is not None and self.scaler is None:
             signs.append(~norm.isfinite())
         raised = torch.stack(signs).float()
         if self.fabric.world_size > 1:
             distributed.all_reduce(raised)
-        bad_loss, stopping, *bad_gradient = raised.tolist()
+        length = total.new_zeros(()) if norm is None else norm.detach()
+        loss, reach, bad_loss, stopping, *bad_gradient = torch.stack([total, length.to(total.dtype), *raised]).tolist()
         if bad_loss:
             bad = [name for name, value in figures["parts"].items() if not math.isfinite(float(value))]
-            raise self._diverged(index, f"loss must be finite, got {float(total)} in {', '.join(bad) or 'the total'}")
+            raise self._diverged(index, f"loss must be finite, got {loss} in {', '.join(bad) or 'the total'}")
         if any(bad_gradient) and norm is not None:
-            raise self._diverged(index, f"gradient must be finite, got a norm of {float(norm)}")
-        return bool(stopping)
+            raise self._diverged(index, f"gradient must be finite, got a norm of {reach}")
+        return loss, reach, bool(stopping)
 
     def _diverged(self, index: int, what: str) -> DistillError:
         kept = f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "there is no checkpoint yet"

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import generalized_box_iou_loss
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import BACKGROUND, all_background, assign, focal_cells
 from detdistill.detectors.settings import Boxes, DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
-from detdistill.detectors.torchvision_parts import NominalAnchors
+from detdistill.detectors.torchvision_parts import NominalAnchors, overlap_costs
 from detdistill.gfl.assign import box_distances
 from detdistill.settings.bounds import Factor, Share, Within
 from detdistill.types import Targets, TaskLoss
@@ -82,10 +81,11 @@ def fcos_loss(
     radius = model.center_sampling_radius
     matches = [match_by_centre(target.boxes, anchors, counts=counts, radius=radius) for target in targets]
     given = assign(matches, targets, counts=counts)
-    positive, boxes, own = (given.image, given.anchor), given.boxes[given.objects], anchors[given.anchor]
-    predicted = model.head.box_coder.decode(rows["bbox_regression"][positive], own)
-    overlap = generalized_box_iou_loss(predicted, boxes, reduction="none")
-    said = rows["bbox_ctrness"][positive].squeeze(1)
+    own = anchors[given.anchor]
+    boxes = given.truth(own)
+    predicted = model.head.box_coder.decode(given.rows(rows["bbox_regression"]), own)
+    overlap = overlap_costs(predicted, boxes)
+    said = given.rows(rows["bbox_ctrness"]).squeeze(1)
     central = functional.binary_cross_entropy_with_logits(said, _centreness(boxes, own), reduction="none")
     classification = given.by_level(focal_cells(rows["cls_logits"], given))
     box, centre, positives = given.by_level(given.spread(overlap)), given.spread(central).sum(dim=1), given.positives()

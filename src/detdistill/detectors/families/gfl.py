@@ -169,13 +169,15 @@ class GFLDetector(Detector):
         ]
         given = assign(matches, targets, counts=cells.counts)
         image, cell, objects = given.image, given.anchor, given.objects
-        edges = _rows(boxes)[image, cell]
+        edges = given.rows(_rows(boxes))
         points, strides = cells.points[cell], cells.strides[cell][:, None]
-        truth = given.boxes[objects]
+        truth = given.truth(cells.anchors(scale)[cell])
         iou, generalised = box_overlaps(boxes_at(expected_distances(edges) * strides, points), truth)
-        weights = logits[image, cell].detach().amax(dim=1).sigmoid()
+        weights = given.rows(logits).detach().amax(dim=1).sigmoid()
         inside = torch.stack([cells.inside(size) for size in batch.sizes])
-        costs = quality_focal_cells(logits, iou, own=(image, cell, given.labels[objects]))
+        costs = quality_focal_cells(
+            logits, torch.where(given.positive, iou, 0.0), own=(image, cell, given.labels[objects])
+        )
         quality = given.by_level(costs.masked_fill(~inside, 0.0))
         overlap = given.by_level(given.spread(weights * overlap_costs(generalised)))
         shape = given.spread(weights * distribution_focal_costs(edges, box_distances(truth, points) / strides))

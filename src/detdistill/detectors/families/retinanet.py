@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection import RetinaNet
@@ -16,10 +16,10 @@ from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_los
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import all_background, assign, focal_cells
+from detdistill.detectors.dense import BACKGROUND, LEFT_OUT, all_background, assign, focal_cells
 from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, DetectorSettings, HeadNorm, Octaves
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
-from detdistill.detectors.torchvision_parts import NominalAnchors
+from detdistill.detectors.torchvision_parts import NominalAnchors, encoded
 from detdistill.errors import ConfigError
 from detdistill.settings.bounds import Share
 from detdistill.types import Targets, TaskLoss
@@ -95,17 +95,29 @@ def retinanet_loss(
     """
     anchors = torch.cat(levels)
     matches = [
-        model.proposal_matcher(box_iou(target.boxes.float(), anchors)) if len(target.boxes) else all_background(anchors)
+        _matched(model.proposal_matcher, box_iou(target.boxes.float(), anchors))
+        if len(target.boxes)
+        else all_background(anchors)
         for target in targets
     ]
     given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels))
-    predicted = rows["bbox_regression"][given.image, given.anchor]
-    costs = _offset_costs(model.head.regression_head, predicted, given.boxes[given.objects], anchors[given.anchor])
+    predicted, own = given.rows(rows["bbox_regression"]), anchors[given.anchor]
+    costs = _offset_costs(model.head.regression_head, predicted, given.truth(own), own)
     each = given.positives().clamp(min=1)[:, None]
     classification = given.by_level(focal_cells(rows["cls_logits"], given)) / each
     box = given.by_level(given.spread(costs)) / each
     total = (classification + box).sum(dim=1).mean()
     return TaskLoss(total, strides, classification, box) if per_image else TaskLoss(total)
+
+
+def _matched(matcher: Any, overlaps: Float[Tensor, "m n"]) -> Int64[Tensor, " n"]:
+    """What torchvision's matcher says, which waits for the device to list the best anchors of every box."""
+    best, objects = overlaps.max(dim=0)
+    matches = torch.where(best < matcher.high_threshold, LEFT_OUT, objects)
+    matches = torch.where(best < matcher.low_threshold, BACKGROUND, matches)
+    if not matcher.allow_low_quality_matches:
+        return matches
+    return torch.where((overlaps == overlaps.amax(dim=1, keepdim=True)).any(dim=0), objects, matches)
 
 
 def _offset_costs(
@@ -120,7 +132,7 @@ def _offset_costs(
         costs: Tensor = _IOU_LOSSES[kind](coder.decode_single(predicted, anchors), boxes, reduction="none")
         return costs
     compare = functional.smooth_l1_loss if kind == "smooth_l1" else functional.l1_loss
-    return compare(predicted, coder.encode_single(boxes, anchors), reduction="none").sum(dim=1)
+    return compare(predicted, encoded(coder, boxes, anchors), reduction="none").sum(dim=1)
 
 
 _SMALL = RetinaNetSettings(

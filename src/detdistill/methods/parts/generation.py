@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from detdistill.distillation.pair import inside_cells
+from detdistill.types import sent
 
 
 def kept_cells(
@@ -43,11 +45,11 @@ def kept_cells(
         Drawn from a seed per image instead of the global random state.
     """
     kept = inside_cells(sizes, stride, grid=grid, device=torch.device("cpu"))
-    for image, seed in zip(kept[:, 0], seeds, strict=True):
-        rows, columns = int(image[:, 0].sum()), int(image[0].sum())
+    for image, size, seed in zip(kept[:, 0], sizes, seeds, strict=True):
+        rows, columns = (min(cells, math.ceil(side / stride)) for cells, side in zip(grid, size, strict=True))
         generator = torch.Generator().manual_seed(seed)
         image[:rows, :columns] = torch.rand(rows, columns, generator=generator) >= drop
-    return kept.to(device, non_blocking=True)
+    return sent(kept, device)
 
 
 class Generation(nn.Module):
