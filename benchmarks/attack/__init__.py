@@ -1,0 +1,1 @@
+"""Attacks on what is promised about files, runs and refusals: seeded, resumable, counted; `make attack` runs them."""

@@ -1,0 +1,43 @@
+"""Runs the attacks, goes on where they were stopped, and writes what they found.
+
+A line for every attempt goes to a folder of its own as soon as the attempt is made; the summary is made of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+from benchmarks.attack.attacks import ATTACKS  # noqa: E402
+from benchmarks.attack.runner import run_attacks  # noqa: E402
+
+
+def main() -> int:
+    memory = Path("/dev/shm")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("attacks", nargs="*", default=list(ATTACKS), help=f"of {', '.join(ATTACKS)}; all by default")
+    parser.add_argument("--number", type=int, help="attempts of each; its own number by default")
+    parser.add_argument("--seed", type=int, default=0, help="decides every attempt")
+    parser.add_argument("--again", action="store_true", help="make the attempts with faults once more")
+    parser.add_argument("--minutes", type=float, help="of each attack, at most; what is missing is done next time")
+    parser.add_argument("--records", type=Path, default=Path("runs/attack"), help="folder of the lines")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/attack.json"))
+    parser.add_argument("--home", type=Path, default=(memory if memory.is_dir() else Path("runs")) / "detdistill-attack")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.attacks) - set(ATTACKS)):
+        parser.error(f"no attack is called {', '.join(unknown)}; there are {', '.join(ATTACKS)}")
+    home = options.home / str(os.getpid())
+    try:
+        held = run_attacks(options, home=home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return 0 if held else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Two machines, played by two of torchrun's agents that fork their worker instead of starting Python anew."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.attack.processes import HANGS_AFTER_S, Ended, Forked, children
+
+NODES = "two torchrun nodes"
+
+
+class Nodes:
+    """A command on two nodes with a worker each, in a folder of the node's own."""
+
+    def __init__(self, folder: Path, words: Sequence[str]) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = int(listener.getsockname()[1])
+        self.nodes: list[Forked] = []
+        for rank in range(2):
+            home = folder / str(rank)
+            home.mkdir(parents=True, exist_ok=True)
+
+            def work(rank: int = rank) -> int:
+                return _agent(list(words), rank=rank, port=port)
+
+            self.nodes.append(Forked(work, folder / f"{rank}.said", cwd=home))
+
+    def poll(self) -> int | None:
+        """The first node's exit code that is not 0, else 0; None while one of them runs."""
+        codes = [node.poll() for node in self.nodes]
+        return None if None in codes else next((code for code in codes if code), 0)
+
+    def wait(self) -> list[Ended]:
+        """How both ended."""
+        return [node.wait(HANGS_AFTER_S) for node in self.nodes]
+
+    def kill(self, victim: str, draws: random.Random) -> bool:
+        """Kills the agent, the worker or all of one node; whether it was still there."""
+        node = draws.choice(self.nodes)
+        workers = children(node.pid)
+        if node.poll() is not None:
+            return True  # the other one has not ended yet, and ends by itself
+        if victim == "worker" and workers:
+            os.kill(workers[0], signal.SIGKILL)
+        elif victim == "agent":
+            node.kill()
+        else:
+            node.kill_session()
+        return True
+
+    def orphans(self) -> list[int]:
+        """What still runs of both nodes."""
+        return [pid for node in self.nodes for pid in node.orphans()]
+
+
+def _agent(words: list[str], *, rank: int, port: int) -> int:
+    """Torchrun's own agent, as `torchrun --nnodes 2 --nproc-per-node 1` sets it up."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=2,
+        max_nodes=2,
+        nproc_per_node=1,
+        run_id="none",
+        rdzv_backend="static",
+        rdzv_endpoint=f"127.0.0.1:{port}",
+        rdzv_configs={"rank": rank, "timeout": 900},
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="fork",
+    )
+    try:
+        elastic_launch(config, _worker)(words)
+    except ChildFailedError:
+        return 1
+    return 0
+
+
+def _worker(words: list[str]) -> None:
+    from detdistill.cli import main
+
+    if code := main(words):
+        raise SystemExit(code)
