@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench study-demo study-photos study-methods sweep-backbones settings clean
+.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods sweep-backbones settings clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,9 @@ test: .venv/.dev  ## the tests that stay under 10 minutes
 
 test-all: .venv/.dev  ## all tests
 	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+attack: .venv/.dev  ## what is promised about files and runs, attacked: 1,000 kills and more (hours; goes on where it was stopped)
+	PYTHONPATH=.:tests $(PYTHON) -m benchmarks.attack
 
 check: .venv/.dev  ## style, types, layers
 	.venv/bin/ruff check .

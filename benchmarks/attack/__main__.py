@@ -13,8 +13,8 @@ from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
-from benchmarks.attack.attacks import ATTACKS  # noqa: E402
-from benchmarks.attack.runner import run_attacks  # noqa: E402
+from benchmarks.attack.attacks import ATTACKS
+from benchmarks.attack.runner import run_attacks
 
 
 def main() -> int:
@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="of each attack, at most; what is missing is done next time")
     parser.add_argument("--records", type=Path, default=Path("runs/attack"), help="folder of the lines")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/attack.json"))
-    parser.add_argument("--home", type=Path, default=(memory if memory.is_dir() else Path("runs")) / "detdistill-attack")
+    parser.add_argument(
+        "--home", type=Path, default=(memory if memory.is_dir() else Path("runs")) / "detdistill-attack"
+    )
     options = parser.parse_args()
     if unknown := sorted(set(options.attacks) - set(ATTACKS)):
         parser.error(f"no attack is called {', '.join(unknown)}; there are {', '.join(ATTACKS)}")

@@ -154,7 +154,7 @@ class _Kill:
                     break
             if moment == "operation" and self.scenario.nodes > 1 and now > until:
                 break
-            time.sleep(0.0005 if moment == "write" else 0.002)
+            time.sleep(0.002)
         code = process.poll()
         if code is not None:
             ended = process.wait() if isinstance(process, Forked) else None
@@ -198,7 +198,7 @@ class _Kill:
         """A process that was not killed itself says one sentence; torchrun's own agents may print what they like."""
         if ended is None or ended.fault is None or ended.code == -signal.SIGKILL:
             return
-        if not foreign or ended.fault != "traceback" or '/detdistill/' in ended.said:
+        if not foreign or ended.fault != "traceback" or "/detdistill/" in ended.said:
             self._failed(ended.fault, ended.said[-1500:])
 
     def _count_lost(self) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-
 from benchmarks.attack.processes import Forked, command
+from PIL import Image
 
 STEPS, EVERY = 6, 1
 SMALL = ("student.head_depth=1", "student.strides=[8, 16]", "student.fpn_channels=8")
@@ -62,6 +61,9 @@ class Material:
         home.mkdir(parents=True)
         draw_data(home / "data")
         return cls(home)
+
+    def rest(self) -> None:
+        """Nothing is needed beside."""
 
     @property
     def teacher(self) -> Path:

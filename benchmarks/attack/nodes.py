@@ -6,12 +6,14 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.attack.processes import HANGS_AFTER_S, Ended, Forked, children
 
 NODES = "two torchrun nodes"
+_AGENTS_ALONE_S = 15.0
 
 
 class Nodes:
@@ -37,7 +39,16 @@ class Nodes:
         return None if None in codes else next((code for code in codes if code), 0)
 
     def wait(self) -> list[Ended]:
-        """How both ended."""
+        """How both ended; an agent that waits for a lost one long after its own worker has ended is let go."""
+        until, idle = time.monotonic() + HANGS_AFTER_S, dict[int, float]()
+        while time.monotonic() < until and (left := [node for node in self.nodes if node.poll() is None]):
+            for node in left:
+                began = idle.setdefault(node.pid, time.monotonic())
+                if children(node.pid):
+                    idle[node.pid] = time.monotonic()
+                elif time.monotonic() - began > _AGENTS_ALONE_S:
+                    node.kill_session()
+            time.sleep(0.02)
         return [node.wait(HANGS_AFTER_S) for node in self.nodes]
 
     def kill(self, victim: str, draws: random.Random) -> bool:

@@ -26,11 +26,8 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 def import_everything() -> None:
     """Imports what commands import, and draws once, so that no fork has to; no thread may be left behind."""
-    from detdistill.report.curves import learning_curves
-
     for name in (*(f"detdistill.{one}" for one in _IMPORTED), *_FOREIGN):
         importlib.import_module(name)
-    del learning_curves
     figure = importlib.import_module("matplotlib.figure").Figure()
     figure.subplots().plot([0, 1], label="warm")
     figure.savefig(os.devnull, format="png")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+NOTHING = "nothing to attack"
+"""The end of a number that stands for no attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +47,14 @@ class Records:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # this process was killed as well
             file.write_text(whole, encoding="utf-8")
-        self.attempts = [_read(line) for line in whole.splitlines()]
+        self.attempts = [read_attempt(line) for line in whole.splitlines()]
+        self.commits = Counter(str(json.loads(line).get("commit")) for line in whole.splitlines())
 
     def add(self, attempt: Attempt) -> None:
         """Writes an attempt down."""
         self.attempts.append(attempt)
-        content = {name: getattr(attempt, name) for name in Attempt.__slots__}
+        content = {**asdict(attempt), "commit": commit()}
+        self.commits[commit()] += 1
         with self.file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(content) + "\n")
 
@@ -57,6 +64,7 @@ class Records:
         kept = [line for line in self.file.read_text(encoding="utf-8").splitlines() if not json.loads(line)["faults"]]
         self.file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self.attempts = [one for one in self.attempts if not one.faults]
+        self.commits = Counter(str(json.loads(line).get("commit")) for line in kept)
         return len(faulty)
 
     def todo(self, count: int) -> Iterator[int]:
@@ -66,20 +74,34 @@ class Records:
 
     def summary(self, bars: Sequence[str]) -> dict[str, Any]:
         """Attempts by kind and end, how often each bar was broken, and the figures."""
-        broken = Counter(fault for one in self.attempts for fault in one.faults)
-        faulty = [one for one in self.attempts if one.faults]
+        made = [one for one in self.attempts if one.end != NOTHING]
+        broken = Counter(fault for one in made for fault in one.faults)
+        faulty = [one for one in made if one.faults]
         figures: dict[str, list[float]] = {}
-        for one in self.attempts:
+        for one in made:
             for name, value in one.figures.items():
                 figures.setdefault(name, []).append(value)
         return {
-            "attempts": len(self.attempts),
+            "attempts": len(made),
             "bars": {bar: broken.pop(bar, 0) for bar in bars} | dict(broken),
-            "kinds": dict(sorted(Counter(one.kind for one in self.attempts).items())),
-            "ends": dict(sorted(Counter(one.end for one in self.attempts).items())),
+            "commits": dict(sorted(self.commits.items())),
+            "kinds": dict(sorted(Counter(one.kind for one in made).items())),
+            "ends": dict(sorted(Counter(one.end for one in made).items())),
             **({"figures": {name: _spread(values) for name, values in sorted(figures.items())}} if figures else {}),
-            **({"faults": [f"{one.number} ({one.kind}): {one.says[-300:]}" for one in faulty[:20]]} if faulty else {}),
+            **(
+                {"faults": [f"{one.number} ({one.kind}): {' '.join(one.says.split())[-200:]}" for one in faulty[:20]]}
+                if faulty
+                else {}
+            ),
         }
+
+
+@functools.cache
+def commit() -> str:
+    """What of the project is attacked, as git names it; empty where that is not known."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return found.stdout.strip()
 
 
 def draw(seed: int, attack: str, number: int) -> random.Random:
@@ -101,6 +123,8 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"sum": round(sum(values), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
 
 
-def _read(line: str) -> Attempt:
+def read_attempt(line: str) -> Attempt:
+    """An attempt as it was written down."""
     content = json.loads(line)
+    content.pop("commit", None)
     return Attempt(**content | {"faults": tuple(content["faults"])})

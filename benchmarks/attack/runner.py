@@ -9,15 +9,15 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.attack.attacks import ATTACKS, Attack
 from benchmarks.attack.material import Material
 from benchmarks.attack.processes import Forked, import_everything
-from benchmarks.attack.records import Attempt, Records, draw, table
+from benchmarks.attack.records import Attempt, Records, draw, read_attempt, table
 
 HUNG_AFTER_S = 20.0
 _BATCH = 250
@@ -33,12 +33,14 @@ def run_attacks(options: argparse.Namespace, *, home: Path) -> bool:
         content = json.loads(options.json.read_text(encoding="utf-8"))
     found, wanted = content["attacks"], dict[str, int]()
     for name in options.attacks:
-        attack, records = ATTACKS[name], Records(options.records / f"{name}_{options.seed}.jsonl")
+        attack, records = ATTACKS[name], Records(options.records / f"{name.replace(' ', '_')}_{options.seed}.jsonl")
         if options.again:
             print(f"{name}: {records.forget_faulty()} attempts are made once more")
         wanted[name] = attack.number if options.number is None else options.number
         try:
-            _make(name, attack, records, wanted[name], options, home)
+            if todo := list(records.todo(wanted[name])):
+                until = time.monotonic() + 60 * (options.minutes or float("inf"))
+                _Work(name, attack, todo, seed=options.seed, until=until, home=home).make(records)
         finally:
             found[name] = {"seed": options.seed, **records.summary(attack.bars)}
             write_json(options.json, {**machine(), "attacks": {one: found[one] for one in ATTACKS if one in found}})
@@ -54,67 +56,74 @@ def machine() -> dict[str, Any]:
     return {"python": python, "torch": torch.__version__, "system": platform.system(), "cores": os.cpu_count()}
 
 
-def _make(name: str, attack: Attack, records: Records, count: int, options: argparse.Namespace, home: Path) -> None:
-    todo = list(records.todo(count))
-    if not todo:
-        return
-    material, began, told = Material.fresh(home), time.monotonic(), 0.0
-    until = began + 60 * (options.minutes or float("inf"))
-    batches = _batched if attack.batched else _alone
-    for made, attempt in enumerate(batches(name, attack, todo, material, options.seed, until), 1):
-        records.add(attempt)
-        for fault in attempt.faults:
-            print(f"{name} {attempt.number}: {fault}: {attempt.kind}: {attempt.says[-600:]}", flush=True)
-        if time.monotonic() - told > 15:
-            told = time.monotonic()
-            print(f"{name}: {made} of {len(todo)} in {told - began:.0f} s", file=sys.stderr, flush=True)
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Attempts to make: of one attack, by number, until a moment of the monotonic clock."""
 
+    name: str
+    attack: Attack
+    todo: Sequence[int]
+    seed: int
+    until: float
+    home: Path
 
-def _alone(
-    name: str, attack: Attack, todo: list[int], material: Material, seed: int, until: float
-) -> Iterator[Attempt]:
-    for number in todo:
-        if time.monotonic() > until:
-            return
-        yield attack.attempt(material, number, draw(seed, name, number))
+    def make(self, records: Records) -> None:
+        """Makes them, and writes each down at once."""
+        material, began, told = Material.fresh(self.home), time.monotonic(), 0.0
+        self.attack.prepare(material)
+        attempts = (self._batched if self.attack.batched else self._alone)(material)
+        for made, attempt in enumerate(attempts, 1):
+            records.add(attempt)
+            for fault in attempt.faults:
+                said = " ".join(attempt.says.split())
+                print(f"{self.name} {attempt.number}: {fault}: {attempt.kind}: {said[-300:]}", flush=True)
+            if time.monotonic() - told > 15:
+                told = time.monotonic()
+                progress = f"{made} of {len(self.todo)} in {told - began:.0f} s"
+                print(f"{self.name}: {progress}", file=sys.stderr, flush=True)
 
+    def _attempt(self, material: Material, number: int) -> Attempt:
+        return self.attack.attempt(material, number, draw(self.seed, self.name, number))
 
-def _batched(
-    name: str, attack: Attack, todo: list[int], material: Material, seed: int, until: float
-) -> Iterator[Attempt]:
-    """Attempts in forked processes; where one hangs or dies, the next goes on behind that attempt."""
-    while todo and time.monotonic() < until:
-        batch, lines = todo[:_BATCH], material.home / "batch.jsonl"
-        lines.write_text("")
+    def _alone(self, material: Material) -> Iterator[Attempt]:
+        for number in self.todo:
+            if time.monotonic() > self.until:
+                return
+            yield self._attempt(material, number)
 
-        def work(batch: list[int] = batch, lines: Path = lines) -> int:
-            with lines.open("a", encoding="utf-8") as file:
-                for number in batch:
-                    attempt = attack.attempt(material, number, draw(seed, name, number))
-                    file.write(json.dumps(asdict(attempt)) + "\n")
-                    file.flush()
-            return 0
+    def _batched(self, material: Material) -> Iterator[Attempt]:
+        """Attempts in forked processes; where one hangs or dies, the next goes on behind that attempt."""
+        todo, lines = list(self.todo), material.home / "batch.jsonl"
+        while todo and time.monotonic() < self.until:
+            batch = todo[:_BATCH]
+            lines.write_text("")
 
-        process = Forked(work, material.home / "batch.said")
-        made, last, fault = 0, time.monotonic(), "crash"
-        while True:
-            code = process.poll()
-            whole = lines.read_text(encoding="utf-8").splitlines()
-            for line in whole[made:]:
-                content = json.loads(line)
-                yield Attempt(**content | {"faults": tuple(content["faults"])})
-            if len(whole) > made:
-                made, last = len(whole), time.monotonic()
-            if code is not None:
-                break
-            if time.monotonic() - last > HUNG_AFTER_S:
-                fault = "hang"
-                process.kill_session()
-            time.sleep(0.02)
-        todo = todo[made:]
-        if process.poll() != 0 and todo and made < len(batch):
-            said = process.wait().said[-2000:]
-            code = process.poll() or 0
-            died = signal.Signals(-code).name if code < 0 else str(code)
-            yield Attempt(todo[0], "process", fault, (fault,), f"{died}: {said}")
-            todo = todo[1:]
+            def work(batch: list[int] = batch) -> int:
+                with lines.open("a", encoding="utf-8") as file:
+                    for number in batch:
+                        file.write(json.dumps(asdict(self._attempt(material, number))) + "\n")
+                        file.flush()
+                return 0
+
+            process = Forked(work, material.home / "batch.said")
+            made, last, fault = 0, time.monotonic(), "crash"
+            while True:
+                code = process.poll()
+                whole = lines.read_text(encoding="utf-8").splitlines()
+                for line in whole[made:]:
+                    yield read_attempt(line)
+                if len(whole) > made:
+                    made, last = len(whole), time.monotonic()
+                if code is not None:
+                    break
+                # The first of a batch also makes ready what all of it use.
+                if time.monotonic() - last > HUNG_AFTER_S * (1 if made else 3):
+                    fault = "hang"
+                    process.kill_session()
+                time.sleep(0.02)
+            todo = todo[made:]
+            if code != 0 and made < len(batch):
+                died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                said = process.wait().said[-2000:]
+                yield Attempt(todo[0], "process", fault, (fault,), f"{died}: {said}")
+                todo = todo[1:]

@@ -7,11 +7,11 @@ import random
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from benchmarks.attack.mutations import DAMAGES
 
 from detdistill.data.sources import open_split, present_splits
 from detdistill.data.summary import summarise
@@ -44,80 +44,6 @@ MAKERS = {
 }
 SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png", ".data", ".names")
 WRITTEN = ("coco", "voc", "yolo", "kitti")
-TOKENS = (
-    "nan", "inf", "-1", "0", "1e999", "-7.5", "9" * 400, "99999999999999999999", "1_0", "0x10", "٣", "true", "null",
-    "../../etc/passwd", "/etc/passwd", "images/../../../x", "..", ".", "a" * 300, "", " ", "\0", "\r", "\t", "é",
-    "\ud7ff", "\\ud800", "&e;", "<!DOCTYPE x>", "<object>", "</object>", "DontCare", "%s", "[[", "}", "{", "'", '"',
-    "!!int x", "*a", "&a [*a]",
-)  # fmt: skip
-
-
-def flip(data: bytes, draw: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(draw.choice((1, 1, 3, 30))):
-        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
-    return bytes(changed)
-
-
-def truncate(data: bytes, draw: random.Random) -> bytes:
-    return data[: draw.randrange(len(data))]
-
-
-def empty(data: bytes, draw: random.Random) -> bytes:
-    del data, draw
-    return b""
-
-
-def drop_line(data: bytes, draw: random.Random) -> bytes:
-    lines = data.splitlines(keepends=True)
-    del lines[draw.randrange(len(lines))]
-    return b"".join(lines)
-
-
-def repeat_line(data: bytes, draw: random.Random) -> bytes:
-    lines = data.splitlines(keepends=True)
-    lines.insert(draw.randrange(len(lines)), draw.choice(lines))
-    return b"".join(lines)
-
-
-def words(data: bytes) -> list[tuple[int, int]]:
-    """Where every run of letters and digits, with what belongs to numbers and paths, begins and ends."""
-    spans, begin = [], None
-    for place, byte in enumerate(data + b" "):
-        inside = chr(byte).isalnum() or byte in b"./_-"
-        if inside and begin is None:
-            begin = place
-        elif not inside and begin is not None:
-            spans.append((begin, place))
-            begin = None
-    return spans
-
-
-def put_token(data: bytes, draw: random.Random) -> bytes:
-    spans = words(data)
-    if not spans:
-        return draw.choice(TOKENS).encode()
-    begin, end = draw.choice(spans)
-    return data[:begin] + draw.choice(TOKENS).encode() + data[end:]
-
-
-def swap_words(data: bytes, draw: random.Random) -> bytes:
-    spans = words(data)
-    if len(spans) < 2:
-        return data[::-1]
-    (a, b), (c, d) = sorted(draw.sample(spans, 2))
-    return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
-
-
-def insert_bytes(data: bytes, draw: random.Random) -> bytes:
-    place = draw.randrange(len(data) + 1)
-    return data[:place] + draw.randbytes(draw.choice((1, 4, 100))) + data[place:]
-
-
-DAMAGES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
-    flip, truncate, empty, drop_line, repeat_line, put_token, put_token, put_token, swap_words, swap_words,
-    insert_bytes,
-)  # fmt: skip
 
 
 def damage(folder: Path, draw: random.Random) -> dict[Path, bytes | None]:
