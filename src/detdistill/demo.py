@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.catalogue import parse_detector
+from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
-from detdistill.files import atomic_file, read_json, write_json
+from detdistill.files import is_partial, read_json, require_writable, write_bytes, write_json
 from detdistill.jobs.longer import ALONE_EQUAL_TIME, equal_time_config
 from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job, train_job
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
@@ -21,6 +21,7 @@ from detdistill.methods.frs import FRSSettings
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Table, results_json, side_by_side
 from detdistill.scenes import make_scenes
+from detdistill.scenes.write import SCENES_MADE
 from detdistill.store.layout import RunFolder
 from detdistill.training.settings import TrainSettings
 
@@ -91,6 +92,7 @@ def demo_job(
         plan: another configuration; None for the demo's own.
     """
     chosen = plan or DemoPlan()
+    _require_own(out)
     make_demo_scenes(chosen, out=out, seed=seed, progress=progress or Silence())
     configs = demo_configs(chosen, out=out, seed=seed)
     runs = {name: train_job(configs[name], resume=True, progress=progress) for name in (TEACHER, ALONE)}
@@ -100,10 +102,21 @@ def demo_job(
     results = {name: run.results[STUDENT] for name, run in runs.items()}
     results[DISTILLED], runs[DISTILLED] = distilled.results[DISTILLED], distilled
     outcome = DemoOutcome(out, results, {name: (run.steps, run.seconds) for name, run in runs.items()})
-    report(out, outcome.as_dict(), curves={name: out / name for name in runs})
-    with atomic_file(RunFolder(out).pictures) as partial:
-        shutil.copyfile(RunFolder(distilled.out).pictures, partial)
+    if refused := report(out, outcome.as_dict(), curves={name: out / name for name in runs}):
+        raise refused
+    write_bytes(RunFolder(out).pictures, RunFolder(distilled.out).pictures.read_bytes())
     return outcome
+
+
+def _require_own(out: Path) -> None:
+    """Refuses a folder that holds something else than a demo, begun or finished."""
+    require_writable(out, "The demo's folder")
+    inside = [] if not out.exists() else list(out.iterdir())
+    if not (out / SCENES / SCENES_MADE).is_file() and not all(is_partial(one.name) for one in inside):
+        raise ConfigError(
+            f"The demo's folder {out} must be new or empty, or hold a demo, got one with other files. "
+            "Give another folder."
+        )
 
 
 def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress) -> None:

@@ -29,6 +29,30 @@ class DataError(DistillError, ValueError):
     """Images or annotations cannot be used as they are."""
 
 
+class DiskError(DistillError):
+    """A file cannot be written: the disk is full, fails, or refuses. What was there before is there still.
+
+    Attributes:
+        path: of the file.
+        said: what and why, a sentence.
+        remedy: what is to be done before the command is given again.
+        size: bytes that it takes at least; 0 where that is not known.
+        resumes: whether the command goes on by --resume.
+    """
+
+    def __init__(self, path: str, said: str, remedy: str, size: int = 0, resumes: bool = False) -> None:
+        super().__init__(path, said, remedy, size, resumes)
+        self.path, self.said, self.remedy, self.size, self.resumes = path, said, remedy, size, resumes
+
+    def __str__(self) -> str:
+        again = " with --resume" if self.resumes else ""
+        return f"{self.said} {self.remedy}, then give the same command again{again}; nothing that was there is lost."
+
+    def of_run(self) -> DiskError:
+        """The same, said of a run, which goes on by --resume."""
+        return DiskError(self.path, self.said, self.remedy, self.size, resumes=True)
+
+
 class MissingDependencyError(DistillError, ImportError):
     """An optional package is needed and not installed."""
 

@@ -156,6 +156,14 @@ def counted(number: float, what: str) -> str:
     return f"{figure} {what}{many}"
 
 
+def in_bytes(count: float) -> str:
+    """A size such as ``"812 bytes"``, ``"1.5 MB"`` or ``"12 GB"``."""
+    for unit, size, least in (("GB", 1e9, 1e10), ("MB", 1e6, 1e5), ("kB", 1e3, 1e4)):
+        if count >= least:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def duration(seconds: float) -> str:
     """Seconds as ``0:07``, ``12:34`` or ``1:02:03``."""
     whole = max(0, round(seconds))

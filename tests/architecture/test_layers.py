@@ -35,6 +35,13 @@ PLAIN_PARTS = {
 SECTIONS = ("Source", "Differs from the source")
 METHOD_SECTIONS = ("Formula", "Raises", "Needs", *SECTIONS)
 
+WRITING = {"open", "write_text", "write_bytes", "save", "save_file", "savefig", "mkdir", "touch", "symlink_to"}
+WRITING |= {"os.replace", "os.rename", "os.makedirs", "os.write", "json.dump", "torch.save", "np.save"}
+WRITING |= {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copyfileobj", "copytree", "move")}
+WRITING |= {"SummaryWriter", "FileHandler", "NamedTemporaryFile", "mkstemp"}
+BY_NAME = {"write_text", "write_bytes", "save"}  # the functions of `files`, and of safetensors, which makes bytes
+IN_MEMORY = {"content", "buffer"}
+
 # What the layout calls files; its folders "twins" and "tensorboard" are also words of the settings.
 RUN_FILES = {
     text
@@ -77,6 +84,20 @@ def prints(tree: ast.Module) -> list[int]:
             if isinstance(owner, ast.Name) and owner.id == "sys":
                 lines.append(node.lineno)
     return lines
+
+
+def writes(tree: ast.Module) -> list[str]:
+    """Calls that write a file, or make a folder, by themselves."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name, method = ast.unparse(node.func), getattr(node.func, "attr", "")
+        words = [ast.unparse(one) for one in (*node.args[:2], *(one.value for one in node.keywords))]
+        reads = method == "open" and not any(re.fullmatch(r"'[rbt+]*[wax+][bt]*'", word) for word in words)
+        if WRITING & {name, method} and name not in BY_NAME and not reads and not IN_MEMORY & set(words[:1]):
+            found.append(f"{name} on line {node.lineno}")
+    return found
 
 
 def loose(tree: ast.Module) -> list[str]:
@@ -133,6 +154,11 @@ def test_only_the_detectors_import_models() -> None:
         if any(module == package or module.startswith(f"{package}.") for package in MODEL_PACKAGES)
     }
     assert not found
+
+
+def test_only_one_place_writes_files() -> None:
+    elsewhere = [path for path in SOURCES if path.name != "files.py"]
+    assert not {name_of(path): found for path in elsewhere if (found := writes(tree_of(path)))}
 
 
 def test_only_the_command_line_prints() -> None:

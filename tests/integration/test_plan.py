@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ from detdistill.jobs.config import read_run_config
 from detdistill.jobs.plan import plan_job, plan_of, step_seconds
 from detdistill.jobs.run import train_job
 from detdistill.jobs.settings import RunConfig
+from detdistill.progress import in_bytes
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
 from detdistill.training.pace import Pace
@@ -128,6 +133,43 @@ def test_what_a_run_is_refused_for_a_dry_run_is_refused_for(lab: Path) -> None:
         plan_job(configured(lab, "full"))
     with pytest.raises(ConfigError, match=r"no CUDA device|one of the \d+ CUDA devices"):
         plan_job(configured(lab, "dry", "train.device=cuda:99"))
+
+
+def test_a_run_that_the_disk_has_no_room_for_is_refused_before_it_writes(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, twins = configured(lab, "small"), configured(lab, "small", method="ikd(hint, attack_steps=1)")
+    proved = {one: stages.prove(stages.build(stages.open_inputs(one))) for one in (plain, twins)}
+    plan, taught = (plan_of(one) for one in proved.values())
+    assert (plan.twin_bytes, plan.twins) == (0, None)
+    assert taught.twin_bytes == TRAIN * 64 * 96  # these images are noise, which takes more than a byte a pixel
+    assert f"  twins: at least {in_bytes(taught.twin_bytes)} to make in {lab / 'small' / 'twins'}" in taught.table()
+    room = 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=room))
+    for one, runs, needed, what in (
+        (plan, 1, 3 * plan.checkpoint_bytes, "3 checkpoints, got"),
+        (plan, 4, 9 * plan.checkpoint_bytes, "9 checkpoints, got"),
+        (replace(plan, saves=1), 1, plan.checkpoint_bytes, "1 checkpoint, got"),
+        (replace(plan, saves=0), 1, 0, ""),
+        (taught, 1, 3 * taught.checkpoint_bytes + taught.twin_bytes, "3 checkpoints and twins, got"),
+    ):
+        room = needed
+        one.require_room(runs)
+        room -= 1
+        if needed:
+            said = f"The disk of {lab} must have at least {in_bytes(needed)} free for {what} {in_bytes(room)}."
+            with pytest.raises(ConfigError, match=re.escape(said)):
+                one.require_room(runs)
+    room = plan.checkpoint_bytes
+    for work in (train_job, plan_job):
+        with pytest.raises(
+            ConfigError, match=r"for 3 checkpoints, got .* Make room there, or name a folder on another"
+        ):
+            work(plain)
+    assert not (lab / "small").exists()
+    for step in (2, 4):  # two of the three are there
+        (lab / "small" / "checkpoints" / f"step_{step:07d}").mkdir(parents=True)
+    plan.require_room()
 
 
 def test_a_long_run_says_how_long_it_takes_once_it_is_warm() -> None:

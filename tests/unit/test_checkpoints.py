@@ -209,7 +209,7 @@ def test_a_differing_key_is_named(tmp_path: Path) -> None:
 
 def test_a_disk_that_refuses(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINTS).write_text("a file where the folder should be")
-    with pytest.raises(DistillError, match=r"step_0000005 must be writable, got: .*\. Make room"):
+    with pytest.raises(DistillError, match=r"step_0000005 must be written, got: File exists .*Check the path, then"):
         write(tmp_path, 5)
 
 

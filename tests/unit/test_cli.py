@@ -185,7 +185,9 @@ def test_commands_call_their_jobs(
     assert job.call_args.args == args
     assert {key: value for key, value in job.call_args.kwargs.items() if key != "progress"} == kwargs
     assert capsys.readouterr().out == "AP 12.5\n"
-    assert json.loads((tmp_path / "r.json").read_text()) == {"AP": 12.5, "APs": None}
+    command = " ".join(line[: 3 if line[1:2] == ["make"] else 2 if line[0] == "data" else 1])
+    written = {"written_by": f"detdistill {command}", "AP": 12.5, "APs": None}
+    assert json.loads((tmp_path / "r.json").read_text()) == written
 
 
 @pytest.mark.parametrize(
@@ -262,6 +264,7 @@ def test_methods_are_listed_and_told(capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["methods", "--json", str(tmp_path / "all.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     written = json.loads((tmp_path / "all.json").read_text())
+    assert written.pop("written_by") == "detdistill methods"
     assert [line.split()[0] for line in lines[: len(written)]] == sorted(written) == sorted({*RECIPES, *WRAPPERS})
     assert all(described[key] for described in written.values() for key in ("formula", "needs", "source", "differs"))
     assert main(["methods", "aid"]) == 0

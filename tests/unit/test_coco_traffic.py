@@ -197,6 +197,7 @@ def test_the_command_tells_what_was_kept(real_data, tmp_path, capsys):
     assert main(line) == 0
     assert capsys.readouterr().out.splitlines() == made.table()
     written = json.loads((tmp_path / "r.json").read_text())
+    assert written.pop("written_by") == "detdistill data make coco-traffic"
     assert written == json.loads(json.dumps(made.as_dict()))
     train = made.splits["train"]
     assert written["splits"]["train"]["boxes"]["person"] == train.boxes["person"] > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detdistill.errors import ConfigError
-from detdistill.files import atomic_file, atomic_folder, read_json, write_once
+from detdistill.files import atomic_folder, read_json, write_bytes, write_once
 
 
 def refuse(*_paths: object) -> None:
@@ -30,11 +30,9 @@ def test_the_first_content_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_files_can_be_read_by_whom_the_umask_allows(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        with atomic_file(tmp_path / "a") as partial:
-            partial.unlink()
-            partial.touch(0o600)
+        write_bytes(tmp_path / "a", b"1")
         with atomic_folder(tmp_path / "b") as folder:
-            (folder / "c").touch(0o600)
+            write_bytes(folder / "c", b"2")
     finally:
         os.umask(before)
     for name in ("a", "b/c"):

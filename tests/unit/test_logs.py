@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from detdistill import files
 from detdistill.errors import DataError, MissingDependencyError
-from detdistill.training.logs import MetricsLog, TensorboardLog, read_rows
+from detdistill.training.logs import MetricsLog, Spared, TensorboardLog, read_rows
+from full_disk import DiskFull
 
 
 def test_no_file_no_rows(tmp_path: Path) -> None:
@@ -72,14 +74,36 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_tensorboard_missing_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
     with pytest.raises(MissingDependencyError, match=r"Install it with: pip install tensorboard\."):
         TensorboardLog(tmp_path, step=0)
 
 
 def test_tensorboard_writes_events(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    log = TensorboardLog(tmp_path / "tb", step=4)
-    log.append({"step": 5, "total": 1.0, "lr": None})
-    log.close()
-    assert any(file.stat().st_size > 40 for file in (tmp_path / "tb").iterdir())
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    TensorboardLog(tmp_path, step=0).append({"step": 5, "total": 1.0, "lr": None})
+    TensorboardLog(tmp_path, step=0).append({"step": 6, "total": 3.0})
+    TensorboardLog(tmp_path, step=4).append({"step": 5, "total": 2.0})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert events.Tags()["scalars"] == ["total"]
+    assert [(one.step, one.value) for one in events.Scalars("total")] == [(5, 2.0)]
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, said = tmp_path / "m.csv", list[str]()
+    log = Spared(MetricsLog(path, step=0), said.append)
+    log.append({"step": 1, "total": 1.0})
+    whole = path.read_bytes()
+    write, full = files._write, DiskFull(at=0, stays=True)
+    for row in ({"step": 2, "total": 2.0}, {"step": 3, "total": 3.0, "more": 1.0}):
+        monkeypatch.setattr(files, "_write", full)
+        log.append(row)
+        assert path.read_bytes() == whole
+        monkeypatch.setattr(files, "_write", write)
+    log.append({"step": 4, "total": 4.0, "more": 1.0})
+    assert path.read_text() == "step,total,more\n1,1,\n4,4,1\n"
+    assert len(said) == 1
+    assert said[0].startswith(f"{path} must be written, which takes at least 4 bytes, got: No space left on device, ")
+    assert said[0].endswith("The run goes on; rows that cannot be written are left out of this file.")

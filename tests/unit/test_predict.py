@@ -59,7 +59,7 @@ def test_it_goes_on_past_files_that_are_no_images(tmp_path, capsys):
     assert "image file unreadable: 2 skipped" in said.out
     assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == [str(good)]
     assert (tmp_path / "out" / "a.png").is_file()
-    assert list(json.loads((tmp_path / "found.json").read_text())) == [str(good)]
+    assert list(json.loads((tmp_path / "found.json").read_text())) == ["written_by", str(good)]
     with pytest.raises(DataError, match=r"b\.png must be an image that can be decoded"):
         predict.predict_job("x", [bad], out=tmp_path / "none")
     assert not (tmp_path / "none").exists()

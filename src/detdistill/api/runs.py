@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from detdistill.api.pieces import Place, Source, run_config
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, DiskError
 
 if TYPE_CHECKING:
     from detdistill.jobs.keys import SettingsOutcome
@@ -69,7 +70,17 @@ def train(
     )
     if dry_run:
         return plan_job(config.untaught(), resume=resume, progress=progress)
-    return train_job(config, resume=resume, progress=progress)
+    with _going_on():
+        return train_job(config, resume=resume, progress=progress)
+
+
+@contextmanager
+def _going_on() -> Iterator[None]:
+    """What the disk refuses a run ends it, and it goes on by --resume."""
+    try:
+        yield
+    except DiskError as error:
+        raise error.of_run() from error
 
 
 def distill(
@@ -157,6 +168,7 @@ def distill(
     )
     if dry_run:
         return plan_job(config, resume=resume, generations=generations, progress=progress)
-    if generations == 1:
-        return distill_job(config, resume=resume, progress=progress)
-    return generations_job(config, generations=generations, resume=resume, progress=progress)
+    with _going_on():
+        if generations == 1:
+            return distill_job(config, resume=resume, progress=progress)
+        return generations_job(config, generations=generations, resume=resume, progress=progress)

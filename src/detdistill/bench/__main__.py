@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detdistill.errors import DistillError
-from detdistill.files import write_json
+from detdistill.files import figures_of, require_own, write_figures
 from detdistill.threads import quiet_threads
 
 if TYPE_CHECKING:
@@ -34,14 +34,17 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--rounds", type=int, default=20)
         command.add_argument("--json", type=Path, default=None, help="also write the figures to this file")
     chosen = parser.parse_args(arguments)
+    written = {"command": f"bench {chosen.command}", "option": "--json"}
     try:
+        if chosen.json is not None:
+            require_own(chosen.json, "--json", figures_of(written["command"]))
         outcome = _measure(chosen)
+        print("\n".join(outcome.table()))
+        if chosen.json is not None:
+            write_figures(chosen.json, outcome.as_dict(), **written)
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    print("\n".join(outcome.table()))
-    if chosen.json is not None:
-        write_json(chosen.json, outcome.as_dict())
     return 0
 
 

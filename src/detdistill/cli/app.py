@@ -48,7 +48,8 @@ def build_app() -> App:
         (data, "check", detdistill.check_data),
         (data, "convert", detdistill.convert_data),
     ):
-        place.command(commands.Command(function), name=name)
+        within = "" if place is app else "data " if place is data else "data make "
+        place.command(commands.Command(within + name, function), name=name)
     return app
 
 

@@ -70,8 +70,8 @@ class Command:
     Its parameter `progress`, where it has one, is the screen's; every other one is an option.
     """
 
-    def __init__(self, function: Callable[..., Outcome]) -> None:
-        self.function = function
+    def __init__(self, name: str, function: Callable[..., Outcome]) -> None:
+        self.name, self.function = name, function
         given = inspect.signature(function).parameters
         names = [name for name in given if name != "progress"]
         self.watched = "progress" in given
@@ -84,7 +84,7 @@ class Command:
 
     def __call__(self, bound: inspect.BoundArguments) -> None:
         """Runs the function under the eyes of the screen, prints its table, and writes it where a file is asked for."""
-        from detdistill.files import write_json
+        from detdistill.files import figures_of, require_own, write_figures
         from detdistill.progress import ScreenProgress
         from detdistill.training.signals import Interrupted
 
@@ -92,6 +92,8 @@ class Command:
         json = options.pop("json", None)
         if json is not None and json.is_dir():
             raise ConfigError(f"--json must be a file, got the folder {json}. Write --json {json / 'figures.json'}.")
+        if json is not None and leads():
+            require_own(json, "--json", figures_of(self.name))
         try:
             outcome = self.function(*bound.args, **options, **({"progress": progress} if self.watched else {}))
         except Interrupted as stopped:
@@ -101,7 +103,7 @@ class Command:
         if leads():
             _show(outcome.table())
             if json is not None:
-                write_json(json, outcome.as_dict())
+                write_figures(json, outcome.as_dict(), command=self.name, option="--json")
         if isinstance(outcome, Failing) and outcome.failure is not None:
             raise DataError(outcome.failure)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import posixpath
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from detdistill.data.image_files import read_header
 from detdistill.data.listing import IMAGE_SUFFIXES, SPLITS, without_suffix
 from detdistill.data.problems import Problems
 from detdistill.errors import DataError
+from detdistill.files import append_bytes, copy_file, make_folder
 
 _THIN_PX = 0.05
 
@@ -170,9 +170,8 @@ def plain_classes(names: tuple[str, ...], *, space: str = " ") -> tuple[str, ...
 
 
 def write_plain(path: Path, lines: Iterable[str]) -> None:
-    """Writes lines of text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    """Writes lines of text to a new file in a folder that nobody sees yet."""
+    append_bytes(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def write_lists(folder: Path, splits: Mapping[str, WritableSplit]) -> None:
@@ -184,11 +183,11 @@ def write_lists(folder: Path, splits: Mapping[str, WritableSplit]) -> None:
 
 def place_image(source: Path, target: Path) -> None:
     """Puts an image at its new place by a hard link, or by a copy where the disk allows none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     try:
         os.link(source.resolve(), target)
     except OSError:  # another disk, or a file system without hard links
         try:
-            shutil.copyfile(source, target)
+            copy_file(source, target)
         except OSError as error:
             raise DataError(f"{source} must be a readable image, got: {error.strerror}. Check it.") from error

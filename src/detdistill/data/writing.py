@@ -12,7 +12,7 @@ from detdistill.data.formats import FORMATS, Write
 from detdistill.data.problems import Problems
 from detdistill.data.writable import WrittenImage, place_image, prepare
 from detdistill.errors import ConfigError, DataError, suggestion
-from detdistill.files import atomic_folder
+from detdistill.files import atomic_folder, require_writable
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +82,6 @@ def writer(name: str) -> Write:
 
 def require_empty(out: Path) -> None:
     """Refuses, with a `ConfigError`, a folder that something is in, or what is none."""
+    require_writable(out.parent, "The folder to write into")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"The folder to write, {out}, must be new or empty, got one in use. Give another folder.")

@@ -12,7 +12,7 @@ from detdistill.evaluation.coco import Backend, CocoMetrics
 from detdistill.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.evaluation.shared import require_score
-from detdistill.files import require_png
+from detdistill.files import CONFUSION, require_png
 from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence, counted
 from detdistill.report.confusion import draw_confusion
@@ -86,7 +86,7 @@ def evaluate_job(
     rules = PROTOCOLS.find(protocol) if isinstance(protocol, str) else protocol
     require_score(score)
     if confusion is not None:
-        require_png(confusion, option="--confusion")
+        require_png(confusion, CONFUSION, option="--confusion")
         if not rules.same_classes:
             raise ConfigError(
                 f"--confusion must come with a protocol over the data's own classes, got {rules.name}. "

@@ -12,6 +12,7 @@ from detdistill.data.mixture import Mixture
 from detdistill.data.union import counted, one_sided, shared_images, unite, united_names
 from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
+from detdistill.files import require_writable
 from detdistill.jobs import sizes
 from detdistill.jobs.opening import image_settings, open_detector, read_split, require_same_classes
 from detdistill.jobs.paths import PATHS_FROM
@@ -146,6 +147,7 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
     def look() -> None:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
+        require_writable(out, "The run folder")
         if not (out.is_dir() and any(out.iterdir())):
             return
         begun = _is_run(out / first)

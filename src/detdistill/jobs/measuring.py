@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
+from detdistill.errors import DiskError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.evaluation.confusion import confusion_matrix
 from detdistill.files import write_json
@@ -25,6 +27,8 @@ from detdistill.store.layout import RunFolder
 from detdistill.training.launch import own_device
 from detdistill.training.loop import Evaluate
 from detdistill.training.world import leads, watched_by_leader
+
+Words = ParamSpec("Words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +95,45 @@ def report(
     *,
     curves: Mapping[str, Path],
     levels: Mapping[str, CocoMetrics | None] | None = None,
-) -> None:
+) -> DiskError | None:
     """Writes ``results.json`` into a run's folder, and draws the learning curves of trainings by their folders.
 
     Args:
         levels: figures of detectors by name; the AP of one that was not evaluated in training is a line across.
+
+    Returns:
+        Why the curves could not be drawn; None where they were.
+
+    Raises:
+        DiskError: ``results.json`` cannot be written.
     """
-    if leads():
-        folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
-        write_json(folder.results, results)
-        learning_curves(
-            {name: run.metrics for name, run in runs.items()},
-            folder.curves,
-            evaluations={name: run.evaluations for name, run in runs.items() if run.evaluations.is_file()},
-            levels={name: one.ap for name, one in (levels or {}).items() if one is not None and one.ap is not None},
-        )
+    if not leads():
+        return None
+    folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
+    write_json(folder.results, results)
+    return _spared(learning_curves)(
+        {name: run.metrics for name, run in runs.items()},
+        folder.curves,
+        evaluations={name: run.evaluations for name, run in runs.items() if run.evaluations.is_file()},
+        levels={name: one.ap for name, one in (levels or {}).items() if one is not None and one.ap is not None},
+    )
 
 
+def _spared(draw: Callable[Words, None]) -> Callable[Words, DiskError | None]:
+    """What draws a picture that shows what is known already: a disk that refuses it ends nothing, and is returned."""
+
+    @wraps(draw)
+    def attempt(*words: Words.args, **named: Words.kwargs) -> DiskError | None:
+        try:
+            draw(*words, **named)
+        except DiskError as error:
+            return error
+        return None
+
+    return attempt
+
+
+@_spared
 def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
     """Draws what each measured detector found in the same validation images into the run's folder."""
     data = opened.data
@@ -115,6 +141,7 @@ def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
     comparison_sheet(RunFolder(opened.config.out).pictures, rows, class_names=data.val.class_names)
 
 
+@_spared
 def count_confusion(opened: Opened, measured: Mapping[str, Measured]) -> None:
     """Counts and draws what each measured detector took the validation objects for, into the run's folder."""
     folder = RunFolder(opened.config.out)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.data.transforms import ImageSettings
+from detdistill.errors import DiskError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.jobs.alone import Comparison
 from detdistill.jobs.profile import ProfileOutcome
@@ -41,6 +42,7 @@ class RunOutcome:
         agnostic: whether the figures are with boxes suppressed across classes.
         costs: what teacher and distilled student cost on an image.
         longer: steps and seconds of the student alone where it was trained for longer, by the names of `results`.
+        undrawn: why pictures of the run are missing; None where all are there.
     """
 
     out: Path
@@ -57,6 +59,12 @@ class RunOutcome:
     sizes: Mapping[str, ImageSettings] = field(default_factory=dict)
     costs: Mapping[str, ProfileOutcome] = field(default_factory=dict)
     longer: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    undrawn: DiskError | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run's folder is not whole: all but pictures is there. None where it is whole."""
+        return None if self.undrawn is None else str(self.undrawn.of_run())
 
     def table(self) -> list[str]:
         """The figures side by side and by class, what a distillation gains in cost, and where the run is."""

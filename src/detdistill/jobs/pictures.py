@@ -10,7 +10,7 @@ from typing import Any
 from detdistill.data.annotations import Annotations
 from detdistill.data.classes import take_classes
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.files import require_png
+from detdistill.files import SHEET, require_png
 from detdistill.jobs.opening import detect, open_detector, read_split, require_same_classes, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
@@ -66,7 +66,7 @@ def pictures_job(
 ) -> PicturesOutcome:
     """Runs three detectors on validation images and draws some; the words are those of `detdistill.pictures`."""
     watcher = progress or Silence()
-    require_png(out, option="--out")
+    require_png(out, SHEET, option="--out")
     annotations = read_split(data, "val", exact=data.is_file(), allow_problems=True, progress=watcher)
     # What the runs learned of the data's classes.
     annotations, notes = take_classes(annotations, load_detector(alone).class_names, source=data)

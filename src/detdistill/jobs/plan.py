@@ -14,20 +14,21 @@ import torch
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.distillation.step import SupervisedStep
+from detdistill.errors import ConfigError
+from detdistill.files import existing
 from detdistill.jobs import samples, stages
 from detdistill.jobs.settings import RunConfig
-from detdistill.progress import Progress, counted, duration
+from detdistill.progress import Progress, counted, duration, in_bytes
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
 from detdistill.training.launch import device_kind, forks, own_device, processes
 from detdistill.training.logs import read_rows
 from detdistill.training.loop import train
 from detdistill.training.signals import Interrupted
-from detdistill.training.world import launched_by_torchrun, watched_by_leader
+from detdistill.training.world import by_leader, launched_by_torchrun, watched_by_leader
 
 _MEASURED = 4
 _MOMENTS = {"adamw": 2, "sgd": 1}
-_LARGEST_SHOWN_IN_MB = 10_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,10 @@ class RunPlan:
         measured: how the student is measured.
         checkpoint_bytes: of one checkpoint.
         checkpoints: how many lie on the disk at a time, the one that is being written included.
+        saves: how often a checkpoint is still written.
         free_bytes: on the disk of the run folder.
+        twin_bytes: that the twins still to be made take at least, on the disk of `twins`.
+        twins: the folder of their cache; None without one.
         step_seconds: that one step takes, where it was measured.
         generations: how many such runs there are, one after the other.
         then: what else is trained, which `seconds` does not count.
@@ -73,10 +77,13 @@ class RunPlan:
     measured: str
     checkpoint_bytes: int
     checkpoints: int
+    saves: int
     free_bytes: int
     step_seconds: float | None = None
     generations: int = 1
     then: tuple[str, ...] = ()
+    twin_bytes: int = 0
+    twins: Path | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -100,9 +107,11 @@ class RunPlan:
             f"  images: {train:,} to train on, {val:,} to validate on, at most {seen} pixels",
             f"  steps: {steps}",
             f"  evaluation: {self.measured}",
-            f"  disk: at most {counted(self.checkpoints, 'checkpoint')} of {_size(self.checkpoint_bytes)} at a time, "
-            f"{_size(kept)} in all; {_size(self.free_bytes)} are free",
+            f"  disk: at most {counted(self.checkpoints, 'checkpoint')} of {in_bytes(self.checkpoint_bytes)} at a "
+            f"time, {in_bytes(kept)} in all; {in_bytes(self.free_bytes)} are free",
         ]
+        if self.twins is not None:
+            lines.append(f"  twins: at least {in_bytes(self.twin_bytes)} to make in {self.twins}")
         if self.generations > 1:
             lines.append(f"  generations: {self.generations} such runs, each taught by the one before")
         lines += [f"  then: {one}" for one in self.then]
@@ -113,7 +122,38 @@ class RunPlan:
 
     def as_dict(self) -> Mapping[str, Any]:
         """Every figure by its name."""
-        return {**asdict(self), "out": str(self.out), "seconds": self.seconds}
+        twins = None if self.twins is None else str(self.twins)
+        return {**asdict(self), "out": str(self.out), "twins": twins, "seconds": self.seconds}
+
+    def require_room(self, runs: int = 1) -> None:
+        """Refuses a run that its disks have no room for, or so many such runs, of which this is the first.
+
+        Raises:
+            ConfigError: what is free is less than the checkpoints alone will take, and the twins at the least.
+        """
+        here = existing(self.out)
+        # Those that a run to go on with has are on the disk already.
+        count = min(self.checkpoints - len(RunFolder(self.out).steps()), self.saves)
+        count = max(0, count) + max(1, self.checkpoints - 1) * (runs - 1)
+        rooms = {here: count * self.checkpoint_bytes}
+        where = here if self.twins is None else existing(self.twins)
+        where = here if where.stat().st_dev == here.stat().st_dev else where
+        rooms[where] = rooms.get(where, 0) + self.twin_bytes
+        for place, needed in rooms.items():
+            if needed > (free := shutil.disk_usage(place).free):
+                share = [] if place != here else [counted(count, "checkpoint")]
+                share += ["twins"] if place == where and self.twin_bytes else []
+                raise ConfigError(
+                    f"The disk of {place} must have at least {in_bytes(needed)} free for {' and '.join(share)}, got "
+                    f"{in_bytes(free)}. Make room there, or name a folder on another disk."
+                )
+
+
+def announce(proved: stages.Proved, *, runs: int = 1, progress: Progress | None) -> None:
+    """Says what a run is going to do, and refuses it where the disk has no room for it, or for so many such runs."""
+    plan = plan_of(proved)
+    watched_by_leader(progress).say("\n".join(plan.table()))
+    by_leader(lambda: plan.require_room(runs))
 
 
 def _then(config: RunConfig) -> tuple[str, ...]:
@@ -131,6 +171,7 @@ def plan_of(proved: stages.Proved) -> RunPlan:
     start = (RunFolder(config.out).latest() or 0) if opened.resume else 0
     batch, own = settings.batch_size * together, opened.data.image
     kind, alone = device_kind(settings), together == 1
+    recipe = None if isinstance(step, SupervisedStep) else step.recipe
     verb = "train" if isinstance(step, SupervisedStep) else "distil"
     return RunPlan(
         label=f"{verb} {config.student.detector}{f' by {built.method}' if built.method else ''}",
@@ -150,9 +191,12 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         measured=f"{evaluate.backend}, {counted(evaluate.batch_size, 'image')} at a time, boxes suppressed "
         f"{'across classes' if evaluate.agnostic else 'class by class'}",
         checkpoint_bytes=_checkpoint_bytes(built),
-        checkpoints=min(settings.keep_checkpoints + 1, _saves(config)),
-        free_bytes=shutil.disk_usage(next(place for place in _above(config.out) if place.exists())).free,
+        checkpoints=min(settings.keep_checkpoints + 1, _saves(config, settings.steps)),
+        saves=_saves(config, settings.steps - start),
+        free_bytes=shutil.disk_usage(existing(config.out)).free,
         then=_then(config),
+        twin_bytes=0 if recipe is None else samples.least_of_twins(recipe, opened),
+        twins=None if recipe is None else samples.twins_folder(recipe, opened),
     )
 
 
@@ -167,6 +211,7 @@ def plan_job(
     opened = stages.open_inputs(config, resume=resume, progress=progress)
     proved = stages.prove(stages.build(opened, progress=progress), progress=progress)
     plan = replace(plan_of(proved), generations=generations)
+    by_leader(lambda: plan.require_room(generations))
     if launched_by_torchrun() or plan.start >= plan.steps:
         return plan
     watched_by_leader(progress).say(f"measuring {counted(min(_MEASURED, plan.steps), 'step')}")
@@ -224,19 +269,10 @@ def _checkpoint_bytes(built: stages.Built) -> int:
     return size(step.state_dict().values()) + average + moments * trained
 
 
-def _saves(config: RunConfig) -> int:
-    every, steps = config.train.checkpoint_every, config.train.steps
-    return -(-steps // every) if every else 1
+def _saves(config: RunConfig, steps: int) -> int:
+    every = config.train.checkpoint_every or config.train.steps
+    return -(-steps // every)
 
 
 def _device(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "the CPU"
-
-
-def _above(path: Path) -> tuple[Path, ...]:
-    whole = path.absolute()
-    return (whole, *whole.parents)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.3g} MB" if count < _LARGEST_SHOWN_IN_MB else f"{count / 1e9:.3g} GB"

@@ -19,10 +19,11 @@ from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.shared import require_score
-from detdistill.files import atomic_file, write_json
+from detdistill.files import DRAWING, drawn, read_json, require_own, write_bytes, write_json
 from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
+from detdistill.report.palette import png_of
 from detdistill.report.tables import AGNOSTIC, Table
 
 PREDICTIONS = "predictions.json"
@@ -100,6 +101,7 @@ def predict_job(
     if not files:
         raise DataError(_unreadable(problems, 0))
     drawings = _drawings(files, out, given=given)
+    _require_own_predictions(out / PREDICTIONS)
     annotations = _unannotated(sizes, loaded.class_names)
     size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
     everything = detect(
@@ -109,26 +111,41 @@ def predict_job(
     outcome = PredictOutcome(out, tuple(files), found, loaded.class_names, agnostic=agnostic, problems=problems)
     for path, drawing, one in zip(files, drawings, found, strict=True):
         picture = Image.fromarray(read_image(path, image_id=one.image_id, size=sizes[path]).permute(1, 2, 0).numpy())
-        drawn = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
-        with atomic_file(drawing) as partial:
-            drawn.save(partial, format="PNG")
+        shown = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
+        write_bytes(drawing, png_of(shown, DRAWING))
     write_json(out / PREDICTIONS, outcome.as_dict())
     return outcome
 
 
 def _drawings(files: Sequence[Path], out: Path, *, given: Set[Path]) -> list[Path]:
     """Where each image's drawing goes; images of the same name in different folders get a number."""
-    drawings: dict[Path, None] = {}
+    drawings: dict[str, Path] = {}
     for path in files:
         names = chain([path.stem], (f"{path.stem}_{number}" for number in count(2)))
-        drawing = next(one for name in names if (one := out / f"{name}.png") not in drawings)
+        # Some disks do not tell capitals from small letters.
+        name = next(one for one in names if one.casefold() not in drawings)
+        drawing = drawings[name.casefold()] = out / f"{name}.png"
         if drawing.resolve() in given:
             raise ConfigError(
                 f"--out must be a folder whose images are not predicted on, got {out}, where the drawing of {path} "
                 f"would replace {drawing}. Give another folder."
             )
-        drawings[drawing] = None
-    return list(drawings)
+        require_own(drawing, f"The drawing of {path}", drawn(DRAWING))
+    return list(drawings.values())
+
+
+def _require_own_predictions(path: Path) -> None:
+    """Refuses to write over a file that holds something else than `PredictOutcome.as_dict`."""
+    try:
+        content = read_json(path) if path.exists() else {}
+    except ConfigError:
+        content = None
+    found = [content] if not isinstance(content, dict) else [one for boxes in content.values() for one in boxes or ()]
+    if not all(isinstance(one, dict) and one.keys() == {"box", "score", "class"} for one in found):
+        raise ConfigError(
+            f"{path} must be a new file, or one that this command wrote, got another. Give another folder, or move "
+            "that file away."
+        )
 
 
 def _image_files(given: Sequence[Path], problems: Problems) -> list[Path]:

@@ -22,7 +22,7 @@ from detdistill.jobs.outcomes import (
     GenerationsOutcome,
     RunOutcome,
 )
-from detdistill.jobs.plan import plan_of
+from detdistill.jobs.plan import announce
 from detdistill.jobs.profile import ProfileOutcome, profiled
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
@@ -56,7 +56,7 @@ def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | N
 def _trained(config: RunConfig, *, resume: bool, progress: Progress | None) -> tuple[stages.Built, stages.Fitted]:
     built = stages.build(stages.open_inputs(config, resume=resume, progress=progress), progress=progress)
     proved = stages.prove(built, progress=progress)
-    watched_by_leader(progress).say("\n".join(plan_of(proved).table()))
+    announce(proved, progress=progress)
     return built, stages.fit(proved, progress=progress)
 
 
@@ -76,22 +76,24 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
         clipping=training.clipping,
         agnostic=config.evaluate.agnostic,
     )
-    stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
-    stages.count_confusion(opened, {STUDENT: measured})
-    return found
+    curves = stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
+    return replace(found, undrawn=stages.count_confusion(opened, {STUDENT: measured}) or curves)
 
 
-def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
+def distill_job(
+    config: RunConfig, *, resume: bool = False, runs: int = 1, progress: Progress | None = None
+) -> RunOutcome:
     """Distils a teacher into a student, and measures all on the same validation images.
 
-    Before the first step it proves that every term of the recipe reaches the student.
+    Before the first step it proves that every term of the recipe reaches the student, and that the disk has room for
+    so many such `runs`, of which this is the first.
     """
     stages.require_method(config)
     require_measurable(config)
     opened = stages.open_inputs(config, resume=resume, progress=progress)
     built = stages.build(opened, progress=progress)
     proved = stages.prove(built, progress=progress)
-    watched_by_leader(progress).say("\n".join(plan_of(proved).table()))
+    announce(proved, runs=runs, progress=progress)
     # The student is compared with them as far as their figures mean anything.
     teacher = opened.teacher if opened.same_classes else None
     others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}
@@ -152,10 +154,13 @@ def distill_job(config: RunConfig, *, resume: bool = False, progress: Progress |
             curves = {ALONE: config.alone, **curves}
         shown = {name: one for name, one in measured.items() if name in RESULTS}
         levels = {name: results[name] for name in (*shown, *longer)}
-        stages.report(found.out, found.as_dict(), curves=curves, levels=levels)
-        stages.draw_pictures(opened, shown)
-        stages.count_confusion(opened, shown)
-        return found
+        undrawn = (
+            *(one.undrawn for one in longer.values()),
+            stages.report(found.out, found.as_dict(), curves=curves, levels=levels),
+            stages.draw_pictures(opened, shown),
+            stages.count_confusion(opened, shown),
+        )
+        return replace(found, undrawn=next((one for one in undrawn if one is not None), None))
 
     return by_leader(outcome)
 
@@ -197,11 +202,13 @@ def generations_job(
     for number in range(1, generations + 1):
         out = config.out / f"generation_{number}"
         watcher.say(f"generation {number} of {generations}: {out}")
-        found.append(distill_job(replace(config, out=out, teacher=teacher), resume=resume, progress=watcher))
+        taught, left = replace(config, out=out, teacher=teacher), generations - number + 1
+        found.append(distill_job(taught, resume=resume, runs=left, progress=watcher))
         if teacher is not None:
             # A student saw the data's own size.
             teacher = replace(teacher, source=str(out), allow=(), image=None)
     outcome = GenerationsOutcome(config.out, tuple(found))
     curves = {one.out.name: one.out for one in found}
-    stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results)
+    if refused := stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results):
+        raise refused
     return outcome

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,16 +178,36 @@ def batch_with_boxes(opened: Opened, changes: SampleChanges) -> Batch:
     return collate(samples, pad_multiple=multiples[0], teachers_multiple=multiples[1])
 
 
+def twins_folder(recipe: Recipe, opened: Opened) -> Path | None:
+    """Where the twins lie that a recipe looks at; None where it looks at none, or they are made on the fly."""
+    if opened.config.twins.on_the_fly or not any(isinstance(one, RepeatableMaker) for one in recipe.twins.values()):
+        return None
+    return opened.config.twins.folder or RunFolder(opened.config.out).twins
+
+
+def least_of_twins(recipe: Recipe, opened: Opened) -> int:
+    """Bytes that the twins still to be made take at least: with its noise, none is smaller than its image's file."""
+    folder, train = twins_folder(recipe, opened), opened.data.train
+    if folder is None:
+        return 0
+    pixels = train.sizes[:].prod(1, dtype=np.int64)
+    # An image that is stored without compression says nothing.
+    paths = (train.path(row) for row in range(len(train)))
+    files = (min(path.stat().st_size, int(size)) for path, size in zip(paths, pixels, strict=True) if path.is_file())
+    makers = sum(isinstance(one, RepeatableMaker) for one in recipe.twins.values())
+    return max(0, makers * sum(files) - sum(path.stat().st_size for path in folder.glob("*/*.png")))
+
+
 def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> dict[str, TwinReader]:
     """Readers of the twins that a recipe looks at, made where they are not on the disk yet; none where a run makes them
     on the fly.
     """
-    config = opened.config
-    if config.twins.on_the_fly:
+    config, folder = opened.config, twins_folder(recipe, opened)
+    if folder is None:
         return {}
     return {
         name: open_twin_cache(
-            config.twins.folder or RunFolder(config.out).twins,
+            folder,
             maker=maker,
             teacher=teacher,
             annotations=opened.data.train,

@@ -20,7 +20,7 @@ from typing import Any
 from detdistill.data.formats.coco import find
 from detdistill.data.listing import SPLITS, SplitName
 from detdistill.errors import ConfigError
-from detdistill.files import atomic_folder, read_json, write_json
+from detdistill.files import atomic_folder, link_folder, read_json, write_json
 from detdistill.papers.traffic_filter import TRAFFIC_CLASSES, TrafficSplit, filter_traffic
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Cell, Table
@@ -89,7 +89,7 @@ def make_coco_traffic_job(coco: Path, out: Path, *, progress: Progress | None = 
                 name = tail if tail.startswith(split) else split
                 target = folder / "annotations" / f"instances_{name}.json"
                 made[split] = filter_traffic(source.json, target, progress=advance)
-                (folder / name).symlink_to(source.images_dir.resolve(), target_is_directory=True)
+                link_folder(folder / name, source.images_dir.resolve())
                 before += 2 * source.json.stat().st_size
             counts = {split: asdict(kept) for split, kept in made.items()}
             write_json(folder / RECORD, {"sources": made_from, "splits": counts})

@@ -22,7 +22,7 @@ from detdistill.data.listing import SPLITS, TRAIN_SHARE, SplitName
 from detdistill.data.sources import find_split
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import coco_dict
-from detdistill.files import atomic_folder, read_json, write_json, write_text
+from detdistill.files import atomic_folder, link_folder, read_json, write_json, write_text
 from detdistill.jobs.opening import read_split
 from detdistill.papers.coco_traffic import make_coco_traffic_job
 from detdistill.papers.protocols import ClassMode, aid_classes
@@ -198,7 +198,7 @@ def _prepare(
                 write_json(partial / "annotations" / f"instances_{split}.json", content)
                 names = sorted(Path(image["file_name"]).stem for image in content["images"])
                 write_text(partial / f"{split}.txt", "".join(f"{name}\n" for name in names))
-                (partial / split).symlink_to(splits[split].images_dir.resolve(), target_is_directory=True)
+                link_folder(partial / split, splits[split].images_dir.resolve())
             write_json(partial / MADE_FROM, record)
     return splits, {split: len(content["images"]) for split, content in contents.items()}, digest
 

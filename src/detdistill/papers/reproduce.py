@@ -11,7 +11,7 @@ from typing import Any
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.evaluation.voc import evaluate_voc
-from detdistill.files import read_json, write_json, write_text
+from detdistill.files import figures_of, read_json, require_own, write_figures, write_json, write_text
 from detdistill.jobs.run import DISTILLED, STUDENT, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.stages import measure, open_inputs
@@ -25,6 +25,7 @@ from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
 
 TEST_DATA = "DETDISTILL_TEST_DATA"
+_COMMAND = "reproduce"
 _VOC_FILE = "voc.json"
 _VOC: Metric = "VOC AP50"
 
@@ -68,6 +69,11 @@ def reproduce_job(
     rows = chosen_rows(all_rows, row)
     folder = out or Path("runs") / f"reproduce-{scale}"
     covered = [one for one in rows if one.needs is None]
+    figures_file = folder / f"{paper if row is None else f'{paper}-{row}'}.json"
+    text_file = figures_file.with_name(figures_file.stem + ".txt")
+    require_own(figures_file, "The table's file", figures_of(_COMMAND))
+    if text_file.exists() and not figures_file.exists():
+        raise ConfigError(f"{text_file} must be a new file, or a table of ours, got another. Give another folder.")
     prepared = _data_of(covered, root=data, scale=scale, out=folder, progress=watcher)
     needed = [row_runs(one, prepared[one.data, one.classes], scale=scale, out=folder) for one in covered]
     runs = in_order(needed)
@@ -98,9 +104,8 @@ def reproduce_job(
         complexity=count_complexity(about) if row is None and not plan_only else (),
     )
     if not plan_only:
-        name = paper if row is None else f"{paper}-{row}"
-        write_json(folder / f"{name}.json", outcome.as_dict())
-        write_text(folder / f"{name}.txt", "\n".join(outcome.table()) + "\n")
+        write_figures(figures_file, outcome.as_dict(), command=_COMMAND, option="The table's file")
+        write_text(text_file, "\n".join(outcome.table()) + "\n")
     return outcome
 
 

@@ -15,12 +15,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from detdistill.data.formats.coco_json import LISTS, whole
 from detdistill.data.formats.json_stream import BEGIN, walk
 from detdistill.errors import DataError
-from detdistill.files import atomic_file
+from detdistill.files import text_stream
 
 TRAFFIC_CLASSES = (
     *("person", "bicycle", "car", "motorcycle", "bus", "train", "truck"),
@@ -53,7 +53,7 @@ def filter_traffic(source: Path, target: Path, *, progress: Callable[[int], None
     the new file to report.
 
     Args:
-        target: written whole or not at all.
+        target: a new file in a folder that nobody sees yet.
         progress: called with the bytes read so far, in the end twice the file's size.
 
     Raises:
@@ -62,8 +62,8 @@ def filter_traffic(source: Path, target: Path, *, progress: Callable[[int], None
     """
     index = _index(source, progress)
     size = source.stat().st_size
-    with atomic_file(target) as partial, partial.open("w", encoding="utf-8") as out:
-        return _copy(source, index, out, progress=lambda read: progress(size + read))
+    with text_stream(target) as write:
+        return _copy(source, index, write, progress=lambda read: progress(size + read))
 
 
 def _index(source: Path, progress: Callable[[int], None]) -> _Index:
@@ -103,9 +103,11 @@ def _index(source: Path, progress: Callable[[int], None]) -> _Index:
     return _Index(label_of_id, head, frozenset[int]().union(*(shown.get(own, ()) for own in deciding)))
 
 
-def _copy(source: Path, index: _Index, out: TextIO, *, progress: Callable[[int], None]) -> TrafficSplit:
+def _copy(
+    source: Path, index: _Index, write: Callable[[str], None], *, progress: Callable[[int], None]
+) -> TrafficSplit:
     """Writes what is kept, the lists in the order of the source."""
-    out.write(json.dumps(index.head)[:-1])
+    write(json.dumps(index.head)[:-1])
     kept = {"images": 0, "annotations": 0}
     images_in_source = 0
     boxes = dict.fromkeys(TRAFFIC_CLASSES, 0)
@@ -113,7 +115,7 @@ def _copy(source: Path, index: _Index, out: TextIO, *, progress: Callable[[int],
     for key, entry in walk(source, kept, progress=progress):
         if entry is BEGIN:
             if key in kept:
-                out.write(f'{closing},\n"{key}": [')
+                write(f'{closing},\n"{key}": [')
                 closing = "\n]"
             continue
         if key == "images":
@@ -123,11 +125,11 @@ def _copy(source: Path, index: _Index, out: TextIO, *, progress: Callable[[int],
             copied = _annotation(entry, index)
         if copied is None:
             continue
-        out.write(("," if kept[key] else "") + "\n" + json.dumps(copied))
+        write(("," if kept[key] else "") + "\n" + json.dumps(copied))
         kept[key] += 1
         if key == "annotations":
             boxes[TRAFFIC_CLASSES[copied["category_id"] - 1]] += 1
-    out.write(f"{closing}}}\n")
+    write(f"{closing}}}\n")
     return TrafficSplit(kept["images"], images_in_source, boxes)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from detdistill.evaluation.confusion import LEAST_IOU, ConfusionMatrix
-from detdistill.files import atomic_file
-from detdistill.report.palette import CLASS_COLOURS, FAINT, INK, WHITE, font, text_on
+from detdistill.files import CONFUSION, write_bytes
+from detdistill.report.palette import CLASS_COLOURS, FAINT, INK, WHITE, font, png_of, text_on
 
 _DARKEST, _LINE = CLASS_COLOURS[6], 225
 _GAP_PX, _WIDEST_PX = 12, 2400
@@ -35,8 +35,7 @@ def draw_confusion(matrices: Mapping[str, ConfusionMatrix], out: Path) -> None:
     for panel in panels:
         sheet.paste(panel, (left, 0))
         left += panel.width
-    with atomic_file(out) as partial:
-        sheet.save(partial, format="PNG")
+    write_bytes(out, png_of(sheet, CONFUSION))
 
 
 def _panel(matrix: ConfusionMatrix, *, title: str) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.errors import ConfigError
-from detdistill.files import atomic_file
+from detdistill.files import write_bytes
 from detdistill.report.palette import CLASS_COLOURS
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def learning_curves(
     if shown:
         handles = [Line2D([], [], color=colours[label], linewidth=2.5, label=label) for label in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(shown), 5), frameon=False, fontsize=12)
-    with atomic_file(out) as partial:
-        figure.savefig(partial, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_bytes(out, content.getvalue())
 
 
 def read_curves(path: Path) -> dict[str, Series]:

@@ -1,11 +1,14 @@
-"""Colours that colour-blind readers can tell apart, and the font of all pictures."""
+"""Colours that colour-blind readers can tell apart, the font of all pictures, and how they are written."""
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from pathlib import Path
 
-from PIL import ImageFont
+from PIL import Image, ImageFont, PngImagePlugin
+
+from detdistill.files import PACKAGE, SOFTWARE
 
 Colour = tuple[int, int, int]
 
@@ -46,3 +49,11 @@ def font(size_px: int, *, bold: bool = False) -> Font:
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size_px)
+
+
+def png_of(picture: Image.Image, kind: str) -> bytes:
+    """The file of a picture, which says what it is, so that its like may take its place."""
+    told, content = PngImagePlugin.PngInfo(), io.BytesIO()
+    told.add_text(SOFTWARE, f"{PACKAGE}: {kind}")
+    picture.save(content, format="PNG", pnginfo=told)
+    return content.getvalue()

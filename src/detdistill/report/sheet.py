@@ -14,9 +14,9 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import read_image
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.files import atomic_file
+from detdistill.files import SHEET, write_bytes
 from detdistill.report.draw import Mark, detection_marks, draw_marks, legend, truth_marks
-from detdistill.report.palette import FAINT, INK, WHITE, font
+from detdistill.report.palette import FAINT, INK, WHITE, font, png_of
 
 TRUTH_COLUMN = "ground truth"
 _GAP_PX, _HEADER_PX, _CAPTION_PX = 12, 44, 24
@@ -129,8 +129,7 @@ def comparison_sheet(
         for left, panel in zip(lefts, line, strict=True):
             sheet.paste(panel, (left + (panel_px - panel.width) // 2, top + _CAPTION_PX))
         top += _CAPTION_PX + height + _GAP_PX
-    with atomic_file(path) as partial:
-        sheet.save(partial, format="PNG")
+    write_bytes(path, png_of(sheet, SHEET))
 
 
 def _panel(image: Image.Image, marks: Sequence[Mark], class_names: Sequence[str], panel_px: int) -> Image.Image:

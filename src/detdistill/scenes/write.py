@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
 import os
@@ -13,7 +14,6 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from detdistill.data.summary import summarise
 from detdistill.data.writable import place_image, write_plain
 from detdistill.data.writing import write_data_set
 from detdistill.errors import ConfigError
-from detdistill.files import PARTIAL, atomic_folder, read_json, write_json
+from detdistill.files import append_bytes, atomic_folder, read_json, scratch_folder, write_json
 from detdistill.jobs.data import DataOutcome
 from detdistill.progress import Progress, Silence
 from detdistill.scenes.street import SCENE_CLASSES, SPLITS, SceneObject, Split, draw_scene
@@ -35,6 +35,9 @@ GENERATOR: Final = 1
 
 KITTI_NAMES: Final = ("Car", "Truck", "Pedestrian", "Cyclist", "TrafficLight")
 """The words of the label files, in the order of `SCENE_CLASSES`."""
+
+SCENES_MADE: Final = "scenes.json"
+"""The file that says what scenes a folder holds."""
 
 _CHUNK: Final = 25
 _COUNT: Final = (0, 999_999)
@@ -48,7 +51,9 @@ def _draw(scene: tuple[Split, int, str], seed: int, size: tuple[int, int], image
     split, index, name = scene
     drawn = draw_scene(seed, split, index, width=size[0], height=size[1])
     # Run-length strategy (3) at level 1: noise hardly compresses, so more effort is time lost.
-    drawn.image.save(images / name, compress_level=1, compress_type=3)
+    content = io.BytesIO()
+    drawn.image.save(content, format="PNG", compress_level=1, compress_type=3)
+    append_bytes(images / name, content.getvalue())
     return drawn.objects
 
 
@@ -111,7 +116,6 @@ def _write_kitti(
     Only label files tell what is truncated and occluded, so they are made here, and its writer copies them.
     """
     images, numbered = drawn / "image_2", [f"{number:06d}.png" for number in range(len(scenes))]
-    (drawn / "label_2").mkdir()
     for name, (source, objects) in zip(numbered, scenes.items(), strict=True):
         place_image(source, images / name)
         write_plain((drawn / "label_2" / name).with_suffix(".txt"), map(_kitti_line, objects))
@@ -132,9 +136,9 @@ def _found(out: Path, wanted: Mapping[str, Any], names: Sequence[str]) -> bool:
     if not out.exists() or not any(out.iterdir()):
         return False
     remedy = "Give another folder, or remove this one."
-    if not (out / "scenes.json").is_file():
+    if not (out / SCENES_MADE).is_file():
         raise ConfigError(f"The scenes' folder {out} must be new or empty, got one with other files. {remedy}")
-    stored = read_json(out / "scenes.json")
+    stored = read_json(out / SCENES_MADE)
     stored = stored if isinstance(stored, dict) else {}
     differing = [name for name in wanted if stored.get(name) != wanted[name]]
     if differing:
@@ -197,13 +201,9 @@ def make_scenes(
     if _found(out, settings, names):
         tell(len(names), len(names))
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
     # The drawn pictures lie on the disk of the data set, so that its writers can link them.
-    with (
-        TemporaryDirectory(prefix=f"{out.name}.", suffix=PARTIAL, dir=out.parent) as place,
-        atomic_folder(out) as folder,
-    ):
-        images, objects = Path(place), list[Objects]()
+    with scratch_folder(out) as images, atomic_folder(out) as folder:
+        objects = list[Objects]()
         # Closed before the place is cleared, so that no worker still draws there.
         with closing(_drawn(partial(_draw, seed=seed, size=size, images=images), scenes, workers)) as drawn:
             for found in drawn:
@@ -215,7 +215,7 @@ def make_scenes(
         if kitti:
             scenes_of = dict(zip(map(images.joinpath, names), objects, strict=True))
             _write_kitti(scenes_of, rows, folder / "kitti", drawn=images, size=size)
-        write_json(folder / "scenes.json", settings)
+        write_json(folder / SCENES_MADE, settings)
 
 
 def make_scenes_job(

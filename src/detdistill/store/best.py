@@ -58,7 +58,7 @@ def best_of(rows: Iterable[Mapping[str, float | None]], metric: str) -> Best | N
 
 def write_candidate(folder: Path, step: int, save_student: Callable[[Path], None]) -> None:
     """Writes the student that is the best so far beside those before it; nothing names it yet."""
-    with atomic_folder(RunFolder(folder).candidate(step)) as partial:
+    with atomic_folder(RunFolder(folder).candidate(step), replace=True) as partial:
         save_student(partial)
 
 

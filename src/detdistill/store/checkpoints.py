@@ -9,17 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from detdistill.errors import ConfigError, DataError, DistillError
-from detdistill.files import atomic_folder, discard_folder, read_json, remove_partials, require_regular
+from detdistill.errors import ConfigError, DataError
+from detdistill.files import (
+    atomic_folder,
+    discard_folder,
+    read_json,
+    refused,
+    remove_partials,
+    require_regular,
+    write_bytes,
+    write_json,
+)
 from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
 from detdistill.store.students import find_weights
 
@@ -88,34 +98,31 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
         keep: how many checkpoints stay. One of a later step, left from before a resume, goes.
 
     Raises:
-        DistillError: the disk refuses.
+        DiskError: the disk refuses.
     """
     run = RunFolder(folder)
     path = run.checkpoint(snapshot.step)
     try:
-        with atomic_folder(path) as partial:
+        with atomic_folder(path, replace=True) as partial:
             save_student(partial)
             if not (partial / WEIGHTS).is_file():
                 raise ConfigError(f"save_student must write {WEIGHTS}, got no such file. Write the weights there.")
-            save_file(dict(snapshot.tensors), partial / SIDECAR)
+            write_bytes(partial / SIDECAR, save(dict(snapshot.tensors)))
             content = {
                 "format": _FORMATS[-1],
                 **{key: getattr(snapshot, key) for key in _COUNTED},
                 "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
             }
             content["checksum"] = _checksum(content)
-            text = json.dumps(content, indent=2, allow_nan=False)
-            (partial / COUNTERS).write_text(text + "\n", encoding="utf-8")
+            write_json(partial / COUNTERS, content)
         run.name_latest(snapshot.step)
         remove_surplus(folder, step=snapshot.step, keep=keep)
         for step in run.steps():
             if step > snapshot.step:
                 discard_folder(run.checkpoint(step))
-    except OSError as error:
-        raise DistillError(
-            f"the checkpoint {path} must be writable, got: {error.strerror}. Make room or give access, then "
-            "resume from the checkpoint before it."
-        ) from error
+    except SafetensorError as error:  # of a `save_student` that writes by itself
+        code = re.search(r"os error (\d+)", str(error))
+        raise refused(path / WEIGHTS, OSError(int(code[1]) if code else 0, str(error))) from error
     return path
 
 

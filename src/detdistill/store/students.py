@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from detdistill.data.transforms import ImageSettings
@@ -22,7 +22,7 @@ from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import set_image_size
 from detdistill.errors import ConfigError, suggestion
-from detdistill.files import atomic_file, read_json, write_json
+from detdistill.files import read_json, write_bytes, write_json
 from detdistill.settings import build
 from detdistill.store.layout import BEST, CHECKPOINTS, DESCRIPTION, LATEST, WEIGHTS, latest_of
 
@@ -65,8 +65,7 @@ def save_detector(
     write_json(folder / DESCRIPTION, content)
     # Tensors that share memory, or are views, are written as tensors of their own.
     tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in detector.state_dict().items()}
-    with atomic_file(folder / WEIGHTS) as partial:
-        save_file(tensors, partial, metadata={"format": "pt"})
+    write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
 
 
 def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedDetector:

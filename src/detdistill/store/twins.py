@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, final
@@ -26,7 +27,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.sizes import resized
 from detdistill.distillation.twins import RepeatableMaker
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, DiskError
 from detdistill.files import read_json, write_json, write_once
 from detdistill.progress import Progress, duration
 
@@ -170,8 +171,13 @@ class _Build:
                     self._write_index()
                     written = now
                 self.progress.advance(done)
-        finally:
+        except BaseException:
+            with suppress(DiskError):  # what stopped the build is what counts
+                self._write_index()
+            raise
+        else:
             self._write_index()
+        finally:
             self.progress.finish()
 
     def _make(self, indices: range, wanted: Set[int]) -> int:

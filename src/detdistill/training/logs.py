@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
-from detdistill.errors import DataError, MissingDependencyError
-from detdistill.files import append_text, write_text
+from detdistill.errors import DataError, DiskError, MissingDependencyError
+from detdistill.files import append_bytes, write_text
+
+_EVENTS = "brain.Event:2"
 
 Row = Mapping[str, float | int | None]
 
@@ -73,28 +78,30 @@ class MetricsLog:
         self._columns = list(rows[0]) if rows else []
         self.steps = {int(row["step"]) for row in rows}
         if path.exists():
-            self._rewrite(rows)
+            self._rewrite(rows, self._columns)
 
     def append(self, row: Row) -> None:
         """Adds a row; it needs a `step`. Missing columns stay empty."""
         cells = {name: _cell(value) for name, value in row.items()}
-        self.steps.add(int(cells["step"]))
         unknown = [name for name in cells if name not in self._columns]
         if unknown:
             rows = _read_cells(self.path) if self._columns else []
-            self._columns += unknown
-            self._rewrite([*rows, cells])
+            columns = [*self._columns, *unknown]
+            self._rewrite([*rows, cells], columns)
+            self._columns = columns
         else:
-            append_text(self.path, self._text([cells]))
+            append_bytes(self.path, _lines([cells], self._columns).encode())
+        self.steps.add(int(cells["step"]))
 
-    def _rewrite(self, rows: Sequence[Mapping[str, str]]) -> None:
-        header = [dict(zip(self._columns, self._columns, strict=True))] if self._columns else []
-        write_text(self.path, self._text([*header, *rows]))
+    def _rewrite(self, rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> None:
+        header = [dict(zip(columns, columns, strict=True))] if columns else []
+        write_text(self.path, _lines([*header, *rows], columns))
 
-    def _text(self, rows: Sequence[Mapping[str, str]]) -> str:
-        buffer = io.StringIO()
-        csv.DictWriter(buffer, self._columns, restval="", lineterminator="\n").writerows(rows)
-        return buffer.getvalue()
+
+def _lines(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    csv.DictWriter(buffer, columns, restval="", lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
 
 
 @final
@@ -111,20 +118,54 @@ class TensorboardLog:
 
     def __init__(self, folder: Path, *, step: int) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError as error:
             raise MissingDependencyError(
                 "train.tensorboard must be false where tensorboard is not installed, got true. "
                 "Install it with: pip install tensorboard."
             ) from error
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step > 0 else None)
+        self._event, self._summary, self._records = Event, Summary, RecordWriter
+        self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._write(Event(wall_time=time.time(), step=step and step + 1, file_version=_EVENTS))
+        if step > 0:
+            begun = SessionLog(status=SessionLog.START)
+            self._write(Event(wall_time=time.time(), step=step + 1, session_log=begun))
 
     def append(self, row: Row) -> None:
         """Adds every figure of a row under its name, at the row's `step`."""
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                self._writer.add_scalar(name, value, row["step"])
+        figures = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if name != "step" and value is not None
+        ]
+        self._write(self._event(wall_time=time.time(), step=row["step"], summary=self._summary(value=figures)))
 
-    def close(self) -> None:
-        """Writes out what is still in memory."""
-        self._writer.close()
+    def _write(self, event: Any) -> None:
+        """Adds an event to the file at once: TensorBoard's own writer does so in a thread, whose errors end nothing."""
+        record = io.BytesIO()
+        self._records(record).write(event.SerializeToString())
+        append_bytes(self._path, record.getvalue())
+
+
+@final
+class Spared:
+    """A log that does not end its run: a row that the disk refuses is left out, and the first such is told.
+
+    Args:
+        log: what writes the rows.
+        say: told why, once.
+    """
+
+    def __init__(self, log: MetricsLog | TensorboardLog, say: Callable[[str], None]) -> None:
+        self._log, self._say, self._told = log, say, False
+
+    def append(self, row: Row) -> None:
+        """Adds a row, or does without."""
+        try:
+            self._log.append(row)
+        except DiskError as error:
+            if not self._told:
+                self._say(f"{error.said} The run goes on; rows that cannot be written are left out of this file.")
+            self._told = True

@@ -33,7 +33,7 @@ from detdistill.store.layout import RunFolder
 from detdistill.training.clipping import Clipped, Clipping
 from detdistill.training.evaluations import Evaluations
 from detdistill.training.forward import Parcel, PlainStep
-from detdistill.training.logs import MetricsLog, TensorboardLog
+from detdistill.training.logs import MetricsLog, Spared, TensorboardLog
 from detdistill.training.optimizer import build_optimizer, learning_rate
 from detdistill.training.pace import Pace
 from detdistill.training.settings import TrainSettings
@@ -122,10 +122,11 @@ class _Run:
             self.begin()
         self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
         run = RunFolder(self.folder)
-        self.metrics = MetricsLog(run.metrics, step=start) if self.writes else None
+        say = self.progress.say
+        self.metrics = Spared(MetricsLog(run.metrics, step=start), say) if self.writes else None
         self.evaluations = Evaluations(self.folder, settings, step=start) if self.writes else None
         events = self.writes and settings.tensorboard
-        self.tensorboard = TensorboardLog(run.tensorboard, step=start) if events else None
+        self.tensorboard = Spared(TensorboardLog(run.tensorboard, step=start), say) if events else None
 
     def _begin(self) -> int:
         """Restores the latest checkpoint, which rank 0 alone need have on its disk; returns the step to go on from."""
@@ -197,11 +198,9 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Ends progress and logs."""
+        """Ends progress."""
         if self.writes:
             self.progress.finish()
-        if self.tensorboard is not None:
-            self.tensorboard.close()
 
     def _batches(self, stop: StopFlag) -> Iterator[Batch | None]:
         """The batches from the start step on; None where a Ctrl-C took the loader's processes away."""

@@ -35,6 +35,7 @@ from detdistill.data.listing import SPLITS, Share, shown
 from detdistill.data.problems import Problems
 from detdistill.data.writable import Place, WritableSplit
 from detdistill.errors import ConfigError
+from detdistill.files import text_stream
 
 
 @final
@@ -137,13 +138,13 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
     """Writes ``train.json``, ``val.json`` and ``images``."""
     for split_name, split in splits.items():
         ids = split.annotations.category_ids.tolist()
-        with (folder / f"{split_name}.json").open("w", encoding="utf-8") as file:
+        with text_stream(folder / f"{split_name}.json") as write_to:
             categories = [{"id": own, "name": name} for own, name in zip(ids, class_names, strict=True)]
-            file.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
-            _write_entries(file.write, _image_entries(split))
-            file.write('],\n"annotations": [')
-            _write_entries(file.write, _box_entries(split))
-            file.write("]}\n")
+            write_to(f'{{"categories": {json.dumps(categories)},\n"images": [')
+            _write_entries(write_to, _image_entries(split))
+            write_to('],\n"annotations": [')
+            _write_entries(write_to, _box_entries(split))
+            write_to("]}\n")
         for image in split.images():
             place(image, folder / "images" / image.name)
 

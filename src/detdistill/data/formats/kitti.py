@@ -14,7 +14,6 @@ track, and images ``image_02/0000/000000.png``; there whole sequences are divide
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +54,7 @@ from detdistill.data.writable import (
     write_plain,
 )
 from detdistill.errors import DataError
+from detdistill.files import copy_file, make_folder
 
 KITTI_TYPES = ("Car", "Van", "Truck", "Pedestrian", "Person_sitting", "Cyclist", "Tram", "Misc")
 IMAGES, LABELS = "image_2", "label_2"
@@ -338,14 +338,13 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
         write_plain(folder / CLASS_LIST, types)
     write_lists(folder / IMAGE_SETS, splits)
     training = folder / "training"
-    (training / LABELS).mkdir(parents=True)
+    make_folder(training / LABELS)
     for split in splits.values():
         for image in split.images():
             place(image, training / IMAGES / image.name)
             target = training / LABELS / f"{image.stem}.txt"
             if split.origin == "kitti":
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(_label_file(split.annotations, image.row), target)
+                copy_file(_label_file(split.annotations, image.row), target)
             else:
                 write_plain(target, _lines(split, image, types))
 

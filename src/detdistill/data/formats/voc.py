@@ -46,6 +46,7 @@ from detdistill.data.writable import (
     write_plain,
 )
 from detdistill.errors import ConfigError
+from detdistill.files import make_folder
 
 ANNOTATIONS = "Annotations"
 _IMAGE_FOLDERS = ("JPEGImages", "images", "Images", "")
@@ -236,7 +237,7 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
     plain = plain_classes(class_names)
     write_plain(folder / CLASS_LIST, plain)
     write_lists(folder / IMAGE_SETS / "Main", splits)
-    (folder / ANNOTATIONS).mkdir()
+    make_folder(folder / ANNOTATIONS)
     for split in splits.values():
         for image in split.images():
             write_plain(folder / ANNOTATIONS / f"{image.stem}.xml", _voc_xml(image, plain))

@@ -14,6 +14,7 @@ from detdistill.data.image_files import is_text
 from detdistill.data.listing import SPLIT_FOLDERS, SPLITS
 from detdistill.data.writable import Place, WritableSplit, plain_classes, write_plain
 from detdistill.errors import ConfigError, DataError
+from detdistill.files import write_text
 from detdistill.settings.strict_yaml import dump_yaml, load_yaml
 
 DATA_YAML = ("data.yaml", "data.yml")
@@ -137,7 +138,7 @@ def write(folder: Path, splits: Mapping[str, WritableSplit], class_names: tuple[
     """Writes ``data.yaml``, and ``images`` and ``labels`` with a folder for every split; ignored boxes are left out."""
     places = {name: f"images/{name}" for name in splits}
     content = {"path": ".", **places, "names": dict(enumerate(plain_classes(class_names)))}
-    (folder / "data.yaml").write_text(dump_yaml(content), encoding="utf-8")
+    write_text(folder / "data.yaml", dump_yaml(content))
     for name, split in splits.items():
         for image in split.images():
             # The last folder named images is the one that labels stand beside.
