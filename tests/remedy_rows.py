@@ -48,6 +48,7 @@ PLAIN = "train --detector fcos/tiny --out {home}/run"
 RENAME = "Rename a file, or name it: data.train=TRAIN.json data.val=VAL.json in a run, --data FILE.json elsewhere."
 NO_CLASSES = "Write frs(class_gain=0) to imitate features only."
 OTHERS = "teacher.allow=[classes]"
+BESIDE = ("--unlabelled", "{home}/more/images")
 SMALL = ("data.image.short_side=32", "data.image.long_side=32")
 GPU_OR_PROCESSES = (
     "Write train.device=cuda:1 for the GPU of that number, or train.processes=1 for so many processes that train "
@@ -135,6 +136,36 @@ _SETTINGS = (
         train(*SMALL, "student.fpn_norm=batch", "train.batch_size=4", "train.accumulate=4"),
         "Set train.accumulate=2.",
         train(*SMALL, "student.fpn_norm=batch", "train.batch_size=4", "train.accumulate=2"),
+    ),
+    Row(
+        distill("data.unlabelled.share=0.5"),
+        "Pass --unlabelled FOLDER, or leave data.unlabelled out.",
+        distill("data.unlabelled.share=0.5", *BESIDE),
+    ),
+    Row(
+        distill(*BESIDE, "data.unlabelled.doubtful=1"),
+        "Set data.unlabelled.doubtful=0.9.",
+        distill(*BESIDE, "data.unlabelled.doubtful=0.9"),
+    ),
+    Row(
+        distill(*BESIDE, "data.unlabelled.pseudo=hard", OTHERS, teacher="others", method="hint"),
+        "Set data.unlabelled.pseudo=none.",
+        distill(*BESIDE, "data.unlabelled.pseudo=none", OTHERS, teacher="others", method="hint"),
+    ),
+    Row(
+        distill(*BESIDE, "data.unlabelled.pseudo=soft", student="faster_rcnn/small", method="hint"),
+        "Set data.unlabelled.pseudo=hard.",
+        distill(*BESIDE, "data.unlabelled.pseudo=hard", student="faster_rcnn/small", method="hint"),
+    ),
+    Row(
+        distill(*BESIDE, "train.batch_size=4", "train.accumulate=2", "data.unlabelled.share=0.75"),
+        "Set train.accumulate=1.",
+        distill(*BESIDE, "train.batch_size=4", "train.accumulate=1", "data.unlabelled.share=0.75"),
+    ),
+    Row(
+        distill(*SMALL, *BESIDE, "student.fpn_norm=batch", "data.unlabelled.share=0.1"),
+        "Set data.unlabelled.share=1.",
+        distill(*SMALL, *BESIDE, "student.fpn_norm=batch", "data.unlabelled.share=1"),
     ),
     Row("settings zzzzqq", "Look through all of them with detdistill settings.", "settings"),
 )

@@ -32,6 +32,10 @@ DISTILLED: dict[str, Any] = {"command": "distill"}
 TEACHERS_SIZE = ("teacher.image.short_side=48", "teacher.image.long_side=96")
 EVERYTHING = ("student.score_threshold=0",)
 EVALUATED = ("train.evaluate_every=1",)
+UNLABELLED = ("data.unlabelled.source={data}/../more/images",)
+# What a teacher that learnt nothing finds counts nowhere else.
+ANY_BOX = ("data.unlabelled.precision=1e-6", "data.unlabelled.doubtful=1e-6")
+LABELS = "data.unlabelled.pseudo=hard"
 
 ROWS: dict[str, Row] = {
     "data.folder": Row("{other}", beside=("data.folder={data}",)),
@@ -59,6 +63,12 @@ ROWS: dict[str, Row] = {
     "data.sample_specific.smallest_crop": Row("0.5", beside=("data.sample_specific.small_px=1",)),
     "data.sample_specific.small_px": Row("1", beside=("data.sample_specific={}",)),
     "data.sample_specific_until": Row("0", beside=("data.sample_specific.small_px=1",)),
+    "data.unlabelled.source": Row("{data}/../more/images", **DISTILLED),
+    "data.unlabelled.share": Row("0.5", beside=UNLABELLED, **DISTILLED),
+    "data.unlabelled.pseudo": Row("hard", beside=(*UNLABELLED, *ANY_BOX), **DISTILLED),
+    "data.unlabelled.pseudo_gain": Row("3", beside=(*UNLABELLED, *ANY_BOX, LABELS), **DISTILLED),
+    "data.unlabelled.precision": Row("1", SAID, (*UNLABELLED, *ANY_BOX), **DISTILLED),
+    "data.unlabelled.doubtful": Row("2e-6", SAID, (*UNLABELLED, "data.unlabelled.precision=1", LABELS), **DISTILLED),
     "student.detector": Row("fcos/small"),
     "train.steps": Row("2"),
     "train.batch_size": Row("3"),
@@ -227,6 +237,7 @@ WORDS: dict[str, Word] = {
     "distill teacher": Word(_DISTILL, "--teacher {tutor}"),
     "distill student": Word(_DISTILL, "--student fcos/small"),
     "distill data": Word(_DISTILL, "--data {other}"),
+    "distill unlabelled": Word(_DISTILL, "--unlabelled {data}/../more/images"),
     "distill method": Word(_DISTILL, "--method frs"),
     "distill self": Word(_DISTILL.replace("--student fcos/tiny ", ""), "--self", "allowed"),
     "distill generations": Word(_DISTILL.replace("--student fcos/tiny", "--self"), "--generations 2"),

@@ -55,22 +55,40 @@ class Targets:
 
     Crowd and ignore boxes stay in the list, flagged: training leaves them out, evaluation treats them as COCO does.
     `kept` are the indices of those that are not flagged, where they are known already.
+
+    Attributes:
+        scores: how much each object counts, where a teacher found them instead of a person: those that it doubts are
+            flagged as ignored. None for labels.
+        doubtful: where no background is learned either, empty boxes apart: what a teacher doubts, once `taught` took
+            it from the objects.
     """
 
     boxes: Float[Tensor, "n 4"]
     labels: Int64[Tensor, " n"]
     ignored: Bool[Tensor, " n"]
     kept: Int64[Tensor, " t"] | None = None
+    scores: Float[Tensor, " n"] | None = None
+    doubtful: Float[Tensor, "_d 4"] | None = None
+
+    def only(self, keep: Tensor, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
+        """Some of the objects, by indices or a mask, with all their boxes as they are or as they are given."""
+        scores = None if self.scores is None else self.scores[keep]
+        shown = self.boxes if boxes is None else boxes
+        return Targets(shown[keep], self.labels[keep], self.ignored[keep], scores=scores)
 
     def taught(self) -> Targets:
         """The objects that training uses: all that are not flagged as ignored."""
-        keep = ~self.ignored if self.kept is None else self.kept
-        return Targets(self.boxes[keep], self.labels[keep], self.ignored[keep])
+        found = self.only(~self.ignored if self.kept is None else self.kept)
+        if self.scores is None:
+            return found
+        return replace(found, doubtful=torch.where(self.ignored[:, None], self.boxes, 0.0))
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device, where `taught` waits for nothing: what it keeps is looked up here."""
         kept = torch.nonzero(~self.ignored)[:, 0] if self.kept is None else self.kept
-        return Targets(*(sent(tensor, device) for tensor in (self.boxes, self.labels, self.ignored, kept)))
+        boxes, labels, ignored, kept = (sent(one, device) for one in (self.boxes, self.labels, self.ignored, kept))
+        scores, doubtful = (None if one is None else sent(one, device) for one in (self.scores, self.doubtful))
+        return Targets(boxes, labels, ignored, kept, scores, doubtful)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -43,10 +43,11 @@ class Case:
     method: str
     family: str
     norm: str
+    beside: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.method}-{self.family}-{self.norm}"
+        return f"{self.method}-{self.family}-{self.norm}{'-unlabelled' if self.beside else ''}"
 
 
 def other_family(name: str) -> str:
@@ -60,6 +61,7 @@ CASES += [Case(both_wrappers(name)[index % 2], other_family(name), "group") for 
 CASES += [Case("frs", "faster_rcnn", "frozen"), Case("hint", "fcos", "group")]
 # Batch-norm normalises the twins of a half by their own statistics.
 CASES += [Case(f"ikd(ssim{OPTIONS['ikd']})", "faster_rcnn", "batch")]
+CASES += [Case("aid(fgd)", "gfl", "batch", beside=True)]
 
 
 @functools.cache
@@ -78,8 +80,10 @@ def step_of(case: Case) -> DistillationStep:
     return DistillationStep(student, teacher, recipe).train()
 
 
-def half(step: int, rank: int) -> Batch:
-    return scene_batch(HALVES[step][rank], sizes=SIZES, grid=GRID, seed=2 * step + rank)
+def half(step: int, rank: int, *, beside: bool = False) -> Batch:
+    """A rank's half, and of unlabelled images what the other rank has of labelled ones."""
+    own = scene_batch(HALVES[step][rank], sizes=SIZES, grid=GRID, seed=2 * step + rank)
+    return replace(own, unlabelled=half(step, 1 - rank)) if beside else own
 
 
 def snapshot(step: nn.Module, index: int) -> dict[str, Tensor]:
@@ -99,7 +103,8 @@ def on_this_rank(fabric: Fabric, case: Case) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for index in range(STEPS):
         optimizer.zero_grad()
-        report, _ = module(Parcel(half(index, fabric.global_rank), Clock(step=index, total_steps=STEPS)))
+        seen = half(index, fabric.global_rank, beside=case.beside)
+        report, _ = module(Parcel(seen, Clock(step=index, total_steps=STEPS)))
         fabric.backward(report["total"]["total"])
         optimizer.step()
         found |= snapshot(step, index)
@@ -114,7 +119,8 @@ def in_one_process(case: Case) -> dict[str, Tensor]:
     for index in range(STEPS):
         optimizer.zero_grad()
         for rank in range(RANKS):
-            (step(half(index, rank), Clock(step=index, total_steps=STEPS)).total / RANKS).backward()
+            seen = half(index, rank, beside=case.beside)
+            (step(seen, Clock(step=index, total_steps=STEPS)).total / RANKS).backward()
         optimizer.step()
         found |= snapshot(step, index)
     return found

@@ -76,6 +76,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     folder = tmp_path_factory.mktemp("home")
     draw_data(folder / "data")
     draw_data(folder / "other")
+    draw_data(folder / "more")
     content = json.loads((folder / "other/train.json").read_text())
     for name, kept in (("other", 0.5), ("broken", 0.1)):
         (folder / name).mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ from detdistill.training.settings import TrainSettings
 
 OPTIONS = {"data": "d", "out": "o", "teacher": "t"}
 SIZED = [f"{key}.image={{short_side: 8, long_side: 8}}" for key in ("data", "teacher")]
-SIZED += ["data.sample_specific={}", "data.train=[d, e]"]
+SIZED += ["data.sample_specific={}", "data.train=[d, e]", "data.unlabelled={source: u}"]
 
 
 @dataclass(frozen=True)

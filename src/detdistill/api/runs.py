@@ -88,6 +88,7 @@ def distill(
     teacher: Source | None = None,
     student: str | None = None,
     data: Place | Sequence[Place] | None = None,
+    unlabelled: Place | None = None,
     method: str | None = None,
     itself: bool = False,
     generations: int = 1,
@@ -113,6 +114,7 @@ def distill(
         teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
         method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
         itself: Self-distillation: the student has its teacher's architecture.
         generations: With --self: how many students, each taught by the one before.
@@ -153,6 +155,7 @@ def distill(
         teacher=teacher,
         student=student,
         data=data,
+        unlabelled=unlabelled,
         method=method,
         itself=itself,
         inherit=inherit,

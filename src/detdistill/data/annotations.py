@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class Annotations:
         labels: 0..K-1; (m,).
         ignored: crowd and ignore regions: left out of training, treated as crowds by evaluation; (m,) bool.
         areas: the source's own area of every object in square pixels (COCO's small / medium / large); (m,).
+        scores: how sure a detector was of every object, where one made them up; (m,) float32. None for labels.
     """
 
     images_dir: Path
@@ -47,6 +48,28 @@ class Annotations:
     labels: NDArray[np.int32]
     ignored: NDArray[np.bool_]
     areas: NDArray[np.float32]
+    scores: NDArray[np.float32] | None = None
+
+    @classmethod
+    def without_boxes(
+        cls, folder: Path, sizes: Mapping[str, tuple[int, int]], class_names: Sequence[str]
+    ) -> Annotations:
+        """Images that nobody labelled, by name relative to the folder with height and width; ids count from 0."""
+        encoded = [name.encode() for name in sizes]
+        return cls(
+            images_dir=folder,
+            class_names=tuple(class_names),
+            category_ids=np.arange(len(class_names)),
+            image_ids=np.arange(len(sizes)),
+            sizes=np.array(list(sizes.values()), dtype=np.int32).reshape(-1, 2),
+            name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
+            name_offsets=np.cumsum([0, *map(len, encoded)]),
+            offsets=np.zeros(len(sizes) + 1, dtype=np.int64),
+            boxes=np.zeros((0, 4), dtype=np.float32),
+            labels=np.zeros(0, dtype=np.int32),
+            ignored=np.zeros(0, dtype=bool),
+            areas=np.zeros(0, dtype=np.float32),
+        )
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -62,6 +85,24 @@ class Annotations:
     def objects(self, index: int) -> slice:
         """Where the boxes of image `index` stand in `boxes`, `labels`, `ignored` and `areas`."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def of(self, rows: NDArray[np.int64]) -> Annotations:
+        """Some of the images, in rising order."""
+        objects = np.isin(np.repeat(np.arange(len(self)), np.diff(self.offsets)), rows)
+        names = [self.file_name(row).encode() for row in rows.tolist()]
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            sizes=self.sizes[rows],
+            name_bytes=np.frombuffer(b"".join(names), dtype=np.uint8),
+            name_offsets=np.cumsum([0, *map(len, names)]),
+            offsets=np.cumsum([0, *np.diff(self.offsets)[rows].tolist()]),
+            boxes=self.boxes[objects],
+            labels=self.labels[objects],
+            ignored=self.ignored[objects],
+            areas=self.areas[objects],
+            scores=None if self.scores is None else self.scores[objects],
+        )
 
     def digest(self) -> str:
         """16 hexadecimal digits that the boxes and the images' sizes decide, in their order, whoever holds them."""

@@ -194,6 +194,7 @@ class DetectionDataset(Dataset[Sample]):
             boxes=torch.tensor(annotations.boxes[objects], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor(annotations.labels[objects], dtype=torch.int64),
             ignored=torch.tensor(annotations.ignored[objects], dtype=torch.bool),
+            scores=None if annotations.scores is None else torch.tensor(annotations.scores[objects]),
         )
         twins = {} if draw.plain else {name: read(index) for name, read in self.twins.items()}
         if self.sample_transform is not None and not draw.plain:

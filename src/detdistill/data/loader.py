@@ -38,6 +38,7 @@ class _Packed:
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     ignored: NDArray[np.bool_]
+    scores: NDArray[np.float32] | None
     image_ids: tuple[int, ...]
     seeds: tuple[int, ...]
     twins: dict[str, UInt8[Tensor, "b 3 h w"]]
@@ -45,13 +46,19 @@ class _Packed:
     unlabelled: _Packed | None = None
 
     def unpack(self) -> Batch:
-        columns = (torch.from_numpy(column) for column in (self.boxes, self.labels, self.ignored))
-        parts = zip(*(torch.split(column, list(self.counts)) for column in columns), strict=True)
+        counts = list(self.counts)
+        boxes, labels, ignored = (
+            torch.split(torch.from_numpy(column), counts) for column in (self.boxes, self.labels, self.ignored)
+        )
+        scores = [None] * len(counts) if self.scores is None else torch.split(torch.from_numpy(self.scores), counts)
         return Batch(
             images=self.images.to(torch.float32).div_(255),
             sizes=self.sizes,
             stored_sizes=self.stored_sizes,
-            targets=tuple(Targets(boxes=boxes, labels=labels, ignored=ignored) for boxes, labels, ignored in parts),
+            targets=tuple(
+                Targets(box, label, flag, scores=sure)
+                for box, label, flag, sure in zip(boxes, labels, ignored, scores, strict=True)
+            ),
             image_ids=self.image_ids,
             seeds=self.seeds,
             twins={name: images.to(torch.float32).div_(255) for name, images in self.twins.items()},
@@ -65,6 +72,7 @@ def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int |
     largest = (max(sample.size[side] for sample in samples) for side in (0, 1))
     height, width = (math.ceil(pixels / pad_multiple) * pad_multiple for pixels in largest)
     targets = [sample.targets for sample in samples]
+    scores = [objects.scores for objects in targets if objects.scores is not None]
 
     def padded(images: Sequence[Tensor]) -> Tensor:
         grid = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -80,6 +88,7 @@ def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int |
         boxes=torch.cat([objects.boxes for objects in targets]).numpy(),
         labels=torch.cat([objects.labels for objects in targets]).numpy(),
         ignored=torch.cat([objects.ignored for objects in targets]).numpy(),
+        scores=torch.cat(scores).numpy() if scores else None,
         image_ids=tuple(sample.image_id for sample in samples),
         seeds=tuple(sample.seed for sample in samples),
         twins={name: padded([sample.twins[name] for sample in samples]) for name in samples[0].twins},

@@ -141,4 +141,4 @@ def _clipped(targets: Targets, crop: tuple[int, int, int, int]) -> Targets:
     boxes = targets.boxes - targets.boxes.new_tensor([left, top, left, top])
     boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
     keep = (boxes[:, 2:] - boxes[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
-    return Targets(boxes=boxes[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])
+    return targets.only(keep, boxes=boxes)

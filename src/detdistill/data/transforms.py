@@ -281,8 +281,7 @@ def _cut(image: UInt8[Tensor, "3 h w"], targets: Targets, window: Window) -> tup
     boxes = targets.boxes - targets.boxes.new_tensor([left, top, left, top])
     boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
     keep &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    inside = Targets(boxes[keep], targets.labels[keep], targets.ignored[keep])
-    return image[:, top : top + rows, left : left + columns], inside
+    return image[:, top : top + rows, left : left + columns], targets.only(keep, boxes=boxes)
 
 
 def _blurred(image: UInt8[Tensor, "3 h w"], deviation: float) -> UInt8[Tensor, "3 h w"]:
@@ -343,4 +342,4 @@ def transform_sample(
     image = _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn)
     clipped: Tensor = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     keep = (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
-    return image, Targets(boxes=clipped[keep], labels=targets.labels[keep], ignored=targets.ignored[keep])
+    return image, targets.only(keep, boxes=clipped)

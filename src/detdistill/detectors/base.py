@@ -127,11 +127,13 @@ class Detector(nn.Module, ABC):
         settings: what it was built from; None for a model that was not built from settings, which cannot be saved.
         agnostic: whether boxes of all classes suppress each other in `detect`, not those of a class alone; None: it
             cannot be asked for. A family whose `detect` ends in `suppress` sets it to False.
+        weighs_objects: whether the losses count every object as much as `Targets.scores` says.
     """
 
     spec: DetectorSpec
     settings: DetectorSettings | None = None
     agnostic: bool | None = None
+    weighs_objects: bool = False
 
     @abstractmethod
     def extract(self, batch: Batch) -> Pyramid:

@@ -115,6 +115,7 @@ class Assignment:
         image: which image, and with `anchor` which of its anchors, each row is: a positive one, or each there is (see
             `gfl.assign.places`), of which only `positive` ones count.
         counts: anchors per level.
+        worth: how much each object counts; None for 1.
     """
 
     matched: Int64[Tensor, "b n"]
@@ -123,6 +124,7 @@ class Assignment:
     image: Int64[Tensor, " p"]
     anchor: Int64[Tensor, " p"]
     counts: tuple[int, ...]
+    worth: Float[Tensor, " m"] | None = None
 
     @property
     def objects(self) -> Int64[Tensor, " p"]:
@@ -147,9 +149,21 @@ class Assignment:
         return (self.matched >= 0).sum(dim=1)
 
     def spread(self, costs: Float[Tensor, " p"]) -> Float[Tensor, "b n"]:
+        """The positives' costs at their anchors, as much of them as their objects count, and zero elsewhere."""
+        costs = costs if self.worth is None else costs * self.worth[self.objects]
+        return self.placed(costs)
+
+    def placed(self, costs: Float[Tensor, " p"]) -> Float[Tensor, "b n"]:
         """The positives' costs at their anchors, zero elsewhere."""
         costs = torch.where(self.positive, costs, 0.0)
         return costs.new_zeros(self.matched.shape).index_put((self.image, self.anchor), costs)
+
+    def counted(self, cells: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """Costs of all anchors: none of those left out, and of the positives as much as their objects count."""
+        cells = torch.where(self.matched == LEFT_OUT, 0.0, cells)
+        if self.worth is None:
+            return cells
+        return cells * torch.where(self.matched >= 0, self.worth[self.matched.clamp(min=0)], 1.0)
 
     def by_level(self, cells: Float[Tensor, "b n"]) -> Float[Tensor, "b l"]:
         """Sums over every level's anchors."""
@@ -157,22 +171,45 @@ class Assignment:
 
 
 def assign(
-    matches: Sequence[Int64[Tensor, " n"]], targets: Sequence[Targets], *, counts: tuple[int, ...]
+    matches: Sequence[Int64[Tensor, " n"]],
+    targets: Sequence[Targets],
+    *,
+    counts: tuple[int, ...],
+    points: Float[Tensor, "n 2"] | None = None,
 ) -> Assignment:
     """Joins the images' matches: indices into their own taught boxes (labels are class slots), BACKGROUND or LEFT_OUT.
 
-    `counts` are anchors per level.
+    Args:
+        counts: anchors per level.
+        points: the anchors' centres in pixels: background where a teacher has doubts is left out. None leaves none out.
     """
     firsts = accumulate((len(target.boxes) for target in targets[:-1]), initial=0)
     matched = torch.stack(
         [torch.where(match >= 0, match + first, match) for match, first in zip(matches, firsts, strict=True)]
     )
+    for row, target in enumerate(targets):
+        if target.doubtful is not None and points is not None:
+            doubt = within_any(points, target.doubtful) & (matched[row] == BACKGROUND)
+            matched[row] = torch.where(doubt, LEFT_OUT, matched[row])
     image, anchor = places(matched >= 0)
     boxes = torch.cat([target.boxes for target in targets]).float()
     labels = torch.cat([target.labels for target in targets])
+    given = [target.scores for target in targets if target.scores is not None]
+    worth = torch.cat(given) if given else None
     if not len(boxes):  # for rows that learn nothing
-        boxes, labels = boxes.new_zeros(1, 4), labels.new_zeros(1)
-    return Assignment(matched, boxes, labels, image, anchor, counts)
+        boxes, labels, worth = boxes.new_zeros(1, 4), labels.new_zeros(1), None
+    return Assignment(matched, boxes, labels, image, anchor, counts, worth)
+
+
+def within_any(points: Float[Tensor, "n 2"], boxes: Float[Tensor, "m 4"]) -> Bool[Tensor, " n"]:
+    """Which points lie in one of the boxes, or in several."""
+    first, last = boxes[:, None, :2], boxes[:, None, 2:]
+    return ((points >= first) & (points < last)).all(dim=2).any(dim=0)
+
+
+def centres(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2"]:
+    """The middles of boxes."""
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def all_background(anchors: Float[Tensor, "n _"]) -> Int64[Tensor, " n"]:
@@ -189,5 +226,5 @@ def focal_cells(logits: Float[Tensor, "b n k"], assignment: Assignment) -> Float
     said = logits[own]
     wrongness = logits.index_put(own, torch.where(assignment.positive, -said, said))
     costs = wrongness.sigmoid().square() * functional.softplus(wrongness)
-    cells = (1 - FOCAL_ALPHA) * costs.sum(dim=2) + assignment.spread((2 * FOCAL_ALPHA - 1) * costs[own])
-    return torch.where(assignment.matched == LEFT_OUT, 0.0, cells)
+    cells = (1 - FOCAL_ALPHA) * costs.sum(dim=2) + assignment.placed((2 * FOCAL_ALPHA - 1) * costs[own])
+    return assignment.counted(cells)

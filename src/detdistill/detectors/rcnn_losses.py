@@ -20,6 +20,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import boxes as box_ops
 
+from detdistill.detectors.dense import centres, within_any
 from detdistill.detectors.torchvision_parts import encoded
 from detdistill.types import Targets, sent
 
@@ -192,6 +193,7 @@ def rpn_sums(
     images, levels = len(targets), len(output.cells)
     described = [{"boxes": target.boxes} for target in targets]
     labels, matched = rpn.assign_targets_to_anchors([output.anchors] * images, described)
+    labels = [_undoubted(own, output.anchors, target) for own, target in zip(labels, targets, strict=True)]
     positives, negatives = SeededSampler.like(rpn.fg_bg_sampler, seeds, Stream.ANCHORS)(labels)
     sampled = torch.where(torch.stack(positives).bool() | torch.stack(negatives).bool())
     wanted = torch.stack(labels)[sampled]
@@ -220,6 +222,7 @@ def sampled_regions(
     boxes = [target.boxes.to(proposals[0].dtype) for target in targets]
     candidates = heads.add_gt_proposals(proposals, boxes)
     matched, labels = heads.assign_targets_to_proposals(candidates, boxes, [target.labels for target in targets])
+    labels = [_undoubted(*one) for one in zip(labels, candidates, targets, strict=True)]
     drawn = SeededSampler.like(heads.fg_bg_sampler, seeds, Stream.REGIONS)(labels)
     kept_boxes, kept_labels, goals = [], [], []
     for i, (positive, negative) in enumerate(zip(*drawn, strict=True)):
@@ -246,6 +249,13 @@ def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], region
     box = functional.smooth_l1_loss(said, regions.targets[positive], beta=_BETA, reduction="none").sum(dim=1)
     images = len(counts)
     return SampledSums(_grouped(classification, image, images), _grouped(box, image[positive], images), counts)
+
+
+def _undoubted(labels: Num[Tensor, " n"], boxes: Float[Tensor, "n 4"], targets: Targets) -> Num[Tensor, " n"]:
+    """What boxes learn, by torchvision's labels: -1, which is not sampled, for background that a teacher doubts."""
+    if targets.doubtful is None:
+        return labels
+    return labels.masked_fill(within_any(centres(boxes), targets.doubtful) & (labels == 0), -1)
 
 
 def _grouped(values: Float[Tensor, " n"], group: Int64[Tensor, " n"], groups: int) -> Float[Tensor, " g"]:

@@ -43,6 +43,7 @@ class DenseDetector(Detector):
     """
 
     agnostic = False
+    weighs_objects = True
 
     def __init__(
         self,

@@ -75,7 +75,12 @@ def read_run_config(
     tree = _read(file)
     if purpose == "train":
         for key in TAUGHT_KEYS:
-            tree.pop(key, None)
+            section, _, below = key.partition(".")
+            inside = tree.get(section)
+            if not below:
+                tree.pop(section, None)
+            elif isinstance(inside, dict):
+                inside.pop(below, None)
     for override in overrides:
         if override.path in _CHOOSING:
             _choose(tree, override)

@@ -39,14 +39,22 @@ def require_grids(student: Detector, opened: Opened, changes: SampleChanges) -> 
         setting = "data.image" if opened.teacher_image is None else "teacher.image"
         side = high if opened.teacher_image is None else seen.short_side
         notes += _padded(opened.teacher.detector, opened, seen, side=side, cut=cut, setting=setting)
-    if train.batch_size > train.accumulate:
+    beside = opened.config.data.unlabelled if opened.unlabelled is not None else None
+    others = None if beside is None else beside.count(train.batch_size)
+    if train.batch_size > train.accumulate and (others is None or others > train.accumulate):
         return notes
     factor = min(augment.scale_jitter[0], 1.0)
-    smallest = min(_grids(image, opened.data.train, side=low, factor=factor), key=max)
+    trained_on = _trained_on(opened)
+    smallest = min((one for split in trained_on for one in _grids(image, split, side=low, factor=factor)), key=max)
     if cut:
         smallest = (min(smallest), min(smallest))
     if _starves(student, smallest):
         what = f"for {student.spec.name}, whose batch-norm learns nothing from one image of {_shown(smallest)} pixels"
+        if train.batch_size > train.accumulate:
+            raise ConfigError(
+                f"data.unlabelled.share must give 2 images or more to a part of a batch {what}, got {others} for a "
+                f"batch. Set data.unlabelled.share=1."
+            )
         if train.batch_size == 1:
             raise ConfigError(f"train.batch_size must be 2 or more {what}, got 1. Set train.batch_size=2.")
         parts = max(parts for parts in range(1, train.batch_size) if train.batch_size % parts == 0)
@@ -60,7 +68,8 @@ def require_grids(student: Detector, opened: Opened, changes: SampleChanges) -> 
 def _padded(
     detector: Detector, opened: Opened, image: ImageSettings, *, side: int, cut: bool, setting: str
 ) -> list[str]:
-    grids = [one for split in (opened.data.train, opened.data.val) for one in _grids(image, split, side=side)]
+    splits = (*_trained_on(opened), opened.data.val)
+    grids = [one for split in splits for one in _grids(image, split, side=side)]
     if cut:
         grids.append((-(-image.long_side // image.pad_multiple) * image.pad_multiple,) * 2)
     largest, notes = (max(height for height, _ in grids), max(width for _, width in grids)), []
@@ -73,6 +82,10 @@ def _padded(
                     f"{_shown(padded)} inside it, which costs time"
                 )
     return notes
+
+
+def _trained_on(opened: Opened) -> list[Annotations]:
+    return [opened.data.train, *([] if opened.unlabelled is None else [opened.unlabelled])]
 
 
 def _grids(image: ImageSettings, split: Annotations, *, side: int, factor: float = 1.0) -> Iterator[Grid]:

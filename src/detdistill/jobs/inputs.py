@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from detdistill.data.annotations import Annotations
 from detdistill.data.builder import match_classes
 from detdistill.data.classes import left_out, require_shared
@@ -19,6 +21,7 @@ from detdistill.jobs.paths import PATHS_FROM
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.jobs.start import open_start
+from detdistill.jobs.unlabelled import open_unlabelled
 from detdistill.progress import Progress
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
@@ -40,6 +43,8 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
             f"The training data {' and '.join(map(str, config.data.sources('train')))} must hold at least one box to "
             f"learn, got none in {len(train_split)} images. See what became of them by `detdistill data check DATA`."
         )
+    if empty := int((np.diff(train_split.offsets) == 0).sum()):
+        watcher.say(f"train data: {empty} of {len(train_split)} images have no box: they teach background alone")
     names, weights, mixture = train_split.class_names, config.data.weights, None
     if weights is not None and len(set(weights)) > 1:
         mixture = Mixture(tuple(map(len, sets)), weights, config.seed)
@@ -64,7 +69,8 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
             f"The student alone in {config.alone} must have the data's classes {list(names)}, got "
             f"{list(alone.class_names)}. Give a run on this data."
         )
-    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start)
+    others = open_unlabelled(config, train_split, val_split, same_classes=same_classes, progress=watcher)
+    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start, others)
 
 
 def _learned_images(train: Annotations, val: Annotations) -> list[str]:
@@ -164,9 +170,10 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a run was begun in a folder: it has a checkpoint, a config file of its own, or twins alone so far."""
+    """Whether a run was begun in a folder: it has a checkpoint, a config file, or what its teacher made alone."""
     run = RunFolder(folder)
-    if run.steps() or (folder.is_dir() and [path.name for path in folder.iterdir()] == [run.twins.name]):
+    made = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    if run.steps() or (made and made <= {run.twins.name, run.unlabelled.name}):
         return True
     try:
         return run.config.read_text(encoding="utf-8").startswith(f"{PATHS_FROM}:")

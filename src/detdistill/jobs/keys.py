@@ -130,7 +130,7 @@ def command_settings(
     methods = {name for name in METHODS if re.search(rf"\b{name}\b", method or "")} or METHODS.keys()
     kept = []
     for one in run_settings(families=families, methods=methods):
-        if command != "train" or one.key.partition(".")[0] not in TAUGHT_KEYS:
+        if command != "train" or not any(f"{one.key}.".startswith(f"{key}.") for key in TAUGHT_KEYS):
             kept.append(one)
     return SettingsOutcome((*command_words({command: function}), *kept))
 

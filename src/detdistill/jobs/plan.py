@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from detdistill.data.dataset import TwinReader
 from detdistill.data.transforms import ImageSettings
 from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.files import existing
-from detdistill.jobs import samples, stages
+from detdistill.jobs import samples, stages, unlabelled
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress, counted, duration, in_bytes
 from detdistill.store.layout import RunFolder
@@ -58,6 +59,7 @@ class RunPlan:
         step_seconds: that one step takes, where it was measured.
         generations: how many such runs there are, one after the other.
         then: what else is trained, which `seconds` does not count.
+        unlabelled: images without labels, and how many of them a step sees; None where there are none.
     """
 
     label: str
@@ -84,6 +86,7 @@ class RunPlan:
     then: tuple[str, ...] = ()
     twin_bytes: int = 0
     twins: Path | None = None
+    unlabelled: tuple[int, int] | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -105,6 +108,7 @@ class RunPlan:
             f"{f' and {self.workers} to load images' if self.workers else ''}{' each' if self.processes > 1 else ''}, "
             f"precision {self.precision}",
             f"  images: {train:,} to train on, {val:,} to validate on, at most {seen} pixels",
+            *self._beside(),
             f"  steps: {steps}",
             f"  evaluation: {self.measured}",
             f"  disk: at most {counted(self.checkpoints, 'checkpoint')} of {in_bytes(self.checkpoint_bytes)} at a "
@@ -119,6 +123,12 @@ class RunPlan:
             said = f"  time: about {duration(self.seconds)}, at {self.step_seconds:.3g} s a step"
             lines.append(f"{said}; evaluations not counted" if self.evaluations else said)
         return lines
+
+    def _beside(self) -> list[str]:
+        if self.unlabelled is None:
+            return []
+        images, count = self.unlabelled
+        return [f"  unlabelled: {counted(images, 'image')}, {count:,} in a step beside the labelled ones"]
 
     def as_dict(self) -> Mapping[str, Any]:
         """Every figure by its name."""
@@ -154,6 +164,11 @@ def announce(proved: stages.Proved, *, runs: int = 1, progress: Progress | None)
     plan = plan_of(proved)
     watched_by_leader(progress).say("\n".join(plan.table()))
     by_leader(lambda: plan.require_room(runs))
+
+
+def _beside(opened: samples.Opened, *, batch: int) -> tuple[int, int] | None:
+    settings = opened.config.data.unlabelled
+    return None if opened.unlabelled is None or settings is None else (len(opened.unlabelled), settings.count(batch))
 
 
 def _then(config: RunConfig) -> tuple[str, ...]:
@@ -197,6 +212,7 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         then=_then(config),
         twin_bytes=0 if recipe is None else samples.least_of_twins(recipe, opened),
         twins=None if recipe is None else samples.twins_folder(recipe, opened),
+        unlabelled=_beside(opened, batch=batch),
     )
 
 
@@ -239,13 +255,18 @@ def step_seconds(proved: stages.Proved, count: int) -> float:
     )
     teacher = () if isinstance(step, SupervisedStep) else (step.teacher,)
     trial = copy.deepcopy(step, {id(one): one for one in teacher})
-    twins = {} if isinstance(step, SupervisedStep) else samples.standing_in(step.recipe, opened)
+    twins, beside, others = dict[str, TwinReader](), None, opened.unlabelled
+    if not isinstance(step, SupervisedStep):
+        twins = samples.standing_in(step.recipe, opened, opened.data.train)
+        if others is not None:
+            seen = samples.standing_in(step.recipe, opened, others)
+            beside = unlabelled.beside(opened, others, built.changes, twins=seen, batch_size=few.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         try:
             train(
                 trial,
                 few,
-                loader=samples.batches_for(opened, replace(built.changes, twins=twins), few),
+                loader=samples.batches_for(opened, replace(built.changes, twins=twins), few, beside=beside),
                 save_student=lambda student, place: save_detector(student, place, image={}),
                 folder=Path(folder),
             )

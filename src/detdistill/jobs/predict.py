@@ -102,7 +102,8 @@ def predict_job(
         raise DataError(_unreadable(problems, 0))
     drawings = _drawings(files, out, given=given)
     _require_own_predictions(out / PREDICTIONS)
-    annotations = _unannotated(sizes, loaded.class_names)
+    resolved = {str(path.resolve()): size for path, size in sizes.items()}
+    annotations = Annotations.without_boxes(Path("/"), resolved, loaded.class_names)
     size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
     everything = detect(
         loaded.detector, annotations, size, label=f"detect with {checkpoint}", agnostic=agnostic, progress=watcher
@@ -185,22 +186,4 @@ def _unreadable(problems: Problems, read: int) -> str | None:
     more = f" (and {problems.skipped - 1} more of {problems.skipped + read} files)" if problems.skipped > 1 else ""
     return (
         f"{first.where} must be an image that can be decoded, got: {first.what}{more}. Leave it out, or write it anew."
-    )
-
-
-def _unannotated(sizes: Mapping[Path, tuple[int, int]], class_names: tuple[str, ...]) -> Annotations:
-    encoded = [str(path.resolve()).encode() for path in sizes]
-    return Annotations(
-        images_dir=Path("/"),
-        class_names=class_names,
-        category_ids=np.arange(len(class_names)),
-        image_ids=np.arange(len(sizes)),
-        sizes=np.array(list(sizes.values()), dtype=np.int32),
-        name_bytes=np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        name_offsets=np.cumsum([0, *map(len, encoded)]),
-        offsets=np.zeros(len(sizes) + 1, dtype=np.int64),
-        boxes=np.zeros((0, 4), dtype=np.float32),
-        labels=np.zeros(0, dtype=np.int32),
-        ignored=np.zeros(0, dtype=bool),
-        areas=np.zeros(0, dtype=np.float32),
     )

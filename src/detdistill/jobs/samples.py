@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader, read_image
-from detdistill.data.loader import collate, evaluation_loader, training_loader
+from detdistill.data.loader import Beside, collate, evaluation_loader, training_loader
 from detdistill.data.mixture import Mixture
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.data.transforms import ImageSettings
@@ -64,6 +64,7 @@ class Opened:
         same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
         alone: the same student trained alone, for the comparison; None where there is none.
         start: the detector that the run starts from; None for fresh weights.
+        unlabelled: images for the distillation alone, without boxes yet; None for none.
     """
 
     config: RunConfig
@@ -74,6 +75,7 @@ class Opened:
     alone: LoadedDetector | None
     teacher_image: ImageSettings | None = None
     start: Start | None = None
+    unlabelled: Annotations | None = None
 
     @property
     def taught_at(self) -> ImageSettings:
@@ -147,8 +149,10 @@ def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
     )
 
 
-def batches_for(opened: Opened, changes: SampleChanges, settings: TrainSettings) -> Loader:
-    """What a training with these settings reads, from any step on."""
+def batches_for(
+    opened: Opened, changes: SampleChanges, settings: TrainSettings, *, beside: Beside | None = None
+) -> Loader:
+    """What a training with these settings reads, from any step on, and the unlabelled images beside that."""
     dataset = training_data(opened, changes)
     return lambda start, rank, ranks: training_loader(
         dataset,
@@ -157,6 +161,7 @@ def batches_for(opened: Opened, changes: SampleChanges, settings: TrainSettings)
         start_step=start,
         plain_from=round(changes.until * settings.steps),
         mixture=opened.data.mixture,
+        beside=beside,
         workers=settings.workers,
         rank=rank,
         ranks=ranks,
@@ -187,20 +192,27 @@ def twins_folder(recipe: Recipe, opened: Opened) -> Path | None:
 
 def least_of_twins(recipe: Recipe, opened: Opened) -> int:
     """Bytes that the twins still to be made take at least: with its noise, none is smaller than its image's file."""
-    folder, train = twins_folder(recipe, opened), opened.data.train
+    folder = twins_folder(recipe, opened)
     if folder is None:
         return 0
-    pixels = train.sizes[:].prod(1, dtype=np.int64)
-    # An image that is stored without compression says nothing.
-    paths = (train.path(row) for row in range(len(train)))
-    files = (min(path.stat().st_size, int(size)) for path, size in zip(paths, pixels, strict=True) if path.is_file())
+    images = [opened.data.train, *([] if opened.unlabelled is None else [opened.unlabelled])]
     makers = sum(isinstance(one, RepeatableMaker) for one in recipe.twins.values())
-    return max(0, makers * sum(files) - sum(path.stat().st_size for path in folder.glob("*/*.png")))
+    made = sum(path.stat().st_size for path in folder.glob("*/*.png"))
+    return max(0, makers * sum(map(_file_bytes, images)) - made)
 
 
-def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> dict[str, TwinReader]:
-    """Readers of the twins that a recipe looks at, made where they are not on the disk yet; none where a run makes them
-    on the fly.
+def _file_bytes(images: Annotations) -> int:
+    """Bytes of the files of images, of each at most one for every pixel: one without compression says nothing."""
+    pixels = images.sizes[:].prod(1, dtype=np.int64)
+    paths = (images.path(row) for row in range(len(images)))
+    return sum(min(path.stat().st_size, int(size)) for path, size in zip(paths, pixels, strict=True) if path.is_file())
+
+
+def open_twins(
+    recipe: Recipe, teacher: FrozenTeacher, opened: Opened, images: Annotations, progress: Progress
+) -> dict[str, TwinReader]:
+    """Readers of the twins of images that a recipe looks at, made where they are not on the disk yet; none where a run
+    makes them on the fly.
     """
     config, folder = opened.config, twins_folder(recipe, opened)
     if folder is None:
@@ -210,7 +222,7 @@ def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress:
             folder,
             maker=maker,
             teacher=teacher,
-            annotations=opened.data.train,
+            annotations=images,
             image=opened.taught_at,
             batch_size=config.train.batch_size,
             device=opened.first_device,
@@ -221,15 +233,14 @@ def open_twins(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress:
     }
 
 
-def standing_in(recipe: Recipe, opened: Opened) -> dict[str, TwinReader]:
+def standing_in(recipe: Recipe, opened: Opened, images: Annotations) -> dict[str, TwinReader]:
     """Readers that show each image as its own twin: a step then takes as long as with twins from the cache."""
     if opened.config.twins.on_the_fly:
         return {}
-    train = opened.data.train
 
     def itself(index: int) -> Tensor:
-        height, width = map(int, train.sizes[index])
-        return read_image(train.path(index), image_id=int(train.image_ids[index]), size=(height, width))
+        height, width = map(int, images.sizes[index])
+        return read_image(images.path(index), image_id=int(images.image_ids[index]), size=(height, width))
 
     return {name: itself for name, maker in recipe.twins.items() if isinstance(maker, RepeatableMaker)}
 

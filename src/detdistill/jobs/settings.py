@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
+from detdistill.data.unlabelled import UnlabelledSettings
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, typed
 from detdistill.methods.composition import MethodSettings
@@ -21,7 +22,8 @@ from detdistill.training.settings import TrainSettings
 _ORDER: tuple[str, ...] = ("data", "student", "teacher", "method", "twins", "inherit", "init")
 _ORDER += ("seed", "train", "evaluate", "out", "alone", "alone_differs", "equal_time", "longer")
 
-TAUGHT_KEYS = ("teacher", "method", "alone", "alone_differs", "equal_time", "longer", "twins", "inherit")
+TAUGHT_KEYS: tuple[str, ...] = ("teacher", "method", "alone", "alone_differs", "equal_time", "longer", "twins")
+TAUGHT_KEYS += ("inherit", "data.unlabelled")
 """What of a run `train` passes over: only teaching reads it."""
 
 
@@ -47,6 +49,7 @@ class DataSettings:
         sample_specific: noise or a crop for training images by the size of their objects, without a method that
             brings this along (`ikd` does); None for none, ``{}`` for the published numbers.
         sample_specific_until: share of the run after which that is off, as it is in `ikd`, whose control it is.
+        unlabelled: images without labels for the distillation; None for none.
     """
 
     folder: Path | tuple[Path, ...] | None = None
@@ -59,6 +62,7 @@ class DataSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     sample_specific: SampleSpecificSettings | None = None
     sample_specific_until: Share = 2 / 3
+    unlabelled: UnlabelledSettings | None = None
 
     def __post_init__(self) -> None:
         if not (self.sources("train") and self.sources("val")):
@@ -217,7 +221,8 @@ class RunConfig:
     def untaught(self) -> RunConfig:
         """The run of the same student without a teacher."""
         no_alone: dict[str, Any] = {"alone": None, "alone_differs": False, "equal_time": False, "longer": None}
-        return replace(self, teacher=None, method=None, inherit=False, **no_alone)
+        data = replace(self.data, unlabelled=None)
+        return replace(self, data=data, teacher=None, method=None, inherit=False, **no_alone)
 
     def as_dict(self) -> dict[str, Any]:
         """The run as nested dictionaries, laid out as in a config file; what is None at the top is left out."""

@@ -15,6 +15,9 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from detdistill.data.annotations import Annotations
+from detdistill.data.dataset import TwinReader
+from detdistill.data.loader import Beside
 from detdistill.detectors.base import Detector, require_agnostic
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
@@ -37,6 +40,7 @@ from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, 
 from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.unlabelled import beside, pseudo_gain, require_pseudo, unlabelled_identity, with_teachers_boxes
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
 from detdistill.progress import Progress, counted
 from detdistill.settings.strict_yaml import dump_yaml
@@ -139,7 +143,8 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     if alone is not None and not config.alone_differs:
         alone.require_twin()
     recipe = samples.weighed_constantly(recipe, teacher, opened, watcher)
-    step = DistillationStep(student, teacher, recipe).to(opened.first_device)
+    require_pseudo(student, opened)
+    step = DistillationStep(student, teacher, recipe, pseudo_gain=pseudo_gain(opened)).to(opened.first_device)
     shares = samples.reached(changes, data, watcher)
     return Built(opened, step, recipe.name, changes, shares, inherited=inherited, started=started, alone=alone)
 
@@ -194,16 +199,28 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     opened, changes = built.opened, built.changes
     config, data = opened.config, opened.data
     settings, image, identity = config.train, asdict(data.image), own_identity(opened)
+    unlabelled: Beside | None = None
     if isinstance(step, SupervisedStep):
         label = f"train {config.student.detector}"
         identity |= {"method": None}
     else:
         label = f"distil {config.student.detector} by {built.method}"
-        twins = first_on_machine(lambda: samples.open_twins(step.recipe, step.teacher, opened, watcher))
+        images, teacher = opened.unlabelled, step.teacher.digest()
+        if images is not None:
+            images = first_on_machine(lambda: with_teachers_boxes(opened, teacher=teacher, progress=watcher))
+
+        def twins_of(images: Annotations) -> dict[str, TwinReader]:
+            return first_on_machine(lambda: samples.open_twins(step.recipe, step.teacher, opened, images, watcher))
+
+        twins = twins_of(data.train)
+        if images is not None:
+            others, size = twins_of(images), settings.batch_size
+            unlabelled = beside(opened, images, changes, twins=others, batch_size=size)
         identity |= {
             "method": method_tree(require_method(config)),
-            "teacher": step.teacher.digest(),
+            "teacher": teacher,
             **changes.identity(),
+            **unlabelled_identity(opened),
             **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
             **({"twins": sorted(twins)} if step.recipe.twins else {}),
         }
@@ -211,7 +228,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     result = train(
         step,
         settings,
-        loader=samples.batches_for(opened, changes, settings),
+        loader=samples.batches_for(opened, changes, settings, beside=unlabelled),
         save_student=lambda student, place: save_detector(student, place, image=image),
         folder=config.out,
         resume=opened.resume,

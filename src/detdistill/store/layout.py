@@ -46,6 +46,7 @@ class RunFolder:
         inherited: what the student took over from its teacher before the first step.
         tensorboard: the folder of TensorBoard's events.
         twins: the folder of the training images' twins, where the run keeps its own.
+        unlabelled: what the teacher found in the images without labels.
         checkpoints: the folder of checkpoints.
         best: the folder of the best evaluation's student, where the run keeps that one.
     """
@@ -63,6 +64,7 @@ class RunFolder:
     inherited = _Inside("inherited.json")
     tensorboard = _Inside("tensorboard")
     twins = _Inside("twins")
+    unlabelled = _Inside("unlabelled.json")
     checkpoints = _Inside(CHECKPOINTS)
     best = _Inside(BEST)
 

@@ -15,7 +15,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import BACKGROUND, all_background, assign, focal_cells
+from detdistill.detectors.dense import BACKGROUND, all_background, assign, centres, focal_cells
 from detdistill.detectors.settings import Boxes, DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, overlap_costs
@@ -80,7 +80,7 @@ def fcos_loss(
     anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)
     radius = model.center_sampling_radius
     matches = [match_by_centre(target.boxes, anchors, counts=counts, radius=radius) for target in targets]
-    given = assign(matches, targets, counts=counts)
+    given = assign(matches, targets, counts=counts, points=centres(anchors))
     own = anchors[given.anchor]
     boxes = given.truth(own)
     predicted = model.head.box_coder.decode(given.rows(rows["bbox_regression"]), own)

@@ -108,6 +108,7 @@ class GFLDetector(Detector):
 
     settings: GFLSettings
     agnostic = False
+    weighs_objects = True
 
     def __init__(self, settings: GFLSettings, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class GFLDetector(Detector):
             match_by_atss(target.boxes, cells, size=size, scale=scale).matched
             for target, size in zip(targets, batch.sizes, strict=True)
         ]
-        given = assign(matches, targets, counts=cells.counts)
+        given = assign(matches, targets, counts=cells.counts, points=cells.points)
         image, cell, objects = given.image, given.anchor, given.objects
         edges = given.rows(_rows(boxes))
         points, strides = cells.points[cell], cells.strides[cell][:, None]
@@ -178,7 +179,7 @@ class GFLDetector(Detector):
         costs = quality_focal_cells(
             logits, torch.where(given.positive, iou, 0.0), own=(image, cell, given.labels[objects])
         )
-        quality = given.by_level(costs.masked_fill(~inside, 0.0))
+        quality = given.by_level(given.counted(costs).masked_fill(~inside, 0.0))
         overlap = given.by_level(given.spread(weights * overlap_costs(generalised)))
         shape = given.spread(weights * distribution_focal_costs(edges, box_distances(truth, points) / strides))
         shape, mass = shape.sum(dim=1), given.spread(weights).sum(dim=1)

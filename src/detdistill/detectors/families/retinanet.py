@@ -16,7 +16,7 @@ from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_los
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import BACKGROUND, LEFT_OUT, all_background, assign, focal_cells
+from detdistill.detectors.dense import BACKGROUND, LEFT_OUT, all_background, assign, centres, focal_cells
 from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, DetectorSettings, HeadNorm, Octaves
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, encoded
@@ -100,7 +100,7 @@ def retinanet_loss(
         else all_background(anchors)
         for target in targets
     ]
-    given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels))
+    given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels), points=centres(anchors))
     predicted, own = given.rows(rows["bbox_regression"]), anchors[given.anchor]
     costs = _offset_costs(model.head.regression_head, predicted, given.truth(own), own)
     each = given.positives().clamp(min=1)[:, None]
