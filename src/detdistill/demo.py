@@ -16,13 +16,13 @@ from detdistill.files import is_partial, read_json, require_writable, write_byte
 from detdistill.jobs.longer import ALONE_EQUAL_TIME, equal_time_config
 from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job, train_job
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
-from detdistill.jobs.stages import report
+from detdistill.jobs.stages import held, report
 from detdistill.methods.frs import FRSSettings
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Table, results_json, side_by_side
 from detdistill.scenes import make_scenes
 from detdistill.scenes.write import SCENES_MADE
-from detdistill.store.layout import RunFolder
+from detdistill.store.layout import LOCK, RunFolder
 from detdistill.training.settings import TrainSettings
 
 SCENES, LABELLED = "scenes", "labelled.json"
@@ -93,26 +93,27 @@ def demo_job(
     """
     chosen = plan or DemoPlan()
     _require_own(out)
-    make_demo_scenes(chosen, out=out, seed=seed, progress=progress or Silence())
-    configs = demo_configs(chosen, out=out, seed=seed)
-    runs = {name: train_job(configs[name], resume=True, progress=progress) for name in (TEACHER, ALONE)}
-    distilled = distill_job(configs[DISTILLED], resume=True, progress=progress)
-    equal_time = equal_time_config(configs[ALONE], out=out, alone=runs[ALONE].seconds, distilled=distilled.seconds)
-    runs[ALONE_EQUAL_TIME] = train_job(equal_time, resume=True, progress=progress)
-    results = {name: run.results[STUDENT] for name, run in runs.items()}
-    results[DISTILLED], runs[DISTILLED] = distilled.results[DISTILLED], distilled
-    outcome = DemoOutcome(out, results, {name: (run.steps, run.seconds) for name, run in runs.items()})
-    if refused := report(out, outcome.as_dict(), curves={name: out / name for name in runs}):
-        raise refused
-    write_bytes(RunFolder(out).pictures, RunFolder(distilled.out).pictures.read_bytes())
-    return outcome
+    with held(out):
+        make_demo_scenes(chosen, out=out, seed=seed, progress=progress or Silence())
+        configs = demo_configs(chosen, out=out, seed=seed)
+        runs = {name: train_job(configs[name], resume=True, progress=progress) for name in (TEACHER, ALONE)}
+        distilled = distill_job(configs[DISTILLED], resume=True, progress=progress)
+        equal_time = equal_time_config(configs[ALONE], out=out, alone=runs[ALONE].seconds, distilled=distilled.seconds)
+        runs[ALONE_EQUAL_TIME] = train_job(equal_time, resume=True, progress=progress)
+        results = {name: run.results[STUDENT] for name, run in runs.items()}
+        results[DISTILLED], runs[DISTILLED] = distilled.results[DISTILLED], distilled
+        outcome = DemoOutcome(out, results, {name: (run.steps, run.seconds) for name, run in runs.items()})
+        if refused := report(out, outcome.as_dict(), curves={name: out / name for name in runs}):
+            raise refused
+        write_bytes(RunFolder(out).pictures, RunFolder(distilled.out).pictures.read_bytes())
+        return outcome
 
 
 def _require_own(out: Path) -> None:
     """Refuses a folder that holds something else than a demo, begun or finished."""
     require_writable(out, "The demo's folder")
-    inside = [] if not out.exists() else list(out.iterdir())
-    if not (out / SCENES / SCENES_MADE).is_file() and not all(is_partial(one.name) for one in inside):
+    inside = [one.name for one in out.iterdir()] if out.exists() else []
+    if not (out / SCENES / SCENES_MADE).is_file() and not all(is_partial(name) or name == LOCK for name in inside):
         raise ConfigError(
             f"The demo's folder {out} must be new or empty, or hold a demo, got one with other files. "
             "Give another folder."

@@ -23,9 +23,12 @@ from detdistill.jobs.settings import DataSettings, RunConfig
 from detdistill.jobs.start import open_start
 from detdistill.jobs.unlabelled import open_unlabelled
 from detdistill.progress import Progress
-from detdistill.store.layout import RunFolder
+from detdistill.settings.strict_yaml import load_yaml
+from detdistill.store.layout import ALONE_LONGER, LOCK, RunFolder
+from detdistill.store.lock import require_idle
 from detdistill.store.students import load_detector
 from detdistill.training.launch import own_device
+from detdistill.training.logs import require_tensorboard
 from detdistill.training.world import by_leader, watched_by_leader
 
 
@@ -33,7 +36,11 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     """Reads data, teacher and the student alone; nothing is written or trained."""
     watcher = watched_by_leader(progress)
     require_free(config.out, resume=resume)
+    if resume:
+        _require_same_longer(config)
     own_device(config.train)
+    if config.train.tensorboard:
+        require_tensorboard()
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
@@ -151,10 +158,11 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
     """
 
     def look() -> None:
+        require_idle(out)
         if out.exists() and not out.is_dir():
             raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
         require_writable(out, "The run folder")
-        if not (out.is_dir() and any(out.iterdir())):
+        if not (out.is_dir() and any(path.name != LOCK for path in out.iterdir())):
             return
         begun = _is_run(out / first)
         if not resume:
@@ -172,13 +180,26 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
 def _is_run(folder: Path) -> bool:
     """Whether a run was begun in a folder: it has a checkpoint, a config file, or what its teacher made alone."""
     run = RunFolder(folder)
-    made = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    made = ({path.name for path in folder.iterdir()} if folder.is_dir() else set()) - {LOCK}
     if run.steps() or (made and made <= {run.twins.name, run.unlabelled.name}):
         return True
     try:
         return run.config.read_text(encoding="utf-8").startswith(f"{PATHS_FROM}:")
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _require_same_longer(config: RunConfig) -> None:
+    """Refuses to go on with the student alone for another time than it was begun for."""
+    begun = RunFolder(config.out / ALONE_LONGER)
+    if config.longer is None or not by_leader(begun.config.is_file):
+        return
+    steps = by_leader(lambda: int(load_yaml(begun.config)["train"]["steps"]))
+    if steps != round(config.longer * config.train.steps):
+        raise ConfigError(
+            f"--longer must be {steps / config.train.steps:g} to resume from {begun.path}, got {config.longer:g}. "
+            "Set it back, or start a new run in another folder."
+        )
 
 
 def _require_figure(config: RunConfig, val: Annotations) -> None:

@@ -12,10 +12,12 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.store.checkpoints import read_record
-from detdistill.store.layout import RunFolder
+from detdistill.store.layout import ALONE_LONGER, RunFolder
 from detdistill.training.world import by_leader, launched_by_torchrun
 
-ALONE_EQUAL_TIME, ALONE_LONGER = "alone_equal_time", "alone_longer"
+__all__ = ["ALONE_EQUAL_TIME", "ALONE_LONGER", "equal_time_config", "longer_configs", "require_measurable"]
+
+ALONE_EQUAL_TIME = "alone_equal_time"
 _MEASURED = 20
 
 

@@ -24,6 +24,7 @@ from detdistill.report.confusion import draw_confusion
 from detdistill.report.curves import learning_curves
 from detdistill.report.sheet import comparison_sheet, sheet_rows
 from detdistill.store.layout import RunFolder
+from detdistill.store.lock import require_in_place
 from detdistill.training.launch import own_device
 from detdistill.training.loop import Evaluate
 from detdistill.training.world import leads, watched_by_leader
@@ -109,6 +110,7 @@ def report(
     """
     if not leads():
         return None
+    require_in_place(out)
     folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
     write_json(folder.results, results)
     return _spared(learning_curves)(

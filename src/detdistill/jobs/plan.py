@@ -226,6 +226,7 @@ def plan_job(
     """
     opened = stages.open_inputs(config, resume=resume, progress=progress)
     proved = stages.prove(stages.build(opened, progress=progress), progress=progress)
+    stages.require_same_run(proved)
     plan = replace(plan_of(proved), generations=generations)
     by_leader(lambda: plan.require_room(generations))
     if launched_by_torchrun() or plan.start >= plan.steps:

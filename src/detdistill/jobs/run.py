@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,14 +50,19 @@ _ROUNDS = 5
 
 def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
     """Trains a detector alone, whatever teacher and method the run has, measures it, and leaves a run folder."""
-    built, fitted = _trained(config.untaught(), resume=resume, progress=progress)
-    return by_leader(lambda: _measured_alone(built, fitted, config.student.detector, progress))
+    with ExitStack() as locks:
+        built, fitted = _trained(config.untaught(), locks, resume=resume, progress=progress)
+        return by_leader(lambda: _measured_alone(built, fitted, config.student.detector, progress))
 
 
-def _trained(config: RunConfig, *, resume: bool, progress: Progress | None) -> tuple[stages.Built, stages.Fitted]:
+def _trained(
+    config: RunConfig, locks: ExitStack, *, resume: bool, progress: Progress | None
+) -> tuple[stages.Built, stages.Fitted]:
+    """A detector that nobody taught; its folder is held until `locks` are closed."""
     built = stages.build(stages.open_inputs(config, resume=resume, progress=progress), progress=progress)
     proved = stages.prove(built, progress=progress)
     announce(proved, progress=progress)
+    locks.enter_context(stages.held(config.out))
     return built, stages.fit(proved, progress=progress)
 
 
@@ -91,9 +97,18 @@ def distill_job(
     stages.require_method(config)
     require_measurable(config)
     opened = stages.open_inputs(config, resume=resume, progress=progress)
-    built = stages.build(opened, progress=progress)
-    proved = stages.prove(built, progress=progress)
+    proved = stages.prove(stages.build(opened, progress=progress), progress=progress)
     announce(proved, runs=runs, progress=progress)
+    with ExitStack() as locks:
+        locks.enter_context(stages.held(config.out))
+        return _distilled(proved, locks, resume=resume, progress=progress)
+
+
+def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progress: Progress | None) -> RunOutcome:
+    """Trains and measures a student whose terms were proved; further folders are held until `locks` are closed."""
+    built = proved.built
+    opened, config = built.opened, built.opened.config
+    stages.require_same_run(proved)
     # The student is compared with them as far as their figures mean anything.
     teacher = opened.teacher if opened.same_classes else None
     others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}
@@ -108,7 +123,7 @@ def distill_job(
     fitted = stages.fit(proved, progress=progress)
     watcher, seconds = watched_by_leader(progress), fitted.training.seconds
     further = {
-        name: _trained(one, resume=resume, progress=progress)
+        name: _trained(one, locks, resume=resume, progress=progress)
         for name, one in longer_configs(built, seconds=seconds, progress=watcher).items()
     }
 
@@ -199,16 +214,17 @@ def generations_job(
     require_free(config.out, resume=resume, first="generation_1")
     found: list[RunOutcome] = []
     teacher = config.teacher
-    for number in range(1, generations + 1):
-        out = config.out / f"generation_{number}"
-        watcher.say(f"generation {number} of {generations}: {out}")
-        taught, left = replace(config, out=out, teacher=teacher), generations - number + 1
-        found.append(distill_job(taught, resume=resume, runs=left, progress=watcher))
-        if teacher is not None:
-            # A student saw the data's own size.
-            teacher = replace(teacher, source=str(out), allow=(), image=None)
-    outcome = GenerationsOutcome(config.out, tuple(found))
-    curves = {one.out.name: one.out for one in found}
-    if refused := stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results):
-        raise refused
+    with stages.held(config.out):
+        for number in range(1, generations + 1):
+            out = config.out / f"generation_{number}"
+            watcher.say(f"generation {number} of {generations}: {out}")
+            taught, left = replace(config, out=out, teacher=teacher), generations - number + 1
+            found.append(distill_job(taught, resume=resume, runs=left, progress=watcher))
+            if teacher is not None:
+                # A student saw the data's own size.
+                teacher = replace(teacher, source=str(out), allow=(), image=None)
+        outcome = GenerationsOutcome(config.out, tuple(found))
+        curves = {one.out.name: one.out for one in found}
+        if refused := stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results):
+            raise refused
     return outcome

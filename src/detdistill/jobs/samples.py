@@ -32,7 +32,7 @@ from detdistill.progress import Progress
 from detdistill.store.layout import RunFolder
 from detdistill.store.twins import open_twin_cache
 from detdistill.training.launch import forks, own_device
-from detdistill.training.run import Loader
+from detdistill.training.result import Loader
 from detdistill.training.settings import TrainSettings
 from detdistill.types import Batch
 
@@ -228,21 +228,24 @@ def open_twins(
             device=opened.first_device,
             progress=progress,
         )
-        for name, maker in recipe.twins.items()
-        if isinstance(maker, RepeatableMaker)
+        for name, maker in kept_twins(recipe, opened).items()
     }
+
+
+def kept_twins(recipe: Recipe, opened: Opened) -> dict[str, RepeatableMaker]:
+    """The makers of the twins of a recipe that are kept on the disk, by name."""
+    makers = {} if opened.config.twins.on_the_fly else recipe.twins
+    return {name: maker for name, maker in makers.items() if isinstance(maker, RepeatableMaker)}
 
 
 def standing_in(recipe: Recipe, opened: Opened, images: Annotations) -> dict[str, TwinReader]:
     """Readers that show each image as its own twin: a step then takes as long as with twins from the cache."""
-    if opened.config.twins.on_the_fly:
-        return {}
 
     def itself(index: int) -> Tensor:
         height, width = map(int, images.sizes[index])
         return read_image(images.path(index), image_id=int(images.image_ids[index]), size=(height, width))
 
-    return {name: itself for name, maker in recipe.twins.items() if isinstance(maker, RepeatableMaker)}
+    return dict.fromkeys(kept_twins(recipe, opened), itself)
 
 
 def weighed_constantly(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> Recipe:

@@ -10,8 +10,11 @@ A run without a teacher goes the same way. Every stage tells its `progress` what
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,9 +48,10 @@ from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tr
 from detdistill.progress import Progress, counted
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.layout import RunFolder
+from detdistill.store.lock import hold
 from detdistill.store.students import load_detector, save_detector
-from detdistill.training.loop import TrainResult, train
-from detdistill.training.world import first_on_machine, watched_by_leader
+from detdistill.training.loop import TrainResult, require_resumable, train
+from detdistill.training.world import by_leader, first_on_machine, watched_by_leader
 
 __all__ = [
     "Measured",
@@ -55,11 +59,13 @@ __all__ = [
     "count_confusion",
     "draw_pictures",
     "fit",
+    "held",
     "measure",
     "open_inputs",
     "prove",
     "report",
     "require_method",
+    "require_same_run",
 ]
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -189,6 +195,8 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
 def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     """Trains into the run's folder, which gets ``config.yaml``, checkpoints and ``metrics.csv``.
 
+    Whoever has more to do there afterwards keeps the folder to itself by `held`.
+
     Raises:
         ConfigError: other settings than those of the run that is resumed.
         DataError: an image cannot be read, or the disk has too little room for twins.
@@ -198,14 +206,13 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
     watcher, built, step = watched_by_leader(progress), proved.built, proved.built.step
     opened, changes = built.opened, built.changes
     config, data = opened.config, opened.data
-    settings, image, identity = config.train, asdict(data.image), own_identity(opened)
+    settings, image, identity = config.train, asdict(data.image), require_same_run(proved)
     unlabelled: Beside | None = None
     if isinstance(step, SupervisedStep):
         label = f"train {config.student.detector}"
-        identity |= {"method": None}
     else:
         label = f"distil {config.student.detector} by {built.method}"
-        images, teacher = opened.unlabelled, step.teacher.digest()
+        images, teacher = opened.unlabelled, identity["teacher"]
         if images is not None:
             images = first_on_machine(lambda: with_teachers_boxes(opened, teacher=teacher, progress=watcher))
 
@@ -216,14 +223,6 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         if images is not None:
             others, size = twins_of(images), settings.batch_size
             unlabelled = beside(opened, images, changes, twins=others, batch_size=size)
-        identity |= {
-            "method": method_tree(require_method(config)),
-            "teacher": teacher,
-            **changes.identity(),
-            **unlabelled_identity(opened),
-            **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
-            **({"twins": sorted(twins)} if step.recipe.twins else {}),
-        }
         changes = replace(changes, twins=twins)
     result = train(
         step,
@@ -240,6 +239,43 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         brought_up=brought_up,
     )
     return Fitted(training=result)
+
+
+def require_same_run(proved: Proved) -> dict[str, Any]:
+    """What must stay the same of a run beside its training settings; nothing is written.
+
+    Raises:
+        ConfigError: it is to be resumed, and began as another one.
+    """
+    built, step = proved.built, proved.built.step
+    opened, config = built.opened, built.opened.config
+    identity = own_identity(opened)
+    if isinstance(step, SupervisedStep):
+        identity |= {"method": None}
+    else:
+        identity |= {
+            "method": method_tree(require_method(config)),
+            "teacher": step.teacher.digest(),
+            **built.changes.identity(),
+            **unlabelled_identity(opened),
+            **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
+            **({"twins": sorted(samples.kept_twins(step.recipe, opened))} if step.recipe.twins else {}),
+        }
+    if opened.resume:
+        by_leader(lambda: require_resumable(config.out, config.train, identity=identity, brought_up=brought_up))
+    return identity
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder, on the machine of the process that leads.
+
+    Raises:
+        ConfigError: another one is at work there.
+    """
+    with ExitStack() as stack:
+        by_leader(lambda: stack.enter_context(hold(folder)))
+        yield
 
 
 def _describe(built: Built) -> None:

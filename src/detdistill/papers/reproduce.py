@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from detdistill.evaluation.voc import evaluate_voc
 from detdistill.files import figures_of, read_json, require_own, write_figures, write_json, write_text
 from detdistill.jobs.run import DISTILLED, STUDENT, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.stages import measure, open_inputs
+from detdistill.jobs.stages import held, measure, open_inputs
 from detdistill.papers.data import PreparedData, full_data, smoke_data
 from detdistill.papers.plan import Plan, make_plan, require_room
 from detdistill.papers.rows import Metric, PaperRow, chosen_rows, read_paper
@@ -74,38 +75,39 @@ def reproduce_job(
     require_own(figures_file, "The table's file", figures_of(_COMMAND))
     if text_file.exists() and not figures_file.exists():
         raise ConfigError(f"{text_file} must be a new file, or a table of ours, got another. Give another folder.")
-    prepared = _data_of(covered, root=data, scale=scale, out=folder, progress=watcher)
-    needed = [row_runs(one, prepared[one.data, one.classes], scale=scale, out=folder) for one in covered]
-    runs = in_order(needed)
-    plan: Plan | None = None
-    if scale == "full":
-        by_run = {run.name: prepared[one.row.data, one.row.classes] for one in needed for run in one.runs.values()}
-        plan = make_plan(runs, by_run, finished={run.name for run in runs if _finished(run)}, progress=watcher)
-        for line in plan.lines():
-            watcher.say(line)
-        require_room(plan, folder)
-    if not plan_only:
-        for number, run in enumerate(runs, start=1):
-            made = _finished(run)
-            watcher.say(f"training {number} of {len(runs)}: {run.name}{' is there' if made else ''}")
-            if not made:
-                (train_job if run.needs is None else distill_job)(run.config, resume=True, progress=watcher)
-    told = dict.fromkeys(note for one in prepared.values() for note in one.notes)
-    voc = {run.name for one in needed for run in one.runs.values() if one.row.metric == _VOC}
-    figures = {run.name: _figures(run, voc=run.name in voc, progress=watcher) for run in runs if _finished(run)}
-    outcome = ReproduceOutcome(
-        paper=about,
-        scale=scale,
-        out=folder,
-        lines=table_lines(rows, {one.row.name: one for one in needed}, figures),
-        differences=differences_of(about, rows),
-        notes=(*(SMOKE_NOTES if scale == "smoke" else ()), *told),
-        plan=plan if plan_only else None,
-        complexity=count_complexity(about) if row is None and not plan_only else (),
-    )
-    if not plan_only:
-        write_figures(figures_file, outcome.as_dict(), command=_COMMAND, option="The table's file")
-        write_text(text_file, "\n".join(outcome.table()) + "\n")
+    with nullcontext() if plan_only else held(folder):
+        prepared = _data_of(covered, root=data, scale=scale, out=folder, progress=watcher)
+        needed = [row_runs(one, prepared[one.data, one.classes], scale=scale, out=folder) for one in covered]
+        runs = in_order(needed)
+        plan: Plan | None = None
+        if scale == "full":
+            by_run = {run.name: prepared[one.row.data, one.row.classes] for one in needed for run in one.runs.values()}
+            plan = make_plan(runs, by_run, finished={run.name for run in runs if _finished(run)}, progress=watcher)
+            for line in plan.lines():
+                watcher.say(line)
+            require_room(plan, folder)
+        if not plan_only:
+            for number, run in enumerate(runs, start=1):
+                made = _finished(run)
+                watcher.say(f"training {number} of {len(runs)}: {run.name}{' is there' if made else ''}")
+                if not made:
+                    (train_job if run.needs is None else distill_job)(run.config, resume=True, progress=watcher)
+        told = dict.fromkeys(note for one in prepared.values() for note in one.notes)
+        voc = {run.name for one in needed for run in one.runs.values() if one.row.metric == _VOC}
+        figures = {run.name: _figures(run, voc=run.name in voc, progress=watcher) for run in runs if _finished(run)}
+        outcome = ReproduceOutcome(
+            paper=about,
+            scale=scale,
+            out=folder,
+            lines=table_lines(rows, {one.row.name: one for one in needed}, figures),
+            differences=differences_of(about, rows),
+            notes=(*(SMOKE_NOTES if scale == "smoke" else ()), *told),
+            plan=plan if plan_only else None,
+            complexity=count_complexity(about) if row is None and not plan_only else (),
+        )
+        if not plan_only:
+            write_figures(figures_file, outcome.as_dict(), command=_COMMAND, option="The table's file")
+            write_text(text_file, "\n".join(outcome.table()) + "\n")
     return outcome
 
 

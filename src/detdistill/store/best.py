@@ -62,6 +62,16 @@ def write_candidate(folder: Path, step: int, save_student: Callable[[Path], None
         save_student(partial)
 
 
+def require_candidate(folder: Path, best: Best) -> None:
+    """Refuses a run whose best student is not there (DataError)."""
+    place = RunFolder(folder).candidate(best.step)
+    if not place.is_dir():
+        raise DataError(
+            f"{place} must hold the student of the best evaluation, got nothing there. "
+            "Start the run anew in another folder."
+        )
+
+
 def name_best(folder: Path, best: Best | None, *, needed: Iterable[int]) -> None:
     """Writes that `best` is the run's student, and then removes all students but it and those of the steps `needed`.
 
@@ -73,11 +83,7 @@ def name_best(folder: Path, best: Best | None, *, needed: Iterable[int]) -> None
         if run.best.is_dir():
             discard_folder(run.best)
         return
-    if not run.candidate(best.step).is_dir():
-        raise DataError(
-            f"{run.candidate(best.step)} must hold the student of the best evaluation, got nothing there. "
-            "Start the run anew in another folder."
-        )
+    require_candidate(folder, best)
     keep = {best.step, *needed}
     write_json(run.best / LATEST, {"checkpoint": run.candidate(best.step).name, **asdict(best)})
     for step in run.candidates():

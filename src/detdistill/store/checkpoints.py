@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -133,9 +134,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         DamagedCheckpoint: a file is missing, cut short or changed.
     """
     try:
-        content = read_json(path / COUNTERS)
-        if content["format"] not in _FORMATS or content.get("checksum") != _checksum(content):
-            raise DamagedCheckpoint(_damage(path, f"a changed {COUNTERS}"))
+        content = _counters(path)
         for name, digest in content["sha256"].items():
             if Path(name).name != name or _digest(path / name) != digest:
                 raise DamagedCheckpoint(_damage(path, f"a changed {name}"))
@@ -145,6 +144,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise DamagedCheckpoint(_damage(path, str(error))) from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DamagedCheckpoint(_damage(path, f"{COUNTERS} without {error}")) from error
+
+
+def _counters(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = read_json(path / COUNTERS)
+    if content["format"] not in _FORMATS or content.get("checksum") != _checksum(content):
+        raise DamagedCheckpoint(_damage(path, f"a changed {COUNTERS}"))
+    return content
+
+
+def recorded_identity(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
+    """The run's last checkpoint whose counters are whole, and its identity as JSON; None where there is none."""
+    run = RunFolder(folder)
+    for step in reversed(run.steps()):
+        with suppress(DataError, ConfigError, LookupError, TypeError, ValueError, AttributeError):
+            return run.checkpoint(step), dict(_counters(run.checkpoint(step))["identity"])
+    return None
 
 
 def read_record(source: Path) -> Record | None:

@@ -15,6 +15,10 @@ WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
 # ... and what its training needs to go on.
 SIDECAR, COUNTERS = "training.safetensors", "training.json"
 CHECKPOINTS, BEST, LATEST = "checkpoints", "best", "latest.json"
+# Says which process works in a folder; `store.lock` alone opens it.
+LOCK = "run.lock"
+# The run of the student alone for longer, in the folder of the distillation that it stands beside.
+ALONE_LONGER = "alone_longer"
 _CHECKPOINT = re.compile(r"step_(\d{7,})")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, final
@@ -30,6 +31,7 @@ from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError, DataError, DiskError
 from detdistill.files import read_json, write_json, write_once
 from detdistill.progress import Progress, duration
+from detdistill.store.lock import hold
 
 INDEX = "index.json"
 # Raise it when what a twin is made of changes in a way that its settings do not show.
@@ -99,8 +101,8 @@ def open_twin_cache(
     A twin is made at the size that the teacher sees and brought back to the stored size. Its address is the content of
     the image file, its id and boxes, the teacher's digest, the maker's identity and the image size; so any run of the
     same teacher on the same data finds it. Every file is checked here and again when it is read. An interrupted build
-    goes on where it was: it makes the same batches, so the twins come out the same. Two processes that build at once
-    do the same work twice, and keep the twins of the one that was first.
+    goes on where it was: it makes the same batches, so the twins come out the same. A second process waits for the one
+    that is building; where the disk knows no locks both do the same work, and keep the twins of the one that was first.
 
     Args:
         folder: of the cache; each teacher, maker and image size get a folder of their own in it.
@@ -128,11 +130,12 @@ def open_twin_cache(
     home = folder / _hex(json.dumps(identity, sort_keys=True).encode())[:20]
     images = range(len(annotations))
     names = [_name(annotations, index) for index in _watched(images, "look for twins", progress)]
-    known = _intact(home, names, progress)
-    missing = [index for index, name in enumerate(names) if name not in known]
-    if missing:
-        dataset, teacher = DetectionDataset(annotations, image=image), teacher.to(device)
-        _Build(home, identity, names, known, dataset, maker, teacher, resize, progress).run(missing, batch_size)
+    with nullcontext() if home.exists() and not os.access(home, os.W_OK) else hold(home, waiting=progress.say):
+        known = _intact(home, names, progress)
+        missing = [index for index, name in enumerate(names) if name not in known]
+        if missing:
+            dataset, teacher = DetectionDataset(annotations, image=image), teacher.to(device)
+            _Build(home, identity, names, known, dataset, maker, teacher, resize, progress).run(missing, batch_size)
     return CachedTwins(folder=home, names=_bytes(names), checksums=_bytes([known[name] for name in names]))
 
 
@@ -157,44 +160,45 @@ class _Build:
         wanted = set(missing)
         batches = sorted({index // batch_size for index in missing})
         began = written = time.monotonic()
-        done, size = 0, 0
+        done = 0
         try:
             for number, first in enumerate(batch * batch_size for batch in batches):
                 indices = range(first, min(first + batch_size, len(self.names)))
-                size += self._make(indices, wanted)
-                done += len(wanted.intersection(indices))
+                made = self._made(indices, wanted)
+                done += len(made)
                 now = time.monotonic()
                 if number == 0:
+                    size = sum(map(len, made.values()))
                     self._estimate(done, len(missing), size, now - began, batches=len(batches))
                     self.progress.start("make twins", len(missing), unit="image", done=done)
+                for name, content in made.items():
+                    self.known[name] = _hex(write_once(_file(self.home, name), content))
                 if now - written > _SECONDS_BETWEEN_INDEXES:
                     self._write_index()
                     written = now
                 self.progress.advance(done)
         except BaseException:
-            with suppress(DiskError):  # what stopped the build is what counts
-                self._write_index()
+            if not wanted.isdisjoint(index for index, name in enumerate(self.names) if name in self.known):
+                with suppress(DiskError):  # what stopped the build is what counts
+                    self._write_index()
             raise
         else:
             self._write_index()
         finally:
             self.progress.finish()
 
-    def _make(self, indices: range, wanted: Set[int]) -> int:
-        """Makes one batch and writes what is wanted of it; returns the bytes written."""
+    def _made(self, indices: range, wanted: Set[int]) -> dict[str, bytes]:
+        """Makes one batch; returns the files that are wanted of it, by name."""
         samples = [self.dataset[Draw(epoch=0, index=index)] for index in indices]
         batch = collate(samples, pad_multiple=self.dataset.image.pad_multiple)
         twins = self.maker(self.teacher, batch.to(self.teacher.device)).detach().float().cpu()
-        size = 0
+        made = {}
         for row, index in enumerate(indices):
             if index in wanted:
                 height, width = batch.sizes[row]
                 inside = (row, slice(None), slice(height), slice(width))
-                made = _encoded(self._stored(index, twins[inside], batch.images[inside]))
-                content = write_once(_file(self.home, self.names[index]), made)
-                self.known[self.names[index]] = _hex(content)
-                size += len(content)
-        return size
+                made[self.names[index]] = _encoded(self._stored(index, twins[inside], batch.images[inside]))
+        return made
 
     def _stored(self, index: int, twin: Tensor, seen: Tensor) -> UInt8[Tensor, "3 h w"]:
         """The twin at the stored size, in whole pixel values."""
@@ -218,9 +222,9 @@ class _Build:
             f"at {done / max(seconds, 1e-9):.1f} images/s, by the first batch"
         )
         free = shutil.disk_usage(self.home).free
-        if free < bulk - size:
+        if free < bulk:
             raise DataError(
-                f"The disk of {self.home} must have about {(bulk - size) / 1e6:.1f} MB free for the twins, got "
+                f"The disk of {self.home} must have about {bulk / 1e6:.1f} MB free for the twins, got "
                 f"{free / 1e6:.1f} MB. Make room, or choose another folder."
             )
 

@@ -10,10 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import final
 
-from detdistill.store.best import Best, best_of, name_best, write_candidate
+from detdistill.store.best import Best, best_of, name_best, require_candidate, write_candidate
 from detdistill.store.layout import RunFolder
 from detdistill.training.logs import MetricsLog, Row, as_read, read_rows
 from detdistill.training.settings import TrainSettings
+
+
+def require_readable(folder: Path, settings: TrainSettings, *, step: int) -> None:
+    """Refuses a run whose tables cannot be gone on with after `step` steps, and changes nothing.
+
+    Raises:
+        DataError: one is no table, or the best student until then is not there.
+    """
+    run = RunFolder(folder)
+    read_rows(run.metrics)
+    rows = [row for row in read_rows(run.evaluations) if (row["step"] or 0) <= step]
+    best = best_of(rows, settings.best_metric) if settings.keep == "best" else None
+    if best is not None:
+        require_candidate(folder, best)
 
 
 @final

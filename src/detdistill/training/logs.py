@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
@@ -104,6 +105,17 @@ def _lines(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
+def require_tensorboard() -> None:
+    """Refuses to write its events where it is not installed (MissingDependencyError)."""
+    try:
+        import_module("tensorboard.summary.writer.record_writer")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "train.tensorboard must be false where tensorboard is not installed, got true. "
+            "Install it with: pip install tensorboard."
+        ) from error
+
+
 @final
 class TensorboardLog:
     """The same figures as TensorBoard events; needs the package tensorboard.
@@ -117,15 +129,11 @@ class TensorboardLog:
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        try:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-            from tensorboard.compat.proto.summary_pb2 import Summary
-            from tensorboard.summary.writer.record_writer import RecordWriter
-        except ImportError as error:
-            raise MissingDependencyError(
-                "train.tensorboard must be false where tensorboard is not installed, got true. "
-                "Install it with: pip install tensorboard."
-            ) from error
+        require_tensorboard()
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         self._event, self._summary, self._records = Event, Summary, RecordWriter
         self._path = folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         self._write(Event(wall_time=time.time(), step=step and step + 1, file_version=_EVENTS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ from torch import nn
 
 from detdistill.errors import ConfigError
 from detdistill.progress import Progress, Silence
+from detdistill.store.checkpoints import recorded_identity, require_same
 from detdistill.store.layout import RunFolder
+from detdistill.store.lock import writing
 from detdistill.training.launch import launch, processes, require_precision
-from detdistill.training.run import BringUp, Evaluate, Loader, SaveStudent, TrainResult, _Run
+from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
+from detdistill.training.run import _Run
 from detdistill.training.settings import FREE_ON_RESUME, TrainSettings, as_recorded
 from detdistill.training.signals import watch_signals
 from detdistill.training.world import by_leader
 
-__all__ = ["Evaluate", "TrainResult", "fixed_settings", "train"]
+__all__ = ["Evaluate", "TrainResult", "fixed_settings", "require_resumable", "train"]
 
 
 def train(
@@ -81,7 +84,7 @@ def train(
             f"{folder} must not hold checkpoints of another run, got some. "
             "Go on with it (--resume), or choose another folder."
         )
-    resumable = json.loads(json.dumps({"train": fixed_settings(settings), **(identity or {})}))
+    resumable = _resumable(settings, identity or {})
 
     def rank(fabric: Fabric) -> TrainResult:
         require_precision(settings.precision, fabric.device.type)
@@ -90,6 +93,7 @@ def train(
             torch.random.fork_rng(devices),
             _threads(settings.threads),
             watch_signals(orphans_stop=fabric.world_size > 1) as stop,
+            writing(folder) if fabric.is_global_zero else nullcontext(),
         ):
             watcher = progress or Silence()
             run = _Run(
@@ -113,6 +117,26 @@ def train(
                 run.close()
 
     return launch(rank, settings)
+
+
+def require_resumable(
+    folder: Path, settings: TrainSettings, *, identity: Mapping[str, Any], brought_up: BringUp
+) -> None:
+    """Refuses what `train` would refuse to resume because it is another run; nothing is changed.
+
+    Raises:
+        ConfigError: the run in the folder has other settings, or another `identity`.
+    """
+    current = _resumable(settings, identity)
+    if (found := recorded_identity(folder)) is not None:
+        where, stored = found
+        require_same(brought_up(as_recorded(stored, current)), current, where=where)
+
+
+def _resumable(settings: TrainSettings, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """All that must be the same on resume, as a checkpoint has it."""
+    found: dict[str, Any] = json.loads(json.dumps({"train": fixed_settings(settings), **identity}))
+    return found
 
 
 def fixed_settings(settings: TrainSettings) -> dict[str, Any]:

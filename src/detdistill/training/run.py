@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,6 @@ from torch import Tensor, distributed, nn
 from detdistill.errors import DataError, DistillError
 from detdistill.progress import Progress
 from detdistill.random import draw_seed
-from detdistill.store.best import Best
 from detdistill.store.checkpoints import (
     Checkpoint,
     Snapshot,
@@ -30,55 +29,21 @@ from detdistill.store.checkpoints import (
     write_checkpoint,
 )
 from detdistill.store.layout import RunFolder
-from detdistill.training.clipping import Clipped, Clipping
-from detdistill.training.evaluations import Evaluations
+from detdistill.store.lock import displaced, saved_beside
+from detdistill.training.clipping import Clipping
+from detdistill.training.evaluations import Evaluations, require_readable
 from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.logs import MetricsLog, Spared, TensorboardLog
 from detdistill.training.optimizer import build_optimizer, learning_rate
 from detdistill.training.pace import Pace
+from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
 from detdistill.training.world import attempted, by_leader, launched_by_torchrun, settled
 from detdistill.types import Batch, Clock
 
-Loader = Callable[[int, int, int], Iterable[Batch]]
-SaveStudent = Callable[[Any, Path], None]
-Evaluate = Callable[[Any], Mapping[str, float | None]]
-BringUp = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Outcome = TypeVar("Outcome")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """How a run went.
-
-    Attributes:
-        steps: done, those before a resume included.
-        seconds: spent on them, data loading included; evaluation and checkpoints excluded.
-        images_per_second: of all devices together.
-        checkpoint: folder of the last checkpoint.
-        student: folder of the student that counts: the last checkpoint's, or the best evaluation's where the settings
-            keep that one.
-        best: how that student was chosen; None where it is the last.
-        stopped_early: whether the settings' patience ended the run before all its steps were done.
-        resumed_from: the step that this call went on from; 0 for a new run.
-        metrics: figures of the last evaluation that this call made; empty where there was none.
-        warnings: what was passed over on resume.
-        clipping: how often the gradient was clipped; None where that is off.
-    """
-
-    steps: int
-    seconds: float
-    images_per_second: float
-    checkpoint: Path
-    student: Path
-    best: Best | None = None
-    stopped_early: bool = False
-    resumed_from: int = 0
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    clipping: Clipped | None = None
 
 
 @final
@@ -131,19 +96,21 @@ class _Run:
     def _begin(self) -> int:
         """Restores the latest checkpoint, which rank 0 alone need have on its disk; returns the step to go on from."""
         found, self.warnings = self._by_leader(self._find)
-        if found is None:
-            return 0
-        require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
-        self.state.restore(found)
-        self.clipping.restore(found.snapshot.counters.get("clipping"))
-        self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
+        start = 0
+        if found is not None:
+            require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
+            self.state.restore(found)
+            self.clipping.restore(found.snapshot.counters.get("clipping"))
+            self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:
+            remove_leftovers(self.folder)
             remove_surplus(self.folder, step=start, keep=self.settings.keep_checkpoints)
         return start
 
     def _find(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
-        remove_leftovers(self.folder)
-        return find_checkpoint(self.folder) if self.resume else (None, ())
+        found, warnings = find_checkpoint(self.folder) if self.resume else (None, ())
+        require_readable(self.folder, self.settings, step=0 if found is None else found.snapshot.step)
+        return found, warnings
 
     def _by_leader(self, work: Callable[[], Outcome]) -> Outcome:
         outcome: Any = self.fabric.broadcast(attempted(work) if self.writes else None)
@@ -295,10 +262,11 @@ class _Run:
     ) -> tuple[float, float, bool]:
         """Stops all ranks on a loss or gradient that is not finite.
 
-        Returns loss and norm, and whether any rank was asked to stop: all that the host waits for in a step.
+        Returns loss and norm, and whether the run is to save and stop: all that the host waits for in a step.
         """
         total = figures["total"]["total"]
-        signs = [~total.isfinite(), total.new_full((), stop.requested, dtype=torch.bool)]
+        ending = stop.requested or (self.writes and displaced(self.folder))
+        signs = [~total.isfinite(), total.new_full((), ending, dtype=torch.bool)]
         if norm is not None and self.scaler is None:
             signs.append(~norm.isfinite())
         raised = torch.stack(signs).float()
@@ -330,20 +298,29 @@ class _Run:
             self.progress.say(said)
         self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
         for log in (self.metrics, self.tensorboard):
-            if log is not None and self._is_logged(done):
+            if log is not None and self._is_logged(done) and not displaced(self.folder):
                 log.append(row | {"seconds": self.seconds})
 
     def _save(self, done: int) -> None:
         self.checkpoint = self._by_leader(lambda: self._write_checkpoint(done))
 
     def _write_checkpoint(self, done: int) -> Path:
+        self._require_place(done)
+        return self._write_into(self.folder, done)
+
+    def _require_place(self, done: int) -> None:
+        """Saves beside the run's folder, and ends the run, where that is not the one which it began in any more."""
+        if displaced(self.folder):
+            raise saved_beside(self.folder, partial(self._write_into, done=done), what=f"step {done}")
+
+    def _write_into(self, folder: Path, done: int) -> Path:
         counters = {**self.state.counters(), "clipping": self.clipping.counters()}
         tensors = self.state.tensors()
         snapshot = Snapshot(done, self.seconds, self.identity, counters, tensors)
         keep = self.settings.keep_checkpoints
         with self._plain_student() as student:
             save = partial(self.save_student, student)
-            return write_checkpoint(self.folder, snapshot, save_student=save, keep=keep)
+            return write_checkpoint(folder, snapshot, save_student=save, keep=keep)
 
     def _evaluate_if_due(self, done: int) -> bool:
         """Evaluates the student where it is time to and that was not done yet; returns whether the run is to end."""
@@ -362,6 +339,7 @@ class _Run:
             with self._plain_student() as student:
                 self.last_metrics = found = dict(self.evaluate(student))
                 row = {"step": done, "seconds": self.seconds, **found}
+                self._require_place(done)
                 self.evaluations.add(row, partial(self.save_student, student))
             if self.tensorboard is not None:
                 self.tensorboard.append(row)
