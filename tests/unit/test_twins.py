@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +31,7 @@ from detdistill.store.twins import INDEX, CachedTwins, open_twin_cache
 from detdistill.types import Batch
 from made_up_steps import Stub
 from scenes_in_memory import tiny_teacher
+from tiny_training import fork
 
 CPU = torch.device("cpu")
 SIZES = ((24, 32), (32, 20), (24, 32), (16, 16), (20, 30))
@@ -215,7 +218,34 @@ def test_damage_is_found_said_and_mended(tmp_path: Path, annotations: Annotation
     assert torch.equal(mended(3), before)
 
 
-def test_of_two_builds_at_once_the_first_ones_twins_stay(tmp_path: Path, annotations: Annotations) -> None:
+def test_a_second_process_waits_and_finds_what_the_first_one_made(tmp_path: Path, annotations: Annotations) -> None:
+    class Slow(Brighter):
+        def __call__(self, teacher: FrozenTeacher, batch: Batch) -> Tensor:
+            (tmp_path / "begun").touch()
+            time.sleep(0.2)
+            return super().__call__(teacher, batch)
+
+    first = fork(lambda: opened(tmp_path / "twins", annotations, Slow()))
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+        assert first.is_alive()
+    second, said = Brighter(), Recorder()
+    opened(tmp_path / "twins", annotations, second, progress=said)
+    assert second.asked == []
+    assert f"is in use by process {first.pid} on " in said.lines[0]
+    first.join()
+
+
+def test_of_two_builds_at_once_the_first_ones_twins_stay(
+    tmp_path: Path, annotations: Annotations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk knows no locks."""
+
+    def unheld(folder: Path, **_: object) -> AbstractContextManager[None]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return nullcontext()
+
+    monkeypatch.setattr(twins, "hold", unheld)
     readers = []
 
     class Late(Brighter):
