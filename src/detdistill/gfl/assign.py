@@ -140,7 +140,12 @@ def places(mask: Bool[Tensor, "*cells"]) -> tuple[Int64[Tensor, " p"], ...]:
     """The indices along every axis where the mask is true; of every place where `looks_everywhere` says so."""
     if not looks_everywhere(mask.device):
         return torch.nonzero(mask, as_tuple=True)
-    return torch.unravel_index(torch.arange(mask.numel(), device=mask.device), mask.shape)
+    # As torch.unravel_index, which copies the shape to the device and waits for that.
+    rest, found = torch.arange(mask.numel(), device=mask.device), list[Tensor]()
+    for size in reversed(mask.shape):
+        found.append(rest % size)
+        rest = rest // size
+    return tuple(reversed(found))
 
 
 def box_distances(boxes: Float[Tensor, "*#p 4"], points: Float[Tensor, "*#p 2"]) -> Float[Tensor, "*p 4"]:
@@ -161,16 +166,21 @@ def box_overlaps(
     GIoU = IoU − (hull − union) / hull, where the hull is the smallest box around both. Empty pairs give 0.
     """
     corner = torch.maximum(first[..., :2], second[..., :2])
-    overlap = (torch.minimum(first[..., 2:], second[..., 2:]) - corner).clamp(min=0).prod(dim=-1)
+    overlap = _product((torch.minimum(first[..., 2:], second[..., 2:]) - corner).clamp(min=0))
     union = _area(first) + _area(second) - overlap
-    hull = _hull(first, second).prod(dim=-1)
+    hull = _product(_hull(first, second))
     tiny = torch.finfo(union.dtype).tiny
     iou = overlap / union.clamp(min=tiny)
     return iou, iou - (hull - union) / hull.clamp(min=tiny)
 
 
 def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+    return _product(boxes[..., 2:] - boxes[..., :2])
+
+
+def _product(sides: Tensor) -> Tensor:
+    """Width times height; the gradient of `Tensor.prod` looks for zeros, for which the host waits for a GPU."""
+    return sides[..., 0] * sides[..., 1]
 
 
 def _hull(first: Tensor, second: Tensor) -> Tensor:
