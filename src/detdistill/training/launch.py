@@ -15,7 +15,7 @@ from lightning_fabric.accelerators.cuda import CUDAAccelerator
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from detdistill.errors import ConfigError, DistillError
 from detdistill.training.settings import Precision, TrainSettings
@@ -143,26 +143,39 @@ def launch(main: Callable[[Fabric], Outcome], settings: TrainSettings) -> Outcom
     reaches every rank. The objects of `main` must be local to it.
 
     Raises:
-        DistillError: what any rank raised, or under torchrun the loss of another process.
+        DistillError: what any rank raised, or the loss of a process: another one, or one that reads images.
         Interrupted: the ranks were asked to stop.
     """
     fabric = make_fabric(settings)
     if forks(settings):
         return _forked(fabric, main)
     together = processes(settings)
-    if together > 1:
-        # A group for each training: names that the one before left in the store would be taken for this one's.
-        group, backend = PrefixStore(f"training_{meet()}", store()), _BACKENDS[fabric.device.type]
-        distributed.init_process_group(backend, store=group, rank=world().rank, world_size=together)
-    fabric.launch()
     try:
+        if together > 1:
+            # A group for each training: names that the one before left in the store would be taken for this one's.
+            group, backend = PrefixStore(f"training_{meet()}", store()), _BACKENDS[fabric.device.type]
+            distributed.init_process_group(backend, store=group, rank=world().rank, world_size=together)
+        fabric.launch()
         return main(fabric)
     except RuntimeError as error:
-        if isinstance(error, distributed.DistError) or "gloo" in str(error):
-            raise lost(error) from error
-        raise
+        raise _told(error) from error
     finally:
         _leave_group()
+
+
+def _told(error: RuntimeError) -> Exception:
+    """The sentence about a process that is lost, as torch notices it; another error as it is."""
+    if isinstance(error, distributed.DistError) or "gloo" in str(error):
+        return lost(error)
+    if "DataLoader worker" in str(error):
+        return _died(
+            str(error).splitlines()[0].strip(" ."), "by --resume, where memory ran short with fewer train.workers"
+        )
+    return error
+
+
+def _died(how: str, remedy: str) -> DistillError:
+    return DistillError(f"The run's processes must all live until its end, got: {how}. Go on {remedy}.")
 
 
 def _forked(fabric: Fabric, main: Callable[[Fabric], Outcome]) -> Outcome:
@@ -173,6 +186,10 @@ def _forked(fabric: Fabric, main: Callable[[Fabric], Outcome]) -> Outcome:
             fabric.launch(lambda ranked: _rank(ranked, main, outcomes))
         except ProcessException as error:
             crash = error
+    if isinstance(crash, ProcessExitedException) and crash.signal_name is not None:
+        # The others notice its loss, and say no more than that.
+        how = f"process {crash.error_index + 1} was ended by {crash.signal_name}"
+        raise _died(how, "by --resume, where memory ran short once there is more") from crash
     found: Any = None
     while not outcomes.empty():
         found = outcomes.get()
@@ -198,6 +215,10 @@ def _rank(fabric: Fabric, main: Callable[[Fabric], object], outcomes: SimpleQueu
     except DistillError as error:
         outcomes.put(error)
         raise
+    except RuntimeError as error:
+        if isinstance(told := _told(error), DistillError):
+            outcomes.put(told)
+        raise told from error
     finally:
         _leave_group()
 

@@ -44,9 +44,10 @@ def _read_cells(path: Path) -> list[dict[str, str]]:
     try:
         for row in rows:
             int(row["step"])
+            _values(row)
     except (KeyError, ValueError) as error:
         raise DataError(
-            f"{path} must be a metrics file with a whole number in the column step, got another content "
+            f"{path} must be a metrics file of numbers, whole ones in the column step, got another content "
             f"({error!r}). Move it away."
         ) from error
     return rows
