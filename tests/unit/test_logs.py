@@ -66,9 +66,10 @@ def test_a_new_run_starts_an_empty_file(tmp_path: Path) -> None:
     assert path.read_text() == "step,loss\n1,2\n"
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["time,total\n5,1\n", "step,total\n5,0/1\n", "step,total\n5.5,1\n"])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "m.csv"
-    path.write_text("time,total\n5,1\n")
+    path.write_text(text)
     with pytest.raises(DataError, match=r"m\.csv must be a metrics file .* Move it away\."):
         MetricsLog(path, step=10)
 
