@@ -32,7 +32,7 @@ from detdistill.methods.catalogue import build_recipe, describe
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.logs import read_rows
-from every_method import RECIPES
+from every_method import ALONE
 from scenes_in_memory import tiny_student, tiny_teacher
 from watched_jobs import Watcher, Witness
 
@@ -227,11 +227,12 @@ def test_the_twins_begin_alike_and_see_the_same_images(lab: Lab) -> None:
 def test_the_run_folder_holds_what_it_should(lab: Lab) -> None:
     run = lab.folder / "distilled"
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    told = {"method", "steps", "seconds", "clipping", "alone_run", *COMPARED}
+    told = {"method", "steps", "seconds", "clipping", "alone_run", "climb", *COMPARED}
     assert {"teacher", "alone", "distilled", *told} == results.keys()
     assert results["clipping"] == {**results["clipping"], "steps": 3, "limit": 10.0}
     assert (results["alone_run"]["twin"], results["alone_run"]["differences"]) == (True, [])
     assert (results["method"], results["steps"]) == ("frs", 3)
+    assert [one["verdict"] for one in results["climb"].values()] == ["unknown"] * 2
     for name in ("teacher", "alone", "distilled"):
         assert {"AP", "AP50"} <= results[name].keys()
         assert all(0 <= results[name][key] <= 100 for key in ("AP", "AP50"))
@@ -283,7 +284,7 @@ def test_the_written_config_is_the_run_and_runs_again(lab: Lab) -> None:
         aside.rename(run)
 
 
-@pytest.mark.parametrize("method", [RECIPES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES[1:])])
+@pytest.mark.parametrize("method", [ALONE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ALONE[1:])])
 def test_self_distillation_is_proved_on_a_perturbed_observation_and_says_so(lab: Lab, method: str) -> None:
     """The teacher is the student's own beginning: same architecture, same seed."""
     changes = ["student.norm=group", "train.steps=1"]

@@ -69,8 +69,9 @@ def test_a_chain_leaves_a_run_per_generation_and_one_table(home: Path) -> None:
     chain = home / "chain"
     results = json.loads((chain / "results.json").read_text(encoding="utf-8"))
     assert list(results) == [
-        *("teacher", "alone", "distilled", "generations", "method", "steps", "seconds", "alone_run")
+        *("teacher", "alone", "distilled", "generations", "method", "steps", "seconds", "alone_run", "climb")
     ]
+    assert list(results["climb"]) == ["alone", *CHAIN]
     own = [json.loads((chain / name / "results.json").read_text(encoding="utf-8")) for name in CHAIN]
     assert results["generations"] == [one["distilled"] for one in own]
     assert results["distilled"] == own[1]["distilled"]

@@ -13,6 +13,7 @@ from detdistill.evaluation.coco import CocoMetrics
 from detdistill.jobs.alone import Comparison
 from detdistill.jobs.profile import ProfileOutcome
 from detdistill.progress import counted
+from detdistill.report.climb import Climb, climb_lines
 from detdistill.report.tables import AGNOSTIC, Table, class_change, per_class, results_json, side_by_side
 from detdistill.store.best import Best
 from detdistill.training.clipping import Clipped
@@ -43,6 +44,7 @@ class RunOutcome:
         costs: what teacher and distilled student cost on an image.
         longer: steps and seconds of the student alone where it was trained for longer, by the names of `results`.
         undrawn: why pictures of the run are missing; None where all are there.
+        climbs: whether students were still climbing when their training ended, by the names of `results`.
     """
 
     out: Path
@@ -60,6 +62,7 @@ class RunOutcome:
     costs: Mapping[str, ProfileOutcome] = field(default_factory=dict)
     longer: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     undrawn: DiskError | None = None
+    climbs: Mapping[str, Climb] = field(default_factory=dict)
 
     @property
     def failure(self) -> str | None:
@@ -71,7 +74,7 @@ class RunOutcome:
         baselines = (ALONE, *self.longer)
         lines = [*side_by_side(_named(self.results), baselines=baselines).text().splitlines(), *self._sizes()]
         lines += [AGNOSTIC] if self.agnostic else []
-        lines += _notes(self.alone, self.best)
+        lines += [*_notes(self.alone, self.best), *climb_lines(self.climbs)]
         early = " (stopped early)" if self.stopped_early else ""
         clipped = f"; {self.clipping.text()}" if self.clipping is not None and self.clipping.clipped else ""
         took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s{clipped}; run folder {self.out}"
@@ -132,6 +135,7 @@ class RunOutcome:
             **({} if self.clipping is None else {"clipping": self.clipping.as_dict()}),
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
             **({"agnostic": True} if self.agnostic else {}),
+            **({"climb": {name: one.as_dict() for name, one in self.climbs.items()}} if self.climbs else {}),
             **self._compared(),
         }
 
@@ -179,6 +183,7 @@ class GenerationsOutcome:
             *side_by_side(_named(self.results)).text().splitlines(),
             *([AGNOSTIC] if last.agnostic else []),
             *_notes(self.generations[0].alone, self._best()),
+            *climb_lines(self._climbs()),
             "",
             f"{last.method}: {took}; run folders in {self.out}",
         ]
@@ -194,7 +199,12 @@ class GenerationsOutcome:
             "seconds": round(self.seconds, 2),
             **_facts(self.generations[0].alone, self._best()),
             **({"agnostic": True} if last.agnostic else {}),
+            "climb": {name: one.as_dict() for name, one in self._climbs().items()},
         }
+
+    def _climbs(self) -> dict[str, Climb]:
+        alone = {name: one for name, one in self.generations[0].climbs.items() if name == ALONE}
+        return alone | {one.out.name: one.climbs[DISTILLED] for one in self.generations if DISTILLED in one.climbs}
 
     def _best(self) -> dict[str, Best]:
         first = self.generations[0].best

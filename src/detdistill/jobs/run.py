@@ -27,9 +27,12 @@ from detdistill.jobs.plan import announce
 from detdistill.jobs.profile import ProfileOutcome, profiled
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
+from detdistill.report.climb import Climb, climb_of
 from detdistill.store.best import chosen_as
+from detdistill.store.checkpoints import read_record
 from detdistill.store.layout import RunFolder
 from detdistill.training.launch import forks, own_device
+from detdistill.training.logs import read_rows
 from detdistill.training.world import by_leader, leads, watched_by_leader
 
 __all__ = [
@@ -81,6 +84,7 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
         stopped_early=training.stopped_early,
         clipping=training.clipping,
         agnostic=config.evaluate.agnostic,
+        climbs={STUDENT: _climb(config.out, training.steps)},
     )
     curves = stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
     return replace(found, undrawn=stages.count_confusion(opened, {STUDENT: measured}) or curves)
@@ -163,6 +167,11 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
             agnostic=config.evaluate.agnostic,
             costs=_costs(opened, student),
             longer={name: (one.steps, one.seconds) for name, one in longer.items()},
+            climbs={
+                **({} if config.alone is None else {ALONE: _climb(config.alone, None)}),
+                **{name: one.climbs[STUDENT] for name, one in longer.items()},
+                DISTILLED: _climb(config.out, training.steps),
+            },
         )
         curves = {**{name: one.out for name, one in longer.items()}, DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
@@ -178,6 +187,12 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
         return replace(found, undrawn=next((one for one in undrawn if one is not None), None))
 
     return by_leader(outcome)
+
+
+def _climb(run: Path, steps: int | None) -> Climb:
+    """Whether the student of a run, of so many steps where that is known, was still climbing at its end."""
+    record = None if steps is not None else read_record(run)
+    return climb_of(read_rows(RunFolder(run).evaluations), steps=steps if record is None else record.step)
 
 
 def _costs(opened: samples.Opened, student: Detector) -> dict[str, ProfileOutcome]:
