@@ -421,6 +421,7 @@ WITHOUT_ROW = {
         "Set train.device=cpu, where any number can run.",
     ),
     "the command line refuses the folder before": ("Go on with it (--resume), or choose another folder.",),
+    "memory that is not there: tests/integration/test_failures.py": ("Set train.accumulate={} in a new run",),
     "a run whose folder is gone while it works: tests/integration/test_nothing_mixed.py": (
         "Go on from there by --resume --out {}.",
         "Put it back and go on with it by --resume, or start a new run in another folder.",

@@ -26,6 +26,7 @@ from detdistill.evaluation.detect import detect_split
 from detdistill.progress import Progress, Silence
 from detdistill.settings.calls import written
 from detdistill.store.students import load_detector
+from detdistill.training.memory import needing_memory
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"
@@ -180,7 +181,9 @@ def detect(
     where = device or available_device()
     loader = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
     progress.start(label, len(annotations), unit="image")
-    found = detect_split(detector.to(where), loader, device=where, agnostic=agnostic, progress=progress.advance)
+    what = f"{label or 'evaluate'}: {batch_size} images"
+    with needing_memory(what, remedy="Free memory; a run takes a lower evaluate.batch_size"):
+        found = detect_split(detector.to(where), loader, device=where, agnostic=agnostic, progress=progress.advance)
     progress.finish()
     return found
 

@@ -40,6 +40,7 @@ class RunOutcome:
         stopped_early: whether the training ended before all steps that were planned.
         sizes: the size at which each detector saw the images, where these are not all the same.
         clipping: how often the gradient was clipped; None where that is off.
+        left_out: the steps that were skipped, as their loss or gradient was not finite.
         agnostic: whether the figures are with boxes suppressed across classes.
         costs: what teacher and distilled student cost on an image.
         longer: steps and seconds of the student alone where it was trained for longer, by the names of `results`.
@@ -57,6 +58,7 @@ class RunOutcome:
     best: Mapping[str, Best] = field(default_factory=dict)
     stopped_early: bool = False
     clipping: Clipped | None = None
+    left_out: tuple[int, ...] = ()
     agnostic: bool = False
     sizes: Mapping[str, ImageSettings] = field(default_factory=dict)
     costs: Mapping[str, ProfileOutcome] = field(default_factory=dict)
@@ -77,7 +79,8 @@ class RunOutcome:
         lines += [*_notes(self.alone, self.best), *climb_lines(self.climbs)]
         early = " (stopped early)" if self.stopped_early else ""
         clipped = f"; {self.clipping.text()}" if self.clipping is not None and self.clipping.clipped else ""
-        took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s{clipped}; run folder {self.out}"
+        skipped = f"; {counted(len(self.left_out), 'step')} left out, not finite" if self.left_out else ""
+        took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s{clipped}{skipped}; run folder {self.out}"
         if not self.method:
             return [*lines, "", *per_class(self.results).text().splitlines(), "", took]
         if against := self._against():
@@ -133,6 +136,7 @@ class RunOutcome:
             **_facts(self.alone, self.best),
             **({"stopped_early": True} if self.stopped_early else {}),
             **({} if self.clipping is None else {"clipping": self.clipping.as_dict()}),
+            **({"left_out": list(self.left_out)} if self.left_out else {}),
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
             **({"agnostic": True} if self.agnostic else {}),
             **({"climb": {name: one.as_dict() for name, one in self.climbs.items()}} if self.climbs else {}),

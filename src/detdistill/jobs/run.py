@@ -83,6 +83,7 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
         best={} if training.best is None else {STUDENT: training.best},
         stopped_early=training.stopped_early,
         clipping=training.clipping,
+        left_out=training.left_out,
         agnostic=config.evaluate.agnostic,
         climbs={STUDENT: _climb(config.out, training.steps)},
     )
@@ -163,6 +164,7 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
             best={name: best for name, best in chosen.items() if best is not None},
             stopped_early=training.stopped_early,
             clipping=training.clipping,
+            left_out=training.left_out,
             sizes=seen,
             agnostic=config.evaluate.agnostic,
             costs=_costs(opened, student),

@@ -51,6 +51,7 @@ from detdistill.store.layout import RunFolder
 from detdistill.store.lock import hold
 from detdistill.store.students import load_detector, save_detector
 from detdistill.training.loop import TrainResult, require_resumable, train
+from detdistill.training.memory import needing_memory
 from detdistill.training.world import by_leader, first_on_machine, watched_by_leader
 
 __all__ = [
@@ -186,7 +187,9 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
             watcher.say(f"{weighted.name}: warm-up of {weighted.warm_up.steps} steps {capped}")
         if weighted.until < 1:
             watcher.say(f"{weighted.name}: off after {round(weighted.until * total)} of {total} steps")
-    proofs = prove_terms(step, samples.batch_with_boxes(opened, built.changes).to(opened.first_device))
+    batch = samples.batch_with_boxes(opened, built.changes)
+    with needing_memory(f"{len(batch)} images of the start-up proof", remedy="Choose smaller images, or free memory"):
+        proofs = prove_terms(step, batch.to(opened.first_device))
     for proof in proofs:
         watcher.say(f"start-up proof: {proof}")
     return Proved(built, proofs)

@@ -34,6 +34,7 @@ class TrainResult:
         metrics: figures of the last evaluation that this call made; empty where there was none.
         warnings: what was passed over on resume.
         clipping: how often the gradient was clipped; None where that is off.
+        left_out: the steps that were skipped, as their loss or gradient was not finite; counted from 1.
     """
 
     steps: int
@@ -47,3 +48,4 @@ class TrainResult:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     clipping: Clipped | None = None
+    left_out: tuple[int, ...] = ()

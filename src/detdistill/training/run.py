@@ -32,8 +32,10 @@ from detdistill.store.layout import RunFolder
 from detdistill.store.lock import displaced, saved_beside
 from detdistill.training.clipping import Clipping
 from detdistill.training.evaluations import Evaluations, require_readable
+from detdistill.training.finite import LeftOut
 from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.logs import MetricsLog, Spared, TensorboardLog
+from detdistill.training.memory import explaining
 from detdistill.training.optimizer import build_optimizer, learning_rate
 from detdistill.training.pace import Pace
 from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
@@ -81,8 +83,9 @@ class _Run:
         self.checkpoint: Path | None = None
         warm, adaptive = min(settings.warmup_steps, settings.steps // 2), settings.optimizer == "adamw"
         self.clipping = Clipping(settings.clip_norm, start=warm, adaptive=adaptive)
+        self.left_out = LeftOut(step, settings)
         self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
-        start = self.start = self._begin()
+        start = self.start = self.done = self._begin()
         if self.writes:
             self.begin()
         self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
@@ -101,6 +104,7 @@ class _Run:
             require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
             self.state.restore(found)
             self.clipping.restore(found.snapshot.counters.get("clipping"))
+            self.left_out.restore(found.snapshot.counters.get("left_out"))
             self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:
             remove_leftovers(self.folder)
@@ -119,6 +123,11 @@ class _Run:
 
     def execute(self, stop: StopFlag) -> TrainResult:
         """Trains to the end."""
+        where = f"step {{}} of {self.settings.steps}".format
+        with explaining(self.settings, where=lambda: where(self.done + 1), kept=lambda: self.kept):
+            return self._execute(stop)
+
+    def _execute(self, stop: StopFlag) -> TrainResult:
         settings, start = self.settings, self.start
         images = settings.batch_size * self.fabric.world_size
         if self.writes:
@@ -132,7 +141,7 @@ class _Run:
             began = time.perf_counter()
             batch = next(batches)
             stopping = batch is None
-            done = index if batch is None else index + 1
+            self.done, done = index, index if batch is None else index + 1
             if batch is not None:
                 row, stopping = self._advance(index, batch, stop)
                 self.seconds += time.perf_counter() - began
@@ -162,6 +171,7 @@ class _Run:
             metrics=self.last_metrics,
             warnings=self.warnings,
             clipping=self.clipping.result(),
+            left_out=tuple(self.left_out.steps),
         )
 
     def close(self) -> None:
@@ -200,6 +210,7 @@ class _Run:
             group["lr"] = rate * group["lr_factor"]
         clock = Clock(step=index, total_steps=settings.steps)
         self.optimizer.zero_grad()
+        buffers = self.left_out.buffers()
         asked = self.scaler is None and self.clipping.asks(index)
         tasks: Sequence[Tensor | None] = [None] * len(self.parameters)
         figures: dict[str, dict[str, Tensor]] = {"total": {}, "parts": {}, "diagnostics": {}}
@@ -217,7 +228,15 @@ class _Run:
                 for name, value in values.items():
                     figures[kind][name] = figures[kind].get(name, 0.0) + value.detach().float() * share
         norm = self._gradient_norm()
-        total, length, stopping = self._agree(index, figures, norm, stop)
+        total, length, what, stopping = self._agree(figures, norm, stop)
+        row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate, "total": total}
+        if what:
+            skipped = self.left_out.add(index + 1, what, buffers=buffers, kept=self.kept)
+            if self.writes:
+                self.progress.say(skipped)
+            if self.scaler is not None and self.settings.clip_norm:
+                self.scaler.update()  # it was told of this step's gradient already
+            return row | {"total": None}, stopping
         if norm is not None:
             said = self.clipping.add(length, task=self._norm_of(tasks))
             if said is not None and self.writes:
@@ -225,7 +244,6 @@ class _Run:
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.student)
-        row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate, "total": total}
         if self._is_logged(index + 1):
             named = figures["parts"] | figures["diagnostics"] | ({} if norm is None else {"gradient_norm": norm})
             row |= dict(zip(named, torch.stack([*named.values()]).tolist(), strict=True)) if named else {}
@@ -258,11 +276,12 @@ class _Run:
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def _agree(
-        self, index: int, figures: Mapping[str, Mapping[str, Tensor]], norm: Tensor | None, stop: StopFlag
-    ) -> tuple[float, float, bool]:
-        """Stops all ranks on a loss or gradient that is not finite.
+        self, figures: Mapping[str, Mapping[str, Tensor]], norm: Tensor | None, stop: StopFlag
+    ) -> tuple[float, float, str, bool]:
+        """All that the host waits for in a step.
 
-        Returns loss and norm, and whether the run is to save and stop: all that the host waits for in a step.
+        Returns loss and norm, what of them is not finite on any rank (empty for nothing), and whether the run is to
+        save and stop.
         """
         total = figures["total"]["total"]
         ending = stop.requested or (self.writes and displaced(self.folder))
@@ -274,19 +293,18 @@ class _Run:
             distributed.all_reduce(raised)
         length = total.new_zeros(()) if norm is None else norm.detach()
         loss, reach, bad_loss, stopping, *bad_gradient = torch.stack([total, length.to(total.dtype), *raised]).tolist()
+        what = ""
         if bad_loss:
             bad = [name for name, value in figures["parts"].items() if not math.isfinite(float(value))]
-            raise self._diverged(index, f"loss must be finite, got {loss} in {', '.join(bad) or 'the total'}")
-        if any(bad_gradient) and norm is not None:
-            raise self._diverged(index, f"gradient must be finite, got a norm of {reach}")
-        return loss, reach, bool(stopping)
+            what = f"loss must be finite, got {loss} in {', '.join(bad) or 'the total'}"
+        elif any(bad_gradient):
+            what = f"gradient must be finite, got a norm of {reach}"
+        return loss, reach, what, bool(stopping)
 
-    def _diverged(self, index: int, what: str) -> DistillError:
-        kept = f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "there is no checkpoint yet"
-        return DistillError(
-            f"step {index + 1} of {self.settings.steps}: the {what}. Lower train.lr "
-            f"({self.settings.lr:g}), warm up for longer or clip the gradient (train.clip_norm); {kept}."
-        )
+    @property
+    def kept(self) -> str:
+        """What there is to go on from, in words."""
+        return f"the last checkpoint is {self.checkpoint}" if self.checkpoint else "there is no checkpoint yet"
 
     def _is_logged(self, done: int) -> bool:
         return _due(done, self.settings.log_every) or done == self.settings.steps
@@ -296,7 +314,8 @@ class _Run:
             return
         if said := self.pace.sentence(done, self.seconds):
             self.progress.say(said)
-        self.progress.advance(done, f"{rate:.0f} images/s, loss {row['total']:.3f}")
+        total = row["total"]
+        self.progress.advance(done, f"{rate:.0f} images/s, {'left out' if total is None else f'loss {total:.3f}'}")
         for log in (self.metrics, self.tensorboard):
             if log is not None and self._is_logged(done) and not displaced(self.folder):
                 log.append(row | {"seconds": self.seconds})
@@ -314,7 +333,7 @@ class _Run:
             raise saved_beside(self.folder, partial(self._write_into, done=done), what=f"step {done}")
 
     def _write_into(self, folder: Path, done: int) -> Path:
-        counters = {**self.state.counters(), "clipping": self.clipping.counters()}
+        counters = {**self.state.counters(), "clipping": self.clipping.counters(), "left_out": self.left_out.steps}
         tensors = self.state.tensors()
         snapshot = Snapshot(done, self.seconds, self.identity, counters, tensors)
         keep = self.settings.keep_checkpoints

@@ -18,21 +18,23 @@ OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Keep = Literal["last", "best"]
+WhereNotFinite = Literal["stop", "skip"]
 BestMetric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _WORDS = {"optimizer": OptimizerName, "schedule": ScheduleName, "precision": Precision}
-_WORDS |= {"keep": Keep, "best_metric": BestMetric}
+_WORDS |= {"keep": Keep, "best_metric": BestMetric, "nan": WhereNotFinite}
 
 _LEAST = dict.fromkeys(("steps", "batch_size", "accumulate", "processes", "log_every", "keep_checkpoints"), 1)
 _LEAST |= dict.fromkeys(("warmup_steps", "seed", "workers", "threads", "checkpoint_every", "evaluate_every"), 0)
-_LEAST |= {"patience": 0}
+_LEAST |= {"patience": 0, "nan_skips": 1}
 
 FREE_ON_RESUME = frozenset(
     {"workers", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "tensorboard"}
+    | {"nan", "nan_skips"}
 )
-"""Settings that a resumed run may change: none of them touches a weight, but `evaluate_every` where an evaluation
-decides which student is kept or when to stop."""
+"""Settings that a resumed run may change: none of them touches a weight of a run that ends, but `evaluate_every` where
+an evaluation decides which student is kept or when to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class TrainSettings:
             the validation images is better than the same student's on others.
         best_metric: COCO figure by which an evaluation is the best, for `keep` and `patience`.
         patience: evaluations in a row that are no better than the best before the run stops early; 0 never stops it.
+        nan: what a step does whose loss or gradient is not finite: stop the run, or skip, that is change nothing.
+        nan_skips: steps that are skipped at most where `nan` is skip; the next one stops the run.
         tensorboard: write TensorBoard events beside the CSV file.
 
     Raises:
@@ -103,6 +107,8 @@ class TrainSettings:
     keep: Keep = "last"
     best_metric: BestMetric = "AP"
     patience: Steps = 0
+    nan: WhereNotFinite = "stop"
+    nan_skips: Annotated[int, Within(1, 1e9)] = 10
     tensorboard: bool = False
 
     def __post_init__(self) -> None:

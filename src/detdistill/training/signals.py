@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step in hand is finished and a checkpoint saved before a run ends."""
+"""Ctrl-C, SIGTERM and SIGHUP: the step in hand is finished and a checkpoint saved before a run ends."""
 
 from __future__ import annotations
 
@@ -51,9 +51,10 @@ class StopFlag:
 
 @contextmanager
 def watch_signals(*, orphans_stop: bool = False) -> Iterator[StopFlag]:
-    """Yields a flag that Ctrl-C and SIGTERM raise; a second Ctrl-C ends the run at once (KeyboardInterrupt).
+    """Yields a flag that Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) raise.
 
-    Outside the main thread, where Python delivers no signals, they do not raise it.
+    A second Ctrl-C ends the run at once (KeyboardInterrupt). Outside the main thread, where Python delivers no signals,
+    they do not raise it.
     """
     flag = StopFlag(orphans_stop=orphans_stop)
     interrupts = 0
@@ -70,7 +71,7 @@ def watch_signals(*, orphans_stop: bool = False) -> Iterator[StopFlag]:
 
 
 def forward_signals() -> AbstractContextManager[None]:
-    """Hands Ctrl-C and SIGTERM to the processes that this one started, as SIGTERM, and waits on for their end."""
+    """Hands Ctrl-C, SIGTERM and SIGHUP to the processes that this one started, as SIGTERM, and waits on."""
 
     def forward(number: int) -> None:
         for child in multiprocessing.active_children():
@@ -91,7 +92,10 @@ def _handling(handler: Callable[[int], None]) -> Iterator[None]:
         if os.getpid() == owner:  # not in a loader's worker, which the main process ends
             handler(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

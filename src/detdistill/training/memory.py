@@ -1,0 +1,57 @@
+"""Memory that a training lacks, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from detdistill.errors import DistillError
+from detdistill.training.settings import TrainSettings
+
+# How torch says it where the error has no class of its own: on the CPU, in cuDNN and in cuBLAS.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+@contextmanager
+def needing_memory(what: str, *, remedy: str) -> Iterator[None]:
+    """Says in a sentence where `what` does not fit into memory (DistillError)."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise DistillError(f"{what} must fit into memory at a time, got too little of it. {remedy}.") from error
+
+
+@contextmanager
+def explaining(settings: TrainSettings, *, where: Callable[[], str], kept: Callable[[], str]) -> Iterator[None]:
+    """Says in a sentence, where a step does not fit into memory, what is to be done.
+
+    Args:
+        where: such as ``"step 3 of 100"``.
+        kept: what there is to go on from.
+
+    Raises:
+        DistillError: it does not fit.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        size, parts = settings.batch_size, settings.accumulate
+        more = next((number for number in range(parts + 1, size + 1) if size % number == 0), None)
+        remedy = "Choose smaller images" if more is None else f"Set train.accumulate={more} in a new run"
+        raise DistillError(
+            f"{where()}: {size // parts} of {size} images (train.batch_size={size}, train.accumulate={parts}) must fit "
+            f"into memory at a time, got too little of it. {remedy}, or free memory and go on by --resume; {kept()}."
+        ) from error
