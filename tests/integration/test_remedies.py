@@ -19,7 +19,8 @@ from detdistill import build_detector, convert_data, parse_detector, save_detect
 from detdistill.cli import main
 from detdistill.jobs import stages
 from detdistill.scenes import SCENE_CLASSES, make_scenes
-from remedy_rows import ROWS, WITHOUT_ROW, Row, train
+from remedies_without_row import WITHOUT_ROW
+from remedy_rows import ROWS, Row, train
 
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "detdistill"
 # A sentence that tells to type something: an option, a command, a setting, a method.

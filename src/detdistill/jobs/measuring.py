@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 
@@ -28,8 +27,6 @@ from detdistill.store.lock import require_in_place
 from detdistill.training.launch import own_device
 from detdistill.training.loop import Evaluate
 from detdistill.training.world import leads, watched_by_leader
-
-Words = ParamSpec("Words")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,40 +110,48 @@ def report(
     require_in_place(out)
     folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
     write_json(folder.results, results)
-    return _spared(learning_curves)(
-        {name: run.metrics for name, run in runs.items()},
-        folder.curves,
-        evaluations={name: run.evaluations for name, run in runs.items() if run.evaluations.is_file()},
-        levels={name: one.ap for name, one in (levels or {}).items() if one is not None and one.ap is not None},
+    return _spared(
+        lambda: learning_curves(
+            {name: run.metrics for name, run in runs.items()},
+            folder.curves,
+            evaluations={name: run.evaluations for name, run in runs.items() if run.evaluations.is_file()},
+            levels={name: one.ap for name, one in (levels or {}).items() if one is not None and one.ap is not None},
+        )
     )
 
 
-def _spared(draw: Callable[Words, None]) -> Callable[Words, DiskError | None]:
-    """What draws a picture that shows what is known already: a disk that refuses it ends nothing, and is returned."""
-
-    @wraps(draw)
-    def attempt(*words: Words.args, **named: Words.kwargs) -> DiskError | None:
-        try:
-            draw(*words, **named)
-        except DiskError as error:
-            return error
-        return None
-
-    return attempt
+def _spared(draw: Callable[[], None]) -> DiskError | None:
+    """Draws what shows what is known already: a disk that refuses it ends nothing, and is returned."""
+    try:
+        draw()
+    except DiskError as error:
+        return error
+    return None
 
 
-@_spared
-def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> None:
-    """Draws what each measured detector found in the same validation images into the run's folder."""
+def draw_pictures(opened: Opened, measured: Mapping[str, Measured]) -> DiskError | None:
+    """Draws what each measured detector found in the same validation images into the run's folder.
+
+    Returns:
+        What the disk refused; None for nothing.
+    """
     data = opened.data
     rows = sheet_rows(data.val, {name: one.found for name, one in measured.items()})
-    comparison_sheet(RunFolder(opened.config.out).pictures, rows, class_names=data.val.class_names)
+    sheet = RunFolder(opened.config.out).pictures
+    return _spared(lambda: comparison_sheet(sheet, rows, class_names=data.val.class_names))
 
 
-@_spared
-def count_confusion(opened: Opened, measured: Mapping[str, Measured]) -> None:
-    """Counts and draws what each measured detector took the validation objects for, into the run's folder."""
+def count_confusion(opened: Opened, measured: Mapping[str, Measured]) -> DiskError | None:
+    """Counts and draws what each measured detector took the validation objects for, into the run's folder.
+
+    Returns:
+        What the disk refused; None for nothing.
+    """
     folder = RunFolder(opened.config.out)
     matrices = {name: confusion_matrix(opened.data.val, one.found) for name, one in measured.items()}
-    write_json(folder.confusion_counts, {name: one.as_dict() for name, one in matrices.items()})
-    draw_confusion(matrices, folder.confusion)
+
+    def write() -> None:
+        write_json(folder.confusion_counts, {name: one.as_dict() for name, one in matrices.items()})
+        draw_confusion(matrices, folder.confusion)
+
+    return _spared(write)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detdistill.errors import ConfigError, DistillError
-from detdistill.files import require_regular
+from detdistill.files import make_folder, require_regular
 from detdistill.store.layout import LOCK
 
 _JOB, _WRITER = 0, 1
@@ -54,7 +54,7 @@ def hold(folder: Path, *, waiting: Callable[[str], None] | None = None) -> Itera
     """
     path = _lock_of(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     try:
         held = _HELD[path] = _Held(os.getpid(), _acquired(path, waiting))
         try:

@@ -1,0 +1,46 @@
+"""Remedies that have no row in `remedy_rows`, by the reason why not."""
+
+from __future__ import annotations
+
+WITHOUT_ROW = {
+    "a detector family of another package": (
+        "Leave out --agnostic and evaluate.agnostic.",
+        "Write aid(..., granularity=image) if it has class and box losses of each image, else leave aid out.",
+    ),
+    "a proof that is not finite": (
+        "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`.",
+    ),
+    "such data is refused before": ("Check the annotations with `detdistill data check DATA`.",),
+    "an installation without it": (
+        "Install it: pip install {}.",
+        "Install it with: pip install tensorboard.",
+    ),
+    "advice in a table": (
+        "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
+    ),
+    "a checkpoint that says no size": (
+        "Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was.",
+    ),
+    "the row of `reproduce` has its end": ("Put {} there, or try --scale smoke first.",),
+    "then it trains": ("Leave --data out to use drawn scenes.",),
+    "the folder of another full-scale run": ("Give another --out, or delete it.",),
+    "a full disk": ("Free some, give --out on another disk, or run rows one by one with --row.",),
+    "torchrun": (
+        "Start torchrun with one --nproc-per-node on all machines, and leave train.processes out.",
+        "Write train.device=cuda.",
+        "Pass --alone RUN.",
+        "Another one failed or was stopped: see what it said, and start all of them again with --resume.",
+    ),
+    "a process that is killed": ("Go on {}.",),
+    "a machine with GPUs": (
+        "Write train.device=cuda:{}.",
+        "Set train.device=cpu, where any number can run.",
+    ),
+    "the command line refuses the folder before": ("Go on with it (--resume), or choose another folder.",),
+    "memory that is not there: tests/integration/test_failures.py": ("Set train.accumulate={} in a new run",),
+    "a run whose folder is gone while it works: tests/integration/test_nothing_mixed.py": (
+        "Go on from there by --resume --out {}.",
+        "Put it back and go on with it by --resume, or start a new run in another folder.",
+    ),
+}
+"""Remedies that cannot be followed here, by the reason."""
