@@ -31,7 +31,6 @@ WITHOUT_ROW = {
         "Pass --alone RUN.",
         "Another one failed or was stopped: see what it said, and start all of them again with --resume.",
     ),
-    "a process that is killed": ("Go on {}.",),
     "a machine with GPUs": (
         "Write train.device=cuda:{}.",
         "Set train.device=cpu, where any number can run.",

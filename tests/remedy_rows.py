@@ -172,7 +172,7 @@ _SETTINGS = (
 
 _METHODS = (
     Row(
-        distill(method="attention(channel_gain=1)"),
+        distill(method="attention(channel_gain=1, features=standardized)"),
         "Leave it out, or write features=raw.",
         distill(method="attention(channel_gain=1, features=raw)"),
     ),
