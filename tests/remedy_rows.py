@@ -313,6 +313,11 @@ _DATA = (
         PLAIN + " data.train={home}/unnamed/one.json data.val={home}/unnamed/seen.json",
     ),
     Row(
+        "predict {home}/teacher {home}/more/images --out {home}/run --coco {home}/scenes/found.json",
+        "Write --coco {home}/more/images/found.json.",
+        "predict {home}/teacher {home}/more/images --out {home}/run --coco {home}/more/images/found.json",
+    ),
+    Row(
         evaluate("--json", "{home}/scenes"),
         "Write --json {home}/scenes/figures.json.",
         evaluate("--json", "{home}/scenes/figures.json"),

@@ -278,6 +278,9 @@ WORDS: dict[str, Word] = {
     "predict out": Word(_PREDICT, "--out OUT/elsewhere", FILES),
     "predict score": Word(_PREDICT, "--score 1"),
     "predict agnostic": Word(_PREDICT, "--agnostic"),
+    "predict coco": Word(
+        _PREDICT.replace("{data}/images", "{data}/../more/images"), "--coco {data}/../more/found.json"
+    ),
     "predict json": Word(_PREDICT, _JSON, FILES),
     "methods name": Word("methods", "frs"),
     "methods json": Word("methods", _JSON, FILES),

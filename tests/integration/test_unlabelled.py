@@ -15,10 +15,14 @@ import torch
 from safetensors.torch import load_file
 
 from coco_by_hand import draw_data
+from detdistill.data.annotations import Reading
+from detdistill.data.listing import SPLITS
+from detdistill.data.sources import find_split, read_found
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.jobs import stages, unlabelled
+from detdistill.jobs import predict, stages, unlabelled
 from detdistill.jobs.config import read_run_config
+from detdistill.jobs.data import check_data_job
 from detdistill.jobs.plan import plan_of
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
@@ -205,3 +209,37 @@ def test_what_cannot_be_used_is_said_in_a_sentence(lab: Lab, settings: Any, word
         lab.fit("refused", *settings, **words)
     assert message in str(caught.value)
     assert not (lab.folder / "refused").exists()
+
+
+def test_what_a_teacher_found_is_a_data_set_that_a_run_reads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "detect", told)
+    place = lab.folder / "others" / "found.json"
+    images = [lab.folder / "others" / f"train_{number}.png" for number in range(10)]
+    outcome = predict.predict_job(str(lab.folder / "teacher"), images, out=lab.folder / "drawn", coco=place, score=0.5)
+    assert f"--data {place}" in outcome.table()[-2]
+    content = json.loads(place.read_text())
+    assert content["images"][3] == {"id": 4, "file_name": "train_3.png", "width": 96, "height": 64}
+    assert content["annotations"][3] | {"score": 0.0} == {
+        **{"id": 4, "image_id": 4, "category_id": 1, "bbox": [8, 8, 32, 32], "area": 1024, "iscrowd": 0},
+        "score": 0.0,
+    }
+    assert content["annotations"][3]["score"] == pytest.approx(0.8)
+    checked = check_data_job(place)
+    assert checked.failure is None
+    assert (
+        sum(len(images) for images, _ in (read_found(find_split(place, one), one, Reading()) for one in SPLITS)) == 10
+    )
+    config = read_run_config(
+        None,
+        SMALL,
+        purpose="train",
+        options={"student": "fcos/test_resnet", "data": place, "out": lab.folder / "taught"},
+    )
+    stages.fit(stages.prove(stages.build(stages.open_inputs(config))))
+    with pytest.raises(ConfigError, match=r"^--coco must be a file in a folder with all images in or below it"):
+        predict.predict_job(
+            str(lab.folder / "teacher"), images, out=lab.folder / "d", coco=lab.folder / "data" / "f.json"
+        )
+    with pytest.raises(ConfigError, match=r"^--coco must be a new file, or one that this command wrote"):
+        predict.predict_job(str(lab.folder / "teacher"), images, out=lab.folder / "d", coco=images[0])
+    assert not (lab.folder / "d").exists()

@@ -78,6 +78,7 @@ def predict(
     out: Place,
     score: float = 0.3,
     agnostic: bool = False,
+    coco: Place | None = None,
     progress: Progress | None = None,
 ) -> PredictOutcome:
     """Draw what a detector finds on images, and write it as JSON.
@@ -88,6 +89,7 @@ def predict(
         out: Folder for the drawings and predictions.json.
         score: Leave out what the detector is less sure of, 0 to 1.
         agnostic: Suppress boxes across classes, for classes that look alike and pile up on one object.
+        coco: Also write what was found as a COCO JSON that --data reads, in a folder with all images in or below it.
 
     Example:
         >>> outcome = detdistill.predict("runs/teacher", "photos", out="drawn")
@@ -97,7 +99,10 @@ def predict(
     from detdistill.jobs.predict import predict_job
 
     places = tuple(map(Path, images))
-    return predict_job(str(checkpoint), places, out=Path(out), score=score, agnostic=agnostic, progress=progress)
+    labels = None if coco is None else Path(coco)
+    return predict_job(
+        str(checkpoint), places, out=Path(out), score=score, agnostic=agnostic, coco=labels, progress=progress
+    )
 
 
 def describe_methods(name: str | None = None, /) -> MethodsOutcome:

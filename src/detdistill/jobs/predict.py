@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -19,7 +20,16 @@ from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.shared import require_score
-from detdistill.files import DRAWING, drawn, read_json, require_own, write_bytes, write_json
+from detdistill.files import (
+    DRAWING,
+    drawn,
+    figures_of,
+    read_json,
+    require_own,
+    write_bytes,
+    write_figures,
+    write_json,
+)
 from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
@@ -27,13 +37,15 @@ from detdistill.report.palette import png_of
 from detdistill.report.tables import AGNOSTIC, Table
 
 PREDICTIONS = "predictions.json"
+_COMMAND = "predict --coco"
 
 
 @dataclass(frozen=True, slots=True)
 class PredictOutcome:
     """What was found above the score in every image that can be read, in the order given; drawings lie in `out`.
 
-    `problems` tells what was passed over in folders, what cannot be read, and how photos were turned.
+    `problems` tells what was passed over in folders, what cannot be read, and how photos were turned; `coco` is the
+    data set that was written, where one was asked for.
     """
 
     out: Path
@@ -42,6 +54,7 @@ class PredictOutcome:
     class_names: tuple[str, ...]
     agnostic: bool = False
     problems: Problems = field(default_factory=Problems)
+    coco: Path | None = None
 
     @property
     def failure(self) -> str | None:
@@ -58,6 +71,7 @@ class PredictOutcome:
         table = Table(("image", "boxes", "classes"), tuple(rows)).text(decimals=0)
         note = [AGNOSTIC] if self.agnostic else []
         told = self.problems.summary()
+        told += [] if self.coco is None else [f"the boxes as a data set: --data {self.coco}"]
         return [*table.splitlines(), *note, "", *told, f"drawings and {PREDICTIONS} in {self.out}"]
 
     def as_dict(self) -> Mapping[str, Any]:
@@ -82,6 +96,7 @@ def predict_job(
     out: Path,
     score: float = 0.3,
     agnostic: bool = False,
+    coco: Path | None = None,
     progress: Progress | None = None,
 ) -> PredictOutcome:
     """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`."""
@@ -101,6 +116,9 @@ def predict_job(
     if not files:
         raise DataError(_unreadable(problems, 0))
     drawings = _drawings(files, out, given=given)
+    if coco is not None:
+        _require_beside(coco, files)
+        require_own(coco, "--coco", figures_of(_COMMAND))
     _require_own_predictions(out / PREDICTIONS)
     resolved = {str(path.resolve()): size for path, size in sizes.items()}
     annotations = Annotations.without_boxes(Path("/"), resolved, loaded.class_names)
@@ -109,13 +127,46 @@ def predict_job(
         loaded.detector, annotations, size, label=f"detect with {checkpoint}", agnostic=agnostic, progress=watcher
     )
     found = tuple(one.above(score) for one in everything)
-    outcome = PredictOutcome(out, tuple(files), found, loaded.class_names, agnostic=agnostic, problems=problems)
+    outcome = PredictOutcome(out, tuple(files), found, loaded.class_names, agnostic, problems, coco)
     for path, drawing, one in zip(files, drawings, found, strict=True):
         picture = Image.fromarray(read_image(path, image_id=one.image_id, size=sizes[path]).permute(1, 2, 0).numpy())
         shown = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
         write_bytes(drawing, png_of(shown, DRAWING))
     write_json(out / PREDICTIONS, outcome.as_dict())
+    if coco is not None:
+        content = _data_set(outcome, coco.resolve().parent, sizes)
+        write_figures(coco, content, command=_COMMAND, option="--coco")
     return outcome
+
+
+def _require_beside(coco: Path, files: Sequence[Path]) -> None:
+    """Refuses a data set file from whose folder an image cannot be named."""
+    home = coco.resolve().parent
+    outside = next((path for path in files if not path.resolve().is_relative_to(home)), None)
+    if outside is not None:
+        above = Path(os.path.commonpath([path.resolve().parent for path in files]))
+        raise ConfigError(
+            f"--coco must be a file in a folder with all images in or below it, got {coco}, which {outside} is not "
+            f"below. Write --coco {above / coco.name}."
+        )
+
+
+def _data_set(outcome: PredictOutcome, home: Path, sizes: Mapping[Path, tuple[int, int]]) -> dict[str, Any]:
+    """What was found as COCO has labels, each with its score; file names are relative to `home`."""
+    images, annotations = [], list[dict[str, Any]]()
+    for number, (path, one) in enumerate(zip(outcome.images, outcome.found, strict=True), start=1):
+        height, width = sizes[path]
+        name = path.resolve().relative_to(home).as_posix()
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        for (x1, y1, x2, y2), sure, label in zip(
+            one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True
+        ):
+            if x2 > x1 and y2 > y1:
+                box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, "score": sure}
+                at = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
+                annotations.append(at | box)
+    categories = [{"id": label, "name": name} for label, name in enumerate(outcome.class_names, start=1)]
+    return {"categories": categories, "images": images, "annotations": annotations}
 
 
 def _drawings(files: Sequence[Path], out: Path, *, given: Set[Path]) -> list[Path]:
