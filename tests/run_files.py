@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +38,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path in it."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def bare(config: RunConfig) -> Any:
+    """The run's method without the strength that it got where nobody gave it one."""
+    return replace(config.method, strength=None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from detdistill.methods.catalogue import METHODS
+
 WEIGHTS, SAID, RESULTS, METRICS, FILES, FOUND = "weights", "said", "results", "metrics", "files", "found"
 PLACE = "place"
 
@@ -196,6 +198,8 @@ METHOD_ROWS: dict[str, Row] = {
     "ld.class_temperature": Row("9", beside=("method.class_gain=10",)),
     "mgd.aligner": Row("conv1x1"),
     "ssim.window": Row("5"),
+    # Both are the same over the first 30 steps.
+    **{f"{name}.calibration": Row("running", RESULTS) for name in METHODS},
 }
 
 
@@ -248,6 +252,7 @@ WORDS: dict[str, Word] = {
     "distill data": Word(_DISTILL, "--data {other}"),
     "distill unlabelled": Word(_DISTILL, "--unlabelled {data}/../more/images"),
     "distill method": Word(_DISTILL, "--method frs"),
+    "distill strength": Word(_DISTILL, "--strength 1"),
     "distill self": Word(_DISTILL.replace("--student fcos/tiny ", ""), "--self", "allowed"),
     "distill generations": Word(_DISTILL.replace("--student fcos/tiny", "--self"), "--generations 2"),
     "distill inherit": Word(_DISTILL, "--inherit"),

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.startup import prove
 from detdistill.distillation.step import DistillationStep
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.composition import parse_method, structure
@@ -62,6 +63,9 @@ CASES += [Case("frs", "faster_rcnn", "frozen"), Case("hint", "fcos", "group")]
 # Batch-norm normalises the twins of a half by their own statistics.
 CASES += [Case(f"ikd(ssim{OPTIONS['ikd']})", "faster_rcnn", "batch")]
 CASES += [Case("aid(fgd)", "gfl", "batch", beside=True)]
+# The scale of a step follows from both halves of the one before.
+CASES += [Case("frs(strength=3)", "fcos", "batch", beside=True)]
+CASES += [Case(f"aid(ikd(hint{OPTIONS['ikd']}), strength=1)", "gfl", "group")]
 
 
 @functools.cache
@@ -77,7 +81,10 @@ def student_of(family: str, norm: str) -> Detector:
 def step_of(case: Case) -> DistillationStep:
     student, teacher = copy.deepcopy(student_of(case.family, case.norm)), teacher_of(case.family)
     recipe = awake(build_recipe(case.method, student.spec, teacher.spec, seed=3))
-    return DistillationStep(student, teacher, recipe).train()
+    step = DistillationStep(student, teacher, recipe).train()
+    if step.calibration.members:
+        prove(step, half(0, 0))
+    return step
 
 
 def half(step: int, rank: int, *, beside: bool = False) -> Batch:

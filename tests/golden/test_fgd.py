@@ -106,7 +106,7 @@ def test_cells_beyond_the_grid_count_in_a_boxs_size() -> None:
 def test_published_gains(family: str, gains: list[float]) -> None:
     layout = spec(family=family)
     assert [w.gain for w in build_fgd(layout, layout, FGDSettings()).terms] == pytest.approx(gains)
-    doubled = build_fgd(layout, layout, FGDSettings(strength=2.0, attention_gain=1e-3)).terms
+    doubled = build_fgd(layout, layout, FGDSettings(gain=2.0, attention_gain=1e-3)).terms
     assert [w.gain for w in doubled] == pytest.approx([2 * gains[0], 2 * gains[1], 2e-3, 2 * gains[3]])
 
 

@@ -87,7 +87,7 @@ def test_distill_reads_a_method_made_of_others(monkeypatch: pytest.MonkeyPatch) 
     assert main(["distill", *line, "--inherit", "method.control=true"]) == 0
     config = job.call_args.args[0]
     assert config.inherit is True
-    assert config.method == parse_method("aid(ikd(frs + ssim), alpha=0.5, control=true)")
+    assert config.method == parse_method("aid(ikd(frs + ssim), alpha=0.5, control=true, strength=3.0)")
 
 
 def test_distill_itself_takes_the_teachers_architecture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -99,8 +99,8 @@ FORM = "must be words, numbers and ( ) , = + in their places"
         ("sum(frs)", f"The method at position 1 of 'sum(frs)' must be one of {KNOWN}, got 'sum'."),
         ("hint(gian=2)", "gian at position 6 of 'hint(gian=2)' must be a key of hint, got the unknown 'gian'. Did you "
                          "mean 'gain'?"),
-        ("hint(zzz=2)", "must be a key of hint, got the unknown 'zzz'. Known: aligner, decay, features, gain, "
-                        "normalized, p, until."),
+        ("hint(zzz=2)", "must be a key of hint, got the unknown 'zzz'. Known: aligner, calibration, decay, features, "
+                        "gain, normalized, p, strength, until."),
         ("aid(frs, recipe=ssim)", "must have key=value, and what is wrapped first at position 10, got 'recipe=ssim'."),
         ("aid", "recipe of aid at position 1 of 'aid' must be given, got nothing. Write the method that is wrapped"),
         ("frs + ikd(until=1)", "recipe of ikd at position 7 of 'frs + ikd(until=1)' must be given, got nothing. Write"),
@@ -193,6 +193,7 @@ def test_a_method_is_a_tree_that_json_can_hold() -> None:
 # --- round trips ----------------------------------------------------------------------------------------------------
 
 # A share of the run is checked as soon as it is given.
+STRENGTHS = st.none() | st.just("published") | st.floats(0, 1e9)
 SHARES = {"until": st.floats(min_value=0, max_value=1, exclude_min=True)}
 
 
@@ -230,7 +231,7 @@ def compositions(names: tuple[str, ...] = tuple(RECIPES), depth: int = 2) -> st.
     if not half:
         return st.one_of(bases(names), *wrapped)
     first, second = compositions(names[:half], depth - 1), compositions(names[half:], depth - 1)
-    added = st.tuples(first, second).map(SumSettings)
+    added = st.builds(SumSettings, st.tuples(first, second), strength=STRENGTHS)
     return st.one_of(bases(names), *wrapped, added)
 
 

@@ -149,7 +149,7 @@ def test_a_file_becomes_plain_settings(file: Path) -> None:
     assert config.student == StudentChoice("fcos/tiny", parse_detector("fcos/tiny"))
     assert config.teacher is not None
     assert (config.teacher.source, config.teacher.allow) == ("runs/teacher", ("a", "b"))
-    assert config.method == FRSSettings(warmup_steps=7)
+    assert config.method == FRSSettings(warmup_steps=7, strength=3.0)
     assert config.train == TrainSettings(steps=12, batch_size=4, lr=0.001, milestones=(0.5, 0.9), seed=3)
     assert (config.seed, config.out, config.alone) == (3, Path("runs/x"), None)
 
@@ -185,7 +185,7 @@ def test_one_seed_decides(file: Path) -> None:
 
 
 def test_another_method_drops_the_old_ones_settings(file: Path) -> None:
-    assert distil(file, method__name="ssim").method == SSIMSettings()
+    assert distil(file, method__name="ssim").method == SSIMSettings(strength=3.0)
 
 
 def test_another_student_drops_the_old_ones_settings(tmp_path: Path, file: Path) -> None:

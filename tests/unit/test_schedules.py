@@ -19,7 +19,7 @@ from detdistill.settings import as_tree
 from detdistill.types import Clock
 from every_method import families_of, one_family, specs_of
 from made_up_steps import PixelTerm, Stub, lit, step_of
-from run_files import distil, run_file
+from run_files import bare, distil, run_file
 
 RUN = {"student": "fcos/test_resnet", "teacher": "t", "data": "d", "out": "o"}
 
@@ -112,8 +112,8 @@ def test_inside_compositions() -> None:
 )
 def test_by_key_and_value_and_through_a_file(tmp_path: Any, method: str, setting: str, text: str) -> None:
     config = distil(None, setting, method=method, **RUN)
-    assert config.method == parse_method(text)
-    assert method_text(config.method) == text
+    assert bare(config) == parse_method(text)
+    assert method_text(bare(config)) == text
     assert distil(run_file(tmp_path, config.yaml())) == config
 
 
@@ -123,8 +123,14 @@ def test_by_key_and_value_and_through_a_file(tmp_path: Any, method: str, setting
     [
         ("method.until=0", "until must be above 0 and at most 1, got 0.0. Give one such as 0.5."),
         ("method.until=1.01", "until must be above 0 and at most 1, got 1.01. Give one such as 0.5."),
-        ("method.decay=cosin", "method.decay must be none or linear or cosine, got 'cosin'. Did you mean 'cosine'?"),
-        ("method.decay=0.5", "method.decay must be none or linear or cosine, got 0.5. Choose one of them."),
+        (
+            "method.decay=cosin",
+            "must be none or linear or cosine or last_third, got 'cosin'. Did you mean 'cosine'?",
+        ),
+        (
+            "method.decay=0.5",
+            "must be none or linear or cosine or last_third, got 0.5. Choose one of them.",
+        ),
     ],
 )
 def test_what_is_no_schedule_is_refused(setting: str, said: str) -> None:
@@ -137,7 +143,7 @@ def test_the_attacks_momentum_is_still_read_under_its_former_name() -> None:
     """`decay` of `ikd` was a number, and is its schedule's word now."""
     assert parse_method("ikd(hint, decay=0.9)") == parse_method("ikd(hint, attack_momentum=0.9)")
     assert parse_method("ikd(hint, decay=linear, attack_momentum=0.9)").decay == "linear"
-    with pytest.raises(ConfigError, match=r"must be none or linear or cosine, got 0\.9"):
+    with pytest.raises(ConfigError, match=r"must be none or linear or cosine or last_third, got 0\.9"):
         parse_method("ikd(hint, decay=0.9, attack_momentum=0.8)")
 
 
@@ -146,11 +152,11 @@ def test_the_identity_of_an_earlier_version_is_that_of_today() -> None:
     now = method_tree(parse_method("aid(ikd(frs, until=0.5), alpha=0.5)"))
     before = method_tree(parse_method("aid(ikd(frs, until=0.5), alpha=0.5)"))
     for part in (before, before["recipe"], before["recipe"]["recipe"]):
-        del part["decay"]
+        del part["decay"], part["strength"], part["calibration"]
     del before["until"], before["recipe"]["recipe"]["until"], before["recipe"]["recipe"]["features"]
     before["recipe"]["decay"] = before["recipe"].pop("attack_momentum")
     assert before != now
-    assert brought_up({"method": before, "teacher": "t"}) == {"method": now, "teacher": "t"}
+    assert brought_up({"method": before, "teacher": "t"}) == {"method": now | {"strength": "published"}, "teacher": "t"}
     assert brought_up({"method": {"name": "gone"}, "image": 3}) == {"method": {"name": "gone"}, "image": 3}
     assert brought_up({"method": None}) == {"method": None}
     # Any other key that a method lacks may be another way to compute it, which cannot go on.
@@ -160,6 +166,6 @@ def test_the_identity_of_an_earlier_version_is_that_of_today() -> None:
 
 def test_defaults_come_last_where_people_read_settings() -> None:
     assert list(as_tree(METHODS["hint"].settings())) == [
-        "gain", "p", "normalized", "aligner", "until", "decay", "features"
+        "gain", "p", "normalized", "aligner", "strength", "calibration", "until", "decay", "features"
     ]  # fmt: skip
     assert replace(METHODS["hint"].settings(), until=0.5).until == 0.5

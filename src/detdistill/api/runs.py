@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from detdistill.api.pieces import Place, Source, run_config
 from detdistill.errors import ConfigError, DiskError
@@ -90,6 +90,7 @@ def distill(
     data: Place | Sequence[Place] | None = None,
     unlabelled: Place | None = None,
     method: str | None = None,
+    strength: float | Literal["published"] | None = None,
     itself: bool = False,
     generations: int = 1,
     inherit: bool = False,
@@ -116,6 +117,7 @@ def distill(
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
         method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
+        strength: How strong the method is beside the labels, 3 by default; published takes its gains as they are.
         itself: Self-distillation: the student has its teacher's architecture.
         generations: With --self: how many students, each taught by the one before.
         inherit: Let the student's neck and heads start from the teacher's weights.
@@ -157,6 +159,7 @@ def distill(
         data=data,
         unlabelled=unlabelled,
         method=method,
+        strength=strength,
         itself=itself,
         inherit=inherit,
         init=init,

@@ -44,7 +44,7 @@ class WarmUp:
         return 1.0 if steps == 0 else min(1.0, clock.step / steps)
 
 
-Decay = Literal["none", "linear", "cosine"]
+Decay = Literal["none", "linear", "cosine", "last_third"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Fade:
 
     Attributes:
         until: the share; with e = round(until · steps) the steps t < e are on.
-        decay: the factor on the way: ``"none"`` 1, ``"linear"`` 1 - t / e, ``"cosine"`` (1 + cos(π t / e)) / 2.
+        decay: the factor on the way: ``"none"`` 1, ``"linear"`` 1 - t / e, ``"cosine"`` (1 + cos(π t / e)) / 2,
+            ``"last_third"`` min(1, 3 - 3 t / e).
     """
 
     until: float = 1.0
@@ -68,7 +69,30 @@ class Fade:
         if not self.active(clock):
             return 0.0
         passed = clock.step / round(self.until * clock.total_steps)
-        return {"none": 1.0, "linear": 1.0 - passed, "cosine": 0.5 * (1.0 + math.cos(math.pi * passed))}[self.decay]
+        return {
+            "none": 1.0,
+            "linear": 1.0 - passed,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * passed)),
+            "last_third": min(1.0, 3.0 * (1.0 - passed)),
+        }[self.decay]
+
+
+Calibrated = Literal["fixed", "running"]
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """How strong the terms that share it are together: ‖their gradient‖ ÷ ‖the task's‖ at the student's pyramid.
+
+    Attributes:
+        of: the recipe that has it, without its numbers.
+        value: the ratio that is wanted, at least 0; methods within have equal parts of it.
+        calibration: whether the scales are measured once, at the start of a run, or followed through all of it.
+    """
+
+    of: str
+    value: float
+    calibration: Calibrated = "fixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +107,9 @@ class WeightedTerm:
         view: on which inputs it looks.
         weigh: weight per image and level, or the plan of one; None weighs all alike.
         fades: factors that end it, which multiply; what nobody needs any more is then not computed either.
+        strength: what its gain is calibrated to; None takes the gain as it is.
+        member: the method that compares, among those that share the strength; empty for a term that a wrapper adds,
+            which is scaled as the wrapped method is as a whole.
     """
 
     name: str
@@ -92,6 +119,8 @@ class WeightedTerm:
     view: View = CLEAN
     weigh: Weigh | MeanOf | None = None
     fades: tuple[Fade, ...] = ()
+    strength: Strength | None = None
+    member: str = ""
 
     @property
     def until(self) -> float:
@@ -103,7 +132,7 @@ class WeightedTerm:
         return all(fade.active(clock) for fade in self.fades)
 
     def gain_at(self, clock: Clock) -> float:
-        """What multiplies the term's loss at this step: gain, warm-up and fades."""
+        """What multiplies the term's loss at this step but for its calibration: gain, warm-up and fades."""
         return self.gain * self.warm_up(clock) * math.prod(fade(clock) for fade in self.fades)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import WeightedTerm
-from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.step import DistillationStep, Seen, products, task_loss
+from detdistill.distillation.view import CLEAN
 from detdistill.errors import DistillError
-from detdistill.types import Batch, Clock, Observation
+from detdistill.types import Batch, Clock, Cost, Observation
 
 _NOISE = 0.01
 _ROUNDING = 0.02
@@ -27,20 +29,24 @@ class TermProof:
         loss: its loss.
         gradient_norm: norm of its gradient to the student's parameters.
         perturbed: student and teacher showed the same maps, so noise was added to the student's for the proof.
+        ratio: at its gain, the norm of its gradient at the student's pyramids divided by the task's; None where that
+            says nothing.
     """
 
     name: str
     loss: float
     gradient_norm: float
     perturbed: bool
+    ratio: float | None = None
 
     def __str__(self) -> str:
         note = " (student equals teacher here: proved on a perturbed observation)" if self.perturbed else ""
-        return f"{self.name}: loss {self.loss:.4g}, gradient to the student {self.gradient_norm:.4g}{note}"
+        times = "" if self.ratio is None else f", at its gain {self.ratio:.3g} times the task"
+        return f"{self.name}: loss {self.loss:.4g}, gradient to the student {self.gradient_norm:.4g}{times}{note}"
 
 
 def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
-    """Shows on one batch that every term of the step teaches the student.
+    """Shows on one batch that every term of the step teaches the student, and begins its calibration there.
 
     The student's buffers (batch-norm statistics) are as before afterwards, no gradient is left behind, and no
     global random state is used.
@@ -57,25 +63,46 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
     """
     buffers = {name: buffer.clone() for name, buffer in step.student.named_buffers()}
     try:
-        pairs = step.see(batch, step.recipe).pairs()
+        seen = step.see(batch, step.recipe)
+        pairs = seen.pairs()
         # At equality the gradient is zero, or rounding's: it would prove nothing.
         alike = {view for view, pair in pairs.items() if _same(pair.student, pair.teacher)}
         shown = {
             view: Pair(_shaken(pair.student), pair.teacher, pair.batch) if view in alike else pair
             for view, pair in pairs.items()
         }
+        terms = step.recipe.terms
+        costs = {one.name: one.term(shown[one.view], Clock(step=0, total_steps=1)) for one in terms}
+        ratios = _ratios(step, seen, costs) if terms and not alike else {}
         return tuple(
-            _prove_term(weighted, shown[weighted.view], step.student, perturbed=weighted.view in alike)
-            for weighted in step.recipe.terms
+            _prove_term(one, costs[one.name], step.student, perturbed=one.view in alike, ratio=ratios.get(one.name))
+            for one in terms
         )
     finally:
         for name, buffer in step.student.named_buffers():
             buffer.copy_(buffers[name])
 
 
-def _prove_term(weighted: WeightedTerm, pair: Pair, student: nn.Module, *, perturbed: bool) -> TermProof:
+def _ratios(step: DistillationStep, seen: Seen, costs: Mapping[str, Cost]) -> dict[str, float]:
+    """How long each term's gradient is beside the task's; the step's calibration begins with what it says."""
+    terms = step.recipe.terms
+    task = task_loss(seen.students[CLEAN])
+    found = products(task, {one.name: [(one.gain, costs[one.name])] for one in terms}, [seen])
+    if members := step.calibration.members:
+        rows = [[True, *(False for _ in terms)], *([False, *(one.member == name for one in terms)] for name in members)]
+        sums = found.new_tensor(rows)
+        step.calibration.begin(sums @ found @ sums.T)
+    squares = found.diagonal().tolist()
+    if not 0 < squares[0] < float("inf"):
+        return {}
+    return {name: math.sqrt(own / squares[0]) for name, own in zip(costs, squares[1:], strict=True)}
+
+
+def _prove_term(
+    weighted: WeightedTerm, cost: Cost, student: nn.Module, *, perturbed: bool, ratio: float | None
+) -> TermProof:
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    loss = weighted.term(pair, Clock(step=0, total_steps=1)).values.sum(1).mean()
+    loss = cost.values.sum(1).mean()
     norm = _gradient_norm(loss, parameters)
     value = float(loss.detach())
     if not torch.isfinite(loss.detach()):
@@ -88,7 +115,7 @@ def _prove_term(weighted: WeightedTerm, pair: Pair, student: nn.Module, *, pertu
             f"The gradient of the term '{weighted.name}' to the student must be finite and not zero, got {norm}. "
             "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
         )
-    return TermProof(name=weighted.name, loss=value, gradient_norm=norm, perturbed=perturbed)
+    return TermProof(name=weighted.name, loss=value, gradient_norm=norm, perturbed=perturbed, ratio=ratio)
 
 
 def _gradient_norm(loss: Tensor, inputs: Sequence[Tensor]) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.calibration import Calibration, inner_products
 from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.sizes import enlarged, in_students_frame, with_students_twins
@@ -46,6 +47,22 @@ class Seen:
         """What a weight says of the clean view."""
         judged = self.judged if weigh.features is Features.STUDENT else None
         return weigh(self.teachers[CLEAN] if judged is None else judged, strides, knowledge=knowledge).detach()
+
+
+def products(
+    task: Tensor, terms: Mapping[str, Sequence[tuple[float, Cost]]], sights: Sequence[Seen]
+) -> Float[Tensor, "m m"]:
+    """Inner products of gradients at the student's pyramids, on all views: of the task, then of sums of terms.
+
+    Args:
+        task: its loss.
+        terms: gains and unweighted costs of each sum.
+        sights: all that the losses are of.
+    """
+    zero = task.new_zeros(())
+    sums = [sum((gain * cost.values.sum(1).mean() for gain, cost in some), zero) for some in terms.values()]
+    levels = [level for seen in sights for view in seen.teachers for level in seen.students[view].pyramid.levels]
+    return inner_products([task, *sums], levels)
 
 
 def task_loss(observation: Observation) -> Tensor:
@@ -110,6 +127,7 @@ class DistillationStep(nn.Module):
         self.recipe = recipe
         self.pseudo_gain = pseudo_gain
         self.terms = nn.ModuleDict({_key(weighted): weighted.term for weighted in recipe.terms})
+        self.calibration = Calibration(recipe.terms)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationStep:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -193,10 +211,12 @@ class DistillationStep(nn.Module):
             clock: where the run is; warm-ups and schedules read it.
 
         Returns:
-            `total` = task + Σ gain · warm-up · fades · mean over images of Σ over levels of weight · cost. The task is
-            the labelled images' alone, the mean is over the unlabelled ones too. A term that is off at this step adds
-            nothing and reports 0; the teacher looks only where a term is on.
+            `total` = task + Σ gain · scale · warm-up · fades · mean over images of Σ over levels of weight · cost. The
+            task is the labelled images' alone, the mean is over the unlabelled ones too. A term that is off at this
+            step adds nothing and reports 0; the teacher looks only where a term is on. A step that the calibration
+            asks for is measured on the way.
         """
+        self.calibration.settle(before=clock.step)
         sights = self._sights(batch, self.recipe.at(clock))
         task = task_loss(sights[0].students[CLEAN])
         parts = {"task": task.detach()}
@@ -206,23 +226,36 @@ class DistillationStep(nn.Module):
         total = task
         diagnostics: dict[str, Tensor] = {}
         shown = [(seen, seen.pairs()) for seen in sights]
+        on = [weighted for weighted in self.recipe.terms if weighted.active(clock)]
+        costs = {one.name: _joined([one.term(pairs[one.view], clock) for _, pairs in shown]) for one in on}
+        if costs and self.calibration.asks(clock):
+            found = products(task, self._members(costs), sights)
+            self.calibration.gather(found, images=len(batch), clock=clock)
         for weighted in self.recipe.terms:
-            if not weighted.active(clock):
+            if weighted.name not in costs:
                 parts[weighted.name] = total.new_zeros(())
                 continue
-            cost = _joined([weighted.term(pairs[weighted.view], clock) for _, pairs in shown])
+            cost = costs[weighted.name]
             values = cost.values
             if isinstance(weighted.weigh, Weigh):
                 key = (weighted.weigh, cost.strides, weighted.term.knowledge)
                 weight = torch.cat([pairs[CLEAN].once(key, partial(seen.weight, *key)) for seen, pairs in shown])
                 values = values * weight
                 diagnostics |= _told(weighted.name, weight, cost.strides)
-            loss = weighted.gain_at(clock) * values.sum(1).mean()
+            loss = weighted.gain_at(clock) * self.calibration.scale(weighted) * values.sum(1).mean()
             total = total + loss
             parts[weighted.name] = loss.detach()
             for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
                 diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
         return StepReport(total=total, parts=parts, diagnostics=diagnostics, task=task)
+
+    def _members(self, costs: Mapping[str, Cost]) -> dict[str, list[tuple[float, Cost]]]:
+        """Gains and costs of the terms of each method that is calibrated."""
+        found: dict[str, list[tuple[float, Cost]]] = {name: [] for name in self.calibration.members}
+        for one in self.recipe.terms:
+            if one.member in found and one.name in costs:
+                found[one.member].append((one.gain, costs[one.name]))
+        return found
 
 
 def _joined(costs: Sequence[Cost]) -> Cost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +13,17 @@ from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError, suggestion
-from detdistill.jobs.paths import read_from
+from detdistill.jobs.paths import PATHS_FROM, read_from
 from detdistill.jobs.settings import TAUGHT_KEYS, RunConfig, StudentChoice
+from detdistill.methods.composition import METHOD_MARK, of_before
+from detdistill.methods.method import CALIBRATION, PUBLISHED, STRENGTH
 from detdistill.settings import as_tree, build
+from detdistill.settings.calls import INNER, PARTS
 from detdistill.settings.overrides import Override, apply_override, parse_override
 from detdistill.settings.reading import dotted
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.settings.trees import Path as Place
-from detdistill.settings.trees import Tree
+from detdistill.settings.trees import Tree, default_of, hints_of
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import saved_settings
 
@@ -47,6 +50,9 @@ _FORMER = {
 }
 
 TRAIN_DEFAULTS = {"steps": 2000, "batch_size": 8}
+
+DEFAULT_STRENGTH = 3.0
+"""Of a method whose gains nobody gave."""
 
 
 def read_run_config(
@@ -98,7 +104,52 @@ def read_run_config(
     for override in overrides:
         if override.path not in _CHOOSING:
             apply_override(tree, override, RunConfig)
-    return _built(tree, base, _places(named, overrides))
+    return _built(_strengthened(tree, file) if purpose == "distill" else tree, base, _places(named, overrides))
+
+
+def _strengthened(tree: Tree, file: Path | None) -> Tree:
+    """The run with a method that says how strong it is.
+
+    Where nobody does it is calibrated, unless gains were given, which are then taken as they are, or a run is to go on,
+    or to be done again, of a version that knew nothing else.
+    """
+    try:
+        method = METHOD_MARK.taken_apart(tree["method"])
+    except ConfigError:
+        return tree  # for `build` to refuse
+    kind = _kind_of(method)
+    if kind is None or STRENGTH not in hints_of(kind) or method.get(STRENGTH) is not None:
+        return tree
+    begun = RunFolder(Path(str(tree.get("out")))).config
+    published = _has_gain(method) or any(_ran_without(one) for one in (begun, file) if one is not None)
+    return {**tree, "method": {**method, STRENGTH: PUBLISHED if published else DEFAULT_STRENGTH}}
+
+
+def _ran_without(file: Path) -> bool:
+    """Whether a run wrote the file that did not know strengths yet."""
+    content = load_yaml(file) if file.is_file() else None
+    method = content.get("method") if isinstance(content, dict) and PATHS_FROM in content else None
+    return isinstance(method, dict) and CALIBRATION not in method
+
+
+def _has_gain(method: Any) -> bool:
+    """Whether a method's section, or one within, has another gain than its default that leaves no term out."""
+    try:
+        method = METHOD_MARK.taken_apart(method)
+    except ConfigError:
+        return False
+    kind = _kind_of(method)
+    if kind is None:
+        return False
+    gains = {one.name: default_of(one) for one in fields(kind) if one.name.endswith("gain")}
+    own = any(method.get(key) not in (default, 0, None) for key, default in gains.items())
+    parts = method.get(PARTS)
+    return own or any(map(_has_gain, [method.get(INNER), *(parts if isinstance(parts, list) else ())]))
+
+
+def _kind_of(method: Any) -> Any:
+    """The type of a method's settings; None where it has no such name."""
+    return METHOD_MARK.kinds().get(str(method.get(METHOD_MARK.tag))) if isinstance(method, dict) else None
 
 
 def _built(tree: Tree, base: DetectorSettings, where: Callable[[Place], str]) -> RunConfig:
@@ -125,6 +176,8 @@ def _read(file: Path | None) -> Tree:
     if not isinstance(content, dict):
         raise ConfigError(f"{file} must be a section of keys, got {content!r}. Write `key: value` lines.")
     tree = {key: {_SHORT[key]: value} if _is_short(key, value) else value for key, value in content.items()}
+    if PATHS_FROM in tree and "method" in tree:
+        tree["method"] = of_before(tree["method"])
     tree = tree if file is None else read_from(tree, file)
     if isinstance(tree.get("data"), dict) and "augment" in tree["data"]:
         tree["data"] = {**tree["data"], "augment": _augmentation(tree["data"]["augment"], str(file))}

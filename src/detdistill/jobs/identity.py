@@ -13,7 +13,8 @@ from detdistill.detectors.catalogue import settings_of
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.errors import DistillError
 from detdistill.jobs.samples import Opened, own_changes
-from detdistill.methods.method import METHODS, FeatureSettings, ScheduledSettings
+from detdistill.methods.composition import of_before, settings_types
+from detdistill.methods.method import PUBLISHED, STRENGTH, FeatureSettings, ScheduledSettings, StrengthSettings
 from detdistill.settings import as_tree, build
 from detdistill.settings.calls import NAME
 from detdistill.settings.reading import renamed
@@ -53,7 +54,7 @@ def brought_up(identity: Mapping[str, Any]) -> dict[str, Any]:
         "student": lambda tree: settings_of(tree).to_dict(),
         "image": lambda tree: asdict(build(ImageSettings, tree, where="image")),
         "augment": lambda tree: asdict(build(AugmentSettings, tree, where="augment")),
-        "method": _with_schedules,
+        "method": lambda tree: outermost(_with_schedules(of_before(tree))),
     }
     for key, read in readers.items():
         if isinstance(found.get(key), dict):
@@ -65,7 +66,7 @@ def brought_up(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_schedules(tree: Any) -> Any:
-    """A method's tree with the schedule and scale that it had before there were any, and its keys' names of today.
+    """A method's tree with strength, schedule and scale as it had them before there were any, and today's keys.
 
     Other keys that a method has gained may stand for another way to compute it: they are left for the comparison.
     """
@@ -74,8 +75,13 @@ def _with_schedules(tree: Any) -> Any:
     if not isinstance(tree, dict):
         return tree
     below = {key: _with_schedules(value) for key, value in tree.items()}
-    kind = METHODS[below[NAME]].settings if below.get(NAME) in METHODS else object
-    if not issubclass(kind, ScheduledSettings):
+    kind = settings_types().get(str(below.get(NAME)), object)
+    if not issubclass(kind, StrengthSettings):
         return below
-    base = FeatureSettings if issubclass(kind, FeatureSettings) else ScheduledSettings
-    return {**as_tree(base()), **renamed(below, kind)}
+    bases = (FeatureSettings, ScheduledSettings, StrengthSettings)
+    return {**as_tree(next(base for base in bases if issubclass(kind, base))()), **renamed(below, kind)}
+
+
+def outermost(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's tree that says what strength it has where it leaves that to what is around it, where nothing is."""
+    return {**tree, STRENGTH: PUBLISHED} if tree.get(STRENGTH, PUBLISHED) is None else dict(tree)

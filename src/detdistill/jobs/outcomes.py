@@ -41,6 +41,7 @@ class RunOutcome:
         sizes: the size at which each detector saw the images, where these are not all the same.
         clipping: how often the gradient was clipped; None where that is off.
         left_out: the steps that were skipped, as their loss or gradient was not finite.
+        strength: what each calibrated method's gradient was beside the task's, and by what it was scaled.
         agnostic: whether the figures are with boxes suppressed across classes.
         costs: what teacher and distilled student cost on an image.
         longer: steps and seconds of the student alone where it was trained for longer, by the names of `results`.
@@ -59,6 +60,7 @@ class RunOutcome:
     stopped_early: bool = False
     clipping: Clipped | None = None
     left_out: tuple[int, ...] = ()
+    strength: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
     agnostic: bool = False
     sizes: Mapping[str, ImageSettings] = field(default_factory=dict)
     costs: Mapping[str, ProfileOutcome] = field(default_factory=dict)
@@ -137,6 +139,7 @@ class RunOutcome:
             **({"stopped_early": True} if self.stopped_early else {}),
             **({} if self.clipping is None else {"clipping": self.clipping.as_dict()}),
             **({"left_out": list(self.left_out)} if self.left_out else {}),
+            **({"strength": self.strength} if self.strength else {}),
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
             **({"agnostic": True} if self.agnostic else {}),
             **({"climb": {name: one.as_dict() for name, one in self.climbs.items()}} if self.climbs else {}),

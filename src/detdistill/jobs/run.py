@@ -165,6 +165,7 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
             stopped_early=training.stopped_early,
             clipping=training.clipping,
             left_out=training.left_out,
+            strength=training.strength,
             sizes=seen,
             agnostic=config.evaluate.agnostic,
             costs=_costs(opened, student),

@@ -37,7 +37,7 @@ from detdistill.files import write_json, write_text
 from detdistill.jobs import samples, sizes
 from detdistill.jobs.alone import Comparison, compare_alone
 from detdistill.jobs.grids import require_grids
-from detdistill.jobs.identity import brought_up, own_identity
+from detdistill.jobs.identity import brought_up, outermost, own_identity
 from detdistill.jobs.inputs import open_inputs
 from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, evaluation, measure, report
 from detdistill.jobs.paths import written_from
@@ -192,6 +192,8 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
         proofs = prove_terms(step, batch.to(opened.first_device))
     for proof in proofs:
         watcher.say(f"start-up proof: {proof}")
+    for line in step.calibration.lines():
+        watcher.say(f"strength: {line}")
     return Proved(built, proofs)
 
 
@@ -257,7 +259,7 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
         identity |= {"method": None}
     else:
         identity |= {
-            "method": method_tree(require_method(config)),
+            "method": outermost(method_tree(require_method(config))),
             "teacher": step.teacher.digest(),
             **built.changes.identity(),
             **unlabelled_identity(opened),

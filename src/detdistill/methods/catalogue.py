@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from detdistill.detectors.base import DetectorSpec
-from detdistill.distillation.recipe import Recipe, TwinMaker
+from detdistill.distillation.recipe import Recipe, Strength, TwinMaker
 from detdistill.errors import ConfigError
 from detdistill.methods.composition import (
     MethodSettings,
@@ -22,7 +22,8 @@ from detdistill.methods.composition import (
     parse_method,
     structure,
 )
-from detdistill.methods.method import METHODS, Method, scheduled
+from detdistill.methods.features import require_gain, require_one_of
+from detdistill.methods.method import METHODS, PUBLISHED, Method, StrengthSettings, scheduled, strengthened
 from detdistill.settings.calls import INNER
 from detdistill.settings.trees import in_order
 
@@ -74,7 +75,7 @@ def build_recipe(
     wrapped and in a sum.
 
     Args:
-        method: a name (published numbers), a text such as ``"aid(frs + ssim, alpha=0.5)"``, or a settings object.
+        method: a name (published gains), a text such as ``"aid(frs + ssim, alpha=0.5)"``, or a settings object.
         student: spec of the student.
         teacher: spec of the teacher.
         seed: of the terms' initial weights.
@@ -91,19 +92,38 @@ def build_recipe(
     """
     settings = parse_method(method) if isinstance(method, str) else method
     with torch.random.fork_rng(devices=[]):
-        return _built(settings, student, teacher, seed)
+        recipe = _built(settings, student, teacher, seed)
+    kept = tuple(one for one in recipe.terms if one.strength is None or one.strength.value > 0)
+    if len(kept) == len(recipe.terms):
+        return recipe
+    seen = {one.view.twin for one in kept}
+    return replace(recipe, terms=kept, twins={name: maker for name, maker in recipe.twins.items() if name in seen})
 
 
-def _built(settings: Any, student: DetectorSpec, teacher: DetectorSpec, seed: int) -> Recipe:
+def _built(
+    settings: Any, student: DetectorSpec, teacher: DetectorSpec, seed: int, around: Strength | None = None
+) -> Recipe:
+    """The recipe of a method or sum; `around` is the strength of what it is a part of."""
+    strength = around
+    if isinstance(settings, StrengthSettings) and settings.strength is not None:
+        strength, own = None, settings.strength
+        if isinstance(own, str):
+            require_one_of("strength", own, (PUBLISHED,))
+        else:
+            require_gain("strength", own)
+            strength = Strength(structure(settings), own, settings.calibration)
     if isinstance(settings, SumSettings):
-        return _summed([_built(part, student, teacher, seed) for part in settings.recipes])
+        return _summed([_built(part, student, teacher, seed, strength) for part in settings.recipes])
     method = method_of(settings)
+    if strength is not None and isinstance(settings, StrengthSettings) and settings.strength is None:
+        settings = replace(settings, strength=strength.value)
     if method.wraps:
-        inner = _built(settings.recipe, student, teacher, seed)
+        inner = _built(settings.recipe, student, teacher, seed, strength)
         outer = replace(method.build(inner, student, teacher, settings), name=structure(settings))
-        return scheduled(outer, settings, inner=inner)
+        return scheduled(strengthened(outer, strength, inner=inner), settings, inner=inner)
     torch.default_generator.manual_seed(seed)
-    return scheduled(method.build(student, teacher, settings), settings)
+    built = strengthened(method.build(student, teacher, settings), strength, member=method.name)
+    return scheduled(built, settings)
 
 
 def _summed(recipes: Sequence[Recipe]) -> Recipe:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from detdistill.errors import ConfigError, suggestion
-from detdistill.methods.method import METHODS, Method
+from detdistill.methods.method import CALIBRATION, METHODS, STRENGTH, Method, StrengthSettings
 from detdistill.settings import Tagged, as_tree, build, given
-from detdistill.settings.calls import INNER, NAME, SUM, Spelled, written
+from detdistill.settings.calls import INNER, NAME, PARTS, SUM, Spelled, written
 from detdistill.settings.trees import default_of, in_order
 
 
@@ -43,8 +43,9 @@ def parse_method(text: str) -> Any:
     return build(MethodSettings, spelled.tree, where=spelled.where)
 
 
-_MARK = Tagged(what="method", tag=NAME, kinds=settings_types, parse=parse_method)
-MethodSettings = Annotated[Any, _MARK]
+METHOD_MARK = Tagged(what="method", tag=NAME, kinds=settings_types, parse=parse_method)
+"""How a method's settings are told apart, and read from a text."""
+MethodSettings = Annotated[Any, METHOD_MARK]
 """The settings of any method, in a config file a section with the key `name`, or a text."""
 
 
@@ -58,11 +59,11 @@ def wrapped(default: type[Any]) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class SumSettings:
+class SumSettings(StrengthSettings):
     """Several methods at once.
 
     Attributes:
-        recipes: the settings of each; a sum among them is taken apart.
+        recipes: the settings of each; a sum among them without a strength of its own is taken apart.
 
     Raises:
         ConfigError: there are fewer than two, or a method stands twice.
@@ -73,7 +74,9 @@ class SumSettings:
     )
 
     def __post_init__(self) -> None:
-        flat = [one for part in self.recipes for one in (part.recipes if isinstance(part, SumSettings) else (part,))]
+        loose = [isinstance(part, SumSettings) and part.strength is None for part in self.recipes]
+        both = zip(self.recipes, loose, strict=True)
+        flat = [one for part, apart in both for one in (part.recipes if apart else (part,))]
         object.__setattr__(self, "recipes", tuple(flat))
         if len(flat) < 2:
             raise ConfigError(
@@ -84,20 +87,30 @@ class SumSettings:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ConfigError(
-                f"The sum '{method_text(self)}' must have every method once, got '{twice}' {names.count(twice)} "
-                f"times. Raise the gains of one '{twice}' instead."
+                f"The sum '{' + '.join(map(method_text, flat))}' must have every method once, got '{twice}' "
+                f"{names.count(twice)} times. Raise the gains of one '{twice}' instead."
             )
 
 
 def method_of(settings: object) -> Method:
     """The method that settings other than a sum's are of; ConfigError where they are of none."""
-    return METHODS[_MARK.name_of(settings)]
+    return METHODS[METHOD_MARK.name_of(settings)]
 
 
 def method_tree(settings: object) -> dict[str, Any]:
     """The settings as a config file has them, with the name of every method in them."""
     tree: dict[str, Any] = as_tree(settings, MethodSettings)
     return tree
+
+
+def of_before(tree: Any) -> Any:
+    """A method's tree that a run wrote, in today's words; before there were strengths, fgd had a gain so named."""
+    if isinstance(tree, list):
+        return [of_before(one) for one in tree]
+    if not isinstance(tree, dict):
+        return tree
+    mixed = tree.get(NAME) == "fgd" and CALIBRATION not in tree
+    return {"gain" if mixed and key == STRENGTH else key: of_before(value) for key, value in tree.items()}
 
 
 def method_text(settings: Any) -> str:
@@ -116,14 +129,17 @@ def structure(settings: Any) -> str:
 
 
 def _text(settings: Any, *, options: bool) -> str:
-    if isinstance(settings, SumSettings):
-        return " + ".join(_text(one, options=options) for one in settings.recipes)
-    method = method_of(settings)
-    inside = [_text(settings.recipe, options=options)] if method.wraps else []
+    inside = []
     for one in in_order(type(settings)) if options else ():
         value, default = getattr(settings, one.name), default_of(one)
-        if not (method.wraps and one.name == INNER) and (value != default or type(value) is not type(default)):
+        if one.name not in (INNER, PARTS) and (value != default or type(value) is not type(default)):
             inside.append(f"{one.name}={written(value)}")
+    if isinstance(settings, SumSettings):
+        parts = " + ".join(_text(one, options=options) for one in settings.recipes)
+        return f"{SUM}({', '.join([parts, *inside])})" if inside else parts
+    method = method_of(settings)
+    if method.wraps:
+        inside.insert(0, _text(settings.recipe, options=options))
     return f"{method.name}({', '.join(inside)})" if inside else method.name
 
 

@@ -64,7 +64,7 @@ class FGDSettings(FeatureSettings):
         attention_gain: multiplier of the attention term, γ: by the authors' configurations, whose text has 1e-3 for
             detectors with anchors and 8e-3 for FCOS.
         relation_gain: multiplier of the global relation, λ.
-        strength: multiplies all four gains.
+        gain: multiplies all four gains.
         temperature: of both attentions; the smaller, the sharper.
         aligner: how the student's channels become the teacher's; ``"auto"`` is a 1×1 convolution where they differ.
     """
@@ -73,7 +73,7 @@ class FGDSettings(FeatureSettings):
     background_gain: Gain | None = None
     attention_gain: Gain | None = None
     relation_gain: Gain | None = None
-    strength: Gain = 1.0
+    gain: Gain = 1.0
     temperature: Temperature | None = None
     aligner: Literal["auto", "identity", "conv1x1", "conv3x3"] = "auto"
 
@@ -115,7 +115,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
     numbers, notes = published("fgd", student, PUBLISHED_NUMBERS)
     temperature = numbers.temperature if settings.temperature is None else settings.temperature
     require_temperature(temperature, remedy="Give one such as 0.5.")
-    require_gain("strength", settings.strength)
+    require_gain("gain", settings.gain)
     given = (settings.foreground_gain, settings.background_gain, settings.attention_gain, settings.relation_gain)
     strides = shared_strides(student, teacher, last=numbers.levels)
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
@@ -132,7 +132,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
         gain = known if own is None else own
         require_gain(f"{name}_gain", gain)
         term = LevelTerm(measure, strides=strides, align=align, standardized=standardized)
-        terms.append(WeightedTerm(f"fgd.{name}", term, gain * settings.strength))
+        terms.append(WeightedTerm(f"fgd.{name}", term, gain * settings.gain))
     return recipe_of("fgd", terms, notes=notes if None in given else ())
 
 

@@ -6,22 +6,44 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from detdistill.distillation.recipe import Decay, Fade, Recipe, WeightedTerm
+from detdistill.distillation.recipe import Calibrated, Decay, Fade, Recipe, Strength, WeightedTerm
 from detdistill.errors import ConfigError
 from detdistill.registry import Registry
-from detdistill.settings.bounds import Share
+from detdistill.settings.bounds import Gain, Share
 from detdistill.settings.calls import INNER
+
+STRENGTH, CALIBRATION = "strength", "calibration"
+"""The keys of a method's settings that say how strong it is."""
+
+PUBLISHED: Literal["published"] = "published"
+"""The strength of a method whose gains are taken as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledSettings:
-    """What the numbers of every method derive from: when it ends.
+class StrengthSettings:
+    """What the numbers of every method and sum derive from: how strong it is beside the task.
+
+    Attributes:
+        strength: how long the gradient of its terms is, as a multiple of the task's, at the student's pyramid: a
+            number of at least 0, to which its gains are scaled, or ``"published"``, which takes them as they are. Null
+            takes that of the method or sum around it, which its parts share equally; outermost it is ``"published"``.
+        calibration: whether the scale is measured over the first 30 steps, or followed through the whole run.
+    """
+
+    strength: Gain | Literal["published"] | None = None
+    calibration: Calibrated = "fixed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledSettings(StrengthSettings):
+    """What the numbers of every method derive from: how strong it is, and when it ends.
 
     The schedule is that of the terms that a method adds or, as `aid` does, changes.
 
     Attributes:
         until: share of the run, above 0 and at most 1, after which its terms are off and cost nothing.
-        decay: how their gains fall until then: not at all, or to 0 in a straight line or along half a cosine.
+        decay: how their gains fall until then: not at all, or to 0 in a straight line, along half a cosine, or in a
+            straight line over the last third alone.
 
     Raises:
         ConfigError: `until` is no such share.
@@ -63,6 +85,14 @@ def scheduled(recipe: Recipe, settings: object, *, inner: Recipe | None = None) 
         return term if term in kept else replace(term, fades=(*term.fades, fade))
 
     return replace(recipe, terms=tuple(map(faded, recipe.terms)))
+
+
+def strengthened(recipe: Recipe, strength: Strength | None, *, member: str = "", inner: Recipe | None = None) -> Recipe:
+    """The recipe of a method with its strength; what a wrapper adds to `inner` has that of the first term in there."""
+    kept = {} if inner is None else {one.name: one.strength for one in inner.terms}
+    own = next(iter(kept.values()), strength)
+    terms = (one if one.name in kept else replace(one, strength=own, member=member) for one in recipe.terms)
+    return replace(recipe, terms=tuple(terms))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Calls as text, such as `aid(frs + ssim, alpha=0.5)`, and the trees that they stand for; Python's `ast` reads them.
 
 `aid(frs, alpha=0.5)` is ``{"name": "aid", "recipe": {"name": "frs"}, "alpha": 0.5}`` and `frs + ssim` is
-``{"name": "sum", "recipes": [{"name": "frs"}, {"name": "ssim"}]}``. What the names mean is not known here.
+``{"name": "sum", "recipes": [{"name": "frs"}, {"name": "ssim"}]}``, which gets keys of its own as in
+`sum(frs + ssim, strength=1)`. What the names mean is not known here.
 """
 
 from __future__ import annotations
@@ -139,10 +140,13 @@ class Spelled:
         if not isinstance(call.func, ast.Name) or len(path) > DEEPEST:
             remedy = "Join methods by +" if isinstance(node, (ast.Tuple, ast.BinOp, ast.BoolOp)) else _EXAMPLE
             self._refuse(node, "the name of a method", remedy)
-        name = call.func.id
-        tree: Tree = {NAME: name}
-        self.places[*path, NAME] = self._at(call.func)
-        for wrapped in call.args:
+        name, wraps = call.func.id, call.args
+        if name == SUM and len(wraps) == 1 and isinstance(wraps[0], ast.BinOp):
+            tree, wraps = self._sum(wraps[0], path), []
+        else:
+            tree = {NAME: name}
+            self.places[*path, NAME] = self._at(call.func)
+        for wrapped in wraps:
             if not isinstance(wrapped, (ast.Name, ast.Call, ast.BinOp)):
                 self._refuse(wrapped, "key=value", f"Write it like {name}({'METHOD, ' * (INNER in tree)}KEY=VALUE)")
             if INNER in tree:

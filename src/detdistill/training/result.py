@@ -35,6 +35,7 @@ class TrainResult:
         warnings: what was passed over on resume.
         clipping: how often the gradient was clipped; None where that is off.
         left_out: the steps that were skipped, as their loss or gradient was not finite; counted from 1.
+        strength: what the terms' scales were found to be, by method; empty where nothing calibrates them.
     """
 
     steps: int
@@ -49,3 +50,4 @@ class TrainResult:
     warnings: tuple[str, ...] = ()
     clipping: Clipped | None = None
     left_out: tuple[int, ...] = ()
+    strength: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)

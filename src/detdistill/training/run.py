@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 
+from detdistill.distillation.calibration import Calibration
 from detdistill.errors import DataError, DistillError
 from detdistill.progress import Progress
 from detdistill.random import draw_seed
@@ -34,6 +35,7 @@ from detdistill.training.clipping import Clipping
 from detdistill.training.evaluations import Evaluations, require_readable
 from detdistill.training.finite import LeftOut
 from detdistill.training.forward import Parcel, PlainStep
+from detdistill.training.gradients import added_gradients, mean_norm
 from detdistill.training.logs import MetricsLog, Spared, TensorboardLog
 from detdistill.training.memory import explaining
 from detdistill.training.optimizer import build_optimizer, learning_rate
@@ -84,6 +86,7 @@ class _Run:
         warm, adaptive = min(settings.warmup_steps, settings.steps // 2), settings.optimizer == "adamw"
         self.clipping = Clipping(settings.clip_norm, start=warm, adaptive=adaptive)
         self.left_out = LeftOut(step, settings)
+        self.calibration: Calibration = getattr(step, "calibration", Calibration())
         self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
         start = self.start = self.done = self._begin()
         if self.writes:
@@ -100,11 +103,14 @@ class _Run:
         """Restores the latest checkpoint, which rank 0 alone need have on its disk; returns the step to go on from."""
         found, self.warnings = self._by_leader(self._find)
         start = 0
+        # Ranks on different devices may have begun with scales that differ in the last bits.
+        self.calibration.restore(self.fabric.broadcast(self.calibration.counters()))
         if found is not None:
             require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
             self.state.restore(found)
             self.clipping.restore(found.snapshot.counters.get("clipping"))
             self.left_out.restore(found.snapshot.counters.get("left_out"))
+            self.calibration.restore(found.snapshot.counters.get("calibration"))
             self.seconds, self.checkpoint, start = found.snapshot.seconds, found.path, found.snapshot.step
         if self.writes:
             remove_leftovers(self.folder)
@@ -172,6 +178,7 @@ class _Run:
             warnings=self.warnings,
             clipping=self.clipping.result(),
             left_out=tuple(self.left_out.steps),
+            strength=self.calibration.as_dict(),
         )
 
     def close(self) -> None:
@@ -222,49 +229,36 @@ class _Run:
                 parcel = Parcel(batch.part(first, last) if settings.accumulate > 1 else batch, clock)
                 report, aside = self.module(parcel)
                 if asked and aside.tensor is not None:
-                    tasks = self._task_gradients(aside.tensor * share, tasks)
+                    tasks = added_gradients(aside.tensor * share, self.parameters, tasks)
                 self.fabric.backward(report["total"]["total"] * share)
             for kind, values in report.items():
                 for name, value in values.items():
                     figures[kind][name] = figures[kind].get(name, 0.0) + value.detach().float() * share
         norm = self._gradient_norm()
         total, length, what, stopping = self._agree(figures, norm, stop)
+        self._say(self.calibration.settle())
         row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate, "total": total}
         if what:
             skipped = self.left_out.add(index + 1, what, buffers=buffers, kept=self.kept)
-            if self.writes:
-                self.progress.say(skipped)
+            self._say(skipped)
             if self.scaler is not None and self.settings.clip_norm:
                 self.scaler.update()  # it was told of this step's gradient already
             return row | {"total": None}, stopping
         if norm is not None:
-            said = self.clipping.add(length, task=self._norm_of(tasks))
-            if said is not None and self.writes:
-                self.progress.say(said)
+            said = self.clipping.add(length, task=mean_norm(tasks, ranks=self.fabric.world_size))
+            self._say(said)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.student)
         if self._is_logged(index + 1):
             named = figures["parts"] | figures["diagnostics"] | ({} if norm is None else {"gradient_norm": norm})
             row |= dict(zip(named, torch.stack([*named.values()]).tolist(), strict=True)) if named else {}
+            row |= self.calibration.figures()
         return row, stopping
 
-    def _task_gradients(self, task: Tensor, before: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The gradients of a part of the task by parameters, added to those before; the graph stays."""
-        found = torch.autograd.grad(task, self.parameters, retain_graph=True, allow_unused=True)
-        return [
-            new if old is None else old if new is None else old + new for old, new in zip(before, found, strict=True)
-        ]
-
-    def _norm_of(self, gradients: Sequence[Tensor | None]) -> float | None:
-        """Norm of a gradient by parameters, the mean over all ranks; None where it was not computed."""
-        found = [one for one in gradients if one is not None]
-        if not found:
-            return None
-        if self.fabric.world_size > 1:
-            for one in found:
-                distributed.all_reduce(one)
-        return float(nn.utils.get_total_norm(found)) / self.fabric.world_size
+    def _say(self, said: str | None) -> None:
+        if said is not None and self.writes:
+            self.progress.say(said)
 
     def _gradient_norm(self) -> Tensor | None:
         if self.settings.clip_norm > 0:
@@ -333,7 +327,17 @@ class _Run:
             raise saved_beside(self.folder, partial(self._write_into, done=done), what=f"step {done}")
 
     def _write_into(self, folder: Path, done: int) -> Path:
-        counters = {**self.state.counters(), "clipping": self.clipping.counters(), "left_out": self.left_out.steps}
+        counters = {
+            **self.state.counters(),
+            "clipping": self.clipping.counters(),
+            "calibration": self.calibration.counters(),
+            "left_out": self.left_out.steps,
+        }
+        counters = {
+            **self.state.counters(),
+            "clipping": self.clipping.counters(),
+            "calibration": self.calibration.counters(),
+        }
         tensors = self.state.tensors()
         snapshot = Snapshot(done, self.seconds, self.identity, counters, tensors)
         keep = self.settings.keep_checkpoints
