@@ -26,7 +26,7 @@ from typing import (
 
 from cyclopts import Parameter
 
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, DiskError
 from detdistill.settings.meanings import OPTION_NAMES
 from detdistill.training.world import leads, watched_by_leader
 
@@ -83,7 +83,7 @@ class Command:
         self.__signature__ = inspect.Signature([*words, _JSON])
 
     def __call__(self, bound: inspect.BoundArguments) -> None:
-        """Runs the function under the eyes of the screen, prints its table, and writes it where a file is asked for."""
+        """Runs the function under the eyes of the screen, writes its figures where asked to, and prints its table."""
         from detdistill.files import figures_of, require_own, write_figures
         from detdistill.progress import ScreenProgress
         from detdistill.training.signals import Interrupted
@@ -100,12 +100,18 @@ class Command:
             raise KeyboardInterrupt(str(stopped)) from stopped
         finally:
             progress.finish()
+        failures = [outcome.failure] if isinstance(outcome, Failing) else []
         if leads():
+            try:
+                if json is not None:
+                    write_figures(json, outcome.as_dict(), command=self.name, option="--json")
+            except DiskError as error:
+                had = "all else was done, and the figures are printed."
+                failures.append(f"{error.said} {error.remedy} to have the file another time; {had}")
             _show(outcome.table())
-            if json is not None:
-                write_figures(json, outcome.as_dict(), command=self.name, option="--json")
-        if isinstance(outcome, Failing) and outcome.failure is not None:
-            raise DataError(outcome.failure)
+        for failure in failures:
+            if failure is not None:
+                raise DataError(failure)
 
 
 def _show(lines: Sequence[str]) -> None:
