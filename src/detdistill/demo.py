@@ -17,6 +17,7 @@ from detdistill.jobs.longer import ALONE_EQUAL_TIME, equal_time_config
 from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job, train_job
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.stages import held, report
+from detdistill.json_text import used_as
 from detdistill.methods.frs import FRSSettings
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Table, results_json, side_by_side
@@ -154,8 +155,12 @@ def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig
 
 def write_labelled(out: Path, scenes: int) -> None:
     """Writes the annotations of the first training scenes, which are all that the demo's student learns from."""
-    content = read_json(out / SCENES / "train.json")
-    images = [{**image, "file_name": f"{SCENES}/images/{image['file_name']}"} for image in content["images"][:scenes]]
-    kept = {image["id"] for image in images}
-    boxes = [box for box in content["annotations"] if box["image_id"] in kept]
+    path = out / SCENES / "train.json"
+    content = read_json(path)
+    with used_as(path, "the drawn scenes' annotations"):
+        images = [
+            {**image, "file_name": f"{SCENES}/images/{image['file_name']}"} for image in content["images"][:scenes]
+        ]
+        kept = {image["id"] for image in images}
+        boxes = [box for box in content["annotations"] if box["image_id"] in kept]
     write_json(out / LABELLED, {**content, "images": images, "annotations": boxes})

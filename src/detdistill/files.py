@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.errors import ConfigError, DiskError
+from detdistill.json_text import json_object
 from detdistill.progress import in_bytes
 
 PARTIAL = ".partial"
@@ -305,11 +306,11 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        ConfigError: the file is missing, unreadable, or no JSON.
+        ConfigError: the file is missing, unreadable, no JSON, or has a key twice in one object.
     """
     require_regular(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=json_object)
     except OSError as error:
         raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. Check the path.") from error
     except (ValueError, RecursionError) as error:

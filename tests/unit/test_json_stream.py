@@ -30,7 +30,7 @@ from detdistill.errors import ConfigError, DataError
         ("{images: []}", "'\"' is missing before 'images: []}'"),
         ('{"images" []}', "':' is missing before '[]}'"),
         ('{"images": [' + "[" * 100_000, "it is nested too deeply"),
-        ('{"images": [' + "1" * 5000 + "]}", "a number cannot be read"),
+        ('{"images": [' + "1" * 5000 + "]}", "a value cannot be read"),
         ('{"images": {}}', "must be a list, got dict. Write"),
         ('{"images": [], "categories": []}', "got no annotations (its keys: images, categories). Give"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "must name at least one class, got none"),
@@ -52,7 +52,7 @@ def test_no_text_and_no_file(tmp_path):
         read_coco(tmp_path / "a.json")
     with pytest.raises(ConfigError, match=r"must be a readable file, got: No such file or directory\. Check the path"):
         read_coco(tmp_path / "b.json")
-    with pytest.raises(ConfigError, match=r"must be a readable file, got: Is a directory"):
+    with pytest.raises(ConfigError, match=r"must be a regular file, got a folder"):
         read_coco(tmp_path)
 
 

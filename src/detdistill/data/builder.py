@@ -25,6 +25,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.problems import Action, Lost, Problems
 from detdistill.errors import DataError
 
+MOST_CLASSES = 100_000
 MOST_CLASSES_FOR_REGIONS = 32
 UNREPORTED_OVERHANG_PX = 0.5
 _LARGEST_AREA = 1e30
@@ -52,17 +53,23 @@ def match_classes(
     """
     own = tuple(names)
     numbers = tuple(ids) if ids is not None else tuple(range(1, len(own) + 1))
+    if len(own) > MOST_CLASSES:
+        raise DataError(
+            f"{source} must have at most {MOST_CLASSES} classes, got {len(own)}. Leave some out, or unite them."
+        )
     if demanded is None or tuple(demanded) == own:
         return Classes(own, numbers, tuple(range(len(own))))
     if sorted(demanded) != sorted(own):
-        missing = [name for name in demanded if name not in own]
-        unknown = [name for name in own if name not in demanded]
+        theirs, wanted = set(own), set(demanded)
+        missing = [name for name in demanded if name not in theirs]
+        unknown = [name for name in own if name not in wanted]
         difference = [f"{word} {names}" for word, names in (("missing", missing), ("unknown", unknown)) if names]
         raise DataError(
             f"the classes of {source} must be {list(demanded)}, got {list(own)} ({'; '.join(difference)}). "
             f"Make the names of its classes the same, or use the data that these classes come from."
         )
-    return Classes(own, numbers, tuple(own.index(name) for name in demanded))
+    place = {name: at for at, name in enumerate(own)}
+    return Classes(own, numbers, tuple(place[name] for name in demanded))
 
 
 @final

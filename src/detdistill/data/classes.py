@@ -58,7 +58,8 @@ def boxes_by_class(annotations: Annotations) -> dict[str, int]:
 def left_out(annotations: Annotations, names: Sequence[str]) -> str:
     """What keeping the classes `names` alone leaves out, in words; empty where that is nothing."""
     counts = boxes_by_class(annotations)
-    others = [f"{name} ({counts[name]} boxes)" for name in counts if name not in names]
+    wanted = set(names)
+    others = [f"{name} ({counts[name]} boxes)" for name in counts if name not in wanted]
     if not others:
         return ""
     emptied = _images_with_boxes(annotations) - _images_with_boxes(with_classes(annotations, names))
@@ -77,8 +78,9 @@ def require_shared(own: Sequence[str], names: Sequence[str], *, source: Path) ->
     Raises:
         DataError: with both lists.
     """
-    others = {_plain(name) for name in own if name not in names}
-    missing = [name for name in names if name not in own]
+    theirs, wanted = set(own), set(names)
+    others = {_plain(name) for name in own if name not in wanted}
+    missing = [name for name in names if name not in theirs]
     if len(missing) == len(names) or any(_plain(name) in others for name in missing):
         match_classes(source, own, names)
 

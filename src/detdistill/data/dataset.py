@@ -26,6 +26,7 @@ from detdistill.data.transforms import (
     transform_sample,
 )
 from detdistill.errors import DataError
+from detdistill.files import require_regular
 from detdistill.random import draw_seed
 from detdistill.types import Targets
 
@@ -115,6 +116,7 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
     """
     what = f"Image {image_id} ({path})"
+    require_regular(path)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -120,6 +120,8 @@ def _flag(image: Image.Image) -> int:
 def read_header(path: Path) -> Header | None:
     """An image's header; None where there is no readable image."""
     try:
+        if not path.is_file():
+            return None
         with Image.open(path) as image:
             return Header.of(image)
     except UNREADABLE:

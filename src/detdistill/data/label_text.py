@@ -8,6 +8,7 @@ from pathlib import Path
 from detdistill.errors import DataError
 
 MOST_BYTES = 64 * 2**20
+MOST_BOXES = 100_000
 
 
 class FileFlaw(Exception):
@@ -26,9 +27,22 @@ class FileFlaw(Exception):
         return DataError(f"{self.where(path)} must be a readable text file in UTF-8, got: {self.what}. Mend the file.")
 
 
+def head_of(path: Path, count: int) -> bytes:
+    """The first bytes of a regular file; none of what is no such file, or cannot be read."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
 def read_bytes(path: Path) -> bytes:
     """The bytes of a label file; raises `FileFlaw` where it cannot be read, or is so large that it is none."""
     try:
+        if path.exists() and not path.is_file():
+            raise FileFlaw("label file unreadable", "it is no regular file")
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise FileFlaw("label file too large", f"{size} bytes, at most {MOST_BYTES} are read")
@@ -57,6 +71,12 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """Number, from 1, and text of every line that is not blank, without the space around it; flaws as `read_text`."""
     lines = enumerate(read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1)
     return [(number, stripped) for number, line in lines if (stripped := line.strip())]
+
+
+def require_few(count: int, what: str = "lines") -> None:
+    """Refuses an image's label file of more than `MOST_BOXES` boxes, which holds something else; raises `FileFlaw`."""
+    if count > MOST_BOXES:
+        raise FileFlaw("label file of too many boxes", f"{count} {what}, at most {MOST_BOXES} are read")
 
 
 def number(text: str) -> float:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.problems import Problems
+from detdistill.errors import ConfigError
+from detdistill.files import require_regular
 
 IN_BOTH = "image in both splits"
 _BLOCK = 2**20
@@ -81,10 +83,11 @@ def _digest(path: Path, known: dict[Path, bytes]) -> bytes:
     if path not in known:
         digest = hashlib.blake2b(digest_size=16)
         try:
+            require_regular(path)
             with path.open("rb") as file:
                 while block := file.read(_BLOCK):
                     digest.update(block)
-        except OSError:
+        except (OSError, ConfigError):
             digest.update(os.fsencode(path))
         known[path] = digest.digest()
     return known[path]

@@ -6,13 +6,13 @@ A folder of several formats is of the one with the lowest precedence; a file may
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 from detdistill.data.annotations import Annotations, Reading, Split, ignore_progress
 from detdistill.data.formats import FORMATS, Format
 from detdistill.data.image_files import is_text
+from detdistill.data.label_text import head_of
 from detdistill.data.problems import Problems
 from detdistill.errors import ConfigError, DataError
 
@@ -54,10 +54,9 @@ def _of_no_format(data: Path) -> ConfigError:
 def _via_project(folder: Path) -> Path | None:
     """A file of the VGG Image Annotator, which exports COCO itself; None where there is none."""
     for path in islice(sorted(folder.glob("*.json")), 8):
-        with suppress(OSError), path.open("rb") as file:
-            head = file.read(2**16)
-            if b'"_via_' in head or (b'"regions"' in head and b'"file_attributes"' in head):
-                return path
+        head = head_of(path, 2**16)
+        if b'"_via_' in head or (b'"regions"' in head and b'"file_attributes"' in head):
+            return path
     return None
 
 

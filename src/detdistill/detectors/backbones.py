@@ -19,7 +19,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
 from detdistill.detectors.anatomy import Sides, anatomy
-from detdistill.detectors.load_report import load_tensors
+from detdistill.detectors.load_report import load_tensors, require_finite
 from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.errors import ConfigError, MissingDependencyError, typed
 
@@ -224,6 +224,7 @@ def _names_in_extractor(name: str) -> tuple[str, ...]:
 
 def _load_body(body: Any, name: str, path: Path) -> None:
     given, wanted = read_state_dict(path), body.state_dict()
+    require_finite(given, source=str(path))
     with torch.device("meta"):
         whole = timm.create_model(name, **anatomy(name).arguments).state_dict()
     named: dict[str, Tensor] = {}

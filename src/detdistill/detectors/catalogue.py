@@ -13,6 +13,7 @@ from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings, check_backbone
 from detdistill.errors import ConfigError, suggestion
 from detdistill.registry import Registry
+from detdistill.settings import build
 from detdistill.settings.bounds import require_bounds
 
 
@@ -80,10 +81,21 @@ def parse_detector(text: str) -> DetectorSettings:
     return family.settings(family=name, backbone=rest)
 
 
-def settings_of(content: Mapping[str, Any], *, optional: Collection[str] = ()) -> DetectorSettings:
+def namesake(text: str, family: object) -> str:
+    """The detector of another family with the preset or backbone of a short name; where it has none, its smallest."""
+    own, _, rest = text.partition("/")
+    if not isinstance(family, str) or family not in FAMILIES:
+        return text
+    presets = FAMILIES[family].presets
+    return f"{family}/{rest if rest in presets or rest not in FAMILIES[own].presets else next(iter(presets))}"
+
+
+def settings_of(
+    content: Mapping[str, Any], *, optional: Collection[str] = (), where: str = "The detector's settings"
+) -> DetectorSettings:
     """The settings that `DetectorSettings.to_dict`, or JSON made of it, holds.
 
-    Keys in `optional` are passed over where the family does not have them.
+    Keys in `optional` are passed over where the family does not have them; messages call the content `where`.
 
     Raises:
         ConfigError: a key is unknown to the family or missing, or a value cannot be used.
@@ -97,9 +109,8 @@ def settings_of(content: Mapping[str, Any], *, optional: Collection[str] = ()) -
         )
     _required("backbone", content)
     known = {key: value for key, value in content.items() if key in family.keys}
-    values: dict[str, Any]
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
-    return family.settings(**values)
+    settings: DetectorSettings = build(family.settings, known, where=where, what=family.name)
+    return settings
 
 
 def _required(key: str, content: Mapping[str, Any]) -> Any:

@@ -14,6 +14,10 @@ from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 
 _LISTED = 5
+_KNOWN_DTYPES = frozenset(
+    {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.bool}
+    | {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+)
 _KINDS = ("taken", "drawn", "left")
 
 
@@ -166,6 +170,12 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
                 mismatched[key] = ShapeMismatch(key, tuple(given.shape), tuple(held.shape))
                 del state[key]
 
+    for name, held in module.state_dict().items():
+        if name in tensors and tensors[name].is_floating_point() != held.is_floating_point():
+            raise ConfigError(
+                f"The tensor {name} of {source} must be of {_kind(held)}, got {_kind(tensors[name])}. "
+                "Use the file as it was written."
+            )
     state: OrderedDict[str, Tensor] = OrderedDict(tensors)
     # torch reads the versions that renaming needs from this attribute, which a plain copy loses.
     metadata = getattr(module.state_dict() if current else tensors, "_metadata", None)
@@ -183,14 +193,29 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     return LoadReport(source, matched, missing, tuple(result.unexpected_keys), tuple(mismatched.values()))
 
 
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def require_finite(tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Refuses weights that are not numbers.
+    """Refuses weights that are not numbers, or that no model here computes with.
 
     Raises:
-        ConfigError: a floating-point tensor holds NaN or infinity.
+        ConfigError: a tensor holds NaN, or what is infinite in 32 bits, or is of another kind than floats of 16 to 64
+            bits and whole numbers, or a variance is negative.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.dtype not in _KNOWN_DTYPES:
+            raise ConfigError(
+                f"{source} must hold tensors of floats of 16 to 64 bits or of whole numbers, got {_kind(tensor)} in "
+                f"{name}. Use the file as it was written."
+            )
+        if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
+            raise ConfigError(
+                f"{source} must hold variances of at least 0, got {float(tensor.min()):g} in {name}. "
+                "The file is damaged: use an earlier checkpoint."
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise ConfigError(
                 f"{source} must hold finite weights, got NaN or infinity in {name}. "
                 "The training that wrote it diverged: use an earlier checkpoint."

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
 
 import torch
+from torch import Tensor
 
 from detdistill.detectors.base import Detector, evaluating, suppressing
 from detdistill.errors import DistillError
@@ -40,12 +43,55 @@ def detect_split(
         DistillError: a box or score is NaN or infinite.
     """
     found: list[ImageDetections] = []
-    with evaluating(detector), suppressing(detector, agnostic=agnostic):
+    with evaluating(detector), suppressing(detector, agnostic=agnostic), _watched(detector) as require_finite:
         for batch in loader:
-            found += [_stored(one, batch, index) for index, one in enumerate(detector.detect(batch.to(device)))]
+            detections = detector.detect(batch.to(device))
+            require_finite(batch)
+            found += [_stored(one, batch, index) for index, one in enumerate(detections)]
             if progress is not None:
                 progress(len(found))
     return found
+
+
+@contextmanager
+def _watched(detector: Detector) -> Iterator[Callable[[Batch], None]]:
+    """Yields what refuses a batch in which a layer of the detector computed NaN or infinity.
+
+    What is no number is no better than any threshold: boxes would be missing, and nothing else be seen.
+    """
+    names: list[str] = []
+    sums: list[Tensor] = []
+
+    def keep(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            names.append(name)
+            sums.append(output.detach().sum(dtype=torch.float32))
+
+    def require_finite(batch: Batch) -> None:
+        bad = [] if not sums else (~torch.isfinite(torch.stack(sums))).nonzero().flatten().tolist()
+        first = names[bad[0]] if bad else ""
+        names.clear()
+        sums.clear()
+        if bad:
+            raise DistillError(
+                f"What {detector.spec.name} computes for the images {list(batch.image_ids)[:3]} must be finite, got "
+                f"NaN or infinity from its layer {first}. Train with a lower learning rate, or load a checkpoint from "
+                "before the loss diverged."
+            )
+
+    layers = [
+        (name, part)
+        for name, part in detector.named_modules()
+        if next(chain(part.parameters(recurse=False), part.buffers(recurse=False)), None) is not None
+    ]
+    handles = [
+        part.register_forward_hook(lambda _part, _given, output, name=name: keep(name, output)) for name, part in layers
+    ]
+    try:
+        yield require_finite
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _stored(detections: Detections, batch: Batch, index: int) -> ImageDetections:

@@ -11,6 +11,7 @@ from typing import Any
 from detdistill.errors import ConfigError
 from detdistill.jobs.identity import brought_up, own_identity
 from detdistill.jobs.samples import Opened, SampleChanges
+from detdistill.json_text import used_as
 from detdistill.settings.calls import NAME
 from detdistill.store.checkpoints import Record, differences, read_record
 from detdistill.training.loop import fixed_settings
@@ -99,6 +100,11 @@ def compare_alone(alone: Path, opened: Opened, changes: SampleChanges) -> Compar
     record = read_record(alone)
     if record is None:
         return Comparison(alone, recorded=False)
+    with used_as(alone, "a run whose record says how it was trained"):
+        return _compared(alone, record, opened, changes)
+
+
+def _compared(alone: Path, record: Record, opened: Opened, changes: SampleChanges) -> Comparison:
     config, data = opened.config, opened.data
     ours = json.loads(json.dumps({"train": fixed_settings(config.train), **own_identity(opened)}))
     theirs = brought_up(as_recorded(record.identity, ours))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detdistill.data.transforms import STRENGTHS
-from detdistill.detectors.catalogue import parse_detector
+from detdistill.detectors.catalogue import namesake, parse_detector
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX
@@ -155,15 +155,19 @@ def _kind_of(method: Any) -> Any:
 def _built(tree: Tree, base: DetectorSettings, where: Callable[[Place], str]) -> RunConfig:
     """The run; the student's section is short for a detector's name and its settings."""
     student = tree["student"]
-    if student.get("family") != base.family:
+    name, family = student["detector"], student.get("family")
+    if family != base.family:
         raise ConfigError(
-            f"{where(('student', 'family'))} must be {base.family}, as student.detector={student['detector']} says, "
-            f"got {student.get('family')!r}. Choose another student.detector instead."
+            f"{where(('student', 'family'))} must be {base.family}, as student.detector={name} says, got {family!r}. "
+            f"Write student={namesake(name, family)} instead."
         )
     settings = build(
         type(base), student, where=lambda path: where(("student", *path)), what="student", beside=("detector",)
     )
-    choice = StudentChoice(detector=student["detector"], settings=settings)
+    try:
+        choice = StudentChoice(detector=name, settings=settings)
+    except ConfigError as error:
+        raise ConfigError(f"{where(('student',)).removesuffix('student')}{error}") from error
     run: RunConfig = build(RunConfig, {**tree, "student": choice}, where=where, what="a run", beside=("seed",))
     return run
 

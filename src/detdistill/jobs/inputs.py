@@ -143,7 +143,8 @@ def open_data_sets(settings: DataSettings, *, progress: Progress) -> tuple[list[
     shared = shared_images(trains, vals) if several else _learned_images(*trains.values(), *vals.values())
     for line in (*one_sided(names, trains), *shared):
         progress.say(line)
-    if missing := [name for name in names if not any(name in one.class_names for one in vals.values())]:
+    measured = {name for one in vals.values() for name in one.class_names}
+    if missing := [name for name in names if name not in measured]:
         progress.say(f"no validation data has the class {', '.join(missing)}: its figures stay unknown")
     return [*trains.values()], unite([*trains.values()], names), unite([*vals.values()], names)
 

@@ -9,6 +9,7 @@ from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.plan import step_seconds
 from detdistill.jobs.settings import RunConfig
+from detdistill.json_text import used_as
 from detdistill.progress import Progress
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.store.checkpoints import read_record
@@ -65,7 +66,8 @@ def require_measurable(config: RunConfig) -> None:
 def _equal_time_steps(built: stages.Built, base: RunConfig, seconds: float, progress: Progress) -> int:
     config, folder = built.opened.config, RunFolder(base.out / ALONE_EQUAL_TIME)
     if folder.config.is_file():  # it was begun already
-        return int(load_yaml(folder.config)["train"]["steps"])
+        with used_as(folder.config, "a run's settings"):
+            return int(load_yaml(folder.config)["train"]["steps"])
     record = None if config.alone is None or built.alone is None or not built.alone.twin else read_record(config.alone)
     if record is not None:
         step, source = record.seconds / record.step, f"as {config.alone} took"

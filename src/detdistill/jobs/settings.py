@@ -10,6 +10,7 @@ from typing import Any, Literal
 from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.data.unlabelled import UnlabelledSettings
+from detdistill.detectors.catalogue import namesake, parse_detector
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, typed
 from detdistill.methods.composition import MethodSettings
@@ -115,6 +116,17 @@ class StudentChoice:
 
     detector: str
     settings: DetectorSettings
+
+    def __post_init__(self) -> None:
+        named, own = parse_detector(self.detector), self.settings
+        for key in ("family", "backbone"):
+            said, got = getattr(named, key), getattr(own, key)
+            if said != got:
+                meant = namesake(self.detector, got) if key == "family" else f"{own.family}/{got}"
+                raise ConfigError(
+                    f"student.{key} must be {said}, as student.detector={self.detector} says, got {got}. "
+                    f"Write student={meant} instead."
+                )
 
 
 @dataclass(frozen=True, slots=True)

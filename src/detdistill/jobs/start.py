@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from detdistill.jobs.paths import read_from
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.sizes import same_size
 from detdistill.progress import Progress
+from detdistill.settings import build
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.store.layout import RunFolder
 from detdistill.training.world import by_leader
@@ -99,7 +100,8 @@ def _recorded(run: RunFolder) -> Start | None:
     content, settings = read_json(run.init), load_yaml(run.config)
     try:
         # The config file names the source as it is seen from here.
-        return Start(read_from(settings, run.config)["init"], content["digest"], content["image"], detector=None)
+        image = content["image"] and asdict(build(ImageSettings, content["image"], where=f"{run.init}: image"))
+        return Start(read_from(settings, run.config)["init"], str(content["digest"]), image, detector=None)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{run.init} must hold digest and image, and {run.config} init, got something else. Restore the files as "

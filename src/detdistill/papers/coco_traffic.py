@@ -21,6 +21,7 @@ from detdistill.data.formats.coco import find
 from detdistill.data.listing import SPLITS, SplitName
 from detdistill.errors import ConfigError
 from detdistill.files import atomic_folder, link_folder, read_json, write_json
+from detdistill.json_text import used_as
 from detdistill.papers.traffic_filter import TRAFFIC_CLASSES, TrafficSplit, filter_traffic
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Cell, Table
@@ -104,7 +105,8 @@ def _made_before(out: Path, made_from: Mapping[SplitName, Any]) -> dict[SplitNam
         return None
     record = read_json(out / RECORD) if (out / RECORD).is_file() else None
     if isinstance(record, dict) and record.get("sources") == made_from:
-        return {split: TrafficSplit(**record["splits"][split]) for split in made_from}
+        with used_as(out / RECORD, "a record of what was taken"):
+            return {split: TrafficSplit(**record["splits"][split]) for split in made_from}
     raise ConfigError(
         f"{out} must be a new or an empty folder, or COCO traffic made from the same files, got something else. "
         "Give another folder, or delete that one."

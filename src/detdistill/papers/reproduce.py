@@ -16,6 +16,7 @@ from detdistill.files import figures_of, read_json, require_own, write_figures, 
 from detdistill.jobs.run import DISTILLED, STUDENT, distill_job, train_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.stages import held, measure, open_inputs
+from detdistill.json_text import used_as
 from detdistill.papers.data import PreparedData, full_data, smoke_data
 from detdistill.papers.plan import Plan, make_plan, require_room
 from detdistill.papers.rows import Metric, PaperRow, chosen_rows, read_paper
@@ -137,14 +138,16 @@ def _finished(run: PaperRun) -> bool:
 
 def _figures(run: PaperRun, *, voc: bool, progress: Progress) -> dict[Metric, float | None]:
     """What a finished run achieved, by metric; Pascal VOC's is measured where a row asks for it, and kept."""
-    content = read_json(RunFolder(run.config.out).results)
-    metrics = CocoMetrics.from_dict(content[STUDENT if run.needs is None else DISTILLED])
+    results = RunFolder(run.config.out).results
+    with used_as(results, "a run's results"):
+        metrics = CocoMetrics.from_dict(read_json(results)[STUDENT if run.needs is None else DISTILLED])
     found: dict[Metric, float | None] = {"AP": metrics.ap, "AP50": metrics.ap50}
     if voc:
         kept = run.config.out / _VOC_FILE
         if not kept.is_file():
             write_json(kept, _voc(run.config, progress))
-        found[_VOC] = read_json(kept)["mAP"]
+        with used_as(kept, "Pascal VOC's figures"):
+            found[_VOC] = read_json(kept)["mAP"]
     return found
 
 

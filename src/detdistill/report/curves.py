@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.errors import ConfigError
-from detdistill.files import write_bytes
+from detdistill.files import require_regular, write_bytes
 from detdistill.report.palette import CLASS_COLOURS
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def read_curves(path: Path) -> dict[str, Series]:
     Raises:
         ConfigError: the file is missing or unreadable, or has columns but none named ``step``.
     """
+    require_regular(path)
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

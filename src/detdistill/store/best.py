@@ -7,12 +7,13 @@ every checkpoint that training may go on from: the best until then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import atomic_folder, discard_folder, read_json, write_json
+from detdistill.settings import build
 from detdistill.store.layout import LATEST, RunFolder
 from detdistill.store.students import find_weights
 
@@ -95,6 +96,7 @@ def chosen_as(source: Path) -> Best | None:
     """What the detector that `load_detector` reads from `source` is the best of; None where it was not so chosen."""
     try:
         content = read_json(find_weights(source).parents[1] / LATEST)
-        return Best(**{key: content[key] for key in ("step", "metric", "value", "evaluations")})
+        best: Best = build(Best, {one.name: content[one.name] for one in fields(Best)}, where=LATEST)
+        return best
     except (ConfigError, KeyError, TypeError):
         return None

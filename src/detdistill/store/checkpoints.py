@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,6 +32,7 @@ from detdistill.files import (
     write_bytes,
     write_json,
 )
+from detdistill.json_text import used_as
 from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
 from detdistill.store.students import find_weights
 
@@ -138,6 +140,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         for name, digest in content["sha256"].items():
             if Path(name).name != name or _digest(path / name) != digest:
                 raise DamagedCheckpoint(_damage(path, f"a changed {name}"))
+        if not {WEIGHTS, SIDECAR} <= content["sha256"].keys():
+            raise DamagedCheckpoint(_damage(path, f"{COUNTERS} without the sums of the weights"))
+        _counted(content)
         snapshot = Snapshot(**{key: content[key] for key in _COUNTED}, tensors=load_file(path / SIDECAR))
         return Checkpoint(path=path, snapshot=snapshot, student=load_file(path / WEIGHTS))
     except (OSError, ConfigError, SafetensorError) as error:
@@ -174,15 +179,23 @@ def read_record(source: Path) -> Record | None:
         place = run.checkpoint(latest)
     if not (place / COUNTERS).is_file():
         return None
-    try:
-        content = read_json(place / COUNTERS)
+    content = read_json(place / COUNTERS)
+    with used_as(place / COUNTERS, "a record of how its student was trained"):
+        _counted(content)
+        if not isinstance(content["identity"].get("train", {}), dict):
+            raise ValueError("identity without train's settings")
+    with used_as(run.results, "a run's results"):
         finished = read_json(run.results).get("steps") if run.results.is_file() else None
-        return Record(content["identity"], content["step"], content["seconds"], finished)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"{place / COUNTERS} must say how its student was trained, got one without {error}. "
-            "Give a checkpoint as it was written."
-        ) from error
+    return Record(content["identity"], content["step"], content["seconds"], finished)
+
+
+def _counted(content: Mapping[str, Any]) -> None:
+    """Refuses counters of another kind than those written, by the errors that using them would raise."""
+    step, seconds, identity, counters = (content[key] for key in _COUNTED)
+    if type(step) is not int or step < 0 or type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        raise ValueError("step and seconds that are numbers")
+    if not (isinstance(identity, dict) and isinstance(counters, dict)):
+        raise ValueError("identity and counters that are objects")
 
 
 def find_checkpoint(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:

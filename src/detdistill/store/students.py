@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from detdistill.data.image_files import is_text
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, settings_of
@@ -92,7 +93,7 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     report.require_complete(allow=allow)
     image, extra = content["image"], content.get("extra", {})
     if image:
-        set_image_size(detector, build(ImageSettings, image, where=f"{weights.with_suffix('.json')}: image"))
+        set_image_size(detector, ImageSettings(**image))
     return LoadedDetector(detector=detector, report=report, image=image, class_names=class_names, extra=extra)
 
 
@@ -154,24 +155,28 @@ def _described(path: Path) -> tuple[DetectorSettings, dict[str, Any]]:
             "Use the version of detdistill that wrote it."
         )
     settings, names, image = content.get("detector"), content.get("class_names"), content.get("image")
-    named = isinstance(names, list) and bool(names) and all(isinstance(name, str) for name in names)
-    if not (isinstance(settings, dict) and named and isinstance(image, dict)):
+    named = isinstance(names, list) and bool(names) and all(isinstance(name, str) and is_text(name) for name in names)
+    sections = (settings, image, content.get("extra", {}))
+    if not (named and len({*names}) == len(names) and all(isinstance(one, dict) for one in sections)):
         raise ConfigError(
             f"{path} must hold detector, class_names and image, got {sorted(content)} with something missing or "
             "of another kind. Restore the file as it was written."
         )
     family = settings.get("family")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ConfigError(
             f"the detector's family in {path} must be one of {', '.join(FAMILIES)}, got {family!r}. "
             f"{suggestion(str(family), FAMILIES, listed=True)}"
         )
     # The first version held the keys of every family, whichever the detector's was.
     every = {key for one in FAMILIES.values() for key in one.keys} if written == _FORMATS[0] else ()
+    if image:
+        build(ImageSettings, image, where=f"{path}: image", what="image")
     try:
-        return settings_of(settings, optional=every), content
+        return settings_of(settings, optional=every, where=str(path)), content
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        said = str(error)
+        raise ConfigError(said if str(path) in said else f"{path}: {said}") from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

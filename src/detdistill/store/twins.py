@@ -29,7 +29,7 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.sizes import resized
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError, DataError, DiskError
-from detdistill.files import read_json, write_json, write_once
+from detdistill.files import read_json, require_regular, write_json, write_once
 from detdistill.progress import Progress, duration
 from detdistill.store.lock import hold
 
@@ -70,6 +70,7 @@ class CachedTwins:
             DataError: the file is gone, or is not what was written.
         """
         path = self.path(index)
+        require_regular(path)
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -240,6 +241,7 @@ def _watched(items: Sequence[Item], what: str, progress: Progress) -> Iterator[I
 def _name(annotations: Annotations, index: int) -> str:
     """SHA-256 over the image file and what the annotations say about it, as hex."""
     path = annotations.path(index)
+    require_regular(path)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -301,6 +303,8 @@ def _file(home: Path, name: str) -> Path:
 def _is_png(path: Path) -> bool:
     """Whether a file is there and agrees with the checksums that a PNG holds."""
     try:
+        if not path.is_file():
+            return False
         with Image.open(path) as image:
             image.verify()
     except (OSError, SyntaxError):

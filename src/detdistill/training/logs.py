@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 from detdistill.errors import DataError, DiskError, MissingDependencyError
-from detdistill.files import append_bytes, write_text
+from detdistill.files import append_bytes, require_regular, write_text
 
 _EVENTS = "brain.Event:2"
 
@@ -38,14 +38,15 @@ def as_read(row: Row) -> dict[str, float | None]:
 
 
 def _read_cells(path: Path) -> list[dict[str, str]]:
+    require_regular(path)
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     whole = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    rows = [row for row in whole if None not in row and None not in row.values()]
     try:
+        rows = [row for row in whole if None not in row and None not in row.values()]
         for row in rows:
             int(row["step"])
             _values(row)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, csv.Error) as error:
         raise DataError(
             f"{path} must be a metrics file of numbers, whole ones in the column step, got another content "
             f"({error!r}). Move it away."

@@ -120,6 +120,7 @@ class CocoFile:
         self.class_ids: list[int] = []
         self.images = Images()
         self._label_of_id: dict[int, int] = {}
+        self._label_of_name: dict[str, int] = {}
         self._known_images: set[int] = set()
         self._known_names: set[int] = set()
         self._elsewhere = np.zeros(0, dtype=np.bool_)
@@ -157,13 +158,13 @@ class CocoFile:
         where = f"{self.path}, category {own}"
         if own in self._label_of_id:
             self.problems.add("category id twice", where, what=f"{name!r} is the second")
-        elif name in self.class_names:
-            self._label_of_id[own] = self.class_names.index(name)
+        elif name in self._label_of_name:
+            self._label_of_id[own] = self._label_of_name[name]
             first = self.class_ids[self._label_of_id[own]]
             what = f"{name!r} is category {first} too; both count as one class"
             self.problems.add("category name twice", where, what=what, action="repaired")
         else:
-            self._label_of_id[own] = len(self.class_names)
+            self._label_of_id[own] = self._label_of_name[name] = len(self.class_names)
             self.class_names.append(name)
             self.class_ids.append(own)
         return None

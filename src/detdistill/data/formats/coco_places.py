@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detdistill.data.image_files import is_text, unsafe_name
+from detdistill.data.label_text import head_of
 from detdistill.data.listing import SPLIT_FOLDERS, tails
 from detdistill.errors import ConfigError, DataError
 
@@ -51,21 +52,13 @@ class Images:
 
 def is_json_object(path: Path) -> bool:
     """Whether a file begins as a JSON object does."""
-    return _JSON_OBJECT.match(_head(path, 64)) is not None
+    return _JSON_OBJECT.match(head_of(path, 64)) is not None
 
 
 def is_coco(path: Path) -> bool:
     """Whether a file begins as a COCO file does, one of whose lists stands near the beginning."""
-    head = _head(path, _HEAD)
+    head = head_of(path, _HEAD)
     return _JSON_OBJECT.match(head) is not None and _A_LIST.search(head) is not None
-
-
-def _head(path: Path, count: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(count)
-    except OSError:
-        return b""
 
 
 def split_of_name(stem: str) -> str | None:

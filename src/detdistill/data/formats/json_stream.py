@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from detdistill.errors import ConfigError, DataError
+from detdistill.files import require_regular
+from detdistill.json_text import json_object
 
 CHUNK = 1 << 20
 LONGEST_ENTRY = 1 << 26
@@ -22,7 +24,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _COMMA = re.compile(r"[ \t\r\n]*,")
 # Only lists of numbers, and only those followed by the next key or the entry's end: never one cut by the window.
 _POLYGONS = re.compile(r'"segmentation"\s*:\s*\[[^"{}]*\](?=\s*(?:,\s*"|\}))')
-_decoder = json.JSONDecoder()
+_decoder = json.JSONDecoder(object_pairs_hook=json_object)
 
 BEGIN: Final = object()
 """Marks that a key of the top-level object was met, before any of its entries."""
@@ -83,7 +85,7 @@ class _Reader:
                     self.at = min(error.pos, len(self.text))
                     raise _Invalid(f"{error.msg} before {self._next()}") from None
             except ValueError as error:
-                raise _Invalid(f"a number cannot be read ({error})") from None
+                raise _Invalid(f"a value cannot be read ({error}) before {self._next()}") from None
             except RecursionError:
                 raise _Invalid("it is nested too deeply") from None
             else:
@@ -121,6 +123,7 @@ def _walk(reader: _Reader, path: Path, wanted: Collection[str]) -> Iterator[tupl
             f"{'a list' if first == '[' else 'a single value'}. Give the annotations in COCO's format, not results."
         )
     reader.expect("{")
+    seen: set[str] = set()
     if reader.peek() == "}":
         reader.at += 1
         return
@@ -128,6 +131,9 @@ def _walk(reader: _Reader, path: Path, wanted: Collection[str]) -> Iterator[tupl
         if reader.peek() != '"':
             reader.expect('"')
         key = str(reader.value())
+        if key in wanted and key in seen:
+            raise DataError(f'"{key}" of {path} must stand once, got it twice. Write one list of all its entries.')
+        seen.add(key)
         reader.expect(":")
         yield key, BEGIN
         if reader.peek() == "[":
@@ -153,8 +159,9 @@ def walk(
 
     Raises:
         ConfigError: the file cannot be read.
-        DataError: the file is empty, no JSON, no object, or a wanted value is no list.
+        DataError: the file is empty, no JSON, no object, a wanted value is no list, or a key stands twice.
     """
+    require_regular(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = _Reader(file, progress)

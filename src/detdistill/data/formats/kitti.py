@@ -26,7 +26,7 @@ from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, match_classes
 from detdistill.data.formats import Format
 from detdistill.data.label_files import Flaw, LabelFile, LabelFolder, LabelledBox, LabelledImages
-from detdistill.data.label_text import FileFlaw, number, read_lines
+from detdistill.data.label_text import FileFlaw, number, read_lines, require_few
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
@@ -116,7 +116,9 @@ def _parse(path: Path) -> tuple[KittiLabels, dict[int, _Flaw]]:
     """The objects of a file, and the lines that are none."""
     rows: dict[int, list[str]] = {}
     bad: dict[int, _Flaw] = {}
-    for line, text in read_lines(path):
+    lines = read_lines(path)
+    require_few(len(lines))
+    for line, text in lines:
         words = text.split()
         if flaw := _flaw(words):
             bad[line] = flaw

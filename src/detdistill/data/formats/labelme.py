@@ -16,9 +16,10 @@ from detdistill.data.builder import Box
 from detdistill.data.formats import Format
 from detdistill.data.image_files import is_text
 from detdistill.data.label_files import UNKNOWN_CLASS, Flaw, LabelFile, LabelFolder, LabelledBox
-from detdistill.data.label_text import FileFlaw, read_text
+from detdistill.data.label_text import FileFlaw, head_of, read_text, require_few
 from detdistill.data.listing import is_companion
 from detdistill.data.side_by_side import SideBySide
+from detdistill.json_text import json_object
 
 _HEAD = 2**16
 _FILES_LOOKED_AT = 3
@@ -34,12 +35,13 @@ def parse_labelme(path: Path) -> LabelFile:
         FileFlaw: it cannot be read, is no JSON, or lists no shapes.
     """
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(read_text(path), object_pairs_hook=json_object)
     except (ValueError, RecursionError) as error:
         raise FileFlaw("JSON that cannot be read", str(error)[:80]) from None
     shapes = content.get("shapes") if isinstance(content, dict) else None
     if not isinstance(shapes, list):
         raise FileFlaw("JSON that is no labelme", "no list of shapes")
+    require_few(len(shapes), "shapes")
     boxes, flaws = [], []
     for number, shape in enumerate(shapes, start=1):
         fields: dict[str, Any] = shape if isinstance(shape, dict) else {}
@@ -89,11 +91,7 @@ def _has_labelme(folder: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEAD)
-    except OSError:
-        return b""
+    return head_of(path, _HEAD)
 
 
 _TOGETHER = SideBySide("labelme", ending=".json", parse=parse_labelme, has=_has_labelme)

@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 from detdistill.data.builder import Box
 from detdistill.data.formats import Format
 from detdistill.data.label_files import UNKNOWN_CLASS, Flaw, LabelFile, LabelFolder, LabelledBox
-from detdistill.data.label_text import FileFlaw, number, read_bytes
+from detdistill.data.label_text import FileFlaw, number, read_bytes, require_few
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SETS,
@@ -105,6 +105,7 @@ class _Handler:
             self._refuse(f"elements more than {_DEEPEST} deep", "XML nested too deep")
         if tuple(self._path) == _OBJECT:
             self.objects.append(_Object(self._parser.CurrentLineNumber))
+            require_few(len(self.objects), "objects")
 
     def _end(self, tag: str) -> None:
         self._path.pop()

@@ -20,7 +20,7 @@ from detdistill.data.annotations import Annotations, Reading, Split
 from detdistill.data.builder import Box, match_classes
 from detdistill.data.image_files import unsafe_name
 from detdistill.data.label_files import UNKNOWN_CLASS, Flaw, LabelFile, LabelledBox, LabelledImages, report_imageless
-from detdistill.data.label_text import FileFlaw, number, read_lines
+from detdistill.data.label_text import FileFlaw, number, read_lines, require_few
 from detdistill.data.listing import (
     CLASS_LIST,
     IMAGE_SUFFIXES,
@@ -215,8 +215,9 @@ class YoloSplit(Split):
 
 
 def _parse(path: Path, data: YoloData) -> LabelFile:
-    boxes, flaws = [], []
-    for line, text in read_lines(path):
+    boxes, flaws, lines = [], [], read_lines(path)
+    require_few(len(lines))
+    for line, text in lines:
         words = text.split()
         if flaw := _flaw(words, data):
             flaws.append(Flaw(flaw[0], line, flaw[1]))
