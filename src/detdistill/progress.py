@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from typing import IO, Protocol, final, runtime_checkable
+from typing import IO, Protocol, cast, final, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
+
+from detdistill.output import ERROR, Unfailing
 
 SECONDS_BETWEEN_LINES = 15.0
 _NO_STAGE = TaskID(-1)
@@ -62,33 +63,17 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "-/s", style="progress.data.speed")
 
 
-def unheard(stream: IO[str]) -> None:
-    """Lets a standard stream whose reader has gone, such as ``| head``, lead nowhere from now on."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-@final
-class _Screen(Console):
-    """Standard error as lines; work goes on where nobody reads them any more."""
-
-    def on_broken_pipe(self) -> None:
-        """Falls silent, where rich would end the process."""
-        self.quiet = True
-        unheard(sys.stderr)
-
-
 @final
 class ScreenProgress:
     """Shows work on standard error: a live bar on a terminal, a plain line now and then elsewhere.
 
     Args:
-        console: where to show; standard error by default.
+        console: where to show; standard error by default, whose errors end nothing.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or _Screen(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        error = Unfailing(sys.stderr, ERROR)
+        self._console = console or Console(file=cast(IO[str], error), highlight=False, markup=False, soft_wrap=True)
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from detdistill.data.dataset import DetectionDataset
 from detdistill.data.transforms import ImageSettings
 from detdistill.errors import DistillError
 from detdistill.jobs import opening
@@ -27,7 +26,6 @@ from tiny_training import (
     TinyStep,
     checkpoint_tensors,
     differing,
-    disk_loader,
     fork,
     images_on_disk,
     run_tiny,
@@ -136,22 +134,6 @@ def test_no_memory_for_an_evaluation_is_told(tmp_path: Path, monkeypatch: pytest
 def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="something else"):
         run_tiny(tmp_path, tiny_settings(), step=Greedy(RuntimeError("something else")))
-
-
-def test_a_loaders_worker_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent, read = os.getpid(), DetectionDataset.__getitem__
-
-    def dying(self: DetectionDataset, draw: Any) -> Any:
-        if os.getpid() != parent and draw.index == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return read(self, draw)
-
-    monkeypatch.setattr(DetectionDataset, "__getitem__", dying)
-    settings = tiny_settings(workers=1)
-    loader = disk_loader(images_on_disk(tmp_path / "images"), settings)
-    message = r"must all live until its end, got: DataLoader worker .* Go on by --resume"
-    with pytest.raises(DistillError, match=message):
-        run_tiny(tmp_path / "run", settings, loader=loader)
 
 
 def test_a_lost_terminal_is_heard_but_where_the_user_asked_not_to() -> None:

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 import detdistill
 from detdistill.cli import commands
 from detdistill.errors import DistillError, suggestion
+from detdistill.output import GONE, LOST, OUTPUT, unfailing
 from detdistill.threads import quiet_threads
 from detdistill.training.world import says
 
@@ -55,31 +56,50 @@ def build_app() -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, by default with the process's own arguments, and returns the exit code."""
+    with unfailing():
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        if code != DONE or LOST.get(OUTPUT, GONE) == GONE:
+            return code
+        return _said(
+            f"error: {OUTPUT} must be writable, got: {LOST[OUTPUT]}. What was to be printed is lost, all else is done.",
+            BAD_INPUT,
+        )
+
+
+def _run(arguments: list[str]) -> int:
     quiet_threads()
     # Data-parallel training would warn once per process that all parameters were used.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    tokens = _help_as_option(list(sys.argv[1:] if arguments is None else arguments))
+    tokens = _help_as_option(arguments)
+    code = BAD_INPUT
     try:
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
         if isinstance(command, commands.Command):
             command(bound)
         else:  # --help or --version
             command(*bound.args, **bound.kwargs)
+        return DONE
     except UnknownCommandError as error:
-        return _said(f"error: {_unknown_command(error)}", BAD_INPUT)
+        message = f"error: {_unknown_command(error)}"
     except CycloptsError as error:
-        return _said(f"error: {' '.join(str(error).split())} Add --help to see what there is.", BAD_INPUT)
+        message = f"error: {' '.join(str(error).split())} Add --help to see what there is."
     except DistillError as error:
-        return _said(f"error: {error}", BAD_INPUT)
+        message = f"error: {error}"
+    except UnicodeEncodeError as error:
+        message = (
+            f"error: The name {error.object!a} must be one that this process can write, got the encoding "
+            f"{error.encoding}. Start it with PYTHONUTF8=1 in its environment."
+        )
     except OSError as error:
         if error.filename is None:
             raise
-        remedy = f"must be a path that can be used, got: {error.strerror}. Check the path."
         # Of a file that could not be put in its place, that place is what was asked for.
-        return _said(f"error: {error.filename2 or error.filename} {remedy}", BAD_INPUT)
+        path = error.filename2 or error.filename
+        message = f"error: {path} must be a path that can be used, got: {error.strerror}. Check the path."
     except KeyboardInterrupt as stopped:
-        return _said(str(stopped) or "interrupted", INTERRUPTED)
-    return DONE
+        message, code = str(stopped) or "interrupted", INTERRUPTED
+    return _said(message, code)
 
 
 def _help_as_option(tokens: list[str]) -> list[str]:

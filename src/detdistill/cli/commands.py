@@ -7,7 +7,6 @@ The commands of the packages on top, which no library user needs, are written he
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, SimpleNamespace
@@ -108,22 +107,11 @@ class Command:
             except DiskError as error:
                 had = "all else was done, and the figures are printed."
                 failures.append(f"{error.said} {error.remedy} to have the file another time; {had}")
-            _show(outcome.table())
+            for line in outcome.table():
+                print(line)
         for failure in failures:
             if failure is not None:
                 raise DataError(failure)
-
-
-def _show(lines: Sequence[str]) -> None:
-    """Prints the lines; nothing where their reader has gone."""
-    from detdistill.progress import unheard
-
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        unheard(sys.stdout)
 
 
 def _option(name: str, hint: Any) -> Any:

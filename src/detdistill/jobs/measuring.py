@@ -18,6 +18,7 @@ from detdistill.evaluation.confusion import confusion_matrix
 from detdistill.files import write_json
 from detdistill.jobs.opening import detect
 from detdistill.jobs.samples import Opened
+from detdistill.output import LOST
 from detdistill.progress import Progress, Silence
 from detdistill.report.confusion import draw_confusion
 from detdistill.report.curves import learning_curves
@@ -109,7 +110,8 @@ def report(
         return None
     require_in_place(out)
     folder, runs = RunFolder(out), {name: RunFolder(path) for name, path in curves.items()}
-    write_json(folder.results, results)
+    # What nobody could read was said nevertheless.
+    write_json(folder.results, {**results, **({"unheard": dict(LOST)} if LOST else {})})
     return _spared(
         lambda: learning_curves(
             {name: run.metrics for name, run in runs.items()},
