@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from coco_rows import box, image, write
+from detdistill.data import dataset
 from detdistill.data.annotations import Reading
 from detdistill.data.formats.coco import read_coco
+from detdistill.data.transforms import AugmentSettings
+from tiny_training import images_on_disk
 
 # File names and image files.
 
@@ -97,3 +103,16 @@ def test_images_are_checked_only_where_asked(tmp_path):
     assert by_place["4"] == f"{tmp_path / '4.png'} is 30x40 {swapped}, the annotations say 40x30"
     assert by_place["6"] == f"{tmp_path / '6.png'} does not exist"
     assert seen[-1] == (6, 6)
+
+
+def test_decoded_images_are_kept_and_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_decoded", {})
+    images = images_on_disk(tmp_path / "set")
+    images.augment = AugmentSettings(flip=0.5, colour=0.8, scale_jitter=(0.7, 1.5), blur=0.5, grey=0.3, crop=0.5)
+    draws = [dataset.Draw(epoch, index) for epoch in range(3) for index in range(len(images))]
+    before = [images[draw] for draw in draws]
+    files = sorted((tmp_path / "set").iterdir())
+    assert dataset.keep_decoded(files) == len(files) * 3 * 12 * 16
+    for file in files:
+        file.unlink()
+    assert all(torch.equal(images[draw].image, one.image) for one, draw in zip(before, draws, strict=True))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,22 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+_decoded: dict[str, UInt8[Tensor, "3 _h _w"]] = {}
+
+
+def keep_decoded(paths: Iterable[Path]) -> int:
+    """Decodes image files into memory, where `read_image` finds them from now on, as processes forked later do.
+
+    For many short trainings of the same images; nothing looks whether a file has changed since. Returns the bytes kept.
+    """
+    for path in paths:
+        with Image.open(path) as image:
+            header = Header.of(image)
+        place = os.path.realpath(path)
+        _decoded[place] = read_image(path, image_id=0, size=header.size())
+    return sum(image.numel() for image in _decoded.values())
+
+
 def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     """Reads an image file as RGB, whatever it is stored as; its size must be the one that the annotations state.
 
@@ -116,6 +133,8 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
     """
     what = f"Image {image_id} ({path})"
+    if _decoded and (kept := _decoded.get(os.path.realpath(path))) is not None and kept.shape[1:] == size:
+        return kept
     require_regular(path)
     try:
         content = path.read_bytes()

@@ -1,0 +1,349 @@
+"""Every method at lengths where it counts, on several sets, many trainings side by side: one JSON a run, one table.
+
+    python benchmarks/evidence.py --data FOLDER_OF_DATA_SETS --out runs/evidence --budget 480 --jobs 12
+    python benchmarks/evidence.py --table      # what there is so far
+
+Runs are made in the order of their importance: teachers first, then what answers most. Images are decoded once, into
+memory that all processes share; each process imports and opens the GPU once and makes one run after another. A run that
+is done is not made again, and none is begun that the budget has no time for; what is unfinished at its end is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from detdistill.threads import quiet_threads
+
+quiet_threads()
+
+import torch  # noqa: E402
+
+from detdistill.bench.machine import machine  # noqa: E402
+from detdistill.data.dataset import keep_decoded  # noqa: E402
+from detdistill.demo import DemoPlan, write_labelled  # noqa: E402
+from detdistill.files import read_json, write_json, write_text  # noqa: E402
+from detdistill.jobs import stages  # noqa: E402
+from detdistill.jobs.config import read_run_config  # noqa: E402
+from detdistill.progress import Silence  # noqa: E402
+from detdistill.random import draw_seed  # noqa: E402
+from detdistill.scenes import make_scenes  # noqa: E402
+from detdistill.training.launch import own_device  # noqa: E402
+from evidence_plan import ALONE, COMMON, EQUAL_TIME, SEEDS, SETS, TEACHER, Run, Set, planned, teacher_of  # noqa: E402
+
+# Student's t: how many standard errors the half of a 95 % interval has with so many seeds.
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}
+# A guess before the first run is done: seconds that one takes beside its steps, and for a step of the student alone.
+BESIDE, FIRST_PACE = 8.0, 0.12
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where data, runs and results lie, and how much smaller than planned everything is made."""
+
+    data: Path
+    out: Path
+    results: Path
+    share: float
+
+    def result(self, run: Run) -> Path:
+        return self.results / f"{run.name}.json"
+
+    def folder(self, chosen: Set, seed: int) -> Path:
+        """The set's images and annotations."""
+        return self.out / "sets" / (f"{chosen.source}_{seed}" if chosen.each else chosen.source)
+
+    def steps(self, run: Run) -> int:
+        chosen = SETS[run.set]
+        whole = chosen.teacher_steps if run.row == TEACHER else chosen.steps * run.times
+        if run.row == EQUAL_TIME:
+            whole = chosen.steps * self.pace(run)
+        return max(2, round(whole * self.share))
+
+    def pace(self, run: Run) -> float:
+        """How many times as long as alone a step of `hint` or `frs` took on the run's set."""
+        found = {
+            row: [one["seconds"] / one["steps"] for one in self.made(run.set, row)] for row in (ALONE, "hint", "frs")
+        }
+        return median(found["hint"] + found["frs"]) / median(found[ALONE])
+
+    def made(self, name: str, row: str) -> list[dict[str, Any]]:
+        return [found for seed in SEEDS if (found := self.done(Run(name, row, seed)))]
+
+    def done(self, run: Run) -> dict[str, Any] | None:
+        """What the run came to; None where it was not made, or failed."""
+        file = self.result(run)
+        return content if file.is_file() and "AP" in (content := read_json(file)) else None
+
+    def ready(self, run: Run) -> bool:
+        """Whether what the run needs is there."""
+        if run.row == EQUAL_TIME:
+            return all(self.made(run.set, row) for row in (ALONE, "hint", "frs"))
+        return run.method is None or self.done(teacher_of(run)) is not None
+
+
+def prepare(places: Places, sets: Sequence[str], seeds: Sequence[int], *, jobs: int) -> None:
+    """The sets' images, the parts of them that have labels, and all of it decoded into memory."""
+    plan = DemoPlan()
+    for name in sets:
+        chosen = SETS[name]
+        for seed in seeds:
+            folder = places.folder(chosen, seed)
+            if chosen.source == "drawn":
+                scenes = [max(8, round(count * places.share)) for count in (plan.train_scenes, plan.val_scenes)]
+                kept = max(4, round(plan.labelled_scenes * places.share))
+                if not (folder / "labelled.json").is_file():
+                    size = {"width": plan.width, "height": plan.height}
+                    make_scenes(folder / "scenes", train=scenes[0], val=scenes[1], seed=seed, workers=jobs, **size)
+                    write_labelled(folder, kept)
+            elif not folder.is_dir():
+                partial = folder.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(places.data / chosen.source, partial, ignore=shutil.ignore_patterns("native_*"))
+                partial.rename(folder)
+            if chosen.source != "drawn" and chosen.labels is not None:
+                write_labels(folder, chosen.labels, seed)
+    folders = {places.folder(SETS[name], seed) for name in sets for seed in seeds}
+    keep_decoded(file for folder in sorted(folders) for file in sorted(folder.rglob("images/*")))
+
+
+def write_labels(folder: Path, labels: int, seed: int) -> None:
+    """`train_LABELS_SEED.json`, a set of so many of the images, and the names of the others in a text file."""
+    content = read_json(folder / "train.json")
+    order = torch.randperm(len(content["images"]), generator=torch.Generator().manual_seed(draw_seed(seed, labels)))
+    images = [content["images"][index] for index in order.tolist()]
+    kept = {image["id"] for image in images[:labels]}
+    boxes = [box for box in content["annotations"] if box["image_id"] in kept]
+    chosen = [image for image in content["images"] if image["id"] in kept]
+    write_json(folder / f"train_{labels}_{seed}.json", {**content, "images": chosen, "annotations": boxes})
+    others = sorted(image["file_name"] for image in images[labels:])
+    write_text(folder / f"unlabelled_{labels}_{seed}.txt", "".join(f"images/{name}\n" for name in others))
+
+
+def config_of(run: Run, places: Places) -> Any:
+    """The settings of a run as the command line would have them."""
+    chosen = SETS[run.set]
+    folder, short, long = places.folder(chosen, run.seed), *chosen.image
+    drawn, taught = chosen.source == "drawn", run.row == TEACHER
+    settings = [*COMMON, *chosen.settings, f"data.image.short_side={short}", f"data.image.long_side={long}"]
+    if taught:
+        settings += ["train.ema_decay=0.99", "train.schedule=cosine"]
+    options: dict[str, object] = {
+        "student.detector": "fcos/small" if taught else "fcos/tiny",
+        "data.folder": folder / "scenes" if drawn else folder,
+        "out": places.out / "runs" / run.name,
+        "seed": run.seed,
+        "train.steps": places.steps(run),
+    }
+    if not taught and chosen.labels is not None:
+        part = "labelled.json" if drawn else f"train_{chosen.labels}_{run.seed}.json"
+        options["data.train"] = folder / part
+    if run.method is not None:
+        options |= {"method": run.method, "teacher.source": places.out / "runs" / teacher_of(run).name}
+        settings += [*([] if run.strength is None else [f"method.strength={run.strength}"]), *run.settings]
+    if run.unlabelled:
+        options["data.unlabelled.source"] = folder / f"unlabelled_{chosen.labels}_{run.seed}.txt"
+    return read_run_config(None, settings, purpose="train" if run.method is None else "distill", options=options)
+
+
+class Listening:
+    """Remembers what a run says; see `Progress`."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        quiet = Silence()
+        self.start, self.advance, self.finish = quiet.start, quiet.advance, quiet.finish
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def make(run: Run, places: Places) -> dict[str, Any]:
+    """Trains, measures on the validation images, and returns what the run came to."""
+    began, said, config = time.perf_counter(), Listening(), config_of(run, places)
+    shutil.rmtree(config.out, ignore_errors=True)  # of a run that was cut
+    opened = stages.open_inputs(config, progress=said)
+    fitted = stages.fit(stages.prove(stages.build(opened, progress=said), progress=said), progress=said)
+    metrics = stages.measure(opened, {"student": fitted.student})["student"].metrics
+    if metrics is None:
+        raise SystemExit(f"{run.name} has no figures")
+    return {
+        **asdict(run),
+        **{key: value for key, value in metrics.as_dict().items() if key in ("AP", "AP50", "AP75")},
+        "steps": fitted.training.steps,
+        "seconds": round(fitted.training.seconds, 2),
+        "whole_seconds": round(time.perf_counter() - began, 2),
+        "said": [line for line in said.lines if "strength" in line or "scaled" in line],
+        "machine": machine(own_device(config.train)),
+    }
+
+
+def work(pipe: Connection, places: Places) -> None:
+    """One process's life: a run at a time, as they come."""
+    torch.set_num_threads(1)
+    while (run := pipe.recv()) is not None:
+        try:
+            found = make(run, places)
+        except Exception as error:  # noqa: BLE001  the others go on, and the table says what is missing
+            found = {
+                **asdict(run),
+                "error": f"{type(error).__name__}: {error}",
+                "trace": traceback.format_exc()[-1500:],
+            }
+        write_json(places.result(run), found)
+        pipe.send(found)
+
+
+@dataclass
+class Side:
+    """A process that makes runs, and what it makes now."""
+
+    process: Any
+    pipe: Connection
+    run: Run | None = None
+
+
+def make_all(runs: list[Run], places: Places, *, jobs: int, until: float, tell: Callable[[], None]) -> None:
+    """Makes the runs side by side until none is left or there is no time for one."""
+    forked = multiprocessing.get_context("fork")
+    sides = []
+    for _ in range(min(jobs, len(runs))):
+        here, there = forked.Pipe()
+        process = forked.Process(target=work, args=(there, places))
+        process.start()
+        sides.append(Side(process, here))
+    paces: list[float] = []
+
+    def seconds(run: Run) -> float:
+        heavy = 1.0 if run.method is None else 3.0 if run.unlabelled or "ikd" in run.method else 1.6
+        return BESIDE * places.share + places.steps(run) * heavy * (median(paces) if paces else FIRST_PACE)
+
+    try:
+        while True:
+            for side in sides:
+                fits = (one for one in runs if places.ready(one) and time.perf_counter() + seconds(one) < until)
+                if side.run is None and (run := next(fits, None)) is not None:
+                    runs.remove(run)
+                    side.run = run
+                    side.pipe.send(run)
+            busy = [side for side in sides if side.run is not None]
+            left = until - time.perf_counter()
+            if not busy or left <= 0:
+                return
+            answered = wait([side.pipe for side in busy] + [side.process.sentinel for side in busy], timeout=left)
+            for side in busy:
+                if side.pipe in answered and side.run is not None:
+                    found = side.pipe.recv()
+                    if "AP" in found and side.run.method is None:
+                        paces.append(found["seconds"] / found["steps"])
+                    tell_run(found, side.run)
+                    side.run = None
+                    tell()
+                elif side.process.sentinel in answered:
+                    print(f"a process ended with {side.process.exitcode} at {side.run}", file=sys.stderr, flush=True)
+                    sides.remove(side)
+    finally:
+        for side in sides:
+            side.process.kill()  # what it makes is unfinished, and is made anew next time
+
+
+def tell_run(found: dict[str, Any], run: Run) -> None:
+    """One line about a run that is done."""
+    said = f"AP {found['AP']:.1f} in {found['seconds']:.0f} s" if "AP" in found else found["error"]
+    print(f"{run.name}: {said}", flush=True)
+
+
+def table(places: Places, runs: Sequence[Run]) -> list[str]:
+    """What there is of every set: AP of each row, and against the same seeds alone, with 95 % intervals."""
+    lines = [
+        "| set | row | AP | against alone | 95 % interval | each seed | AP50 | steps |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    have = {run: found for run in runs if (found := places.done(run))}
+    for name, row in dict.fromkeys((run.set, run.row) for run in runs):
+        mine = {run.seed: one for run, one in have.items() if (run.set, run.row) == (name, row)}
+        if not mine:
+            continue
+        alone = {run.seed: one for run, one in have.items() if (run.set, run.row) == (name, ALONE)}
+        gains = [one["AP"] - alone[seed]["AP"] for seed, one in sorted(mine.items()) if seed in alone]
+        compared = gains if row not in (ALONE, TEACHER) else []
+        cells = [
+            name,
+            f"`{row}`",
+            f"{mean(one['AP'] for one in mine.values()):.1f}",
+            f"{mean(compared):+.1f}" if compared else "",
+            interval(compared),
+            ", ".join(f"{gain:+.1f}" for gain in compared) or ", ".join(f"{one['AP']:.1f}" for one in mine.values()),
+            f"{mean(one['AP50'] for one in mine.values()):.1f}",
+            f"{mean(one['steps'] for one in mine.values()):.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    failed = [run for run in runs if run not in have and places.result(run).is_file()]
+    told = [f"{run.name}: {read_json(places.result(run))['error']}" for run in failed]
+    missing = len(runs) - len(have) - len(failed)
+    return [*lines, "", f"{len(have)} of {len(runs)} runs are there, {missing} were not made.", *told]
+
+
+def interval(values: Sequence[float]) -> str:
+    """The 95 % interval of a mean by Student's t."""
+    if len(values) not in T95:
+        return ""
+    half = T95[len(values)] * stdev(values) / len(values) ** 0.5
+    return f"{mean(values) - half:+.1f} to {mean(values) + half:+.1f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs what the command line asks for."""
+    began = time.perf_counter()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=os.environ.get("DETDISTILL_TEST_DATA", "."))
+    parser.add_argument("--out", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/evidence"))
+    parser.add_argument("--together", type=Path, help="also all results in this one file, after each run")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--rows", nargs="+", help="only these rows")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds for everything")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) * 3 // 4))
+    parser.add_argument("--share", type=float, default=1.0, help="of all steps and drawn scenes, to try the script")
+    parser.add_argument("--table", action="store_true", help="make no run")
+    parser.add_argument("--unpack", type=Path, help="take the results of such a file over into --results")
+    chosen = parser.parse_args(arguments)
+    out, results = chosen.out.resolve(), chosen.results.resolve()
+    places = Places(Path(chosen.data).resolve(), out, results, chosen.share)
+    runs = [run for run in planned(chosen.sets, chosen.seeds) if not chosen.rows or run.row in (*chosen.rows, TEACHER)]
+    if chosen.unpack is not None:
+        for name, content in read_json(chosen.unpack).items():
+            write_json(results / f"{name}.json", content)
+
+    def together() -> None:
+        if chosen.together is not None:
+            done = {run.name: read_json(file) for run in runs if (file := places.result(run)).is_file()}
+            write_text(chosen.together, json.dumps(done))
+
+    if not chosen.table:
+        torch.set_num_threads(1)
+        prepare(places, chosen.sets, chosen.seeds, jobs=chosen.jobs)
+        print(f"images ready after {time.perf_counter() - began:.0f} s", flush=True)
+        left = [run for run in runs if not places.done(run)]
+        make_all(left, places, jobs=chosen.jobs, until=began + chosen.budget, tell=together)
+    lines = table(places, runs)
+    write_text(places.results / "table.md", "\n".join(lines) + "\n")
+    together()
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

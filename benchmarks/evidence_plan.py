@@ -1,0 +1,136 @@
+"""What `evidence.py` trains: sets, and rows in the order of their importance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detdistill.methods.catalogue import parse_method
+
+SEEDS = (0, 1, 2)
+TEACHER, ALONE, DOUBLED, EQUAL_TIME = "teacher", "alone", "alone, twice the steps", "alone, equal time"
+FEATURES = ("hint", "frs", "ssim", "pkd", "fgd", "attention", "mgd")
+FEW = ("hint", "frs", "ssim", "pkd")
+COMMON = ("train.batch_size=16", "train.warmup_steps=50", "train.ema_decay=0.98", "train.threads=1", "train.workers=1")
+COMMON += ("data.augment.flip=0.5", "train.checkpoint_every=0", "train.log_every=50")
+
+
+@dataclass(frozen=True)
+class Set:
+    """Images to learn from.
+
+    Attributes:
+        source: folder of the data; "drawn" is made from a seed.
+        image: short and long side in pixels.
+        steps: of the students, the teacher's aside.
+        labels: how many training images have labels for the student; None for all.
+        each: whether every seed has images and a teacher of its own.
+    """
+
+    source: str
+    image: tuple[int, int]
+    steps: int
+    teacher_steps: int
+    settings: tuple[str, ...]
+    labels: int | None = None
+    each: bool = False
+
+
+BCCD = ("train.lr=4e-3",)
+DRAWN = ("train.lr=8e-3", "train.schedule=step")
+SETS = {
+    "drawn": Set("drawn", (96, 160), 200, 900, DRAWN, labels=300, each=True),
+    "drawn, long": Set("drawn", (96, 160), 1200, 900, DRAWN, labels=300, each=True),
+    "bccd, 40 labels": Set("bccd", (120, 160), 400, 1500, BCCD, labels=40),
+    "bccd, 80 labels": Set("bccd", (120, 160), 400, 1500, BCCD, labels=80),
+    "bccd": Set("bccd", (120, 160), 800, 1500, BCCD),
+    "carla_sim": Set("carla_sim", (120, 208), 400, 1000, BCCD),
+    "microcontrollers": Set("microcontrollers", (120, 160), 400, 800, BCCD),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        set: of `SETS`.
+        row: how the table calls it.
+        method: its text; None without a teacher.
+        strength: `method.strength`; None for the default of `distill`, as everywhere but in `settings`.
+        unlabelled: whether the images without labels are used.
+        times: the set's steps times this.
+    """
+
+    set: str
+    row: str
+    seed: int
+    method: str | None = None
+    strength: str | None = None
+    settings: tuple[str, ...] = ()
+    unlabelled: bool = False
+    times: float = 1.0
+
+    @property
+    def name(self) -> str:
+        plain = (re.sub(r"[^a-z0-9.]+", "_", text.lower()).strip("_") for text in (self.set, self.row))
+        return f"{'/'.join(plain)}_{self.seed}"
+
+
+def teacher_of(run: Run) -> Run:
+    """The training of the teacher that a run learns from: of its seed's own images, or the one of all."""
+    chosen = SETS[run.set]
+    first = next(name for name, one in SETS.items() if one.source == chosen.source)
+    return Run(first, TEACHER, run.seed if chosen.each else 0)
+
+
+def planned(sets: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """All runs of these sets, the most important first."""
+
+    def rows(name: str, methods: Sequence[str], *, note: str = "", **changes: Any) -> Iterator[Run]:
+        for seed in seeds:
+            for method in methods:
+                yield Run(name, f"{method}{note}", seed, method, **changes)
+
+    def alone(name: str, row: str = ALONE, **changes: Any) -> Iterator[Run]:
+        return (Run(name, row, seed, **changes) for seed in seeds)
+
+    def rescaled(name: str) -> Iterator[Run]:
+        """The methods that compare features on one scale or as they are, as it is not their default."""
+        for method in ("frs", "ssim", "fgd", "mgd", "attention"):
+            other = "raw" if parse_method(method).features == "standardized" else "standardized"
+            for seed in seeds:
+                yield Run(name, f"{method}, {other}", seed, f"{method}(features={other})")
+
+    runs: list[Run] = [*alone("drawn"), *alone("bccd, 40 labels")]
+    runs += [*rows("drawn", FEATURES), *rescaled("drawn")]
+    runs += rows("bccd, 40 labels", FEW)
+    runs += rows("bccd, 40 labels", ("hint", "frs", "pkd"), note=" + unlabelled", unlabelled=True)
+    runs += [*alone("bccd"), *rows("bccd", FEW)]
+    runs += [*alone("microcontrollers"), *rows("microcontrollers", FEW)]
+    runs += rows("bccd, 40 labels", ("fgd", "attention", "cwd"))
+    runs += [*alone("drawn, long"), *rows("drawn, long", ("hint", "frs"))]
+    for name in ("bccd, 40 labels", "bccd", "microcontrollers"):
+        runs += alone(name, DOUBLED, times=2.0)
+    runs += alone("bccd, 40 labels", EQUAL_TIME)
+    runs += [*alone("carla_sim"), *rows("carla_sim", FEW), *alone("carla_sim", DOUBLED, times=2.0)]
+    weighed = ("aid(frs)", "aid(frs, control=true)", "ikd(frs)", "frs + ssim")
+    runs += rows("bccd, 40 labels", weighed)
+    runs += [*alone("bccd, 80 labels"), *rows("bccd, 80 labels", FEW)]
+    for strength in ("1", "10", "0.3", "published"):
+        for name in ("bccd, 40 labels", "drawn"):
+            runs += rows(name, ("hint", "frs", "pkd"), note=f", strength {strength}", strength=strength)
+    runs += rescaled("bccd, 40 labels")
+    for name in ("bccd, 40 labels", "drawn"):
+        note = ", calibration running"
+        runs += rows(name, ("hint", "frs"), note=note, settings=("method.calibration=running",))
+    runs += rows("drawn, long", ("ssim", "pkd"))
+    runs += alone("drawn, long", DOUBLED, times=2.0)
+    runs += rows("bccd", ("fgd", "attention", "cwd", *weighed))
+    for name in ("carla_sim", "microcontrollers"):
+        runs += rows(name, ("fgd", "attention", "cwd", *weighed))
+    runs = [run for run in runs if run.set in sets]
+    teachers = dict.fromkeys(teacher_of(run) for run in runs if run.method is not None)
+    return [*teachers, *runs]
