@@ -333,11 +333,6 @@ class _Run:
             "calibration": self.calibration.counters(),
             "left_out": self.left_out.steps,
         }
-        counters = {
-            **self.state.counters(),
-            "clipping": self.clipping.counters(),
-            "calibration": self.calibration.counters(),
-        }
         tensors = self.state.tensors()
         snapshot = Snapshot(done, self.seconds, self.identity, counters, tensors)
         keep = self.settings.keep_checkpoints
