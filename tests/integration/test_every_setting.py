@@ -192,7 +192,7 @@ def leaves(kind: type[Any], path: tuple[str, ...] = ()) -> Iterator[str]:
     """Every setting of a run by its dotted key, sections taken apart; the student's are the family's."""
     for one in fields(kind):
         hint = hints_of(kind)[one.name]
-        sections = [member for member in (hint, *get_args(hint)) if is_dataclass(member)]
+        sections = [each for each in (hint, *get_args(hint)) if isinstance(each, type) and is_dataclass(each)]
         if sections and one.name not in ("settings", "method"):
             yield from leaves(sections[0], (*path, one.name))
         elif one.name != "settings":

@@ -135,14 +135,14 @@ def test_a_run_without_them_records_nothing_of_them(lab: Lab) -> None:
 
 def test_terms_that_need_boxes_have_the_teachers(lab: Lab) -> None:
     """Above the score from which 9 of 10 boxes are right on the labelled images; pseudo none has no doubtful ones."""
-    lab.fit("boxes", method="fgd")
+    lab.fit("boxes", "teacher.image.short_side=32", "teacher.image.long_side=48", method="fgd")
     said = lab.watcher.text()
     assert "boxes of the teacher count from a score of 0.70 on" in said
     assert "unlabelled images: 13 such boxes, 0 doubtful ones" in said
     for batch in lab.witness.fed["boxes"]:
-        for target in batch.unlabelled.targets:
-            assert target.labels.tolist() == [0]
-            assert target.scores is None
+        for seen in (batch.unlabelled, batch.unlabelled.teacher):
+            assert [target.labels.tolist() for target in seen.targets] == [[0]] * 4
+            assert all(target.scores is None for target in seen.targets)
     found = json.loads(RunFolder(lab.folder / "boxes").unlabelled.read_text())
     assert found["images"][0]["boxes"] == [[8, 8, 40, 40], [50, 20, 90, 32]]
 

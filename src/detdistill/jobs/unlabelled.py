@@ -129,7 +129,7 @@ class Scores:
 def with_teachers_boxes(opened: Opened, *, teacher: str, progress: Progress) -> Annotations:
     """The unlabelled images with what the teacher finds in them as it sees them without augmentation.
 
-    What it found lies in the run's folder, where a resumed run has it from.
+    What it found lies in the run's folder, where a resumed run and the other processes of a machine have it from.
 
     Args:
         teacher: the digest of its weights.
@@ -143,7 +143,7 @@ def with_teachers_boxes(opened: Opened, *, teacher: str, progress: Progress) -> 
         raise ConfigError("A run must have unlabelled images for its teacher to look at, got none. Name a folder.")
     run = RunFolder(opened.config.out)
     key = {"teacher": teacher, "labelled": opened.data.train.digest(), **unlabelled_identity(opened)}
-    kept = read_json(run.unlabelled) if opened.resume and run.unlabelled.is_file() else None
+    kept = read_json(run.unlabelled) if run.unlabelled.is_file() else None
     if not (isinstance(kept, dict) and kept.get("key") == key):
         sure, doubtful = _scores(opened, settings.precision, settings.doubtful, progress)
         found = _detected(opened, images, "label unlabelled images", progress)
