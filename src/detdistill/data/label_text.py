@@ -41,7 +41,7 @@ def head_of(path: Path, count: int) -> bytes:
 def read_bytes(path: Path) -> bytes:
     """The bytes of a label file; raises `FileFlaw` where it cannot be read, or is so large that it is none."""
     try:
-        if path.exists() and not path.is_file():
+        if path.exists() and not (path.is_file() or path.is_dir()):
             raise FileFlaw("label file unreadable", "it is no regular file")
         size = path.stat().st_size
         if size > MOST_BYTES:
