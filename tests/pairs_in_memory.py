@@ -20,7 +20,7 @@ from detdistill.types import Batch, Need
 from every_method import CLOCK, TWIN, awake, compared_by, cost_of
 from scenes_in_memory import map_levels, scene_batch, tiny_student, tiny_teacher
 
-SHOWN = frozenset({Need.CLASS_LOGITS, Need.BOX_DISTRIBUTIONS})
+SHOWN = frozenset({Need.CLASS_LOGITS, Need.BOX_DISTRIBUTIONS, Need.BOXES})
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 
 
@@ -74,7 +74,7 @@ def pair_of(
             shown = student(view(batch), SHOWN)
         students[view] = map_levels(shown, lambda level, stride: level.detach().requires_grad_())
         teachers[view] = teacher.observe(view(batch), taught if view == CLEAN else SHOWN)
-    return Couple(student, teacher, Seen(batch, students, teachers))
+    return Couple(student, teacher, Seen(batch, students, teachers, heads=teacher.observe_towers))
 
 
 @functools.cache

@@ -97,7 +97,8 @@ def map_levels(seen: Observation, change: Any) -> Observation:
     pyramid = seen.pyramid
     levels = tuple(change(level, stride) for level, stride in zip(pyramid.levels, pyramid.strides, strict=True))
     changed = replace(seen, pyramid=Pyramid(levels, pyramid.strides))
-    for name, maps in (("class_logits", seen.class_logits), ("box_distributions", seen.box_distributions)):
+    for name in ("class_logits", "box_distributions", "boxes"):
+        maps = getattr(seen, name)
         if maps is not None:
             levels = tuple(change(level, stride) for level, stride in zip(maps.levels, maps.strides, strict=True))
             changed = replace(changed, **{name: replace(maps, levels=levels)})

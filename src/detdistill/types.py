@@ -38,6 +38,8 @@ class Need(Enum):
     PYRAMID = "pyramid"
     CLASS_LOGITS = "class_logits"
     BOX_DISTRIBUTIONS = "box_distributions"
+    BOXES = "boxes"
+    TOWERS = "towers"
     TASK_LOSS = "task_loss"
     IMAGE_LOSSES = "image_losses"
 
@@ -190,6 +192,22 @@ class BoxDistributions:
 
 
 @dataclass(frozen=True, slots=True)
+class Boxes:
+    """The box of every anchor of every cell, x1, y1, x2, y2 in pixels of the grid that the detector sees."""
+
+    levels: tuple[Float[Tensor, "b a 4 _h _w"], ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Towers:
+    """What both towers of a dense head say after each of their convolutions, first to last."""
+
+    classes: tuple[Pyramid, ...]
+    boxes: tuple[Pyramid, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskLoss:
     """A detector's own training loss against the ground truth.
 
@@ -215,6 +233,8 @@ class Observation:
     class_logits: ClassLogits | None = None
     box_distributions: BoxDistributions | None = None
     task_loss: TaskLoss | None = None
+    boxes: Boxes | None = None
+    towers: Towers | None = None
 
 
 @dataclass(frozen=True, slots=True)

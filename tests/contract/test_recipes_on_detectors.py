@@ -13,7 +13,7 @@ from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
 from detdistill.training.optimizer import build_optimizer
 from detdistill.training.settings import TrainSettings
-from detdistill.types import Knowledge
+from detdistill.types import Need
 from every_method import (
     ALONE,
     CLOCK,
@@ -103,7 +103,7 @@ def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: st
     assert all(p.grad is not None and p.grad.isfinite().all() for p in step.parameters() if p.requires_grad)
     for weighted in recipe.terms:
         trained = [*weighted.term.parameters()]
-        assert bool(trained) == (weighted.term.knowledge is Knowledge.FEATURE)  # logits meet as they are
+        assert bool(trained) == (Need.PYRAMID in weighted.term.student_needs)  # logits meet as they are
         # hint standardises after the aligner, so its bias moves nothing.
         assert all(p.grad.abs().sum() > 0 for p in trained if p.ndim > 1), weighted.name
     assert not any(p.requires_grad or p.grad is not None for p in pair.teacher._detector.parameters())
@@ -123,7 +123,7 @@ def test_each_term_alone_reaches_the_students_weights(case: tuple[Recipe, Couple
         for weighted in recipe.terms:
             if weighted.view != view:
                 continue
-            cost = weighted.term(Pair(seen, taught, batch), CLOCK)
+            cost = weighted.term(Pair(seen, taught, batch, heads=pair.teacher.observe_towers), CLOCK)
             values = cost.values
             if weighted.weigh is not None:
                 assert view == CLEAN

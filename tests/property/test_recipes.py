@@ -19,8 +19,8 @@ from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.ikd import ADVERSARIAL
 from detdistill.types import Batch, Cost, Knowledge
 from every_method import (
-    ALONE,
     OBJECTS_ALONE,
+    ON_MAPS,
     WRAPPING,
     aligned_by,
     compared_by,
@@ -37,7 +37,7 @@ from scenes_in_memory import targets_of
 # Left out are the options that couple images on purpose, as the sources do: frs(normalizer=batch), attention's
 # coupling=batch and norm=batch, ssim(rescale_over=batch), aid's granularity of level and batch.
 VARIANTS = [
-    *ALONE,
+    *ON_MAPS,
     "hint(p=1, normalized=false, aligner=conv3x3)",
     "attention(channel_mask=false)",
     "attention(normalize=true)",
@@ -183,7 +183,7 @@ def test_an_image_without_boxes_stays_in_the_graph(variant: str) -> None:
 
 
 def test_every_method_is_here() -> None:
-    assert {*ALONE} <= {*VARIANTS}
+    assert {*ON_MAPS} <= {*VARIANTS}
     assert all(any(f"{wrapper}(" in variant for variant in VARIANTS) for wrapper in WRAPPING)
     assert {*VARIANTS, *SELDOM} >= NEVER_ZERO
 

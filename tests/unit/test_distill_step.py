@@ -22,7 +22,7 @@ from detdistill.methods.parts import compare
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.normalize import by_mask_sum
 from detdistill.types import Clock, Knowledge, Need, Pyramid
-from every_method import ALONE, OPTIONS, aligned_by, both_wrappers, first_family
+from every_method import ALONE, ON_MAPS, OPTIONS, aligned_by, both_wrappers, first_family
 from made_up_steps import Known, PixelTerm, Stub, Table, lit, step_of
 from observations import batch as blank
 from observations import observation, random_observation, spec, with_boxes
@@ -271,8 +271,7 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
         seen, taught = shown.students, shown.teachers
         assert seen[CLEAN].pyramid.levels[0].dtype == taught[CLEAN].pyramid.levels[0].dtype == torch.bfloat16
         for weighted in recipe.terms:
-            view = weighted.view
-            assert weighted.term(Pair(seen[view], taught[view], view(shown.batch)), START).values.dtype == torch.float32
+            assert weighted.term(shown.pairs()[weighted.view], START).values.dtype == torch.float32
         report = step(batch, Clock(0, 1))
     assert report.total.dtype == torch.float32
     for part, value in report.parts.items():
@@ -287,7 +286,7 @@ def test_under_autocast_costs_stay_float32(name: str) -> None:
 PAINTED = {"mgd"}
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", ON_MAPS)
 def test_what_a_term_computes_does_not_depend_on_autocast(name: str) -> None:
     one = spec(channels=4, bins=5)
     recipe = build_recipe(aligned_by(name, "identity"), one, one)

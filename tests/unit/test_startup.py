@@ -10,7 +10,6 @@ import torch
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.distillation.pair import Pair
 from detdistill.distillation.startup import TermProof, prove
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
@@ -58,10 +57,9 @@ def test_the_figures_are_the_bare_terms(name: str) -> None:
     batch = scene_batch()
     proofs = prove(step, batch)
     shown = step.see(batch, step.recipe)
-    students, teachers = shown.students, shown.teachers
+    pairs = shown.pairs()
     for proof, weighted in zip(proofs, step.recipe.terms, strict=True):
-        view = weighted.view
-        loss = weighted.term(Pair(students[view], teachers[view], view(shown.batch)), CLOCK).values.sum(1).mean()
+        loss = weighted.term(pairs[weighted.view], CLOCK).values.sum(1).mean()
         gradients = torch.autograd.grad(loss, [*step.student.parameters()], retain_graph=True, allow_unused=True)
         norm = torch.cat([g.flatten() for g in gradients if g is not None]).double().norm()
         assert proof.loss == pytest.approx(float(loss.detach()), rel=1e-6)

@@ -60,6 +60,14 @@ class BoxLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class TowerLayout:
+    """The class tower and the box tower of a dense head: convolutions in a row, and the channels of each."""
+
+    depth: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
 class DetectorSpec:
     """What a detector is and offers; a layout is None where it does not offer such maps.
 
@@ -67,6 +75,7 @@ class DetectorSpec:
         name: how messages call it, such as ``"fcos/resnet18"``.
         class_names: the data set's names, in label order.
         two_stage: whether a second stage refines proposals.
+        towers: of a detector that shows boxes and towers, and goes on from another's (`observe_towers`).
         ratio: how many of its own pixels lie along one of the pixels that its strides are in: other than 1 for a
             teacher that sees images of another size, whose strides are in its student's pixels.
     """
@@ -77,6 +86,7 @@ class DetectorSpec:
     class_logits: ClassLayout | None = None
     box_distributions: BoxLayout | None = None
     two_stage: bool = False
+    towers: TowerLayout | None = None
     ratio: float = 1.0
 
     @property
@@ -148,6 +158,26 @@ class Detector(nn.Module, ABC):
             batch: image sizes, targets (for the losses) and seeds (for sampling).
             needs: which parts to compute.
         """
+
+    def observe_towers(
+        self, classes: Pyramid, boxes: Pyramid, batch: Batch, needs: Set[Need], *, after: int
+    ) -> Observation:
+        """What the heads see whose towers go on from maps of another detector's, without losses. Gradients flow.
+
+        Args:
+            classes: what the class tower reads next, on all levels.
+            boxes: what the box tower reads next.
+            batch: image sizes.
+            needs: which parts to compute.
+            after: how many convolutions of both towers are left out; 0 reads pyramids.
+
+        Raises:
+            CapabilityError: the detector has no towers.
+        """
+        raise CapabilityError(
+            f"A detector whose towers go on from another's must have a layout of them, got none from {self.spec.name}. "
+            "Take a method on features alone, such as hint."
+        )
 
     @abstractmethod
     def detect(self, batch: Batch) -> tuple[Detections, ...]:

@@ -7,10 +7,11 @@ batch's loss and each image's and level's share of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -18,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detdistill.detectors.backbones import group_norm
-from detdistill.detectors.base import LOSS_NEEDS, BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
+from detdistill.detectors.base import LOSS_NEEDS, BoxLayout, ClassLayout, DetectorSpec, PyramidLayout, TowerLayout
 from detdistill.detectors.settings import HeadNorm
 from detdistill.gfl.assign import places
 from detdistill.types import (
     Batch,
     BoxDistributions,
+    Boxes,
     ClassKind,
     ClassLogits,
     Need,
@@ -31,6 +33,7 @@ from detdistill.types import (
     Pyramid,
     Targets,
     TaskLoss,
+    Towers,
 )
 
 FOCAL_ALPHA = 0.25
@@ -56,21 +59,93 @@ class DenseHeads(Protocol):
         """The training loss of what both towers said; `per_image` asks for each image's and level's part too."""
 
 
-def observe_dense(detector: DenseHeads, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
-    """`Detector.observe` for dense detectors: each tower runs once, where somebody reads it; losses are in float32."""
+class TowerHeads(DenseHeads, Protocol):
+    """One whose spec has towers, which shows them and its boxes, and goes on from another's."""
+
+    def towers(self) -> tuple[tuple[nn.Module, str], tuple[nn.Module, str]]:
+        """The class tower and the box tower: the module that each is in, and its name there."""
+
+    def box_maps(self, outputs: Any, pyramid: Pyramid) -> tuple[Float[Tensor, "b a 4 _h _w"], ...]:
+        """What the box tower said as boxes, one map a level, in pixels and float32. Gradients flow."""
+
+
+def observe_dense(
+    detector: DenseHeads,
+    pyramid: Pyramid,
+    batch: Batch,
+    needs: Set[Need],
+    *,
+    box_pyramid: Pyramid | None = None,
+) -> Observation:
+    """`Detector.observe` for dense detectors: each tower runs once, where somebody reads it; losses are in float32.
+
+    The box tower reads `box_pyramid`; None is the same maps as the class tower.
+    """
     spec, strides, loses = detector.spec, pyramid.strides, bool(needs & LOSS_NEEDS)
+    towered = cast(TowerHeads, detector)
     shows_boxes = spec.box_distributions is not None and Need.BOX_DISTRIBUTIONS in needs
-    classes = detector.class_outputs(pyramid) if loses or Need.CLASS_LOGITS in needs else None
-    boxes: Any = detector.box_outputs(pyramid) if loses or shows_boxes else None
-    logits = distributions = loss = None
+    box_pyramid = pyramid if box_pyramid is None else box_pyramid
+    needs = needs if spec.towers else needs - {Need.TOWERS, Need.BOXES}
+    with ExitStack() as listening:
+        heard = [listening.enter_context(_heard(*one)) for one in towered.towers()] if Need.TOWERS in needs else []
+        classes = detector.class_outputs(pyramid) if loses or heard or Need.CLASS_LOGITS in needs else None
+        reads_boxes = loses or heard or shows_boxes or Need.BOXES in needs
+        boxes: Any = detector.box_outputs(box_pyramid) if reads_boxes else None
+    towers = Towers(*(tuple(Pyramid(tuple(said), strides) for said in one) for one in heard)) if heard else None
+    logits = distributions = loss = decoded = None
     if Need.CLASS_LOGITS in needs:
         logits = ClassLogits(detector.class_maps(classes, pyramid), strides, ClassKind.SIGMOID)
     if shows_boxes:
         distributions = BoxDistributions(boxes, strides)
+    if Need.BOXES in needs:
+        decoded = Boxes(towered.box_maps(boxes, box_pyramid), strides)
     if loses:
         with torch.autocast(batch.images.device.type, enabled=False):
             loss = detector.dense_loss(classes, boxes, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs)
-    return Observation(pyramid, logits, distributions, loss)
+    return Observation(pyramid, logits, distributions, loss, decoded, towers)
+
+
+def observe_dense_towers(
+    detector: TowerHeads, classes: Pyramid, boxes: Pyramid, batch: Batch, needs: Set[Need], *, after: int
+) -> Observation:
+    """`Detector.observe_towers` for dense detectors."""
+    with ExitStack() as cut:
+        for owner, name in detector.towers():
+            cut.enter_context(_begun(owner, name, after))
+        return observe_dense(detector, classes, batch, needs - LOSS_NEEDS, box_pyramid=boxes)
+
+
+@contextmanager
+def _heard(owner: nn.Module, name: str) -> Iterator[list[list[Tensor]]]:
+    """What each block of a tower says within, of every map that the tower reads."""
+    whole = getattr(owner, name)
+    said: list[list[Tensor]] = [[] for _ in block_ends(whole)]
+
+    def listen(at: list[Tensor]) -> Any:
+        return lambda module, given, out: at.append(out)
+
+    hooks = [whole[end - 1].register_forward_hook(listen(at)) for end, at in zip(block_ends(whole), said, strict=True)]
+    try:
+        yield said
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _begun(owner: nn.Module, name: str, after: int) -> Iterator[None]:
+    """Within, a tower begins behind its first `after` blocks."""
+    whole = getattr(owner, name)
+    setattr(owner, name, whole[([0, *block_ends(whole)])[after] :])
+    try:
+        yield
+    finally:
+        setattr(owner, name, whole)
+
+
+def block_ends(whole: nn.Sequential) -> list[int]:
+    """Behind which layers of a tower a convolution with its norm and activation ends."""
+    return [at for at, layer in enumerate(whole, start=1) if isinstance(layer, (nn.ReLU, nn.Sequential))]
 
 
 def dense_spec(
@@ -81,11 +156,12 @@ def dense_spec(
     channels: int,
     anchors: int = 1,
     boxes: BoxLayout | None = None,
+    towers: TowerLayout | None = None,
 ) -> DetectorSpec:
     """The spec of a one-stage detector with a sigmoid score for every class, at every anchor of every cell."""
     names = tuple(class_names)
     classes = ClassLayout(strides, ClassKind.SIGMOID, anchors, names)
-    return DetectorSpec(name, names, PyramidLayout(strides, channels), classes, boxes)
+    return DetectorSpec(name, names, PyramidLayout(strides, channels), classes, boxes, towers=towers)
 
 
 def tower(channels: int, *, depth: int, norm: HeadNorm) -> nn.Sequential:

@@ -75,6 +75,18 @@ class FrozenTeacher:
         with self._looking(batch) as (detector, seeded):
             return self._named(detector.observe(detached, seeded, needs))
 
+    def observe_towers(
+        self, classes: Pyramid, boxes: Pyramid, batch: Batch, needs: Set[Need], *, after: int
+    ) -> Observation:
+        """What the teacher's heads see whose towers go on from given maps, such as the student's.
+
+        Gradients flow to the maps, never to the teacher. See `Detector.observe_towers`; strides are the spec's.
+        """
+        own = self._detector.spec.pyramid.strides
+        classes, boxes = (replace(one, strides=own) for one in (classes, boxes))
+        with self._looking(batch, gradients=torch.is_grad_enabled()) as (detector, seeded):
+            return self._named(detector.observe_towers(classes, boxes, seeded, needs, after=after))
+
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """Detections of every image, best first, in pixels of the padded batch image."""
         with self._looking(batch) as (detector, seeded):
@@ -118,7 +130,7 @@ class FrozenTeacher:
         """The observation with its levels named as the spec names them."""
         if self.spec.ratio == 1.0:
             return seen
-        parts = ("pyramid", "class_logits", "box_distributions", "task_loss")
+        parts = ("pyramid", "class_logits", "box_distributions", "boxes", "task_loss")
         shown = {name: part for name in parts if (part := getattr(seen, name)) is not None}
         factor = self.spec.factor
         return replace(

@@ -12,8 +12,15 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from detdistill.detectors.backbones import PyramidBackbone
-from detdistill.detectors.base import Detector
-from detdistill.detectors.dense import dense_spec, observe_dense, prior_bias, tower
+from detdistill.detectors.base import Detector, TowerLayout
+from detdistill.detectors.dense import (
+    block_ends,
+    dense_spec,
+    observe_dense,
+    observe_dense_towers,
+    prior_bias,
+    tower,
+)
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
@@ -63,7 +70,8 @@ class DenseDetector(Detector):
         self._loss = loss
         anchors = model.anchor_generator.num_anchors_per_location()[0]
         channels = model.backbone.out_channels
-        self.spec = dense_spec(name, class_names, strides=strides, channels=channels, anchors=anchors)
+        towers = TowerLayout(len(block_ends(model.head.classification_head.conv)), channels)
+        self.spec = dense_spec(name, class_names, strides=strides, channels=channels, anchors=anchors, towers=towers)
         self._pixels = Normaliser(model.transform.image_mean, model.transform.image_std)
         total = int(model.head.classification_head.num_classes)
         self._slots = ClassSlots(class_slots, class_names, total=total, first=0, name=name)
@@ -75,6 +83,12 @@ class DenseDetector(Detector):
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`."""
         return observe_dense(self, pyramid, batch, needs)
+
+    def observe_towers(
+        self, classes: Pyramid, boxes: Pyramid, batch: Batch, needs: Set[Need], *, after: int
+    ) -> Observation:
+        """See `Detector.observe_towers`."""
+        return observe_dense_towers(self, classes, boxes, batch, needs, after=after)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`: torchvision's own post-processing of every image on its own size."""
@@ -92,6 +106,10 @@ class DenseDetector(Detector):
         rows = self._slots.rows() * self.model.anchor_generator.num_anchors_per_location()[0]
         return {f"model.head.classification_head.cls_logits.{part}": rows for part in ("weight", "bias")}
 
+    def towers(self) -> tuple[tuple[nn.Module, str], tuple[nn.Module, str]]:
+        """Both towers of the head."""
+        return (self.model.head.classification_head, "conv"), (self.model.head.regression_head, "conv")
+
     def class_outputs(self, pyramid: Pyramid) -> Float[Tensor, "b n s"]:
         """The logits of all of the model's slots, the anchors of all levels in a row."""
         logits: Tensor = self.model.head.classification_head(list(pyramid.levels))
@@ -106,9 +124,20 @@ class DenseDetector(Detector):
 
     def class_maps(self, outputs: Float[Tensor, "b n s"], pyramid: Pyramid) -> tuple[Float[Tensor, "b a k _h _w"], ...]:
         """The rows of our classes as maps: views, with gradients."""
+        return self._maps(self._slots.logits(outputs), pyramid)
+
+    def box_maps(self, outputs: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[Float[Tensor, "b a 4 _h _w"], ...]:
+        """The rows of the box tower decoded on the anchors."""
+        coder, rows = self.model.box_coder, outputs["bbox_regression"].float()
+        anchors = torch.cat(self.model.anchor_generator.anchors(pyramid.levels)).repeat(len(rows), 1)
+        decode = getattr(coder, "decode_single", coder.decode)
+        return self._maps(decode(rows.flatten(0, 1), anchors).view_as(rows), pyramid)
+
+    def _maps(self, rows: Float[Tensor, "b n s"], pyramid: Pyramid) -> tuple[Float[Tensor, "b a s _h _w"], ...]:
+        """What is said of every anchor as maps, one a level: views."""
         anchors = self.model.anchor_generator.num_anchors_per_location()[0]
         shapes = [level.shape[-2:] for level in pyramid.levels]
-        parts = torch.split(self._slots.logits(outputs), [shape.numel() * anchors for shape in shapes], dim=1)
+        parts = torch.split(rows, [shape.numel() * anchors for shape in shapes], dim=1)
         return tuple(
             part.reshape(len(part), *shape, anchors, -1).permute(0, 3, 4, 1, 2)
             for part, shape in zip(parts, shapes, strict=True)

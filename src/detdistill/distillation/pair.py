@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, final
@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from detdistill.errors import ShapeError
-from detdistill.types import Batch, Observation, Pyramid, sent
+from detdistill.errors import CapabilityError, ShapeError
+from detdistill.types import Batch, Need, Observation, Pyramid, sent
 
 Select = Callable[[Observation], Pyramid]
 # (the student's map, stride) → the map in the teacher's channels; usually a module.
 Align = Callable[[Tensor, int], Tensor]
+# The teacher's heads, which read maps of the student's: `FrozenTeacher.observe_towers`.
+Heads = Callable[..., Observation]
 T = TypeVar("T")
 
 
@@ -66,12 +68,14 @@ class Pair:
         student: gradients flow.
         teacher: constant.
         batch: geometry, targets and seeds, as that view shows it.
+        heads: the teacher's, for terms that let them read the student's maps.
     """
 
-    def __init__(self, student: Observation, teacher: Observation, batch: Batch) -> None:
+    def __init__(self, student: Observation, teacher: Observation, batch: Batch, *, heads: Heads | None = None) -> None:
         self.student = student
         self.teacher = teacher
         self.batch = batch
+        self._heads = heads
         self._known: dict[Hashable, Any] = {}
         self._grad = torch.is_grad_enabled()
 
@@ -107,6 +111,22 @@ class Pair:
             return self.once((standardize, select, align, stride), lambda: self._standardized(stride, select, align))
         return self.once((select, align, stride), lambda: self._level(stride, select, align))
 
+    def with_student(self, student: Observation) -> Pair:
+        """The pair with another student's observation, nothing of it computed yet."""
+        return Pair(student, self.teacher, self.batch, heads=self._heads)
+
+    def crossed(self, classes: Pyramid, boxes: Pyramid, needs: Set[Need], *, after: int) -> Observation:
+        """What the teacher's heads see whose towers go on from the student's maps; see `Detector.observe_towers`.
+
+        Raises:
+            CapabilityError: the pair was made without the teacher's heads.
+        """
+        if self._heads is None:
+            raise CapabilityError(
+                "A pair for terms that read the teacher's heads must be made with them, got none. Give heads=..."
+            )
+        return self._heads(classes, boxes, self.batch, needs, after=after)
+
     def inside(self, stride: int, grid: tuple[int, int]) -> Bool[Tensor, "b 1 h w"]:
         """The cells of a level of this grid that lie inside their image."""
         device = self.batch.images.device
@@ -115,21 +135,25 @@ class Pair:
         )
 
     def _level(self, stride: int, select: Select, align: Align | None) -> Level:
-        ours, theirs = level_at(select(self.student), stride), level_at(select(self.teacher), stride).detach()
+        theirs = level_at(select(self.teacher), stride).detach()
         grid = grid_of(theirs)
-        if align is not None or grid_of(ours) != grid:
-            # Lest padding be carried into the image by a kernel or a resize.
-            ours = self.once((select, stride), partial(self._zeroed, ours, stride))
-        if align is not None:
-            ours = align(ours, stride)
-        if grid_of(ours) != grid:
-            ours = F.interpolate(ours, grid, mode="bilinear", align_corners=False)
+        ours = self.students(stride, select=select, align=align, grid=grid)
         if align is not None and ours.shape != theirs.shape:
             raise ShapeError(
                 f"The aligned student map of stride {stride} must be {tuple(theirs.shape)} as the teacher's, got "
                 f"{tuple(ours.shape)}. Build the recipe for the specs of these two detectors."
             )
         return Level(stride, ours.float(), theirs.float(), self.inside(stride, grid), self._padded(stride, grid))
+
+    def students(self, stride: int, *, select: Select, align: Align | None, grid: tuple[int, int]) -> Tensor:
+        """The student's map of a level, aligned and on a grid, in its own precision; see `level`."""
+        ours = level_at(select(self.student), stride)
+        if align is not None or grid_of(ours) != grid:
+            # Lest padding be carried into the image by a kernel or a resize.
+            ours = self.once((select, stride), partial(self._zeroed, ours, stride))
+        if align is not None:
+            ours = align(ours, stride)
+        return ours if grid_of(ours) == grid else F.interpolate(ours, grid, mode="bilinear", align_corners=False)
 
     def _standardized(self, stride: int, select: Select, align: Align | None) -> Level:
         level = self.level(stride, select=select, align=align)

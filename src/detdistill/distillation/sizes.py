@@ -64,7 +64,7 @@ def in_students_frame(theirs: Observation, ours: Observation, batch: Batch, *, f
                 levels.append(level)
         return replace(maps, levels=tuple(levels))
 
-    shown = {name: getattr(theirs, name) for name in ("pyramid", "class_logits", "box_distributions")}
+    shown = {name: getattr(theirs, name) for name in ("pyramid", "class_logits", "box_distributions", "boxes")}
     return replace(theirs, **{name: brought(maps) for name, maps in shown.items() if maps is not None})
 
 

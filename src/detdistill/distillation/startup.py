@@ -68,8 +68,7 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
         # At equality the gradient is zero, or rounding's: it would prove nothing.
         alike = {view for view, pair in pairs.items() if _same(pair.student, pair.teacher)}
         shown = {
-            view: Pair(_shaken(pair.student), pair.teacher, pair.batch) if view in alike else pair
-            for view, pair in pairs.items()
+            view: pair.with_student(_shaken(pair.student)) if view in alike else pair for view, pair in pairs.items()
         }
         terms = step.recipe.terms
         costs = {one.name: one.term(shown[one.view], Clock(step=0, total_steps=1)) for one in terms}
@@ -154,4 +153,10 @@ def _shaken(student: Observation) -> Observation:
     if student.box_distributions is not None:
         boxes = replace(student.box_distributions, levels=noisy(student.box_distributions.levels))
         shaken = replace(shaken, box_distributions=boxes)
+    if student.towers is not None:
+        parts = {
+            name: tuple(replace(one, levels=noisy(one.levels)) for one in getattr(student.towers, name))
+            for name in ("classes", "boxes")
+        }
+        shaken = replace(shaken, towers=replace(student.towers, **parts))
     return shaken

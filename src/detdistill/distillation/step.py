@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.calibration import Calibration, inner_products
-from detdistill.distillation.pair import Pair
+from detdistill.distillation.pair import Heads, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.sizes import enlarged, in_students_frame, with_students_twins
 from detdistill.distillation.view import CLEAN, View
@@ -32,16 +32,21 @@ class Seen:
         students: by view; gradients flow. The clean one holds the task loss.
         teachers: by view.
         judged: what the teacher's heads saw on the student's features, where a weight reads that.
+        heads: the teacher's, for terms that let them read the student's maps.
     """
 
     batch: Batch
     students: Mapping[View, Observation]
     teachers: Mapping[View, Observation]
     judged: Observation | None = None
+    heads: Heads | None = None
 
     def pairs(self) -> dict[View, Pair]:
         """Student and teacher side by side, by view: what terms see. Make them once a step."""
-        return {view: Pair(self.students[view], one, view(self.batch)) for view, one in self.teachers.items()}
+        return {
+            view: Pair(self.students[view], one, view(self.batch), heads=self.heads)
+            for view, one in self.teachers.items()
+        }
 
     def weight(self, weigh: Weigh, strides: Sequence[int | None], knowledge: Knowledge) -> Float[Tensor, "b l"]:
         """What a weight says of the clean view."""
@@ -168,6 +173,7 @@ class DistillationStep(nn.Module):
             students=students,
             teachers=teachers,
             judged=self._judged(students[CLEAN].pyramid, batch, judged) if judged else None,
+            heads=self.teacher.observe_towers,
         )
 
     def _sights(self, batch: Batch, recipe: Recipe) -> list[Seen]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.backbones import build_backbone
-from detdistill.detectors.base import BoxLayout, Detector
+from detdistill.detectors.base import BoxLayout, Detector, TowerLayout
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import assign, dense_spec, observe_dense, tower
+from detdistill.detectors.dense import assign, dense_spec, observe_dense, observe_dense_towers, tower
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import AnchorSize, Boxes, DetectorSettings, HeadNorm
 from detdistill.detectors.torchvision_parts import cells_of
@@ -117,7 +117,10 @@ class GFLDetector(Detector):
         self.settings = settings
         strides, channels = settings.strides, settings.fpn_channels
         boxes = BoxLayout(strides, anchors=1, bins=settings.box_bins, anchor_scale=settings.anchor_scale)
-        self.spec = dense_spec(settings.name, class_names, strides=strides, channels=channels, boxes=boxes)
+        towers = TowerLayout(settings.head_depth, channels)
+        self.spec = dense_spec(
+            settings.name, class_names, strides=strides, channels=channels, boxes=boxes, towers=towers
+        )
         self._pixels = Normaliser.of(settings)
 
     def extract(self, batch: Batch) -> Pyramid:
@@ -127,6 +130,12 @@ class GFLDetector(Detector):
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`."""
         return observe_dense(self, pyramid, batch, needs)
+
+    def observe_towers(
+        self, classes: Pyramid, boxes: Pyramid, batch: Batch, needs: Set[Need], *, after: int
+    ) -> Observation:
+        """See `Detector.observe_towers`."""
+        return observe_dense_towers(self, classes, boxes, batch, needs, after=after)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`. Cells in the padding find nothing."""
@@ -141,6 +150,10 @@ class GFLDetector(Detector):
         rows = tuple(range(len(self.spec.class_names)))
         return {"head.classes.weight": rows, "head.classes.bias": rows}
 
+    def towers(self) -> tuple[tuple[nn.Module, str], tuple[nn.Module, str]]:
+        """Both towers of the head."""
+        return (self.head, "class_tower"), (self.head, "box_tower")
+
     def class_outputs(self, pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 k _h _w"], ...]:
         """The class logits of every level."""
         return tuple(level.unsqueeze(1) for level in self.head.class_logits(pyramid.levels))
@@ -153,6 +166,15 @@ class GFLDetector(Detector):
         """The class logits as they are."""
         del pyramid
         return outputs
+
+    def box_maps(self, outputs: tuple[Tensor, ...], pyramid: Pyramid) -> tuple[Float[Tensor, "b 1 4 _h _w"], ...]:
+        """The expected distances around every cell as boxes."""
+        cells = cells_of(pyramid.levels, pyramid.strides)
+        distances = expected_distances(_rows(outputs)) * cells.strides[:, None]
+        rows = torch.split(boxes_at(distances, cells.points), list(cells.counts), dim=1)
+        return tuple(
+            level.mT.reshape(len(maps), 1, 4, *maps.shape[-2:]) for level, maps in zip(rows, outputs, strict=True)
+        )
 
     def dense_loss(
         self, classes: tuple[Tensor, ...], boxes: tuple[Tensor, ...], pyramid: Pyramid, batch: Batch, *, per_image: bool

@@ -37,6 +37,22 @@ def bce(student: Maps, teacher: Maps, inside: Inside) -> Maps:
     return F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
 
 
+def quality_focal(student: Float[Tensor, "*p"], teacher: Float[Tensor, "*p"], *, beta: float) -> Float[Tensor, "*p"]:
+    """|y − p|^β · BCE(p, y) with p = sigmoid(student), y = sigmoid(teacher): 0 at equality.
+
+    Args:
+        student: logits; gradients flow, through the factor too.
+        teacher: logits, constant.
+        beta: how much less what is nearly right counts, above 0.
+
+    Source:
+        Li et al., Generalized Focal Loss, NeurIPS 2020.
+    """
+    wanted = teacher.sigmoid()
+    costs = F.binary_cross_entropy_with_logits(student, wanted, reduction="none")
+    return (wanted - student.sigmoid()).abs().pow(beta) * costs
+
+
 def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float = 1e-8) -> Maps:
     """Min-max rescaling to [0, 1] over the inside cells, 0 in the padding.
 
