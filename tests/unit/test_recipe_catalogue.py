@@ -13,7 +13,7 @@ from detdistill.detectors.base import BoxLayout, DetectorSpec
 from detdistill.distillation.recipe import Recipe, WarmUp, WeightedTerm
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
-from detdistill.methods import attention, fgd, ikd, mgd, pkd
+from detdistill.methods import attention, crosskd, fgd, ikd, mgd, pkd
 from detdistill.methods.catalogue import METHODS, build_recipe, describe
 from detdistill.methods.frs import PUBLISHED_NUMBERS, FRSSettings
 from detdistill.methods.hint import HintSettings
@@ -37,6 +37,8 @@ def published_rows() -> list[tuple[str, tuple[float, ...]]]:
         rows.append(("attention", (ours.features, ours.pooled, ours.relations, ours.temperature)))
     rows += [("fgd", (*one.gains, one.temperature)) for one in {*fgd.PUBLISHED_NUMBERS.values()}]
     rows += [("mgd", (one.gain, one.drop)) for one in {*mgd.PUBLISHED_NUMBERS.values()}]
+    for cross in crosskd.PUBLISHED_NUMBERS.values():
+        rows.append(("crosskd", (cross.classes, cross.boxes, cross.distributions)))
     rows += [("pkd", (gain,)) for gain in {*pkd.PUBLISHED_GAINS.values()}]
     return sorted(rows + [("ikd", (gain,)) for gain in {*ikd.PUBLISHED_GAINS.values()}])
 
