@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detdistill.detectors.base import BoxLayout, ClassLayout, DetectorSpec, PyramidLayout
+from detdistill.detectors.base import BoxLayout, ClassLayout, DetectorSpec, PyramidLayout, TowerLayout
 from detdistill.types import Batch, BoxDistributions, ClassKind, ClassLogits, Observation, Pyramid, Targets, TaskLoss
 
 # What makes a detector of each family one for which methods have published numbers.
@@ -44,6 +44,7 @@ def spec(
         if traits["bins"] is None
         else BoxLayout(strides=tuple(strides), anchors=1, bins=traits["bins"], anchor_scale=3.0),
         two_stage=traits["two_stage"],
+        towers=None if traits["two_stage"] else TowerLayout(depth=4, channels=channels),
     )
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from detdistill.detectors.base import TowerLayout
 from detdistill.distillation.pair import Pair
 from detdistill.methods.catalogue import build_recipe
 from detdistill.types import BoxDistributions, Boxes, Clock, Observation
@@ -33,8 +32,8 @@ def seen(logits: list[float], boxes: list[list[float]], bins: list[list[float]] 
 def costs(family: str, theirs: Observation, said: Observation) -> dict[str, tuple[float, float]]:
     """Gain and cost of every term."""
     bins = {"bins": 2} if family == "gfl" else {}
-    teacher = replace(spec(family=family, strides=(8,), channels=1, **bins), towers=TowerLayout(4, 1))
-    recipe = build_recipe("crosskd(reading=pyramid)", replace(teacher, towers=None), teacher)
+    teacher = spec(family=family, strides=(8,), channels=1, **bins)
+    recipe = build_recipe("crosskd(reading=pyramid)", teacher, teacher)
     pair = Pair(theirs, theirs, SCENE, heads=lambda *given, after: said)
     clock = Clock(step=0, total_steps=1)
 

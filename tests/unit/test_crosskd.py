@@ -179,8 +179,7 @@ def test_detectors_that_do_not_fit_are_refused() -> None:
 
 
 def test_a_pair_without_heads_says_so() -> None:
-    teacher = replace(spec(), towers=tiny_student("fcos").spec.towers)
     seen = observation([torch.zeros(1, 4, 1, 1)] * 2, [torch.zeros(1, 1, 3, 1, 1)] * 2)
-    (first, *_) = build_recipe("crosskd", spec(), teacher).terms
+    (first, *_) = build_recipe("crosskd(reading=pyramid)", spec(), spec()).terms
     with pytest.raises(CapabilityError, match="must be made with them, got none"):
         first.term(Pair(seen, seen, scene_batch()), CLOCK)

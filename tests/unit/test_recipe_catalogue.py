@@ -256,6 +256,9 @@ def test_a_method_without_any_gain_is_refused() -> None:
 def test_every_term_says_what_kind_of_knowledge_it_carries() -> None:
     kinds = {term.name: term.term.knowledge for name in RECIPES for term in build_recipe(name, STUDENT, TEACHER).terms}
     others = {
+        "crosskd.classes": Knowledge.CLASSIFICATION,
+        "crosskd.boxes": Knowledge.LOCALIZATION,
+        "crosskd.distributions": Knowledge.LOCALIZATION,
         "frs.classes": Knowledge.CLASSIFICATION,
         "ld.boxes": Knowledge.LOCALIZATION,
         "ld.region": Knowledge.LOCALIZATION,
