@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import WeightedTerm
 from detdistill.distillation.step import DistillationStep, Seen, products, task_loss
 from detdistill.distillation.view import CLEAN
