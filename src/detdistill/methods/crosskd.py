@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from jaxtyping import Float
@@ -23,6 +23,7 @@ from detdistill.methods.parts import compare
 from detdistill.methods.parts.align import IdentityAlign
 from detdistill.methods.parts.distributions import softened_divergence
 from detdistill.methods.published import Kind, published
+from detdistill.settings.bounds import Gain, Within
 from detdistill.types import (
     BoxDistributions,
     Boxes,
@@ -73,11 +74,11 @@ class CrossKDSettings(ScheduledSettings):
         aligner: how the pyramid's channels become the teacher's; ``"auto"`` is a 1×1 convolution where they differ.
     """
 
-    class_gain: float | None = None
-    box_gain: float | None = None
-    distribution_gain: float | None = None
+    class_gain: Gain | None = None
+    box_gain: Gain | None = None
+    distribution_gain: Gain | None = None
     reading: Literal["auto", "towers", "pyramid"] = "auto"
-    after: int | None = None
+    after: Annotated[int, Within(1, 64)] | None = None
     aligner: Literal["auto", "identity", "conv1x1", "conv3x3"] = "auto"
 
 
