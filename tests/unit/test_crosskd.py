@@ -148,7 +148,7 @@ def test_the_published_share_of_a_tower(family: str, depth: int, after: int) -> 
     [
         ("crosskd(after=3)", "The recipe's after must be from 1 to 1, the convolutions of a tower, got 3."),
         ("crosskd(distribution_gain=1)", "must have box distributions, got none from"),
-        ("crosskd(class_gain=-1)", "gain of crosskd.classes must be a finite number of at least 0, got -1"),
+        ("crosskd(class_gain=-1)", "must be from 0 to 1000000000, got -1.0. Give at least 0."),
         ("crosskd(class_gain=0, box_gain=0)", "got 0 for every term"),
     ],
 )
