@@ -104,8 +104,10 @@ def demo_job(
         results = {name: run.results[STUDENT] for name, run in runs.items()}
         results[DISTILLED], runs[DISTILLED] = distilled.results[DISTILLED], distilled
         outcome = DemoOutcome(out, results, {name: (run.steps, run.seconds) for name, run in runs.items()})
-        if refused := report(out, outcome.as_dict(), curves={name: out / name for name in runs}):
-            raise refused
+        refused = report(out, outcome.as_dict(), curves={name: out / name for name in runs})
+        for undrawn in (refused, *(run.undrawn for run in runs.values())):
+            if undrawn is not None:
+                raise undrawn
         write_bytes(RunFolder(out).pictures, RunFolder(distilled.out).pictures.read_bytes())
         return outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import re
@@ -213,6 +214,28 @@ def test_images_of_one_name_get_a_drawing_each(home: Path, tmp_path: Path, capsy
         assert drawings == ["B.png", "a.png", "a_2.png", "a_2_2.png", "b_2.png"]
     (tmp_path / "predictions.json").write_text('{"a.png": [{"box": [], "label": 3}]}')
     assert "predictions.json must be a new file, or one that" in said(typed("predict", home, tmp_path), capsys)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train", "demo"])
+def test_a_picture_that_cannot_be_drawn_keeps_back_no_figures(
+    name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, draw = typed(name, home, tmp_path / "out", "--json", str(tmp_path / "out.json")), measuring.draw_confusion
+    full = partial(files.refused, error=OSError(errno.ENOSPC, "No space left on device"))
+
+    def refuse(matrices: object, out: Path) -> None:
+        raise full(out)
+
+    monkeypatch.setattr(measuring, "draw_confusion", refuse)
+    code, sentence = said(words, capsys)
+    assert code == 2
+    assert re.match(r"/\S+/confusion\.png must be written, got: No space left on device, ", sentence)
+    assert (tmp_path / "out" / "results.json").is_file()
+    assert (tmp_path / "out.json").is_file() == (name == "train")
+    monkeypatch.setattr(measuring, "draw_confusion", draw)
+    assert said([*words, *(["--resume"] if name == "train" else [])], capsys) == (0, "")
+    assert list((tmp_path / "out").rglob("confusion.png"))
 
 
 def attempts(name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, Path]]:

@@ -14,6 +14,8 @@ import pytest
 
 from detdistill import files
 from detdistill.errors import DiskError
+from detdistill.jobs import measuring
+from detdistill.jobs.outcomes import RunOutcome
 from full_disk import DiskFull
 from run_files import contents
 from tiny_training import TinyStep, checkpoint_tensors, differing, run_tiny, tiny_settings
@@ -146,6 +148,20 @@ def test_a_training_goes_on_after_every_write_that_fails(tmp_path: Path, monkeyp
         assert not differing(checkpoint_tensors(folder, 4), whole)
     written = {"student.safetensors", "student.json", "training.safetensors", "training.json", "latest.json"}
     assert named == {*written, "metrics.csv"}
+
+
+def test_a_picture_that_cannot_be_drawn_keeps_back_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(runs: object, out: Path, **_: object) -> None:
+        raise files.refused(out, OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(measuring, "learning_curves", refuse)
+    undrawn = measuring.report(tmp_path, {"steps": 4}, curves={"student": tmp_path})
+    assert contents(tmp_path) == {"results.json": b'{\n  "steps": 4\n}\n'}
+    assert RunOutcome(tmp_path, {}, 4, 1.0).failure is None
+    failure = RunOutcome(tmp_path, {}, 4, 1.0, undrawn=undrawn).failure
+    assert failure is not None
+    assert failure.startswith(f"{tmp_path}/curves.png must be written, got: No space left on device, ")
+    assert failure.endswith("then give the same command again with --resume; nothing that was there is lost.")
 
 
 @pytest.fixture

@@ -92,7 +92,9 @@ def reproduce_job(
                 made = _finished(run)
                 watcher.say(f"training {number} of {len(runs)}: {run.name}{' is there' if made else ''}")
                 if not made:
-                    (train_job if run.needs is None else distill_job)(run.config, resume=True, progress=watcher)
+                    job = train_job if run.needs is None else distill_job
+                    if undrawn := job(run.config, resume=True, progress=watcher).undrawn:
+                        watcher.say(f"{undrawn.said} The run is finished all the same.")
         told = dict.fromkeys(note for one in prepared.values() for note in one.notes)
         voc = {run.name for one in needed for run in one.runs.values() if one.row.metric == _VOC}
         figures = {run.name: _figures(run, voc=run.name in voc, progress=watcher) for run in runs if _finished(run)}
