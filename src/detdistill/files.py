@@ -144,7 +144,8 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                         shutil.rmtree(target)
                     os.replace(partial, target)
             except (DiskError, OSError):
-                held = sum(one.lstat().st_size for one in partial.rglob("*") if one.is_file())
+                found = (one.lstat() for one in partial.rglob("*"))
+                held = sum(max(512 * one.st_blocks, one.st_size) for one in found if one.st_nlink == 1)
                 raise
         with _telling(path):
             _sync(target.parent)
