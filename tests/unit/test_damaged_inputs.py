@@ -346,3 +346,6 @@ def test_a_label_file_of_more_boxes_than_an_image_has_is_told_and_passed_over(
     assert problems.counts["label file of too many boxes"] >= 1
     assert any("2 " in one.what and "at most 1 are read" in one.what for one in problems)
     assert not any(annotations.file_name(index).endswith("a.png") for index in range(len(annotations)))
+    if name in ("yolo", "kitti"):
+        monkeypatch.setattr("detdistill.data.label_text.MOST_BOXES", -1)
+        assert said_by(lambda: read(folder)).endswith("Leave such images out, or take boxes out of their label files.")

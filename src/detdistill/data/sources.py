@@ -134,6 +134,7 @@ _REMEDIES = {
     "image file unreadable": "Put files there that can be decoded as images.",
     "image of unknown ending": "Convert the images to .jpg or .png.",
     "label file without image": "Put the images beside them, or correct the place.",
+    "label file of too many boxes": "Leave such images out, or take boxes out of their label files.",
     "label file missing": "Correct the list, or add the label files.",
     "label file not UTF-8": "Save the label files as text in UTF-8.",
     "bad entry in images": "Give every image a whole number as its id.",
