@@ -31,6 +31,7 @@ from detdistill.api.pieces import (
     save_detector,
 )
 from detdistill.api.runs import distill, train
+from detdistill.api.tuning import tune
 from detdistill.threads import quiet_threads
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ _HOMES = {
 
 # What the commands do, the stages of a run, a loop of one's own, and what flows in it.
 __all__ = ["describe_methods", "describe_settings", "distill", "evaluate", "pictures", "predict", "profile", "train"]
-__all__ += ["check_data", "convert_data"]
+__all__ += ["check_data", "convert_data", "tune"]
 __all__ += ["Interrupted", "RunFolder", "ScreenProgress", "errors", "quiet_threads", "run_config", "stages"]
 __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_detector", "save_detector"]
 __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]

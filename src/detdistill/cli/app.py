@@ -37,6 +37,7 @@ def build_app() -> App:
         (app, "demo", commands.demo),
         (app, "train", detdistill.train),
         (app, "distill", detdistill.distill),
+        (app, "tune", detdistill.tune),
         (app, "evaluate", detdistill.evaluate),
         (app, "predict", detdistill.predict),
         (app, "methods", detdistill.describe_methods),

@@ -197,10 +197,13 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     return Proved(built, proofs)
 
 
-def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
+def fit(proved: Proved, *, until: int | None = None, progress: Progress | None = None) -> Fitted:
     """Trains into the run's folder, which gets ``config.yaml``, checkpoints and ``metrics.csv``.
 
     Whoever has more to do there afterwards keeps the folder to itself by `held`.
+
+    Args:
+        until: end with a checkpoint after so many steps, to go on later; None for all steps.
 
     Raises:
         ConfigError: other settings than those of the run that is resumed.
@@ -242,6 +245,7 @@ def fit(proved: Proved, *, progress: Progress | None = None) -> Fitted:
         identity=identity,
         evaluate=evaluation(opened) if settings.evaluate_every else None,
         brought_up=brought_up,
+        until=until,
     )
     return Fitted(training=result)
 

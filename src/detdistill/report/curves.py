@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detdistill.errors import ConfigError
 from detdistill.files import require_regular, write_bytes
-from detdistill.report.palette import CLASS_COLOURS
+from detdistill.report.palette import LINE_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +25,6 @@ _NO_CURVE, _FIRST, _LAST = ("step", "seconds"), (_AP, "total", "task"), ("lr",)
 _MOST_PANELS = 9
 # What is logged below a loss, such as frs.features/cost_stride_8, comes after the losses.
 _BELOW = "/"
-# Yellow is left out: a thin line of it cannot be seen on white.
-_LINE_COLOURS = tuple(f"#{bytes(CLASS_COLOURS[i]).hex()}" for i in (6, 2, 3, 0, 5, 1, 7, 10))
 
 
 def learning_curves(
@@ -66,7 +64,7 @@ def learning_curves(
         figure.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", fontsize=14)
     across = {name: value for name, value in (levels or {}).items() if _AP in names and _AP not in curves.get(name, {})}
     labels = dict.fromkeys((*across, *curves))
-    colours = {label: _LINE_COLOURS[i % len(_LINE_COLOURS)] for i, label in enumerate(labels)}
+    colours = {label: LINE_COLOURS[i % len(LINE_COLOURS)] for i, label in enumerate(labels)}
     grid: list[Axes] = figure.subplots(lines, columns, squeeze=False).ravel().tolist() if names else []
     last_step = max([1.0, *(steps[-1] for of_run in curves.values() for steps, _ in of_run.values())])
     for axes, name in zip(grid, names, strict=False):

@@ -15,6 +15,8 @@ Colour = tuple[int, int, int]
 # Okabe and Ito's palette without black, then colours of Tol's "muted" and "light" schemes; it repeats after these.
 _CODES = "e69f00 56b4e9 d55e00 009e73 f0e442 cc79a7 0072b2 aa4499 999933 88ccee 882255 ddcc77 117733 ffaabb 332288"
 CLASS_COLOURS: tuple[Colour, ...] = tuple((r, g, b) for r, g, b in map(bytes.fromhex, _CODES.split()))
+# Yellow is left out: a thin line of it cannot be seen on white.
+LINE_COLOURS: tuple[str, ...] = tuple(f"#{bytes(CLASS_COLOURS[i]).hex()}" for i in (6, 2, 3, 0, 5, 1, 7, 10))
 BLACK, INK, FAINT, IGNORED, WHITE = ((grey, grey, grey) for grey in (0, 34, 110, 170, 255))
 
 Font = ImageFont.FreeTypeFont

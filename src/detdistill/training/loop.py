@@ -42,6 +42,7 @@ def train(
     label: str = "training",
     identity: Mapping[str, Any] | None = None,
     brought_up: BringUp = dict,
+    until: int | None = None,
 ) -> TrainResult:
     """Trains a step's parameters and leaves checkpoints from which the run can go on exactly.
 
@@ -65,6 +66,7 @@ def train(
         label: what progress calls the run.
         identity: what else must be the same on resume (data, recipe, teacher's digest), as JSON.
         brought_up: the identity that an earlier version stored → what this version would have stored for that run.
+        until: end with a checkpoint after so many steps, as a run that goes on later; None for all of the settings'.
 
     Raises:
         ConfigError: the folder holds a run that was not to be resumed, or one with other settings; or evaluations are
@@ -110,6 +112,7 @@ def train(
                 label,
                 resumable,
                 lambda stored: brought_up(as_recorded(stored, resumable)),
+                min(until or settings.steps, settings.steps),
             )
             try:
                 return run.execute(stop)

@@ -68,6 +68,7 @@ class _Run:
     label: str
     identity: Mapping[str, Any]
     brought_up: BringUp
+    until: int
 
     def __post_init__(self) -> None:
         fabric, settings, step = self.fabric, self.settings, self.step
@@ -143,7 +144,7 @@ class _Run:
         enough = self._evaluate_if_due(start)
         batches = self._batches(stop)
         before, done = self.seconds, start
-        for index in range(start, start if enough else settings.steps):
+        for index in range(start, start if enough else self.until):
             began = time.perf_counter()
             batch = next(batches)
             stopping = batch is None
@@ -152,7 +153,7 @@ class _Run:
                 row, stopping = self._advance(index, batch, stop)
                 self.seconds += time.perf_counter() - began
                 self._report(done, row, rate=(done - start) * images / max(self.seconds - before, 1e-9))
-            if stopping or done == settings.steps or _due(done, settings.checkpoint_every):
+            if stopping or done == self.until or _due(done, settings.checkpoint_every):
                 self._save(done)
             if stopping and self.checkpoint is not None:
                 raise Interrupted(done, self.checkpoint)

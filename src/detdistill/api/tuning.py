@@ -1,0 +1,90 @@
+"""The search for a method and its strength, callable: its words, meaning and defaults stand here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from detdistill.api.pieces import Place, Source, run_config
+from detdistill.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from detdistill.jobs.tune import TuneOutcome
+    from detdistill.progress import Progress
+
+
+def tune(
+    *settings: Place,
+    teacher: Source | None = None,
+    student: str | None = None,
+    data: Place | Sequence[Place] | None = None,
+    methods: Sequence[str] = ("hint", "frs", "ssim", "pkd"),
+    strengths: Sequence[float] = (3.0, 1.0, 10.0, 0.3),
+    budget: float = 4.0,
+    held_out: float = 0.25,
+    jobs: int = 1,
+    init: Source | None = None,
+    out: Place | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    allow_problems: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TuneOutcome:
+    """Find the method and the strength that help this student on this data, or that none does.
+
+    Trials are judged on images held out of the training images, beside the student alone, never on validation. One in
+    four goes on at each rung, the best to all steps. Takes the extra `tune`.
+
+    Args:
+        settings: A config file of the final training, then settings that win over it, such as train.lr=0.01.
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        methods: What to try, each at every strength; `detdistill methods` lists all.
+        strengths: How strong each is tried, in that order; the student alone, strength 0, is tried in any case.
+        budget: What the search may cost, in trainings of all steps.
+        held_out: Share of the training images to judge by.
+        jobs: Trials at a time, each in a process of its own.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --student, of the same kind.
+        out: Folder of the search, which gets tuned.yaml for `detdistill distill`.
+        steps: How many batches the final training has; 2000 by default.
+        seed: Decides everything that is drawn at random.
+        allow_problems: Train even where most of a split's images or boxes had to be skipped.
+        resume: Go on with the search where it was.
+
+    Example:
+        >>> outcome = detdistill.tune(
+        ...     teacher="runs/teacher", student="fcos/tiny", data="my_data", methods=["frs"], strengths=[3],
+        ...     out="runs/tuned", steps=2,
+        ... )
+        >>> sorted(outcome.ap)
+        ['alone', 'frs(strength=3)']
+    """
+    from detdistill.methods.catalogue import parse_method
+
+    try:
+        from detdistill.jobs.tune import Search, tune_job
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in ("optuna", "sqlalchemy", "alembic"):
+            raise
+        raise MissingDependencyError(
+            f"The search must have {error.name}, got none installed. Install it with: pip install optuna."
+        ) from error
+    if not methods:
+        raise ConfigError("--methods must name at least one method, got none. Give hint frs ssim pkd.")
+    config = run_config(
+        *settings,
+        purpose="distill",
+        teacher=teacher,
+        student=student,
+        data=data,
+        method=methods[0],
+        init=init,
+        out=out,
+        steps=steps,
+        seed=seed,
+        allow_problems=allow_problems,
+    )
+    search = Search(tuple(map(parse_method, methods)), tuple(strengths), budget, held_out, jobs)
+    return tune_job(config, search, resume=resume, progress=progress)

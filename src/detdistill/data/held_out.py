@@ -1,0 +1,75 @@
+"""A part of a split's images kept apart, to judge by without touching the validation images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.annotations import Annotations
+from detdistill.errors import DataError
+
+_DRAWS = 100
+
+
+def with_images(annotations: Annotations, rows: NDArray[np.int64]) -> Annotations:
+    """The same split with the images `rows` alone, in that order."""
+    boxes = _members(annotations.offsets, rows)
+    letters = _members(annotations.name_offsets, rows)
+    return replace(
+        annotations,
+        image_ids=annotations.image_ids[rows],
+        sizes=annotations.sizes[rows],
+        name_bytes=annotations.name_bytes[letters],
+        name_offsets=_offsets(annotations.name_offsets, rows),
+        offsets=_offsets(annotations.offsets, rows),
+        boxes=annotations.boxes[boxes],
+        labels=annotations.labels[boxes],
+        ignored=annotations.ignored[boxes],
+        areas=annotations.areas[boxes],
+    )
+
+
+def hold_out(annotations: Annotations, share: float, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows of the images to learn from and of those held out, each in the split's order.
+
+    Of a hundred draws that the seed decides, the first is taken whose held-out part has the most classes among its
+    boxes, so that a rare class is judged where there are images enough.
+
+    Args:
+        share: of the images that is held out, above 0 and below 1; at least one image stays on each side.
+
+    Raises:
+        DataError: there are fewer than two images, or none of the draws has a box on both sides.
+    """
+    count = len(annotations)
+    held = min(max(round(share * count), 1), count - 1)
+    random = np.random.default_rng(seed)
+    owners = np.repeat(np.arange(count), np.diff(annotations.offsets))
+    labels = np.where(annotations.ignored, -1, annotations.labels)
+    best, found = 0, None
+    for _ in range(_DRAWS if count > 1 else 0):
+        order = random.permutation(count)
+        apart = np.zeros(count, dtype=np.bool_)
+        apart[order[:held]] = True
+        inside = apart[owners]
+        classes = len(np.setdiff1d(labels[inside], [-1]))
+        if classes > best and (labels[~inside] >= 0).any():
+            best, found = classes, apart
+    if found is None:
+        raise DataError(
+            f"The training images must be enough to hold some out, with a box on both sides, got {count} images with "
+            f"{int((labels >= 0).sum())} boxes. Label more images."
+        )
+    return np.flatnonzero(~found), np.flatnonzero(found)
+
+
+def _members(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where everything stands that the rows own."""
+    pieces = [np.arange(offsets[row], offsets[row + 1]) for row in rows]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *pieces]).astype(np.int64)
+
+
+def _offsets(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(np.diff(offsets)[rows])]).astype(np.int64)

@@ -1,0 +1,293 @@
+"""Which method at which strength helps this student on this data: short trainings judged on images held out.
+
+The validation images are never looked at. Every trial starts from the same weights and sees the same images in the same
+order as the student alone, which is the first of them and may win.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from detdistill.data.held_out import hold_out, with_images
+from detdistill.errors import ConfigError, DistillError
+from detdistill.files import write_json, write_text
+from detdistill.jobs import stages
+from detdistill.jobs.halving import Rung, Study, rungs_of
+from detdistill.jobs.paths import written_from
+from detdistill.jobs.samples import Opened, OpenedData
+from detdistill.jobs.settings import RunConfig
+from detdistill.methods.catalogue import MethodSettings, method_text
+from detdistill.methods.composition import structure
+from detdistill.progress import Progress, Silence, counted
+from detdistill.report.tables import Table
+from detdistill.report.trials import draw_trials
+from detdistill.settings.strict_yaml import dump_yaml
+from detdistill.store.checkpoints import read_record
+from detdistill.store.searches import SearchFolder
+
+ALONE = "alone"
+_METHOD, _STRENGTH = "method", "strength"
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What `tune` tries.
+
+    Attributes:
+        methods: each at every strength.
+        strengths: above 0; the student alone is strength 0 of them all.
+        budget: what the search may cost, in trainings of all steps.
+        held_out: share of the training images that trials are judged on.
+        jobs: trials at a time, each in a process of its own.
+    """
+
+    methods: tuple[MethodSettings, ...]
+    strengths: tuple[float, ...]
+    budget: float
+    held_out: float
+    jobs: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"--held-out must be a share above 0 and below 1, got {self.held_out:g}. Give 0.25.")
+        if not 1 <= self.jobs <= 64:
+            raise ConfigError(f"--jobs must be 1 to 64 trials at a time, got {self.jobs}. Give 1.")
+        if not self.methods or not self.strengths or any(not 0 < one <= 1000 for one in self.strengths):
+            raise ConfigError(
+                f"--strengths must be numbers above 0 and at most 1000, got {list(self.strengths)}. Give 0.3 1 3 10; "
+                "the student alone is tried in any case."
+            )
+        if not 2 < self.budget <= 1000:
+            raise ConfigError(
+                f"--budget must be above 2 and at most 1000 trainings, one for the student alone and one for the best "
+                f"trial, got {self.budget:g}. Give 4."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What must be the same when a search goes on."""
+        methods = [method_text(one) for one in self.methods]
+        return {"methods": methods, "strengths": list(self.strengths), "budget": self.budget, "held_out": self.held_out}
+
+    def trials(self) -> list[MethodSettings]:
+        """Every method at every strength, the strength that is tried first changing last."""
+        texts = [method_text(replace(one, strength=self.strengths[0])) for one in self.methods]
+        if len(set(texts)) < len(texts) or len(set(self.strengths)) < len(self.strengths):
+            raise ConfigError(
+                f"--methods and --strengths must each be named once, got {', '.join(texts)}. Leave one out."
+            )
+        return [replace(one, strength=strength) for strength in self.strengths for one in self.methods]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training of a search, as a process is told of it.
+
+    Attributes:
+        config: as the final training's, but for method and folder.
+        name: its method with its strength.
+        held_out: share of the training images that it is judged on.
+    """
+
+    config: RunConfig
+    name: str
+    held_out: float
+
+    def run(self, steps: int) -> float:
+        """AP in percent on the held-out images after so many steps, on from the trial's last checkpoint."""
+        opened = held_out(stages.open_inputs(self.config, resume=True), self.held_out)
+        fitted = stages.fit(stages.prove(stages.build(opened)), until=steps)
+        return stages.measure(opened, {ALONE: fitted.student})[ALONE].metrics.ap or 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOutcome:
+    """What a search found.
+
+    Attributes:
+        out: its folder.
+        tuned: the settings that `distill` takes.
+        winner: the method's text with its strength; None where the student alone is as good as the best trial.
+        ap: on the held-out images after all steps, of the student alone and of every trial that got there, by name.
+        trials: AP of every trial by steps, by name.
+        images: learned from, and held out.
+        trainings: what the search cost in steps, as a multiple of one training.
+        seconds: that its trainings took.
+    """
+
+    out: Path
+    tuned: Path
+    winner: str | None
+    ap: Mapping[str, float]
+    trials: Mapping[str, Mapping[int, float]]
+    images: tuple[int, int]
+    trainings: float
+    seconds: float
+
+    def sentence(self) -> str:
+        """What was found, in one sentence."""
+        best = max((name for name in self.ap if name != ALONE), key=lambda name: self.ap[name])
+        against = f"{self.ap[best]:.1f} AP against {self.ap[ALONE]:.1f} alone"
+        where = f"on {counted(self.images[1], 'image')} held out of training, one run each"
+        if self.winner is None:
+            return f"nothing helped: the best trial, {best}, has {against} {where}; train the student alone"
+        return f"{best} helps most: {against} {where}"
+
+    def table(self) -> list[str]:
+        """AP of every trial at every rung, the best first; the sentence; how to go on."""
+        steps = sorted({step for curve in self.trials.values() for step in curve})
+        order = sorted(self.trials, key=lambda name: [-(self.trials[name].get(step) or -1.0) for step in steps[::-1]])
+        rows = tuple((name, *(self.trials[name].get(step) for step in steps)) for name in order)
+        go_on = f"detdistill distill {self.tuned}" if self.winner else f"detdistill train {self.tuned}"
+        return [
+            *Table(("trial", *(f"AP at {step}" for step in steps)), rows).text().splitlines(),
+            "",
+            self.sentence(),
+            f"cost: {self.trainings:.1f} times one training, {self.seconds:.0f} s; drawn in {self.out / 'trials.png'}",
+            f"the final training, judged on validation once: {go_on}",
+        ]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``results.json`` holds."""
+        return {
+            "winner": self.winner,
+            "sentence": self.sentence(),
+            "ap": dict(self.ap),
+            "trials": {name: {str(step): ap for step, ap in curve.items()} for name, curve in self.trials.items()},
+            "images": {"learned": self.images[0], "held_out": self.images[1]},
+            "trainings": round(self.trainings, 3),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def held_out(opened: Opened, share: float) -> Opened:
+    """The same inputs with a share of the training images as the validation images."""
+    data, seed = opened.data, opened.config.seed
+    learned, judged = hold_out(data.train, share, seed=seed)
+    mixture = data.mixture
+    if mixture is not None:
+        edges = accumulate(mixture.sizes, initial=0)
+        sizes = tuple(int(((learned >= a) & (learned < b)).sum()) for a, b in pairwise(edges))
+        mixture = replace(mixture, sizes=sizes)
+    parts = with_images(data.train, learned), with_images(data.train, judged)
+    return replace(opened, data=OpenedData(*parts, data.image, mixture))
+
+
+def tune_job(
+    config: RunConfig, search: Search, *, resume: bool = False, progress: Progress | None = None
+) -> TuneOutcome:
+    """Searches, and leaves ``tuned.yaml``, ``trials.png``, ``results.json`` and Optuna's ``study.db`` in the folder.
+
+    Args:
+        config: of the final training; its folder becomes the search's.
+        search: what is tried.
+        resume: go on with a search that was interrupted.
+
+    Raises:
+        ConfigError: the search cannot be made so, or the folder holds something else.
+        DataError: there are too few labelled images to hold some out.
+        Interrupted: stopped by a signal; every trial has its checkpoint.
+    """
+    watcher, methods, place = progress or Silence(), search.trials(), SearchFolder(config.out)
+    rungs = rungs_of(len(methods), steps=config.train.steps, budget=search.budget)
+    asked = json.loads(json.dumps({**search.as_dict(), "run": written_from(config.as_dict(), place.path)}, default=str))
+    place.require(asked, resume=resume)
+    inputs = stages.open_inputs(replace(config, out=place.trial(0)), resume=True, progress=watcher)
+    opened = held_out(inputs, search.held_out)
+    # So that no trial chooses a size of its own by the images that it is left with.
+    config = replace(config, data=replace(config.data, image=opened.data.image))
+    place.begin(asked)
+    images = len(opened.data.train), len(opened.data.val)
+    watcher.say(f"{counted(images[0], 'training image')} to learn from, {images[1]} held out to judge by")
+    names = [ALONE, *map(method_text, methods)]
+    configs = [config.untaught(), *(replace(config, method=one) for one in methods)]
+    trials = [
+        Trial(replace(one, out=place.trial(number)), name, search.held_out)
+        for number, (name, one) in enumerate(zip(names, configs, strict=True))
+    ]
+    choices: list[dict[str, str | float]] = [{_METHOD: ALONE, _STRENGTH: 0.0}]
+    choices += [{_METHOD: structure(one), _STRENGTH: float(one.strength)} for one in methods]
+    study = Study(place.study, choices, rungs)
+    _climb(study, trials, rungs, search.jobs, watcher)
+    return _report(study, methods, replace(config, out=place.final), images, place)
+
+
+def _climb(study: Study, trials: Sequence[Trial], rungs: Sequence[Rung], jobs: int, watcher: Progress) -> None:
+    """Trains the trials from rung to rung, as few of them as go on."""
+    befores = (0, *(rung.steps for rung in rungs))
+    # At every rung the student alone is trained as well.
+    total = sum((one.trials + 1) * (one.steps - before) for one, before in zip(rungs, befores, strict=False))
+    done = 0
+    watcher.start("tune", total)
+    for rung, before in zip(rungs, befores, strict=False):
+        running = study.running()
+        waiting = {number: trials[number] for number in running if study.value(number, rung.steps) is None}
+        done += (len(running) - len(waiting)) * (rung.steps - before)
+        for number, ap in _measured(waiting, rung.steps, jobs):
+            study.report(number, rung.steps, ap)
+            done += rung.steps - before
+            watcher.say(f"{trials[number].name} after {counted(rung.steps, 'step')}: AP {ap:.1f}")
+            watcher.advance(done)
+        if rung is not rungs[-1] and (ended := study.prune()):
+            left = ", ".join(trials[number].name for number in study.running())
+            watcher.say(f"after {counted(rung.steps, 'step')} {len(ended)} of {len(running)} end; going on: {left}")
+    watcher.finish()
+
+
+def _measured(trials: Mapping[int, Trial], steps: int, jobs: int) -> Iterator[tuple[int, float]]:
+    """AP of every trial after so many steps, by number, as they come."""
+    if jobs == 1 or len(trials) < 2:
+        for number, trial in trials.items():
+            yield number, trial.run(steps)
+        return
+    with ProcessPoolExecutor(min(jobs, len(trials)), mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(trial.run, steps): number for number, trial in trials.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise DistillError(
+                "A trial must end by itself, got its process killed, as a system does that runs out of memory. Go on "
+                "with --resume and fewer --jobs."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _report(
+    study: Study,
+    methods: Sequence[MethodSettings],
+    config: RunConfig,
+    images: tuple[int, int],
+    place: SearchFolder,
+) -> TuneOutcome:
+    names = [ALONE, *map(method_text, methods)]
+    curves, steps = study.curves(), config.train.steps
+    ap = {number: curve[steps] for number, curve in enumerate(curves) if steps in curve}
+    for number in study.running():
+        study.finish(number, ap[number])
+    best = max((number for number in ap if number), key=lambda number: ap[number])
+    winner = best if ap[best] > ap[0] else None
+    found = TuneOutcome(
+        place.path,
+        place.tuned,
+        None if winner is None else names[winner],
+        {names[number]: value for number, value in ap.items()},
+        dict(zip(names, curves, strict=True)),
+        images,
+        sum(max(curve, default=0) for curve in curves) / steps,
+        sum(record.seconds for n in range(len(names)) if (record := read_record(place.trial(n))) is not None),
+    )
+    chosen = methods[best - 1] if winner is not None else replace(methods[best - 1], strength=0.0)
+    tree = written_from(replace(config, method=chosen).as_dict(), place.path)
+    write_text(place.tuned, f"# {found.sentence()}\n{dump_yaml(tree)}")
+    draw_trials(found.trials, place.picture, winner=found.winner or ALONE)
+    write_json(place.results, found.as_dict())
+    return found
