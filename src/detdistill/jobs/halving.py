@@ -54,7 +54,7 @@ def rungs_of(trials: int, *, steps: int, budget: float) -> tuple[Rung, ...]:
     first = (budget - 2) * steps / units
     if first < 1:
         raise ConfigError(
-            f"--budget must be at least {2 + units / steps:.2g} trainings for {trials} trials of {steps} steps, got "
+            f"--budget must be at least {math.ceil(10 * (2 + units / steps)) / 10:g} trainings for {trials} trials of {steps} steps, got "
             f"{budget:g}. Give more, or fewer --methods or --strengths."
         )
     lengths = [min(steps, round(first * _LONGER**k)) for k in early] + [steps]
