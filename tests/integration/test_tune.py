@@ -33,18 +33,20 @@ def config_of(home: Path, out: Path, *changes: str) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set without the files of its validation images, and a teacher."""
+    """A data set whose validation images nobody can read, and a teacher."""
     folder = tmp_path_factory.mktemp("tune")
     draw_data(folder / "data")
     shown = json.loads((folder / "data" / "val.json").read_text())
     for image in shown["images"]:
-        (folder / "data" / "images" / image["file_name"]).unlink()
+        (folder / "data" / "images" / image["file_name"]).write_bytes(b"no image")
     teacher = tiny_teacher("fcos", classes=CLASSES)._detector
     save_detector(teacher, folder / "teacher", image={"short_side": HEIGHT, "long_side": WIDTH})
     return folder
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, values: dict[str, float], *, dies_after: int = 1000) -> list[tuple[str, int]]:
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, float], *, dies_after: int = 1000
+) -> list[tuple[str, int]]:
     """Trials that train nothing and measure `values`."""
     ran: list[tuple[str, int]] = []
 
@@ -77,11 +79,15 @@ def test_a_search_trains_measures_and_leaves_what_distill_takes(home: Path, tmp_
     assert RunFolder(out / "trials" / "000").steps() == [6]
 
 
-def test_the_student_alone_wins_where_nothing_is_better(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_student_alone_wins_where_nothing_is_better(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend(monkeypatch, dict(zip(NAMES, (9.0, 1.0, 9.0, 8.0, 2.0), strict=True)))
     found = tune_job(config_of(home, tmp_path / "tuned"), SEARCH)
     assert found.winner is None
-    assert found.sentence().startswith("nothing helped: the best trial, frs(strength=3), has 9.0 AP against 9.0 alone on ")
+    assert found.sentence().startswith(
+        "nothing helped: the best trial, frs(strength=3), has 9.0 AP against 9.0 alone on "
+    )
     chosen = read_run_config(found.tuned, purpose="distill").method
     assert chosen == parse_method("frs(strength=0)")
 

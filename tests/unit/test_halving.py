@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, DiskError
 from detdistill.jobs.halving import Rung, Study, rungs_of
 
 CHOICES = [{"method": "alone", "strength": 0.0}]
@@ -73,3 +73,13 @@ def test_a_search_goes_on_from_its_file(tmp_path: Path) -> None:
     assert [again.value(number, rungs[0].steps) for number in range(4)] == [9, 5, 9, None]
     assert climb(again, rungs, values)[-1] == [0, 2]
     assert again.curves()[5] == {rungs[0].steps: 9, rungs[1].steps: 9}
+
+
+def test_a_file_that_is_none_of_ours_is_said_in_a_sentence(tmp_path: Path) -> None:
+    place = tmp_path / "a?b%20{c}.db"
+    place.write_text("not a database" * 100)
+    with pytest.raises(DiskError, match=r"must be written, got: .*file is not a database"):
+        Study(place, CHOICES, rungs_of(6, steps=90, budget=4))
+    place.unlink()
+    Study(place, CHOICES, rungs_of(6, steps=90, budget=4))
+    assert place.stat().st_size > 0

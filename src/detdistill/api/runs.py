@@ -70,12 +70,12 @@ def train(
     )
     if dry_run:
         return plan_job(config.untaught(), resume=resume, progress=progress)
-    with _going_on():
+    with going_on():
         return train_job(config, resume=resume, progress=progress)
 
 
 @contextmanager
-def _going_on() -> Iterator[None]:
+def going_on() -> Iterator[None]:
     """What the disk refuses a run ends it, and it goes on by --resume."""
     try:
         yield
@@ -174,7 +174,7 @@ def distill(
     )
     if dry_run:
         return plan_job(config, resume=resume, generations=generations, progress=progress)
-    with _going_on():
+    with going_on():
         if generations == 1:
             return distill_job(config, resume=resume, progress=progress)
         return generations_job(config, generations=generations, resume=resume, progress=progress)

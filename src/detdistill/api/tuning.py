@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from detdistill.api.pieces import Place, Source, run_config
+from detdistill.api.runs import going_on
 from detdistill.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -87,4 +88,5 @@ def tune(
         allow_problems=allow_problems,
     )
     search = Search(tuple(map(parse_method, methods)), tuple(strengths), budget, held_out, jobs)
-    return tune_job(config, search, resume=resume, progress=progress)
+    with going_on():
+        return tune_job(config, search, resume=resume, progress=progress)

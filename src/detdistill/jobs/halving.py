@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +13,13 @@ from typing import Any, final
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from detdistill.errors import ConfigError
+from detdistill.files import refused
 
 KEPT = 4
 """Of so many trials one goes on at every rung."""
@@ -53,9 +59,10 @@ def rungs_of(trials: int, *, steps: int, budget: float) -> tuple[Rung, ...]:
     units = sum(counts[k] * (_LONGER**k - (_LONGER ** (k - 1) if k else 0)) for k in early) - _LONGER ** early[-1]
     first = (budget - 2) * steps / units
     if first < 1:
+        least = math.ceil(10 * (2 + units / steps)) / 10
         raise ConfigError(
-            f"--budget must be at least {math.ceil(10 * (2 + units / steps)) / 10:g} trainings for {trials} trials of {steps} steps, got "
-            f"{budget:g}. Give more, or fewer --methods or --strengths."
+            f"--budget must be at least {least:g} trainings for {trials} trials of {steps} steps, got {budget:g}. Give "
+            "more, or fewer --methods or --strengths."
         )
     lengths = [min(steps, round(first * _LONGER**k)) for k in early] + [steps]
     last = lengths.index(steps)  # a large budget trains several to the end
@@ -99,17 +106,23 @@ class Study:
 
     def __init__(self, file: Path, choices: Sequence[Mapping[str, Any]], rungs: Sequence[Rung]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._file = file
         going_on = {one.steps: after.trials for one, after in pairwise(rungs)}
-        storage = f"sqlite:///{file}"
-        self._study = optuna.create_study(
-            study_name=_NAME, storage=storage, direction="maximize", pruner=Halving(going_on), load_if_exists=True
-        )
         values = {key: list(dict.fromkeys(choice[key] for choice in choices)) for key in choices[0]}
         kinds: dict[str, BaseDistribution] = {key: CategoricalDistribution(of_key) for key, of_key in values.items()}
-        for choice in choices[len(self._study.get_trials(deepcopy=False)) :]:
-            self._study.enqueue_trial(dict(choice))
-            self._study.ask(kinds)
-        self.file = file
+        with self._told():
+            # A path may hold what means something in a URL.
+            options = {"creator": lambda: sqlite3.connect(file), "poolclass": NullPool}
+            self._study = optuna.create_study(
+                study_name=_NAME,
+                storage=optuna.storages.RDBStorage("sqlite://", engine_kwargs=options),
+                direction="maximize",
+                pruner=Halving(going_on),
+                load_if_exists=True,
+            )
+            for choice in choices[len(self._trials()) :]:
+                self._study.enqueue_trial(dict(choice))
+                self._study.ask(kinds)
 
     def running(self) -> list[int]:
         """The trials that no rung has ended."""
@@ -121,22 +134,33 @@ class Study:
 
     def report(self, number: int, steps: int, value: float) -> None:
         """Takes in what a trial measured at a rung."""
-        self._trial(number).report(value, steps)
+        with self._told():
+            self._trial(number).report(value, steps)
 
     def prune(self) -> list[int]:
         """Ends the trials that do not go on from the rung that all running ones have reached; returns which."""
         ended = [number for number in self.running() if self._trial(number).should_prune()]
         for number in ended:
-            self._study.tell(number, state=TrialState.PRUNED)
+            with self._told():
+                self._study.tell(number, state=TrialState.PRUNED)
         return ended
 
     def finish(self, number: int, value: float) -> None:
         """Ends a trial that was trained for all steps."""
-        self._study.tell(number, value)
+        with self._told():
+            self._study.tell(number, value)
 
     def curves(self) -> list[dict[int, float]]:
         """What every trial measured, by steps."""
         return [dict(one.intermediate_values) for one in self._trials()]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Says what the file refuses as of any other file."""
+        try:
+            yield
+        except (StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
+            raise refused(self._file, OSError(str(error.__cause__ or error).partition("\n")[0])) from error
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)

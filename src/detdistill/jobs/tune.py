@@ -22,7 +22,7 @@ from detdistill.files import write_json, write_text
 from detdistill.jobs import stages
 from detdistill.jobs.halving import Rung, Study, rungs_of
 from detdistill.jobs.paths import written_from
-from detdistill.jobs.samples import Opened, OpenedData
+from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import MethodSettings, method_text
 from detdistill.methods.composition import structure
@@ -83,7 +83,8 @@ class Search:
             raise ConfigError(
                 f"--methods and --strengths must each be named once, got {', '.join(texts)}. Leave one out."
             )
-        return [replace(one, strength=strength) for strength in self.strengths for one in self.methods]
+        whole = [int(one) if float(one).is_integer() else one for one in self.strengths]  # shown as people write them
+        return [replace(one, strength=strength) for strength in whole for one in self.methods]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def held_out(opened: Opened, share: float) -> Opened:
         sizes = tuple(int(((learned >= a) & (learned < b)).sum()) for a, b in pairwise(edges))
         mixture = replace(mixture, sizes=sizes)
     parts = with_images(data.train, learned), with_images(data.train, judged)
-    return replace(opened, data=OpenedData(*parts, data.image, mixture))
+    return replace(opened, data=replace(data, train=parts[0], val=parts[1], mixture=mixture))
 
 
 def tune_job(
@@ -203,7 +204,6 @@ def tune_job(
     opened = held_out(inputs, search.held_out)
     # So that no trial chooses a size of its own by the images that it is left with.
     config = replace(config, data=replace(config.data, image=opened.data.image))
-    place.begin(asked)
     images = len(opened.data.train), len(opened.data.val)
     watcher.say(f"{counted(images[0], 'training image')} to learn from, {images[1]} held out to judge by")
     names = [ALONE, *map(method_text, methods)]
@@ -214,9 +214,11 @@ def tune_job(
     ]
     choices: list[dict[str, str | float]] = [{_METHOD: ALONE, _STRENGTH: 0.0}]
     choices += [{_METHOD: structure(one), _STRENGTH: float(one.strength)} for one in methods]
-    study = Study(place.study, choices, rungs)
-    _climb(study, trials, rungs, search.jobs, watcher)
-    return _report(study, methods, replace(config, out=place.final), images, place)
+    with stages.held(place.path):
+        place.begin(asked)
+        study = Study(place.study, choices, rungs)
+        _climb(study, trials, rungs, search.jobs, watcher)
+        return _report(study, methods, replace(config, out=place.final), images, place)
 
 
 def _climb(study: Study, trials: Sequence[Trial], rungs: Sequence[Rung], jobs: int, watcher: Progress) -> None:

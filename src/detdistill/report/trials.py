@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from detdistill.files import atomic_file
+from detdistill.files import write_bytes
 from detdistill.report.palette import LINE_COLOURS
 
 _MARKERS = "osD^vPX*"
@@ -40,5 +41,6 @@ def draw_trials(trials: Mapping[str, Mapping[int, float]], out: Path, *, winner:
     axes.grid(alpha=0.3)
     axes.margins(x=0.03)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    with atomic_file(out) as partial:
-        figure.savefig(partial, format="png")
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    write_bytes(out, content.getvalue())
