@@ -75,8 +75,7 @@ def test_a_search_trains_measures_and_leaves_what_distill_takes(home: Path, tmp_
     assert chosen.method is not None
     assert (chosen.method.strength == 0) == (found.winner is None)
     assert read_run_config(out / "tuned.yaml", purpose="train").method is None
-    # The student alone and the winner saw the same images and are whole runs.
-    assert RunFolder(out / "trials" / "000").steps() == [6]
+    assert RunFolder(out / "trials" / "000").steps()[-1] == 6
 
 
 def test_the_student_alone_wins_where_nothing_is_better(

@@ -285,7 +285,7 @@ def _report(
         dict(zip(names, curves, strict=True)),
         images,
         sum(max(curve, default=0) for curve in curves) / steps,
-        sum(record.seconds for n in range(len(names)) if (record := read_record(place.trial(n))) is not None),
+        sum(map(_seconds, filter(Path.is_dir, map(place.trial, range(len(names)))))),
     )
     chosen = methods[best - 1] if winner is not None else replace(methods[best - 1], strength=0.0)
     tree = written_from(replace(config, method=chosen).as_dict(), place.path)
@@ -293,3 +293,9 @@ def _report(
     draw_trials(found.trials, place.picture, winner=found.winner or ALONE)
     write_json(place.results, found.as_dict())
     return found
+
+
+def _seconds(trial: Path) -> float:
+    """That a trial's training took so far."""
+    record = read_record(trial)
+    return 0.0 if record is None else record.seconds
