@@ -43,6 +43,12 @@ ROWS = {
         shared=False,
         long=True,
     ),
+    "tune": Row(
+        "--student fcos/test_resnet --teacher {home}/teacher --data {home}/data --methods hint --strengths 3 "
+        f"--held-out 0.5 --out {{out}} {_SMALL}",
+        shared=False,
+        long=True,
+    ),
     "evaluate": Row("{home}/teacher --data {home}/data --confusion {out}/confusion.png"),
     "predict": Row("{home}/teacher {home}/photos --out {out}"),
     "methods": Row("frs"),

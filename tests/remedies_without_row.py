@@ -14,6 +14,7 @@ WITHOUT_ROW = {
     "an installation without it": (
         "Install it: pip install {}.",
         "Install it with: pip install tensorboard.",
+        "Install it with: pip install optuna.",
     ),
     "advice in a table": (
         "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
@@ -36,6 +37,11 @@ WITHOUT_ROW = {
         "Set train.device=cpu, where any number can run.",
     ),
     "the command line refuses the folder before": ("Go on with it (--resume), or choose another folder.",),
+    "a search that was begun: tests/integration/test_tune.py": (
+        "Choose another --out, or go on with that search by --resume.",
+        "Give those, or choose another --out.",
+    ),
+    "a process that is killed": ("Go on with --resume and fewer --jobs.",),
     "memory that is not there: tests/integration/test_failures.py": ("Set train.accumulate={} in a new run",),
     "a run whose folder is gone while it works: tests/integration/test_nothing_mixed.py": (
         "Go on from there by --resume --out {}.",

@@ -34,8 +34,8 @@ def tune(
 ) -> TuneOutcome:
     """Find the method and the strength that help this student on this data, or that none does.
 
-    Trials are judged on images held out of the training images, beside the student alone, never on validation. One in
-    four goes on at each rung, the best to all steps. Takes the extra `tune`.
+    Trials are judged on images held out of training, never on validation, beside the student alone, which may win. One
+    in four goes on at each rung, the best to all steps.
 
     Args:
         settings: A config file of the final training, then settings that win over it, such as train.lr=0.01.
@@ -73,7 +73,9 @@ def tune(
             f"The search must have {error.name}, got none installed. Install it with: pip install optuna."
         ) from error
     if not methods:
-        raise ConfigError("--methods must name at least one method, got none. Give hint frs ssim pkd.")
+        raise ConfigError(
+            "--methods must name at least one method, got none. Leave it out, or write for example --methods frs."
+        )
     config = run_config(
         *settings,
         purpose="distill",

@@ -62,7 +62,7 @@ def rungs_of(trials: int, *, steps: int, budget: float) -> tuple[Rung, ...]:
         least = math.ceil(10 * (2 + units / steps)) / 10
         raise ConfigError(
             f"--budget must be at least {least:g} trainings for {trials} trials of {steps} steps, got {budget:g}. Give "
-            "more, or fewer --methods or --strengths."
+            "that, or search among fewer methods and strengths."
         )
     lengths = [min(steps, round(first * _LONGER**k)) for k in early] + [steps]
     last = lengths.index(steps)  # a large budget trains several to the end

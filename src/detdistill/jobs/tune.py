@@ -62,8 +62,8 @@ class Search:
             raise ConfigError(f"--jobs must be 1 to 64 trials at a time, got {self.jobs}. Give 1.")
         if not self.methods or not self.strengths or any(not 0 < one <= 1000 for one in self.strengths):
             raise ConfigError(
-                f"--strengths must be numbers above 0 and at most 1000, got {list(self.strengths)}. Give 0.3 1 3 10; "
-                "the student alone is tried in any case."
+                f"--strengths must be numbers above 0 and at most 1000, got {list(self.strengths)}. Leave it "
+                "out, or write for example --strengths 1 --strengths 3; the student alone is tried in any case."
             )
         if not 2 < self.budget <= 1000:
             raise ConfigError(
