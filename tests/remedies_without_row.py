@@ -37,6 +37,7 @@ WITHOUT_ROW = {
         "Set train.device=cpu, where any number can run.",
     ),
     "the command line refuses the folder before": ("Go on with it (--resume), or choose another folder.",),
+    "a word that the command line does not let be empty": ("Leave it out, or write for example --methods frs.",),
     "a search that was begun: tests/integration/test_tune.py": (
         "Choose another --out, or go on with that search by --resume.",
         "Give those, or choose another --out.",

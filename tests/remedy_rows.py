@@ -6,43 +6,7 @@ that have none.
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Row:
-    """One remedy.
-
-    Attributes:
-        wrong: what is typed after `detdistill`; {home} is the folder that the test prepares.
-        remedy: how the answer ends: whole sentences.
-        right: what is typed then.
-        then: part of what is said to that; empty where it works.
-        needs_cpu: whether it is said only where there is no CUDA device.
-    """
-
-    wrong: str
-    remedy: str
-    right: str
-    then: str = ""
-    needs_cpu: bool = False
-
-
-def train(*words: str) -> str:
-    return shlex.join(["train", "--data", "{home}/scenes", "--out", "{home}/run", "--detector", "fcos/tiny", *words])
-
-
-def distill(*words: str, teacher: str = "teacher", method: str = "frs", student: str | None = "fcos/tiny") -> str:
-    options = {"data": "{home}/scenes", "out": "{home}/run", "student": student, "method": method}
-    options["teacher"] = teacher if ":" in teacher else f"{{home}}/{teacher}"
-    given = [word for key, value in options.items() if value is not None for word in (f"--{key}", value)]
-    return shlex.join(["distill", *given, *words])
-
-
-def evaluate(*words: str, data: str = "scenes") -> str:
-    return shlex.join(["evaluate", "{home}/teacher", "--data", f"{{home}}/{data}", *words])
-
+from remedy_words import Row, distill, evaluate, train
 
 PLAIN = "train --detector fcos/tiny --out {home}/run"
 RENAME = "Rename a file, or name it: data.train=TRAIN.json data.val=VAL.json in a run, --data FILE.json elsewhere."
@@ -170,7 +134,14 @@ _SETTINGS = (
     Row("settings zzzzqq", "Look through all of them with detdistill settings.", "settings"),
 )
 
+SEARCH = "tune --student fcos/tiny --teacher {home}/teacher --data {home}/scenes --out {home}/run"
+
 _METHODS = (
+    Row(
+        f"{SEARCH} --strengths 0",
+        "Leave it out, or write for example --strengths 1 --strengths 3; the student alone is tried in any case.",
+        f"{SEARCH} --strengths 1 --strengths 3",
+    ),
     Row(
         distill(method="attention(channel_gain=1, features=standardized)"),
         "Leave it out, or write features=raw.",

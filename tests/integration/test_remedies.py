@@ -20,7 +20,8 @@ from detdistill.cli import main
 from detdistill.jobs import stages
 from detdistill.scenes import SCENE_CLASSES, make_scenes
 from remedies_without_row import WITHOUT_ROW
-from remedy_rows import ROWS, Row, train
+from remedy_rows import ROWS
+from remedy_words import Row, train
 
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "detdistill"
 # A sentence that tells to type something: an option, a command, a setting, a method.
