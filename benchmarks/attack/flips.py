@@ -87,6 +87,11 @@ def prepare(material: Material) -> None:
     stopped_run(material)
 
 
+def ready(material: Material) -> None:
+    """What a process does before its first attempt: reads the folder without damage."""
+    _readers(material)
+
+
 def attempt(material: Material, number: int, draws: random.Random) -> Attempt:
     """One damage, and every reader of the folder."""
     readers = _readers(material)
@@ -172,7 +177,8 @@ class _Readers:
 
         def read() -> object:
             step: Any = built.step
-            found = samples.open_twins(step.recipe, step.teacher, built.opened, Silence())
+            images = built.opened.data.train
+            found = samples.open_twins(step.recipe, step.teacher, built.opened, images, Silence())
             pixels = {name: [one(index) for index in range(len(one))] for name, one in found.items()}
             return {
                 name: [hashlib.sha256(one.contiguous().numpy().tobytes()).hexdigest() for one in twins]

@@ -58,6 +58,11 @@ def prepare(material: Material) -> None:
         make(material.home / "formats" / name)
 
 
+def ready(material: Material) -> None:
+    """What a process does before its first attempt: goes to a folder of its own."""
+    _ground(material.home, os.getpid())
+
+
 def attempt(material: Material, number: int, draws: random.Random) -> Attempt:
     """One thing that nobody should write."""
     ground = _ground(material.home, os.getpid())

@@ -19,7 +19,7 @@ from benchmarks.attack.material import Material
 from benchmarks.attack.processes import Forked, import_everything
 from benchmarks.attack.records import Attempt, Records, draw, read_attempt, table
 
-HUNG_AFTER_S = 20.0
+HUNG_AFTER_S, READY_AFTER_S = 20.0, 120.0
 _BATCH = 250
 
 
@@ -99,7 +99,9 @@ class _Work:
             lines.write_text("")
 
             def work(batch: list[int] = batch) -> int:
+                self.attack.ready(material)
                 with lines.open("a", encoding="utf-8") as file:
+                    file.write("\n")
                     for number in batch:
                         file.write(json.dumps(asdict(self._attempt(material, number))) + "\n")
                         file.flush()
@@ -111,18 +113,20 @@ class _Work:
                 code = process.poll()
                 whole = lines.read_text(encoding="utf-8").splitlines()
                 for line in whole[made:]:
-                    yield read_attempt(line)
+                    if line:
+                        yield read_attempt(line)
                 if len(whole) > made:
                     made, last = len(whole), time.monotonic()
                 if code is not None:
                     break
-                # The first of a batch also makes ready what all of it use.
-                if time.monotonic() - last > HUNG_AFTER_S * (1 if made else 3):
+                if time.monotonic() - last > (HUNG_AFTER_S if made else READY_AFTER_S):
                     fault = "hang"
                     process.kill_session()
                 time.sleep(0.02)
-            todo = todo[made:]
-            if code != 0 and made < len(batch):
+            if not made:
+                raise RuntimeError(f"{self.name} must get ready, got: {process.wait().said[-2000:]}")
+            todo = todo[made - 1 :]
+            if code != 0 and made <= len(batch):
                 died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 said = process.wait().said[-2000:]
                 yield Attempt(todo[0], "process", fault, (fault,), f"{died}: {said}")

@@ -57,7 +57,7 @@ def test_round_trip(tmp_path: Path) -> None:
     path = write(tmp_path, 600)
     assert path == tmp_path / CHECKPOINTS / "step_0000600"
     assert {file.name for file in path.iterdir()} == {WEIGHTS, "training.safetensors", "training.json"}
-    assert json.loads((tmp_path / CHECKPOINTS / LATEST).read_text()) == {"checkpoint": "step_0000600"}
+    assert json.loads((tmp_path / CHECKPOINTS / LATEST).read_text())["checkpoint"] == "step_0000600"
     found, warnings = find_checkpoint(tmp_path)
     assert found is not None
     assert warnings == ()

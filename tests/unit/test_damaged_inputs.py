@@ -215,7 +215,7 @@ def test_json_that_is_none_is_said_to_be_none(tmp_path: Path, text: str, said: s
     ],
 )
 def test_a_record_of_another_kind_names_its_file(copy: Path, change: dict[str, Any], said: str) -> None:
-    whole = {"step": 6, "seconds": 1.5, "identity": {"train": {}}, "counters": {}}
+    whole = {"format": 1, "step": 6, "seconds": 1.5, "identity": {"train": {}}, "counters": {}}
     write_json(copy / "training.json", whole)
     assert read_record(copy) is not None
     write_json(copy / "training.json", {**whole, **change})
@@ -225,7 +225,9 @@ def test_a_record_of_another_kind_names_its_file(copy: Path, change: dict[str, A
 
 
 def test_results_and_choices_of_another_kind_are_no_traceback(copy: Path) -> None:
-    write_json(copy / "training.json", {"step": 6, "seconds": 1.5, "identity": {"train": {}}, "counters": {}})
+    write_json(
+        copy / "training.json", {"format": 1, "step": 6, "seconds": 1.5, "identity": {"train": {}}, "counters": {}}
+    )
     write_json(copy.parents[1] / "results.json", [1])
     assert "results.json must be a run's results" in said_by(lambda: read_record(copy))
     write_json(copy.parent / LATEST, {"step": "x", "metric": 1, "value": [], "evaluations": {}})

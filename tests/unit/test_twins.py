@@ -208,6 +208,15 @@ def test_an_unreadable_index_is_said_and_made_anew(tmp_path: Path, annotations: 
     assert recorder.lines[0].startswith("the index of the cache of twins cannot be read, so they are made anew: ")
 
 
+def test_what_a_killed_write_left_goes_and_nothing_else(tmp_path: Path, annotations: Annotations) -> None:
+    folder = opened(tmp_path / "twins", annotations, Brighter()).folder
+    left, mine = folder / "0993d009.png.650c9cf58cb5.partial", folder / "notes.partial"
+    left.touch()
+    mine.touch()
+    opened(tmp_path / "twins", annotations, Brighter())
+    assert (left.exists(), mine.exists()) == (False, True)
+
+
 def test_the_address_is_the_content(tmp_path: Path, annotations: Annotations) -> None:
     folder = tmp_path / "twins"
     opened(folder, annotations, Brighter())

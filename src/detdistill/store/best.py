@@ -14,8 +14,9 @@ from typing import Any
 from detdistill.errors import ConfigError, DataError
 from detdistill.files import atomic_folder, discard_folder, read_json, write_json
 from detdistill.settings import build
-from detdistill.store.layout import LATEST, RunFolder
+from detdistill.store.layout import LATEST, SUMS, RunFolder
 from detdistill.store.students import find_weights
+from detdistill.store.sums import SHA256, digests, is_whole, sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def write_candidate(folder: Path, step: int, save_student: Callable[[Path], None
     """Writes the student that is the best so far beside those before it; nothing names it yet."""
     with atomic_folder(RunFolder(folder).candidate(step), replace=True) as partial:
         save_student(partial)
+        write_json(partial / SUMS, sealed({SHA256: digests(partial)}))
 
 
 def require_candidate(folder: Path, best: Best) -> None:
@@ -86,7 +88,7 @@ def name_best(folder: Path, best: Best | None, *, needed: Iterable[int]) -> None
         return
     require_candidate(folder, best)
     keep = {best.step, *needed}
-    write_json(run.best / LATEST, {"checkpoint": run.candidate(best.step).name, **asdict(best)})
+    write_json(run.best / LATEST, sealed({"checkpoint": run.candidate(best.step).name, **asdict(best)}))
     for step in run.candidates():
         if step not in keep:
             discard_folder(run.candidate(step))
@@ -96,7 +98,9 @@ def chosen_as(source: Path) -> Best | None:
     """What the detector that `load_detector` reads from `source` is the best of; None where it was not so chosen."""
     try:
         content = read_json(find_weights(source).parents[1] / LATEST)
+        if not is_whole(content):
+            return None
         best: Best = build(Best, {one.name: content[one.name] for one in fields(Best)}, where=LATEST)
         return best
-    except (ConfigError, KeyError, TypeError):
+    except (ConfigError, KeyError, TypeError, AttributeError):
         return None

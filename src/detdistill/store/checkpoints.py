@@ -7,8 +7,6 @@ names the folder to resume from. Nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -28,13 +26,13 @@ from detdistill.files import (
     read_json,
     refused,
     remove_partials,
-    require_regular,
     write_bytes,
     write_json,
 )
 from detdistill.json_text import used_as
 from detdistill.store.layout import COUNTERS, LATEST, SIDECAR, WEIGHTS, RunFolder
 from detdistill.store.students import find_weights
+from detdistill.store.sums import CHECKSUM, SHA256, digest, digests, is_whole, sealed
 
 # In the first version the counters had no checksum of their own.
 _FORMATS = 1, 2
@@ -114,10 +112,9 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, save_student: Callable
             content = {
                 "format": _FORMATS[-1],
                 **{key: getattr(snapshot, key) for key in _COUNTED},
-                "sha256": {file.name: _digest(file) for file in sorted(partial.iterdir())},
+                SHA256: digests(partial),
             }
-            content["checksum"] = _checksum(content)
-            write_json(partial / COUNTERS, content)
+            write_json(partial / COUNTERS, sealed(content))
         run.name_latest(snapshot.step)
         remove_surplus(folder, step=snapshot.step, keep=keep)
         for step in run.steps():
@@ -137,10 +134,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         content = _counters(path)
-        for name, digest in content["sha256"].items():
-            if Path(name).name != name or _digest(path / name) != digest:
+        for name, written in content[SHA256].items():
+            if Path(name).name != name or digest(path / name) != written:
                 raise DamagedCheckpoint(_damage(path, f"a changed {name}"))
-        if not {WEIGHTS, SIDECAR} <= content["sha256"].keys():
+        if not {WEIGHTS, SIDECAR} <= content[SHA256].keys():
             raise DamagedCheckpoint(_damage(path, f"{COUNTERS} without the sums of the weights"))
         _counted(content)
         snapshot = Snapshot(**{key: content[key] for key in _COUNTED}, tensors=load_file(path / SIDECAR))
@@ -153,7 +150,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _counters(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = read_json(path / COUNTERS)
-    if content["format"] not in _FORMATS or content.get("checksum") != _checksum(content):
+    # The first version had no checksum.
+    if content["format"] not in _FORMATS or (CHECKSUM in content) != (content["format"] > 1) or not is_whole(content):
         raise DamagedCheckpoint(_damage(path, f"a changed {COUNTERS}"))
     return content
 
@@ -172,6 +170,7 @@ def read_record(source: Path) -> Record | None:
 
     Raises:
         ConfigError: there is no such student, or the record cannot be read.
+        DamagedCheckpoint: the record is not as it was written.
     """
     place = find_weights(source).parent
     run = RunFolder(place.parents[1])
@@ -179,8 +178,8 @@ def read_record(source: Path) -> Record | None:
         place = run.checkpoint(latest)
     if not (place / COUNTERS).is_file():
         return None
-    content = read_json(place / COUNTERS)
     with used_as(place / COUNTERS, "a record of how its student was trained"):
+        content = _counters(place)
         _counted(content)
         if not isinstance(content["identity"].get("train", {}), dict):
             raise ValueError("identity without train's settings")
@@ -280,17 +279,3 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[t
 
 def _damage(path: Path, found: str) -> str:
     return f"{path} must be a whole checkpoint, got {found.rstrip('.')}. Use an earlier one."
-
-
-def _checksum(content: Mapping[str, Any]) -> str | None:
-    """Of all counters but the checksum itself; None in the version that had none."""
-    if content["format"] == _FORMATS[0]:
-        return None
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    require_regular(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,11 +9,14 @@ from typing import final
 
 from detdistill.errors import ConfigError
 from detdistill.files import read_json, write_json
+from detdistill.store.sums import is_whole, sealed
 
 # In the folder of a checkpoint, or of a detector saved alone: a plain student ...
 WEIGHTS, DESCRIPTION = "student.safetensors", "student.json"
 # ... and what its training needs to go on.
 SIDECAR, COUNTERS = "training.safetensors", "training.json"
+# ... and SHA-256 of its files, where training needs no more of it.
+SUMS = "sums.json"
 CHECKPOINTS, BEST, LATEST = "checkpoints", "best", "latest.json"
 # Says which process works in a folder; `store.lock` alone opens it.
 LOCK = "run.lock"
@@ -98,7 +101,7 @@ class RunFolder:
 
     def name_latest(self, step: int) -> None:
         """Writes which checkpoint to go on from."""
-        write_json(self.checkpoints / LATEST, {"checkpoint": self.checkpoint(step).name})
+        write_json(self.checkpoints / LATEST, sealed({"checkpoint": self.checkpoint(step).name}))
 
 
 def _after(step: int) -> str:
@@ -116,7 +119,7 @@ def latest_of(checkpoints: Path) -> str:
     """The name of the checkpoint that a folder of checkpoints calls its latest; ConfigError where it calls none so."""
     pointer = checkpoints / LATEST
     content = read_json(pointer)
-    name = content.get("checkpoint") if isinstance(content, dict) else None
+    name = content.get("checkpoint") if isinstance(content, dict) and is_whole(content) else None
     if not isinstance(name, str) or not name or Path(name).name != name:
         raise ConfigError(
             f'{pointer} must name a checkpoint beside it as {{"checkpoint": "step_000600"}}, got {content!r}. '

@@ -25,7 +25,8 @@ from detdistill.detectors.torchvision_parts import set_image_size
 from detdistill.errors import ConfigError, suggestion
 from detdistill.files import read_json, write_bytes, write_json
 from detdistill.settings import build
-from detdistill.store.layout import BEST, CHECKPOINTS, DESCRIPTION, LATEST, WEIGHTS, latest_of
+from detdistill.store.layout import BEST, CHECKPOINTS, COUNTERS, DESCRIPTION, LATEST, SUMS, WEIGHTS, latest_of
+from detdistill.store.sums import require_as_written
 
 _FORMAT = "detdistill-student"
 _VERSION = 2
@@ -78,10 +79,13 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
         allow: beginnings of tensor names that may be missing, unexpected or of another shape.
 
     Raises:
-        ConfigError: there is no such thing, it is none of ours or of another version, its weights are cut off
-            or not finite, or its tensors are not those of the detector it describes.
+        ConfigError: there is no such thing, it is none of ours or of another version, its weights are cut off,
+            changed or not finite, or its tensors are not those of the detector it describes.
     """
     weights = find_weights(path)
+    for record in (weights.with_name(COUNTERS), weights.with_name(SUMS)):
+        if weights.name == WEIGHTS and record.is_file():
+            require_as_written(weights.parent, record)
     settings, content = _described(weights.with_suffix(".json"))
     tensors = _read(weights)
     require_finite(tensors, source=str(weights))

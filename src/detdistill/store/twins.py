@@ -29,7 +29,7 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.sizes import resized
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError, DataError, DiskError
-from detdistill.files import read_json, require_regular, write_json, write_once
+from detdistill.files import read_json, remove_partials, require_regular, write_json, write_once
 from detdistill.progress import Progress, duration
 from detdistill.store.lock import hold
 
@@ -131,7 +131,10 @@ def open_twin_cache(
     home = folder / _hex(json.dumps(identity, sort_keys=True).encode())[:20]
     images = range(len(annotations))
     names = [_name(annotations, index) for index in _watched(images, "look for twins", progress)]
-    with nullcontext() if home.exists() and not os.access(home, os.W_OK) else hold(home, waiting=progress.say):
+    readable_alone = home.exists() and not os.access(home, os.W_OK)
+    with nullcontext() if readable_alone else hold(home, waiting=progress.say):
+        if not readable_alone:
+            remove_partials(home)
         known = _intact(home, names, progress)
         missing = [index for index, name in enumerate(names) if name not in known]
         if missing:
