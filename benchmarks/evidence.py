@@ -47,6 +47,8 @@ from evidence_plan import ALONE, COMMON, EQUAL_TIME, SEEDS, SETS, TEACHER, Run, 
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}
 # A guess before the first run is done: seconds that one takes beside its steps, and for a step of the student alone.
 BESIDE, FIRST_PACE = 8.0, 0.12
+# Runs are given up where so many have failed and none is done.
+GIVEN_UP = 8
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ def make(run: Run, places: Places) -> dict[str, Any]:
         "steps": fitted.training.steps,
         "seconds": round(fitted.training.seconds, 2),
         "whole_seconds": round(time.perf_counter() - began, 2),
-        "said": [line for line in said.lines if "strength" in line or "scaled" in line],
+        "calibrated": fitted.training.strength,
+        "said": [line for line in said.lines if line.startswith(("strength", "unlabelled"))],
         "machine": machine(own_device(config.train)),
     }
 
@@ -225,6 +228,7 @@ def make_all(runs: list[Run], places: Places, *, jobs: int, until: float, tell: 
         process.start()
         sides.append(Side(process, here))
     paces: list[float] = []
+    outcomes: list[bool] = []
 
     def seconds(run: Run) -> float:
         heavy = 1.0 if run.method is None else 3.0 if run.unlabelled or "ikd" in run.method else 1.6
@@ -249,6 +253,9 @@ def make_all(runs: list[Run], places: Places, *, jobs: int, until: float, tell: 
                     if "AP" in found and side.run.method is None:
                         paces.append(found["seconds"] / found["steps"])
                     tell_run(found, side.run)
+                    outcomes.append("AP" in found)
+                    if len(outcomes) == GIVEN_UP and not any(outcomes):
+                        return  # rather than spend the budget on it
                     side.run = None
                     tell()
                 elif side.process.sentinel in answered:
