@@ -108,15 +108,26 @@ def _beside(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+def _renamed(error: DiskError, partial: Path, path: Path, *, held: int = 0) -> DiskError:
+    """An error about a file in a temporary folder by the name that the file was to have; any other as it is."""
+    place, cause = Path(error.path), error.__cause__
+    if partial not in place.parents or not isinstance(cause, OSError):
+        return error
+    return refused(path / place.relative_to(partial), cause, size=held + error.size)
+
+
 @contextmanager
-def scratch_folder(path: Path) -> Iterator[Path]:
-    """Yields a new folder beside `path`, on its disk, that is removed when the block ends."""
+def scratch_folder(path: Path, *, named: Path) -> Iterator[Path]:
+    """Yields a new folder beside `path`, on its disk, that is removed at the end; in errors it is called `named`."""
     with _telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _beside(path) as folder:
         with _telling(path):
             folder.mkdir()
-        yield folder
+        try:
+            yield folder
+        except DiskError as error:
+            raise _renamed(error, folder, named) from error.__cause__
 
 
 @contextmanager
@@ -150,10 +161,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         with _telling(path):
             _sync(target.parent)
     except DiskError as error:
-        place = Path(error.path)
-        if partial not in place.parents or not isinstance(error.__cause__, OSError):
-            raise
-        raise refused(path / place.relative_to(partial), error.__cause__, size=held + error.size) from error.__cause__
+        raise _renamed(error, partial, path, held=held) from error.__cause__
     except OSError as error:
         # A reader's error in the block is another matter; no reader is told that a disk is full.
         names = (Path(str(name)) for name in (error.filename, error.filename2) if name is not None)

@@ -145,7 +145,8 @@ def in_bytes(count: float) -> str:
     """A size such as ``"812 bytes"``, ``"1.5 MB"`` or ``"12 GB"``."""
     for unit, size, least in (("GB", 1e9, 1e10), ("MB", 1e6, 1e5), ("kB", 1e3, 1e4)):
         if count >= least:
-            return f"{count / size:.3g} {unit}"
+            figure = count / size
+            return f"{figure:.3g} {unit}" if figure < 999.5 else f"{figure:,.0f} {unit}"
     return f"{count:.0f} bytes"
 
 

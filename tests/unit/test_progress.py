@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from detdistill import progress as module
-from detdistill.progress import ScreenProgress, Silence, counted, duration
+from detdistill.progress import ScreenProgress, Silence, counted, duration, in_bytes
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (754, "12:34"), (3723, "1:02:03")])
@@ -89,3 +89,15 @@ def test_silence_takes_everything() -> None:
     progress.advance(1)
     progress.say("x")
     progress.finish()
+
+
+def test_sizes_are_told_in_three_figures() -> None:
+    told = {
+        0: "0 bytes",
+        9999: "9999 bytes",
+        20480: "20.5 kB",
+        123456: "0.123 MB",
+        9.99e9: "9,990 MB",
+        3e12: "3,000 GB",
+    }
+    assert {size: in_bytes(size) for size in told} == told

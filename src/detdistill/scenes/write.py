@@ -202,7 +202,7 @@ def make_scenes(
         tell(len(names), len(names))
         return
     # The drawn pictures lie on the disk of the data set, so that its writers can link them.
-    with scratch_folder(out) as images, atomic_folder(out) as folder:
+    with scratch_folder(out, named=out / "images") as images, atomic_folder(out) as folder:
         objects = list[Objects]()
         # Closed before the place is cleared, so that no worker still draws there.
         with closing(_drawn(partial(_draw, seed=seed, size=size, images=images), scenes, workers)) as drawn:
