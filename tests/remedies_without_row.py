@@ -38,6 +38,11 @@ WITHOUT_ROW = {
     ),
     "the command line refuses the folder before": ("Go on with it (--resume), or choose another folder.",),
     "a word that the command line does not let be empty": ("Leave it out, or write for example --methods frs.",),
+    "a method of one's own": ("Give heads=...",),
+    "a name that says otherwise: tests/unit/test_damaged_inputs.py": ("Write student={} instead.",),
+    "towers that are equal: tests/unit/test_crosskd.py": (
+        "Leave it out, or set reading=pyramid to read before the first.",
+    ),
     "a search that was begun: tests/integration/test_tune.py": (
         "Choose another --out, or go on with that search by --resume.",
         "Give those, or choose another --out.",

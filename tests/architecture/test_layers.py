@@ -20,7 +20,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE = 400
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MODEL_PACKAGES = ("torchvision.models", "timm", "transformers")
-MAY_PRINT = {"cli", "bench", "progress"}
+MAY_PRINT = {"cli", "bench", "progress", "output"}
 
 # Public parts that follow no paper: plumbing and one-line arithmetic. A new part either documents its source, with
 # the sections below, or is named here.

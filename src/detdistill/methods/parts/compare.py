@@ -47,6 +47,9 @@ def quality_focal(student: Float[Tensor, "*p"], teacher: Float[Tensor, "*p"], *,
 
     Source:
         Li et al., Generalized Focal Loss, NeurIPS 2020.
+
+    Differs from the source:
+        The wanted value is the teacher's score rather than an overlap.
     """
     wanted = teacher.sigmoid()
     costs = F.binary_cross_entropy_with_logits(student, wanted, reduction="none")
