@@ -77,21 +77,21 @@ OPTIONS = {
 # Gains other than the published ones, for methods that these do not help at this size, on the first seed.
 SWEEP = {
     "drawn": (
-        "fgd(strength=0.1)",
-        "fgd(strength=0.01)",
-        "fgd(strength=0.001)",
-        "fgd(strength=0.0001)",
+        "fgd(gain=0.1)",
+        "fgd(gain=0.01)",
+        "fgd(gain=0.001)",
+        "fgd(gain=0.0001)",
         "attention(feature_gain=0.005)",
         "attention(nonlocal_gain=0)",
-        "ikd(fgd(strength=0.01))",
+        "ikd(fgd(gain=0.01))",
     ),
     "bccd": (
         "frs(feature_gain=0.001)",
         "frs(class_gain=0.5)",
         "frs(feature_gain=0.02, standardize=true)",
-        "fgd(strength=0.01)",
-        "fgd(strength=0.001)",
-        "ikd(fgd(strength=0.01))",
+        "fgd(gain=0.01)",
+        "fgd(gain=0.001)",
+        "ikd(fgd(gain=0.01))",
     ),
 }
 
@@ -165,7 +165,12 @@ def train(run: Run, places: Places) -> dict[str, Any] | None:
             if not (alone / "results.json").is_file():
                 return None
             teacher = alone
-        options |= {"method": run.method, "teacher.source": teacher, "twins.folder": places.out / "twins"}
+        options |= {
+            "method": run.method,
+            "method.strength": "published",
+            "teacher.source": teacher,
+            "twins.folder": places.out / "twins",
+        }
         distill_job(read_run_config(None, settings, purpose="distill", options=options), resume=True, progress=WATCH)
     return figures_in(out, run)
 

@@ -118,6 +118,7 @@ def train(run: Run, *, data: Path, backbones: Path) -> None:
         folder = run.out.parent
         options |= {
             "method.name": run.model,
+            "method.strength": "published",
             "teacher.source": folder.parent / f"{run.group.data}_teacher_{run.seed}",
             "alone": folder / f"alone_{run.seed}",
         }

@@ -94,6 +94,7 @@ class Lab:
                 "student": f"{family}/tiny",
                 "teacher": self.folder / f"teacher_{family}",
                 "method": method,
+                "method.strength": "published",
                 "data": self.folder / "scenes",
                 "out": folder,
                 "alone": alone,

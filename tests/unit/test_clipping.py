@@ -118,6 +118,9 @@ def test_the_verdict_needs_the_terms_to_be_the_cause() -> None:
     adaptive = Clipping(1.0, start=0, adaptive=True)
     (line,) = [line for line in (adaptive.add(100.0, task=2.0) for _ in range(30)) if line]
     assert line.endswith("Lower the method's gains about 50 times.")
+    calibrated = Clipping(1.0, start=0, adaptive=True, calibrated=True)
+    (line,) = [line for line in (calibrated.add(100.0, task=2.0) for _ in range(30)) if line]
+    assert line.endswith("Lower method.strength about 50 times.")
 
 
 def test_a_run_says_it_once_and_its_remedies_work(tmp_path: Path) -> None:

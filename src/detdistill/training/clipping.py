@@ -55,9 +55,11 @@ class Clipping:
         limit: `train.clip_norm`; with 0 nothing is counted.
         start: the first step after the learning rate's warm-up.
         adaptive: the optimiser divides by the gradient's own size, so that another limit alone would change little.
+        calibrated: the method's gains follow its strength, so that other gains would change little.
     """
 
-    def __init__(self, limit: float, *, start: int, adaptive: bool) -> None:
+    def __init__(self, limit: float, *, start: int, adaptive: bool, calibrated: bool = False) -> None:
+        self._lowered = "method.strength" if calibrated else "the method's gains"
         self._limit, self._start, self._adaptive = limit, start, adaptive
         self._steps, self._clipped, self._asked, self._told = 0, 0, 0, False
         self._norms: Counter[int] = Counter()
@@ -104,7 +106,7 @@ class Clipping:
         return (
             f"clipping: the gradient is {norm:.3g} long, the task's own part of it {task:.3g}, and train.clip_norm is "
             f"{self._limit:g}: the terms of the method leave the task {left:.0%} of the gradient that it would have "
-            f"alone. Lower the method's gains about {times} times{other}."
+            f"alone. Lower {self._lowered} about {times} times{other}."
         )
 
     def result(self) -> Clipped | None:

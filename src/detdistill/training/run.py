@@ -84,10 +84,11 @@ class _Run:
         self.seconds, self.pace = 0.0, Pace(settings.steps)
         self.last_metrics: dict[str, float | None] = {}
         self.checkpoint: Path | None = None
-        warm, adaptive = min(settings.warmup_steps, settings.steps // 2), settings.optimizer == "adamw"
-        self.clipping = Clipping(settings.clip_norm, start=warm, adaptive=adaptive)
-        self.left_out = LeftOut(step, settings)
         self.calibration: Calibration = getattr(step, "calibration", Calibration())
+        warm, adaptive = min(settings.warmup_steps, settings.steps // 2), settings.optimizer == "adamw"
+        scaled = bool(self.calibration.members)
+        self.clipping = Clipping(settings.clip_norm, start=warm, adaptive=adaptive, calibrated=scaled)
+        self.left_out = LeftOut(step, settings)
         self.state = TrainingState(step, optimizer, ema=self.ema, scaler=self.scaler)
         start = self.start = self.done = self._begin()
         if self.writes:
