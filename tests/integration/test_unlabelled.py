@@ -105,7 +105,7 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def test_they_are_seen_beside_the_labelled_ones_and_a_resume_ends_with_the_same_bits(lab: Lab) -> None:
-    whole = lab.fit("whole")
+    whole = lab.fit("whole", method="hint(strength=3)")
     said = lab.watcher.text()
     assert f"unlabelled images: 13 in {lab.folder / 'others'}" in said
     assert "train data: 3 of 10 images have no box: they teach background alone" in said
@@ -121,9 +121,9 @@ def test_they_are_seen_beside_the_labelled_ones_and_a_resume_ends_with_the_same_
     assert not same(whole, plain)
     for file in RunFolder(lab.folder / "whole").checkpoint(2).iterdir():
         file.unlink()
-    assert same(lab.fit("whole", resume=True), whole)
+    assert same(lab.fit("whole", resume=True, method="hint(strength=3)"), whole)
     with pytest.raises(ConfigError, match=r"unlabelled\.a_step must be 4 to resume from .*, got 2"):
-        lab.fit("whole", "data.unlabelled.share=0.5", resume=True)
+        lab.fit("whole", "data.unlabelled.share=0.5", resume=True, method="hint(strength=3)")
 
 
 def test_a_run_without_them_records_nothing_of_them(lab: Lab) -> None:
@@ -149,7 +149,7 @@ def test_terms_that_need_boxes_have_the_teachers(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("pseudo", "worth"), [("hard", 1.0), ("soft", 0.8)])
 def test_as_labels_they_have_a_loss_of_their_own(lab: Lab, pseudo: str, worth: float) -> None:
-    lab.fit(pseudo, f"data.unlabelled.pseudo={pseudo}")
+    lab.fit(pseudo, f"data.unlabelled.pseudo={pseudo}", method="hint(strength=3)")
     (first, *_) = lab.witness.fed[pseudo]
     for target in first.unlabelled.targets:
         assert target.ignored.tolist() == [False, True]
