@@ -147,7 +147,7 @@ def test_terms_that_need_boxes_have_the_teachers(lab: Lab) -> None:
     assert found["images"][0]["boxes"] == [[8, 8, 40, 40], [50, 20, 90, 32]]
 
 
-@pytest.mark.parametrize(("pseudo", "worth"), [("hard", 1.0), ("soft", 0.8)])
+@pytest.mark.parametrize(("pseudo", "worth"), [pytest.param("hard", 1.0, marks=pytest.mark.slow), ("soft", 0.8)])
 def test_as_labels_they_have_a_loss_of_their_own(lab: Lab, pseudo: str, worth: float) -> None:
     lab.fit(pseudo, f"data.unlabelled.pseudo={pseudo}", method="hint(strength=3)")
     (first, *_) = lab.witness.fed[pseudo]
@@ -169,6 +169,7 @@ def test_adversarial_twins_and_crops_are_made_of_them_too(lab: Lab) -> None:
     assert same(lab.fit("twins", method="ikd(hint)", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_a_list_names_them_and_stays_in_its_folder(lab: Lab) -> None:
     lab.fit("listed", "train.steps=1", unlabelled=lab.folder / "some.txt")
     said = lab.watcher.text()
@@ -176,6 +177,7 @@ def test_a_list_names_them_and_stays_in_its_folder(lab: Lab) -> None:
     assert f"unlabelled images: 2 in {lab.folder / 'some.txt'}" in said
 
 
+@pytest.mark.slow
 def test_images_of_the_runs_own_splits_are_left_out(lab: Lab) -> None:
     both = lab.folder / "both"
     shutil.copytree(lab.folder / "others", both)

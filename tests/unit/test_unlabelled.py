@@ -127,6 +127,18 @@ def test_scores_go_with_their_boxes_through_augmentation_and_loader(tmp_path):
     assert taught.doubtful.tolist() == [[0, 0, 0, 0], [9, 9, 18, 18]]
 
 
+@pytest.mark.parametrize("content", [b"no image", None])
+def test_one_that_broke_meanwhile_is_said_with_a_remedy_of_its_own(tmp_path, content):
+    """There are no annotations that a check could read, or that it could be taken out of."""
+    path = picture(tmp_path / "a.png")
+    images, _, _ = read_unlabelled(tmp_path, CLASSES)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"got.*\. Put an intact image of the size that it had in its place\.$"):
+        DetectionDataset(images, image=ImageSettings(20, 40))[Draw(epoch=0, index=0)]
+
+
 def with_targets(batch: Batch, targets: Targets) -> Batch:
     return replace(batch, targets=(targets,))
 

@@ -34,6 +34,7 @@ class Annotations:
         ignored: crowd and ignore regions: left out of training, treated as crowds by evaluation; (m,) bool.
         areas: the source's own area of every object in square pixels (COCO's small / medium / large); (m,).
         scores: how sure a detector was of every object, where one made them up; (m,) float32. None for labels.
+        labelled: whether a person labelled the images.
     """
 
     images_dir: Path
@@ -49,6 +50,7 @@ class Annotations:
     ignored: NDArray[np.bool_]
     areas: NDArray[np.float32]
     scores: NDArray[np.float32] | None = None
+    labelled: bool = True
 
     @classmethod
     def without_boxes(
@@ -69,6 +71,7 @@ class Annotations:
             labels=np.zeros(0, dtype=np.int32),
             ignored=np.zeros(0, dtype=bool),
             areas=np.zeros(0, dtype=np.float32),
+            labelled=False,
         )
 
     def __len__(self) -> int:

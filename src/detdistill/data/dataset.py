@@ -38,6 +38,8 @@ MAX_PIXELS = 178_956_970
 _BROKEN = (*UNREADABLE, LookupError, TypeError, ArithmeticError)
 
 _CHECK = "Run `detdistill data check DATA` to list all such images."
+# No list says what an unlabelled image is.
+_INTACT = "Put an intact image of the size that it had in its place."
 
 # Streams of random numbers that one sample draws from; Sample.seed itself is left to the detectors.
 _AUGMENT_STREAM, _SAMPLE_TRANSFORM_STREAM = 1, 2
@@ -123,7 +125,7 @@ def keep_decoded(paths: Iterable[Path]) -> int:
     return sum(image.numel() for image in _decoded.values())
 
 
-def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+def read_image(path: Path, *, image_id: int, size: tuple[int, int], labelled: bool = True) -> UInt8[Tensor, "3 h w"]:
     """Reads an image file as RGB, whatever it is stored as; its size must be the one that the annotations state.
 
     Grey, palette and deeper images are converted (`as_rgb`). A camera's orientation flag is undone unless the stated
@@ -132,14 +134,14 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
     Raises:
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
     """
-    what = f"Image {image_id} ({path})"
+    what, check = f"Image {image_id} ({path})", _CHECK if labelled else _INTACT
     if _decoded and (kept := _decoded.get(os.path.realpath(path))) is not None and kept.shape[1:] == size:
         return kept
     require_regular(path)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{what} must be a readable file, got: {error.strerror}. {_CHECK}") from error
+        raise DataError(f"{what} must be a readable file, got: {error.strerror}. {check}") from error
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
@@ -149,7 +151,7 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
             if header.size(size) != size:
                 raise DataError(
                     f"{what} must be {size[1]}x{size[0]} pixels (width x height) as annotated,"
-                    f" got {header.difference(size)}. {_CHECK}"
+                    f" got {header.difference(size)}. {check}"
                 )
             turn, rgb = header.turn(size), as_rgb(image)
             return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
@@ -164,7 +166,7 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int]) -> UInt8[Ten
         reason = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
         raise DataError(
             f"{what} must be an image that can be decoded, got a broken or unknown one ({reason})."
-            " Replace the file, or take it out of the annotations."
+            f" {'Replace the file, or take it out of the annotations.' if labelled else _INTACT}"
         ) from error
 
 
@@ -209,7 +211,8 @@ class DetectionDataset(Dataset[Sample]):
         annotations, index = self.annotations, draw.index
         image_id = int(annotations.image_ids[index])
         height, width = (int(side) for side in annotations.sizes[index])
-        image = read_image(annotations.path(index), image_id=image_id, size=(height, width))
+        path, labelled = annotations.path(index), annotations.labelled
+        image = read_image(path, image_id=image_id, size=(height, width), labelled=labelled)
         objects = annotations.objects(index)
         targets = Targets(
             boxes=torch.tensor(annotations.boxes[objects], dtype=torch.float32).reshape(-1, 4),
