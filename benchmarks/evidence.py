@@ -330,7 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     out, results = chosen.out.resolve(), chosen.results.resolve()
     places = Places(Path(chosen.data).resolve(), out, results, chosen.share)
-    runs = [run for run in planned(chosen.sets, chosen.seeds) if not chosen.rows or run.row in (*chosen.rows, TEACHER)]
+    runs = planned(chosen.sets, chosen.seeds, rows=chosen.rows)
     if chosen.unpack is not None:
         for name, content in read_json(chosen.unpack).items():
             write_json(results / f"{name}.json", content)

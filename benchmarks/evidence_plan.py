@@ -86,10 +86,10 @@ def teacher_of(run: Run) -> Run:
     return Run(first, TEACHER, run.seed if chosen.each else 0)
 
 
-def planned(sets: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """All runs of these sets, the most important first."""
+def planned(sets: Sequence[str], seeds: Sequence[int], rows: Sequence[str] | None = None) -> list[Run]:
+    """All runs of these sets and rows, the most important first; None is all rows."""
 
-    def rows(name: str, methods: Sequence[str], *, note: str = "", **changes: Any) -> Iterator[Run]:
+    def taught(name: str, methods: Sequence[str], *, note: str = "", **changes: Any) -> Iterator[Run]:
         for seed in seeds:
             for method in methods:
                 yield Run(name, f"{method}{note}", seed, method, **changes)
@@ -105,32 +105,32 @@ def planned(sets: Sequence[str], seeds: Sequence[int]) -> list[Run]:
                 yield Run(name, f"{method}, {other}", seed, f"{method}(features={other})")
 
     runs: list[Run] = [*alone("drawn"), *alone("bccd, 40 labels")]
-    runs += [*rows("drawn", FEATURES), *rescaled("drawn")]
-    runs += rows("bccd, 40 labels", FEW)
-    runs += rows("bccd, 40 labels", ("hint", "frs", "pkd"), note=" + unlabelled", unlabelled=True)
-    runs += [*alone("bccd"), *rows("bccd", FEW)]
-    runs += [*alone("microcontrollers"), *rows("microcontrollers", FEW)]
-    runs += rows("bccd, 40 labels", ("fgd", "attention", "cwd"))
-    runs += [*alone("drawn, long"), *rows("drawn, long", ("hint", "frs"))]
+    runs += [*taught("drawn", FEATURES), *rescaled("drawn")]
+    runs += taught("bccd, 40 labels", FEW)
+    runs += taught("bccd, 40 labels", ("hint", "frs", "pkd"), note=" + unlabelled", unlabelled=True)
+    runs += [*alone("bccd"), *taught("bccd", FEW)]
+    runs += [*alone("microcontrollers"), *taught("microcontrollers", FEW)]
+    runs += taught("bccd, 40 labels", ("fgd", "attention", "cwd"))
+    runs += [*alone("drawn, long"), *taught("drawn, long", ("hint", "frs"))]
     for name in ("bccd, 40 labels", "bccd", "microcontrollers"):
         runs += alone(name, DOUBLED, times=2.0)
     runs += alone("bccd, 40 labels", EQUAL_TIME)
-    runs += [*alone("carla_sim"), *rows("carla_sim", FEW), *alone("carla_sim", DOUBLED, times=2.0)]
+    runs += [*alone("carla_sim"), *taught("carla_sim", FEW), *alone("carla_sim", DOUBLED, times=2.0)]
     weighed = ("aid(frs)", "aid(frs, control=true)", "ikd(frs)", "frs + ssim")
-    runs += rows("bccd, 40 labels", weighed)
-    runs += [*alone("bccd, 80 labels"), *rows("bccd, 80 labels", FEW)]
+    runs += taught("bccd, 40 labels", weighed)
+    runs += [*alone("bccd, 80 labels"), *taught("bccd, 80 labels", FEW)]
     for strength in ("1", "10", "0.3", "published"):
         for name in ("bccd, 40 labels", "drawn"):
-            runs += rows(name, ("hint", "frs", "pkd"), note=f", strength {strength}", strength=strength)
+            runs += taught(name, ("hint", "frs", "pkd"), note=f", strength {strength}", strength=strength)
     runs += rescaled("bccd, 40 labels")
     for name in ("bccd, 40 labels", "drawn"):
         note = ", calibration running"
-        runs += rows(name, ("hint", "frs"), note=note, settings=("method.calibration=running",))
-    runs += rows("drawn, long", ("ssim", "pkd"))
+        runs += taught(name, ("hint", "frs"), note=note, settings=("method.calibration=running",))
+    runs += taught("drawn, long", ("ssim", "pkd"))
     runs += alone("drawn, long", DOUBLED, times=2.0)
-    runs += rows("bccd", ("fgd", "attention", "cwd", *weighed))
+    runs += taught("bccd", ("fgd", "attention", "cwd", *weighed))
     for name in ("carla_sim", "microcontrollers"):
-        runs += rows(name, ("fgd", "attention", "cwd", *weighed))
-    runs = [run for run in runs if run.set in sets]
+        runs += taught(name, ("fgd", "attention", "cwd", *weighed))
+    runs = [run for run in runs if run.set in sets and (not rows or run.row in rows)]
     teachers = dict.fromkeys(teacher_of(run) for run in runs if run.method is not None)
     return [*teachers, *runs]
