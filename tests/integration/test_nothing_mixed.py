@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -18,7 +19,8 @@ from coco_by_hand import CLASSES, draw_data
 from detdistill.cli import main
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.store import twins
-from detdistill.store.layout import ALONE_LONGER, COUNTERS, RunFolder
+from detdistill.store.layout import ALONE_LONGER, COUNTERS, GENERATION, LOCK, RunFolder
+from detdistill.store.lock import hold
 from detdistill.store.students import save_detector
 from detdistill.training.logs import read_rows
 from scenes_in_memory import tiny_student
@@ -138,6 +140,40 @@ def test_a_dry_run_of_a_resume_looks_at_the_identity_and_the_longer_run(lab: Pat
     before = everything(lab)
     assert main([*distill(lab, out="begun"), *best, "--longer", "2", "--resume", "--dry-run"]) == 0
     assert everything(lab) == before
+
+
+def test_a_dry_run_looks_at_the_first_run_of_a_chain(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = lab / "chain" / GENERATION.format(1)
+    shutil.copytree(lab / "begun", first)
+    words = ["distill", "--teacher", str(lab / "teacher"), "--data", str(lab / "data"), "--out", str(lab / "chain")]
+    words += ["--method", "hint", *(word for word in SMALL if word.startswith("train."))]
+    before = everything(lab)
+    assert main([*words, "--self", "--generations", "2", "--resume", "--dry-run"]) == 2
+    assert f" to resume from {first}/checkpoints/" in capsys.readouterr().err
+    assert everything(lab) == before
+    shutil.rmtree(lab / "chain")
+
+
+@pytest.mark.parametrize("words", [["demo"], ["reproduce", "frs"]])
+def test_a_demo_and_a_reproduction_have_their_folder_to_themselves(
+    words: list[str], lab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = lab / "kept"
+    ready = multiprocessing.get_context("fork").Event()
+
+    def keep() -> None:
+        with hold(folder):
+            ready.set()
+            time.sleep(60)
+
+    other = fork(keep)
+    assert ready.wait(20)
+    assert main([*words, "--out", str(folder)]) == 2
+    assert f"{folder} must be worked in by one process at a time, got process {other.pid} on" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == [LOCK]
+    other.kill()
+    other.join()
+    shutil.rmtree(folder)
 
 
 def commanded(words: list[str]) -> Callable[[], None]:

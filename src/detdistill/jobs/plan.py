@@ -18,9 +18,10 @@ from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.files import existing
 from detdistill.jobs import samples, stages, unlabelled
+from detdistill.jobs.inputs import require_free
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress, counted, duration, in_bytes
-from detdistill.store.layout import RunFolder
+from detdistill.store.layout import GENERATION, RunFolder
 from detdistill.store.students import save_detector
 from detdistill.training.launch import device_kind, forks, own_device, processes
 from detdistill.training.logs import read_rows
@@ -224,10 +225,14 @@ def plan_job(
     Raises:
         DistillError: whatever the run itself would be refused for before its first step.
     """
-    opened = stages.open_inputs(config, resume=resume, progress=progress)
+    first = config
+    if generations > 1:
+        first = replace(config, out=config.out / GENERATION.format(1))
+        require_free(config.out, resume=resume, first=first.out.name)
+    opened = stages.open_inputs(first, resume=resume, progress=progress)
     proved = stages.prove(stages.build(opened, progress=progress), progress=progress)
     stages.require_same_run(proved)
-    plan = replace(plan_of(proved), generations=generations)
+    plan = replace(plan_of(proved), out=config.out, generations=generations)
     by_leader(lambda: plan.require_room(generations))
     if launched_by_torchrun() or plan.start >= plan.steps:
         return plan

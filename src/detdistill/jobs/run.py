@@ -30,7 +30,7 @@ from detdistill.progress import Progress
 from detdistill.report.climb import Climb, climb_of
 from detdistill.store.best import chosen_as
 from detdistill.store.checkpoints import read_record
-from detdistill.store.layout import RunFolder
+from detdistill.store.layout import GENERATION, RunFolder
 from detdistill.training.launch import forks, own_device
 from detdistill.training.logs import read_rows
 from detdistill.training.world import by_leader, leads, watched_by_leader
@@ -229,12 +229,12 @@ def generations_job(
             "and --longer."
         )
     watcher = watched_by_leader(progress)
-    require_free(config.out, resume=resume, first="generation_1")
+    require_free(config.out, resume=resume, first=GENERATION.format(1))
     found: list[RunOutcome] = []
     teacher = config.teacher
     with stages.held(config.out):
         for number in range(1, generations + 1):
-            out = config.out / f"generation_{number}"
+            out = config.out / GENERATION.format(number)
             watcher.say(f"generation {number} of {generations}: {out}")
             taught, left = replace(config, out=out, teacher=teacher), generations - number + 1
             found.append(distill_job(taught, resume=resume, runs=left, progress=watcher))

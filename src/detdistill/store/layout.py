@@ -22,6 +22,8 @@ CHECKPOINTS, BEST, LATEST = "checkpoints", "best", "latest.json"
 LOCK = "run.lock"
 # The run of the student alone for longer, in the folder of the distillation that it stands beside.
 ALONE_LONGER = "alone_longer"
+# The run of a student in the folder of a chain, by its number from 1.
+GENERATION = "generation_{}"
 _CHECKPOINT = re.compile(r"step_(\d{7,})")
 
 
