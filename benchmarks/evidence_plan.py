@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detdistill.methods.catalogue import parse_method
-
 SEEDS = (0, 1, 2)
 TEACHER, ALONE, DOUBLED, EQUAL_TIME = "teacher", "alone", "alone, twice the steps", "alone, equal time"
 FEATURES = ("hint", "frs", "ssim", "pkd", "fgd", "attention", "mgd")
@@ -98,11 +96,10 @@ def planned(sets: Sequence[str], seeds: Sequence[int], rows: Sequence[str] | Non
         return (Run(name, row, seed, **changes) for seed in seeds)
 
     def rescaled(name: str) -> Iterator[Run]:
-        """The methods that compare features on one scale or as they are, as it is not their default."""
+        """The methods whose features are on one scale at a strength, with features as they are."""
         for method in ("frs", "ssim", "fgd", "mgd", "attention"):
-            other = "raw" if parse_method(method).features == "standardized" else "standardized"
             for seed in seeds:
-                yield Run(name, f"{method}, {other}", seed, f"{method}(features={other})")
+                yield Run(name, f"{method}, raw", seed, f"{method}(features=raw)")
 
     runs: list[Run] = [*alone("drawn"), *alone("bccd, 40 labels")]
     runs += [*taught("drawn", FEATURES), *rescaled("drawn")]
