@@ -129,6 +129,27 @@ def test_ways_to_write_the_same(ones: str, others: str) -> None:
     assert all(map(torch.equal, gradients, other_gradients))
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("fgd", False),
+        ("fgd(strength=published)", False),
+        ("fgd(strength=3)", True),
+        ("fgd(strength=3, features=raw)", False),
+        ("fgd(strength=published, features=standardized)", True),
+        ("aid(cwd, strength=3)", True),
+        ("sum(frs(class_gain=0) + mgd, strength=1)", True),
+        ("sum(attention(strength=published) + ssim(strength=published), strength=1)", False),
+        ("hint", True),
+        ("hint(strength=3, normalized=false)", False),
+        ("frs(strength=published, class_gain=0, standardize=true)", True),
+    ],
+)
+def test_the_scale_follows_the_strength(method: str, expected: bool) -> None:
+    terms = build_recipe(method, STUDENT, TEACHER).terms
+    assert [one.term.standardized for one in terms] == [expected] * len(terms)
+
+
 def test_a_gain_on_what_standardising_takes_away_is_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         build_recipe("attention(features=standardized, channel_gain=0.5)", STUDENT, TEACHER)
@@ -140,7 +161,7 @@ def test_a_gain_on_what_standardising_takes_away_is_refused() -> None:
 
 
 def test_a_run_begun_before_goes_on() -> None:
-    now = method_tree(parse_method("aid(frs + fgd)"))
+    now = method_tree(parse_method("aid(frs + fgd, strength=published)"))
     before = method_tree(parse_method("aid(frs + fgd)"))
     for part in before["recipe"]["recipes"]:
         assert part.pop("features") is None

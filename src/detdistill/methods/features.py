@@ -14,7 +14,7 @@ from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import LevelTerm, Measure, shared_strides
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.methods.method import FeatureSettings
+from detdistill.methods.method import PUBLISHED, FeatureSettings
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.types import Need
 
@@ -51,13 +51,17 @@ def full_precision(maps: Tensor) -> torch.autocast:
 
 
 def on_one_scale(settings: FeatureSettings, *, own: bool | None = None) -> bool:
-    """Whether a method's terms see standardised maps: as its key `features` says, and else as its own key does.
+    """Whether a method's terms see standardised maps: as its key `features` says, else its own key, else its strength.
+
+    Published gains are for raw maps; at a strength that is a number, gains are for any.
 
     Raises:
         ConfigError: `features` is no choice of it.
     """
     require_one_of("features", settings.features, (None, "raw", "standardized"))
-    return bool(own) if settings.features is None else settings.features == "standardized"
+    if settings.features is not None:
+        return settings.features == "standardized"
+    return settings.strength not in (None, PUBLISHED) if own is None else own
 
 
 def feature_term(

@@ -60,7 +60,7 @@ class FRSSettings(FeatureSettings):
         normalizer: divide by the mask's mass of each image, or of the whole batch as the source does.
         scale: ``"source"`` keeps the sums over channels and classes; ``"per_channel"`` multiplies them to the
             published 256 channels and 80 classes, which is the published strength at any size.
-        standardize: the same as `features: standardized`, where that is not given.
+        standardize: the same as `features: standardized`, where that is not given; false leaves it open.
         aligner: how the student's channels become the teacher's.
         relu: whether a ReLU follows the aligner.
     """

@@ -67,7 +67,7 @@ class FeatureSettings(ScheduledSettings):
     Attributes:
         features: ``"standardized"``: student's (aligned) and teacher's maps to zero mean and unit variance per image
             and channel before anything looks at them; ``"raw"``: as they are, for which published gains were made.
-            None is raw.
+            Null is standardized at a strength that is a number, raw at the published one.
     """
 
     features: Literal["raw", "standardized"] | None = None
