@@ -230,7 +230,7 @@ def other_value(key: str, kind: type[Any]) -> str:
     kinds = get_args(hint) or (hint,)
     literal = next((one for one in (hint, *kinds) if get_origin(one) is Literal), None)
     if literal is not None:
-        return written(next(choice for choice in reversed(get_args(literal)) if choice != default))
+        return written(next(choice for choice in get_args(literal) if choice != default))
     if bool in kinds:
         return written(not default)
     if default is None:
