@@ -192,20 +192,31 @@ class _Ground:
         return "method text", self._main([*words, *SMALL, "--steps", "3", "--method", method])
 
     def _json(self, draws: random.Random) -> tuple[str, Callable[[], int]]:
-        checkpoint = next(path for path in (self.work / "run" / "checkpoints").iterdir() if path.is_dir())
-        names = ("student.json",) * 4 + ("training.json", "../latest.json")
-        path = (checkpoint / draws.choice(names)).resolve()
-        before = path.read_bytes()
-        content = json.loads(before)
-        for key in ("checksum", "sha256"):  # an attacker leaves them out, or writes them anew
-            if path.name == "student.json":
-                content.pop(key, None)
-        if draws.random() < 0.5:
-            text = json.dumps(_changed(content, draws)).encode()
+        """Damages a JSON file of the run; sums that would tell are written anew, or taken away with their file."""
+        from detdistill.store.layout import RunFolder
+        from detdistill.store.sums import SHA256, digests, sealed
+
+        run = RunFolder(self.work / "run")
+        place = run.checkpoint(run.latest() or 0)
+        path = draws.choice((*(place / "student.json",) * 4, place / "training.json", run.checkpoints / "latest.json"))
+        content = json.loads(path.read_bytes())
+        for file in (path, place / "training.json"):
+            self.undo.append(functools.partial(file.write_bytes, file.read_bytes()))
+        sums_anew = draws.random() < 0.8
+        if draws.random() < 0.6:
+            changed = _changed(content, draws)
+            if isinstance(changed, dict) and path.name != "student.json" and sums_anew:
+                changed = sealed(changed)
+            text = json.dumps(changed).encode()
         else:
             text = draws.choice((*TEXT_DAMAGES, *DAMAGES))(json.dumps(content).encode(), draws)
         path.write_bytes(text)
-        self.undo.append(lambda: path.write_bytes(before))
+        if path.name == "student.json" and sums_anew:
+            record = place / "training.json"
+            counters = json.loads(record.read_bytes())
+            record.unlink()
+            if draws.random() < 0.5:
+                record.write_text(json.dumps(sealed(counters | {SHA256: digests(place)})))
         words = draws.choice(_READING)
         work = self._main(words)
         self.given = f"{words[0]} with {path.name} {text[:200]!r}"

@@ -15,6 +15,7 @@ from benchmarks.attack.attacks import ATTACKS
 from benchmarks.attack.material import digests, leftovers
 from benchmarks.attack.records import NOTHING, Attempt, Records, draw, table
 
+from detdistill.cli import main
 from tiny_training import run_tiny, tiny_settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +78,14 @@ def test_what_is_left_behind_is_found(tmp_path: Path) -> None:
     (tmp_path / "twins" / "a.png.0123456789ab.partial").touch()
     (tmp_path / "latest.json").touch()
     assert len(leftovers(tmp_path)) == 1
+
+
+def test_a_sentence_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "x" * 9000]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert len(said) < 4000
+    assert said.endswith(".\n")
 
 
 @pytest.mark.slow

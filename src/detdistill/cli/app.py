@@ -17,6 +17,8 @@ from detdistill.threads import quiet_threads
 from detdistill.training.world import says
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+# Of a message that quotes what is longer than anybody reads, so much of its beginning and of its end.
+_FIRST, _LAST = 2500, 1000
 
 
 def build_app() -> App:
@@ -113,6 +115,8 @@ def _help_as_option(tokens: list[str]) -> list[str]:
 
 
 def _said(message: str, code: int) -> int:
+    if len(message) > _FIRST + _LAST:
+        message = f"{message[:_FIRST]} ... {message[-_LAST:]}"
     if says(message):
         print(message, file=sys.stderr)
     return code
