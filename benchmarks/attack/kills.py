@@ -25,7 +25,7 @@ from benchmarks.attack.records import Attempt
 BARS = ("lost", "not identical", "orphan", "leftover", "traceback", "hang")
 _OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "shutil.rmtree"}
 _TOLD = {"time": "at a time", "write": "in a write", "operation": "before an operation"}
-_HELD = "in use"  # how a sentence says that another process holds the folder
+_HELD = "at work there"  # how a sentence says that another process holds the folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,3 +133,15 @@ def test_a_lost_leader_is_said() -> None:
         os._exit(7)
 
     assert together(work) == [9, 7]
+
+
+def test_who_waits_ends_when_torchrun_is_gone() -> None:
+    def work(rank: int) -> None:
+        assert world.world().rank == rank
+        world.store()
+        if rank == 1:
+            os.getppid = lambda: 1
+            with pytest.raises(DistillError, match=r"got: torchrun, which started this process, is gone\. Another one"):
+                world.meet()
+
+    assert together(work) == [0, 0]

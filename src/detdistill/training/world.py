@@ -50,8 +50,17 @@ def launched_by_torchrun() -> bool:
 
 def world() -> World:
     """Who this process is, as torchrun says in its environment."""
+    if launched_by_torchrun():
+        _agent(os.getpid())
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
     return World(*(int(os.environ[name]) for name in names)) if launched_by_torchrun() else World()
+
+
+@functools.cache
+def _agent(process: int) -> int:
+    """Number of the process that started this one, which is `process`, as it was when this was first asked."""
+    del process
+    return os.getppid()
 
 
 def leads() -> bool:
@@ -150,6 +159,9 @@ def store() -> Store:
 def _wait_for(keys: Sequence[str]) -> None:
     try:
         while not store().check(list(keys)):
+            if os.getppid() != _agent(os.getpid()):
+                # Nobody could stop this process any more.
+                raise RuntimeError("torchrun, which started this process, is gone")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     except RuntimeError as error:
         raise lost(error) from error
