@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, help="attempts of each; its own number by default")
     parser.add_argument("--seed", type=int, default=0, help="decides every attempt")
     parser.add_argument("--again", action="store_true", help="make the attempts with faults once more")
+    parser.add_argument("--backwards", action="store_true", help="the last first: a second process beside another")
     parser.add_argument("--minutes", type=float, help="of each attack, at most; what is missing is done next time")
     parser.add_argument("--records", type=Path, default=Path("runs/attack"), help="folder of the lines")
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/attack.json"))

@@ -38,17 +38,22 @@ class Attempt:
 
 
 class Records:
-    """The attempts of one attack, in a file of JSON lines that only grows."""
+    """The attempts of one attack, in a file of JSON lines that only grows.
 
-    def __init__(self, file: Path) -> None:
+    Args:
+        file: this process's own.
+        others: files of processes that make other attempts of the same attack; they are read alone.
+    """
+
+    def __init__(self, file: Path, *, others: Sequence[Path] = ()) -> None:
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:  # this process was killed as well
-            file.write_text(whole, encoding="utf-8")
-        self.attempts = [read_attempt(line) for line in whole.splitlines()]
-        self.commits = Counter(str(json.loads(line).get("commit")) for line in whole.splitlines())
+        whole = _whole_lines(file)
+        if file.is_file() and file.read_text(encoding="utf-8").splitlines() != whole:  # this process was killed as well
+            file.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+        lines = whole + [line for other in others for line in _whole_lines(other)]
+        self.attempts = [read_attempt(line) for line in lines]
+        self.commits = Counter(str(json.loads(line).get("commit")) for line in lines)
 
     def add(self, attempt: Attempt) -> None:
         """Writes an attempt down."""
@@ -102,6 +107,11 @@ def commit() -> str:
     words = ["git", "rev-parse", "--short", "HEAD"]
     found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return found.stdout.strip()
+
+
+def _whole_lines(file: Path) -> list[str]:
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
 
 
 def draw(seed: int, attack: str, number: int) -> random.Random:

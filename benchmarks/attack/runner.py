@@ -33,13 +33,17 @@ def run_attacks(options: argparse.Namespace, *, home: Path) -> bool:
         content = json.loads(options.json.read_text(encoding="utf-8"))
     found, wanted = content["attacks"], dict[str, int]()
     for name in options.attacks:
-        attack, records = ATTACKS[name], Records(options.records / f"{name.replace(' ', '_')}_{options.seed}.jsonl")
+        attack, written = ATTACKS[name], f"{name.replace(' ', '_')}_{options.seed}"
+        files = [options.records / f"{written}{end}.jsonl" for end in ("", "_backwards")]
+        own = files.pop(options.backwards)
+        records = Records(own, others=files)
         if options.again:
             print(f"{name}: {records.forget_faulty()} attempts are made once more")
         wanted[name] = attack.number if options.number is None else options.number
         try:
             if todo := list(records.todo(wanted[name])):
                 until = time.monotonic() + 60 * (options.minutes or float("inf"))
+                todo = todo[::-1] if options.backwards else todo
                 _Work(name, attack, todo, seed=options.seed, until=until, home=home).make(records)
         finally:
             found[name] = {"seed": options.seed, **records.summary(attack.bars)}

@@ -57,6 +57,7 @@ def test_without_torchrun_a_process_is_alone() -> None:
     assert world.leads()
     assert world.says("twice")
     assert world.says("twice")
+    assert world.says("half a character: \ud800")
     assert world.by_leader(lambda: 3) == 3
     assert world.first_on_machine(lambda: 4) == 4
     progress = ScreenProgress()

@@ -139,7 +139,7 @@ def meet() -> int:
 def says(line: str) -> bool:
     """Whether this process is to print an error: the first of its machine that came upon it."""
     here = world()
-    digest = hashlib.sha256(line.encode()).hexdigest()
+    digest = hashlib.sha256(line.encode(errors="backslashreplace")).hexdigest()
     try:
         return here.local_ranks == 1 or store().add(f"said_{here.machine}_{digest}", 1) == 1
     except RuntimeError:  # the leader is gone, and its store with it
