@@ -66,7 +66,7 @@ class Records:
     def forget_faulty(self) -> int:
         """Drops the attempts with faults, so that they are made again; returns how many there were."""
         faulty = [one for one in self.attempts if one.faults]
-        kept = [line for line in self.file.read_text(encoding="utf-8").splitlines() if not json.loads(line)["faults"]]
+        kept = [line for line in _whole_lines(self.file) if not json.loads(line)["faults"]]
         self.file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self.attempts = [one for one in self.attempts if not one.faults]
         self.commits = Counter(str(json.loads(line).get("commit")) for line in kept)

@@ -115,6 +115,7 @@ FORM = "must be words, numbers and ( ) , = + in their places"
         ("aid(frs alpha=1)", "got 'frs alpha' at position 5. Join methods by +, and put commas between options."),
         ("aid(frs, alpha=+)", "got ')' at position 17. Join methods by +, write options as KEY=VALUE, and quote"),
         ("aid(frs, alpha=-true)", "must have key=value at position 10, got 'alpha=-true'. Write for a value a number,"),
+        ("aid(frs, alpha={[1]: 2})", "must have key=value at position 10, got 'alpha={[1]: 2}'."),
         ("aid(frs, alpha=hint())", "must have key=value at position 10, got 'alpha=hint()'."),
         ("frs(**relu)", "must have key=value, and what is wrapped first at position 5, got '**relu'."),
         ("frs)", f"{FORM}, got ')' at position 4: unmatched ')'. Take it away."),

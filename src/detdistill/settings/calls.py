@@ -161,7 +161,7 @@ class Spelled:
             self.places[*path, one.arg] = self._at(one)
             try:
                 tree[one.arg] = ast.literal_eval(_Words().visit(one.value))
-            except (ValueError, RecursionError):
+            except (ValueError, TypeError, RecursionError):  # a list as a key is a TypeError
                 words = "a number, a word, true, false, null, quoted text or [a, list]"
                 self._refuse(one, "key=value", f"Write for a value {words}")
         return tree
