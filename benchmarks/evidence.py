@@ -188,7 +188,7 @@ def make(run: Run, places: Places) -> dict[str, Any]:
         "seconds": round(fitted.training.seconds, 2),
         "whole_seconds": round(time.perf_counter() - began, 2),
         "calibrated": fitted.training.strength,
-        "said": [line for line in said.lines if line.startswith(("strength", "unlabelled"))],
+        "said": [line for line in said.lines if line.startswith("strength")],
         "machine": machine(own_device(config.train)),
     }
 
