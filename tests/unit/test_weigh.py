@@ -61,8 +61,8 @@ def test_a_mean_cannot_weigh_before_it_is_measured() -> None:
     with pytest.raises(CapabilityError) as caught:
         step_of(*waiting(None, MeanOf(Brightness())).terms)
     assert str(caught.value) == (
-        "A constant weight must be measured before it is used, got one that was not on m.1. "
-        "Pass the recipe through with_constant_weights(recipe, teacher, batches) first."
+        "A weight's plan must be measured before it is used, got one that was not on m.1. "
+        "Pass the recipe through with_spread_weights(recipe, teacher, batches), then with_constant_weights."
     )
 
 

@@ -14,7 +14,7 @@ from detdistill.data.dataset import SampleTransform
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.term import Term
 from detdistill.distillation.view import CLEAN, View
-from detdistill.distillation.weigh import Features, MeanOf, Weigh
+from detdistill.distillation.weigh import Features, MeanOf, SpreadTo, Weigh
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, Clock, Need
 
@@ -117,7 +117,7 @@ class WeightedTerm:
     gain: float
     warm_up: WarmUp = WarmUp()
     view: View = CLEAN
-    weigh: Weigh | MeanOf | None = None
+    weigh: Weigh | MeanOf | SpreadTo | None = None
     fades: tuple[Fade, ...] = ()
     strength: Strength | None = None
     member: str = ""

@@ -18,7 +18,7 @@ from detdistill.distillation.pair import Heads, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.sizes import enlarged, in_students_frame, with_students_twins
 from detdistill.distillation.view import CLEAN, View
-from detdistill.distillation.weigh import Features, MeanOf, Weigh
+from detdistill.distillation.weigh import Features, MeanOf, SpreadTo, Weigh
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid, StepReport
 
@@ -121,11 +121,11 @@ class DistillationStep(nn.Module):
 
     def __init__(self, student: Detector, teacher: FrozenTeacher, recipe: Recipe, *, pseudo_gain: float = 0.0) -> None:
         super().__init__()
-        waiting = [weighted.name for weighted in recipe.terms if isinstance(weighted.weigh, MeanOf)]
+        waiting = [weighted.name for weighted in recipe.terms if isinstance(weighted.weigh, MeanOf | SpreadTo)]
         if waiting:
             raise CapabilityError(
-                f"A constant weight must be measured before it is used, got one that was not on {', '.join(waiting)}. "
-                "Pass the recipe through with_constant_weights(recipe, teacher, batches) first."
+                f"A weight's plan must be measured before it is used, got one that was not on {', '.join(waiting)}. "
+                "Pass the recipe through with_spread_weights(recipe, teacher, batches), then with_constant_weights."
             )
         self.student = student
         self.teacher = teacher

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -55,3 +55,20 @@ class MeanOf:
     """
 
     weigh: Weigh
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadTo:
+    """The plan of a weight that falls with a loss, so fast that the weights of the training images differ.
+
+    It weighs nothing itself; `with_spread_weights` puts what it stands for in its place.
+
+    Attributes:
+        at: the weight whose number alpha is this.
+        spread: the standard deviation over the training images that is wanted.
+        mean: whether its mean over them is wanted then, as of `MeanOf`.
+    """
+
+    at: Callable[[float], Weigh]
+    spread: float
+    mean: bool = False

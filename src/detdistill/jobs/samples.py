@@ -23,6 +23,7 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.load_report import LoadedDetector
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.spread import with_spread_weights
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError, DataError
@@ -248,16 +249,16 @@ def standing_in(recipe: Recipe, opened: Opened, images: Annotations) -> dict[str
     return dict.fromkeys(kept_twins(recipe, opened), itself)
 
 
-def weighed_constantly(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> Recipe:
-    """The recipe with every constant weight measured on the training images as they are, without augmentation.
+def weighed(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, progress: Progress) -> Recipe:
+    """The recipe with every plan of a weight measured on the training images as they are, without augmentation.
 
-    The teacher looks at each of them once, or at none where the recipe has no such weight.
+    The teacher looks at each of them once for alphas and once for constants, or at none where the recipe has neither.
     """
 
-    def batches() -> Iterator[Batch]:
+    def batches(what: str) -> Iterator[Batch]:
         device, train = opened.first_device, opened.data.train
         teacher.to(device)
-        progress.start("measure constant weights", len(train), unit="image")
+        progress.start(f"measure {what}", len(train), unit="image")
         seen = 0
         plain = DetectionDataset(train, image=opened.taught_at)
         for batch in evaluation_loader(plain, batch_size=opened.config.evaluate.batch_size):
@@ -266,8 +267,11 @@ def weighed_constantly(recipe: Recipe, teacher: FrozenTeacher, opened: Opened, p
             progress.advance(seen)
         progress.finish()
 
-    measured = with_constant_weights(recipe, teacher, batches())
-    for before, after in zip(recipe.terms, measured.terms, strict=True):
+    spread, alphas = with_spread_weights(recipe, teacher, batches("how far weights differ"))
+    for name, (alpha, reached) in alphas.items():
+        progress.say(f"{name}: alpha {alpha:.3g}, at which the weights of the training images differ by {reached:.2f}")
+    measured = with_constant_weights(spread, teacher, batches("constant weights"))
+    for before, after in zip(spread.terms, measured.terms, strict=True):
         if before.weigh is not after.weigh and isinstance(after.weigh, ConstantWeigh):
             weights = (
                 f"{value:.4f} {'off the levels' if stride is None else f'at stride {stride}'}"

@@ -149,7 +149,7 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     alone = None if config.alone is None else compare_alone(config.alone, opened, changes)
     if alone is not None and not config.alone_differs:
         alone.require_twin()
-    recipe = samples.weighed_constantly(recipe, teacher, opened, watcher)
+    recipe = samples.weighed(recipe, teacher, opened, watcher)
     require_pseudo(student, opened)
     step = DistillationStep(student, teacher, recipe, pseudo_gain=pseudo_gain(opened)).to(opened.first_device)
     shares = samples.reached(changes, data, watcher)

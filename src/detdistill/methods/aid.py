@@ -13,7 +13,7 @@ from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.term import shared_strides
 from detdistill.distillation.view import CLEAN
-from detdistill.distillation.weigh import Features, MeanOf, Weigh
+from detdistill.distillation.weigh import Features, MeanOf, SpreadTo, Weigh
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.attention import AttentionSettings
 from detdistill.methods.composition import MethodSettings, wrapped
@@ -30,6 +30,10 @@ from detdistill.methods.parts.weigh import (
 from detdistill.settings.bounds import Gain
 from detdistill.types import Knowledge, Need, Observation
 
+AUTO: Literal["auto"] = "auto"
+"""The alpha that is found on the training images."""
+SPREAD = 0.3
+"""How far weights differ at that alpha: their standard deviation; between 0 and 1 the most there can be is 0.5."""
 _SOURCES = {"teacher_features": Features.TEACHER, "student_features": Features.STUDENT}
 
 
@@ -39,7 +43,9 @@ class AIDSettings(ScheduledSettings):
 
     Attributes:
         recipe: settings of the method that is weighed.
-        alpha: how fast trust in the teacher falls with its loss; 0 is the method itself, bit by bit.
+        alpha: how fast trust in the teacher falls with its loss; 0 is the method itself, bit by bit; ``"auto"`` the
+            least at which the weights' standard deviation over the training images reaches 0.3, measured once at the
+            start.
         granularity: what shares one weight: ``"image_level"`` nothing, ``"level"`` the batch's images (the source's),
             ``"image"`` an image's levels, ``"batch"`` everything.
         loss_source: whose features the teacher's heads read for the loss: the teacher's (the paper), or the
@@ -50,7 +56,7 @@ class AIDSettings(ScheduledSettings):
     """
 
     recipe: MethodSettings = wrapped(AttentionSettings)
-    alpha: Gain = 0.1
+    alpha: Gain | Literal["auto"] = 0.1
     granularity: Granularity = "image_level"
     loss_source: Literal["teacher_features", "student_features"] = "teacher_features"
     control: bool = False
@@ -124,9 +130,13 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         own features, as in the paper (the code's attention variants read the student's: `loss_source:
         student_features`, where we take the teacher's RPN too, the code the student's). Every level has its own
         weight, also where the code always takes the first level's. The gains are those of the wrapped method, not
-        retuned. What a two-stage teacher samples depends on the image alone, so its loss does not flicker.
+        retuned; `alpha: auto` is ours. What a two-stage teacher samples depends on the image alone, so its loss does
+        not flicker.
     """
-    require_gain("alpha", settings.alpha)
+    if isinstance(settings.alpha, str):
+        require_one_of("alpha", settings.alpha, (AUTO,))
+    else:
+        require_gain("alpha", settings.alpha)
     require_one_of("granularity", settings.granularity, GRANULARITIES)
     require_one_of("loss_source", settings.loss_source, _SOURCES)
     features = _SOURCES[settings.loss_source]
@@ -134,6 +144,11 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         raise ConfigError(
             "The loss_source of aid's control must be teacher_features, got student_features, whose mean changes as "
             "the student learns. Leave loss_source out."
+        )
+    if settings.alpha == AUTO and (features is Features.STUDENT or settings.granularity not in BY_IMAGE):
+        raise ConfigError(
+            "aid's alpha must be a number where its weight reads the student or is shared over a batch, got auto, "
+            "which is found on each image alone. Leave loss_source and granularity out, or write a number."
         )
     if settings.control and settings.granularity not in BY_IMAGE:
         raise ConfigError(
@@ -156,13 +171,21 @@ def wrap_aid(recipe: Recipe, student: DetectorSpec, teacher: DetectorSpec, setti
         _require_equal_pyramids(student, teacher)
     if settings.granularity in BY_LEVEL:
         _require_level_losses(student, teacher, settings)
-    own = ByTeacherLoss(alpha=settings.alpha, granularity=settings.granularity, features=features)
-    weigh = MeanOf(own) if settings.control else own
+    weigh = _weigh(settings, features)
     terms = tuple(
         replace(term, weigh=weigh) if term.view == CLEAN or settings.weigh_adversarial else term
         for term in recipe.terms
     )
     return replace(recipe, name=f"aid({recipe.name})", terms=terms)
+
+
+def _weigh(settings: AIDSettings, features: Features) -> Weigh | MeanOf | SpreadTo:
+    def at(alpha: float) -> Weigh:
+        return ByTeacherLoss(alpha=alpha, granularity=settings.granularity, features=features)
+
+    if isinstance(settings.alpha, str):
+        return SpreadTo(at, spread=SPREAD, mean=settings.control)
+    return MeanOf(at(settings.alpha)) if settings.control else at(settings.alpha)
 
 
 def _require_equal_pyramids(student: DetectorSpec, teacher: DetectorSpec) -> None:
