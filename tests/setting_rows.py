@@ -327,4 +327,4 @@ WORDS: dict[str, Word] = {
 }
 
 # These train for minutes or want COCO itself: their words are shown by tests of their own.
-SHOWN_ELSEWHERE = ("demo", "reproduce", "data make coco-traffic")
+SHOWN_ELSEWHERE = ("demo", "reproduce", "tune", "data make coco-traffic")

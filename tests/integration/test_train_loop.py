@@ -310,6 +310,7 @@ def wait_for(path: Path, *, seconds: int = 20) -> None:
     pytest.fail(f"{path} never came")
 
 
+@pytest.mark.usefixtures("hearing")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Signals) -> None:
     settings = tiny_settings(steps=60, checkpoint_every=25)

@@ -108,7 +108,6 @@ class _Run:
         # Ranks on different devices may have begun with scales that differ in the last bits.
         self.calibration.restore(self.fabric.broadcast(self.calibration.counters()))
         if found is not None:
-            require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
             self.state.restore(found)
             self.clipping.restore(found.snapshot.counters.get("clipping"))
             self.left_out.restore(found.snapshot.counters.get("left_out"))
@@ -121,6 +120,8 @@ class _Run:
 
     def _find(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
         found, warnings = find_checkpoint(self.folder) if self.resume else (None, ())
+        if found is not None:
+            require_same(self.brought_up(found.snapshot.identity), self.identity, where=found.path)
         require_readable(self.folder, self.settings, step=0 if found is None else found.snapshot.step)
         return found, warnings
 
