@@ -73,6 +73,8 @@ class Forked:
             if os.getppid() != parent:
                 os._exit(1)
             os.setsid()
+            with contextlib.suppress(OSError):  # Linux counts a process's niceness only within its session
+                Path("/proc/self/autogroup").write_text(str(os.nice(0)))
             nothing = os.open(os.devnull, os.O_RDONLY)
             file = os.open(self.said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             for descriptor, target in ((nothing, 0), (file, 1), (file, 2)):
