@@ -162,7 +162,7 @@ def test_a_method_from_outside_is_composed_and_reached_like_any_other(
             "method.recipe.rleu must be a key of frs, got the unknown 'rleu'. Did",
         ),
         (["method=aid(frs)", "method.recipe.relu=1"], "method.recipe.relu must be true or false, got 1."),
-        (["method=aid(frs)", "method.alpha=much"], "method.alpha must be a number, got 'much'."),
+        (["method=aid(frs)", "method.alpha=much"], "method.alpha must be a number or auto, got 'much'."),
         (["method=hint + frs", "method.recipes.2.p=1"], "'2' in 'method.recipes.2.p=1' must be a position from 0 to 1"),
         (
             ["student.family=retinanet"],

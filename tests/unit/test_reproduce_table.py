@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -30,12 +31,13 @@ def pretended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[RunConfig
     """Jobs that write the results 10, 20, 30, ... in the order in which they are called."""
     made: list[RunConfig] = []
 
-    def job(config: RunConfig, *, resume: bool, progress: object) -> None:
+    def job(config: RunConfig, *, resume: bool, progress: object) -> SimpleNamespace:
         assert resume
         made.append(config)
         name = DISTILLED if config.method else "student"
         figures = {"AP": 10.0 * len(made), "AP50": 5.0, "per_class": {}}
         write_json(config.out / "results.json", {name: figures, "steps": 1})
+        return SimpleNamespace(undrawn=None)
 
     monkeypatch.setattr(reproduce, "train_job", job)
     monkeypatch.setattr(reproduce, "distill_job", job)
