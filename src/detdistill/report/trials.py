@@ -24,6 +24,7 @@ def draw_trials(trials: Mapping[str, Mapping[int, float]], out: Path, *, winner:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9.0, 5.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -36,6 +37,7 @@ def draw_trials(trials: Mapping[str, Mapping[int, float]], out: Path, *, winner:
         style = "-" if index else "--"
         values = [curve[step] for step in steps]
         axes.plot(steps, values, style, marker=marker, color=colour, linewidth=width, markersize=5, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel("AP on the held-out images")
     axes.grid(alpha=0.3)
