@@ -282,6 +282,7 @@ WORDS: dict[str, Word] = {
     "evaluate agnostic": Word(_EVALUATE, "--agnostic"),
     "evaluate confusion": Word(_EVALUATE, "--confusion OUT/confusion.png", FILES),
     "evaluate score": Word(f"{_EVALUATE} {_JSON} --score 0.9", "--score 0.001", FILES),
+    "evaluate interval": Word(_EVALUATE, "--interval"),
     "evaluate json": Word(_EVALUATE, _JSON, FILES),
     "predict checkpoint": Word(_PREDICT, "{tutor}", FILES),
     "predict images": Word(_PREDICT, "{data}/images/val_1.png"),

@@ -113,7 +113,7 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (job.call_args.args[0].method.warmup_steps, job.call_args.args[0].seed) == (9, 1)
 
 
-MEASURED = {"agnostic": False, "confusion": None, "score": 0.3}
+MEASURED = {"agnostic": False, "confusion": None, "score": 0.3, "interval": False}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ MEASURED = {"agnostic": False, "confusion": None, "score": 0.3}
                 "agnostic": True,
                 "confusion": Path("c.png"),
                 "score": 0.5,
+                "interval": False,
             },
         ),
         (

@@ -75,7 +75,7 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_tensorboard_missing_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     with pytest.raises(MissingDependencyError, match=r"Install it with: pip install tensorboard\."):
         TensorboardLog(tmp_path, step=0)
 

@@ -35,6 +35,7 @@ def evaluate(
     agnostic: bool = False,
     confusion: Place | None = None,
     score: float = 0.3,
+    interval: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
     """Measure a detector's average precision as COCO, KITTI, Pascal VOC or AID does.
@@ -50,6 +51,7 @@ def evaluate(
         agnostic: Suppress boxes across classes, for classes that look alike and pile up on one object.
         confusion: The PNG to draw the confusion matrix to: which class is taken for which, at IoU 0.5.
         score: For the confusion matrix: leave out what the detector is less sure of, 0 to 1.
+        interval: Also tell how far COCO's figures may be off for these few images: 95 % intervals by a bootstrap.
 
     Example:
         >>> outcome = detdistill.evaluate("runs/teacher", data="my_data")
@@ -67,6 +69,7 @@ def evaluate(
         agnostic=agnostic,
         confusion=None if confusion is None else Path(confusion),
         score=score,
+        interval=interval,
         progress=progress,
     )
 

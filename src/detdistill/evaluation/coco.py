@@ -24,7 +24,7 @@ Backend = Literal["hotcoco", "faster", "pycocotools"]
 # Axes of the precisions: IoU 0.50:0.05:0.95, recall, class, area (all, small, medium, large), limit (1, 10, 100).
 _ANY_IOU, _MOST_DETECTIONS = slice(None), 2
 # Attribute, overlaps and area of every figure, under the name that people print.
-_FIGURES = {
+FIGURES = {
     "AP": ("ap", _ANY_IOU, 0),
     "AP50": ("ap50", slice(0, 1), 0),
     "AP75": ("ap75", slice(5, 6), 0),
@@ -85,7 +85,7 @@ class CocoMetrics:
 
     def figures(self) -> dict[str, float | None]:
         """The six figures under the names people print: AP, AP50, AP75, APs, APm, APl."""
-        return {name: getattr(self, attribute) for name, (attribute, _, _) in _FIGURES.items()}
+        return {name: getattr(self, attribute) for name, (attribute, _, _) in FIGURES.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """The six figures and ``per_class``, ready for JSON."""
@@ -94,7 +94,7 @@ class CocoMetrics:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> CocoMetrics:
         """The metrics that `as_dict` wrote; figures that are absent are None."""
-        figures = {attribute: content.get(name) for name, (attribute, _, _) in _FIGURES.items()}
+        figures = {attribute: content.get(name) for name, (attribute, _, _) in FIGURES.items()}
         return cls(**figures, per_class=dict(content.get("per_class") or {}))
 
 
@@ -142,7 +142,7 @@ def evaluate_coco(
         return 100.0 * float(measured.mean()) if measured.size else None
 
     return CocoMetrics(
-        **{attribute: mean(iou, area) for attribute, iou, area in _FIGURES.values()},
+        **{attribute: mean(iou, area) for attribute, iou, area in FIGURES.values()},
         per_class={name: mean(_ANY_IOU, 0, slice(label, label + 1)) for label, name in enumerate(names)},
     )
 

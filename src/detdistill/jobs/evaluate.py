@@ -10,6 +10,7 @@ from typing import Any, Literal
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import Backend, CocoMetrics
 from detdistill.evaluation.confusion import ConfusionMatrix, confusion_matrix
+from detdistill.evaluation.intervals import image_intervals
 from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.evaluation.shared import require_score
 from detdistill.files import CONFUSION, require_png
@@ -29,6 +30,7 @@ class EvaluateOutcome:
         agnostic: whether boxes were suppressed across classes.
         confusion: which class is taken for which, where the protocol's classes are the detector's.
         picture: where that was drawn.
+        intervals: 95 % intervals of the figures over the images, where they were asked for.
     """
 
     checkpoint: str
@@ -40,6 +42,7 @@ class EvaluateOutcome:
     agnostic: bool = False
     confusion: ConfusionMatrix | None = None
     picture: Path | None = None
+    intervals: Mapping[str, tuple[float, float]] | None = None
 
     def table(self) -> list[str]:
         """By whose rules and on how many images, then the figures, all and by class."""
@@ -53,7 +56,16 @@ class EvaluateOutcome:
             return [*lines, *self.metrics.text().splitlines(), *last]
         named = {self.checkpoint: self.metrics}
         figures, classes = side_by_side(named).text().splitlines(), per_class(named).text().splitlines()
-        return [*lines, *figures, "", *classes, *last]
+        return [*lines, *figures, *self._spread(), "", *classes, *last]
+
+    def _spread(self) -> list[str]:
+        if self.intervals is None:
+            return []
+        told = ", ".join(f"{name} {low:.1f} to {high:.1f}" for name, (low, high) in self.intervals.items())
+        return [
+            "",
+            f"95 % intervals over the images, of this detector: {told or 'none, there is too little to draw from'}",
+        ]
 
     def as_dict(self) -> Mapping[str, Any]:
         """The checkpoint, the protocol, the figures and the confusion matrix."""
@@ -65,6 +77,7 @@ class EvaluateOutcome:
             **self.metrics.as_dict(),
             **({} if self.best is None else {"best": self.best.as_dict()}),
             **({"agnostic": True} if self.agnostic else {}),
+            **({} if self.intervals is None else {"intervals": {k: list(ends) for k, ends in self.intervals.items()}}),
             **({} if self.confusion is None else {"confusion": self.confusion.as_dict()}),
         }
 
@@ -79,12 +92,17 @@ def evaluate_job(
     agnostic: bool = False,
     confusion: Path | None = None,
     score: float = 0.3,
+    interval: bool = False,
     progress: Progress | None = None,
 ) -> EvaluateOutcome:
     """The figures of a checkpoint on a split; the words are those of `detdistill.evaluate`."""
     watcher = progress or Silence()
     rules = PROTOCOLS.find(protocol) if isinstance(protocol, str) else protocol
     require_score(score)
+    if interval and rules.name != "coco":
+        raise ConfigError(
+            f"--interval must come with COCO's rules, got {rules.name}. Leave --interval or --protocol out."
+        )
     if confusion is not None:
         require_png(confusion, CONFUSION, option="--confusion")
         if not rules.same_classes:
@@ -111,4 +129,5 @@ def evaluate_job(
         agnostic=agnostic,
         confusion=matrix,
         picture=confusion,
+        intervals=image_intervals(truth, found) if interval else None,
     )

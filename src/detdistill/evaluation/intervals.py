@@ -1,0 +1,61 @@
+"""How far COCO's figures may be off because other images could have been drawn: a bootstrap over images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detdistill.data.annotations import Annotations
+from detdistill.evaluation.coco import FIGURES, ImageDetections
+from detdistill.evaluation.matches import match
+from detdistill.evaluation.resample import average_precisions
+
+CHOICES = 1000
+_ENDS = (2.5, 97.5)
+
+
+def figures_of(precisions: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """COCO's six figures in percent of every choice, by name; NaN where a choice has nothing to measure one by.
+
+    Args:
+        precisions: what `average_precisions` gives; (r, K, 4, 10).
+    """
+    found = {}
+    for name, (_, overlaps, area) in FIGURES.items():
+        values = precisions[:, :, area, overlaps].reshape(len(precisions), -1)
+        known = ~np.isnan(values)
+        sums, counts = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
+        found[name] = np.divide(100 * sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
+    return found
+
+
+def image_intervals(
+    annotations: Annotations, detections: Sequence[ImageDetections], *, seed: int = 0
+) -> Mapping[str, tuple[float, float]]:
+    """95 % intervals of COCO's figures: the percentiles over 1,000 draws of as many images, with replacement.
+
+    They say how the figure would vary over validation sets of this size, of one and the same detector; another training
+    varies beside that.
+
+    Args:
+        annotations: the ground truth.
+        detections: as for `evaluate_coco`.
+        seed: decides the draws.
+
+    Returns:
+        Lower and upper end in percent by name, for the figures that every draw or nearly every one can measure.
+
+    Raises:
+        DataError: as `evaluate_coco`.
+    """
+    count = len(annotations)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=CHOICES)
+    found = {}
+    for name, values in figures_of(average_precisions(match(annotations, detections), drawn)).items():
+        known = values[~np.isnan(values)]
+        if len(known) >= 0.95 * CHOICES:
+            low, high = np.percentile(known, _ENDS)
+            found[name] = (float(low), float(high))
+    return found
