@@ -14,7 +14,7 @@ from detdistill.data.mixture import Mixture
 from detdistill.data.union import counted, one_sided, shared_images, unite, united_names
 from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
-from detdistill.files import require_writable
+from detdistill.files import is_partial, require_writable
 from detdistill.jobs import sizes
 from detdistill.jobs.opening import image_settings, open_detector, read_split, require_same_classes
 from detdistill.jobs.paths import PATHS_FROM
@@ -163,7 +163,7 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
         require_writable(out, "The run folder")
-        if not (out.is_dir() and any(path.name != LOCK for path in out.iterdir())):
+        if not _made_in(out):
             return
         begun = _is_run(out / first)
         if not resume:
@@ -180,14 +180,19 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
 
 def _is_run(folder: Path) -> bool:
     """Whether a run was begun in a folder: it has a checkpoint, a config file, or what its teacher made alone."""
-    run = RunFolder(folder)
-    made = ({path.name for path in folder.iterdir()} if folder.is_dir() else set()) - {LOCK}
+    run, made = RunFolder(folder), _made_in(folder)
     if run.steps() or (made and made <= {run.twins.name, run.unlabelled.name}):
         return True
     try:
         return run.config.read_text(encoding="utf-8").startswith(f"{PATHS_FROM}:")
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _made_in(folder: Path) -> set[str]:
+    """The names in a folder but for what a kill leaves of a run that has made nothing: its lock, a cut-off write."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {name for name in names if name != LOCK and not is_partial(name)}
 
 
 def _require_same_longer(config: RunConfig) -> None:
