@@ -100,9 +100,7 @@ def evaluate_job(
     rules = PROTOCOLS.find(protocol) if isinstance(protocol, str) else protocol
     require_score(score)
     if interval and rules.name != "coco":
-        raise ConfigError(
-            f"--interval must come with COCO's rules, got {rules.name}. Leave --interval or --protocol out."
-        )
+        raise ConfigError(f"--interval must come with COCO's rules, got {rules.name}. Add --protocol coco.")
     if confusion is not None:
         require_png(confusion, CONFUSION, option="--confusion")
         if not rules.same_classes:
