@@ -21,7 +21,14 @@ from scenes_in_memory import tiny_teacher
 from watched_jobs import Watcher
 
 SMALL = ("student.head_depth=1", "student.strides=[8, 16, 32]", "student.fpn_channels=16", "seed=4")
-SMALL += ("train.batch_size=2", "train.steps=6", "train.warmup_steps=1", "train.device=cpu", "train.ema_decay=0")
+SMALL += (
+    "train.batch_size=2",
+    "train.steps=6",
+    "train.warmup_steps=1",
+    "train.device=cpu",
+    "train.ema_decay=0",
+    "train.threads=1",
+)
 SEARCH = Search((parse_method("hint"), parse_method("frs")), (3.0, 1.0), budget=4.0, held_out=0.5, jobs=1)
 NAMES = ["alone", "hint(strength=3)", "frs(strength=3)", "hint(strength=1)", "frs(strength=1)"]
 
