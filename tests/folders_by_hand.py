@@ -179,3 +179,18 @@ def make_labelme(folder: Path) -> Path:
         write(folder / f"{stem}.json", labelme_text(stem))
         picture(folder / f"{stem}.png")
     return folder
+
+
+MAKERS = {
+    "coco": make_coco,
+    "voc": make_voc,
+    "yolo": make_yolo,
+    "kitti": make_kitti,
+    "roboflow": make_roboflow,
+    "cvat": make_one_coco,
+    "darknet": make_darknet,
+    "labelimg": make_labelimg,
+    "labelme": make_labelme,
+    "tracking": make_tracking,
+}
+"""Every layout that is read, made into a folder."""

@@ -37,24 +37,10 @@ class _Accepted(BaseException):
 
 def prepare(material: Material) -> None:
     """Makes what is mutated."""
-    from folders_by_hand import (
-        make_coco,
-        make_darknet,
-        make_kitti,
-        make_labelimg,
-        make_labelme,
-        make_one_coco,
-        make_roboflow,
-        make_tracking,
-        make_voc,
-        make_yolo,
-    )
+    from folders_by_hand import MAKERS
 
     _ = material.teacher
-    makers = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo, "kitti": make_kitti, "roboflow": make_roboflow}
-    makers |= {"cvat": make_one_coco, "darknet": make_darknet, "labelimg": make_labelimg, "labelme": make_labelme}
-    makers |= {"tracking": make_tracking}
-    for name, make in makers.items():
+    for name, make in MAKERS.items():
         make(material.home / "formats" / name)
 
 

@@ -17,31 +17,8 @@ from detdistill.data.sources import open_split, present_splits
 from detdistill.data.summary import summarise
 from detdistill.errors import DataError, DistillError
 from detdistill.jobs.data import convert_data_job
-from folders_by_hand import (
-    make_coco,
-    make_darknet,
-    make_kitti,
-    make_labelimg,
-    make_labelme,
-    make_one_coco,
-    make_roboflow,
-    make_tracking,
-    make_voc,
-    make_yolo,
-)
+from folders_by_hand import MAKERS
 
-MAKERS = {
-    "coco": make_coco,
-    "voc": make_voc,
-    "yolo": make_yolo,
-    "kitti": make_kitti,
-    "roboflow": make_roboflow,
-    "cvat": make_one_coco,
-    "darknet": make_darknet,
-    "labelimg": make_labelimg,
-    "labelme": make_labelme,
-    "tracking": make_tracking,
-}
 SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png", ".data", ".names")
 WRITTEN = ("coco", "voc", "yolo", "kitti")
 

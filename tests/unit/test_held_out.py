@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.held_out import hold_out, with_images
+from detdistill.data.held_out import hold_out
 from detdistill.errors import DataError
 
 
@@ -36,14 +37,16 @@ def split(counts: list[int], classes: int = 3) -> Annotations:
 
 
 def test_images_keep_what_is_theirs() -> None:
-    whole = split([2, 0, 3, 1])
-    part = with_images(whole, np.array([3, 0]))
+    whole = replace(split([2, 0, 3, 1]), scores=np.arange(6, dtype=np.float32))
+    part = whole.of(np.array([3, 0]))
     assert [part.file_name(index) for index in range(2)] == [whole.file_name(3), whole.file_name(0)]
     assert part.image_ids.tolist() == [13, 10]
     assert part.boxes[part.objects(0), 0].tolist() == [300.0]
     assert part.boxes[part.objects(1), 0].tolist() == [0.0, 1.0]
     assert part.labels.tolist() == [2, 0, 1]
-    assert len(with_images(whole, np.array([1])).boxes) == 0
+    assert part.scores is not None
+    assert part.scores.tolist() == [5, 0, 1]
+    assert len(whole.of(np.array([1])).boxes) == 0
 
 
 def test_every_image_is_on_one_side_as_the_seed_decides() -> None:

@@ -89,9 +89,14 @@ class Annotations:
         """Where the boxes of image `index` stand in `boxes`, `labels`, `ignored` and `areas`."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    def owners(self) -> NDArray[np.int64]:
+        """The image of every box; (m,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def of(self, rows: NDArray[np.int64]) -> Annotations:
-        """Some of the images, in rising order."""
-        objects = np.isin(np.repeat(np.arange(len(self)), np.diff(self.offsets)), rows)
+        """Some of the images, in the order of `rows`."""
+        pieces = (np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows)
+        objects = np.concatenate([np.zeros(0, dtype=np.int64), *pieces])
         names = [self.file_name(row).encode() for row in rows.tolist()]
         return replace(
             self,
@@ -132,7 +137,7 @@ def find_regions(annotations: Annotations) -> IgnoreRegions:
     classes = len(annotations.class_names)
     members = np.zeros(len(annotations.boxes), dtype=np.bool_)
     rows = np.flatnonzero(annotations.ignored)
-    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[rows]
+    image_of = annotations.owners()[rows]
     if classes < 2 or len(rows) == 0:
         return IgnoreRegions(np.zeros(0, dtype=np.int64), np.zeros((0, 4), dtype=np.float32), members)
     boxes = annotations.boxes[rows]

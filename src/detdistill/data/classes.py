@@ -25,7 +25,7 @@ def with_classes(annotations: Annotations, names: Sequence[str]) -> Annotations:
     new_label = np.full(len(own), -1, dtype=np.int32)
     new_label[[own[name] for name in names if name in own]] = [k for k, name in enumerate(names) if name in own]
     labels, regions = new_label[annotations.labels], find_regions(annotations)
-    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    owners = annotations.owners()
     spread = len(names) <= MOST_CLASSES_FOR_REGIONS
     kept = np.flatnonzero((labels >= 0) & ~(regions.members & spread))
     copies = len(names) if spread else 0
@@ -68,7 +68,7 @@ def left_out(annotations: Annotations, names: Sequence[str]) -> str:
 
 
 def _images_with_boxes(annotations: Annotations) -> int:
-    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    owners = annotations.owners()
     return len(np.unique(owners[~annotations.ignored]))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,24 +9,6 @@ from detdistill.data.annotations import Annotations
 from detdistill.errors import DataError
 
 _DRAWS = 100
-
-
-def with_images(annotations: Annotations, rows: NDArray[np.int64]) -> Annotations:
-    """The same split with the images `rows` alone, in that order."""
-    boxes = _members(annotations.offsets, rows)
-    letters = _members(annotations.name_offsets, rows)
-    return replace(
-        annotations,
-        image_ids=annotations.image_ids[rows],
-        sizes=annotations.sizes[rows],
-        name_bytes=annotations.name_bytes[letters],
-        name_offsets=_offsets(annotations.name_offsets, rows),
-        offsets=_offsets(annotations.offsets, rows),
-        boxes=annotations.boxes[boxes],
-        labels=annotations.labels[boxes],
-        ignored=annotations.ignored[boxes],
-        areas=annotations.areas[boxes],
-    )
 
 
 def hold_out(annotations: Annotations, share: float, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -46,7 +26,7 @@ def hold_out(annotations: Annotations, share: float, *, seed: int) -> tuple[NDAr
     count = len(annotations)
     held = min(max(round(share * count), 1), count - 1)
     random = np.random.default_rng(seed)
-    owners = np.repeat(np.arange(count), np.diff(annotations.offsets))
+    owners = annotations.owners()
     labels = np.where(annotations.ignored, -1, annotations.labels)
     best, found = 0, None
     for _ in range(_DRAWS if count > 1 else 0):
@@ -63,13 +43,3 @@ def hold_out(annotations: Annotations, share: float, *, seed: int) -> tuple[NDAr
             f"{int((labels >= 0).sum())} boxes. Label more images."
         )
     return np.flatnonzero(~found), np.flatnonzero(found)
-
-
-def _members(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where everything stands that the rows own."""
-    pieces = [np.arange(offsets[row], offsets[row + 1]) for row in rows]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *pieces]).astype(np.int64)
-
-
-def _offsets(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([[0], np.cumsum(np.diff(offsets)[rows])]).astype(np.int64)

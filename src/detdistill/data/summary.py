@@ -107,7 +107,7 @@ def summarise(annotations: Annotations, problems: Problems) -> SplitSummary:
     regions = find_regions(annotations)
     used = ~annotations.ignored
     labels, corners, areas = annotations.labels[used], annotations.boxes[used], annotations.areas[used]
-    image_of = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))[used]
+    image_of = annotations.owners()[used]
     classes = len(annotations.class_names)
     counts = np.bincount(labels, minlength=classes).tolist()
     pairs = np.unique(image_of * classes + labels)

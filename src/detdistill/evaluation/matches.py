@@ -60,7 +60,7 @@ def match(annotations: Annotations, detections: Sequence[ImageDetections]) -> Ma
     order = np.lexsort((-scores, pairs))
     order = order[_rank(pairs[order]) < _MOST]
     images, boxes, scores, labels, pairs = images[order], boxes[order], scores[order], labels[order], pairs[order]
-    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    owners = annotations.owners()
     keys = owners * len(names) + annotations.labels
     areas = annotations.areas.astype(np.float64)
     outside = (areas < AREAS[:, :1]) | (areas > AREAS[:, 1:]) | annotations.ignored

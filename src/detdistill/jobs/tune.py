@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from detdistill.data.held_out import hold_out, with_images
+from detdistill.data.held_out import hold_out
 from detdistill.errors import ConfigError, DistillError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import stages
@@ -146,12 +146,13 @@ class TuneOutcome:
         steps = sorted({step for curve in self.trials.values() for step in curve})
         order = sorted(self.trials, key=lambda name: [-(self.trials[name].get(step) or -1.0) for step in steps[::-1]])
         rows = tuple((name, *(self.trials[name].get(step) for step in steps)) for name in order)
+        picture = SearchFolder(self.out).picture
         go_on = f"detdistill distill {self.tuned}" if self.winner else f"detdistill train {self.tuned}"
         return [
             *Table(("trial", *(f"AP at {step}" for step in steps)), rows).text().splitlines(),
             "",
             self.sentence(),
-            f"cost: {self.trainings:.1f} times one training, {self.seconds:.0f} s; drawn in {self.out / 'trials.png'}",
+            f"cost: {self.trainings:.1f} times one training, {self.seconds:.0f} s; drawn in {picture}",
             f"the final training, judged on validation once: {go_on}",
         ]
 
@@ -177,8 +178,8 @@ def held_out(opened: Opened, share: float) -> Opened:
         edges = accumulate(mixture.sizes, initial=0)
         sizes = tuple(int(((learned >= a) & (learned < b)).sum()) for a, b in pairwise(edges))
         mixture = replace(mixture, sizes=sizes)
-    parts = with_images(data.train, learned), with_images(data.train, judged)
-    return replace(opened, data=replace(data, train=parts[0], val=parts[1], mixture=mixture))
+    parts = replace(data, train=data.train.of(learned), val=data.train.of(judged), mixture=mixture)
+    return replace(opened, data=parts)
 
 
 def tune_job(

@@ -82,7 +82,7 @@ def group_classes(annotations: Annotations, groups: Mapping[str, Sequence[str]])
     labels = given[rows]
     labels[everywhere] = np.resize(np.arange(len(groups), dtype=np.int32), int(everywhere.sum()))
     ignored = annotations.ignored[rows] | everywhere
-    owners = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
+    owners = annotations.owners()
     key = np.column_stack([owners[rows], labels, annotations.boxes[rows]]).astype(np.float64)
     # An object is like no other row.
     key[~ignored, 0] = -1.0 - np.flatnonzero(~ignored)

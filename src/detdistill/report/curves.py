@@ -18,6 +18,7 @@ from detdistill.report.palette import LINE_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 _AP = "AP"
@@ -79,6 +80,11 @@ def learning_curves(
     if shown:
         handles = [Line2D([], [], color=colours[label], linewidth=2.5, label=label) for label in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(shown), 5), frameon=False, fontsize=12)
+    write_figure(figure, out)
+
+
+def write_figure(figure: Figure, out: Path) -> None:
+    """Writes a figure as a PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     write_bytes(out, content.getvalue())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from detdistill.files import write_bytes
+from detdistill.report.curves import write_figure
 from detdistill.report.palette import LINE_COLOURS
 
 _MARKERS = "osD^vPX*"
@@ -43,6 +42,4 @@ def draw_trials(trials: Mapping[str, Mapping[int, float]], out: Path, *, winner:
     axes.grid(alpha=0.3)
     axes.margins(x=0.03)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    write_bytes(out, content.getvalue())
+    write_figure(figure, out)
