@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
 from detdistill.evaluation.coco import ImageDetections, check_detections
-from detdistill.evaluation.shared import areas, intersections, overlap, require_score
+from detdistill.evaluation.shared import half_inside, overlap, require_score
 
 BACKGROUND, MISSED = "background", "missed"
 LEAST_IOU = 0.5
@@ -77,8 +77,7 @@ def confusion_matrix(
         boxes, ignored = annotations.boxes[rows].astype(np.float64), annotations.ignored[rows]
         truth, guesses = annotations.labels[rows][~ignored], seen.boxes.astype(np.float64)
         overlaps = overlap(guesses, boxes[~ignored])
-        inside = intersections(guesses, boxes[ignored]).max(axis=1, initial=0)
-        excused = inside >= LEAST_IOU * np.maximum(areas(guesses), np.finfo(np.float64).tiny)
+        excused = half_inside(guesses, boxes[ignored])
         free = np.ones(len(truth), dtype=bool)
         for guess in np.argsort(-seen.scores, kind="stable").tolist():
             label, own = seen.labels[guess], np.where(free, overlaps[guess], 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from detdistill.data.annotations import Annotations
 from detdistill.evaluation.coco import ImageDetections, check_detections
-from detdistill.evaluation.shared import areas, intersections, overlap
+from detdistill.evaluation.shared import half_inside, overlap
 
 _LEAST_IOU = 0.5
 
@@ -53,8 +53,7 @@ def _judged(
     overlaps = overlap(guesses, boxes[~ignored])
     if by_class:
         overlaps *= found.labels[:, None] == labels[None, :]
-    inside = intersections(guesses, boxes[ignored]).max(axis=1, initial=0)
-    excused = inside >= _LEAST_IOU * np.maximum(areas(guesses), np.finfo(np.float64).tiny)
+    excused = half_inside(guesses, boxes[ignored])
     right = np.zeros(len(guesses), dtype=np.bool_)
     for guess in np.argsort(-found.scores, kind="stable").tolist():
         if overlaps[guess].max(initial=0.0) >= _LEAST_IOU:

@@ -30,6 +30,12 @@ def overlap(boxes: Boxes, others: Boxes) -> Boxes:
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
+def half_inside(boxes: Boxes, regions: Boxes) -> NDArray[np.bool_]:
+    """Which of the boxes (n, 4) have half of their area, or more, in one of the regions (m, 4); (n,)."""
+    inside = intersections(boxes, regions).max(axis=1, initial=0)
+    return np.asarray(inside >= 0.5 * np.maximum(areas(boxes), np.finfo(np.float64).tiny))
+
+
 def require_score(score: float) -> None:
     """Refuses a least score of detections that is none.
 
