@@ -38,13 +38,12 @@ from detdistill.files import read_json, write_json, write_text  # noqa: E402
 from detdistill.jobs import stages  # noqa: E402
 from detdistill.jobs.config import read_run_config  # noqa: E402
 from detdistill.progress import Silence  # noqa: E402
+from detdistill.proof.quantile import t_quantile  # noqa: E402
 from detdistill.random import draw_seed  # noqa: E402
 from detdistill.scenes import make_scenes  # noqa: E402
 from detdistill.training.launch import own_device  # noqa: E402
 from evidence_plan import ALONE, COMMON, EQUAL_TIME, SEEDS, SETS, TEACHER, Run, Set, planned, teacher_of  # noqa: E402
 
-# Student's t: how many standard errors the half of a 95 % interval has with so many seeds.
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}
 # A guess before the first run is done: seconds that one takes beside its steps, and for a step of the student alone.
 BESIDE, FIRST_PACE = 8.0, 0.12
 # Runs are given up where so many have failed and none is done.
@@ -305,9 +304,9 @@ def table(places: Places, runs: Sequence[Run]) -> list[str]:
 
 def interval(values: Sequence[float]) -> str:
     """The 95 % interval of a mean by Student's t."""
-    if len(values) not in T95:
+    if len(values) < 2:
         return ""
-    half = T95[len(values)] * stdev(values) / len(values) ** 0.5
+    half = t_quantile(len(values) - 1) * stdev(values) / len(values) ** 0.5
     return f"{mean(values) - half:+.1f} to {mean(values) + half:+.1f}"
 
 

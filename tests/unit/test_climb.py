@@ -26,7 +26,7 @@ def test_the_noise_is_students_interval() -> None:
     """On 0, 1, 2, 3 from the quarter's begin: residuals ±0.5 of slope 0.2, s² = 0.8 / 2, Σ(x − x̄)² = 5."""
     found = climb_of(rows({9: 10.0, 10: 11.0, 11: 10.0, 12: 11.0}), steps=12)
     assert found.rise == pytest.approx(0.2 * 3)
-    assert found.noise == pytest.approx(4.303 * np.sqrt(0.8 / 2 / 5) * 3)
+    assert found.noise == pytest.approx(4.302653 * np.sqrt(0.8 / 2 / 5) * 3)
     assert found.verdict == "unclear"
 
 

@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from detdistill.proof.quantile import t_quantile
+
 LEAST_EVALUATIONS = 4
 _LEVEL_AP = 1.0
-# Student's t at 97.5 % for 2, 3, ... degrees of freedom; beyond, its expansion around the normal distribution's.
-_T = (4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_Z = 1.95996
 
 Verdict = Literal["climbing", "level", "falling", "unclear", "unknown"]
 
@@ -89,7 +88,7 @@ def climb_of(rows: Iterable[Mapping[str, float | None]], *, steps: int | None, m
     slope = float((at * values).sum()) / spread
     left = values - values.mean() - slope * at
     error = math.sqrt(float((left**2).sum()) / (count - 2) / spread)
-    return Climb(count, rise=slope * span, noise=_quantile(count - 2) * error * span, every=every)
+    return Climb(count, rise=slope * span, noise=t_quantile(count - 2) * error * span, every=every)
 
 
 def climb_lines(climbs: Mapping[str, Climb]) -> list[str]:
@@ -98,9 +97,3 @@ def climb_lines(climbs: Mapping[str, Climb]) -> list[str]:
     for name, one in climbs.items():
         told.setdefault(one.text(), []).append(name)
     return [f"length of training: {', '.join(names)}: {text}" for text, names in told.items()]
-
-
-def _quantile(freedom: int) -> float:
-    if freedom - 2 < len(_T):
-        return _T[freedom - 2]
-    return _Z + (_Z**3 + _Z) / (4 * freedom) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * freedom**2)

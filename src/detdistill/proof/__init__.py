@@ -1,0 +1,1 @@
+"""Whether distillation helped: figures in, words and figures out; nothing here trains or reads files."""
