@@ -11,6 +11,7 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.progress import counted
 from detdistill.proof.differences import Difference, Differences
 from detdistill.proof.quantile import t_quantile
+from detdistill.proof.thresholds import WORTH
 
 Kind = Literal["gains", "hurts", "no measurable effect"]
 _MOST_SEEDS, _MOST_IMAGES = 100, 1_000_000
@@ -105,7 +106,7 @@ class Verdict:
         return to_settle(steps, images=self.same_steps.images, width=self.worth)
 
 
-def judge(same_steps: Differences, same_time: Differences | None = None, *, worth: float = 0.5) -> Verdict:
+def judge(same_steps: Differences, same_time: Differences | None = None, *, worth: float = WORTH) -> Verdict:
     """The verdict on AP.
 
     Args:
