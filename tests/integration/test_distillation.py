@@ -227,13 +227,14 @@ def test_the_twins_begin_alike_and_see_the_same_images(lab: Lab) -> None:
 def test_the_run_folder_holds_what_it_should(lab: Lab) -> None:
     run = lab.folder / "distilled"
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    told = {"method", "steps", "seconds", "clipping", "strength", "alone_run", "climb", *COMPARED}
+    told = {"method", "steps", "seconds", "clipping", "strength", "alone_run", "climb", "error_types", *COMPARED}
     assert {"teacher", "alone", "distilled", *told} == results.keys()
     assert results["clipping"] == {**results["clipping"], "steps": 3, "limit": 10.0}
     assert (results["alone_run"]["twin"], results["alone_run"]["differences"]) == (True, [])
     assert (results["method"], results["steps"]) == ("frs", 3)
     assert [one["verdict"] for one in results["climb"].values()] == ["unknown"] * 2
     for name in ("teacher", "alone", "distilled"):
+        assert results["error_types"][name]["AP50"] == pytest.approx(results[name]["AP50"], abs=1e-9)
         assert {"AP", "AP50"} <= results[name].keys()
         assert all(0 <= results[name][key] <= 100 for key in ("AP", "AP50"))
     for name in ("pictures.png", "curves.png"):

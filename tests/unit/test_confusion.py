@@ -12,42 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from detdistill.cli import main
-from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
-from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.confusion import confusion_matrix
+from detdistill.evaluation.error_types import KINDS
 from detdistill.report.confusion import draw_confusion
 from detdistill.scenes import SCENE_CLASSES, make_scenes
-
-NAMES = ("car", "truck")
-LEFT, RIGHT, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
-
-
-def split(*images: list[tuple[tuple[float, ...], int, bool]]) -> Annotations:
-    """Annotations of images given as lists of (box, label, ignored)."""
-    objects = [one for image in images for one in image]
-    names = [f"{index}.png".encode() for index in range(len(images))]
-    boxes = np.array([one[0] for one in objects], dtype=np.float32).reshape(-1, 4)
-    return Annotations(
-        images_dir=Path("images"),
-        class_names=NAMES,
-        category_ids=np.arange(len(NAMES)),
-        image_ids=np.arange(len(images)),
-        sizes=np.full((len(images), 2), 100, dtype=np.int32),
-        name_bytes=np.frombuffer(b"".join(names), dtype=np.uint8),
-        name_offsets=np.cumsum([0, *map(len, names)]),
-        offsets=np.cumsum([0, *map(len, images)]).astype(np.int64),
-        boxes=boxes,
-        labels=np.array([one[1] for one in objects], dtype=np.int32),
-        ignored=np.array([one[2] for one in objects], dtype=bool),
-        areas=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1),
-    )
-
-
-def found(image: int, *objects: tuple[tuple[float, ...], int, float]) -> ImageDetections:
-    boxes = np.array([one[0] for one in objects], dtype=np.float32).reshape(-1, 4)
-    scores = np.array([one[2] for one in objects], dtype=np.float32)
-    return ImageDetections(image, boxes, scores, np.array([one[1] for one in objects], dtype=np.int64))
+from few_boxes import FAR, LEFT, RIGHT, found, split
 
 
 @pytest.mark.parametrize(
@@ -142,14 +112,19 @@ def test_a_person_gets_it_from_a_run_and_from_evaluate(tmp_path: Path, capsys: p
     assert main(["train", *data, "--detector", "fcos/tiny", "--out", str(run), "--steps", "1", *settings]) == 0
     assert "boxes suppressed across classes" in capsys.readouterr().out
     assert json.loads((run / "results.json").read_text())["agnostic"] is True
+    (run_errors,) = json.loads((run / "results.json").read_text())["error_types"].values()
     counts = json.loads((run / "confusion.json").read_text())["student"]
     assert counts["rows"] == [*SCENE_CLASSES, "background"]
     assert (run / "confusion.png").is_file()
     words = ["--agnostic", "--confusion", str(drawn), "--score", "0.001", "--json", str(told)]
     assert main(["evaluate", str(run), *data, *words]) == 0
-    assert f"confusion matrix in {drawn}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"confusion matrix in {drawn}" in printed
+    assert "AP50 lost" in printed
     content = json.loads(told.read_text())
     assert content["agnostic"] is True
+    assert content["error_types"] == run_errors
+    assert run_errors.keys() == {"AP50", *KINDS}
     matrix = np.array(content["confusion"]["counts"])
     truths = json.loads((tmp_path / "scenes/val.json").read_text())["annotations"]
     assert matrix[:-1].sum() == sum(not one["iscrowd"] for one in truths)

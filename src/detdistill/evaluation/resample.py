@@ -62,7 +62,7 @@ def _of_overlaps(
         totals = base[:, base_before[places]]
         if len(further):
             totals += _sums(drawn[:, further])[:, np.searchsorted(further, places, side="right")]
-        values.append(_precision(drawn[:, places], totals, np.maximum(objects, 1)))
+        values.append(interpolated_precision(drawn[:, places], totals, np.maximum(objects, 1)))
     return np.stack(values, axis=1)
 
 
@@ -73,7 +73,9 @@ def _sums(copies: NDArray[np.int32]) -> NDArray[np.int32]:
     return found
 
 
-def _precision(copies: NDArray[np.int32], totals: NDArray[np.int32], objects: NDArray[np.int32]) -> NDArray[np.float64]:
+def interpolated_precision(
+    copies: NDArray[np.int32], totals: NDArray[np.int32], objects: NDArray[np.int32]
+) -> NDArray[np.float64]:
     """Precision averaged over COCO's 101 recalls.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import Backend, CocoMetrics
 from detdistill.evaluation.confusion import ConfusionMatrix, confusion_matrix
+from detdistill.evaluation.error_types import ErrorTypes, error_types
 from detdistill.evaluation.intervals import image_intervals
 from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.evaluation.shared import require_score
@@ -17,7 +18,7 @@ from detdistill.files import CONFUSION, require_png
 from detdistill.jobs.opening import detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence, counted
 from detdistill.report.confusion import draw_confusion
-from detdistill.report.tables import AGNOSTIC, per_class, side_by_side
+from detdistill.report.tables import AGNOSTIC, error_costs, per_class, side_by_side
 from detdistill.store.best import Best, chosen_as
 
 
@@ -31,6 +32,7 @@ class EvaluateOutcome:
         confusion: which class is taken for which, where the protocol's classes are the detector's.
         picture: where that was drawn.
         intervals: 95 % intervals of the figures over the images, where they were asked for.
+        errors: what kinds of errors there are and what they cost, by COCO's rules alone.
     """
 
     checkpoint: str
@@ -43,6 +45,7 @@ class EvaluateOutcome:
     confusion: ConfusionMatrix | None = None
     picture: Path | None = None
     intervals: Mapping[str, tuple[float, float]] | None = None
+    errors: ErrorTypes | None = None
 
     def table(self) -> list[str]:
         """By whose rules and on how many images, then the figures, all and by class."""
@@ -56,7 +59,9 @@ class EvaluateOutcome:
             return [*lines, *self.metrics.text().splitlines(), *last]
         named = {self.checkpoint: self.metrics}
         figures, classes = side_by_side(named).text().splitlines(), per_class(named).text().splitlines()
-        return [*lines, *figures, *self._spread(), "", *classes, *last]
+        errors = {} if self.errors is None else {self.checkpoint: self.errors}
+        lost = ["", *error_costs(errors).text().splitlines()] if errors else []
+        return [*lines, *figures, *self._spread(), *lost, "", *classes, *last]
 
     def _spread(self) -> list[str]:
         if self.intervals is None:
@@ -78,6 +83,7 @@ class EvaluateOutcome:
             **({} if self.best is None else {"best": self.best.as_dict()}),
             **({"agnostic": True} if self.agnostic else {}),
             **({} if self.intervals is None else {"intervals": {k: list(ends) for k, ends in self.intervals.items()}}),
+            **({} if self.errors is None else {"error_types": self.errors.as_dict()}),
             **({} if self.confusion is None else {"confusion": self.confusion.as_dict()}),
         }
 
@@ -128,4 +134,5 @@ def evaluate_job(
         confusion=matrix,
         picture=confusion,
         intervals=image_intervals(truth, found) if interval else None,
+        errors=error_types(truth, found) if rules.name == "coco" else None,
     )

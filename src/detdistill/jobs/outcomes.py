@@ -10,11 +10,12 @@ from typing import Any
 from detdistill.data.transforms import ImageSettings
 from detdistill.errors import DiskError
 from detdistill.evaluation.coco import CocoMetrics
+from detdistill.evaluation.error_types import ErrorTypes
 from detdistill.jobs.alone import Comparison
 from detdistill.jobs.profile import ProfileOutcome
 from detdistill.progress import counted
 from detdistill.report.climb import Climb, climb_lines
-from detdistill.report.tables import AGNOSTIC, Table, class_change, per_class, results_json, side_by_side
+from detdistill.report.tables import AGNOSTIC, Table, class_change, error_costs, per_class, results_json, side_by_side
 from detdistill.store.best import Best
 from detdistill.training.clipping import Clipped
 
@@ -47,6 +48,7 @@ class RunOutcome:
         longer: steps and seconds of the student alone where it was trained for longer, by the names of `results`.
         undrawn: why pictures of the run are missing; None where all are there.
         climbs: whether students were still climbing when their training ended, by the names of `results`.
+        errors: what kinds of errors the detectors make and what these cost, by the names of `results`.
     """
 
     out: Path
@@ -67,6 +69,7 @@ class RunOutcome:
     longer: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     undrawn: DiskError | None = None
     climbs: Mapping[str, Climb] = field(default_factory=dict)
+    errors: Mapping[str, ErrorTypes] = field(default_factory=dict)
 
     @property
     def failure(self) -> str | None:
@@ -83,11 +86,16 @@ class RunOutcome:
         clipped = f"; {self.clipping.text()}" if self.clipping is not None and self.clipping.clipped else ""
         skipped = f"; {counted(len(self.left_out), 'step')} left out, not finite" if self.left_out else ""
         took = f"{counted(self.steps, 'step')}{early} in {self.seconds:.0f} s{clipped}{skipped}; run folder {self.out}"
+        against = self._against() if self.method else None
+        change = None if against is None else (DISTILLED, against)
+        if self.errors:
+            errors = {_ROWS.get(name, name): one for name, one in self.errors.items()}
+            lines += ["", *error_costs(errors, change=change).text().splitlines()]
         if not self.method:
             return [*lines, "", *per_class(self.results).text().splitlines(), "", took]
-        if against := self._against():
+        if against is not None:
             shown = {name: self.results[name] for name in (TEACHER, against, DISTILLED)}
-            lines += ["", *per_class(shown, change=(DISTILLED, against)).text().splitlines()]
+            lines += ["", *per_class(shown, change=change).text().splitlines()]
         if self.longer:
             rows = tuple((name, *cost) for name, cost in self._training().items())
             lines += ["", *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines()]
@@ -143,6 +151,7 @@ class RunOutcome:
             **({"sizes": {name: asdict(size) for name, size in self.sizes.items()}} if self.sizes else {}),
             **({"agnostic": True} if self.agnostic else {}),
             **({"climb": {name: one.as_dict() for name, one in self.climbs.items()}} if self.climbs else {}),
+            **({"error_types": {name: one.as_dict() for name, one in self.errors.items()}} if self.errors else {}),
             **self._compared(),
         }
 

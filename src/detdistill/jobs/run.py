@@ -10,6 +10,7 @@ import numpy as np
 
 from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
+from detdistill.evaluation.error_types import error_types
 from detdistill.jobs import samples, sizes, stages
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.longer import longer_configs, require_measurable
@@ -86,6 +87,7 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
         left_out=training.left_out,
         agnostic=config.evaluate.agnostic,
         climbs={STUDENT: _climb(config.out, training.steps)},
+        errors={STUDENT: error_types(opened.data.val, measured.found)},
     )
     curves = stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
     return replace(found, undrawn=stages.count_confusion(opened, {STUDENT: measured}) or curves)
@@ -145,6 +147,8 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
         }
         if TEACHER_OWN_SIZE in measured:
             results[TEACHER_OWN_SIZE] = measured[TEACHER_OWN_SIZE].metrics
+        errors = {name: error_types(opened.data.val, one.found) for name, one in measured.items()}
+        errors |= {name: one.errors[STUDENT] for name, one in longer.items()}
         training = fitted.training
         seen = at | {DISTILLED: opened.data.image} if len({*at.values(), opened.data.image}) > 1 else {}
         chosen = {
@@ -175,6 +179,7 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
                 **{name: one.climbs[STUDENT] for name, one in longer.items()},
                 DISTILLED: _climb(config.out, training.steps),
             },
+            errors={name: errors[name] for name in results if name in errors},
         )
         curves = {**{name: one.out for name, one in longer.items()}, DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detdistill.evaluation.coco import CocoMetrics
+from detdistill.evaluation.error_types import KINDS, ErrorTypes
 
 Cell = str | int | float | None
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -89,6 +90,26 @@ def class_change(results: Mapping[str, CocoMetrics | None], model: str, baseline
         return {}
     pairs = {label: (value, theirs.per_class.get(label)) for label, value in ours.per_class.items()}
     return {label: None if a is None or b is None else a - b for label, (a, b) in pairs.items()}
+
+
+def error_costs(errors: Mapping[str, ErrorTypes], *, change: tuple[str, str] | None = None) -> Table:
+    """The AP50 that each kind of error costs, one row per kind and one column per model, in points.
+
+    Args:
+        errors: by model; of one alone, how many errors there are as well.
+        change: two models, where both are there: a last column has the first's cost minus the second's.
+    """
+    costs: dict[str, Mapping[str, Cell]] = {name: one.costs for name, one in errors.items()}
+    signed: tuple[str, ...] = ()
+    if change is not None and change[0] in errors and change[1] in errors:
+        signed, (first, second) = (f"{change[0]} vs {change[1]}",), (errors[name].costs for name in change)
+        costs[signed[0]] = {
+            kind: None if cost is None else cost - (second[kind] or 0.0) for kind, cost in first.items()
+        }
+    if len(errors) == 1:
+        costs = {"errors": next(iter(errors.values())).counts, "AP50 lost": next(iter(costs.values()))}
+    columns = ("AP50 lost to" if len(errors) > 1 else "error type", *costs)
+    return Table(columns, tuple((kind, *(column[kind] for column in costs.values())) for kind in KINDS), signed=signed)
 
 
 def results_json(results: Mapping[str, CocoMetrics | None]) -> dict[str, Any]:
