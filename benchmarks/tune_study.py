@@ -2,9 +2,9 @@
 
     python benchmarks/tune_study.py --data FOLDER_OF_DATA_SETS --out runs/tune
 
-Each set and seed is searched as `evidence_plan.py` trains it; then what was picked and the student alone are trained in
-full and measured on the validation images, which no search has seen. One JSON a search and a final training; what is done
-is not made again, and a search that was stopped goes on.
+Each set and seed is searched as `evidence_plan.py` trains it; then what was picked and the student alone are trained
+in full and measured on the validation images, which no search has seen. One JSON a search and a final training; what is
+done is not made again, and a search that was stopped goes on.
 """
 
 from __future__ import annotations
