@@ -147,7 +147,7 @@ def test_an_evaluation_that_a_kill_took_is_made_on_resume(tmp_path: Path) -> Non
     assert [row["step"] for row in read_rows(tmp_path / "evaluations.csv")] == [5, 10, 12]
 
 
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_death_before_any_file_operation_of_a_checkpoint(
     tmp_path: Path, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from every_method import (
 )
 from observations import batch, random_losses, random_observation, spec, with_boxes
 from scenes_in_memory import targets_of
+from thorough import cases
 
 # Left out are the options that couple images on purpose, as the sources do: frs(normalizer=batch), attention's
 # coupling=batch and norm=batch, ssim(rescale_over=batch), aid's granularity of level and batch.
@@ -67,7 +68,7 @@ GRID, BINS = (64, 96), 5
 STUDENT, TEACHER = spec(channels=3, bins=BINS), spec(channels=4, bins=BINS)
 image_size = st.tuples(st.integers(1, GRID[0]), st.integers(1, GRID[1]))
 seeds = st.integers(0, 1000)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=cases(6, 15), deadline=None)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -114,22 +115,24 @@ def reflect(index: int, size: int) -> int:
     return index if size > 1 else 0
 
 
-def slow_blur(maps: Tensor, window: int) -> Tensor:
+@functools.cache
+def written_out(height: int, width: int, window: int) -> Tensor:
+    """What every cell of a map adds to every cell of its blurred one."""
     half = window // 2
     weights = [math.exp(-((offset / 1.5) ** 2) / 2) for offset in range(-half, half + 1)]
     weights = [weight / sum(weights) for weight in weights]
-    height, width = maps.shape
-    rows = []
+    found = [[0.0] * (height * width) for _ in range(height * width)]
     for y in range(height):
         for x in range(width):
-            value = torch.zeros(())
             for i, weight_y in enumerate(weights):
                 for j, weight_x in enumerate(weights):
-                    value = (
-                        value + weight_y * weight_x * maps[reflect(y + i - half, height), reflect(x + j - half, width)]
-                    )
-            rows.append(value)
-    return torch.stack(rows).reshape(height, width)
+                    seen = reflect(y + i - half, height) * width + reflect(x + j - half, width)
+                    found[y * width + x][seen] += weight_y * weight_x
+    return torch.tensor(found)
+
+
+def slow_blur(maps: Tensor, window: int) -> Tensor:
+    return (written_out(*maps.shape, window) @ maps.flatten()).reshape(maps.shape)
 
 
 def unit_range(images: list[Tensor], over: str) -> list[Tensor]:

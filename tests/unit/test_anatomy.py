@@ -48,6 +48,7 @@ def test_which_images_a_backbone_takes(name: str, sides: Sides | None) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_levels_are_counted_among_all_maps_of_a_model() -> None:
     with torch.device("meta"):
         body = timm.create_model("fastvit_mci4", features_only=True, out_indices=anatomy("fastvit_mci4").indices)

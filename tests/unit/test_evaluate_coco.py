@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError, DataError, MissingDependencyError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, coco_dict, evaluate_coco
+from thorough import cases
 
 BACKENDS = ("hotcoco", "faster", "pycocotools")
 NAMES = ("car", "truck", "person")
@@ -123,7 +124,7 @@ def assert_same(actual: CocoMetrics, expected: CocoMetrics) -> None:
 
 
 @each_backend
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=cases(20, 60), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**9))
 def test_random_cases_equal_pycocotools(backend, seed):
     annotations, detections = random_case(seed)

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "on_gpu.py"
 
 
+@pytest.mark.slow
 def test_every_method_is_timed_beside_its_floor(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     tiny = ["--teacher", "retinanet/tiny", "--student", "retinanet/tiny", "--size", "64x90", "--batch-size", "2"]
