@@ -7,12 +7,9 @@ import logging
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.accelerators.cuda import CUDAAccelerator
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
@@ -21,6 +18,10 @@ from detdistill.errors import ConfigError, DistillError
 from detdistill.training.settings import Precision, TrainSettings
 from detdistill.training.signals import Interrupted, forward_signals
 from detdistill.training.world import launched_by_torchrun, lost, meet, store, world
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
 Outcome = TypeVar("Outcome")
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
@@ -61,7 +62,7 @@ def device_kind(settings: TrainSettings) -> str:
     Raises:
         ConfigError: a GPU that there is not, or more than there are, or others than torchrun has processes for.
     """
-    present = CUDAAccelerator.auto_device_count() if CUDAAccelerator.is_available() else 0
+    present = torch.cuda.device_count()
     automatic = "cuda" if present else "cpu"
     kind, _, number = (automatic if settings.device == "auto" else settings.device).partition(":")
     wanted = local_devices(settings)
@@ -121,6 +122,10 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     Raises:
         ConfigError: the machine lacks what the settings ask for.
     """
+    # Takes a second or more to import, which only a training should pay.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
     kind, local, together = device_kind(settings), local_devices(settings), processes(settings)
     if kind == "cpu":
         require_precision(settings.precision, kind)

@@ -7,10 +7,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from detdistill.errors import ConfigError
@@ -24,6 +23,9 @@ from detdistill.training.run import _Run
 from detdistill.training.settings import FREE_ON_RESUME, TrainSettings, as_recorded
 from detdistill.training.signals import watch_signals
 from detdistill.training.world import by_leader
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = ["Evaluate", "TrainResult", "fixed_settings", "require_resumable", "train"]
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 
 from detdistill.distillation.calibration import Calibration
@@ -46,6 +45,9 @@ from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
 from detdistill.training.world import attempted, by_leader, launched_by_torchrun, settled
 from detdistill.types import Batch, Clock
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Outcome = TypeVar("Outcome")
 
