@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods sweep-backbones settings clean
+.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage sweep-backbones settings clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,10 @@ study-photos: .venv/.dev  ## hint, frs and ssim on photographs (about an hour)
 study-methods: .venv/.dev  ## every method on drawn scenes and photographs (about three hours on one core)
 	$(PYTHON) benchmarks/imagenet_backbones.py --out runs/backbones
 	$(PYTHON) benchmarks/methods_study.py --data $(DETDISTILL_TEST_DATA)
+
+study-coverage: .venv/.dev  ## how often the intervals of a gain hold the true one, and what they cost (about half an hour)
+	$(PYTHON) benchmarks/coverage_study.py --json benchmarks/results/coverage.json
+	$(PYTHON) benchmarks/bootstrap.py --json benchmarks/results/bootstrap.json
 
 sweep-backbones: .venv/.runtime  ## every pyramid backbone of timm's: built, trained for a step, asked once (about an hour)
 	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run" shapes

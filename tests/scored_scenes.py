@@ -35,11 +35,7 @@ def scene(seed: int) -> tuple[Annotations, list[ImageDetections]]:
     counts = random.integers(0, 4, count)
     total = int(counts.sum())
 
-    def anywhere(number: int) -> NDArray[np.float64]:
-        corner = random.uniform(0, 200, (number, 2))
-        return np.concatenate([corner, corner + random.uniform(5, 150, (number, 2))], axis=1)
-
-    boxes = anywhere(total).astype(np.float32)
+    boxes = anywhere(total, random).astype(np.float32)
     labels = random.integers(0, classes, total).astype(np.int32)
     truth = split(
         counts,
@@ -51,16 +47,26 @@ def scene(seed: int) -> tuple[Annotations, list[ImageDetections]]:
         ignored=random.random(total) < 0.1,
         areas=(boxes[:, 2:] - boxes[:, :2]).prod(1),
     )
-    found = []
-    for index in range(count):
+    return truth, detected(truth, random)
+
+
+def detected(truth: Annotations, random: np.random.Generator) -> list[ImageDetections]:
+    """What a detector finds: each object twice, and eight boxes anywhere."""
+    boxes, labels, classes, found = truth.boxes, truth.labels, len(truth.class_names), []
+    for index in range(len(truth)):
         own = truth.objects(index)
-        near = [boxes[own] + random.normal(0, spread, (counts[index], 4)) for spread in (4, 12)]
-        drawn = np.concatenate([*near, anywhere(8)]).astype(np.float32)
+        near = [boxes[own] + random.normal(0, spread, (len(boxes[own]), 4)) for spread in (4, 12)]
+        drawn = np.concatenate([*near, anywhere(8, random)]).astype(np.float32)
         drawn[:, 2:] = np.maximum(drawn[:, 2:], drawn[:, :2])
         kinds = np.concatenate([labels[own], labels[own], random.integers(0, classes, 8)])
         scores = (random.permutation(100)[: len(drawn)] / 100).astype(np.float32)
         found.append(ImageDetections(int(truth.image_ids[index]), drawn, scores, kinds.astype(np.int64)))
-    return truth, found
+    return found
+
+
+def anywhere(number: int, random: np.random.Generator) -> NDArray[np.float64]:
+    corner = random.uniform(0, 200, (number, 2))
+    return np.concatenate([corner, corner + random.uniform(5, 150, (number, 2))], axis=1)
 
 
 def copied(

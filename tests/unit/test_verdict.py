@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 
 from detdistill.errors import ConfigError, DataError
 from detdistill.proof.differences import Difference, Differences
+from detdistill.proof.quantile import half_width
 from detdistill.proof.verdict import judge, rule_of, to_settle
 
 
@@ -51,7 +53,7 @@ def test_a_gain_over_steps_that_time_does_not_show() -> None:
     verdict = judge(told(ap(3.9, 1.7)), told(ap(0.6, 1.4)))
     assert not verdict.worth_it
     assert verdict.sentence() == (
-        "distillation gains 3.9 AP [2.2, 5.6] over the same steps (3 of 3 seeds), but over the same time no effect is "
+        "distillation gains 3.9 AP [2.2, 5.6] over the same steps (3 of 3 seeds), but over the same time none is "
         "measurable: between −0.8 and +2.0 AP; not shown to be worth it"
     )
 
@@ -59,7 +61,7 @@ def test_a_gain_over_steps_that_time_does_not_show() -> None:
 def test_a_gain_over_steps_that_time_turns_around() -> None:
     sentence = judge(told(ap(3.9, 1.7)), told(ap(-1.2, 0.5))).sentence()
     assert sentence == (
-        "distillation gains 3.9 AP [2.2, 5.6] over the same steps (3 of 3 seeds), but over the same time hurts "
+        "distillation gains 3.9 AP [2.2, 5.6] over the same steps (3 of 3 seeds), but over the same time it loses "
         "1.2 AP [0.7, 1.7]; less than the 0.5 AP that make it worth it"
     )
 
@@ -68,21 +70,31 @@ def test_harm_is_said_without_a_minus() -> None:
     verdict = judge(told(ap(-2.0, 1.5)))
     assert verdict.kind == "hurts"
     assert verdict.worth_it is False
-    assert verdict.sentence() == "distillation hurts 2.0 AP [0.5, 3.5] over the same steps (3 of 3 seeds)"
+    assert verdict.sentence() == "distillation hurts: it loses 2.0 AP [0.5, 3.5] over the same steps (3 of 3 seeds)"
     both = judge(told(ap(-2.0, 1.5)), told(ap(-3.0, 1.5)))
     assert both.sentence() == (
-        "distillation hurts 2.0 AP [0.5, 3.5] over the same steps and 3.0 [1.5, 4.5] over the same time (3 of 3 seeds)"
+        "distillation hurts: it loses 2.0 AP [0.5, 3.5] over the same steps and 3.0 [1.5, 4.5] over the same time "
+        "(3 of 3 seeds)"
     )
 
 
 def test_nothing_measurable_says_what_would_settle_it() -> None:
-    verdict = judge(told(ap(0.15, 0.95, of_seeds=0.4, of_images=0.0, of_both=0.0)))
+    parts = {"of_seeds": 0.4, "of_images": 0.0, "of_both": 0.3}
+    verdict = judge(told(ap(0.15, 0.95, **parts)))
     assert verdict.kind == "no measurable effect"
-    assert verdict.sentence() == "no measurable effect: between −0.8 and +1.1 AP; to settle ±0.5 takes about 5 seeds"
+    assert verdict.sentence() == ("no measurable effect: between −0.8 and +1.1 AP; to settle ±0.5 takes about 7 seeds")
     timed = judge(told(ap(0.15, 0.95)), told(ap(-1.0, 0.5))).sentence()
     assert timed.startswith(
-        "no measurable effect over the same steps: between −0.8 and +1.1 AP; over the same time it hurts"
+        "no measurable effect over the same steps: between −0.8 and +1.1 AP; over the same time it loses 1.0 AP "
+        "[0.5, 1.5]; to settle ±0.5 takes "
     )
+    neither = judge(told(ap(0.15, 0.95)), told(ap(0.2, 1.0))).sentence()
+    assert "; over the same time none is measurable: between −0.8 and +1.2 AP; to settle" in neither
+
+
+def test_a_narrow_interval_that_still_holds_an_effect_asks_for_what_would_tell_it_from_none() -> None:
+    assert "between 0.0 and +0.9 AP; to settle ±0.4 takes " in judge(told(ap(0.4, 0.45))).sentence()
+    assert "to settle ±0.35 takes " in judge(told(ap(0.15, 0.45))).sentence()
 
 
 def test_a_narrow_interval_rules_an_effect_out() -> None:
@@ -105,15 +117,32 @@ def test_one_seed_says_what_it_cannot_tell() -> None:
     )
 
 
-def test_what_would_settle_it_is_what_the_parts_say() -> None:
-    # Seeds alone: 1.96 · √(0.5² + …) is above 0.5, however many seeds there are; images: 2 · 1.96² · 0.6² / 0.5² …
-    both = to_settle(ap(0.0, 2.0, of_seeds=0.2, of_images=0.5, of_both=0.0), images=100, width=0.5)
-    assert both.startswith("to settle ±0.5 takes about ")
-    assert "seeds" not in both
-    either = to_settle(ap(0.0, 2.0, of_seeds=0.4, of_images=0.1, of_both=0.3), images=100, width=0.5)
-    assert " seeds or " not in either or "validation images" in either
-    neither = to_settle(ap(0.0, 2.0, of_seeds=1.0, of_images=1.0, of_both=0.2), images=100, width=0.5)
-    assert "both more seeds and more images: about " in neither
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ((0.4, 0.1, 0.3), r"takes about (?P<seeds>\d+) seeds"),
+        ((0.1, 0.5, 0.1), r"takes about (?P<images>[\d,]+) validation images"),
+        ((0.15, 0.2, 0.6), r"takes about (?P<seeds>\d+) seeds or (?P<images>[\d,]+) validation images"),
+        ((1.0, 1.0, 0.2), r"takes both more seeds and more images: about (\d+) seeds and ([\d,]+) validation images"),
+        ((8.0, 0.3, 0.2), r"takes more than 100 seeds and 1,000,000 validation images"),
+    ],
+)
+def test_what_would_settle_it_is_the_least_that_does(parts: tuple[float, float, float], words: str) -> None:
+    one = ap(0.0, 2.0, **dict(zip(("of_seeds", "of_images", "of_both"), parts, strict=True)))
+    found = re.fullmatch(f"to settle ±0.5 {words}", text := to_settle(one, images=100, width=0.5))
+    assert found is not None, text
+
+    def half(seeds: int, times: float) -> float:
+        trainings = (parts[0] ** 2 + parts[2] ** 2 / times) / seeds
+        return half_width(trainings, parts[1] ** 2 / times, seeds - 1)
+
+    if seeds := found.groupdict().get("seeds"):
+        assert half(int(seeds), 1) <= 0.5 < half(int(seeds) - 1, 1)
+    if images := found.groupdict().get("images"):
+        count = int(images.replace(",", ""))
+        assert half(3, count / 100) <= 0.5 < half(3, 0.9 * count / 100)
+    if len(found.groups()) == 2 and not found.groupdict():
+        assert half(int(found[1]), int(found[2].replace(",", "")) / 100) <= 0.5 < half(int(found[1]), 1)
 
 
 def test_the_rule_is_the_same_whatever_is_found() -> None:

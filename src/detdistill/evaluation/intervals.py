@@ -11,6 +11,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.evaluation.coco import FIGURES, ImageDetections
 from detdistill.evaluation.matches import match
 from detdistill.evaluation.resample import average_precisions
+from detdistill.progress import Progress, Silence
 
 CHOICES = 1000
 _ENDS = (2.5, 97.5)
@@ -32,7 +33,11 @@ def figures_of(precisions: NDArray[np.float64]) -> dict[str, NDArray[np.float64]
 
 
 def image_intervals(
-    annotations: Annotations, detections: Sequence[ImageDetections], *, seed: int = 0
+    annotations: Annotations,
+    detections: Sequence[ImageDetections],
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Mapping[str, tuple[float, float]]:
     """95 % intervals of COCO's figures: the percentiles over 1,000 draws of as many images, with replacement.
 
@@ -43,6 +48,7 @@ def image_intervals(
         annotations: the ground truth.
         detections: as for `evaluate_coco`.
         seed: decides the draws.
+        progress: watches, class by class.
 
     Returns:
         Lower and upper end in percent by name, for the figures that every draw or nearly every one can measure.
@@ -52,8 +58,11 @@ def image_intervals(
     """
     count = len(annotations)
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=CHOICES)
-    found = {}
-    for name, values in figures_of(average_precisions(match(annotations, detections), drawn)).items():
+    watcher, found = progress or Silence(), {}
+    watcher.start("intervals", len(annotations.class_names), unit="class")
+    precisions = average_precisions(match(annotations, detections), drawn, told=watcher.advance)
+    watcher.finish()
+    for name, values in figures_of(precisions).items():
         known = values[~np.isnan(values)]
         if len(known) >= 0.95 * CHOICES:
             low, high = np.percentile(known, _ENDS)

@@ -133,6 +133,6 @@ def evaluate_job(
         agnostic=agnostic,
         confusion=matrix,
         picture=confusion,
-        intervals=image_intervals(truth, found) if interval else None,
+        intervals=image_intervals(truth, found, progress=watcher) if interval else None,
         errors=error_types(truth, found) if rules.name == "coco" else None,
     )

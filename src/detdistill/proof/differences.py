@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from detdistill.evaluation.intervals import figures_of
 from detdistill.evaluation.matches import Matches
 from detdistill.evaluation.resample import average_precisions
 from detdistill.progress import Progress, Silence
-from detdistill.proof.quantile import t_quantile
+from detdistill.proof.quantile import half_width
 
 _ENOUGH = 0.95
 
@@ -34,7 +35,7 @@ class Twins:
 class Difference:
     """One figure, distilled minus alone, in points of percent, with its 95 % interval and where its spread is from.
 
-    The variance of the mean over S seeds is of_seeds² / S + of_images² + of_both² / S.
+    The variance of the mean over S seeds is (of_seeds² + of_both²) / S + of_images².
 
     Attributes:
         per_seed: of each pair of twins on the images as they are; (S,).
@@ -43,7 +44,7 @@ class Difference:
         high: its upper end.
         of_seeds: standard deviation from one training to another, on whatever images; None with one seed.
         of_images: from one such set of images to another, whatever the seed; with one seed, for this one.
-        of_both: of what is particular to a seed and a set of images; None with one seed.
+        of_both: of what one training does on one such set of images alone; None with one seed.
     """
 
     per_seed: tuple[float, ...]
@@ -104,7 +105,7 @@ def differences(
         twins: one pair a seed, all on the same images and objects.
         draws: how many sets of images are drawn.
         seed: decides them.
-        progress: watches, detector by detector.
+        progress: as for `resampled`.
 
     Raises:
         DataError: no twins, a seed twice, or twins of other objects or classes than the first.
@@ -113,21 +114,13 @@ def differences(
     names, count = first.class_names, first.objects.shape[2]
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)
     times = np.concatenate([np.ones((1, count), dtype=drawn.dtype), drawn])
-    watcher = progress or Silence()
-    watcher.start("intervals", 2 * len(twins), unit="student")
-    values = np.zeros((len(twins), len(FIGURES) + len(names), draws + 1))
-    for place, pair in enumerate(twins):
-        values[place] -= _measured(pair.alone, times)
-        watcher.advance(2 * place + 1)
-        values[place] += _measured(pair.distilled, times)
-        watcher.advance(2 * place + 2)
-    watcher.finish()
+    values = resampled(twins, times, progress=progress)
     found = {}
     for place, name in enumerate([*FIGURES, *names]):
-        whole, resampled = values[:, place, 0], values[:, place, 1:]
-        resampled = resampled[:, ~np.isnan(resampled).any(axis=0)]
-        if not np.isnan(whole).any() and resampled.shape[1] >= max(_ENOUGH * draws, 2):
-            found[place, name] = difference_of(whole, resampled)
+        whole, others = values[:, place, 0], values[:, place, 1:]
+        others = others[:, ~np.isnan(others).any(axis=0)]
+        if not np.isnan(whole).any() and others.shape[1] >= max(_ENOUGH * draws, 2):
+            found[place, name] = difference_of(whole, others)
     figures = {name: one for (place, name), one in found.items() if place < len(FIGURES)}
     classes = {name: one for (place, name), one in found.items() if place >= len(FIGURES)}
     present = first.objects[0].any(axis=1)
@@ -135,36 +128,65 @@ def differences(
     return Differences(tuple(pair.seed for pair in twins), count, figures, classes, rare)
 
 
+def resampled(
+    twins: Sequence[Twins], times: NDArray[np.int64], *, progress: Progress | None = None
+) -> NDArray[np.float64]:
+    """Distilled minus alone where image i counts `times[r, i]` times, for both twins of every seed alike.
+
+    It is the difference of what evaluating the data set with that many copies of each image gives.
+
+    Args:
+        times: (r, images), at least 0.
+        progress: watches, class by class of each student.
+
+    Returns:
+        COCO's six figures, then AP of each class, in points of percent; NaN where a choice has nothing to measure one
+        by; (S, 6 + K, r).
+    """
+    names = twins[0].alone.class_names
+    students = [
+        (row, sign, one) for row, two in enumerate(twins) for sign, one in ((-1, two.alone), (1, two.distilled))
+    ]
+    found = np.zeros((len(twins), len(FIGURES) + len(names), len(times)))
+    watcher = progress or Silence()
+    watcher.start("intervals", len(students) * len(names), unit="class")
+    for before, (row, sign, one) in enumerate(students):
+        told = partial(_tell, watcher, before * len(names))
+        found[row] += sign * _measured(average_precisions(one, times, told=told))
+    watcher.finish()
+    return found
+
+
 def difference_of(whole: NDArray[np.float64], drawn: NDArray[np.float64]) -> Difference:
     """The mean over seeds with its interval, from the parts of its variance.
 
-    The seeds' part is what their sample variance has above what the images explain, the images' part the variance of
-    the mean over the draws; Student's t has the degrees of freedom of Welch and Satterthwaite, so that few seeds make a
-    wide interval.
+    The seeds' sample variance has what a training changes, and what it changes on these images alone. The draws tell
+    the second, and what images change for all seeds alike: the variance of the mean over the draws, less what is each
+    seed's own in it, which their sample variance has already. It is known well, the seeds' from few: `half_width`.
 
     Args:
         whole: of each seed on the images as they are; (S,).
         drawn: of each seed on drawn images, the same draws for all; (S, draws), no NaN.
     """
-    seeds, mean = len(whole), float(whole.mean())
-    of_mean = float(drawn.mean(axis=0).var(ddof=1))
+    seeds, mean, values = len(whole), float(whole.mean()), tuple(whole.tolist())
+    images = float(drawn.mean(axis=0).var(ddof=1))
     if seeds == 1:
-        half = t_quantile(math.inf) * math.sqrt(of_mean)
-        return Difference(tuple(whole.tolist()), mean, mean - half, mean + half, None, math.sqrt(of_mean), None)
-    both = float((drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).sum()) / (seeds - 1)
+        half = half_width(0.0, images, 0)
+        return Difference(values, mean, mean - half, mean + half, None, math.sqrt(images), None)
     sample = float(whole.var(ddof=1))
-    images, of_seeds = max(of_mean - both / seeds, 0.0), max(sample - both, 0.0)
-    variance = (of_seeds + both) / seeds + images
-    freedom = math.inf if sample == 0 else (seeds - 1) * (variance / (sample / seeds)) ** 2
-    half = t_quantile(freedom) * math.sqrt(variance)
-    return Difference(
-        tuple(whole.tolist()), mean, mean - half, mean + half, math.sqrt(of_seeds), math.sqrt(images), math.sqrt(both)
-    )
+    both = float((drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).sum()) / (seeds - 1)
+    images = max(images - both / seeds, 0.0)
+    half = half_width(sample / seeds, images, seeds - 1)
+    parts = (math.sqrt(part) for part in (max(sample - both, 0.0), images, min(both, sample)))
+    return Difference(values, mean, mean - half, mean + half, *parts)
 
 
-def _measured(matches: Matches, times: NDArray[np.int64]) -> NDArray[np.float64]:
+def _tell(progress: Progress, before: int, done: int) -> None:
+    progress.advance(before + done)
+
+
+def _measured(precisions: NDArray[np.float64]) -> NDArray[np.float64]:
     """COCO's figures, then AP of each class, of every choice in percent; (6 + K, r)."""
-    precisions = average_precisions(matches, times)
     return np.stack([*figures_of(precisions).values(), *(100 * precisions[:, :, 0].mean(axis=2)).T])
 
 

@@ -1,8 +1,9 @@
-"""Student's t distribution, for intervals of means whose spread is estimated from few values."""
+"""How wide an interval has to be whose spread is known in part, and in part estimated from few values."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 
@@ -10,6 +11,7 @@ _NORMAL = 1.9599639845400545
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 
 
+@lru_cache(maxsize=256)
 def t_quantile(freedom: float) -> float:
     """How many standard errors half of a 95 % interval has with so many degrees of freedom, whole or not.
 
@@ -28,3 +30,23 @@ def t_quantile(freedom: float) -> float:
         inside = scale * angle / 2 * float(_WEIGHTS @ np.cos(angle * (_NODES + 1) / 2) ** (freedom - 1))
         low, high = (middle, high) if inside < 0.95 else (low, middle)
     return low
+
+
+def half_width(estimated: float, known: float, freedom: int) -> float:
+    """Half the 95 % interval of a mean whose variance has two parts, one estimated from few values.
+
+    In standard errors it lies between the normal distribution's and Student's t, by the share of the estimated part to
+    the power 1.25, with which every share keeps between 93 and 97 % from two values on, and between 94.7 and 96.4 %
+    from three on. Cochran's approximation has the power 1 and is too wide (up to 97.1 % for three values, 97.8 % for
+    two), the degrees of freedom of Welch and Satterthwaite make it too narrow (down to 92.2 and 87.3 %).
+
+    Args:
+        estimated: the part of the mean's variance that is estimated.
+        known: the other one.
+        freedom: how many degrees of freedom the estimate has; 0 where there is none.
+    """
+    variance = estimated + known
+    if freedom == 0 or variance == 0:
+        return _NORMAL * math.sqrt(variance)
+    share = math.pow(estimated / variance, 1.25)
+    return (_NORMAL + (t_quantile(freedom) - _NORMAL) * share) * math.sqrt(variance)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from detdistill.errors import ConfigError, DataError
 from detdistill.progress import counted
 from detdistill.proof.differences import Difference, Differences
-from detdistill.proof.quantile import t_quantile
+from detdistill.proof.quantile import half_width
 from detdistill.proof.thresholds import WORTH
 
 Kind = Literal["gains", "hurts", "no measurable effect"]
@@ -45,24 +45,22 @@ class Verdict:
         steps = self.same_steps.figures["AP"]
         time = None if self.same_time is None else self.same_time.figures["AP"]
         if self.kind == "no measurable effect":
-            over = "" if time is None else " over the same steps"
-            parts = [f"no measurable effect{over}: {_between(steps)}"]
+            said = f"no measurable effect: {_between(steps)}"
             if time is not None:
-                parts.append(f"over the same time {_over_time(time, lead='it ')}")
-            return "; ".join([*parts, self._outlook(steps)])
-        parts = [f"distillation {self.kind} {_amount(steps)} over the same steps"]
-        agreeing = sum(value * steps.mean > 0 for value in steps.per_seed)
-        if time is None:
-            parts = [f"{parts[0]}{self._seeds(agreeing)}"]
-        elif kind_of(time) == self.kind:
-            both = zip(steps.per_seed, time.per_seed, strict=True)
-            agreeing = sum(min(one * steps.mean, other * steps.mean) > 0 for one, other in both)
-            parts = [f"{parts[0]} and {_amount(time, unit=False)} over the same time{self._seeds(agreeing)}"]
-        else:
-            parts = [f"{parts[0]}{self._seeds(agreeing)}, but over the same time {_over_time(time, lead='')}"]
-        if self.kind == "gains":
-            parts.append(self._value(steps, time))
-        return "; ".join(parts)
+                said = f"no measurable effect over the same steps: {_between(steps)}; over the same time {_alone(time)}"
+            return f"{said}; {self._outlook(steps)}"
+        said = f"distillation gains {_amount(steps)}"
+        if self.kind == "hurts":
+            said = f"distillation hurts: it loses {_amount(steps)}"
+        said += " over the same steps"
+        compared = [one for one in (steps, time) if one is not None and kind_of(one) == self.kind]
+        if time is not None and len(compared) == 2:
+            said += f" and {_amount(time, unit=False)} over the same time"
+        each = zip(*(one.per_seed for one in compared), strict=True)
+        said += self._seeds(sum(all(value * steps.mean > 0 for value in values) for values in each))
+        if time is not None and len(compared) == 1:
+            said += f", but over the same time {_alone(time)}"
+        return f"{said}; {self._value(steps, time)}" if self.kind == "gains" else said
 
     def lines(self) -> list[str]:
         """The rule, the differences by figure and class, and the verdict."""
@@ -100,10 +98,13 @@ class Verdict:
         return "not shown to be worth it"
 
     def _outlook(self, steps: Difference) -> str:
-        if max(-steps.low, steps.high) < self.worth:
+        far, half = abs(steps.mean), (steps.high - steps.low) / 2
+        if far + half < self.worth:
             ruled_out = f"an effect of {self.worth:g} AP is ruled out"
             return f"{ruled_out} for this seed alone" if steps.of_seeds is None else ruled_out
-        return to_settle(steps, images=self.same_steps.images, width=self.worth)
+        # Of a narrow interval what would put it off 0, or within what is worth nothing, whichever is less to ask for.
+        width = self.worth if half > self.worth else max(far, self.worth - far)
+        return to_settle(steps, images=self.same_steps.images, width=width)
 
 
 def judge(same_steps: Differences, same_time: Differences | None = None, *, worth: float = WORTH) -> Verdict:
@@ -163,18 +164,18 @@ def to_settle(difference: Difference, *, images: int, width: float) -> str:
 
     Args:
         images: that the difference was measured on.
-        width: in points of AP.
+        width: in points of AP, less than half the interval now.
     """
-    aim = f"to settle ±{width:g}"
+    aim = f"to settle ±{width:.2g}"
     if difference.of_seeds is None:
         more = _images_needed(difference, 1, images, width)
-        told = f"about {_rounded(more)} validation images" if more else f"more than {_MOST_IMAGES:,} validation images"
+        told = f"about {more:,} validation images" if more else f"more than {_MOST_IMAGES:,} validation images"
         return f"{aim} for this one seed takes {told}; how much seeds differ is told from two on"
     now = len(difference.per_seed)
-    seeds = next((n for n in range(now, _MOST_SEEDS + 1) if _half(difference, n, 1.0) <= width), None)
+    seeds = next((n for n in range(now + 1, _MOST_SEEDS + 1) if _half(difference, n, 1.0) <= width), None)
     more = _images_needed(difference, now, images, width)
-    ways = [f"{counted(seeds, 'seed')}"] if seeds else []
-    ways += [f"{_rounded(more)} validation images"] if more else []
+    ways = [f"{seeds} seeds"] if seeds else []
+    ways += [f"{more:,} validation images"] if more else []
     if ways:
         return f"{aim} takes about {' or '.join(ways)}"
     pairs = ((n, _images_needed(difference, n, images, width)) for n in range(now + 1, _MOST_SEEDS + 1))
@@ -182,34 +183,20 @@ def to_settle(difference: Difference, *, images: int, width: float) -> str:
     if not known:
         return f"{aim} takes more than {_MOST_SEEDS} seeds and {_MOST_IMAGES:,} validation images"
     _, seeds, both = min(known)
-    return f"{aim} takes both more seeds and more images: about {seeds} seeds and {_rounded(both)} validation images"
+    return f"{aim} takes both more seeds and more images: about {seeds} seeds and {both:,} validation images"
 
 
 def _half(difference: Difference, seeds: int, times: float) -> float:
     """Half the width of the interval with so many seeds, and `times` as many images."""
-    own, shared = (difference.of_seeds or 0.0) ** 2, difference.of_images**2 / times
-    trainings = (own + (difference.of_both or 0.0) ** 2 / times) / seeds
-    variance = trainings + shared
-    if seeds == 1 or trainings == 0:
-        return t_quantile(math.inf) * math.sqrt(variance)
-    return t_quantile((seeds - 1) * (variance / trainings) ** 2) * math.sqrt(variance)
+    trainings = ((difference.of_seeds or 0.0) ** 2 + (difference.of_both or 0.0) ** 2 / times) / seeds
+    return half_width(trainings, difference.of_images**2 / times, seeds - 1)
 
 
 def _images_needed(difference: Difference, seeds: int, images: int, width: float) -> int | None:
-    """The least number of images, at least those there are; None where even very many do not do."""
-    if _half(difference, seeds, _MOST_IMAGES / images) > width:
-        return None
-    low, high = images - 1, max(_MOST_IMAGES, images)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _half(difference, seeds, middle / images) <= width else (middle, high)
-    return high
-
-
-def _rounded(count: int) -> str:
-    """Two digits, upwards: more would be too much said."""
-    unit = 10 ** max(len(str(count)) - 2, 0)
-    return f"{-(-count // unit) * unit:,}"
+    """The least number of two digits and noughts that does, above what there are; None where even very many do not."""
+    numbers = (digits * 10**power for power in range(len(str(_MOST_IMAGES)) - 1) for digits in range(10, 100))
+    enough = (one for one in numbers if one > images and _half(difference, seeds, one / images) <= width)
+    return next(enough, None)
 
 
 def _table(over: str, found: Differences) -> Iterator[str]:
@@ -223,7 +210,7 @@ def _table(over: str, found: Differences) -> Iterator[str]:
         yield ""
         yield from _rows(found.classes, "class")
         chance = 0.05 * len(found.classes)
-        yield f"* the interval excludes 0; without any difference about {chance:.1g} of these classes would have one"
+        yield f"* the interval excludes 0; without any difference about {chance:.1f} of these classes would have one"
     if found.rare:
         yield f"in too few images for an interval: {', '.join(found.rare)}"
 
@@ -244,14 +231,12 @@ def _amount(one: Difference, *, unit: bool = True) -> str:
     return f"{abs(one.mean):.1f}{' AP' if unit else ''} [{low:.1f}, {high:.1f}]"
 
 
-def _over_time(one: Difference, *, lead: str) -> str:
-    """What follows 'over the same time' where it is not as over the same steps."""
+def _alone(one: Difference) -> str:
+    """A comparison that the other one does not agree with."""
     kind = kind_of(one)
-    return (
-        f"no effect is measurable: {_between(one)}"
-        if kind == "no measurable effect"
-        else f"{lead}{kind} {_amount(one)}"
-    )
+    if kind == "no measurable effect":
+        return f"none is measurable: {_between(one)}"
+    return f"it {'gains' if kind == 'gains' else 'loses'} {_amount(one)}"
 
 
 def _between(one: Difference) -> str:
@@ -259,7 +244,7 @@ def _between(one: Difference) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+    return f"{value:+.1f}".replace("-", "−") if round(value, 1) else "0.0"
 
 
 def _listed(seeds: tuple[int, ...]) -> str:
