@@ -12,12 +12,12 @@ CLASSES = ("square", "bar")
 TRAIN, VAL, WIDTH, HEIGHT = 10, 3, 96, 64
 
 
-def draw_data(folder: Path) -> Path:
+def draw_data(folder: Path, *, train: int = TRAIN, val: int = VAL) -> Path:
     """A hand-made COCO folder: bright rectangles on noise; every third image is empty."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     categories = [{"id": 3 * index + 1, "name": name} for index, name in enumerate(CLASSES)]
-    for split, count in (("train", TRAIN), ("val", VAL)):
+    for split, count in (("train", train), ("val", val)):
         images, annotations = [], []
         for index in range(count):
             pixels = rng.integers(0, 90, (HEIGHT, WIDTH, 3), dtype=np.uint8)

@@ -17,9 +17,10 @@ from detdistill.cli import main
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
-from detdistill.jobs.plan import plan_job, plan_of, step_seconds
+from detdistill.jobs.plan import plan_job, plan_of
 from detdistill.jobs.run import train_job
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.trial import tried
 from detdistill.progress import in_bytes
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
@@ -96,7 +97,12 @@ def test_measuring_leaves_the_run_as_it_was(lab: Path) -> None:
     step = proved.built.step
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
     digest = step.teacher.digest()
-    assert step_seconds(proved, 2) > 0
+    trial = tried(proved, 2)
+    assert trial.step_seconds > 0
+    assert trial.skipped == 0
+    assert trial.peak is not None
+    assert trial.memory is not None
+    assert 1e7 < trial.peak < trial.memory
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
     assert all(parameter.grad is None for parameter in step.parameters())
     assert step.teacher.digest() == digest

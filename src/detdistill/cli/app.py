@@ -39,6 +39,7 @@ def build_app() -> App:
         (app, "demo", commands.demo),
         (app, "train", detdistill.train),
         (app, "distill", detdistill.distill),
+        (app, "doctor", detdistill.doctor),
         (app, "tune", detdistill.tune),
         (app, "evaluate", detdistill.evaluate),
         (app, "predict", detdistill.predict),

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from detdistill.detectors.base import Detector, DetectorSpec
+from detdistill.detectors.preprocess import normaliser_of
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
@@ -164,11 +165,17 @@ class FrozenTeacher:
 
 
 def digest(detector: Detector) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of all parameters and buffers of a detector, as hex."""
+    """SHA-256 over the names, dtypes, shapes and bytes of all parameters and buffers of a detector, as hex.
+
+    What pixels are normalised by counts where somebody gave other numbers than the detector came with.
+    """
     found = hashlib.sha256()
     for name, tensor in sorted(detector.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         found.update(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    pixels = normaliser_of(detector)
+    if pixels is not None and pixels.given:
+        found.update(repr(pixels.numbers()).encode())
     return found.hexdigest()
 
 

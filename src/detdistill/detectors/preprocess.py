@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from detdistill.detectors.settings import DetectorSettings, check_backbone
+from detdistill.errors import CapabilityError, typed
 from detdistill.types import Batch, sent
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -19,6 +21,15 @@ _OURS = "bilinear"
 
 Settings = TypeVar("Settings", bound=DetectorSettings)
 Channels = tuple[float, float, float]
+
+USUAL_PIXELS: Mapping[str, tuple[Channels, Channels]] = {
+    "ImageNet's mean and std": (IMAGENET_MEAN, IMAGENET_STD),
+    "mean and std 0.5": ((0.5,) * 3, (0.5,) * 3),
+    "pixels as they are, from 0 to 1": ((0.0,) * 3, (1.0,) * 3),
+    "pixels from 0 to 255 without ImageNet's mean": (IMAGENET_MEAN, (1 / 255,) * 3),
+    "pixels from 0 to 255 as they are": ((0.0,) * 3, (1 / 255,) * 3),
+}
+"""Mean and std, of pixels in [0, 1], that detectors elsewhere are trained with."""
 
 
 def pixel_statistics(settings: DetectorSettings) -> tuple[Channels, Channels]:
@@ -50,7 +61,7 @@ def pixel_notes(settings: DetectorSettings) -> list[str]:
         return []
     mean, std = pixel_statistics(settings)
     set_here = [key for key in ("mean", "std") if getattr(settings, key) is not None]
-    said = f"{settings.name}: pixels normalised by mean {_shown(mean)} and std {_shown(std)}"
+    said = f"{settings.name}: pixels normalised by {shown_pixels(mean, std)}"
     if not settings.pretrained:
         return [f"{said} ({' and '.join(set_here)} as set)"]
     weights = _weights(settings.backbone)
@@ -85,6 +96,11 @@ def _others(named: str) -> list[str]:
     return [tag for tag in tags if (one := _weights(tag)).mean != own.mean or one.std != own.std]
 
 
+def shown_pixels(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Both in words."""
+    return f"mean {_shown(mean)} and std {_shown(std)}"
+
+
 def _shown(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.3g}" for value in values)
 
@@ -105,10 +121,14 @@ class Normaliser(nn.Module):
     """A batch's pixels as a model reads them: (images − mean) / std per channel, then zero in the padding.
 
     Holds no weights.
+
+    Attributes:
+        given: whether somebody gave it other numbers than the model came with.
     """
 
     mean: Tensor
     std: Tensor
+    given: bool = False
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -120,6 +140,16 @@ class Normaliser(nn.Module):
         """The one that a detector's settings ask for."""
         return cls(*pixel_statistics(settings))
 
+    def numbers(self) -> tuple[Channels, Channels]:
+        """Mean and std, of pixels in [0, 1]."""
+        mean, std = (tuple(float(value) for value in one.flatten().tolist()) for one in (self.mean, self.std))
+        return mean, std  # type: ignore[return-value]
+
+    def take(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Changes both."""
+        for kept, values in ((self.mean, mean), (self.std, std)):
+            kept.copy_(torch.tensor(tuple(values)).view(3, 1, 1))
+
     def forward(self, batch: Batch) -> Float[Tensor, "b 3 h w"]:
         """Normalised images, channels last in memory: convolutions are faster so, on CPUs and on GPUs.
 
@@ -128,3 +158,38 @@ class Normaliser(nn.Module):
         images = ((batch.images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         outside = outside_image(batch)
         return images if outside is None else images.masked_fill(outside, 0.0)
+
+
+def normaliser_of(detector: nn.Module) -> Normaliser | None:
+    """The part of a detector that normalises its pixels; None where it does so in another way."""
+    return next((part for part in detector.modules() if isinstance(part, Normaliser)), None)
+
+
+def set_pixels(detector: nn.Module, *, mean: Channels | None, std: Channels | None, source: str) -> None:
+    """Gives a detector other numbers to normalise pixels by; None leaves one as it is.
+
+    Raises:
+        CapabilityError: it normalises them in a way of its own.
+    """
+    if mean is None and std is None:
+        return
+    part = normaliser_of(detector)
+    if part is None:
+        raise CapabilityError(
+            f"teacher.mean and teacher.std must be left out for {source}, which normalises pixels in a way of its own, "
+            f"got {typed(mean or std or ())}. Set both to null."
+        )
+    own = part.numbers()
+    part.take(mean or own[0], std or own[1])
+    part.given = True
+
+
+@contextmanager
+def normalised_by(part: Normaliser, mean: Channels, std: Channels) -> Iterator[None]:
+    """Other numbers within."""
+    own = part.numbers()
+    part.take(mean, std)
+    try:
+        yield
+    finally:
+        part.take(*own)

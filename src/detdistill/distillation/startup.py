@@ -30,6 +30,7 @@ class TermProof:
         perturbed: student and teacher showed the same maps, so noise was added to the student's for the proof.
         ratio: at its gain, the norm of its gradient at the student's pyramids divided by the task's; None where that
             says nothing.
+        cosine: of both gradients there, likewise.
     """
 
     name: str
@@ -37,6 +38,7 @@ class TermProof:
     gradient_norm: float
     perturbed: bool
     ratio: float | None = None
+    cosine: float | None = None
 
     def __str__(self) -> str:
         note = " (student equals teacher here: proved on a perturbed observation)" if self.perturbed else ""
@@ -71,18 +73,19 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
         }
         terms = step.recipe.terms
         costs = {one.name: one.term(shown[one.view], Clock(step=0, total_steps=1)) for one in terms}
-        ratios = _ratios(step, seen, costs) if terms and not alike else {}
+        beside = _beside_task(step, seen, costs) if terms and not alike else {}
         return tuple(
-            _prove_term(one, costs[one.name], step.student, perturbed=one.view in alike, ratio=ratios.get(one.name))
-            for one in terms
+            _prove_term(one, costs[one.name], step.student, one.view in alike, beside.get(one.name)) for one in terms
         )
     finally:
         for name, buffer in step.student.named_buffers():
             buffer.copy_(buffers[name])
 
 
-def _ratios(step: DistillationStep, seen: Seen, costs: Mapping[str, Cost]) -> dict[str, float]:
-    """How long each term's gradient is beside the task's; the step's calibration begins with what it says."""
+def _beside_task(
+    step: DistillationStep, seen: Seen, costs: Mapping[str, Cost]
+) -> dict[str, tuple[float, float | None]]:
+    """Length of each term's gradient beside the task's, and the cosine of both; the step's calibration begins here."""
     terms = step.recipe.terms
     task = task_loss(seen.students[CLEAN])
     found = products(task, {one.name: [(one.gain, costs[one.name])] for one in terms}, [seen])
@@ -90,14 +93,18 @@ def _ratios(step: DistillationStep, seen: Seen, costs: Mapping[str, Cost]) -> di
         rows = [[True, *(False for _ in terms)], *([False, *(one.member == name for one in terms)] for name in members)]
         sums = found.new_tensor(rows)
         step.calibration.begin(sums @ found @ sums.T)
-    squares = found.diagonal().tolist()
-    if not 0 < squares[0] < float("inf"):
+    task_square, *squares = found.diagonal().tolist()
+    if not 0 < task_square < float("inf"):
         return {}
-    return {name: math.sqrt(own / squares[0]) for name, own in zip(costs, squares[1:], strict=True)}
+    figures = zip(costs, squares, found[0, 1:].tolist(), strict=True)
+    return {
+        name: (math.sqrt(own / task_square), along / math.sqrt(own * task_square) if own > 0 else None)
+        for name, own, along in figures
+    }
 
 
 def _prove_term(
-    weighted: WeightedTerm, cost: Cost, student: nn.Module, *, perturbed: bool, ratio: float | None
+    weighted: WeightedTerm, cost: Cost, student: nn.Module, perturbed: bool, beside: tuple[float, float | None] | None
 ) -> TermProof:
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     loss = cost.values.sum(1).mean()
@@ -113,7 +120,7 @@ def _prove_term(
             f"The gradient of the term '{weighted.name}' to the student must be finite and not zero, got {norm}. "
             "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
         )
-    return TermProof(name=weighted.name, loss=value, gradient_norm=norm, perturbed=perturbed, ratio=ratio)
+    return TermProof(weighted.name, value, norm, perturbed, *(beside or (None, None)))
 
 
 def _gradient_norm(loss: Tensor, inputs: Sequence[Tensor]) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -11,7 +13,9 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.builder import match_classes
 from detdistill.data.classes import left_out, require_shared
 from detdistill.data.mixture import Mixture
+from detdistill.data.problems import Problems
 from detdistill.data.union import counted, one_sided, shared_images, unite, united_names
+from detdistill.detectors.preprocess import set_pixels
 from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.files import is_partial, require_writable
@@ -44,7 +48,9 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
-    sets, train_split, val_split = open_data_sets(config.data, progress=watcher)
+        set_pixels(teacher.detector, mean=choice.mean, std=choice.std, source=choice.source)
+    told = {"train": Problems(), "val": Problems()}
+    sets, train_split, val_split = open_data_sets(config.data, told=told, progress=watcher)
     if train_split.ignored.all():
         raise DataError(
             f"The training data {' and '.join(map(str, config.data.sources('train')))} must hold at least one box to "
@@ -63,7 +69,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     size = config.data.image or image_settings(known, train_split)
     if start is not None:
         start.say_size(size, train_split, watcher)
-    data, teacher_image = OpenedData(train_split, val_split, size, mixture), None
+    data, teacher_image = OpenedData(train_split, val_split, size, mixture, told), None
     if choice is not None and teacher is not None:
         same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
         teacher_image = sizes.teachers_size(choice, teacher, size)
@@ -90,8 +96,12 @@ def _learned_images(train: Annotations, val: Annotations) -> list[str]:
     return [f"{both}AP says little about new ones"] if first & second else []
 
 
-def open_data_sets(settings: DataSettings, *, progress: Progress) -> tuple[list[Annotations], Annotations, Annotations]:
+def open_data_sets(
+    settings: DataSettings, *, told: Mapping[str, Problems] = MappingProxyType({}), progress: Progress
+) -> tuple[list[Annotations], Annotations, Annotations]:
     """The training sets of a run one by one, and both its splits whole: of one data set or several, as they are chosen.
+
+    What was repaired or skipped is added to `told`, by split.
 
     Raises:
         ConfigError: there is no such data, or a class to keep is in none of it.
@@ -110,6 +120,7 @@ def open_data_sets(settings: DataSettings, *, progress: Progress) -> tuple[list[
                 exact=exact,
                 allow_problems=settings.allow_problems,
                 title=title,
+                told=told.get(split),
                 progress=progress,
             )
         return found

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
-from detdistill.jobs.plan import step_seconds
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.trial import tried
 from detdistill.json_text import used_as
 from detdistill.progress import Progress
 from detdistill.settings.strict_yaml import load_yaml
@@ -73,7 +73,7 @@ def _equal_time_steps(built: stages.Built, base: RunConfig, seconds: float, prog
         step, source = record.seconds / record.step, f"as {config.alone} took"
     else:
         measured = stages.prove(stages.build(stages.open_inputs(replace(base, out=folder.path))))
-        step, source = step_seconds(measured, _MEASURED), "measured now"
+        step, source = tried(measured, _MEASURED).step_seconds, "measured now"
     whole = step * base.train.steps
     steps = equal_time_config(base, out=base.out, alone=whole, distilled=seconds).train.steps
     progress.say(f"equal time: the student alone at {step:.3g} s a step ({source}): {steps:,} steps in {seconds:.0f} s")

@@ -14,7 +14,7 @@ import torch
 from detdistill.data.annotations import Annotations, Reading
 from detdistill.data.dataset import DetectionDataset
 from detdistill.data.loader import BatchLoader, evaluation_loader, training_loader
-from detdistill.data.problems import Lost
+from detdistill.data.problems import Lost, Problems
 from detdistill.data.sources import find_split, read_found
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
@@ -85,12 +85,13 @@ def read_split(
     allow_problems: bool = False,
     whole: bool = False,
     title: str | None = None,
+    told: Problems | None = None,
     progress: Progress,
 ) -> Annotations:
     """Reads one split and tells what was repaired or skipped in it, calling it `title`; else as `open_split`.
 
-    Refused where most of the images or of the boxes were skipped, unless `allow_problems`; if `whole`, where a single
-    image was.
+    What was is added to `told`, too. Refused where most of the images or of the boxes were skipped, unless
+    `allow_problems`; if `whole`, where a single image was.
     """
     title = title or f"{split} data"
     found = find_split(data, split, exact=exact)
@@ -98,6 +99,8 @@ def read_split(
     annotations, problems = read_found(found, split, Reading(class_names))
     for line in problems.summary():
         progress.say(f"{title}: {line}")
+    if told is not None:
+        told.extend(problems)
     if whole and (gone := problems.lost("images")):
         raise DataError(
             f"The {split} images of {data} must be all {len(annotations) + gone}, got {gone} that cannot be used "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,24 +10,21 @@ from typing import Any
 
 import torch
 
-from detdistill.data.dataset import TwinReader
 from detdistill.data.transforms import ImageSettings
 from detdistill.distillation.step import SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.files import existing
-from detdistill.jobs import samples, stages, unlabelled
+from detdistill.jobs import samples, stages
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.trial import tried
 from detdistill.progress import Progress, counted, duration, in_bytes
 from detdistill.store.layout import GENERATION, RunFolder
-from detdistill.store.students import save_detector
 from detdistill.training.launch import device_kind, forks, own_device, processes
-from detdistill.training.logs import read_rows
-from detdistill.training.loop import train
-from detdistill.training.signals import Interrupted
 from detdistill.training.world import by_leader, launched_by_torchrun, watched_by_leader
 
-_MEASURED = 4
+MEASURED = 4
+"""Steps that are tried to know what one takes."""
 _MOMENTS = {"adamw": 2, "sgd": 1}
 
 
@@ -236,51 +231,8 @@ def plan_job(
     by_leader(lambda: plan.require_room(generations))
     if launched_by_torchrun() or plan.start >= plan.steps:
         return plan
-    watched_by_leader(progress).say(f"measuring {counted(min(_MEASURED, plan.steps), 'step')}")
-    return replace(plan, step_seconds=step_seconds(proved, _MEASURED))
-
-
-def step_seconds(proved: stages.Proved, count: int) -> float:
-    """Seconds a step takes once it is warm: a run of `count` steps of a copy, the loading of images included.
-
-    The copy shares the frozen teacher, which training never changes.
-    """
-    built = proved.built
-    opened, step = built.opened, built.step
-    settings = opened.config.train
-    few = replace(
-        settings,
-        steps=min(count, settings.steps),
-        log_every=1,
-        checkpoint_every=0,
-        evaluate_every=0,
-        keep="last",
-        best_metric="AP",
-        patience=0,
-        tensorboard=False,
-    )
-    teacher = () if isinstance(step, SupervisedStep) else (step.teacher,)
-    trial = copy.deepcopy(step, {id(one): one for one in teacher})
-    twins, beside, others = dict[str, TwinReader](), None, opened.unlabelled
-    if not isinstance(step, SupervisedStep):
-        twins = samples.standing_in(step.recipe, opened, opened.data.train)
-        if others is not None:
-            seen = samples.standing_in(step.recipe, opened, others)
-            beside = unlabelled.beside(opened, others, built.changes, twins=seen, batch_size=few.batch_size)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            train(
-                trial,
-                few,
-                loader=samples.batches_for(opened, replace(built.changes, twins=twins), few, beside=beside),
-                save_student=lambda student, place: save_detector(student, place, image={}),
-                folder=Path(folder),
-            )
-        except Interrupted as stopped:
-            raise KeyboardInterrupt from stopped
-        ends = [row["seconds"] or 0.0 for row in read_rows(RunFolder(Path(folder)).metrics)]
-    # The first step is not warm: memory and kernels are found in it.
-    return (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0]
+    watched_by_leader(progress).say(f"measuring {counted(min(MEASURED, plan.steps), 'step')}")
+    return replace(plan, step_seconds=tried(proved, MEASURED).step_seconds)
 
 
 def _checkpoint_bytes(built: stages.Built) -> int:

@@ -12,6 +12,7 @@ from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 from detdistill.evaluation.error_types import error_types
 from detdistill.jobs import samples, sizes, stages
+from detdistill.jobs.doctor import early_checks, measured_checks, tell
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.longer import longer_configs, require_measurable
 from detdistill.jobs.outcomes import (
@@ -106,6 +107,7 @@ def distill_job(
     opened = stages.open_inputs(config, resume=resume, progress=progress)
     proved = stages.prove(stages.build(opened, progress=progress), progress=progress)
     announce(proved, runs=runs, progress=progress)
+    tell(early_checks(proved), progress)
     with ExitStack() as locks:
         locks.enter_context(stages.held(config.out))
         return _distilled(proved, locks, resume=resume, progress=progress)
@@ -127,6 +129,8 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
     # Several processes are forked from this one, which must not have touched a GPU before.
     early = leads() and not forks(config.train)
     before = stages.measure(opened, others, at=at, progress=progress) if early else {}
+    figures = {name: one.metrics for name, one in before.items()}
+    tell(measured_checks(opened, figures.get(TEACHER), figures.get(ALONE)), progress)
     fitted = stages.fit(proved, progress=progress)
     watcher, seconds = watched_by_leader(progress), fitted.training.seconds
     further = {
@@ -245,7 +249,7 @@ def generations_job(
             found.append(distill_job(taught, resume=resume, runs=left, progress=watcher))
             if teacher is not None:
                 # A student saw the data's own size.
-                teacher = replace(teacher, source=str(out), allow=(), image=None)
+                teacher = replace(teacher, source=str(out), allow=(), image=None, mean=None, std=None)
         outcome = GenerationsOutcome(config.out, tuple(found))
         curves = {one.out.name: one.out for one in found}
         if refused := stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results):

@@ -17,6 +17,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader, read_image
 from detdistill.data.loader import Beside, collate, evaluation_loader, training_loader
 from detdistill.data.mixture import Mixture
+from detdistill.data.problems import Problems
 from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
@@ -46,12 +47,14 @@ class OpenedData:
 
     Attributes:
         mixture: in which order training images of several sets are drawn; None for all equally often.
+        told: what was repaired or skipped as the splits were read, by split.
     """
 
     train: Annotations
     val: Annotations
     image: ImageSettings
     mixture: Mixture | None = None
+    told: Mapping[str, Problems] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,11 +138,22 @@ class TeacherSettings:
         allow: names of tensors that may be missing or left over when its weights are loaded.
         image: to what size images are brought for it: ``own``, the size that it was trained at, or a section as in
             `data.image`. None: the student's size.
+        mean: of the pixels, red, green and blue in [0, 1], as in its training elsewhere; None for what it came with.
+        std: of the pixels, likewise; 1 / 255 stands for pixels from 0 to 255.
     """
 
     source: str = field(metadata={PLACE: True})
     allow: tuple[str, ...] = ()
     image: ImageSettings | Literal["own"] | None = None
+    mean: tuple[Share, Share, Share] | None = None
+    std: tuple[Share, Share, Share] | None = None
+
+    def __post_init__(self) -> None:
+        if self.std is not None and not min(self.std) > 0:
+            raise ConfigError(
+                f"teacher.std must be three numbers above 0 to 1, as pixels are, got {typed(self.std)}. "
+                "Set teacher.std=null for what the teacher came with."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,13 @@
-"""Memory that a training lacks, in one sentence."""
+"""Memory that a training lacks, in one sentence, and what it takes at most."""
 
 from __future__ import annotations
 
+import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -55,3 +59,27 @@ def explaining(settings: TrainSettings, *, where: Callable[[], str], kept: Calla
             f"{where()}: {size // parts} of {size} images (train.batch_size={size}, train.accumulate={parts}) must fit "
             f"into memory at a time, got too little of it. {remedy}, or free memory and go on by --resume; {kept()}."
         ) from error
+
+
+def forget_peak() -> None:
+    """Begins to measure anew what `peak_memory` tells of GPUs."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that this process took of a device's memory at most, and all that there are; on the CPU since it began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak, min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _limit())
+
+
+def _limit() -> int:
+    """Bytes that a container may take."""
+    try:
+        return int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return sys.maxsize

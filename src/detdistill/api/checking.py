@@ -1,0 +1,94 @@
+"""What looks at a distillation before it begins, callable: its words, meaning and defaults stand here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from detdistill.api.pieces import Place, Source, run_config
+
+if TYPE_CHECKING:
+    from detdistill.jobs.doctor import DoctorOutcome
+    from detdistill.progress import Progress
+
+
+def doctor(
+    *settings: Place,
+    teacher: Source | None = None,
+    student: str | None = None,
+    data: Place | Sequence[Place] | None = None,
+    unlabelled: Place | None = None,
+    method: str | None = None,
+    strength: float | Literal["published"] | None = None,
+    itself: bool = False,
+    generations: int = 1,
+    inherit: bool = False,
+    init: Source | None = None,
+    out: Place | None = None,
+    alone: Place | None = None,
+    alone_differs: bool = False,
+    equal_time: bool = False,
+    longer: float | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    allow_problems: bool = False,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> DoctorOutcome:
+    """Look at a distillation for two minutes before it begins: what is wrong with it, and what helps.
+
+    Words as for distill. A line for each check says ok, look at this or will fail; nothing is written.
+
+    Args:
+        settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
+        method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
+        strength: How strong the method is beside the labels, 3 by default; published takes its gains as they are.
+        itself: Self-distillation: the student has its teacher's architecture.
+        generations: With --self: how many students, each taught by the one before.
+        inherit: Let the student's neck and heads start from the teacher's weights.
+        init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --student, of the same kind.
+        out: Folder that the run would have.
+        alone: Run folder of the same student trained alone, to show it beside; another one is refused.
+        alone_differs: Take --alone although it was trained otherwise, and say in what beside the figures.
+        equal_time: Train the student alone as well, for as long as its distillation took.
+        longer: Train the student alone as well, for so many times the steps, such as 2.
+        steps: How many batches to train on; 2000 by default.
+        seed: Decides everything that is drawn at random.
+        allow_problems: Train even where most of a split's images or boxes had to be skipped.
+        resume: Look at the run as it would go on from its last checkpoint.
+
+    Example:
+        >>> outcome = detdistill.doctor(
+        ...     teacher="runs/teacher", student="fcos/tiny", data="my_data", method="frs", out="runs/new", steps=2
+        ... )
+        >>> outcome.failure is None, next(one.state for one in outcome.checks if one.name == "levels")
+        (True, 'ok')
+    """
+    from detdistill.jobs.doctor import doctor_job
+
+    config = run_config(
+        *settings,
+        purpose="distill",
+        teacher=teacher,
+        student=student,
+        data=data,
+        unlabelled=unlabelled,
+        method=method,
+        strength=strength,
+        itself=itself,
+        inherit=inherit,
+        init=init,
+        out=out,
+        alone=alone,
+        alone_differs=alone_differs,
+        equal_time=equal_time,
+        longer=longer,
+        steps=steps,
+        seed=seed,
+        allow_problems=allow_problems,
+    )
+    return doctor_job(config, resume=resume, generations=generations, progress=progress)

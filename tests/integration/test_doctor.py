@@ -1,0 +1,304 @@
+"""What `detdistill doctor` sees before a run: each fault that a run can have, and a pair that is well."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from coco_by_hand import CLASSES, draw_data
+from detdistill.cli import main
+from detdistill.data.dataset import DetectionDataset
+from detdistill.data.loader import evaluation_loader
+from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.base import Detector
+from detdistill.detectors.drift import norm_drifts
+from detdistill.detectors.load_report import LoadedDetector
+from detdistill.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, normaliser_of
+from detdistill.jobs import doctor, inputs, plan, samples
+from detdistill.jobs.config import read_run_config
+from detdistill.jobs.doctor import doctor_job
+from detdistill.jobs.opening import read_split
+from detdistill.jobs.settings import RunConfig
+from detdistill.progress import Silence
+from detdistill.proof.checks import FAIL, LOOK, OK, Check
+from detdistill.store.students import load_detector, save_detector
+from detdistill.types import Batch, Detections
+from scenes_in_memory import tiny_student
+
+SMALL = ["student.head_depth=1", "student.strides=[8,16,32]", "student.fpn_channels=16", "train.batch_size=4"]
+SMALL += ["train.steps=2", "train.device=cpu", "train.threads=1", "train.warmup_steps=1"]
+SIZE = {"short_side": 64, "long_side": 96}
+Pixels = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """How a teacher sees that needs no training: bright rectangles by their colour.
+
+    Attributes:
+        scale: of the pixels, red to blue from 0 to `scale`, that it was "trained" on.
+        height: of the images that it finds anything in; None for any.
+        swapped: whether it calls squares bars.
+        every: it finds something in one image of so many.
+    """
+
+    scale: float = 1.0
+    height: int | None = None
+    swapped: bool = False
+    every: int = 1
+
+    def detect(self, detector: Detector, batch: Batch) -> tuple[Detections, ...]:
+        part = normaliser_of(detector)
+        assert part is not None
+        mean, std = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
+        plain = self.scale == 1.0
+        pixels = part(batch) * std + mean if plain else part(batch) / self.scale + mean
+        return tuple(
+            self._found(image[:, :height, :width], number)
+            for image, number, (height, width) in zip(pixels, batch.image_ids, batch.sizes, strict=True)
+        )
+
+    def _found(self, image: torch.Tensor, number: int) -> Detections:
+        boxes, labels = [], []
+        for label, channel in enumerate((0, 1)):
+            rows, columns = torch.nonzero(image[channel] > 0.6, as_tuple=True)
+            blind = self.height not in (None, image.shape[1]) or number % self.every
+            if len(rows) and not blind:
+                ends = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+                boxes.append([float(end) for end in ends])
+                labels.append(1 - label if self.swapped else label)
+        return Detections(
+            torch.tensor(boxes).reshape(-1, 4), torch.full((len(boxes),), 0.9), torch.tensor(labels).long()
+        )
+
+
+@dataclass
+class Lab:
+    """Data, teachers that see, and what the doctor says of a distillation with them."""
+
+    folder: Path
+    patch: pytest.MonkeyPatch
+
+    def config(self, *changes: str, method: str = "hint", **options: Any) -> RunConfig:
+        words = {"data": self.folder / "data", "student": "fcos/test_resnet", "out": self.folder / "run"}
+        words |= {"teacher": self.folder / "teacher", "method": method, **options}
+        return read_run_config(None, [*SMALL, *changes], purpose="distill", options=words)
+
+    def sees(self, eyes: Eyes = Eyes(), *, image: Mapping[str, int] = SIZE) -> None:
+        """Whatever is opened sees so from now on."""
+
+        def opened(source: str, **_: Any) -> LoadedDetector:
+            loaded = load_detector(Path(source))
+            loaded.detector.detect = types.MethodType(eyes.detect, loaded.detector)  # type: ignore[method-assign]
+            return replace(loaded, image=dict(image))
+
+        self.patch.setattr(inputs, "open_detector", opened)
+
+    def said(self, *changes: str, **options: Any) -> dict[str, Check]:
+        return {one.name: one for one in doctor_job(self.config(*changes, **options)).checks}
+
+
+def settled(detector: Detector, data: Path) -> Detector:
+    """The detector with the running statistics that a training on these images would leave."""
+    split = read_split(data, "train", progress=Silence())
+    norms = [part for part in detector.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None
+        norm.reset_running_stats()
+    detector.train()
+    with torch.no_grad():
+        for batch in evaluation_loader(DetectionDataset(split, image=ImageSettings(**SIZE)), batch_size=8):
+            detector.extract(batch)
+    for norm in norms:
+        norm.momentum = 0.1
+    return detector
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("doctor")
+    draw_data(folder / "data", train=24, val=18)
+    teacher = settled(tiny_student("fcos", seed=7, classes=CLASSES, fpn_channels=24), folder / "data")
+    save_detector(teacher, folder / "teacher", image=SIZE)
+    return folder
+
+
+@pytest.fixture
+def lab(home: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.setattr(doctor, "_PROBE_SECONDS", 0.0)
+    made = Lab(home, monkeypatch)
+    made.sees()
+    return made
+
+
+def test_a_healthy_pair_is_ok(lab: Lab, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    lab.patch.setattr(doctor, "_PROBE_SECONDS", 30.0)
+    words = ["--student", "fcos/test_resnet", "--teacher", str(lab.folder / "teacher"), "--method", "frs"]
+    words += [
+        "--data",
+        str(lab.folder / "data"),
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+        str(tmp_path / "found.json"),
+    ]
+    assert main(["doctor", *SMALL, *words]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["name"] for one in found["checks"]] == [
+        *("labels", "splits", "teacher's weights", "teacher's AP", "classes", "image size", "normalisation"),
+        *("validation images", "levels", "term frs.features", "term frs.classes", "strength", "disk", "precision"),
+        *("memory", "time", "headroom"),
+    ]
+    assert {one["state"] for one in found["checks"]} == {OK}, printed
+    assert not found["fails"]
+    assert len(printed) == len(found["checks"]) + 2
+    assert printed[-1].endswith(": all ok")
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_tensors_of_a_teacher_are_seen(lab: Lab, home: Path) -> None:
+    """Any 5 % of them that a batch-norm layer comes after or holds; what is random elsewhere only AP can tell."""
+    healthy = load_detector(home / "teacher").detector
+    assert max(one.shift for one in drifts(healthy, home)) < 0.2
+    assert max(one.scale for one in drifts(healthy, home)) < 1.3
+    generator, seen = torch.Generator().manual_seed(0), 0
+    for draw in range(12):
+        spoiled = load_detector(home / "teacher").detector
+        tensors = {name: one for name, one in spoiled.state_dict().items() if one.is_floating_point()}
+        for name in random.Random(draw).sample(sorted(tensors), round(0.05 * len(tensors))):
+            spread = float(tensors[name].std(correction=0)) or 1.0
+            noise = spread * torch.randn(tensors[name].shape, generator=generator)
+            tensors[name].copy_(noise.abs() if name.endswith("running_var") else noise)
+        seen += any(one.shift > 0.6 or one.scale > 2.0 for one in drifts(spoiled, home))
+    print(seen)
+    assert seen >= 9
+    save_detector(spoiled, home / "spoiled", image=SIZE)
+    check = lab.said(teacher=home / "spoiled")["teacher's weights"]
+    assert check.state == LOOK
+    assert "see what they never saw in training, the first " in check.said
+    assert check.remedy.startswith(f"Copy {home / 'spoiled'} anew")
+
+
+def drifts(detector: Detector, home: Path) -> Any:
+    split = read_split(home / "data", "train", progress=Silence())
+    return norm_drifts(detector, evaluation_loader(DetectionDataset(split, image=ImageSettings(**SIZE)), batch_size=8))
+
+
+def test_labels_in_another_order_are_seen(lab: Lab) -> None:
+    lab.sees(Eyes(swapped=True))
+    check = lab.said()["classes"]
+    assert check.state == LOOK
+    assert "what the teacher calls 'square' is labelled 'bar', 'bar' is labelled 'square'" in check.said
+    assert check.figures["ap_reordered"] > 80
+    assert check.figures["ap"] < 10
+
+
+def test_class_names_in_another_order_are_refused(lab: Lab, home: Path) -> None:
+    save_detector(tiny_student("fcos", classes=CLASSES[::-1]), home / "other", image=SIZE)
+    outcome = doctor_job(lab.config(teacher=home / "other"))
+    (check,) = outcome.checks
+    assert check.state == FAIL
+    assert "in the same order, got others" in check.said
+    assert check.remedy == "Set data.classes=[bar,square] to learn the teacher's classes alone."
+    assert outcome.failure == f"{check.said}. {check.remedy}"
+    lab.sees(Eyes(swapped=True))
+    assert lab.said("data.classes=[bar,square]", teacher=home / "other")["classes"].state == OK
+
+
+def test_pixels_up_to_255_are_seen_and_the_remedy_helps(lab: Lab) -> None:
+    lab.sees(Eyes(scale=255.0))
+    check = lab.said()["normalisation"]
+    assert check.state == LOOK
+    assert "100.0 by pixels from 0 to 255 without ImageNet's mean" in check.said
+    remedy = check.remedy.removeprefix("Set ").removesuffix(".").split()
+    mended = lab.said(*remedy)
+    assert mended["normalisation"].state == mended["teacher's AP"].state == OK
+    assert mended["teacher's AP"].figures["ap"] > 90
+
+
+def test_another_image_size_is_seen_and_the_remedy_helps(lab: Lab) -> None:
+    lab.sees(Eyes(height=64))
+    smaller = ["data.image.short_side=32", "data.image.long_side=48"]
+    check = lab.said(*smaller)["image size"]
+    assert check.state == LOOK
+    assert check.said.endswith("(0.0 AP here, 100.0 there)")
+    assert lab.said(*smaller, "teacher.image=own")["image size"].state == OK
+
+
+def test_no_shared_stride_is_refused(lab: Lab, home: Path) -> None:
+    save_detector(tiny_student("fcos", classes=CLASSES, strides=(4,)), home / "fine", image=SIZE)
+    outcome = doctor_job(lab.config(teacher=home / "fine"))
+    assert outcome.failure is not None
+    assert "must share at least one stride" in outcome.failure
+    assert outcome.checks[-1].remedy == "Build the student with the teacher's strides, for example student.strides=[4]."
+    assert "teacher's AP" in {one.name for one in outcome.checks}
+
+
+def test_a_term_without_gradient_is_refused(lab: Lab) -> None:
+    real = samples.weighed
+
+    def cut(recipe: Any, *rest: Any) -> Any:
+        made = real(recipe, *rest)
+        for one in made.terms:
+            one.term.measure = lambda level, pair: level.teacher.square().mean((1, 2, 3))
+        return made
+
+    lab.patch.setattr(samples, "weighed", cut)
+    check = lab.said()["terms"]
+    assert check.state == FAIL
+    assert "to the student must be finite and not zero" in check.said
+
+
+def test_validation_on_training_images_is_seen(lab: Lab, home: Path) -> None:
+    copied = home / "copied"
+    shutil.copytree(home / "data", copied)
+    for path in copied.glob("images/*.png"):
+        path.rename(path.with_name(f"copy_{path.name}"))
+    content = json.loads((copied / "train.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"copy_{image['file_name']}"
+    (copied / "val.json").write_text(json.dumps(content))
+    check = lab.said(f"data.val={copied / 'val.json'}")["splits"]
+    assert check.state == LOOK
+    assert check.said.startswith("24 of 24 validation images are training images too")
+
+
+def test_a_strength_out_of_range_is_seen(lab: Lab) -> None:
+    check = lab.said(method="hint(strength=100)")["strength"]
+    assert check.state == LOOK
+    assert check.said == "hint at 100 times the task is so strong that the labels hardly count"
+    assert check.remedy.endswith("such as --strength 3.")
+
+
+def test_too_small_a_disk_is_refused(lab: Lab) -> None:
+    lab.patch.setattr(plan.shutil, "disk_usage", lambda place: types.SimpleNamespace(free=1000))
+    outcome = doctor_job(lab.config())
+    assert outcome.failure is not None
+    assert "got 1000 bytes. Make room there" in outcome.failure
+    assert outcome.checks[-1].name == "headroom"
+
+
+def test_a_teacher_worse_than_the_student_is_seen(lab: Lab, home: Path) -> None:
+    lab.sees(Eyes(every=3))
+
+    def better(path: Path, **_: Any) -> LoadedDetector:
+        loaded = load_detector(path)
+        loaded.detector.detect = types.MethodType(Eyes().detect, loaded.detector)  # type: ignore[method-assign]
+        return loaded
+
+    lab.patch.setattr(inputs, "load_detector", better)
+    check = lab.said("alone_differs=true", alone=home / "teacher")["headroom"]
+    assert check.state == LOOK
+    assert check.said.startswith("the teacher is worse than the student: -")
+    assert "train the student alone: `detdistill train --detector fcos/test_resnet" in check.remedy
