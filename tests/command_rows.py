@@ -43,6 +43,11 @@ ROWS = {
         shared=False,
         long=True,
     ),
+    "doctor": Row(
+        "--student fcos/test_resnet --teacher {home}/teacher --data {home}/data --method hint --out {home}/not_made "
+        f"{_SMALL}",
+        long=True,
+    ),
     "tune": Row(
         "--student fcos/test_resnet --teacher {home}/teacher --data {home}/data --methods hint --strengths 3 "
         f"--held-out 0.5 --out {{out}} {_SMALL}",

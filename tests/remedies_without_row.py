@@ -24,6 +24,16 @@ WITHOUT_ROW = {
         "Train it as this run, {}, and compare with that by --alone runs/alone.",
         "Let it go on to the end: train.patience=0.",
     ),
+    "what the doctor advises: tests/integration/test_doctor.py": (
+        "Copy {} anew from where it was trained, or give an earlier checkpoint as --teacher.",
+        "Give more by data.val=FOLDER.",
+        "Give others by data.val=FOLDER.",
+        "Leave it out for 3, or give {} to {}, such as --strength 3.",
+        "Let it end half-way by until=0.5 in the method, or find a method by `detdistill tune`.",
+        "Look at the labels by `detdistill data check DATA`.",
+        "Set teacher.image=own to show it its own size.",
+        "Set train.precision=32-true.",
+    ),
     "a checkpoint that says no size": (
         "Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was.",
     ),

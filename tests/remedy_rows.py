@@ -131,6 +131,11 @@ _SETTINGS = (
         "Set data.unlabelled.share=1.",
         distill(*SMALL, *BESIDE, "student.fpn_norm=batch", "data.unlabelled.share=1"),
     ),
+    Row(
+        distill("teacher.std=[0,1,1]"),
+        "Set teacher.std=null for what the teacher came with.",
+        distill("teacher.std=null"),
+    ),
     Row("settings zzzzqq", "Look through all of them with detdistill settings.", "settings"),
 )
 

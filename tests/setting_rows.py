@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from detdistill.methods.catalogue import METHODS
@@ -116,6 +116,8 @@ ROWS: dict[str, Row] = {
     "teacher.image.short_side": Row("64", beside=TEACHERS_SIZE, **DISTILLED),
     "teacher.image.long_side": Row("60", beside=TEACHERS_SIZE, **DISTILLED),
     "teacher.image.pad_multiple": Row("24", beside=TEACHERS_SIZE, **DISTILLED),
+    "teacher.mean": Row("[0.1, 0.2, 0.3]", **DISTILLED),
+    "teacher.std": Row("[0.5, 0.4, 0.3]", **DISTILLED),
     "method": Row("frs", **DISTILLED),
     "twins.folder": Row("{home}/twins", FILES, **ADVERSARIAL),
     "twins.on_the_fly": Row("true", FILES, **ADVERSARIAL),
@@ -327,5 +329,17 @@ WORDS: dict[str, Word] = {
     "data make scenes json": Word(_SCENES, _JSON, FILES),
 }
 
+
 # These train for minutes or want COCO itself: their words are shown by tests of their own.
+def _looked_at(text: str) -> str:
+    """What the doctor is asked of the same run."""
+    return text.replace("distill ", "doctor ", 1).removesuffix(" --dry-run")
+
+
+WORDS |= {
+    _looked_at(name): replace(word, base=_looked_at(word.base.replace(" --dry-run", "")))
+    for name, word in WORDS.items()
+    if name.startswith("distill ") and name not in ("distill dry-run", "distill keys")
+}
+WORDS["doctor out"] = replace(WORDS["doctor out"], given="--out {taught}", refused="must be new or empty")
 SHOWN_ELSEWHERE = ("demo", "reproduce", "tune", "data make coco-traffic")

@@ -137,7 +137,7 @@ class ScreenProgress:
 def counted(number: float, what: str) -> str:
     """A number of things, such as ``"2,000 steps"``, ``"1 process"`` or ``"0.5 epochs"``; capitals have no plural."""
     figure = f"{number:,}" if isinstance(number, int) else f"{number:.3g}"
-    many = "" if figure == "1" or what.isupper() else "es" if what.endswith(("s", "x", "ch")) else "s"
+    many = "" if figure == "1" or what.isupper() else "es" if what.endswith(("s", "x", "tch")) else "s"
     return f"{figure} {what}{many}"
 
 

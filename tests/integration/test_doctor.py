@@ -181,8 +181,7 @@ def test_random_tensors_of_a_teacher_are_seen(lab: Lab, home: Path) -> None:
             noise = spread * torch.randn(tensors[name].shape, generator=generator)
             tensors[name].copy_(noise.abs() if name.endswith("running_var") else noise)
         seen += any(one.shift > 0.6 or one.scale > 2.0 for one in drifts(spoiled, home))
-    print(seen)
-    assert seen >= 9
+    assert seen == 12
     save_detector(spoiled, home / "spoiled", image=SIZE)
     check = lab.said(teacher=home / "spoiled")["teacher's weights"]
     assert check.state == LOOK
@@ -220,7 +219,7 @@ def test_pixels_up_to_255_are_seen_and_the_remedy_helps(lab: Lab) -> None:
     lab.sees(Eyes(scale=255.0))
     check = lab.said()["normalisation"]
     assert check.state == LOOK
-    assert "100.0 by pixels from 0 to 255 without ImageNet's mean" in check.said
+    assert "99.3 by pixels from 0 to 255 without ImageNet's mean" in check.said
     remedy = check.remedy.removeprefix("Set ").removesuffix(".").split()
     mended = lab.said(*remedy)
     assert mended["normalisation"].state == mended["teacher's AP"].state == OK
@@ -232,8 +231,10 @@ def test_another_image_size_is_seen_and_the_remedy_helps(lab: Lab) -> None:
     smaller = ["data.image.short_side=32", "data.image.long_side=48"]
     check = lab.said(*smaller)["image size"]
     assert check.state == LOOK
-    assert check.said.endswith("(0.0 AP here, 100.0 there)")
-    assert lab.said(*smaller, "teacher.image=own")["image size"].state == OK
+    assert check.said.endswith("(0.0 AP here, 99.3 there)")
+    mended = lab.said(*smaller, "teacher.image=own")
+    assert mended["image size"].state == OK
+    assert mended["teacher's AP"].figures["ap"] > 90
 
 
 def test_no_shared_stride_is_refused(lab: Lab, home: Path) -> None:
@@ -286,7 +287,7 @@ def test_too_small_a_disk_is_refused(lab: Lab) -> None:
     outcome = doctor_job(lab.config())
     assert outcome.failure is not None
     assert "got 1000 bytes. Make room there" in outcome.failure
-    assert outcome.checks[-1].name == "headroom"
+    assert [one.name for one in outcome.checks if one.state == FAIL] == ["disk"]
 
 
 def test_a_teacher_worse_than_the_student_is_seen(lab: Lab, home: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import inspect
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import count
@@ -112,7 +113,7 @@ def test_every_command_has_its_row() -> None:
     found = dict(commands())
     assert found.keys() == ROWS.keys(), "add a row to tests/command_rows.py"
     public = [getattr(detdistill, name) for name in detdistill.__all__]
-    homes = {"detdistill.api.commands", "detdistill.api.runs"}
+    homes = {"detdistill.api.checking", "detdistill.api.commands", "detdistill.api.runs"}
     functions = {one for one in public if inspect.isfunction(one) and one.__module__ in homes}
     assert functions == {one.function for one in found.values() if one.function.__module__ in homes}
 
@@ -254,6 +255,7 @@ def test_a_full_disk_ends_every_command_with_a_sentence(
 ) -> None:
     numbers, resume = count(), ["--resume"] if name in ("train", "distill") else []
     for number, folder in attempts(name, home, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
         before = kept(home, folder)
         monkeypatch.setattr(files, "_write", DiskFull(at=number))
         words = typed(name, home, folder / "out", "--json", str(folder / "out.json"))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from shlex import quote
 from typing import Any
 
 from detdistill.data.leaks import tell_leaks
@@ -18,7 +19,7 @@ from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.term import pairing_note, shared_strides
-from detdistill.errors import DistillError
+from detdistill.errors import DiskError, DistillError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections
 from detdistill.jobs import examine, samples, sizes, stages
 from detdistill.jobs.examine import Sample
@@ -155,7 +156,7 @@ def _of_data(opened: Opened) -> Iterator[Check]:
         lost |= {f"{split} images": told.lost("images"), f"{split} boxes": told.lost("boxes")}
         kept |= {f"{split} images": len(images), f"{split} boxes": int((~images.ignored).sum())}
     folder = opened.config.data.sources("train")[0]
-    yield checks.labels(lost, kept, check=f"detdistill data check {folder}")
+    yield checks.labels(lost, kept, check=f"detdistill data check {quote(str(folder))}")
     leaks = {"train": Problems(), "val": Problems()}
     tell_leaks({"train": data.train, "val": data.val}, leaks)
     yield checks.splits(len(leaks["val"]), images=len(data.val))
@@ -243,6 +244,8 @@ def _of_run(
     progress.start("try a few steps", MEASURED)
     try:
         trial = tried(proved, MEASURED)
+    except DiskError:  # of the folder for what passes, not the run's
+        raise
     except DistillError as error:
         yield checks.refused("steps", str(error))
         return
@@ -256,7 +259,9 @@ def _of_run(
         sample.some(_BATCHES * 8).found_by(step.student, opened.data.image, label="what the student finds")
         looked = (time.perf_counter() - began) / len(sample.some(_BATCHES * 8).images)
     evaluations = looked * len(opened.data.val) * (plan.evaluations + 1)
-    yield checks.time(trial.step_seconds, steps=left + (generations - 1) * plan.steps, evaluations=evaluations)
+    yield checks.time(
+        trial.step_seconds, steps=left + (generations - 1) * plan.steps, evaluations=evaluations, then=plan.then
+    )
     if sample is not None:
         yield from _headroom(built, sample, teachers, seconds=trial.step_seconds, progress=progress)
 
@@ -344,4 +349,4 @@ def _source(config: RunConfig) -> str:
 def _train(config: RunConfig) -> str:
     """The command that trains the student alone."""
     folder = config.data.sources("train")[0]
-    return f"`detdistill train --detector {config.student.detector} --data {folder} --out RUN`"
+    return f"`detdistill train --detector {config.student.detector} --data {quote(str(folder))} --out RUN`"

@@ -43,6 +43,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "teacher.source": ("teacher checkpoint", "teacher weights"),
     "teacher.allow": ("missing keys", "strict loading", "other classes"),
     "teacher.image": ("teacher resolution", "teacher size"),
+    "teacher.mean": ("teacher normalisation", "caffe weights"),
+    "teacher.std": ("teacher normalisation", "pixels 0 to 255"),
     "method.name": ("recipe", "knowledge distillation", "loss"),
     "method.strength": ("distillation strength", "loss weight", "gradient ratio", "balance of the losses"),
     "method.gain": ("loss weight", "lambda", "distillation strength"),

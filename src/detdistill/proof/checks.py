@@ -289,11 +289,12 @@ def disk(needed: int, free: int) -> Check:
     return Check("disk", OK, said, figures={"needed": needed, "free": free})
 
 
-def time(step_seconds: float, *, steps: int, evaluations: float) -> Check:
-    """How long the run takes, from measured steps; `evaluations` are seconds that these take beside the steps."""
+def time(step_seconds: float, *, steps: int, evaluations: float, then: Sequence[str] = ()) -> Check:
+    """How long the run takes, from measured steps; `evaluations` are seconds beside, `then` what is trained after."""
     seconds = step_seconds * steps + evaluations
     said = f"about {duration(seconds)}: {counted(steps, 'step')} of {step_seconds:.3g} s"
     said += f", evaluations {duration(evaluations)}" if evaluations else ""
+    said += "".join(f"; then {one}" for one in then)
     return Check("time", OK, said, figures={"seconds": seconds, "step_seconds": step_seconds, "steps": steps})
 
 
