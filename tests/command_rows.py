@@ -65,6 +65,7 @@ ROWS = {
         "--out {out}/found.png",
         long=True,
     ),
+    "diagnose": Row("{home}/taught --alone {home}/teacher"),
     "data make scenes": Row("--out {out} --train 2 --val 1 --kitti", shared=False),
     "data make coco-traffic": Row("--coco {home}/coco --out {out}", shared=False),
     "data check": Row("{home}/data"),

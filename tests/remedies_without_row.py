@@ -19,7 +19,7 @@ WITHOUT_ROW = {
     "advice in a table": (
         "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
     ),
-    "advice of a diagnosis: tests/unit/test_diagnosis.py": (
+    "advice of a diagnosis: tests/integration/test_diagnosed.py": (
         "Give the file that belongs to it, and allow for no tensor: teacher.allow=[].",
         "Train it as this run, {}, and compare with that by --alone runs/alone.",
         "Let it go on to the end: train.patience=0.",

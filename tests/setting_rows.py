@@ -236,6 +236,7 @@ _PREDICT = "predict {teacher} {data}/images/val_0.png --out OUT/drawn --score 0"
 _PICTURES = (
     "pictures --alone {alone} --distilled {alone} --teacher {teacher} --data {data} --out OUT/found.png --score 0"
 )
+_DIAGNOSE = "diagnose {taught} --alone {alone}"
 _SCENES = "data make scenes --out OUT/scenes --train 2 --val 1"
 _BROKEN = "data.train={broken}/train.json"
 _JSON = "--json OUT/outcome.json"
@@ -314,6 +315,9 @@ WORDS: dict[str, Word] = {
     "pictures score": Word(_PICTURES, "--score 1", FILES),
     "pictures agnostic": Word(_PICTURES, "--agnostic", FILES),
     "pictures json": Word(_PICTURES, _JSON, FILES),
+    "diagnose run": Word(_DIAGNOSE, "{tutor}", refused="without config.yaml"),
+    "diagnose alone": Word(_DIAGNOSE, "--alone {tutor}"),
+    "diagnose json": Word(_DIAGNOSE, _JSON, FILES),
     "data check path": Word("data check {data}", "{other}"),
     "data check json": Word("data check {data}", _JSON, FILES),
     "data convert path": Word(_CONVERT, "{other}", FILES),

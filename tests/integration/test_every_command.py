@@ -47,6 +47,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_data(folder / "data")
     detector = build_detector("fcos/tiny", CLASSES, seed=1)
     save_detector(detector, folder / "teacher", image={"short_side": 32, "long_side": 48})
+    save_detector(detector, folder / "taught", image={"short_side": 32, "long_side": 48})
+    words = {"student": "fcos/tiny", "teacher": folder / "teacher", "data": folder / "data", "method": "hint"}
+    config = detdistill.run_config("train.device=cpu", purpose="distill", out=folder / "taught", **words)
+    files.write_text(folder / "taught" / "config.yaml", config.yaml())
     for name in ("a.jpg", "a.png", "a_2.png", "B.png", "b.jpg"):
         (folder / "photos").mkdir(exist_ok=True)
         Image.fromarray(np.full((48, 48, 3), 90, dtype=np.uint8)).save(folder / "photos" / name)

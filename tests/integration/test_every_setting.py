@@ -299,7 +299,7 @@ def test_a_commands_word_does_what_it_names(home: Home, tmp_path: Path, name: st
     if option in base:
         at = base.index(option)
         line = [*base[:at], *base[at + 2 :], *given]
-    elif name.endswith((" checkpoint", " model", " path")):
+    elif name.endswith((" checkpoint", " model", " path", " run")):
         at = len(name.split()) - 1
         line = [*base[:at], option, *base[at + 1 :]]
     else:

@@ -34,6 +34,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     detector = detdistill.build_detector("fcos/tiny", SCENE_CLASSES, seed=0)
     for name in RUNS:
         detdistill.save_detector(detector, folder / "runs" / name, image=IMAGE)
+    words = {"student": "fcos/tiny", "teacher": folder / "runs/teacher", "data": folder / "my_data", "method": "hint"}
+    run = detdistill.run_config(purpose="distill", out=folder / "runs/distilled", **words)
+    (run.out / "config.yaml").write_text(run.yaml())
     return folder
 
 

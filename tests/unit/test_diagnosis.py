@@ -11,7 +11,7 @@ import pytest
 
 from detdistill.proof.causes import RULES
 from detdistill.proof.diagnosis import Diagnosis, diagnose
-from detdistill.proof.evidence import Classes, Evidence, Part, Pull, Sizes, Span
+from detdistill.proof.evidence import Classes, Evidence, Part, Pixels, Pull, Sizes, Span
 
 NONE, LOSS = Span(-0.1, -0.4, 0.3), Span(-2.0, -3.0, -1.0)
 HEALTHY = Evidence(
@@ -35,7 +35,7 @@ HEALTHY = Evidence(
     falls={"frs.features": 0.5, "frs.classes": 0.1},
     lacking=(0, 300),
     sizes=Sizes("480", "480"),
-    pixels=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    pixels=Pixels(50.0),
     classes=Classes((), ("car", "truck"), 0.0),
     differing=(),
     leaked=0,
@@ -44,7 +44,7 @@ HEALTHY = Evidence(
 NOTHING: dict[str, Any] = {}
 
 
-def pull(**figures: float) -> dict[str, Any]:
+def pull(**figures: float | None) -> dict[str, Any]:
     return {"pulls": {"frs": replace(HEALTHY.pulls["frs"], **figures)}}
 
 
@@ -57,8 +57,8 @@ ROWS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
     # cause, what makes it, its weight, what just does not make it
     ("teacher not whole", {"lacking": (1, 300)}, 3, {"lacking": (0, 300)}),
     ("no twin", {"differing": ("train.lr 0.1 (here 0.01)",)}, 3, {"differing": ()}),
-    ("teacher's normalisation", {"pixels": ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4))}, 3, NOTHING),
-    ("teacher's normalisation", {"pixels": ((0.5, 0.5, 0.5), (1.01, 1.0, 1.0))}, 3, {"pixels": ((0, 0, 0), (1, 1, 1))}),
+    ("teacher's normalisation", {"pixels": Pixels(30.0, "0 to 255", 32.1, "teacher.std=[1,1,1]")}, 3, NOTHING),
+    ("teacher's normalisation", {"pixels": Pixels(9.0, "x", 20.0, "y")}, 3, {"pixels": Pixels(30.0, "x", 32.0, "y")}),
     ("no headroom", {"headroom": Span(-1.0, -2.0, 0.0)}, 3, {"headroom": Span(0.3, 0.1, 0.5)}),
     ("no headroom", {"headroom": Span(0.5, -0.1, 1.1)}, 3, NOTHING),
     ("no headroom", {"headroom": Span(0.6, -0.1, 1.3)}, 2, NOTHING),
@@ -66,12 +66,13 @@ ROWS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
     ("class map partial", {"classes": Classes(("bus",), ("car", "truck"), 0.49)}, 2, NOTHING),
     ("class map partial", {"classes": Classes((), ("truck", "car"), 0.0, ordered=False)}, 2, NOTHING),
     ("gain paid for by time", {"gain": Span(2.0, 0.1, 3.9)}, 3, {"gain": Span(2.0, -0.1, 4.1)}),
-    ("strength", pull(last=0.09, asked=0.09), 3, pull(first=0.11, last=0.11, asked=0.11)),
-    ("strength", pull(last=31.0, asked=31.0), 3, pull(first=29.0, last=29.0, asked=29.0)),
-    ("strength", pull(last=9.1), 2, pull(last=8.9)),
-    ("strength", pull(last=0.99), 2, pull(last=1.01)),
-    ("strength", {"pulls": {"a": Pull(first=500.0)}}, 3, {"pulls": {"a": Pull(first=5.0), "b": Pull(first=0.5)}}),
-    ("strength", {"pulls": {"a": Pull(3.0, last=12.0), "b": Pull(last=0.01)}}, 3, {"pulls": {"a": Pull(3.0)}}),
+    ("strength", pull(first=0.09, last=0.01), 3, pull(first=0.11, last=0.01)),
+    ("strength", pull(first=31.0, last=1.0), 3, pull(first=29.0, last=1.0)),
+    ("strength", pull(asked=200.0, first=None), 3, pull(asked=29.0, first=None)),
+    ("strength", pull(asked=4.0, first=4.0, last=31.0), 3, pull(asked=4.0, first=4.0, last=29.0)),
+    ("strength", pull(asked=2.0, last=20.1), 2, pull(asked=2.0, last=19.9)),
+    ("strength", {"pulls": {"a": Pull(last=500.0)}}, 3, {"pulls": {"a": Pull(last=5.0), "b": Pull(last=0.5)}}),
+    ("strength", {"pulls": {"a": Pull(last=12.0), "b": Pull(last=0.01)}}, 3, {"pulls": {"a": Pull(3.0)}}),
     ("teacher's image size", {"sizes": Sizes("800", "480")}, 1, NOTHING),
     ("teacher's image size", {"sizes": Sizes("800", "480", 40.6, 40.0)}, 2, {"sizes": Sizes("800", "480", 40.4, 40.0)}),
     ("method mostly off", {"on": 0.49}, 2, {"on": 0.5}),

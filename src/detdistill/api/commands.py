@@ -15,6 +15,7 @@ from detdistill.api.runs import distill, train
 
 if TYPE_CHECKING:
     from detdistill.jobs.data import ConvertOutcome, DataOutcome
+    from detdistill.jobs.diagnose import DiagnoseOutcome
     from detdistill.jobs.evaluate import EvaluateOutcome
     from detdistill.jobs.keys import SettingsOutcome
     from detdistill.jobs.methods import MethodsOutcome
@@ -136,8 +137,8 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
     """
     from detdistill.jobs.keys import settings_job
 
-    names = ("train", "distill", "evaluate", "predict", "methods", "settings", "profile", "pictures")
-    functions = (train, distill, evaluate, predict, describe_methods, describe_settings, profile, pictures)
+    names = ("train", "distill", "evaluate", "predict", "methods", "settings", "profile", "pictures", "diagnose")
+    functions = (train, distill, evaluate, predict, describe_methods, describe_settings, profile, pictures, diagnose)
     commands: dict[str, Callable[..., object]] = dict(zip(names, functions, strict=True))
     commands |= {"data check": check_data, "data convert": convert_data}
     return settings_job(word, commands=commands, markdown=markdown)
@@ -205,6 +206,23 @@ def pictures(
     places: dict[str, Any] = {"alone": Path(alone), "distilled": Path(distilled), "data": Path(data), "out": Path(out)}
     drawn: dict[str, Any] = {"seed": seed, "images": images, "score": score, "agnostic": agnostic}
     return pictures_job(**places, **drawn, teacher=str(teacher), progress=progress)
+
+
+def diagnose(run: Place, /, *, alone: Place | None = None, progress: Progress | None = None) -> DiagnoseOutcome:
+    """Tell why a distilled student is no better than the student alone: likely causes, their figures, what to do.
+
+    Args:
+        run: Run folder of the distilled student.
+        alone: Run folder of the student alone; without it the one that the distillation was given.
+
+    Example:
+        >>> outcome = detdistill.diagnose("runs/distilled", alone="runs/alone")
+        >>> outcome.diagnosis.causes[0].name
+        'no twin'
+    """
+    from detdistill.jobs.diagnose import diagnose_job
+
+    return diagnose_job(Path(run), alone=None if alone is None else Path(alone), progress=progress)
 
 
 def check_data(path: Place, /, *, progress: Progress | None = None) -> DataOutcome:

@@ -48,6 +48,7 @@ def build_app() -> App:
         (app, "profile", detdistill.profile),
         (app, "reproduce", commands.reproduce),
         (app, "pictures", detdistill.pictures),
+        (app, "diagnose", detdistill.diagnose),
         (make, "scenes", commands.make_scenes),
         (make, "coco-traffic", commands.make_coco_traffic),
         (data, "check", detdistill.check_data),

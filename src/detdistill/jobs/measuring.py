@@ -16,7 +16,9 @@ from detdistill.errors import DiskError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.evaluation.confusion import confusion_matrix
 from detdistill.files import write_json
+from detdistill.jobs import sizes
 from detdistill.jobs.opening import detect
+from detdistill.jobs.outcomes import ALONE, TEACHER, TEACHER_OWN_SIZE
 from detdistill.jobs.samples import Opened
 from detdistill.output import LOST
 from detdistill.progress import Progress, Silence
@@ -45,6 +47,21 @@ def evaluation(opened: Opened) -> Evaluate:
         return _measured(opened, student, "", next(student.parameters()).device, Silence()).metrics.figures()
 
     return evaluate
+
+
+def beside(opened: Opened) -> tuple[dict[str, Detector], dict[str, ImageSettings]]:
+    """What a distilled student is compared with, as far as its figures mean anything, and at what sizes it sees images.
+
+    A teacher that was trained at another size than it sees here is measured at its own, too.
+    """
+    teacher, val = opened.teacher if opened.same_classes else None, opened.data.val
+    others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}
+    at = {TEACHER: opened.taught_at}
+    if teacher is not None and (own := sizes.other_own_size(teacher, opened.taught_at, val)):
+        others[TEACHER_OWN_SIZE], at[TEACHER_OWN_SIZE] = teacher.detector, own
+    if opened.alone is not None and (own := sizes.other_own_size(opened.alone, opened.data.image, val)):
+        at[ALONE] = own
+    return others, at
 
 
 def measure(

@@ -14,6 +14,7 @@ from detdistill.evaluation.error_types import ErrorTypes
 from detdistill.jobs.alone import Comparison
 from detdistill.jobs.profile import ProfileOutcome
 from detdistill.progress import counted
+from detdistill.proof.diagnosis import Diagnosis
 from detdistill.report.climb import Climb, climb_lines
 from detdistill.report.tables import AGNOSTIC, Table, class_change, error_costs, per_class, results_json, side_by_side
 from detdistill.store.best import Best
@@ -49,6 +50,7 @@ class RunOutcome:
         undrawn: why pictures of the run are missing; None where all are there.
         climbs: whether students were still climbing when their training ended, by the names of `results`.
         errors: what kinds of errors the detectors make and what these cost, by the names of `results`.
+        diagnosis: why distillation did not help; None where it did, or there is no student alone.
     """
 
     out: Path
@@ -70,6 +72,7 @@ class RunOutcome:
     undrawn: DiskError | None = None
     climbs: Mapping[str, Climb] = field(default_factory=dict)
     errors: Mapping[str, ErrorTypes] = field(default_factory=dict)
+    diagnosis: Diagnosis | None = None
 
     @property
     def failure(self) -> str | None:
@@ -104,6 +107,8 @@ class RunOutcome:
         if against is None:
             advice = "The student alone is not known: train it with `detdistill train` and pass its run as --alone."
             lines += ["", advice]
+        if self.diagnosis is not None:
+            lines += ["", *self.diagnosis.lines()]
         return [*lines, "", f"{self.method}: {took}"]
 
     def _against(self) -> str | None:
@@ -162,6 +167,8 @@ class RunOutcome:
         if self.longer:
             training = self._training().items()
             found["training"] = {name: {"steps": steps, "seconds": round(took, 2)} for name, (steps, took) in training}
+        if self.diagnosis is not None:
+            found["diagnosis"] = self.diagnosis.as_dict()
         if self.costs:
             costs = {name: one.as_dict() for name, one in self.costs.items()}
             found["cost"] = {**costs, "student_over_teacher": self._ratios()}

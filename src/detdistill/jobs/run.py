@@ -11,7 +11,8 @@ import numpy as np
 from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 from detdistill.evaluation.error_types import error_types
-from detdistill.jobs import samples, sizes, stages
+from detdistill.jobs import measuring, samples, stages
+from detdistill.jobs.diagnose import explained
 from detdistill.jobs.doctor import early_checks, measured_checks, tell
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.longer import longer_configs, require_measurable
@@ -118,14 +119,7 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
     built = proved.built
     opened, config = built.opened, built.opened.config
     stages.require_same_run(proved)
-    # The student is compared with them as far as their figures mean anything.
-    teacher = opened.teacher if opened.same_classes else None
-    others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}
-    at = {TEACHER: opened.taught_at}
-    if teacher is not None and (own := sizes.other_own_size(teacher, opened.taught_at, opened.data.val)):
-        others[TEACHER_OWN_SIZE], at[TEACHER_OWN_SIZE] = teacher.detector, own
-    if opened.alone is not None and (own := sizes.other_own_size(opened.alone, opened.data.image, opened.data.val)):
-        at[ALONE] = own
+    others, at = measuring.beside(opened)
     # Several processes are forked from this one, which must not have touched a GPU before.
     early = leads() and not forks(config.train)
     before = stages.measure(opened, others, at=at, progress=progress) if early else {}
@@ -185,6 +179,10 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
             },
             errors={name: errors[name] for name in results if name in errors},
         )
+        if ALONE in measured:
+            told, out = found.as_dict(), config.out
+            _, why = explained(built, measured, told, run=out, against=ALONE, alone=config.alone, progress=progress)
+            found = replace(found, diagnosis=why)
         curves = {**{name: one.out for name, one in longer.items()}, DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}

@@ -6,9 +6,9 @@ import math
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from detdistill.errors import typed as as_list
 from detdistill.progress import counted
 from detdistill.proof.evidence import Evidence, shown
 from detdistill.proof.thresholds import (
@@ -18,15 +18,16 @@ from detdistill.proof.thresholds import (
     LEAKED,
     LEAST_FALL,
     MOSTLY_OFF,
+    OFF,
     SKIPPED,
     STRONG,
     pull_fault,
-    scaled_pixels,
 )
+from detdistill.settings.calls import written
 
 Weight = Literal[1, 2, 3]
 _USUAL, _LOWER, _ENOUGH = 3.0, 3.0, 10.0
-_LEVEL = 1.0
+_LEVEL, _BETTER = 1.0, 2.0
 _NAMED = 3
 
 
@@ -93,17 +94,12 @@ def lacking(known: Evidence) -> Cause | None:
 
 
 def pixels(known: Evidence) -> Cause | None:
-    """The teacher's pixels are normalised by numbers that are not of pixels in [0, 1]."""
-    if known.pixels is None or not scaled_pixels(*known.pixels):
+    """The teacher was trained on pixels that are normalised otherwise than here."""
+    found = known.pixels
+    if found is None or found.other_ap <= found.ap + _BETTER:
         return None
-    mean, std = (", ".join(f"{one:.4g}" for one in numbers) for numbers in known.pixels)
-    typed = f"detdistill train {_quoted(_config_of(known.teacher))} student.mean=null student.std=null out=runs/teacher"
-    return Cause(
-        3,
-        f"the teacher normalises by mean {mean} and std {std}, those of pixels up to 255; here they are from 0 to 1",
-        f"Train it anew by the numbers of its backbone: {typed}.",
-        typed,
-    )
+    said = f"the teacher has {found.ap:.1f} AP as its pixels are normalised, {found.other_ap:.1f} by {found.other}"
+    return Cause(3, said, f"Show it what it was trained on: {found.settings}.", found.settings)
 
 
 def classes(known: Evidence) -> Cause | None:
@@ -116,12 +112,11 @@ def classes(known: Evidence) -> Cause | None:
         said = f"the teacher does not know {_listed(found.missing)}, {found.boxes:.0%} of the training boxes"
     else:
         weight, said = 2, "the teacher has the classes in another order, and none of them teaches its own"
-    typed = f"detdistill train --detector {known.student} --data {_quoted(known.data)} --out runs/teacher"
-    action = f"Train a teacher on these classes, larger than the student: {typed}."
-    if found.missing and found.known and found.ordered:
-        names = ",".join(found.known)
-        typed = f"data.classes=[{names}]" if names.replace(",", "").isalnum() else f"'data.classes=[{names}]'"
-        action = f"Learn the teacher's classes alone by {typed}, or train a teacher on all of them."
+    typed = f"detdistill train {_quoted(known.config)} student=fcos/resnet50 out=runs/teacher"
+    action = f"Train a teacher on these classes, such as by {typed}."
+    if found.known:
+        typed = _quoted(f"data.classes={as_list(map(written, found.known))}")
+        action = f"Learn the teacher's classes alone, in its order, by {typed}, or train a teacher on these."
     return Cause(weight, said, action, typed)
 
 
@@ -152,20 +147,25 @@ def leaked(known: Evidence) -> Cause | None:
 
 
 def strength(known: Evidence) -> Cause | None:
-    """A method is too weak to teach, drowns the labels, or is far from what was asked for."""
-    worst: Cause | None = None
+    """A method is too weak to teach, drowns the labels, or became far stronger than was asked for.
+
+    That it becomes weaker is no fault: what is imitated well has a small gradient.
+    """
     for name, pull in known.pulls.items():
-        for when, ratio in (("with what the run ended with", pull.last), ("in its first steps", pull.first)):
-            if ratio is None or not (fault := pull_fault(ratio, asked=pull.asked)):
-                continue
-            far = fault.startswith("far")
-            typed = "method.calibration=running" if far else f"method.strength={_USUAL:g}"
-            action = f"Let it follow the run by {typed}." if far else f"Set what is usual, {typed}."
-            said = f"{name}'s gradient is {ratio:.3g} times the task's {when}, {fault}"
-            if worst is None or (not far and worst.weight < 3):
-                worst = Cause(2 if far else 3, said, action, typed)
-            break
-    return worst
+        begun = pull.asked if pull.first is None else pull.first
+        if begun is not None and (fault := pull_fault(begun)):
+            said = f"{name}'s gradient was {begun:.3g} times the task's in the first steps, {fault}"
+        elif pull.last is not None and (fault := pull_fault(pull.last)) and (begun is None or pull.last > begun):
+            said = f"{name}'s gradient is {pull.last:.3g} times the task's at the end of the run, {fault}"
+        elif pull.asked and pull.last is not None and pull.last > OFF * pull.asked:
+            said = f"{name}'s gradient is {pull.last:.3g} times the task's at the end of the run, far from "
+            typed = "method.calibration=running"
+            return Cause(2, f"{said}the strength asked for, {pull.asked:g}", f"Let it follow the run: {typed}.", typed)
+        else:
+            continue
+        typed = f"method.strength={_USUAL:g}"
+        return Cause(3, said, f"Set what is usual: {typed}.", typed)
+    return None
 
 
 def off(known: Evidence) -> Cause | None:
@@ -282,7 +282,7 @@ def falling(known: Evidence) -> Cause | None:
 def short(known: Evidence) -> Cause | None:
     """The schedule shows each image a few times alone, and nobody knows that the student was done."""
     level = known.rise is not None and known.rise.low <= 0 and known.rise.high < _LEVEL
-    if known.epochs is None or known.epochs >= FEW_EPOCHS or level:
+    if known.epochs is None or known.epochs >= FEW_EPOCHS or level or _stopped_early(known):
         return None
     typed = f"train.steps={math.ceil((known.steps or 1) * 2 * FEW_EPOCHS / max(known.epochs, 1e-9))}"
     said = f"the run saw each training image {known.epochs:.2g} times"
@@ -291,7 +291,7 @@ def short(known: Evidence) -> Cause | None:
 
 def stopped(known: Evidence) -> Cause | None:
     """The run ended before its steps were done."""
-    if known.steps is None or known.planned is None or known.steps >= known.planned:
+    if not _stopped_early(known):
         return None
     said = f"it was stopped early, after {known.steps:,} of {known.planned:,} steps"
     return Cause(2, said, "Let it go on to the end: train.patience=0.", "train.patience=0")
@@ -365,18 +365,18 @@ RULES = (
 """All of them, the first of equal weight first."""
 
 
+def _stopped_early(known: Evidence) -> bool:
+    return known.steps is not None and known.planned is not None and known.steps < known.planned
+
+
 def _lowered(known: Evidence) -> str:
     """A third of the strength that the method was asked to have, or had."""
     found = [one.asked or one.last or one.first for one in known.pulls.values()]
-    return f"method.strength={max((one for one in found if one), default=_USUAL) / _LOWER:.2g}"
+    return f"method.strength={min(max((one for one in found if one), default=_USUAL), STRONG) / _LOWER:.2g}"
 
 
 def _doubled(known: Evidence) -> int:
     return 2 * max(known.planned or 0, known.steps or 0, 1)
-
-
-def _config_of(run: str) -> str:
-    return str(Path(run) / "config.yaml")
 
 
 def _quoted(words: str) -> str:

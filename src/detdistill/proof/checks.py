@@ -250,8 +250,7 @@ def strength(asked: Mapping[str, float | None], ratios: Mapping[str, float]) -> 
     faults = {
         method: f"{method} at {pull:.3g} times the task is {fault}"
         for method, value in asked.items()
-        if (pull := ratios.get(method) if value is None else value) is not None
-        and (fault := pull_fault(pull, asked=None))
+        if (pull := ratios.get(method) if value is None else value) is not None and (fault := pull_fault(pull))
     }
     said = ", ".join(
         f"{method} {'at its published gains' if value is None else f'at {value:g} times the task'}"

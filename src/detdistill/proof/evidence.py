@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol
 
 from detdistill.proof.thresholds import WORTH
 
@@ -114,6 +116,20 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Pixels:
+    """A teacher's AP in percent as its pixels are normalised, and by the other usual numbers that suit it best.
+
+    Attributes:
+        settings: that make it see these others.
+    """
+
+    ap: float
+    other: str = ""
+    other_ap: float = 0.0
+    settings: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of a distillation; what nobody knows is None, or empty.
 
@@ -132,7 +148,7 @@ class Evidence:
         rise: of the distilled student's AP over the last quarter of its steps.
         steps: done.
         planned: that were to be done.
-        epochs: how often the run saw each training image.
+        epochs: how often it sees each training image in these.
         left_out: steps that were skipped, as their loss or gradient was not finite.
         mixed: whether the run computed in 16 bits.
         clip: share of the steps that were clipped, distilled and alone.
@@ -142,14 +158,14 @@ class Evidence:
         falls: by what share of its first value each term's cost fell over the run.
         lacking: tensors of the teacher that its file did not hold, and all that it has.
         sizes: of the teacher's images.
-        pixels: mean and std by which the teacher's pixels are normalised.
+        pixels: how the teacher's are normalised.
         classes: the teacher's.
         differing: in what the student alone was trained otherwise, the teaching aside.
         leaked: validation images that are training images too.
         method: its text.
         config: the run's settings file.
         teacher: where the teacher was read from.
-        student: what was trained, such as ``fcos/tiny``.
+        teacher_config: the settings file of the run that it is from.
         data: where the data are.
     """
 
@@ -177,12 +193,60 @@ class Evidence:
     falls: Mapping[str, float] = field(default_factory=dict)
     lacking: tuple[int, int] | None = None
     sizes: Sizes | None = None
-    pixels: tuple[Sequence[float], Sequence[float]] | None = None
+    pixels: Pixels | None = None
     classes: Classes | None = None
     differing: tuple[str, ...] | None = None
     leaked: int | None = None
     method: str = "METHOD"
     config: str = "RUN/config.yaml"
     teacher: str = "TEACHER"
-    student: str = "FAMILY/PRESET"
+    teacher_config: str = "TEACHER/config.yaml"
     data: str = "DATA"
+
+
+def put_together(*parts: Evidence) -> Evidence:
+    """What several know of one thing: of each field what the first says of it that says anything."""
+    empty, known = Evidence(), dict[str, Any]()
+    for one in fields(Evidence):
+        values = [getattr(part, one.name) for part in parts]
+        known[one.name] = next((value for value in values if value != getattr(empty, one.name)), values[0])
+    return Evidence(**known)
+
+
+def averaged(runs: Sequence[Evidence]) -> Evidence:
+    """What runs of one setup say of their training, as one: means of figures, medians of pulls, of steps the fewest."""
+    first = runs[0]
+    rises = [one.rise for one in runs if one.rise is not None]
+    names = dict.fromkeys(name for one in runs for name in one.pulls)
+    terms = dict.fromkeys(name for one in runs for name in one.falls)
+    clips = [one.clip for one in runs if one.clip is not None]
+    return replace(
+        first,
+        rise=_mean_span(rises) if rises else None,
+        steps=min((one.steps for one in runs if one.steps is not None), default=None),
+        left_out=max((one.left_out for one in runs if one.left_out is not None), default=None),
+        clip=(statistics.fmean(ours for ours, _ in clips), statistics.fmean(alone for _, alone in clips))
+        if clips
+        else None,
+        slower=_mean(one.slower for one in runs),
+        falls={name: statistics.fmean(one.falls[name] for one in runs if name in one.falls) for name in terms},
+        pulls={name: _median_pull([one.pulls[name] for one in runs if name in one.pulls]) for name in names},
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _mean_span(spans: Sequence[Interval]) -> Span:
+    mean = statistics.fmean(one.mean for one in spans)
+    half = math.hypot(*((one.high - one.low) / 2 for one in spans)) / len(spans)
+    return Span(mean, mean - half, mean + half)
+
+
+def _median_pull(pulls: Sequence[Pull]) -> Pull:
+    known = {
+        one.name: [value for pull in pulls if (value := getattr(pull, one.name)) is not None] for one in fields(Pull)
+    }
+    return Pull(**{name: statistics.median(values) if values else None for name, values in known.items()})

@@ -1,0 +1,246 @@
+"""What a run's folder, its data and its detectors say of why it gained nothing, put together for the rules."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from detdistill.data.classes import boxes_by_class
+from detdistill.data.leaks import tell_leaks
+from detdistill.data.problems import Problems
+from detdistill.distillation.pulls import measured_pulls
+from detdistill.distillation.recipe import Recipe
+from detdistill.distillation.step import DistillationStep
+from detdistill.errors import DistillError
+from detdistill.evaluation.coco import CocoMetrics
+from detdistill.files import read_json
+from detdistill.jobs import samples, sizes, stages
+from detdistill.jobs.alone import Comparison
+from detdistill.jobs.outcomes import DISTILLED
+from detdistill.json_text import used_as
+from detdistill.methods.catalogue import method_text, method_tree
+from detdistill.proof.differences import Differences
+from detdistill.proof.evidence import Classes, Evidence, Part, Pull, Sizes, Span
+from detdistill.proof.verdict import to_settle
+from detdistill.store.checkpoints import find_checkpoint, read_record
+from detdistill.store.layout import RunFolder
+from detdistill.training.logs import read_rows
+from detdistill.training.memory import needing_memory
+from detdistill.training.optimizer import build_optimizer
+from detdistill.training.state import TrainingState
+from detdistill.types import Clock
+
+_SIZES = {"APs": "small objects", "APm": "medium objects", "APl": "large objects"}
+_COST = "/cost_stride_"
+_LEAST_ROWS, _POINTS = 12, 200
+_BATCHES, _IMAGES = 3, 4
+
+
+def of_setup(built: stages.Built, run: Path) -> Evidence:
+    """What is known before the first step of a distillation in the folder `run`: of teacher, data and schedule."""
+    opened, config = built.opened, built.opened.config
+    train, teacher = config.train, opened.teacher
+    known = Evidence(
+        images=len(opened.data.val),
+        planned=train.steps,
+        epochs=train.steps * train.batch_size * train.processes / len(opened.data.train),
+        mixed=train.precision != "32-true",
+        on=_on(built.step.recipe, train.steps) if isinstance(built.step, DistillationStep) else None,
+        ends=tuple(_ends(method_tree(config.method), "method")),
+        leaked=_leaked(opened.data),
+        differing=_differing(built.alone),
+        method=method_text(config.method),
+        config=str(RunFolder(run).config),
+        data=str(config.data.folder if isinstance(config.data.folder, Path) else config.data.sources("val")[0]),
+    )
+    if teacher is None or config.teacher is None:
+        return known
+    own, report, seen = sizes.own_size(teacher), teacher.report, opened.taught_at
+    foreign = sizes.other_own_size(teacher, seen, opened.data.val)
+    return replace(
+        known,
+        teacher=config.teacher.source,
+        teacher_config=_config_of(Path(config.teacher.source)),
+        lacking=(len(report.missing) + len(report.mismatched), report.wanted),
+        sizes=None if own is None else Sizes((foreign or seen).text(), seen.text()),
+        classes=_classes(teacher.class_names, boxes_by_class(opened.data.train)),
+    )
+
+
+def _leaked(data: samples.OpenedData) -> int:
+    told = {"train": Problems(), "val": Problems()}
+    tell_leaks({"train": data.train, "val": data.val}, told)
+    return len(told["val"])
+
+
+def _differing(alone: Comparison | None) -> tuple[str, ...] | None:
+    if alone is None or alone.twin:
+        return None if alone is None else ()
+    return tuple(one.text() for one in alone.differences) or ("how is not recorded",)
+
+
+def _config_of(detector: Path) -> str:
+    """The settings file of the run that a detector is from; what to look for where there is none."""
+    configs = (RunFolder(folder).config for folder in (detector, *detector.parents))
+    return str(next((path for path in configs if path.is_file()), RunFolder(detector).config))
+
+
+def _classes(known: Sequence[str], boxes: Mapping[str, int]) -> Classes:
+    missing = tuple(name for name in boxes if name not in known)
+    share = sum(boxes[name] for name in missing) / max(1, sum(boxes.values()))
+    both = [name for name in known if name in boxes]
+    ordered = both == [name for name in boxes if name in known]
+    return Classes(missing, tuple(known) if len(both) == len(known) else (), share, ordered)
+
+
+def _on(recipe: Recipe, steps: int) -> float:
+    """Mean factor of warm-up and fades of the recipe's terms over the run."""
+    clocks = [Clock(step=at * steps // _POINTS, total_steps=steps) for at in range(_POINTS)]
+    factors = [one.gain_at(clock) / one.gain for one in recipe.terms if one.gain for clock in clocks]
+    return statistics.fmean(factors) if factors else 1.0
+
+
+def _ends(tree: Any, key: str) -> Iterator[str]:
+    """The keys of a method's tree that switch something off before the end."""
+    for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        if name == "until" and value < 1:
+            yield f"{key}.{name}"
+        yield from _ends(value, f"{key}.{name}")
+
+
+def of_run(folder: Path, written: Mapping[str, Any], *, alone: Path | None) -> Evidence:
+    """What the figures say that a distillation left in its folder; what is not there stays unknown.
+
+    Args:
+        written: what its ``results.json`` holds.
+        alone: the folder of the student alone.
+
+    Raises:
+        DistillError: they cannot be read.
+    """
+    run, theirs = RunFolder(folder), {} if alone is None else results_of(alone)
+    rows = read_rows(run.metrics)
+    with used_as(run.results, "a run's results"):
+        climb = written.get("climb", {}).get(DISTILLED, {})
+        rise, noise = climb.get("rise"), climb.get("noise")
+        clip = [_share(one.get("clipping")) for one in (written, theirs)]
+        return Evidence(
+            rise=None if rise is None else Span(rise, rise - noise, rise + noise),
+            steps=written.get("steps"),
+            left_out=len(written.get("left_out", ())) if "steps" in written else None,
+            clip=None if clip[0] is None or clip[1] is None else (clip[0], clip[1]),
+            falls=_falls(rows),
+            pulls=_first_pulls(rows, written.get("strength", {})),
+            slower=_slower(folder, alone),
+        )
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """What a run's ``results.json`` holds; nothing where there is none."""
+    path = RunFolder(folder).results
+    with used_as(path, "a run's results"):
+        return dict(read_json(path)) if path.is_file() else {}
+
+
+def _share(clipping: Mapping[str, Any] | None) -> float | None:
+    return None if clipping is None else clipping["clipped"] / max(1, clipping["steps"])
+
+
+def _slower(folder: Path, alone: Path | None) -> float | None:
+    records = [None if one is None else read_record(one) for one in (folder, alone)]
+    took = [one.seconds / one.step for one in records if one is not None and one.step]
+    return took[0] / took[1] if len(took) == len(records) and took[1] else None
+
+
+def _falls(rows: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """By what share each term's cost fell from the first tenth of its rows to the last quarter."""
+    columns = [name for name in (rows[0] if rows else ()) if _COST in name]
+    found = {}
+    for term in dict.fromkeys(name.partition(_COST)[0] for name in columns):
+        own = [name for name in columns if name.startswith(f"{term}{_COST}")]
+        costs = [
+            sum(row[name] or 0.0 for name in own) for row in rows if all(row.get(name) is not None for name in own)
+        ]
+        first = statistics.fmean(costs[: max(3, len(costs) // 10)]) if costs else 0.0
+        if len(costs) >= _LEAST_ROWS and first > 0:
+            found[term] = 1.0 - statistics.fmean(costs[-(len(costs) // 4) :]) / first
+    return found
+
+
+def _first_pulls(rows: Sequence[Mapping[str, float | None]], strength: Mapping[str, Any]) -> dict[str, Pull]:
+    """How methods that are calibrated pulled in their first steps, as the first row has it."""
+    found = {}
+    for name, asked in strength.items():
+        keys = [f"{name}/{kind}" for kind in ("ratio", "scale", "cosine")]
+        first = next((row for row in rows if all(row.get(key) is not None for key in keys)), None)
+        ratio, scale, cosine = (None, None, None) if first is None else (first[key] for key in keys)
+        pull = None if ratio is None or scale is None else ratio * scale
+        found[name] = Pull(asked["strength"], first=pull, first_cosine=cosine)
+    return found
+
+
+def with_end(known: Evidence, built: stages.Built, run: Path) -> Evidence:
+    """The same with how the methods pull in the end, measured with the last checkpoint of `run` on training images.
+
+    Where that cannot be measured it stays unknown: it ends nothing.
+    """
+    try:
+        last = _last_pulls(built, run)
+    except DistillError:
+        return known
+    pulls = {name: known.pulls.get(name, Pull()) for name in {**known.pulls, **last}}
+    for name, (ratio, cosine) in last.items():
+        pulls[name] = replace(pulls[name], last=ratio, last_cosine=cosine)
+    return replace(known, pulls=pulls)
+
+
+def _last_pulls(built: stages.Built, run: Path) -> Mapping[str, tuple[float, float]]:
+    opened, step = built.opened, built.step
+    settings = opened.config.train
+    checkpoint, _ = find_checkpoint(run)
+    if checkpoint is None or not isinstance(step, DistillationStep):
+        return {}
+    device = opened.first_device
+    step.to(device).train()
+    TrainingState(step, build_optimizer(step, settings), ema=None, scaler=None).restore(checkpoint)
+    step.calibration.restore(checkpoint.snapshot.counters.get("calibration"))
+    few = replace(settings, batch_size=_IMAGES, accumulate=1)
+    batches = islice(samples.batches_for(opened, built.changes, few)(0, 0, 1), _BATCHES)
+    with needing_memory(f"{_IMAGES} images to measure gradients", remedy="Free memory"):
+        return measured_pulls(step, (batch.to(device) for batch in batches))
+
+
+def of_figures(
+    same_steps: Differences,
+    *,
+    teacher: CocoMetrics | None,
+    alone: CocoMetrics,
+    distilled: CocoMetrics,
+    worth: float,
+    same_time: Differences | None = None,
+) -> Evidence:
+    """What the figures say: the gain, all and by class and size. The headroom is not among it."""
+    gain = same_steps.figures.get("AP")
+    theirs = teacher or CocoMetrics.from_dict({})
+    rows = [("class", name, name, one) for name, one in same_steps.classes.items()]
+    rows += [("size", key, _SIZES[key], one) for key, one in same_steps.figures.items() if key in _SIZES]
+    parts = []
+    for kind, key, name, difference in rows:
+        figures = [(one.per_class if kind == "class" else one.figures()).get(key) for one in (theirs, alone, distilled)]
+        if figures[1] is not None and figures[2] is not None:
+            parts.append(Part(kind, name, figures[0], figures[1], figures[2], difference))  # type: ignore[arg-type]
+    return Evidence(
+        gain=gain,
+        same_time=None if same_time is None else same_time.figures.get("AP"),
+        worth=worth,
+        images=same_steps.images,
+        seeds=len(same_steps.seeds),
+        settle="" if gain is None else to_settle(gain, images=same_steps.images, width=worth),
+        teacher_ap=theirs.ap,
+        alone_ap=alone.ap,
+        parts=tuple(parts),
+    )
