@@ -48,6 +48,12 @@ ROWS = {
         f"{_SMALL}",
         long=True,
     ),
+    "prove": Row(
+        "--student fcos/test_resnet --teacher {home}/teacher --data {home}/data --method hint --seeds 1 "
+        f"--out {{out}} {_SMALL}",
+        shared=False,
+        long=True,
+    ),
     "tune": Row(
         "--student fcos/test_resnet --teacher {home}/teacher --data {home}/data --methods hint --strengths 3 "
         f"--held-out 0.5 --out {{out}} {_SMALL}",

@@ -42,6 +42,7 @@ WITHOUT_ROW = {
     "the folder of another full-scale run": ("Give another --out, or delete it.",),
     "a full disk": ("Free some, give --out on another disk, or run rows one by one with --row.",),
     "torchrun": (
+        "Train the runs with torchrun, and compare them by --runs and --against.",
         "Start torchrun with one --nproc-per-node on all machines, and leave train.processes out.",
         "Write train.device=cuda.",
         "Pass --alone RUN.",

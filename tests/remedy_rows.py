@@ -141,6 +141,26 @@ _SETTINGS = (
 
 SEARCH = "tune --student fcos/tiny --teacher {home}/teacher --data {home}/scenes --out {home}/run"
 
+PAIR = "prove --runs {home}/teacher --out {home}/run"
+
+_STUDIES = (
+    Row(
+        f"{PAIR} --data {{home}}/scenes",
+        "Write for example --runs distilled_0 distilled_1 --against alone_0 alone_1.",
+        f"{PAIR} --data {{home}}/scenes --against {{home}}/coarse",
+    ),
+    Row(
+        f"{PAIR} --against {{home}}/coarse",
+        "Pass --data FOLDER.",
+        f"{PAIR} --against {{home}}/coarse --data {{home}}/scenes",
+    ),
+    Row(
+        "prove --runs {home}/teacher --against {home}/coarse --data {home}/scenes",
+        "Pass --out FOLDER.",
+        f"{PAIR} --against {{home}}/coarse --data {{home}}/scenes",
+    ),
+)
+
 _METHODS = (
     Row(
         f"{SEARCH} --strengths 0",
@@ -370,4 +390,4 @@ _DATA = (
     ),
 )
 
-ROWS = (*_SETTINGS, *_METHODS, *_DETECTORS, *_DATA)
+ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA)

@@ -346,4 +346,4 @@ WORDS |= {
     if name.startswith("distill ") and name not in ("distill dry-run", "distill keys")
 }
 WORDS["doctor out"] = replace(WORDS["doctor out"], given="--out {taught}", refused="must be new or empty")
-SHOWN_ELSEWHERE = ("demo", "reproduce", "tune", "data make coco-traffic")
+SHOWN_ELSEWHERE = ("demo", "reproduce", "prove", "tune", "data make coco-traffic")

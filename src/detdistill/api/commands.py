@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detdistill.api.pieces import Place, Source
+from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
 
 if TYPE_CHECKING:
@@ -137,10 +138,20 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
     """
     from detdistill.jobs.keys import settings_job
 
-    names = ("train", "distill", "evaluate", "predict", "methods", "settings", "profile", "pictures", "diagnose")
-    functions = (train, distill, evaluate, predict, describe_methods, describe_settings, profile, pictures, diagnose)
-    commands: dict[str, Callable[..., object]] = dict(zip(names, functions, strict=True))
-    commands |= {"data check": check_data, "data convert": convert_data}
+    commands: dict[str, Callable[..., object]] = {
+        "train": train,
+        "distill": distill,
+        "prove": prove,
+        "evaluate": evaluate,
+        "predict": predict,
+        "methods": describe_methods,
+        "settings": describe_settings,
+        "profile": profile,
+        "pictures": pictures,
+        "diagnose": diagnose,
+        "data check": check_data,
+        "data convert": convert_data,
+    }
     return settings_job(word, commands=commands, markdown=markdown)
 
 

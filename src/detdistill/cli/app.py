@@ -40,6 +40,7 @@ def build_app() -> App:
         (app, "train", detdistill.train),
         (app, "distill", detdistill.distill),
         (app, "doctor", detdistill.doctor),
+        (app, "prove", detdistill.prove),
         (app, "tune", detdistill.tune),
         (app, "evaluate", detdistill.evaluate),
         (app, "predict", detdistill.predict),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detdistill.errors import ConfigError
-from detdistill.jobs.identity import brought_up, own_identity
+from detdistill.jobs.identity import OWN_KEYS, brought_up, own_identity
 from detdistill.jobs.samples import Opened, SampleChanges
 from detdistill.json_text import used_as
 from detdistill.settings.calls import NAME
+from detdistill.settings.strict_yaml import load_yaml
 from detdistill.store.checkpoints import Record, differences, read_record
+from detdistill.store.layout import RunFolder
 from detdistill.training.loop import fixed_settings
 from detdistill.training.settings import as_recorded
 
@@ -63,6 +65,8 @@ class Comparison:
         """In words, for a table."""
         if self.twin:
             return "alone: the same run but for the teacher"
+        if not self.recorded:
+            return "alone: not known to be the same run but for the teacher: there is no record of how it was trained"
         return f"alone: NOT the same run but for the teacher: {self._found()}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,25 +108,61 @@ def compare_alone(alone: Path, opened: Opened, changes: SampleChanges) -> Compar
         return _compared(alone, record, opened, changes)
 
 
+def compare_records(alone: Path, distilled: Path) -> Comparison:
+    """The same of two runs by what their records say, wherever they were trained."""
+    record, other = read_record(alone), read_record(distilled)
+    if record is None or other is None:
+        return Comparison(alone, recorded=False)
+    with used_as(distilled, "a run whose record says how it was trained"):
+        ours = brought_up(as_recorded(other.identity, json.loads(json.dumps(record.identity))))
+        own = {key: value for key, value in ours.items() if key == "train" or key in OWN_KEYS}
+    changed = own.get("sample_specific")
+    if not _asked_for(RunFolder(distilled).config, "sample_specific"):  # it came with the method
+        own.pop("sample_specific", None)
+    with used_as(alone, "a run whose record says how it was trained"):
+        found = _found(alone, record, own, changed=changed)
+    if _finished(other, own["train"]):
+        return found
+    unfinished = Difference("steps done", here=other.step, there=own["train"]["steps"])
+    return replace(found, differences=(*found.differences, unfinished))
+
+
+def _asked_for(config: Path, key: str) -> bool:
+    """Whether a run's data section has a key that the defaults have not."""
+    if not config.is_file():
+        return True
+    with used_as(config, "a run's settings"):
+        return load_yaml(config)["data"].get(key) is not None
+
+
 def _compared(alone: Path, record: Record, opened: Opened, changes: SampleChanges) -> Comparison:
-    config, data = opened.config, opened.data
-    ours = json.loads(json.dumps({"train": fixed_settings(config.train), **own_identity(opened)}))
+    ours = json.loads(json.dumps({"train": fixed_settings(opened.config.train), **own_identity(opened)}))
+    changed = json.loads(json.dumps(changes.identity())).get("sample_specific")
+    return _found(alone, record, ours, changed=changed)
+
+
+def _found(alone: Path, record: Record, ours: dict[str, Any], *, changed: Any) -> Comparison:
+    """Compares a record with the identity of a distilled student without its teaching.
+
+    Args:
+        changed: how the distilled one's samples are, by its method or otherwise; a student alone may have the same.
+    """
     theirs = brought_up(as_recorded(record.identity, ours))
     method = theirs.pop("method", None)
     if method is not None:  # what else its teaching recorded is no difference of its own
         theirs = {key: value for key, value in theirs.items() if key in ours}
-    if theirs.get("sample_specific") == json.loads(json.dumps(changes.identity())).get("sample_specific"):
+    if theirs.get("sample_specific") == changed:
         ours["sample_specific"] = theirs.get("sample_specific")
     found = [
         Difference(_called(key), here=here, there=there)
         for key, there, here in differences(_by_step(theirs), _by_step(ours))
     ]
-    if len(data.train) != theirs.get("images") or len(data.train.boxes) != theirs.get("boxes"):
+    if any(ours.get(key) != theirs.get(key) for key in ("images", "boxes")):
         found = [one for one in found if one.setting != _CALLED["annotations"]]
     if method is not None:
         found.insert(0, Difference("method", here=None, there=method.get(NAME)))
     if not _finished(record, theirs["train"]):
-        found.append(Difference("steps done", here=config.train.steps, there=record.step))
+        found.append(Difference("steps done", here=ours["train"]["steps"], there=record.step))
     return Comparison(alone, recorded=True, differences=tuple(found))
 
 

@@ -19,6 +19,20 @@ from detdistill.settings import as_tree, build
 from detdistill.settings.calls import NAME
 from detdistill.settings.reading import renamed
 
+OWN_KEYS: tuple[str, ...] = (
+    "student",
+    "classes",
+    "images",
+    "boxes",
+    "annotations",
+    "image",
+    "augment",
+    "sample_specific",
+    "inherit",
+)
+OWN_KEYS += ("data", "init", "agnostic")
+"""What `own_identity` may hold."""
+
 
 def own_identity(opened: Opened) -> dict[str, Any]:
     """What decides the weights of a run's student beside the training settings and what a teacher does."""

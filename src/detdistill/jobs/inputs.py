@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -160,13 +160,14 @@ def open_data_sets(
     return [*trains.values()], unite([*trains.values()], names), unite([*vals.values()], names)
 
 
-def require_free(out: Path, *, resume: bool, first: str = "") -> None:
+def require_free(out: Path, *, resume: bool, first: str = "", owns: Callable[[str], bool] = lambda name: False) -> None:
     """Refuses a folder that holds something else, before any work is done.
 
     Args:
         out: the folder that is to be written.
         resume: whether a run may lie there; anything else may not all the same.
         first: the run's own folder in it, for a chain of several.
+        owns: whether what has a name there is a study's own, for one of several runs.
     """
 
     def look() -> None:
@@ -174,9 +175,9 @@ def require_free(out: Path, *, resume: bool, first: str = "") -> None:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"The run folder {out} must be a folder, got a file of that name. Choose another --out.")
         require_writable(out, "The run folder")
-        if not _made_in(out):
+        if not (made := _made_in(out)):
             return
-        begun = _is_run(out / first)
+        begun = _is_run(out / first) or all(map(owns, made))
         if not resume:
             remedy = "Choose another --out, or go on with that run by --resume." if begun else "Choose another --out."
             raise ConfigError(f"The run folder {out} must be new or empty, got one with files in it. {remedy}")

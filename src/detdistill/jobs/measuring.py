@@ -17,6 +17,7 @@ from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_co
 from detdistill.evaluation.confusion import confusion_matrix
 from detdistill.files import write_json
 from detdistill.jobs import sizes
+from detdistill.jobs.found import Found
 from detdistill.jobs.opening import detect
 from detdistill.jobs.outcomes import ALONE, TEACHER, TEACHER_OWN_SIZE
 from detdistill.jobs.samples import Opened
@@ -38,6 +39,10 @@ class Measured:
 
     metrics: CocoMetrics
     found: list[ImageDetections]
+
+    def kept(self, opened: Opened) -> Found:
+        """What it found, with what it was found on."""
+        return Found(opened.data.val.digest(), opened.config.evaluate.agnostic, self.found)
 
 
 def evaluation(opened: Opened) -> Evaluate:

@@ -12,6 +12,7 @@ from detdistill.errors import DiskError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.evaluation.error_types import ErrorTypes
 from detdistill.jobs.alone import Comparison
+from detdistill.jobs.found import Found
 from detdistill.jobs.profile import ProfileOutcome
 from detdistill.progress import counted
 from detdistill.proof.diagnosis import Diagnosis
@@ -51,6 +52,7 @@ class RunOutcome:
         climbs: whether students were still climbing when their training ended, by the names of `results`.
         errors: what kinds of errors the detectors make and what these cost, by the names of `results`.
         diagnosis: why distillation did not help; None where it did, or there is no student alone.
+        found: what each measured detector found in the validation images, by the names of `results`.
     """
 
     out: Path
@@ -73,6 +75,7 @@ class RunOutcome:
     climbs: Mapping[str, Climb] = field(default_factory=dict)
     errors: Mapping[str, ErrorTypes] = field(default_factory=dict)
     diagnosis: Diagnosis | None = None
+    found: Mapping[str, Found] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def failure(self) -> str | None:

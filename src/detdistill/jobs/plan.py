@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,22 +137,49 @@ class RunPlan:
         Raises:
             ConfigError: what is free is less than the checkpoints alone will take, and the twins at the least.
         """
-        here = existing(self.out)
+        require_room([self], runs=runs)
+
+    def checkpoints_to_come(self, runs: int = 1) -> int:
+        """How many checkpoints the run still takes room for, or so many such runs, of which this is the first."""
         # Those that a run to go on with has are on the disk already.
         count = min(self.checkpoints - len(RunFolder(self.out).steps()), self.saves)
-        count = max(0, count) + max(1, self.checkpoints - 1) * (runs - 1)
-        rooms = {here: count * self.checkpoint_bytes}
-        where = here if self.twins is None else existing(self.twins)
-        where = here if where.stat().st_dev == here.stat().st_dev else where
-        rooms[where] = rooms.get(where, 0) + self.twin_bytes
-        for place, needed in rooms.items():
-            if needed > (free := shutil.disk_usage(place).free):
-                share = [] if place != here else [counted(count, "checkpoint")]
-                share += ["twins"] if place == where and self.twin_bytes else []
-                raise ConfigError(
-                    f"The disk of {place} must have at least {in_bytes(needed)} free for {' and '.join(share)}, got "
-                    f"{in_bytes(free)}. Make room there, or name a folder on another disk."
-                )
+        return max(0, count) + max(1, self.checkpoints - 1) * (runs - 1)
+
+
+@dataclass(slots=True)
+class _Room:
+    """What is to be written to one disk, by a place there."""
+
+    place: Path
+    needed: int = 0
+    checkpoints: int = 0
+    twins: bool = False
+
+
+def require_room(plans: Sequence[RunPlan], *, runs: int = 1) -> None:
+    """Refuses runs that their disks have no room for together, each as often as `runs`; see `RunPlan.require_room`."""
+    rooms: dict[int, _Room] = {}
+
+    def on_disk_of(path: Path) -> _Room:
+        place = existing(path)
+        return rooms.setdefault(place.stat().st_dev, _Room(place))
+
+    for plan in plans:
+        room, count = on_disk_of(plan.out), plan.checkpoints_to_come(runs)
+        room.checkpoints += count
+        room.needed += count * plan.checkpoint_bytes
+    for folder, bytes_there in {plan.twins: plan.twin_bytes for plan in plans}.items():
+        if folder is not None and bytes_there:
+            room = on_disk_of(folder)
+            room.needed, room.twins = room.needed + bytes_there, True
+    for room in rooms.values():
+        if room.needed > (free := shutil.disk_usage(room.place).free):
+            share = [counted(room.checkpoints, "checkpoint")] if room.checkpoints else []
+            share += ["twins"] if room.twins else []
+            raise ConfigError(
+                f"The disk of {room.place} must have at least {in_bytes(room.needed)} free for {' and '.join(share)}, "
+                f"got {in_bytes(free)}. Make room there, or name a folder on another disk."
+            )
 
 
 def announce(proved: stages.Proved, *, runs: int = 1, progress: Progress | None) -> None:
@@ -202,8 +229,8 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         measured=f"{evaluate.backend}, {counted(evaluate.batch_size, 'image')} at a time, boxes suppressed "
         f"{'across classes' if evaluate.agnostic else 'class by class'}",
         checkpoint_bytes=_checkpoint_bytes(built),
-        checkpoints=min(settings.keep_checkpoints + 1, _saves(config, settings.steps)),
-        saves=_saves(config, settings.steps - start),
+        checkpoints=min(settings.keep_checkpoints + 1, saves_of(config, settings.steps)),
+        saves=saves_of(config, settings.steps - start),
         free_bytes=shutil.disk_usage(existing(config.out)).free,
         then=_then(config),
         twin_bytes=0 if recipe is None else samples.least_of_twins(recipe, opened),
@@ -248,7 +275,8 @@ def _checkpoint_bytes(built: stages.Built) -> int:
     return size(step.state_dict().values()) + average + moments * trained
 
 
-def _saves(config: RunConfig, steps: int) -> int:
+def saves_of(config: RunConfig, steps: int) -> int:
+    """How often a run writes a checkpoint in so many steps."""
     every = config.train.checkpoint_every or config.train.steps
     return -(-steps // every)
 

@@ -90,6 +90,7 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
         agnostic=config.evaluate.agnostic,
         climbs={STUDENT: _climb(config.out, training.steps)},
         errors={STUDENT: error_types(opened.data.val, measured.found)},
+        found={STUDENT: measured.kept(opened)},
     )
     curves = stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
     return replace(found, undrawn=stages.count_confusion(opened, {STUDENT: measured}) or curves)
@@ -178,6 +179,10 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
                 DISTILLED: _climb(config.out, training.steps),
             },
             errors={name: errors[name] for name in results if name in errors},
+            found={
+                **{name: one.kept(opened) for name, one in measured.items()},
+                **{name: one.found[STUDENT] for name, one in longer.items()},
+            },
         )
         if ALONE in measured:
             told, out = found.as_dict(), config.out

@@ -91,6 +91,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "evaluate.agnostic": ("nms", "class-agnostic", "duplicate boxes", "overlapping boxes"),
     "evaluate.batch_size": ("batch", "out of memory"),
     "--strength": ("distillation strength", "loss weight"),
+    "--seeds": ("repeats", "significance", "error bars"),
     "--resume": ("continue", "restart"),
     "--dry-run": ("plan", "how long", "estimate", "check"),
     "--init": ("fine-tune", "start from a checkpoint"),

@@ -7,23 +7,22 @@ order as the student alone, which is the first of them and may win.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from detdistill.data.held_out import hold_out
-from detdistill.errors import ConfigError, DistillError
+from detdistill.errors import ConfigError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import stages
 from detdistill.jobs.halving import Rung, Study, rungs_of
 from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.side_by_side import side_by_side
 from detdistill.methods.catalogue import MethodSettings, method_text
 from detdistill.methods.composition import structure
 from detdistill.progress import Progress, Silence, counted
@@ -233,7 +232,8 @@ def _climb(study: Study, trials: Sequence[Trial], rungs: Sequence[Rung], jobs: i
         running = study.running()
         waiting = {number: trials[number] for number in running if study.value(number, rung.steps) is None}
         done += (len(running) - len(waiting)) * (rung.steps - before)
-        for number, ap in _measured(waiting, rung.steps, jobs):
+        work = {number: partial(trial.run, rung.steps) for number, trial in waiting.items()}
+        for number, ap in side_by_side(work, jobs):
             study.report(number, rung.steps, ap)
             done += rung.steps - before
             watcher.say(f"{trials[number].name} after {counted(rung.steps, 'step')}: AP {ap:.1f}")
@@ -242,26 +242,6 @@ def _climb(study: Study, trials: Sequence[Trial], rungs: Sequence[Rung], jobs: i
             left = ", ".join(trials[number].name for number in study.running())
             watcher.say(f"after {counted(rung.steps, 'step')} {len(ended)} of {len(running)} end; going on: {left}")
     watcher.finish()
-
-
-def _measured(trials: Mapping[int, Trial], steps: int, jobs: int) -> Iterator[tuple[int, float]]:
-    """AP of every trial after so many steps, by number, as they come."""
-    if jobs == 1 or len(trials) < 2:
-        for number, trial in trials.items():
-            yield number, trial.run(steps)
-        return
-    with ProcessPoolExecutor(min(jobs, len(trials)), mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(trial.run, steps): number for number, trial in trials.items()}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise DistillError(
-                "A trial must end by itself, got its process killed, as a system does that runs out of memory. Go on "
-                "with --resume and fewer --jobs."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _report(

@@ -44,7 +44,17 @@ class Difference:
         high: its upper end.
         of_seeds: standard deviation from one training to another, on whatever images; None with one seed.
         of_images: from one such set of images to another, whatever the seed; with one seed, for this one.
-        of_both: of what one training does on one such set of images alone; None with one seed.
+    own = tuple(half_width(0.0, spread, 0) for spread in drawn.var(axis=1, ddof=1).tolist())
+    images = float(drawn.mean(axis=0).var(ddof=1))
+    if seeds == 1:
+        half = half_width(0.0, images, 0)
+        return Difference(values, mean, mean - half, mean + half, None, math.sqrt(images), None, own)
+    sample = float(whole.var(ddof=1))
+    both = float((drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).sum()) / (seeds - 1)
+    images = max(images - both / seeds, 0.0)
+    half = half_width(sample / seeds, images, seeds - 1)
+    of_seeds, of_images, of_both = (math.sqrt(one) for one in (max(sample - both, 0.0), images, min(both, sample)))
+    return Difference(values, mean, mean - half, mean + half, of_seeds, of_images, of_both, own)
     """
 
     per_seed: tuple[float, ...]
@@ -54,6 +64,7 @@ class Difference:
     of_seeds: float | None
     of_images: float
     of_both: float | None
+    per_seed_half: tuple[float, ...] = ()
 
     @property
     def excludes_zero(self) -> bool:
@@ -62,7 +73,8 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
-        return {**asdict(self), "per_seed": list(self.per_seed), "excludes_zero": self.excludes_zero}
+        by_seed = {"per_seed": list(self.per_seed), "per_seed_half": list(self.per_seed_half)}
+        return {**asdict(self), **by_seed, "excludes_zero": self.excludes_zero}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +181,17 @@ def difference_of(whole: NDArray[np.float64], drawn: NDArray[np.float64]) -> Dif
         drawn: of each seed on drawn images, the same draws for all; (S, draws), no NaN.
     """
     seeds, mean, values = len(whole), float(whole.mean()), tuple(whole.tolist())
+    own = tuple(half_width(0.0, spread, 0) for spread in drawn.var(axis=1, ddof=1).tolist())
     images = float(drawn.mean(axis=0).var(ddof=1))
     if seeds == 1:
         half = half_width(0.0, images, 0)
-        return Difference(values, mean, mean - half, mean + half, None, math.sqrt(images), None)
+        return Difference(values, mean, mean - half, mean + half, None, math.sqrt(images), None, own)
     sample = float(whole.var(ddof=1))
     both = float((drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).sum()) / (seeds - 1)
     images = max(images - both / seeds, 0.0)
     half = half_width(sample / seeds, images, seeds - 1)
-    parts = (math.sqrt(part) for part in (max(sample - both, 0.0), images, min(both, sample)))
-    return Difference(values, mean, mean - half, mean + half, *parts)
+    of_seeds, of_images, of_both = (math.sqrt(one) for one in (max(sample - both, 0.0), images, min(both, sample)))
+    return Difference(values, mean, mean - half, mean + half, of_seeds, of_images, of_both, own)
 
 
 def _tell(progress: Progress, before: int, done: int) -> None:

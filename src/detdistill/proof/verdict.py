@@ -119,10 +119,7 @@ def judge(same_steps: Differences, same_time: Differences | None = None, *, wort
         ConfigError: `worth` is not a positive number.
         DataError: AP cannot be measured, or both differences are of other seeds or numbers of images.
     """
-    if not (math.isfinite(worth) and worth > 0):
-        raise ConfigError(
-            f"--worth must be points of AP above 0, got {worth:g}. Give the gain that pays for a teacher."
-        )
+    require_worth(worth)
     given = [same_steps, *([] if same_time is None else [same_time])]
     for one in given:
         if "AP" not in one.figures:
@@ -142,6 +139,14 @@ def judge(same_steps: Differences, same_time: Differences | None = None, *, wort
     if kind == "gains" and len(same_steps.seeds) == 1:
         worth_it = None
     return Verdict(kind, worth_it, worth, same_steps, same_time)
+
+
+def require_worth(worth: float) -> None:
+    """Refuses what is no positive number of points (ConfigError)."""
+    if not (math.isfinite(worth) and worth > 0):
+        raise ConfigError(
+            f"--worth must be points of AP above 0, got {worth:g}. Give the gain that pays for a teacher."
+        )
 
 
 def rule_of(worth: float) -> str:

@@ -25,16 +25,18 @@ ALONE_LONGER = "alone_longer"
 # The run of a student in the folder of a chain, by its number from 1.
 GENERATION = "generation_{}"
 _CHECKPOINT = re.compile(r"step_(\d{7,})")
+# The runs of one seed in the folder of a study.
+_SEED = re.compile(r"seed_(\d+)")
 
 
 @final
 class _Inside:
-    """A path in a run's folder."""
+    """A path in the folder of a run, or of a study."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, run: RunFolder, kind: type[RunFolder]) -> Path:
+    def __get__(self, run: RunFolder | StudyFolder, kind: type[RunFolder | StudyFolder]) -> Path:
         return run.path / self._name
 
 
@@ -104,6 +106,39 @@ class RunFolder:
     def name_latest(self, step: int) -> None:
         """Writes which checkpoint to go on from."""
         write_json(self.checkpoints / LATEST, sealed({"checkpoint": self.checkpoint(step).name}))
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """The folder of a study of several seeds: what lies where in it.
+
+    Attributes:
+        path: the folder; it need not exist.
+        verdict: what was found.
+        picture: the same, drawn.
+        twins: the folder of the training images' twins, which its runs share.
+    """
+
+    path: Path
+    verdict = _Inside("verdict.json")
+    picture = _Inside("verdict.png")
+    twins = _Inside("twins")
+
+    def run(self, seed: int, name: str) -> Path:
+        """The run folder of a student of one seed."""
+        return self._of(seed) / name
+
+    def found(self, seed: int, name: str) -> Path:
+        """What a detector of one seed found in the validation images."""
+        return self._of(seed) / "found" / f"{name}.safetensors"
+
+    def _of(self, seed: int) -> Path:
+        return self.path / f"seed_{seed}"
+
+    def owns(self, name: str) -> bool:
+        """Whether a study has something of that name in its folder."""
+        own = {one.name for one in (self.verdict, self.picture, self.twins)}
+        return name in own or _SEED.fullmatch(name) is not None
 
 
 def _after(step: int) -> str:

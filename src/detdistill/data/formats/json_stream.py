@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -161,13 +162,38 @@ def walk(
         ConfigError: the file cannot be read.
         DataError: the file is empty, no JSON, no object, a wanted value is no list, or a key stands twice.
     """
+    with _reading(path, progress) as reader:
+        yield from _walk(reader, path, wanted)
+        if reader.peek():
+            raise _Invalid("there is more text behind the end of the object")
+
+
+def walk_list(path: Path, *, what: str) -> Iterator[Any]:
+    """Yields the entries of a file that is one list, one at a time, with polygons as in `walk`.
+
+    Args:
+        what: the file must be.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: it is no JSON, or no list.
+    """
+    with _reading(path, lambda read: None) as reader:
+        if reader.peek() != "[":
+            kind = type(reader.value()).__name__ if reader.peek() else "an empty file"
+            raise DataError(f"{path} must be {what}, got {kind}. Write the file in that form.")
+        yield from _entries(reader)
+        if reader.peek():
+            raise _Invalid("there is more text behind the end of the list")
+
+
+@contextmanager
+def _reading(path: Path, progress: Callable[[int], None]) -> Iterator[_Reader]:
+    """A reader of a file, whose faults are told as the file's."""
     require_regular(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = _Reader(file, progress)
-            yield from _walk(reader, path, wanted)
-            if reader.peek():
-                raise _Invalid("there is more text behind the end of the object")
+            yield _Reader(file, progress)
     except OSError as error:
         raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. Check the path.") from error
     except UnicodeDecodeError as error:

@@ -1,0 +1,151 @@
+"""What a study of twins came to: the verdict with its differences, for people and for ``verdict.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+from detdistill.data.annotations import Annotations
+from detdistill.evaluation.coco import ImageDetections
+from detdistill.evaluation.intervals import figures_of
+from detdistill.evaluation.matches import Matches, match
+from detdistill.evaluation.resample import average_precisions
+from detdistill.files import write_json
+from detdistill.jobs.alone import Comparison
+from detdistill.jobs.longer import ALONE_EQUAL_TIME
+from detdistill.jobs.outcomes import ALONE, DISTILLED
+from detdistill.progress import Progress
+from detdistill.proof.differences import Twins, differences
+from detdistill.proof.verdict import Verdict, judge
+from detdistill.report.differences import draw_verdict
+from detdistill.report.tables import Table
+from detdistill.store.layout import StudyFolder
+
+
+class Told(Protocol):
+    """What a verdict is shown with."""
+
+    def table(self) -> Sequence[str]:
+        """Lines of text for people."""
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """The same for JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProveOutcome:
+    """Whether distillation helped.
+
+    Attributes:
+        out: the folder of the study.
+        verdict: over all seeds.
+        students: the six figures in percent of every student, by seed and name.
+        twins: how far the students alone are trained as the distilled ones but for the teaching, by seed.
+        training: steps and seconds of every student where they are known, by seed and name.
+        beside: what else is told, by its key in ``verdict.json``.
+    """
+
+    out: Path
+    verdict: Verdict
+    students: Mapping[int, Mapping[str, Mapping[str, float | None]]]
+    twins: Mapping[int, Comparison]
+    training: Mapping[int, Mapping[str, tuple[int, float]]] = field(default_factory=dict)
+    beside: Mapping[str, Told] = field(default_factory=dict)
+
+    def table(self) -> list[str]:
+        """AP of every student, in what twins differ, the differences with their intervals, and the verdict."""
+        names = list(next(iter(self.students.values())))
+        rows = [(str(seed), *(of_seed[name]["AP"] for name in names)) for seed, of_seed in self.students.items()]
+        place = StudyFolder(self.out)
+        return [
+            *Table(("seed", *(f"AP {name}" for name in names)), tuple(rows)).text().splitlines(),
+            *self._twins(),
+            "",
+            *self.verdict.lines(),
+            *(line for one in self.beside.values() for line in ("", *one.table())),
+            "",
+            f"all figures in {place.verdict}, drawn in {place.picture}",
+        ]
+
+    def _twins(self) -> list[str]:
+        told: dict[str, list[str]] = {}
+        for seed, one in self.twins.items():
+            told.setdefault(one.text(), []).append(str(seed))
+        return [f"seed {', '.join(seeds)}: {text}" for text, seeds in told.items()]
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """What ``verdict.json`` holds."""
+        training = {
+            seed: {name: {"steps": steps, "seconds": round(took, 2)} for name, (steps, took) in of_seed.items()}
+            for seed, of_seed in self.training.items()
+        }
+        return {
+            **self.verdict.as_dict(),
+            "students": {
+                str(seed): {n: dict(one) for n, one in of_seed.items()} for seed, of_seed in self.students.items()
+            },
+            "twins": {str(seed): one.as_dict() for seed, one in self.twins.items()},
+            **({"training": {str(seed): one for seed, one in training.items()}} if training else {}),
+            **{key: one.as_dict() for key, one in self.beside.items()},
+        }
+
+    def write(self) -> None:
+        """Leaves ``verdict.json`` and ``verdict.png`` in the study's folder."""
+        place = StudyFolder(self.out)
+        write_json(place.verdict, self.as_dict())
+        draw_verdict(self.verdict, place.picture)
+
+
+def require_measurable(annotations: Annotations, worth: float) -> None:
+    """Refuses images on which no verdict can be found, whatever detectors find there (DataError)."""
+    nothing = match(annotations, [])
+    judge(differences([Twins(0, nothing, nothing)]), worth=worth)
+
+
+def judged(
+    out: Path,
+    annotations: Annotations,
+    found: Mapping[int, Mapping[str, Callable[[], Sequence[ImageDetections]]]],
+    *,
+    worth: float,
+    twins: Mapping[int, Comparison],
+    training: Mapping[int, Mapping[str, tuple[int, float]]] = MappingProxyType({}),
+    progress: Progress,
+) -> ProveOutcome:
+    """The verdict on what students found in the same images.
+
+    Args:
+        out: the study's folder.
+        found: by seed, then alone, distilled and perhaps alone_equal_time; each is called once.
+        worth: the gain in points of AP that makes distillation worth it.
+    """
+    count = sum(len(of_seed) for of_seed in found.values())
+    progress.start("match boxes", count, unit="detector")
+    matched: dict[int, dict[str, Matches]] = {}
+    for seed, of_seed in found.items():
+        matched[seed] = {}
+        for name, look in of_seed.items():
+            matched[seed][name] = match(annotations, look())
+            progress.advance(sum(map(len, matched.values())))
+    progress.finish()
+    longer = all(ALONE_EQUAL_TIME in of_seed for of_seed in matched.values())
+
+    def compared(alone: str) -> list[Twins]:
+        return [Twins(seed, of_seed[alone], of_seed[DISTILLED]) for seed, of_seed in matched.items()]
+
+    same_steps = differences(compared(ALONE), progress=progress)
+    same_time = differences(compared(ALONE_EQUAL_TIME), progress=progress) if longer else None
+    verdict = judge(same_steps, same_time, worth=worth)
+    students = {seed: {name: _figures(one) for name, one in of_seed.items()} for seed, of_seed in matched.items()}
+    return ProveOutcome(out, verdict, students, twins, training)
+
+
+def _figures(matches: Matches) -> dict[str, float | None]:
+    every = np.ones((1, matches.objects.shape[2]), dtype=np.int64)
+    figures = {name: float(values[0]) for name, values in figures_of(average_precisions(matches, every)).items()}
+    return {name: None if np.isnan(value) else value for name, value in figures.items()}
