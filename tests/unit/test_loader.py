@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
@@ -340,6 +341,26 @@ def test_workers_end_with_the_iteration(tmp_path, end):
         list(loader)
     assert set(multiprocessing.active_children()) <= others
     assert time.monotonic() - started < 4
+
+
+def test_a_worker_that_is_killed_while_it_is_told_to_end_is_missed_by_nobody(tmp_path, monkeypatch):
+    """An error of its loss in the collection of garbage would be printed as a traceback, and no run would notice."""
+    shut_down = _MultiProcessingDataLoaderIter._shutdown_workers
+
+    def killing(iterator):
+        for worker in iterator._workers:
+            if worker.is_alive():
+                os.kill(worker.pid, signal.SIGKILL)
+        shut_down(iterator)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", killing)
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda raised: printed.append(raised.exc_value))
+    annotations = write_annotations(tmp_path, 3)
+    batches = iter(evaluation_loader(DetectionDataset(annotations, image=IMAGE), batch_size=1, workers=2))
+    next(batches)
+    batches.close()
+    assert not printed
 
 
 ORPHANS = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from detdistill.errors import ConfigError, DataError, DistillError
 from detdistill.progress import ScreenProgress, Silence
-from detdistill.training import world
+from detdistill.training import launch, lifelines, world
 from detdistill.training.launch import forks, local_devices, make_fabric, own_device, processes
 from tiny_training import tiny_settings
 
@@ -134,6 +135,68 @@ def test_a_lost_leader_is_said() -> None:
         os._exit(7)
 
     assert together(work) == [9, 7]
+
+
+def test_a_lost_process_is_said_to_the_leader_that_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost while nobody looks; before it came at all; and when the leader begins to connect to it for the training."""
+
+    def lost_later(rank: int) -> None:
+        world.by_leader(lambda: None)
+        if rank == 1:
+            os._exit(9)
+        with pytest.raises(DistillError, match=r"got: process 2 of 2 is gone\. .* again with --resume\."):
+            world.meet()
+        os._exit(7)
+
+    def never_there(rank: int) -> None:
+        if rank == 1:
+            world.store()
+            os._exit(9)
+        monkeypatch.setattr(lifelines, "LATE_AFTER_S", 0.5)
+        lost_later(rank)
+
+    def lost_in_training(rank: int) -> None:
+        monkeypatch.setattr(launch, "LATE_AFTER_S", 1)
+        if rank == 1:
+            world.meet()
+            os._exit(9)
+        with pytest.raises(DistillError, match=r"must reach each other until its end, got: .*timeout after 1000ms"):
+            launch.launch(lambda fabric: None, tiny_settings())
+        os._exit(7)
+
+    for work in (lost_later, never_there, lost_in_training):
+        assert together(work) == [7, 9], work
+
+
+def test_forked_ranks_end_with_their_parent_before_they_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tests in this process may have asked for GPUs; these ranks use none.
+    monkeypatch.setattr("lightning_fabric.strategies.launchers.multiprocessing._check_bad_cuda_fork", lambda: None)
+
+    def rank(fabric: object) -> None:
+        (tmp_path / str(os.getpid())).touch()
+        time.sleep(60)
+
+    def ranks() -> list[int]:
+        return [int(path.name) for path in tmp_path.iterdir()]
+
+    def left() -> list[int]:
+        return [one for one in ranks() if Path(f"/proc/{one}").exists()]
+
+    context = multiprocessing.get_context("fork")
+    parent = context.Process(target=lambda: launch.launch(rank, tiny_settings(processes=2)))
+    parent.start()
+    wait_for(lambda: len(ranks()) == 2)
+    parent.kill()
+    parent.join()
+    wait_for(lambda: not left())
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if what():
+            return
+        time.sleep(0.01)
+    pytest.fail("it never came")
 
 
 def test_who_waits_ends_when_torchrun_is_gone() -> None:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -214,7 +215,10 @@ class BatchLoader(Iterable[Batch]):
                     raise packed
                 yield packed.unpack()
         finally:
-            # Ends the workers now: left to the garbage collector, an error's traceback would keep them alive.
+            # Ends the workers now: left to the garbage collector, an error's traceback would keep them alive, and one
+            # that is killed meanwhile would be an error that is printed.
+            with suppress(RuntimeError):
+                getattr(batches, "_shutdown_workers", lambda: None)()
             del batches
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed import distributed_c10d
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from detdistill.errors import ConfigError, DistillError
+from detdistill.training.lifelines import LATE_AFTER_S
 from detdistill.training.settings import Precision, TrainSettings
 from detdistill.training.signals import Interrupted, forward_signals
 from detdistill.training.world import launched_by_torchrun, lost, meet, store, world
@@ -25,7 +30,24 @@ if TYPE_CHECKING:
 
 Outcome = TypeVar("Outcome")
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+_set_timeout = getattr(distributed, "set_timeout", None) or distributed_c10d._set_pg_timeout
 _COUNTED = {False: "train.processes", True: "torchrun's --nproc-per-node"}
+
+
+class _Ranks(DDPStrategy):
+    """Processes that are forked from this one, and end with it at once until their training has something to save."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._parent = os.getpid()
+
+    def setup_environment(self) -> None:
+        if os.getpid() != self._parent:
+            for number in (signal.SIGINT, signal.SIGTERM):  # torch sends the first where the parent is gone
+                signal.signal(number, signal.SIG_DFL)
+            if os.getppid() != self._parent:
+                os._exit(1)
+        super().setup_environment()
 
 
 def processes(settings: TrainSettings) -> int:
@@ -133,7 +155,7 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     if together > 1:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         method: Literal["fork", "popen"] = "fork" if forks(settings) else "popen"
-        strategy = DDPStrategy(start_method=method, process_group_backend=_BACKENDS[kind], find_unused_parameters=True)
+        strategy = _Ranks(start_method=method, process_group_backend=_BACKENDS[kind], find_unused_parameters=True)
     nodes, precision = together // local, settings.precision
     devices = [int(settings.device.partition(":")[2])] if ":" in settings.device else local
     return Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)
@@ -159,7 +181,11 @@ def launch(main: Callable[[Fabric], Outcome], settings: TrainSettings) -> Outcom
         if together > 1:
             # A group for each training: names that the one before left in the store would be taken for this one's.
             group, backend = PrefixStore(f"training_{meet()}", store()), _BACKENDS[fabric.device.type]
-            distributed.init_process_group(backend, store=group, rank=world().rank, world_size=together)
+            # Gloo connects at once, and would wait as long for one that died since then as for one that computes.
+            soon = timedelta(seconds=LATE_AFTER_S) if backend == "gloo" else None
+            distributed.init_process_group(backend, store=group, rank=world().rank, world_size=together, timeout=soon)
+            if soon is not None:
+                _set_timeout(distributed_c10d.default_pg_timeout)
         fabric.launch()
         return main(fabric)
     except RuntimeError as error:

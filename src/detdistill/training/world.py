@@ -12,12 +12,14 @@ import itertools
 import os
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from detdistill.errors import DistillError
 from detdistill.progress import Progress, Silence
+from detdistill.training.lifelines import LATE_AFTER_S, Lifelines
 
 if TYPE_CHECKING:  # torch is imported where it is needed: the command line asks who leads
     from torch.distributed.distributed_c10d import Store
@@ -102,10 +104,10 @@ def by_leader(work: Callable[[], Outcome]) -> Outcome:
     key = f"by_leader_{next(_MEETINGS)}"
     if leads():
         outcome = attempted(work)
-        store().set(key, pickle.dumps(outcome).hex())
+        _tell(key, pickle.dumps(outcome).hex())
         return settled(outcome)
-    _wait_for([key])
-    found: Outcome | DistillError = pickle.loads(bytes.fromhex(store().get(key).decode()))
+    _wait_for({key: 0})
+    found: Outcome | DistillError = pickle.loads(bytes.fromhex(_heard(key)))
     return settled(found)
 
 
@@ -120,10 +122,10 @@ def first_on_machine(work: Callable[[], Outcome]) -> Outcome:
     here = world()
     key = f"machine_{here.machine}_{next(_MEETINGS)}"
     if here.local_rank > 0:
-        _wait_for([key])
+        _wait_for({key: here.rank - here.local_rank})
     outcome = work()
     if here.local_rank == 0:
-        store().set(key, "")
+        _tell(key)
     return outcome
 
 
@@ -131,8 +133,8 @@ def meet() -> int:
     """Waits until every process is here, however long that takes; returns a number that this meeting alone has."""
     number, here = next(_MEETINGS), world()
     if launched_by_torchrun():
-        store().set(f"met_{number}_{here.rank}", "")
-        _wait_for([f"met_{number}_{rank}" for rank in range(here.ranks)])
+        _tell(f"met_{number}_{here.rank}")
+        _wait_for({f"met_{number}_{rank}": rank for rank in range(here.ranks)})
     return number
 
 
@@ -149,20 +151,50 @@ def says(line: str) -> bool:
 @functools.cache
 def store() -> Store:
     """What the processes share: small values by name, kept on the first machine."""
+    from torch.distributed.constants import default_pg_timeout
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    shared, _, _ = next(iter(rendezvous("env://")))
+    shared, _, _ = next(iter(rendezvous("env://", timeout=timedelta(seconds=LATE_AFTER_S))))
+    shared.set_timeout(default_pg_timeout)
     return PrefixStore("detdistill", shared)
 
 
-def _wait_for(keys: Sequence[str]) -> None:
+@functools.cache
+def _lifelines() -> Lifelines:
+    return Lifelines(store(), rank=world().rank)
+
+
+def _tell(key: str, value: str = "") -> None:
+    try:
+        _lifelines().connect()
+        store().set(key, value)
+    except RuntimeError as error:
+        raise lost(error) from error
+
+
+def _heard(key: str) -> str:
+    try:
+        return store().get(key).decode()
+    except RuntimeError as error:
+        raise lost(error) from error
+
+
+def _wait_for(keys: Mapping[str, int]) -> None:
+    """Waits for what other processes tell: keys of the store, each with the number of the process that sets it."""
+    needed = {*keys.values(), 0}
     try:
         while not store().check(list(keys)):
+            if (gone := _lifelines().lost(needed)) is not None:
+                told = [key for key, rank in keys.items() if rank == gone]
+                if not told or not store().check(told):
+                    raise RuntimeError(f"process {gone + 1} of {world().ranks} is gone")
+                needed.remove(gone)
             if os.getppid() != _agent(os.getpid()):
                 # Nobody could stop this process any more.
                 raise RuntimeError("torchrun, which started this process, is gone")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+        _lifelines().connect()
     except RuntimeError as error:
         raise lost(error) from error
 
