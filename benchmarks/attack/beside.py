@@ -6,7 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
-from benchmarks.attack.commands import COMMANDS, prepare
+from benchmarks.attack.commands import COMMANDS, LONG_COMMANDS, prepare, shrunk
 from benchmarks.attack.material import Material, digests
 from benchmarks.attack.processes import Forked, command
 from benchmarks.attack.records import Attempt
@@ -18,7 +18,8 @@ _CASES = (
     "beside and above", "below", "below, with --resume", "a run's names below, with --resume", "a file in its place",
     "a link to a folder", "the input itself", "inside the input",
 )  # fmt: skip
-NUMBER = len(COMMANDS) * len(_CASES)
+_SHORT = len(COMMANDS) * len(_CASES)
+NUMBER = _SHORT + len(LONG_COMMANDS) * len(_CASES)
 _NAMES = ("notes.txt", "draft.partial", "model.0123456789ab.partial", "config.yaml", "results.json", "street.png")
 _NAMES += (
     "checkpoints.zip",
@@ -33,8 +34,10 @@ _OURS = ("config.yaml", "metrics.csv", "results.json", "curves.png", "checkpoint
 
 def attempt(material: Material, number: int, draws: random.Random) -> Attempt:
     """One command with files of the user's in one place."""
-    name, case = list(COMMANDS)[number % len(COMMANDS)], _CASES[number // len(COMMANDS)]
-    writing, kind = COMMANDS[name], f"{name}: {case}"
+    commands = COMMANDS if number < _SHORT else LONG_COMMANDS
+    case_number, place_number = divmod(number % _SHORT, len(commands))
+    name, case = list(commands)[place_number], _CASES[case_number]
+    writing, kind = commands[name], f"{name}: {case}"
     home = material.spare("beside")
     out = home / "above" / "work" / "out"
     out.parent.mkdir(parents=True)
@@ -54,7 +57,8 @@ def attempt(material: Material, number: int, draws: random.Random) -> Attempt:
     if case.endswith("--resume"):
         words += ["--resume"] if writing.resumes else []
     before = _all(home)
-    ended = Forked(command(words), material.home / "beside.said").wait()
+    work = command(words) if commands is COMMANDS else shrunk(command(words))
+    ended = Forked(work, material.home / "beside.said").wait()
     after = _all(home)
     faults = [] if ended.fault is None else [ended.fault]
     changed = [path for path, digest in before.items() if after.get(path) != digest]

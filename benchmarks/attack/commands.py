@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.attack.material import SMALL, Material, digests
@@ -93,6 +94,42 @@ COMMANDS = {
     ),
     "methods": Writing(("methods", "frs", "--json", "{out}"), file="frs.json"),
 }
+
+# They train for minutes, and so are attacked on less of everything alone; see `shrunk`.
+LONG_COMMANDS = {
+    "demo": Writing(("demo", "--out", "{out}")),
+    "reproduce": Writing(("reproduce", "aid", "--row", "traffic-gfl-r50", "--out", "{out}")),
+}
+
+
+def shrunk(work: Callable[[], int]) -> Callable[[], int]:
+    """The work with few scenes, and trainings of a step, where `demo` and `reproduce` have many."""
+
+    def small() -> int:
+        from detdistill import demo
+        from detdistill.papers import data, runs
+
+        few, whole, training = {"steps": 1, "warmup_steps": 0, "workers": 0}, demo.DemoPlan(), runs._smoke_training
+        plan = replace(
+            whole,
+            train_scenes=4,
+            labelled_scenes=4,
+            val_scenes=2,
+            teacher_training=replace(whole.teacher_training, processes=1, **few),
+            student_training=replace(whole.student_training, processes=1, **few),
+        )
+        changes = (
+            (demo, "DemoPlan", lambda: plan),
+            (data, "_SMOKE_TRAIN", 4),
+            (data, "_SMOKE_VAL", 2),
+            (runs, "_smoke_training", lambda model: replace(training(model), **few)),
+        )
+        for place, name, value in changes:
+            setattr(place, name, value)
+        os.environ.pop("DETDISTILL_TEST_DATA", None)
+        return work()
+
+    return small
 
 
 def prepare(material: Material) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.attack import flips
+from benchmarks.attack import flips, full_disk
 from benchmarks.attack.attacks import ATTACKS
 from benchmarks.attack.material import digests, leftovers
 from benchmarks.attack.records import NOTHING, Attempt, Records, draw, table
@@ -78,6 +78,12 @@ def test_what_is_left_behind_is_found(tmp_path: Path) -> None:
     (tmp_path / "twins" / "a.png.0123456789ab.partial").touch()
     (tmp_path / "latest.json").touch()
     assert len(leftovers(tmp_path)) == 1
+
+
+def test_a_full_disk_meets_every_kind_of_write() -> None:
+    kinds = ["open a", *["open log"] * 25, "os.rename a", "open b"]
+    assert full_disk.chosen(kinds, every=True) == set(range(28))
+    assert full_disk.chosen(kinds, every=False) == {*range(11), 20, 26, 27}
 
 
 def test_a_sentence_has_an_end(capsys: pytest.CaptureFixture[str]) -> None:
