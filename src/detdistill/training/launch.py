@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
-import os
-import signal
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
@@ -32,22 +30,6 @@ Outcome = TypeVar("Outcome")
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _set_timeout = getattr(distributed, "set_timeout", None) or distributed_c10d._set_pg_timeout
 _COUNTED = {False: "train.processes", True: "torchrun's --nproc-per-node"}
-
-
-class _Ranks(DDPStrategy):
-    """Processes that are forked from this one, and end with it at once until their training has something to save."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._parent = os.getpid()
-
-    def setup_environment(self) -> None:
-        if os.getpid() != self._parent:
-            for number in (signal.SIGINT, signal.SIGTERM):  # torch sends the first where the parent is gone
-                signal.signal(number, signal.SIG_DFL)
-            if os.getppid() != self._parent:
-                os._exit(1)
-        super().setup_environment()
 
 
 def processes(settings: TrainSettings) -> int:
@@ -146,7 +128,8 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     """
     # Takes a second or more to import, which only a training should pay.
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    from detdistill.training.ranks import Ranks
 
     kind, local, together = device_kind(settings), local_devices(settings), processes(settings)
     if kind == "cpu":
@@ -155,7 +138,7 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     if together > 1:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         method: Literal["fork", "popen"] = "fork" if forks(settings) else "popen"
-        strategy = _Ranks(start_method=method, process_group_backend=_BACKENDS[kind], find_unused_parameters=True)
+        strategy = Ranks(start_method=method, process_group_backend=_BACKENDS[kind], find_unused_parameters=True)
     nodes, precision = together // local, settings.precision
     devices = [int(settings.device.partition(":")[2])] if ":" in settings.device else local
     return Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)

@@ -1,0 +1,27 @@
+"""How forked ranks begin; imported by those that train alone, as its base takes a second or more to import."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any, final
+
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+
+@final
+class Ranks(DDPStrategy):
+    """Processes that are forked from this one, and end with it at once until their training has something to save."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._parent = os.getpid()
+
+    def setup_environment(self) -> None:
+        """Joins the others; in a forked process with the signals' own effects, not with this one's handlers."""
+        if os.getpid() != self._parent:
+            for number in (signal.SIGINT, signal.SIGTERM):  # torch sends the first where the parent is gone
+                signal.signal(number, signal.SIG_DFL)
+            if os.getppid() != self._parent:
+                os._exit(1)
+        super().setup_environment()
