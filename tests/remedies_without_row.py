@@ -33,6 +33,7 @@ WITHOUT_ROW = {
         "Look at the labels by `detdistill data check DATA`.",
         "Set teacher.image=own to show it its own size.",
         "Set train.precision=32-true.",
+        "Name them one by one, as --teachers runs/small --teachers runs/large.",
     ),
     "a checkpoint that says no size": (
         "Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was.",

@@ -346,4 +346,5 @@ WORDS |= {
     if name.startswith("distill ") and name not in ("distill dry-run", "distill keys")
 }
 WORDS["doctor out"] = replace(WORDS["doctor out"], given="--out {taught}", refused="must be new or empty")
+WORDS["doctor teachers"] = Word(_looked_at(_DISTILL), "--teachers {tutor}", refused="--teacher must be left out")
 SHOWN_ELSEWHERE = ("demo", "reproduce", "prove", "tune", "data make coco-traffic")

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import detdistill
 from coco_by_hand import CLASSES, draw_data
 from detdistill.cli import main
 from detdistill.data.dataset import DetectionDataset
@@ -24,16 +25,18 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.drift import norm_drifts
 from detdistill.detectors.load_report import LoadedDetector
 from detdistill.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, normaliser_of
-from detdistill.jobs import doctor, inputs, plan, samples
+from detdistill.evaluation.coco import evaluate_coco
+from detdistill.jobs import doctor, inputs, plan, samples, stages, teachers
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.doctor import doctor_job
-from detdistill.jobs.opening import read_split
+from detdistill.jobs.opening import detect, read_split
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Silence
 from detdistill.proof.checks import FAIL, LOOK, OK, Check
 from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, Detections
 from scenes_in_memory import tiny_student
+from watched_jobs import Watcher
 
 SMALL = ["student.head_depth=1", "student.strides=[8,16,32]", "student.fpn_channels=16", "train.batch_size=4"]
 SMALL += ["train.steps=2", "train.device=cpu", "train.threads=1", "train.warmup_steps=1"]
@@ -303,3 +306,94 @@ def test_a_teacher_worse_than_the_student_is_seen(lab: Lab, home: Path) -> None:
     assert check.state == LOOK
     assert check.said.startswith("the teacher is worse than the student: -")
     assert "train the student alone: `detdistill train --detector fcos/test_resnet" in check.remedy
+
+
+@pytest.fixture
+def three(lab: Lab, home: Path) -> tuple[str, ...]:
+    """Teachers of three sizes, the first the largest."""
+    found = tuple(str(home / f"of_{channels}") for channels in (48, 24, 16))
+    for place in found:
+        if not Path(place).exists():
+            teacher = tiny_student("fcos", seed=7, classes=CLASSES, fpn_channels=int(place.rpartition("_")[2]))
+            save_detector(teacher, Path(place), image=SIZE)
+    return found
+
+
+def test_teachers_are_ranked_by_what_their_students_gain_a_minute(lab: Lab, three: tuple[str, ...]) -> None:
+    """Each student here sees one image in so many, and took so many seconds."""
+    students = {three[0]: (4, 120.0), three[1]: (1, 30.0), three[2]: (4, 60.0), "": (6, 10.0)}
+
+    def taught(opened: samples.Opened, steps: int, **_: Any) -> tuple[Detector, float]:
+        student = tiny_student("fcos", classes=CLASSES)
+        every, seconds = students["" if opened.teacher is None else opened.config.teacher.source]  # type: ignore[union-attr]
+        student.detect = types.MethodType(Eyes(every=every).detect, student)  # type: ignore[method-assign]
+        return student, seconds
+
+    lab.patch.setattr(teachers, "probed", taught)
+    lab.patch.setattr(teachers, "tried", lambda *_: types.SimpleNamespace(step_seconds=1.0))
+    lab.patch.setattr(teachers, "_SHARE", 0.5)
+    words = {"student": "fcos/test_resnet", "data": lab.folder / "data", "method": "hint", "out": lab.folder / "run"}
+    outcome = detdistill.doctor(*SMALL, teachers=[",".join(three)], **words)
+    assert isinstance(outcome, teachers.TeachersOutcome)
+    assert [one.teacher for one in outcome.ranked] == [three[1], three[2], three[0]]
+    assert outcome.images == (12, 12)
+    gains = [one.gain.mean for one in outcome.ranked]
+    assert gains[1] == gains[2] < gains[0]
+    assert outcome.ranked[0].per_minute == pytest.approx(2 * gains[0])
+    best, largest = outcome.sentences()
+    assert best.startswith(f"{three[1]} teaches this student best: +")
+    assert largest.startswith(f"the largest, {three[0]}, is not the better teacher: with ")
+    assert json.loads(json.dumps(outcome.as_dict()))["ranked"][0]["teacher"] == three[1]
+    students[three[2]] = (1, 31.0)
+    students[three[0]] = (1, 300.0)
+    unsure = detdistill.doctor(*SMALL, teachers=three, **words).sentences()  # type: ignore[union-attr]
+    assert unsure[2].startswith(f"the largest, {three[0]}, is not measurably better: with ")
+    assert unsure[1].startswith(f"so few steps and images do not tell it from {three[2]}: gained +")
+    students |= dict.fromkeys(three, (6, 10.0))
+    (none,) = detdistill.doctor(*SMALL, teachers=three[:2], **words).sentences()  # type: ignore[union-attr]
+    assert none.startswith(f"no teacher helped: the best, {three[0]}, gained +0.0 AP")
+
+
+def test_the_trainings_of_teachers_differ_in_the_teacher_alone(
+    lab: Lab, three: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    real, begun = stages.train, []
+
+    def train(step: Any, settings: Any, **options: Any) -> Any:
+        first = step.student.state_dict()["model.backbone.body.conv1.0.weight"].clone()
+        batches = options["loader"](0, 0, 1)
+        begun.append((settings.steps, first, [batch.image_ids for batch, _ in zip(batches, range(3), strict=False)]))
+        return real(step, settings, **options)
+
+    lab.patch.setattr(stages, "train", train)
+    words = ["--student", "fcos/test_resnet", "--data", str(lab.folder / "data"), "--out", str(lab.folder / "run")]
+    several = [word for place in three[:2] for word in ("--teachers", place)]
+    assert main(["doctor", *SMALL, *words, "--method", "hint", *several]) == 0
+    assert len(begun) == 3
+    for steps, first, images in begun[1:]:
+        assert (steps, images) == (begun[0][0], begun[0][2])
+        assert torch.equal(first, begun[0][1])
+    assert "over the student alone after 2 equal steps" in capsys.readouterr().out
+    assert not (lab.folder / "run").exists()
+    assert main(["doctor", *SMALL, *words, "--method", "hint", "--teachers", three[0]]) == 2
+    assert capsys.readouterr().err.endswith("Name them one by one, as --teachers runs/small --teachers runs/large.\n")
+
+
+def test_a_distillation_says_at_its_start_what_costs_nothing_to_know(lab: Lab) -> None:
+    opened = stages.open_inputs(lab.config(method="hint(strength=100)"))
+    proved = stages.prove(stages.build(opened))
+    said = Watcher()
+    doctor.tell(doctor.early_checks(proved), said)
+    assert [line.partition(":")[0] for line in said.lines] == ["look at this  strength"]
+    good, bad = (evaluate_coco(opened.data.val, seen_by(opened, every=every)) for every in (1, 3))
+    doctor.tell(doctor.measured_checks(opened, good, bad), said)
+    assert len(said.lines) == 1
+    doctor.tell(doctor.measured_checks(opened, bad, good), said)
+    assert said.lines[-1].startswith("look at this  headroom: the teacher is worse than the student: -")
+
+
+def seen_by(opened: samples.Opened, *, every: int) -> Any:
+    assert opened.teacher is not None
+    student = opened.teacher.detector
+    student.detect = types.MethodType(Eyes(every=every).detect, student)  # type: ignore[method-assign]
+    return detect(student, opened.data.val, opened.data.image, label="", progress=Silence())

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from detdistill.api.pieces import Place, Source, run_config
+from detdistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from detdistill.jobs.doctor import DoctorOutcome
+    from detdistill.jobs.teachers import TeachersOutcome
     from detdistill.progress import Progress
 
 
 def doctor(
     *settings: Place,
     teacher: Source | None = None,
+    teachers: Sequence[str] = (),
     student: str | None = None,
     data: Place | Sequence[Place] | None = None,
     unlabelled: Place | None = None,
@@ -34,14 +38,16 @@ def doctor(
     allow_problems: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
-) -> DoctorOutcome:
+) -> DoctorOutcome | TeachersOutcome:
     """Look at a distillation for two minutes before it begins: what is wrong with it, and what helps.
 
-    Words as for distill. A line for each check says ok, look at this or will fail; nothing is written.
+    Words as for distill. A line for each check says ok, look at this or will fail; nothing is written. With several
+    teachers it tells by short trainings which of them helps this student most.
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
         teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        teachers: Instead of --teacher: those to rank, each by a short training, several minutes in all.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
@@ -69,11 +75,15 @@ def doctor(
         (True, 'ok')
     """
     from detdistill.jobs.doctor import doctor_job
+    from detdistill.jobs.teachers import teachers_job
 
+    if teacher is not None and teachers:
+        raise ConfigError(f"--teacher must be left out where --teachers are given, got {teacher}. Leave it out.")
+    several = [place for word in teachers for place in _places(str(word))]
     config = run_config(
         *settings,
         purpose="distill",
-        teacher=teacher,
+        teacher=several[0] if several else teacher,
         student=student,
         data=data,
         unlabelled=unlabelled,
@@ -91,4 +101,11 @@ def doctor(
         seed=seed,
         allow_problems=allow_problems,
     )
+    if several:
+        return teachers_job(config, several, progress=progress)
     return doctor_job(config, resume=resume, generations=generations, progress=progress)
+
+
+def _places(word: str) -> list[str]:
+    """Several places with commas between them, or one whose name has some."""
+    return [word] if Path(word).exists() else [place for place in word.split(",") if place]

@@ -64,7 +64,7 @@ class DoctorOutcome:
         return {"checks": [one.as_dict() for one in self.checks], "fails": failing, "seconds": round(self.seconds, 2)}
 
 
-class _Bars:
+class Bars:
     """Shows how far work is, and says nothing."""
 
     def __init__(self, progress: Progress | None) -> None:
@@ -83,7 +83,7 @@ def doctor_job(
     What the run would be refused for is one of the checks; those that come after it in a run are then left out.
     """
     began = time.monotonic()
-    found = tuple(_found(config, resume=resume, generations=generations, progress=_Bars(progress)))
+    found = tuple(_found(config, resume=resume, generations=generations, progress=Bars(progress)))
     return DoctorOutcome(found, time.monotonic() - began)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader, read_image
+from detdistill.data.held_out import hold_out
 from detdistill.data.loader import Beside, collate, evaluation_loader, training_loader
 from detdistill.data.mixture import Mixture
 from detdistill.data.problems import Problems
@@ -91,6 +92,19 @@ class Opened:
         """Where the run computes before it trains: processes are forked from one that must not have touched a GPU."""
         train = self.config.train
         return torch.device("cpu") if forks(train) else own_device(train)
+
+
+def held_out(opened: Opened, share: float) -> Opened:
+    """The same inputs with a share of the training images as the validation images."""
+    data, seed = opened.data, opened.config.seed
+    learned, judged = hold_out(data.train, share, seed=seed)
+    mixture = data.mixture
+    if mixture is not None:
+        edges = accumulate(mixture.sizes, initial=0)
+        sizes = tuple(int(((learned >= a) & (learned < b)).sum()) for a, b in pairwise(edges))
+        mixture = replace(mixture, sizes=sizes)
+    parts = replace(data, train=data.train.of(learned), val=data.train.of(judged), mixture=mixture)
+    return replace(opened, data=parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from detdistill.data.held_out import hold_out
 from detdistill.errors import ConfigError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import stages
 from detdistill.jobs.halving import Rung, Study, rungs_of
 from detdistill.jobs.paths import written_from
-from detdistill.jobs.samples import Opened
+from detdistill.jobs.samples import held_out
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.side_by_side import side_by_side
 from detdistill.methods.catalogue import MethodSettings, method_text
@@ -166,19 +164,6 @@ class TuneOutcome:
             "trainings": round(self.trainings, 3),
             "seconds": round(self.seconds, 2),
         }
-
-
-def held_out(opened: Opened, share: float) -> Opened:
-    """The same inputs with a share of the training images as the validation images."""
-    data, seed = opened.data, opened.config.seed
-    learned, judged = hold_out(data.train, share, seed=seed)
-    mixture = data.mixture
-    if mixture is not None:
-        edges = accumulate(mixture.sizes, initial=0)
-        sizes = tuple(int(((learned >= a) & (learned < b)).sum()) for a, b in pairwise(edges))
-        mixture = replace(mixture, sizes=sizes)
-    parts = replace(data, train=data.train.of(learned), val=data.train.of(judged), mixture=mixture)
-    return replace(opened, data=parts)
 
 
 def tune_job(
