@@ -9,9 +9,23 @@ from typing import Any
 
 import pytest
 
+from detdistill.detectors.drift import NormDrift
+from detdistill.proof import checks
 from detdistill.proof.causes import RULES
+from detdistill.proof.checks import Check, Measure, Pixels
 from detdistill.proof.diagnosis import Diagnosis, diagnose
-from detdistill.proof.evidence import Classes, Evidence, Part, Pixels, Pull, Sizes, Span
+from detdistill.proof.evidence import Classes, Evidence, Part, Pull, Sizes, Span
+
+
+def whole(matched: int, *, shift: float = 0.1, scale: float = 1.1) -> Check:
+    return checks.weights(matched, 300, [NormDrift("norm", shift, scale)], source="runs/teacher", shown_otherwise=False)
+
+
+def normalised(other: float) -> Check:
+    """Of a teacher that has 30 AP, and so much by other numbers."""
+    black = Pixels("other numbers", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), ap=other)
+    return checks.normalisation("a", "b", Measure(30.0, None, None, 32), [black])
+
 
 NONE, LOSS = Span(-0.1, -0.4, 0.3), Span(-2.0, -3.0, -1.0)
 HEALTHY = Evidence(
@@ -33,9 +47,9 @@ HEALTHY = Evidence(
     pulls={"frs": Pull(asked=3.0, first=3.0, last=2.5, first_cosine=0.2, last_cosine=0.1)},
     on=0.9,
     falls={"frs.features": 0.5, "frs.classes": 0.1},
-    lacking=(0, 300),
+    weights=whole(300),
     sizes=Sizes("480", "480"),
-    pixels=Pixels(50.0),
+    pixels=normalised(20.0),
     classes=Classes((), ("car", "truck"), 0.0),
     differing=(),
     leaked=0,
@@ -55,10 +69,10 @@ def part(kind: Any, teacher: float | None, distilled: float, gain: Span | None =
 
 ROWS: list[tuple[str, dict[str, Any], int, dict[str, Any]]] = [
     # cause, what makes it, its weight, what just does not make it
-    ("teacher not whole", {"lacking": (1, 300)}, 3, {"lacking": (0, 300)}),
+    ("teacher not whole", {"weights": whole(299)}, 3, {"weights": whole(300)}),
+    ("teacher not whole", {"weights": whole(300, shift=0.61)}, 3, {"weights": whole(300, shift=0.6, scale=2.0)}),
     ("no twin", {"differing": ("train.lr 0.1 (here 0.01)",)}, 3, {"differing": ()}),
-    ("teacher's normalisation", {"pixels": Pixels(30.0, "0 to 255", 32.1, "teacher.std=[1,1,1]")}, 3, NOTHING),
-    ("teacher's normalisation", {"pixels": Pixels(9.0, "x", 20.0, "y")}, 3, {"pixels": Pixels(30.0, "x", 32.0, "y")}),
+    ("teacher's normalisation", {"pixels": normalised(32.1)}, 3, {"pixels": normalised(32.0)}),
     ("no headroom", {"headroom": Span(-1.0, -2.0, 0.0)}, 3, {"headroom": Span(0.3, 0.1, 0.5)}),
     ("no headroom", {"headroom": Span(0.5, -0.1, 1.1)}, 3, NOTHING),
     ("no headroom", {"headroom": Span(0.6, -0.1, 1.3)}, 2, NOTHING),
@@ -136,7 +150,7 @@ def test_a_gain_is_not_explained(gain: Span | None) -> None:
 
 
 def test_the_likeliest_comes_first() -> None:
-    fault = {"epochs": 1.0, "rise": Span(0.6, 0.1, 1.1), "leaked": 30, "lacking": (3, 9), "on": 0.3}
+    fault = {"epochs": 1.0, "rise": Span(0.6, 0.1, 1.1), "leaked": 30, "weights": whole(3), "on": 0.3}
     order = ["teacher not whole", "method mostly off", "still climbing", "schedule too short"]
     assert list(causes(**fault)) == [*order, "validation images learned"]
 

@@ -15,7 +15,7 @@ from detdistill.jobs.config import read_run_config
 from detdistill.jobs.measuring import Measured
 from detdistill.jobs.outcomes import ALONE, DISTILLED, TEACHER, TEACHER_OWN_SIZE
 from detdistill.jobs.settings import RunConfig
-from detdistill.progress import Progress, counted
+from detdistill.progress import Progress, Silence, counted
 from detdistill.proof.diagnosis import Diagnosis, diagnose
 from detdistill.proof.differences import Differences, Twins, differences
 from detdistill.proof.evidence import put_together, shown
@@ -60,6 +60,7 @@ def explained(
     if known.sizes is not None and TEACHER_OWN_SIZE in looks:
         ours, own = metrics[TEACHER].ap, metrics[TEACHER_OWN_SIZE].ap
         known = replace(known, sizes=replace(known.sizes, own_ap=own, seen_ap=ours))
+    known = evidence.with_teacher(known, built.opened, progress=progress or Silence())
     known = put_together(known, evidence.of_run(run, written, alone=alone))
     return steps, diagnose(evidence.with_end(known, built, run))
 

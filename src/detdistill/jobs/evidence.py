@@ -12,17 +12,23 @@ from typing import Any
 from detdistill.data.classes import boxes_by_class
 from detdistill.data.leaks import tell_leaks
 from detdistill.data.problems import Problems
+from detdistill.detectors.drift import NormDrift
 from detdistill.distillation.pulls import measured_pulls
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import DistillError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import read_json
-from detdistill.jobs import samples, sizes, stages
+from detdistill.jobs import examine, samples, sizes, stages
 from detdistill.jobs.alone import Comparison
+from detdistill.jobs.examine import Sample
 from detdistill.jobs.outcomes import DISTILLED
+from detdistill.jobs.samples import Opened
 from detdistill.json_text import used_as
 from detdistill.methods.catalogue import method_text, method_tree
+from detdistill.progress import Progress
+from detdistill.proof import checks
+from detdistill.proof.checks import Check
 from detdistill.proof.differences import Differences
 from detdistill.proof.evidence import Classes, Evidence, Part, Pull, Sizes, Span
 from detdistill.proof.verdict import to_settle
@@ -59,16 +65,40 @@ def of_setup(built: stages.Built, run: Path) -> Evidence:
     )
     if teacher is None or config.teacher is None:
         return known
-    own, report, seen = sizes.own_size(teacher), teacher.report, opened.taught_at
+    own, seen = sizes.own_size(teacher), opened.taught_at
     foreign = sizes.other_own_size(teacher, seen, opened.data.val)
     return replace(
         known,
         teacher=config.teacher.source,
         teacher_config=_config_of(Path(config.teacher.source)),
-        lacking=(len(report.missing) + len(report.mismatched), report.wanted),
+        weights=_weights(opened, (), otherwise=False),
         sizes=None if own is None else Sizes((foreign or seen).text(), seen.text()),
         classes=_classes(teacher.class_names, boxes_by_class(opened.data.train)),
     )
+
+
+def _weights(opened: Opened, drifts: Sequence[NormDrift], *, otherwise: bool) -> Check | None:
+    if opened.teacher is None or opened.config.teacher is None:
+        return None
+    report, source = opened.teacher.report, opened.config.teacher.source
+    return checks.weights(len(report.matched), report.wanted, drifts, source=source, shown_otherwise=otherwise)
+
+
+def with_teacher(known: Evidence, opened: Opened, *, progress: Progress) -> Evidence:
+    """The same with what `doctor` looks at in a teacher: whether it sees what it saw in its training.
+
+    Other normalisations are tried only where it is not better than the student alone.
+    """
+    if opened.teacher is None:
+        return known
+    detector, at = opened.teacher.detector, opened.taught_at
+    if known.headroom is not None and known.headroom.low <= 0:
+        few, others = examine.other_pixels(Sample(opened, opened.data.val, progress), detector, at)
+        if few is not None:
+            known = replace(known, pixels=checks.normalisation("the student's", "the numbers here", few, others))
+    size = known.sizes is not None and known.sizes.own != known.sizes.seen
+    otherwise = size or (known.pixels is not None and known.pixels.state != checks.OK)
+    return replace(known, weights=_weights(opened, examine.drifts_of(opened, detector), otherwise=otherwise))
 
 
 def _leaked(data: samples.OpenedData) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from detdistill.errors import typed as as_list
 from detdistill.progress import counted
+from detdistill.proof.checks import OK
 from detdistill.proof.evidence import Evidence, shown
 from detdistill.proof.thresholds import (
     CLIPPED,
@@ -27,7 +28,7 @@ from detdistill.settings.calls import written
 
 Weight = Literal[1, 2, 3]
 _USUAL, _LOWER, _ENOUGH = 3.0, 3.0, 10.0
-_LEVEL, _BETTER = 1.0, 2.0
+_LEVEL = 1.0
 _NAMED = 3
 
 
@@ -80,26 +81,20 @@ def headroom(known: Evidence) -> Cause | None:
     )
 
 
-def lacking(known: Evidence) -> Cause | None:
-    """Some of the teacher's tensors were not in its file: they are random."""
-    if known.lacking is None or not known.lacking[0]:
+def weights(known: Evidence) -> Cause | None:
+    """Some of the teacher's tensors are random, or others than it was trained with."""
+    if known.weights is None or known.weights.state == OK:
         return None
-    missing, whole = known.lacking
-    return Cause(
-        3,
-        f"{missing} of the teacher's {whole} tensors were not in its file and are random",
-        "Give the file that belongs to it, and allow for no tensor: teacher.allow=[].",
-        "teacher.allow=[]",
-    )
+    typed = f"detdistill doctor {_quoted(known.config)} out=runs/again"
+    return Cause(3, known.weights.said, f"{known.weights.remedy} See whether that helped by {typed}.", typed)
 
 
 def pixels(known: Evidence) -> Cause | None:
     """The teacher was trained on pixels that are normalised otherwise than here."""
-    found = known.pixels
-    if found is None or found.other_ap <= found.ap + _BETTER:
+    if known.pixels is None or known.pixels.state == OK:
         return None
-    said = f"the teacher has {found.ap:.1f} AP as its pixels are normalised, {found.other_ap:.1f} by {found.other}"
-    return Cause(3, said, f"Show it what it was trained on: {found.settings}.", found.settings)
+    typed = known.pixels.remedy.removeprefix("Set ").removesuffix(".")
+    return Cause(3, known.pixels.said, known.pixels.remedy, typed)
 
 
 def classes(known: Evidence) -> Cause | None:
@@ -341,7 +336,7 @@ def slower(known: Evidence) -> Cause | None:
 
 
 RULES = (
-    Rule("teacher not whole", lambda e: e.lacking is not None, lacking),
+    Rule("teacher not whole", lambda e: e.weights is not None, weights),
     Rule("no twin", lambda e: e.differing is not None, twins),
     Rule("teacher's normalisation", lambda e: e.pixels is not None, pixels),
     Rule("no headroom", lambda e: e.headroom is not None, headroom),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
+from detdistill.proof.checks import Check
 from detdistill.proof.thresholds import WORTH
 
 
@@ -116,20 +117,6 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Pixels:
-    """A teacher's AP in percent as its pixels are normalised, and by the other usual numbers that suit it best.
-
-    Attributes:
-        settings: that make it see these others.
-    """
-
-    ap: float
-    other: str = ""
-    other_ap: float = 0.0
-    settings: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """What is known of a distillation; what nobody knows is None, or empty.
 
@@ -156,9 +143,9 @@ class Evidence:
         on: mean factor of warm-up and fades over the run; 1 where every term is on all along.
         ends: the keys of the settings that switch the method off before the end.
         falls: by what share of its first value each term's cost fell over the run.
-        lacking: tensors of the teacher that its file did not hold, and all that it has.
+        weights: what a look at the teacher's weights found.
         sizes: of the teacher's images.
-        pixels: how the teacher's are normalised.
+        pixels: what a look at how the teacher's pixels are normalised found.
         classes: the teacher's.
         differing: in what the student alone was trained otherwise, the teaching aside.
         leaked: validation images that are training images too.
@@ -191,9 +178,9 @@ class Evidence:
     on: float | None = None
     ends: tuple[str, ...] = ()
     falls: Mapping[str, float] = field(default_factory=dict)
-    lacking: tuple[int, int] | None = None
+    weights: Check | None = None
     sizes: Sizes | None = None
-    pixels: Pixels | None = None
+    pixels: Check | None = None
     classes: Classes | None = None
     differing: tuple[str, ...] | None = None
     leaked: int | None = None
