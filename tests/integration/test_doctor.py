@@ -7,13 +7,13 @@ import random
 import shutil
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import detdistill
 from coco_by_hand import CLASSES, draw_data
@@ -24,7 +24,6 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.drift import norm_drifts
 from detdistill.detectors.load_report import LoadedDetector
-from detdistill.detectors.preprocess import IMAGENET_MEAN, IMAGENET_STD, normaliser_of
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.jobs import doctor, inputs, plan, samples, stages, teachers
 from detdistill.jobs.config import read_run_config
@@ -34,55 +33,13 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Silence
 from detdistill.proof.checks import FAIL, LOOK, OK, Check
 from detdistill.store.students import load_detector, save_detector
-from detdistill.types import Batch, Detections
 from scenes_in_memory import tiny_student
+from seeing_teachers import SEEING, SIZE, Eyes, seeing, settled
 from watched_jobs import Watcher
 
 SMALL = ["student.head_depth=1", "student.strides=[8,16,32]", "student.fpn_channels=16", "train.batch_size=4"]
 SMALL += ["train.steps=2", "train.device=cpu", "train.threads=1", "train.warmup_steps=1"]
-SIZE = {"short_side": 64, "long_side": 96}
 Pixels = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Eyes:
-    """How a teacher sees that needs no training: bright rectangles by their colour.
-
-    Attributes:
-        scale: of the pixels, red to blue from 0 to `scale`, that it was "trained" on.
-        height: of the images that it finds anything in; None for any.
-        swapped: whether it calls squares bars.
-        every: it finds something in one image of so many.
-    """
-
-    scale: float = 1.0
-    height: int | None = None
-    swapped: bool = False
-    every: int = 1
-
-    def detect(self, detector: Detector, batch: Batch) -> tuple[Detections, ...]:
-        part = normaliser_of(detector)
-        assert part is not None
-        mean, std = (torch.tensor(one).view(3, 1, 1) for one in (IMAGENET_MEAN, IMAGENET_STD))
-        plain = self.scale == 1.0
-        pixels = part(batch) * std + mean if plain else part(batch) / self.scale + mean
-        return tuple(
-            self._found(image[:, :height, :width], number)
-            for image, number, (height, width) in zip(pixels, batch.image_ids, batch.sizes, strict=True)
-        )
-
-    def _found(self, image: torch.Tensor, number: int) -> Detections:
-        boxes, labels = [], []
-        for label, channel in enumerate((0, 1)):
-            rows, columns = torch.nonzero(image[channel] > 0.6, as_tuple=True)
-            blind = self.height not in (None, image.shape[1]) or number % self.every
-            if len(rows) and not blind:
-                ends = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
-                boxes.append([float(end) for end in ends])
-                labels.append(1 - label if self.swapped else label)
-        return Detections(
-            torch.tensor(boxes).reshape(-1, 4), torch.full((len(boxes),), 0.9), torch.tensor(labels).long()
-        )
 
 
 @dataclass
@@ -97,34 +54,13 @@ class Lab:
         words |= {"teacher": self.folder / "teacher", "method": method, **options}
         return read_run_config(None, [*SMALL, *changes], purpose="distill", options=words)
 
-    def sees(self, eyes: Eyes = Eyes(), *, image: Mapping[str, int] = SIZE) -> None:
+    def sees(self, eyes: Eyes = SEEING, *, image: Mapping[str, int] = SIZE) -> None:
         """Whatever is opened sees so from now on."""
 
-        def opened(source: str, **_: Any) -> LoadedDetector:
-            loaded = load_detector(Path(source))
-            loaded.detector.detect = types.MethodType(eyes.detect, loaded.detector)  # type: ignore[method-assign]
-            return replace(loaded, image=dict(image))
-
-        self.patch.setattr(inputs, "open_detector", opened)
+        self.patch.setattr(inputs, "open_detector", partial(seeing, eyes=eyes, image=image))
 
     def said(self, *changes: str, **options: Any) -> dict[str, Check]:
         return {one.name: one for one in doctor_job(self.config(*changes, **options)).checks}
-
-
-def settled(detector: Detector, data: Path) -> Detector:
-    """The detector with the running statistics that a training on these images would leave."""
-    split = read_split(data, "train", progress=Silence())
-    norms = [part for part in detector.modules() if isinstance(part, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None
-        norm.reset_running_stats()
-    detector.train()
-    with torch.no_grad():
-        for batch in evaluation_loader(DetectionDataset(split, image=ImageSettings(**SIZE)), batch_size=8):
-            detector.extract(batch)
-    for norm in norms:
-        norm.momentum = 0.1
-    return detector
 
 
 @pytest.fixture(scope="module")
