@@ -269,7 +269,9 @@ def of_figures(
         worth=worth,
         images=same_steps.images,
         seeds=len(same_steps.seeds),
-        settle="" if gain is None else to_settle(gain, images=same_steps.images, width=worth),
+        settle=to_settle(gain, images=same_steps.images, width=worth)
+        if gain and gain.high - gain.low > 2 * worth
+        else "",
         teacher_ap=theirs.ap,
         alone_ap=alone.ap,
         parts=tuple(parts),
