@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.attack.commands import COMMANDS, LONG_COMMANDS, prepare, shrunk
 from benchmarks.attack.material import Material, digests
-from benchmarks.attack.processes import Forked, command
+from benchmarks.attack.processes import Forked, command, undrawn
 from benchmarks.attack.records import Attempt
 
 __all__ = ["BARS", "NUMBER", "attempt", "prepare"]
@@ -57,7 +57,7 @@ def attempt(material: Material, number: int, draws: random.Random) -> Attempt:
     if case.endswith("--resume"):
         words += ["--resume"] if writing.resumes else []
     before = _all(home)
-    work = command(words) if commands is COMMANDS else shrunk(command(words))
+    work = command(words) if commands is COMMANDS else shrunk(undrawn(command(words)))
     ended = Forked(work, material.home / "beside.said").wait()
     after = _all(home)
     faults = [] if ended.fault is None else [ended.fault]

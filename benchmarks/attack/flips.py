@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.attack.kills import SCENARIOS, words_of
 from benchmarks.attack.material import STEPS, Material, leftovers, weights
 from benchmarks.attack.mutations import one_bit, truncate
-from benchmarks.attack.processes import Forked, command
+from benchmarks.attack.processes import Forked, command, undrawn
 from benchmarks.attack.records import Attempt
 
 BARS = ("accepted wrongly", "traceback", "hang", "crash")
@@ -281,7 +281,7 @@ def attempt_resumed(material: Material, number: int, draws: random.Random) -> At
     path, _, how = damaged(run, draws)
     kind = f"{_file(path, run)}: {how}"
     said = run.parent / "said"
-    ended = Forked(command([*_words(material, run), "--resume"]), said).wait()
+    ended = Forked(undrawn(command([*_words(material, run), "--resume"])), said).wait()
     if ended.fault is not None:
         return Attempt(number, kind, ended.fault, (ended.fault,), ended.said[-1500:])
     if ended.code != 0:
