@@ -38,9 +38,12 @@ class Lifelines:
         self._listener: socket.socket | None = None
         self._tried = False
         if rank == 0:
-            both = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if both else socket.AF_INET
-            self._listener = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=1024)
+            try:
+                self._listener = socket.create_server(
+                    ("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+                )
+            except (OSError, ValueError):  # there is no IPv6
+                self._listener = socket.create_server(("", 0), backlog=1024)
             self._listener.setblocking(False)
             store.set("came_0", str(self._listener.getsockname()[1]))
 
