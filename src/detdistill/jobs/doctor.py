@@ -212,7 +212,7 @@ def _weights(opened: Opened, drifts: Sequence[NormDrift], *, shown_otherwise: bo
 
 def _teachers_ap(opened: Opened, measure: Measure | None) -> Check:
     source = _source(opened.config)
-    recorded = by_leader(lambda: examine.recorded_ap(source, opened))
+    recorded = examine.recorded_ap(source, opened)  # a distillation's leader alone comes here: no meeting
     if opened.teacher is not None and sizes.other_own_size(opened.teacher, opened.taught_at, opened.data.val):
         recorded = None  # it was at another size
     return checks.teachers_ap(measure, total=len(opened.data.val), recorded=recorded, train=_train(opened.config))
