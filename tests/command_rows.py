@@ -76,6 +76,7 @@ ROWS = {
     "data make coco-traffic": Row("--coco {home}/coco --out {out}", shared=False),
     "data check": Row("{home}/data"),
     "data convert": Row("{home}/data --to voc --out {out}", shared=False),
+    "data audit": Row("{home}/data --teacher {home}/teacher --out {out} --score 0 --images 1"),
 }
 
 

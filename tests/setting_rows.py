@@ -239,6 +239,7 @@ _PICTURES = (
 _DIAGNOSE = "diagnose {taught} --alone {alone}"
 _SCENES = "data make scenes --out OUT/scenes --train 2 --val 1"
 _BROKEN = "data.train={broken}/train.json"
+_AUDIT = "data audit {data} --teacher {teacher} --out OUT/audit --score 0 --images 1"
 _JSON = "--json OUT/outcome.json"
 
 WORDS: dict[str, Word] = {
@@ -325,6 +326,13 @@ WORDS: dict[str, Word] = {
     "data convert out": Word(_CONVERT, "--out OUT/other", FILES),
     "data convert split-seed": Word(_CONVERT, "--split-seed 1", refused="--split-seed"),
     "data convert json": Word(_CONVERT, _JSON, FILES),
+    "data audit path": Word(_AUDIT, "{other}", FILES),
+    "data audit teacher": Word(_AUDIT, "--teacher {tutor}", FILES),
+    "data audit out": Word(_AUDIT, "--out OUT/other", FILES),
+    "data audit split": Word(_AUDIT, "--split val", FILES),
+    "data audit score": Word(_AUDIT, "--score 1", FILES),
+    "data audit images": Word(_AUDIT, "--images 0", FILES),
+    "data audit json": Word(_AUDIT, _JSON, FILES),
     "data make scenes out": Word(_SCENES, "--out OUT/other", FILES),
     "data make scenes train": Word(_SCENES, "--train 3"),
     "data make scenes val": Word(_SCENES, "--val 2"),

@@ -166,6 +166,12 @@ MEASURED = {"agnostic": False, "confusion": None, "score": 0.3, "interval": Fals
             {},
         ),
         ("jobs.data.check_data_job", ["data", "check", "d"], (Path("d"),), {}),
+        (
+            "jobs.audit.audit_job",
+            ["data", "audit", "d", "--teacher", "t", "--out", "o", "--score", "0.5"],
+            (Path("d"),),
+            {"teacher": "t", "out": Path("o"), "split": "train", "score": 0.5, "images": 20},
+        ),
     ],
 )
 def test_commands_call_their_jobs(

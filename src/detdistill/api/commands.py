@@ -15,6 +15,7 @@ from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
 
 if TYPE_CHECKING:
+    from detdistill.jobs.audit import AuditOutcome
     from detdistill.jobs.data import ConvertOutcome, DataOutcome
     from detdistill.jobs.diagnose import DiagnoseOutcome
     from detdistill.jobs.evaluate import EvaluateOutcome
@@ -151,6 +152,7 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
         "diagnose": diagnose,
         "data check": check_data,
         "data convert": convert_data,
+        "data audit": audit_data,
     }
     return settings_job(word, commands=commands, markdown=markdown)
 
@@ -275,3 +277,36 @@ def convert_data(
     from detdistill.jobs.data import convert_data_job
 
     return convert_data_job(Path(path), to=to, out=Path(out), split_seed=split_seed, progress=progress)
+
+
+def audit_data(
+    path: Place,
+    /,
+    *,
+    teacher: Source,
+    out: Place,
+    split: Literal["train", "val", "test"] = "train",
+    score: float = 0.3,
+    images: int = 20,
+    progress: Progress | None = None,
+) -> AuditOutcome:
+    """Find labels that are likely to be wrong: missing boxes, wrong classes, boxes that are off, labels of nothing.
+
+    Args:
+        path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml; nothing in it is changed.
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth]; it may have learned from these very labels.
+        out: Folder for findings.csv, findings.png and proposals.json, the labels in COCO's form with the proposals.
+        split: Which images of the folder; test where the data set has such.
+        score: Leave out what is less likely, 0 to 1; the score ranks, and is no probability.
+        images: How many findings to draw, the likeliest first.
+
+    Example:
+        >>> outcome = detdistill.audit_data("my_data", teacher="runs/teacher", out="audit", score=0)
+        >>> sorted(path.name for path in outcome.out.iterdir())
+        ['findings.csv', 'findings.png', 'proposals.json']
+    """
+    from detdistill.jobs.audit import audit_job
+
+    return audit_job(
+        Path(path), teacher=str(teacher), out=Path(out), split=split, score=score, images=images, progress=progress
+    )

@@ -31,7 +31,11 @@ def build_app() -> App:
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
-    data = App(name="data", help="Make a data set, check one, or write one in another format.", help_format="plaintext")
+    data = App(
+        name="data",
+        help="Make a data set, check one, find its wrong labels, or write one in another format.",
+        help_format="plaintext",
+    )
     make = App(name="make", help="Draw a data set, or take a part of one.", help_format="plaintext")
     data.command(make)
     app.command(data)
@@ -54,6 +58,7 @@ def build_app() -> App:
         (make, "coco-traffic", commands.make_coco_traffic),
         (data, "check", detdistill.check_data),
         (data, "convert", detdistill.convert_data),
+        (data, "audit", detdistill.audit_data),
     ):
         within = "" if place is app else "data " if place is data else "data make "
         place.command(commands.Command(within + name, function), name=name)

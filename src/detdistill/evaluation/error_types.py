@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detdistill.data.annotations import Annotations
 from detdistill.evaluation.coco import ImageDetections, check_detections
 from detdistill.evaluation.resample import interpolated_precision
-from detdistill.evaluation.shared import areas, intersections, overlap
+from detdistill.evaluation.shared import areas, intersections, overlap, taken
 
 MISSED, BACKGROUND, CONFUSED, BADLY_LOCALISED, BOTH, DOUBLE = KINDS = (
     "missed",
@@ -153,13 +153,9 @@ def _judged(
     kinds[near >= LEAST_RIGHT] = KINDS.index(DOUBLE)
     kinds[across >= LEAST_RIGHT] = KINDS.index(CONFUSED)
     kinds[(near >= LEAST_NEAR) & (near < LEAST_RIGHT)] = KINDS.index(BADLY_LOCALISED)
-    free = np.ones(len(truth), dtype=np.bool_)
-    for row in np.flatnonzero(near >= LEAST_RIGHT).tolist():
-        left = np.where(free, same[row], 0.0)
-        # Of equal overlaps the later object, as COCO has it.
-        taken = len(left) - 1 - int(left[::-1].argmax())
-        if left[taken] >= LEAST_RIGHT:
-            kinds[row], free[taken] = _RIGHT, False
+    took = taken(same, LEAST_RIGHT)
+    kinds[took >= 0] = _RIGHT
+    free = ~np.isin(np.arange(len(truth)), took)
     if crowd.any():
         inside = intersections(boxes, areas_of[crowd]) * (labels[:, None] == classes[crowd])
         excused = (inside.max(axis=1) >= LEAST_RIGHT * np.maximum(areas(boxes), _TINY)) & (kinds != _RIGHT)

@@ -36,6 +36,23 @@ def half_inside(boxes: Boxes, regions: Boxes) -> NDArray[np.bool_]:
     return np.asarray(inside >= 0.5 * np.maximum(areas(boxes), np.finfo(np.float64).tiny))
 
 
+def taken(overlaps: NDArray[np.float64], least: float) -> NDArray[np.int64]:
+    """Which object every box takes, -1 for none; (n,).
+
+    In turn, each takes the free object that it overlaps most, from `least` on; of equal ones the later, as COCO has it.
+
+    Args:
+        overlaps: of boxes, best first, with the objects that each may take; (n, m).
+    """
+    found, free = np.full(len(overlaps), -1), np.ones(overlaps.shape[1], dtype=np.bool_)
+    for row in np.flatnonzero(overlaps.max(axis=1, initial=0.0) >= least).tolist():
+        left = np.where(free, overlaps[row], 0.0)
+        best = len(left) - 1 - int(left[::-1].argmax())
+        if left[best] >= least:
+            found[row], free[best] = best, False
+    return found
+
+
 def require_score(score: float) -> None:
     """Refuses a least score of detections that is none.
 

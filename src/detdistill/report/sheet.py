@@ -90,11 +90,13 @@ def comparison_sheet(
     class_names: Sequence[str],
     score_threshold: float = 0.3,
     panel_px: int = 480,
+    truth: str = TRUTH_COLUMN,
+    note: str | None = None,
 ) -> None:
     """Writes a picture with one line per image and the columns ground truth and each model, with a legend.
 
     Detections below the threshold are left out. A panel is `panel_px` wide, and at most as high: small images are
-    enlarged, large ones reduced.
+    enlarged, large ones reduced. The first column is titled `truth`; a note in the legend takes the threshold's place.
     """
     if not rows:
         raise ConfigError(
@@ -114,7 +116,7 @@ def comparison_sheet(
         [mark for _, row_marks in drawn for marks in row_marks for mark in marks],
         class_names=class_names,
         width_px=lefts[-1] + panel_px + _GAP_PX,
-        note=f"detections with score ≥ {score_threshold:g}" if titles else "",
+        note=note if note is not None else f"detections with score ≥ {score_threshold:g}" if titles else "",
         size_px=18,
     )
     heights = [max(panel.height for panel in line) for line in panels]
@@ -122,7 +124,7 @@ def comparison_sheet(
     sheet = Image.new("RGB", (strip.width, top + sum(_CAPTION_PX + height + _GAP_PX for height in heights)), WHITE)
     sheet.paste(strip, (0, _HEADER_PX))
     draw = ImageDraw.Draw(sheet)
-    for left, title in zip(lefts, (TRUTH_COLUMN, *titles), strict=True):
+    for left, title in zip(lefts, (truth, *titles), strict=True):
         draw.text((left + panel_px / 2, _HEADER_PX / 2), title, fill=INK, font=font(24, bold=True), anchor="mm")
     for row, line, height in zip(rows, panels, heights, strict=True):
         draw.text((_GAP_PX, top + _CAPTION_PX / 2), row.caption, fill=FAINT, font=font(15), anchor="lm")
