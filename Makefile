@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage sweep-backbones settings clean
+.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit sweep-backbones settings clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ study-methods: .venv/.dev  ## every method on drawn scenes and photographs (abou
 study-coverage: .venv/.dev  ## how often the intervals of a gain hold the true one, and what they cost (about half an hour)
 	$(PYTHON) benchmarks/coverage_study.py --json benchmarks/results/coverage.json
 	$(PYTHON) benchmarks/bootstrap.py --json benchmarks/results/bootstrap.json
+
+study-audit: .venv/.dev  ## how well `data audit` finds label errors that were planted (about half an hour)
+	$(PYTHON) benchmarks/audit_study.py --data $(DETDISTILL_TEST_DATA) --json benchmarks/results/audit_study.json
 
 sweep-backbones: .venv/.runtime  ## every pyramid backbone of timm's: built, trained for a step, asked once (about an hour)
 	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run" shapes

@@ -136,7 +136,7 @@ def audit_job(
     errors = [error for error in ranked if error.score >= score]
     findings = tuple(_finding(annotations, error, rank) for rank, error in enumerate(errors, start=1))
     write_text(out / FINDINGS, _csv(findings))
-    write_figures(out / PROPOSALS, proposals(annotations, errors), command=_COMMAND, option=f"The {PROPOSALS} of --out")
+    write_figures(out / PROPOSALS, proposals(annotations, errors), command=_COMMAND, option="--out")
     shown = errors[:images]
     if shown:
         audit_sheet(out / PICTURES, annotations, shown)
