@@ -198,7 +198,7 @@ def test_commands_call_their_jobs(
     ("line", "message"),
     [
         (["trian"], "got 'trian'. Did you mean 'train'?"),
-        (["data", "chek", "d"], "The command after 'data' must be one of make, check, convert, audit, got 'chek'. Did you"),
+        (["data", "chek", "d"], "after 'data' must be one of make, check, convert, audit, got 'chek'. Did you"),
         (["data", "make", "senes"], "one of scenes, coco-traffic, got 'senes'. Did you mean 'scenes'?"),
         (["data", "make", "--out", "o"], "command after 'data make' must be one of scenes, coco-traffic, got '"),
         (["data", "make", "coco-traffic", "--out", "o"], "requires an argument"),
