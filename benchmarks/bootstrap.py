@@ -63,7 +63,7 @@ def detections(truth: Annotations, each: int, seed: int) -> list[ImageDetections
     for row, image in enumerate(truth.image_ids.tolist()):
         own = truth.objects(row)
         twice = np.concatenate([truth.boxes[own]] * 2)[:each]
-        spread = 0.08 * np.tile(twice[:, 2:] - twice[:, :2], 2)
+        spread = 0.06 * np.tile(twice[:, 2:] - twice[:, :2], 2) * random.lognormal(0, 0.8, (len(twice), 1))
         near = twice + random.normal(0, 1, twice.shape) * spread
         others = each - len(near)
         corner = random.uniform(0, 400, (others, 2))

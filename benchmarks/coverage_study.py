@@ -16,7 +16,6 @@ COCO's AP over very many images and seeds. Studies are also read with fewer of t
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -206,6 +205,7 @@ STUDIES = (
     ("all of it", 0.2, 400, "AP"),
     ("all of it", None, 400, "AP"),
 )
+LONE_IMAGES = (60, 124)
 
 
 def row(chosen: tuple[str, float | None, int, str], *, studies: int, draws: int) -> dict[str, Any]:
@@ -236,6 +236,23 @@ def row(chosen: tuple[str, float | None, int, str], *, studies: int, draws: int)
     }
 
 
+def one_seed(world: World, images: int, *, studies: int, draws: int) -> dict[str, Any]:
+    """How often the interval of one pair of twins holds what these two students would differ by on very many images."""
+    random, held = np.random.default_rng(images), {"components": 0, "images": 0}
+    for _ in range(studies):
+        effects, values = random.normal(0, 1, 3), []
+        for count, resampled in ((images, draws), (TRUTH_IMAGES, 0)):
+            drawn = random.multinomial(count, np.full(count, 1 / count), size=resampled)
+            times = np.concatenate([np.ones((1, count), dtype=drawn.dtype), drawn])
+            alone, distilled = pair(effects, world, images_of(world, count, random), random)
+            values.append(of_all(distilled, times, "AP") - of_all(alone, times, "AP"))
+        for name in held:
+            low, high = RULES[name](values[0][:1], values[0][None, 1:])
+            held[name] += low <= values[1][0] <= high
+    inside = {name: round(count / studies, 3) for name, count in held.items()}
+    return {**asdict(world), "images": images, "studies": studies, "draws": draws, "inside": inside}
+
+
 def told(
     made: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seeds: int, real: float
 ) -> dict[str, dict[str, float]]:
@@ -259,13 +276,18 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=500)
     parser.add_argument("--draws", type=int, default=100)
     given = parser.parse_args()
-    have = read_json(given.json)["rows"] if given.json.is_file() else []
-    for chosen in STUDIES[len(have) :]:
-        have.append(row(chosen, studies=given.studies, draws=given.draws))
-        own = [have[-1]["rules"][str(seeds)]["components"] for seeds in SEEDS]
+    have = read_json(given.json) if given.json.is_file() else {"rows": [], "one_seed": []}
+    rows, lone = have["rows"], have.get("one_seed", [])
+    for chosen in STUDIES[len(rows) :]:
+        rows.append(row(chosen, studies=given.studies, draws=given.draws))
+        own = [rows[-1]["rules"][str(seeds)]["components"] for seeds in SEEDS]
         print(*chosen, *(f"{one['inside']:.3f} (gain {one['gain_claimed']:.3f})" for one in own), flush=True)
-        content = {"machine": machine(torch.device("cpu")), "rows": have}
-        write_json(given.json, {**content, "load_average": os.getloadavg()[0]})
+        write_json(given.json, {"machine": machine(torch.device("cpu")), "rows": rows, "one_seed": lone})
+    for images in LONE_IMAGES[len(lone) :]:
+        world = replace(WORLDS["all of it"], gain=0.2)
+        lone.append(one_seed(world, images, studies=given.studies, draws=given.draws))
+        print("one seed", images, lone[-1]["inside"], flush=True)
+        write_json(given.json, {"machine": machine(torch.device("cpu")), "rows": rows, "one_seed": lone})
 
 
 if __name__ == "__main__":

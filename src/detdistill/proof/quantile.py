@@ -36,9 +36,9 @@ def half_width(estimated: float, known: float, freedom: int) -> float:
     """Half the 95 % interval of a mean whose variance has two parts, one estimated from few values.
 
     In standard errors it lies between the normal distribution's and Student's t, by the share of the estimated part to
-    the power 1.25, with which every share keeps between 93 and 97 % from two values on, and between 94.7 and 96.4 %
-    from three on. Cochran's approximation has the power 1 and is too wide (up to 97.1 % for three values, 97.8 % for
-    two), the degrees of freedom of Welch and Satterthwaite make it too narrow (down to 92.2 and 87.3 %).
+    the power 1.25, with which 93 to 97 % hold the mean for every share from two values on, and 94.5 to 96.5 % from
+    three on. Cochran's approximation has the power 1 and is too wide (up to 97.1 % for three values, 97.8 % for two),
+    the degrees of freedom of Welch and Satterthwaite make it too narrow (down to 92.2 and 87.3 %).
 
     Args:
         estimated: the part of the mean's variance that is estimated.
