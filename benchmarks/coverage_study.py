@@ -249,7 +249,7 @@ def one_seed(world: World, images: int, *, studies: int, draws: int) -> dict[str
         for name in held:
             low, high = RULES[name](values[0][:1], values[0][None, 1:])
             held[name] += low <= values[1][0] <= high
-    inside = {name: round(count / studies, 3) for name, count in held.items()}
+    inside = {name: round(float(count) / studies, 3) for name, count in held.items()}
     return {**asdict(world), "images": images, "studies": studies, "draws": draws, "inside": inside}
 
 

@@ -128,9 +128,9 @@ class _Told:
         values = []
         for label in np.flatnonzero(known & ((objects > 0) | (np.diff(starts) > 0))):
             places = np.flatnonzero(right[starts[label] : starts[label + 1]])
-            once, totals = np.ones((1, len(places)), np.int32), (places + 1).astype(np.int32)[None]
+            hits, totals = np.arange(1, len(places) + 1, dtype=np.int32)[None], (places + 1).astype(np.int32)[None]
             total = np.array([[max(int(objects[label]), 1)]], np.int32)
-            values.append(float(interpolated_precision(once, totals, total)[0]))
+            values.append(float(interpolated_precision(hits, totals, total)[0]))
         return sum(values) / len(values) if values else None
 
 

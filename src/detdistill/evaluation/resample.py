@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,13 @@ def average_precisions(
     def measure(label: int) -> None:
         here = slice(int(matches.starts[label]), int(matches.starts[label + 1]))
         images = matches.images[here]
+        plans = [_plan(matches.right[area, :, here], matches.counted[area, :, here]) for area in range(len(AREAS))]
         for rows in _chunks(choices, len(images)):
             drawn = copies[rows].take(images, axis=1)
-            for area in range(len(AREAS)):
+            for area, plan in enumerate(plans):
                 wanted = objects[rows, area, label, None]
                 if wanted.any():
-                    values = _of_overlaps(drawn, matches.right[area, :, here], matches.counted[area, :, here], wanted)
+                    values = _of_overlaps(drawn, plan, wanted)
                     found[rows, label, area] = np.where(wanted > 0, values, np.nan)
 
     work = choices * len(matches.images)
@@ -59,29 +61,60 @@ def average_precisions(
     return found
 
 
+class _Overlap(NamedTuple):
+    """Which detections of a class matter at an overlap, and where: places are rows of the class, best first.
+
+    Attributes:
+        right: places of the right ones.
+        last: those of them, as indices, that a wrong one follows before the next right one: precision rises up to
+            them, so that no other can be the best.
+        always: how many of those that count at every overlap there are up to each `last`.
+        further: places of the others that count at this one.
+        beyond: how many of them there are up to each `last`.
+    """
+
+    right: NDArray[np.int64]
+    last: NDArray[np.int64]
+    always: NDArray[np.int64]
+    further: NDArray[np.int64]
+    beyond: NDArray[np.int64]
+
+
+def _plan(right: NDArray[np.bool_], counted: NDArray[np.bool_]) -> tuple[NDArray[np.int64], list[_Overlap]]:
+    """Places of what counts at all overlaps, which is most, and the rest by overlap.
+
+    Args:
+        right: by overlap, in a range of areas; (10, n).
+        counted: likewise.
+    """
+    always = counted.all(axis=0)
+    before, overlaps = np.cumsum(always, dtype=np.int64), []
+    for taken, counts in zip(right, counted, strict=True):
+        places, further = np.flatnonzero(taken), np.flatnonzero(counts & ~always)
+        last = np.flatnonzero(np.diff(np.cumsum(counts & ~taken)[places], append=-1))
+        beyond = np.searchsorted(further, places[last], side="right")
+        overlaps.append(_Overlap(places, last, before[places[last]], further, beyond))
+    return np.flatnonzero(always), overlaps
+
+
 def _of_overlaps(
-    drawn: NDArray[np.int32], right: NDArray[np.bool_], counted: NDArray[np.bool_], objects: NDArray[np.int32]
+    drawn: NDArray[np.int32], plan: tuple[NDArray[np.int64], list[_Overlap]], objects: NDArray[np.int32]
 ) -> NDArray[np.float64]:
     """Average precision of a class in a range of areas at every overlap; (r, 10).
 
     Args:
         drawn: copies of every detection, best first; (r, n).
-        right: by overlap; (10, n).
-        counted: likewise.
+        plan: what `_plan` says of the range of areas.
         objects: that there are to find; (r, 1).
     """
-    # Most detections count at all overlaps: those are summed up once, the others for each overlap.
-    always = counted.all(axis=0)
-    base = _sums(drawn[:, always])
-    base_before = np.cumsum(always)
-    values = []
-    for taken, counts in zip(right, counted, strict=True):
-        further = np.flatnonzero(counts & ~always)
-        places = np.flatnonzero(taken)
-        totals = base[:, base_before[places]]
-        if len(further):
-            totals += _sums(drawn[:, further])[:, np.searchsorted(further, places, side="right")]
-        values.append(interpolated_precision(drawn[:, places], totals, np.maximum(objects, 1)))
+    always, overlaps = plan
+    base, values = _sums(drawn.take(always, axis=1)), []
+    for one in overlaps:
+        totals = base.take(one.always, axis=1)
+        if len(one.further):
+            totals += _sums(drawn.take(one.further, axis=1)).take(one.beyond, axis=1)
+        hits = np.cumsum(drawn.take(one.right, axis=1), axis=1, dtype=np.int32).take(one.last, axis=1)
+        values.append(interpolated_precision(hits, totals, np.maximum(objects, 1)))
     return np.stack(values, axis=1)
 
 
@@ -93,24 +126,23 @@ def _sums(copies: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def interpolated_precision(
-    copies: NDArray[np.int32], totals: NDArray[np.int32], objects: NDArray[np.int32]
+    hits: NDArray[np.int32], totals: NDArray[np.int32], objects: NDArray[np.int32]
 ) -> NDArray[np.float64]:
     """Precision averaged over COCO's 101 recalls.
 
     Args:
-        copies: of every right detection, best first; (r, n).
-        totals: of all detections up to it that count; (r, n).
+        hits: right detections up to each place, best first, in every row; (r, n).
+        totals: all detections up to it that count; (r, n).
         objects: that there are to find; (r, 1).
     """
-    if copies.shape[1] == 0:
-        return np.zeros(len(copies))
-    hits = np.cumsum(copies, axis=1, dtype=np.int32)
+    if hits.shape[1] == 0:
+        return np.zeros(len(hits))
     precision = hits / np.maximum(totals, 1)
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     recall = hits / objects
     nearest = np.rint(recall * 100)
     nearest += nearest * 0.01 <= recall  # of recalls 0, 0.01, ... 1 those that are at most this one
-    reached = np.concatenate([np.zeros((len(copies), 1)), nearest], axis=1)
+    reached = np.concatenate([np.zeros((len(hits), 1)), nearest], axis=1)
     return np.asarray(np.einsum("rn,rn->r", best, np.diff(reached, axis=1)) / 101)
 
 
