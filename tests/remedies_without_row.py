@@ -20,9 +20,7 @@ WITHOUT_ROW = {
         "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
     ),
     "advice of a diagnosis: tests/integration/test_diagnosed.py": (
-        "Give the file that belongs to it, and allow for no tensor: teacher.allow=[].",
         "Train it as this run, {}, and compare with that by --alone runs/alone.",
-        "Let it go on to the end: train.patience=0.",
     ),
     "what the doctor advises: tests/integration/test_doctor.py": (
         "Copy {} anew from where it was trained, or give an earlier checkpoint as --teacher.",

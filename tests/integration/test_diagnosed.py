@@ -28,7 +28,6 @@ from detdistill.evaluation.coco import ImageDetections, evaluate_coco
 from detdistill.jobs import evidence, inputs, run
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.diagnose import diagnose_job, explained
-from detdistill.jobs.measuring import Measured
 from detdistill.jobs.outcomes import ALONE, DISTILLED
 from detdistill.jobs.run import distill_job, train_job
 from detdistill.jobs.settings import RunConfig
@@ -259,8 +258,8 @@ def test_a_gain_is_not_explained(lab: Lab) -> None:
     truth = built.opened.data.val
     found = [_everything(truth, row) for row in range(len(truth))]
     looks = {ALONE: [], DISTILLED: found}
-    measured = {name: Measured(evaluate_coco(truth, one), one) for name, one in looks.items()}
-    steps, why = explained(built, measured, {}, run=lab.folder, against=ALONE, alone=None)
+    results = {name: evaluate_coco(truth, one) for name, one in looks.items()}
+    steps, why = explained(built, looks, results, {}, run=lab.folder, students={ALONE: lab.folder / "alone"})
     assert steps.figures["AP"].mean == pytest.approx(100.0)
     assert why is None
 
@@ -316,6 +315,7 @@ def test_what_is_to_be_typed_can_be_typed(lab: Lab, teachers: dict[str, Path]) -
             words = ["detdistill", "distill", str(lab.folder / "plain/config.yaml"), "alone=null", *words]
         command, bound, _ = build_app().parse_args(words[1:], exit_on_error=False, print_error=False)
         assert isinstance(command, Command)
-        if command.name in ("train", "distill"):
-            config = run_config(*bound.args, purpose=command.name, method=bound.kwargs.get("method"))
-            assert config.out
+        if command.name in ("train", "distill", "prove"):
+            purpose = "train" if command.name == "train" else "distill"
+            given = {key: value for key, value in bound.kwargs.items() if key in ("method", "out")}
+            assert run_config(*bound.args, purpose=purpose, **given).out

@@ -104,6 +104,7 @@ def test_the_results_have_the_same(lab: Lab) -> None:
     assert (cost["distilled"]["height"], cost["distilled"]["width"]) == (HEIGHT, WIDTH)
     ratio = cost["distilled"]["seconds_per_image"] / cost["teacher"]["seconds_per_image"]
     assert cost["student_over_teacher"]["seconds_per_image"] == pytest.approx(ratio)
+    assert "gain paid for by time" in written["diagnosis"]["checked"]
     # Several processes hand it to each other.
     assert pickle.loads(pickle.dumps(lab.outcome)).costs == lab.outcome.costs
 

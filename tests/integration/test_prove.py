@@ -88,6 +88,12 @@ def test_a_study_trains_twins_and_judges_them(home: Path, done: tuple[Path, Prov
     table = "\n".join(outcome.table())
     assert outcome.verdict.sentence() in table
     assert outcome.verdict.rule in table
+    why = outcome.beside["diagnosis"]
+    assert set(why.table()) <= set(outcome.table())
+    named = {cause["name"]: cause for cause in why.as_dict()["causes"]}
+    assert "the teacher has 0.0 AP on these images" in named["no headroom"]["evidence"]
+    assert "no headroom" in named
+    assert not named.keys() & {"no twin", "strength", "stopped early", "steps not finite"}
     assert "seed 4, 5: alone: the same run but for the teacher" in table
     said = watcher.text()
     assert said.index(outcome.verdict.rule) < said.index("prove: 12")  # beforehand

@@ -169,6 +169,20 @@ def of_run(folder: Path, written: Mapping[str, Any], *, alone: Path | None) -> E
         )
 
 
+def averages(results: Sequence[Mapping[str, Any]], name: str) -> CocoMetrics:
+    """The mean over runs of the figures in their ``results.json`` of one detector; what one of them lacks is None."""
+    every = [CocoMetrics.from_dict(one.get(name) or {}) for one in results]
+    figures = {key: _mean([one.figures()[key] for one in every]) for key in every[0].figures()}
+    classes = dict.fromkeys(key for one in every for key in one.per_class)
+    per_class = {key: _mean([one.per_class.get(key) for one in every]) for key in classes}
+    return CocoMetrics.from_dict({**figures, "per_class": per_class})
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [one for one in values if one is not None]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
 def results_of(folder: Path) -> dict[str, Any]:
     """What a run's ``results.json`` holds; nothing where there is none."""
     path = RunFolder(folder).results
@@ -248,19 +262,19 @@ def of_figures(
     same_steps: Differences,
     *,
     teacher: CocoMetrics | None,
-    alone: CocoMetrics,
-    distilled: CocoMetrics,
+    alone: CocoMetrics | None,
+    distilled: CocoMetrics | None,
     worth: float,
     same_time: Differences | None = None,
 ) -> Evidence:
     """What the figures say: the gain, all and by class and size. The headroom is not among it."""
     gain = same_steps.figures.get("AP")
-    theirs = teacher or CocoMetrics.from_dict({})
+    sides = [one or CocoMetrics.from_dict({}) for one in (teacher, alone, distilled)]
     rows = [("class", name, name, one) for name, one in same_steps.classes.items()]
     rows += [("size", key, _SIZES[key], one) for key, one in same_steps.figures.items() if key in _SIZES]
     parts = []
     for kind, key, name, difference in rows:
-        figures = [(one.per_class if kind == "class" else one.figures()).get(key) for one in (theirs, alone, distilled)]
+        figures = [(one.per_class if kind == "class" else one.figures()).get(key) for one in sides]
         if figures[1] is not None and figures[2] is not None:
             parts.append(Part(kind, name, figures[0], figures[1], figures[2], difference))  # type: ignore[arg-type]
     return Evidence(
@@ -272,7 +286,7 @@ def of_figures(
         settle=to_settle(gain, images=same_steps.images, width=worth)
         if gain and gain.high - gain.low > 2 * worth
         else "",
-        teacher_ap=theirs.ap,
-        alone_ap=alone.ap,
+        teacher_ap=sides[0].ap,
+        alone_ap=sides[1].ap,
         parts=tuple(parts),
     )

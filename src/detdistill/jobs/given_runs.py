@@ -72,7 +72,8 @@ def compare_job(
         for (seed, name), images in found.items():
             images.write(place.found(seed, name))
         looks = {seed: {name: partial(_images, found[seed, name]) for name, _ in sides} for seed in seeds}
-        outcome = judged(out, truth, looks, worth=worth, twins=twins, progress=watcher)
+        pairs = [*zip(against, runs, strict=True)]
+        outcome = judged(out, truth, looks, worth=worth, twins=twins, places=pairs, progress=watcher)
         outcome.write()
         return outcome
 

@@ -374,5 +374,11 @@ def _judged(
             found.setdefault(seed, {})[student] = partial(run.found, student, annotations)
             if record is not None:
                 training.setdefault(seed, {})[student] = record.step, record.seconds
-    twins = {seed: compare_records(place.run(seed, ALONE), place.run(seed, DISTILLED)) for seed in found}
-    return judged(place.path, annotations, found, worth=worth, twins=twins, training=training, progress=watcher)
+        if place.found(seed, TEACHER).is_file():
+            found[seed][TEACHER] = partial(run.found, TEACHER, annotations)
+    places = {seed: (place.run(seed, ALONE), place.run(seed, DISTILLED)) for seed in found}
+    twins = {seed: compare_records(*pair) for seed, pair in places.items()}
+    pairs = [*places.values()]
+    return judged(
+        place.path, annotations, found, worth=worth, twins=twins, training=training, places=pairs, progress=watcher
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from detdistill.detectors.base import Detector
 from detdistill.errors import ConfigError
 from detdistill.evaluation.error_types import error_types
 from detdistill.jobs import measuring, samples, stages
-from detdistill.jobs.diagnose import explained
+from detdistill.jobs.diagnose import explained, sparing
 from detdistill.jobs.doctor import early_checks, measured_checks, tell
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.longer import longer_configs, require_measurable
@@ -30,6 +31,7 @@ from detdistill.jobs.plan import announce
 from detdistill.jobs.profile import ProfileOutcome, profiled
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
+from detdistill.proof.diagnosis import Diagnosis
 from detdistill.report.climb import Climb, climb_of
 from detdistill.store.best import chosen_as
 from detdistill.store.checkpoints import read_record
@@ -184,10 +186,9 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
                 **{name: one.found[STUDENT] for name, one in longer.items()},
             },
         )
-        if ALONE in measured:
-            told, out = found.as_dict(), config.out
-            _, why = explained(built, measured, told, run=out, against=ALONE, alone=config.alone, progress=progress)
-            found = replace(found, diagnosis=why)
+        twin = {} if config.alone is None else {ALONE: config.alone}
+        if students := {**twin, **{name: one.out for name, one in longer.items()}}:
+            found = replace(found, diagnosis=_why(built, found, students, progress))
         curves = {**{name: one.out for name, one in longer.items()}, DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}
@@ -202,6 +203,19 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
         return replace(found, undrawn=next((one for one in undrawn if one is not None), None))
 
     return by_leader(outcome)
+
+
+def _why(
+    built: stages.Built, found: RunOutcome, students: Mapping[str, Path], progress: Progress | None
+) -> Diagnosis | None:
+    """Why a distillation gained nothing over the students alone, of which the first counts."""
+    looks, told = {name: one.images for name, one in found.found.items()}, found.as_dict()
+
+    def find() -> Diagnosis | None:
+        _, why = explained(built, looks, found.results, told, run=found.out, students=students, progress=progress)
+        return why
+
+    return sparing(find, progress)
 
 
 def _climb(run: Path, steps: int | None) -> Climb:

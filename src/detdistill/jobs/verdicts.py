@@ -17,10 +17,12 @@ from detdistill.evaluation.matches import Matches, match
 from detdistill.evaluation.resample import average_precisions
 from detdistill.files import write_json
 from detdistill.jobs.alone import Comparison
+from detdistill.jobs.diagnose import diagnose_runs, sparing
 from detdistill.jobs.longer import ALONE_EQUAL_TIME
-from detdistill.jobs.outcomes import ALONE, DISTILLED
+from detdistill.jobs.outcomes import ALONE, DISTILLED, TEACHER
 from detdistill.progress import Progress
-from detdistill.proof.differences import Twins, differences
+from detdistill.proof.diagnosis import Diagnosis
+from detdistill.proof.differences import Differences, Twins, differences
 from detdistill.proof.verdict import Verdict, judge
 from detdistill.report.differences import draw_verdict
 from detdistill.report.tables import Table
@@ -115,14 +117,16 @@ def judged(
     worth: float,
     twins: Mapping[int, Comparison],
     training: Mapping[int, Mapping[str, tuple[int, float]]] = MappingProxyType({}),
+    places: Sequence[tuple[Path, Path]],
     progress: Progress,
 ) -> ProveOutcome:
     """The verdict on what students found in the same images.
 
     Args:
         out: the study's folder.
-        found: by seed, then alone, distilled and perhaps alone_equal_time; each is called once.
+        found: by seed, then alone, distilled and perhaps alone_equal_time and the teacher; each is called once.
         worth: the gain in points of AP that makes distillation worth it.
+        places: of the run alone and the distilled one, by seed.
     """
     count = sum(len(of_seed) for of_seed in found.values())
     progress.start("match boxes", count, unit="detector")
@@ -133,16 +137,28 @@ def judged(
             matched[seed][name] = match(annotations, look())
             progress.advance(sum(map(len, matched.values())))
     progress.finish()
-    longer = all(ALONE_EQUAL_TIME in of_seed for of_seed in matched.values())
+    longer, watched = (all(name in one for one in matched.values()) for name in (ALONE_EQUAL_TIME, TEACHER))
 
-    def compared(alone: str) -> list[Twins]:
-        return [Twins(seed, of_seed[alone], of_seed[DISTILLED]) for seed, of_seed in matched.items()]
+    def compared(alone: str, better: str = DISTILLED) -> list[Twins]:
+        return [Twins(seed, of_seed[alone], of_seed[better]) for seed, of_seed in matched.items()]
+
+    def lead() -> Differences:
+        return differences(compared(ALONE, TEACHER), progress=progress)
 
     same_steps = differences(compared(ALONE), progress=progress)
     same_time = differences(compared(ALONE_EQUAL_TIME), progress=progress) if longer else None
     verdict = judge(same_steps, same_time, worth=worth)
-    students = {seed: {name: _figures(one) for name, one in of_seed.items()} for seed, of_seed in matched.items()}
-    return ProveOutcome(out, verdict, students, twins, training)
+    students = {
+        seed: {name: _figures(one) for name, one in of_seed.items() if name != TEACHER}
+        for seed, of_seed in matched.items()
+    }
+
+    def find() -> Diagnosis | None:
+        ahead = lead if watched else None
+        return diagnose_runs(places, same_steps, same_time=same_time, lead=ahead, worth=worth, progress=progress)
+
+    why = sparing(find, progress)
+    return ProveOutcome(out, verdict, students, twins, training, {} if why is None else {"diagnosis": why})
 
 
 def _figures(matches: Matches) -> dict[str, float | None]:

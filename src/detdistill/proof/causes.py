@@ -167,7 +167,7 @@ def off(known: Evidence) -> Cause | None:
     """Warm-up and fades left a method off for most of the run."""
     if known.on is None or known.on >= MOSTLY_OFF:
         return None
-    typed = " ".join(f"{key}=1" for key in known.ends) or f"train.steps={_doubled(known)}"
+    typed = " ".join(f"{key}=1" for key in known.ends) or _both(known, f"train.steps={_doubled(known)}")
     action = f"Leave it on to the end: {typed}." if known.ends else f"Train both for longer than it warms up: {typed}."
     said = f"by warm-up and fades {known.method} counted {known.on:.0%} of what it does when it is on"
     return Cause(2, said, action, typed)
@@ -258,7 +258,7 @@ def climbing(known: Evidence) -> Cause | None:
     rise = known.rise
     if rise is None or rise.low <= 0:
         return None
-    typed = f"train.steps={_doubled(known)}"
+    typed = _both(known, f"train.steps={_doubled(known)}")
     said = f"over the last quarter of its steps the distilled student went on by {shown(rise)}"
     weight: Weight = 2 if rise.mean >= known.worth else 1
     return Cause(weight, said, f"Train both for twice as long: {typed}.", typed)
@@ -269,7 +269,7 @@ def falling(known: Evidence) -> Cause | None:
     rise = known.rise
     if rise is None or rise.high >= 0:
         return None
-    typed = f"train.keep=best train.evaluate_every={max(1, (known.steps or 20) // 20)}"
+    typed = _both(known, f"train.keep=best train.evaluate_every={max(1, (known.steps or 20) // 20)}")
     said = f"over the last quarter of its steps the distilled student changed by {shown(rise)}"
     return Cause(2, said, f"Keep the best student of both runs: {typed}.", typed)
 
@@ -279,7 +279,7 @@ def short(known: Evidence) -> Cause | None:
     level = known.rise is not None and known.rise.low <= 0 and known.rise.high < _LEVEL
     if known.epochs is None or known.epochs >= FEW_EPOCHS or level or _stopped_early(known):
         return None
-    typed = f"train.steps={math.ceil((known.steps or 1) * 2 * FEW_EPOCHS / max(known.epochs, 1e-9))}"
+    typed = _both(known, f"train.steps={math.ceil((known.steps or 1) * 2 * FEW_EPOCHS / max(known.epochs, 1e-9))}")
     said = f"the run saw each training image {known.epochs:.2g} times"
     return Cause(2, said, f"Train both for longer: {typed}.", typed)
 
@@ -289,7 +289,8 @@ def stopped(known: Evidence) -> Cause | None:
     if not _stopped_early(known):
         return None
     said = f"it was stopped early, after {known.steps:,} of {known.planned:,} steps"
-    return Cause(2, said, "Let it go on to the end: train.patience=0.", "train.patience=0")
+    typed = _both(known, "train.patience=0")
+    return Cause(2, said, f"Let both go on to the end: {typed}.", typed)
 
 
 def skipped(known: Evidence) -> Cause | None:
@@ -298,8 +299,8 @@ def skipped(known: Evidence) -> Cause | None:
         return None
     said = f"{known.left_out} of {known.steps:,} steps were left out, not finite"
     weight: Weight = 2 if known.left_out >= 10 * SKIPPED * (known.steps or 1) else 1
-    typed = "train.precision=32-true" if known.mixed else "train.clip_norm=1"
-    action = f"Compute in 32 bits: {typed}." if known.mixed else f"Clip the gradient of both shorter: {typed}."
+    typed = _both(known, "train.precision=32-true" if known.mixed else "train.clip_norm=1")
+    action = f"Compute both in 32 bits: {typed}." if known.mixed else f"Clip the gradient of both shorter: {typed}."
     return Cause(weight, said, action, typed)
 
 
@@ -317,7 +318,7 @@ def unseen(known: Evidence) -> Cause | None:
     gain = known.gain
     if gain is None or gain.low > 0 or gain.high < known.worth or not known.images:
         return None
-    typed = f"seed={known.seeds}"
+    typed = _both(known, f"--seeds {max(5, 2 * known.seeds)}")
     settle = f" ({known.settle})" if known.settle else ""
     said = f"{known.images} images and {counted(known.seeds, 'seed')} leave it at {shown(gain)}"
     said += f", and {known.worth:g} AP would be worth it"
@@ -362,6 +363,11 @@ RULES = (
 
 def _stopped_early(known: Evidence) -> bool:
     return known.steps is not None and known.planned is not None and known.steps < known.planned
+
+
+def _both(known: Evidence, words: str) -> str:
+    """The command that trains further pairs, alone and distilled, otherwise than here."""
+    return f"detdistill prove {_quoted(known.config)} alone=null alone_differs=false longer=null {words} out=runs/study"
 
 
 def _lowered(known: Evidence) -> str:

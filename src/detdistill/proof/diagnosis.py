@@ -43,6 +43,10 @@ class Diagnosis:
         ]
         return [f"{what}, likeliest cause first:", *causes, *([f"  {left.strip()}"] if left else [])]
 
+    def table(self) -> list[str]:
+        """The lines, as a command prints them."""
+        return self.lines()
+
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
         gain = {"mean": self.gain.mean, "low": self.gain.low, "high": self.gain.high}
