@@ -70,7 +70,6 @@ def of_setup(built: stages.Built, run: Path) -> Evidence:
     return replace(
         known,
         teacher=config.teacher.source,
-        teacher_config=_config_of(Path(config.teacher.source)),
         weights=_weights(opened, (), otherwise=False),
         sizes=None if own is None else Sizes((foreign or seen).text(), seen.text()),
         classes=_classes(teacher.class_names, boxes_by_class(opened.data.train)),
@@ -111,12 +110,6 @@ def _differing(alone: Comparison | None) -> tuple[str, ...] | None:
     if alone is None or alone.twin:
         return None if alone is None else ()
     return tuple(one.text() for one in alone.differences) or ("how is not recorded",)
-
-
-def _config_of(detector: Path) -> str:
-    """The settings file of the run that a detector is from; what to look for where there is none."""
-    configs = (RunFolder(folder).config for folder in (detector, *detector.parents))
-    return str(next((path for path in configs if path.is_file()), RunFolder(detector).config))
 
 
 def _classes(known: Sequence[str], boxes: Mapping[str, int]) -> Classes:

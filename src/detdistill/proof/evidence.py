@@ -6,10 +6,12 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from detdistill.proof.checks import Check
 from detdistill.proof.thresholds import WORTH
+from detdistill.store.layout import RunFolder
 
 
 class Interval(Protocol):
@@ -152,7 +154,6 @@ class Evidence:
         method: its text.
         config: the run's settings file.
         teacher: where the teacher was read from.
-        teacher_config: the settings file of the run that it is from.
         data: where the data are.
     """
 
@@ -185,9 +186,8 @@ class Evidence:
     differing: tuple[str, ...] | None = None
     leaked: int | None = None
     method: str = "METHOD"
-    config: str = "RUN/config.yaml"
+    config: str = str(RunFolder(Path("RUN")).config)
     teacher: str = "TEACHER"
-    teacher_config: str = "TEACHER/config.yaml"
     data: str = "DATA"
 
 

@@ -138,7 +138,7 @@ def make_fabric(settings: TrainSettings) -> Fabric:
     if together > 1:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         method: Literal["fork", "popen"] = "fork" if forks(settings) else "popen"
-        strategy = Ranks(start_method=method, process_group_backend=_BACKENDS[kind], find_unused_parameters=True)
+        strategy = Ranks(start_method=method, backend=_BACKENDS[kind])
     nodes, precision = together // local, settings.precision
     devices = [int(settings.device.partition(":")[2])] if ":" in settings.device else local
     return Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)

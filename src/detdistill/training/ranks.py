@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any, final
+from typing import Literal, final
 
 from lightning_fabric.strategies.ddp import DDPStrategy
 
@@ -13,8 +13,8 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 class Ranks(DDPStrategy):
     """Processes that are forked from this one, and end with it at once until their training has something to save."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *, start_method: Literal["fork", "popen"], backend: str) -> None:
+        super().__init__(start_method=start_method, process_group_backend=backend, find_unused_parameters=True)
         self._parent = os.getpid()
 
     def setup_environment(self) -> None:
