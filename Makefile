@@ -51,7 +51,7 @@ study-methods: .venv/.dev  ## every method on drawn scenes and photographs (abou
 	$(PYTHON) benchmarks/imagenet_backbones.py --out runs/backbones
 	$(PYTHON) benchmarks/methods_study.py --data $(DETDISTILL_TEST_DATA)
 
-study-coverage: .venv/.dev  ## how often the intervals of a gain hold the true one, and what they cost (about half an hour)
+study-coverage: .venv/.dev  ## how often the intervals of a gain hold the true one, and what they cost (about 20 minutes)
 	$(PYTHON) benchmarks/coverage_study.py --json benchmarks/results/coverage.json
 	$(PYTHON) benchmarks/bootstrap.py --json benchmarks/results/bootstrap.json
 

@@ -137,13 +137,14 @@ def interpolated_precision(
     """
     if hits.shape[1] == 0:
         return np.zeros(len(hits))
-    precision = hits / np.maximum(totals, 1)
-    best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    best = hits / np.maximum(totals, 1)
+    np.maximum.accumulate(best[:, ::-1], axis=1, out=best[:, ::-1])
+    best[:, :-1] -= best[:, 1:]  # how far it falls behind each place
     recall = hits / objects
-    nearest = np.rint(recall * 100)
-    nearest += nearest * 0.01 <= recall  # of recalls 0, 0.01, ... 1 those that are at most this one
-    reached = np.concatenate([np.zeros((len(hits), 1)), nearest], axis=1)
-    return np.asarray(np.einsum("rn,rn->r", best, np.diff(reached, axis=1)) / 101)
+    reached = recall * 100
+    np.rint(reached, out=reached)
+    reached += reached * 0.01 <= recall  # of recalls 0, 0.01, ... 1 those that are at most this one
+    return np.asarray(np.einsum("rn,rn->r", best, reached) / 101)
 
 
 def _chunks(rows: int, columns: int) -> Iterator[slice]:
