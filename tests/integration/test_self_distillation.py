@@ -68,13 +68,13 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_a_chain_leaves_a_run_per_generation_and_one_table(home: Path) -> None:
     chain = home / "chain"
     results = json.loads((chain / "results.json").read_text(encoding="utf-8"))
-    assert list(results) == [
-        *("teacher", "alone", "distilled", "generations", "method", "steps", "seconds", "alone_run", "climb")
-    ]
+    told = ("method", "steps", "seconds", "alone_run", "climb", "diagnosis")
+    assert list(results) == ["teacher", "alone", "distilled", "generations", *told]
     assert list(results["climb"]) == ["alone", *CHAIN]
     own = [json.loads((chain / name / "results.json").read_text(encoding="utf-8")) for name in CHAIN]
     assert results["generations"] == [one["distilled"] for one in own]
     assert results["distilled"] == own[1]["distilled"]
+    assert results["diagnosis"] == own[1]["diagnosis"]
     assert results["teacher"] == own[0]["teacher"]
     # The student alone is the same run as the teacher here, and no twin of the students: their seed is another.
     assert results["alone"] == own[0]["alone"] == results["teacher"]

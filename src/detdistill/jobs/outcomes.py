@@ -210,6 +210,7 @@ class GenerationsOutcome:
             *([AGNOSTIC] if last.agnostic else []),
             *_notes(self.generations[0].alone, self._best()),
             *climb_lines(self._climbs()),
+            *([] if last.diagnosis is None else ["", f"{last.out.name}:", *last.diagnosis.lines()]),
             "",
             f"{last.method}: {took}; run folders in {self.out}",
         ]
@@ -226,6 +227,7 @@ class GenerationsOutcome:
             **_facts(self.generations[0].alone, self._best()),
             **({"agnostic": True} if last.agnostic else {}),
             "climb": {name: one.as_dict() for name, one in self._climbs().items()},
+            **({} if last.diagnosis is None else {"diagnosis": last.diagnosis.as_dict()}),
         }
 
     def _climbs(self) -> dict[str, Climb]:
