@@ -61,6 +61,11 @@ COMMANDS = {
     ),
     "distill": Writing((*_DISTILL, "--method", "aid(frs)", "--inherit", "--out", "{out}"), resumes=True, varies=_TIMED),
     "ikd with its cache": Writing((*_DISTILL, "--method", "ikd(frs)", "--out", "{out}"), resumes=True, varies=_TIMED),
+    "prove": Writing(
+        ("prove", *_DISTILL[1:], "--method", "hint", "--seeds", "1", "--out", "{out}"),
+        resumes=True,
+        varies=(*_TIMED, "verdict.json"),
+    ),
     "evaluate": Writing(
         ("evaluate", "{run}", "--data", "{data}", "--confusion", "{out}/c.png", "--json", "{out}/f.json")
     ),

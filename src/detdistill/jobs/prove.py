@@ -77,9 +77,15 @@ class StudyRun:
         return self.config.out / ALONE_EQUAL_TIME if student == ALONE_EQUAL_TIME else self.config.out
 
     def run(self, progress: Progress | None = None) -> None:
-        """Trains, from the last checkpoint on, and keeps what every detector finds in the validation images."""
+        """Trains, from the last checkpoint on, and keeps what every detector finds in the validation images.
+
+        Raises:
+            DiskError: the run's folder is not whole; a resumed study makes it so.
+        """
         work = train_job if self.name == ALONE else distill_job
         outcome: RunOutcome = work(self.config, resume=True, progress=progress)
+        if outcome.undrawn is not None:
+            raise outcome.undrawn
         if self.name == ALONE:
             outcome.found[STUDENT].write(self.place.found(self.seed, ALONE))
             return
