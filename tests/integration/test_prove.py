@@ -163,7 +163,7 @@ def test_a_study_that_was_killed_comes_to_the_same_verdict(
             process = fork(partial(die_before, lambda: prove_job(config, TWO), out, killed))
             process.join()
             assert process.exitcode == KILLED
-        else:  # a fork of a process that has evaluated cannot evaluate
+        else:
             dying(patch, at=4)
             with pytest.raises(KeyboardInterrupt):
                 prove_job(config, TWO)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import sys
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -273,3 +275,19 @@ def test_above_keeps_scores_at_the_threshold():
     kept = found(1, (BOX, 0, 0.5), (BOX, 1, 0.25), (BOX, 2, 0.75)).above(0.5)
     assert kept.labels.tolist() == [0, 2]
     assert kept.boxes.shape == (2, 4)
+
+
+def test_a_process_that_was_forked_after_an_evaluation_evaluates_too() -> None:
+    """hotcoco's threads stay with the first process: a forked one would wait for them forever."""
+    annotations, detections = random_case(3)
+    expected, fork = evaluate_coco(annotations, detections), multiprocessing.get_context("fork")
+    found: SimpleQueue[CocoMetrics] = fork.SimpleQueue()
+    other = fork.Process(target=lambda: found.put(evaluate_coco(annotations, detections)))
+    other.start()
+    other.join(60)
+    ended = other.exitcode
+    other.kill()
+    assert ended == 0
+    again = found.get()
+    assert again.figures() == pytest.approx(expected.figures(), abs=1e-9)
+    assert again.per_class == pytest.approx(expected.per_class, abs=1e-9)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from detdistill.errors import ConfigError, DataError, MissingDependencyError, su
 Backend = Literal["hotcoco", "faster", "pycocotools"]
 # Axes of the precisions: IoU 0.50:0.05:0.95, recall, class, area (all, small, medium, large), limit (1, 10, 100).
 _ANY_IOU, _MOST_DETECTIONS = slice(None), 2
+# The processes in which hotcoco has threads: one forked from them would wait for those forever, and counts by itself.
+_THREADS: set[int] = set()
 # Attribute, overlaps and area of every figure, under the name that people print.
 FIGURES = {
     "AP": ("ap", _ANY_IOU, 0),
@@ -126,6 +129,11 @@ def evaluate_coco(
         )
     names = annotations.class_names
     check_detections(detections, annotations.image_ids.tolist(), classes=len(names))
+    if backend == "hotcoco" and _THREADS and os.getpid() not in _THREADS:
+        from detdistill.evaluation.intervals import metrics_of
+        from detdistill.evaluation.matches import match
+
+        return metrics_of(match(annotations, detections))
     precisions: NDArray[np.float64] = np.full((10, 101, len(names), 4, 3), -1.0)
     if len(annotations) and names:
         with redirect_stdout(io.StringIO()):
@@ -235,6 +243,7 @@ def _corner_and_size(boxes: NDArray[np.float32]) -> list[list[float]]:
 
 def _hotcoco(truth: dict[str, Any], results: list[dict[str, Any]]) -> Any:
     hotcoco = _module("hotcoco")
+    _THREADS.add(os.getpid())
     ground_truth = hotcoco.COCO(truth)
     return hotcoco.COCOeval(ground_truth, ground_truth.load_res(results), "bbox")
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
-from detdistill.evaluation.coco import FIGURES, ImageDetections
-from detdistill.evaluation.matches import match
+from detdistill.evaluation.coco import FIGURES, CocoMetrics, ImageDetections
+from detdistill.evaluation.matches import Matches, match
 from detdistill.evaluation.resample import average_precisions
 from detdistill.progress import Progress, Silence
 
@@ -30,6 +30,19 @@ def figures_of(precisions: NDArray[np.float64]) -> dict[str, NDArray[np.float64]
         sums, counts = np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1)
         found[name] = np.divide(100 * sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
     return found
+
+
+def metrics_of(matches: Matches) -> CocoMetrics:
+    """COCO's figures of a split as it is; they are those of `evaluate_coco`, to 1e-9."""
+    precisions = average_precisions(matches, np.ones((1, matches.objects.shape[2]), dtype=np.int64))
+
+    def known(value: float) -> float | None:
+        return None if np.isnan(value) else float(value)
+
+    figures = {FIGURES[name][0]: known(values[0]) for name, values in figures_of(precisions).items()}
+    of_classes = 100 * precisions[0, :, 0].mean(axis=1)
+    per_class = {name: known(value) for name, value in zip(matches.class_names, of_classes, strict=True)}
+    return CocoMetrics(**figures, per_class=per_class)
 
 
 def image_intervals(

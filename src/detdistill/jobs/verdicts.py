@@ -8,13 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import numpy as np
-
 from detdistill.data.annotations import Annotations
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.evaluation.intervals import figures_of
+from detdistill.evaluation.intervals import metrics_of
 from detdistill.evaluation.matches import Matches, match
-from detdistill.evaluation.resample import average_precisions
 from detdistill.files import write_json
 from detdistill.jobs.alone import Comparison
 from detdistill.jobs.diagnose import diagnose_runs, sparing
@@ -149,7 +146,7 @@ def judged(
     same_time = differences(compared(ALONE_EQUAL_TIME), progress=progress) if longer else None
     verdict = judge(same_steps, same_time, worth=worth)
     students = {
-        seed: {name: _figures(one) for name, one in of_seed.items() if name != TEACHER}
+        seed: {name: metrics_of(one).figures() for name, one in of_seed.items() if name != TEACHER}
         for seed, of_seed in matched.items()
     }
 
@@ -159,9 +156,3 @@ def judged(
 
     why = sparing(find, progress)
     return ProveOutcome(out, verdict, students, twins, training, {} if why is None else {"diagnosis": why})
-
-
-def _figures(matches: Matches) -> dict[str, float | None]:
-    every = np.ones((1, matches.objects.shape[2]), dtype=np.int64)
-    figures = {name: float(values[0]) for name, values in figures_of(average_precisions(matches, every)).items()}
-    return {name: None if np.isnan(value) else value for name, value in figures.items()}
