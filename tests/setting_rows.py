@@ -239,6 +239,7 @@ _PICTURES = (
 _DIAGNOSE = "diagnose {taught} --alone {alone}"
 _SCENES = "data make scenes --out OUT/scenes --train 2 --val 1"
 _BROKEN = "data.train={broken}/train.json"
+_AS_MADE = "data.image.short_side=32 data.image.long_side=48 train.batch_size=4"
 _AUDIT = "data audit {data} --teacher {teacher} --out OUT/audit --score 0 --images 1"
 _JSON = "--json OUT/outcome.json"
 
@@ -251,7 +252,7 @@ WORDS: dict[str, Word] = {
     "train steps": Word(_TRAIN, "--steps 2"),
     "train seed": Word(_TRAIN.removesuffix(" --dry-run"), "--seed 5", FILES),
     "train allow-problems": Word(f"{_TRAIN} {_BROKEN}", "--allow-problems", "allowed"),
-    "train resume": Word(_TRAIN.replace("OUT/run", "{alone}"), "--resume", "allowed"),
+    "train resume": Word(f"{_TRAIN.replace('OUT/run', '{alone}')} {_AS_MADE}", "--resume", "allowed"),
     "train dry-run": Word(_TRAIN.removesuffix(" --dry-run"), "--dry-run", FILES),
     "train keys": Word(_TRAIN, "--keys"),
     "train json": Word(_TRAIN, _JSON, FILES),
@@ -274,7 +275,7 @@ WORDS: dict[str, Word] = {
     "distill steps": Word(_DISTILL, "--steps 2"),
     "distill seed": Word(_DISTILL, "--seed 5"),
     "distill allow-problems": Word(f"{_DISTILL} {_BROKEN}", "--allow-problems", "allowed"),
-    "distill resume": Word(_DISTILL.replace("OUT/run", "{taught}"), "--resume", "allowed"),
+    "distill resume": Word(f"{_DISTILL.replace('OUT/run', '{taught}')} {_AS_MADE}", "--resume", "allowed"),
     "distill dry-run": Word(_DISTILL.removesuffix(" --dry-run"), "--dry-run", FILES),
     "distill keys": Word(_DISTILL, "--keys"),
     "distill json": Word(_DISTILL, _JSON, FILES),

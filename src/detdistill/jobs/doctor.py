@@ -235,6 +235,8 @@ def _of_run(
         yield checks.term(one, batches=len(proofs))
     yield _strength(step, terms)
     plan = plan_of(proved)
+    if plan.unlabelled is not None:
+        yield checks.unlabelled(*plan.unlabelled)
     try:
         by_leader(lambda: plan.require_room(generations))
         kept = plan.checkpoints * plan.checkpoint_bytes + plan.twin_bytes

@@ -308,10 +308,18 @@ def validation(half: float | None, *, images: int) -> Check:
     figures = {"images": images, "half_width": half}
     if half is None:
         return Check(name, LOOK, f"{said}: too few for an interval", "Give more by data.val=FOLDER.", figures)
+    if not half:
+        return Check(name, OK, f"{said}: what they can show is not told by a teacher of that AP", figures=figures)
     said += f": differences below {half:.1f} AP cannot be seen"
     if half > 10 * WORTH:
         return Check(name, LOOK, said, "Give more by data.val=FOLDER.", figures)
     return Check(name, OK, said, figures=figures)
+
+
+def unlabelled(images: int, count: int) -> Check:
+    """Images that nobody labelled, and how many of them a step sees."""
+    said = f"{counted(images, 'image')}, {count} in a step beside the labelled ones"
+    return Check("unlabelled", OK, said, figures={"images": images, "count": count})
 
 
 def labels(lost: Mapping[str, int], kept: Mapping[str, int], *, check: str) -> Check:
