@@ -88,7 +88,7 @@ class TeachersOutcome:
             times = largest.parameters / best.parameters
             word = "not measurably better"
             if self.over_largest.excludes_zero:
-                word = "not the better teacher" if self.over_largest.mean > 0 else "better, but not for its time"
+                word = "not the better teacher so far" if self.over_largest.mean > 0 else "better, but not for its time"
             told.append(
                 f"the largest, {largest.teacher}, is {word}: with {times:.1f} times as many parameters it gained "
                 f"{largest.gained}"
