@@ -25,7 +25,7 @@ from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import Term
 from detdistill.evaluation.coco import ImageDetections, evaluate_coco
-from detdistill.jobs import evidence, inputs, run
+from detdistill.jobs import evidence, inputs, run, stages
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.diagnose import diagnose_job, explained
 from detdistill.jobs.outcomes import ALONE, DISTILLED
@@ -140,6 +140,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         options = {"data": folder / "data", "student": "fcos/test_resnet", "out": folder / "alone"}
         train_job(read_run_config(None, [*SMALL, STILL], purpose="train", options=options))
         patch.setattr(run, "_costs", lambda *_: {})  # such a teacher's eyes cost nothing
+        for drawn in ("draw_pictures", "count_confusion"):
+            patch.setattr(stages, drawn, lambda *_: None)
         made = Lab(folder, patch)
         made.sees()
         yield made
