@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,15 +76,29 @@ def find_label_errors(annotations: Annotations, detections: Sequence[ImageDetect
     """
     classes = len(annotations.class_names)
     by_image = check_detections(detections, annotations.image_ids.tolist(), classes=classes)
-    images = [_compared(annotations, index, found) for index, found in enumerate(by_image.values())]
-    curves = _curves(images, classes)
-    holds = np.sort(np.concatenate([np.zeros(0), *(one.holds for one in images)]))
-    labels = np.concatenate([np.zeros(0, np.int64), *(one.truth for one in images)])
-    is_open = np.concatenate([np.zeros(0, np.bool_), *(one.open for one in images)])
-    counts = np.bincount(labels, minlength=classes)
-    open_share = (np.bincount(labels[is_open], minlength=classes) + 1) / (counts + 2)
-    found = [error for one in images for error in one.errors(curves, holds, open_share)]
+
+    def images() -> Iterator[_Compared]:
+        return (_compared(annotations, index, found) for index, found in enumerate(by_image.values()))
+
+    # Compared twice: what is kept of all images would take more memory than that takes time.
+    usual = _usual(images(), classes)
+    found = [error for one in images() for error in one.errors(usual)]
     return sorted(found, key=lambda error: (-error.score, error.image))
+
+
+@dataclass(frozen=True, slots=True)
+class _Usual:
+    """What is usual between the teacher and these labels.
+
+    Attributes:
+        curves: slope and offset of each class's calibration, on log odds of scores; (K, 2).
+        holds: IoUs of all boxes with the labels that they take, ascending.
+        open_share: of every class's labels; (K,).
+    """
+
+    curves: Floats
+    holds: Floats
+    open_share: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +134,9 @@ class _Compared:
         some = np.flatnonzero(self.took >= 0)
         return self.overlaps[some, self.took[some]]
 
-    def errors(self, curves: Floats, holds: Floats, open_share: Floats) -> list[LabelError]:
-        """What is likely to be wrong, each place and label once.
-
-        Args:
-            curves: slope and offset of each class's calibration; (K, 2).
-            holds: IoUs of all boxes with the labels that they take, ascending.
-            open_share: of every class's labels; (K,).
-        """
-        sure = _logistic(self.logits * curves[self.labels, 0] + curves[self.labels, 1])
+    def errors(self, usual: _Usual) -> list[LabelError]:
+        """What is likely to be wrong, each place and label once."""
+        sure = _logistic(self.logits * usual.curves[self.labels, 0] + usual.curves[self.labels, 1])
         own = self.labels[:, None] == self.truth
         here, near = self.overlaps >= SAME_PLACE, self.overlaps >= NEAR
         supported = _greatest(sure, here & own)
@@ -139,7 +147,7 @@ class _Compared:
         other = some[:, None] & ~own & here & (self.took < 0)[:, None]
         alone = np.flatnonzero(some & (self.took < 0) & ~here.any(axis=1))
         off = sure[:, None] * (1 - self.overlaps)
-        slack = _PRIOR / (_PRIOR + np.searchsorted(holds, self.overlaps) / max(len(holds), 1))
+        slack = _PRIOR / (_PRIOR + np.searchsorted(usual.holds, self.overlaps) / max(len(usual.holds), 1))
         gone = np.flatnonzero(self.open)
         reach = _greatest(sure, near)[gone]
         found: list[tuple[float, str, int, int]] = []
@@ -151,7 +159,7 @@ class _Compared:
             found += [(float(scores[d, g]), kind, d, g) for d, g in np.argwhere(which).tolist()]
         apart = 1 - self.overlaps.max(axis=1, initial=0.0)
         found += [(float(sure[d] * apart[d]), MISSING, d, -1) for d in alone.tolist()]
-        empty = (1 - reach) * _PRIOR / (_PRIOR + (1 - _PRIOR) * open_share[self.truth[gone]])
+        empty = (1 - reach) * _PRIOR / (_PRIOR + (1 - _PRIOR) * usual.open_share[self.truth[gone]])
         found += [(score, NOTHING_THERE, -1, g) for score, g in zip(empty.tolist(), gone.tolist(), strict=True)]
         return self._once(found)
 
@@ -208,17 +216,20 @@ def _logistic(logits: Floats) -> Floats:
     return np.asarray(1 / (1 + np.exp(-logits.clip(-50, 50))))
 
 
-def _curves(images: Sequence[_Compared], classes: int) -> Floats:
-    """Slope and offset of a logistic curve for each class, from log odds of scores to how often a box is right; (K, 2).
+def _usual(images: Iterable[_Compared], classes: int) -> _Usual:
+    """Measures what is usual.
 
     A class's curve is drawn towards that of all classes, and that one to the scores themselves, by one observation.
     """
-    logits = np.concatenate([np.zeros(0), *(one.logits for one in images)])
-    right = np.concatenate([np.zeros(0), *((one.took >= 0).astype(np.float64) for one in images)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(one.labels for one in images)])
+    parts = [(one.logits, one.took >= 0, one.labels, one.holds, one.truth, one.open) for one in images]
+    empty = [np.zeros(0)] * 6
+    columns = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
+    logits, right, labels, holds, truth, is_open = columns
     common = _curve(logits, right, np.array([1.0, 0.0]))
     own = [_curve(logits[labels == label], right[labels == label], common) for label in range(classes)]
-    return np.stack([np.zeros(2), *own])[1:]
+    counts = np.bincount(truth.astype(np.int64), minlength=classes)
+    missed = np.bincount(truth[is_open > 0].astype(np.int64), minlength=classes)
+    return _Usual(np.array(own).reshape(classes, 2), np.sort(holds), (missed + 1) / (counts + 2))
 
 
 def _curve(logits: Floats, right: Floats, prior: Floats) -> Floats:
