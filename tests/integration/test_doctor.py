@@ -24,7 +24,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.drift import norm_drifts
 from detdistill.detectors.load_report import LoadedDetector
-from detdistill.evaluation.coco import evaluate_coco
+from detdistill.evaluation.coco import CocoMetrics, evaluate_coco
 from detdistill.jobs import doctor, inputs, plan, samples, stages, teachers
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.doctor import doctor_job
@@ -335,3 +335,17 @@ def seen_by(opened: samples.Opened, *, every: int) -> Any:
     student = opened.teacher.detector
     student.detect = types.MethodType(Eyes(every=every).detect, student)  # type: ignore[method-assign]
     return detect(student, opened.data.val, opened.data.image, label="", progress=Silence())
+
+
+def test_a_teacher_that_found_more_in_its_own_run_is_seen(lab: Lab, home: Path) -> None:
+    shutil.copytree(home / "teacher", home / "recorded")
+    (home / "recorded/config.yaml").write_text(f"data:\n  folder: {home / 'data'}\n  val: null\n")
+    (home / "recorded/results.json").write_text(json.dumps({"student": {"AP": 90.0}}))
+    lab.sees(Eyes(every=4))
+    opened = stages.open_inputs(lab.config(teacher=home / "recorded"))
+    measured = CocoMetrics(30.0, *[None] * 5, per_class={})
+    (check,) = doctor.measured_checks(opened, measured, None)
+    assert check.state == LOOK
+    assert check.said == "30.0 AP on 18 of 18 validation images, where its own run measured 90.0"
+    (home / "recorded/config.yaml").write_text(f"data:\n  folder: {home}\n  val: null\n")
+    assert doctor.measured_checks(opened, measured, None)[0].state == OK

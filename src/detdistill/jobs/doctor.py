@@ -31,7 +31,7 @@ from detdistill.progress import Progress, Silence, counted, duration
 from detdistill.proof import checks
 from detdistill.proof.checks import FAIL, OK, Check, Measure, TermFigures
 from detdistill.store.layout import GENERATION
-from detdistill.training.world import by_leader, watched_by_leader
+from detdistill.training.world import by_leader, launched_by_torchrun, watched_by_leader
 from detdistill.types import Batch
 
 _BATCHES = 3
@@ -243,6 +243,8 @@ def _of_run(
         yield checks.disk(kept, plan.free_bytes)
     except DistillError as error:
         yield checks.refused("disk", str(error))
+    if launched_by_torchrun():  # as in a dry run
+        return
     progress.start("try a few steps", MEASURED)
     try:
         trial = tried(proved, MEASURED)
