@@ -183,10 +183,8 @@ def measured(data: Path, teacher: Path, split: str, out: Path, watch: ScreenProg
 def taught(case: Case, data: Path, out: Path, watch: ScreenProgress) -> Path:
     """The case's teacher, trained unless it is there."""
     if not (out / "results.json").is_file():
-        settings = [*TRAINING, *case.settings]
-        detdistill.train(
-            settings, data=data, detector="fcos/small", out=out, steps=case.steps, resume=out.exists(), progress=watch
-        )
+        words: dict[str, Any] = {"data": data, "out": out, "steps": case.steps, "resume": out.exists()}
+        detdistill.train(*TRAINING, *case.settings, detector="fcos/small", progress=watch, **words)
     return out
 
 
