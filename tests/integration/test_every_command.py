@@ -257,7 +257,7 @@ def attempts(name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_full_disk_ends_every_command_with_a_sentence(
     name: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numbers, resume = count(), ["--resume"] if name in ("train", "distill") else []
+    numbers, resume = count(), ["--resume"] if name in ("train", "distill", "prove", "tune") else []
     for number, folder in attempts(name, home, tmp_path, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
         before = kept(home, folder)
