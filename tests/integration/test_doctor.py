@@ -30,6 +30,7 @@ from detdistill.jobs.config import read_run_config
 from detdistill.jobs.doctor import doctor_job
 from detdistill.jobs.opening import detect, read_split
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.trial import Trial
 from detdistill.progress import Silence
 from detdistill.proof.checks import FAIL, LOOK, OK, SCALE, SHIFT, Check
 from detdistill.store.students import load_detector, save_detector
@@ -349,3 +350,21 @@ def test_a_teacher_that_found_more_in_its_own_run_is_seen(lab: Lab, home: Path) 
     assert check.said == "30.0 AP on 18 of 18 validation images, where its own run measured 90.0"
     (home / "recorded/config.yaml").write_text(f"data:\n  folder: {home}\n  val: null\n")
     assert doctor.measured_checks(opened, measured, None)[0].state == OK
+
+
+def test_what_computes_no_number_is_refused_or_told(lab: Lab, home: Path) -> None:
+    teacher = tiny_student("fcos", classes=CLASSES)
+    with torch.no_grad():
+        next(teacher.parameters()).fill_(1e38)
+    save_detector(teacher, home / "huge", image=SIZE)
+    lab.patch.undo()
+    check = lab.said(teacher=home / "huge")["teacher's AP"]
+    assert check.state == FAIL
+    assert "must be finite, got NaN or infinity from its layer" in check.said
+    lab.patch.setattr(doctor, "_PROBE_SECONDS", 30.0)
+    lab.patch.setattr(doctor, "tried", lambda *_: Trial(({"seconds": 0.1, "total": 1.0},), None, None))
+    lab.sees()
+    diverging = ["train.optimizer=sgd", "train.lr=1000", "train.steps=12", "train.warmup_steps=0", "train.clip_norm=0"]
+    check = lab.said(*diverging)["headroom"]
+    assert check.state == LOOK
+    assert "must be finite" in check.said

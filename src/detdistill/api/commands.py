@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from detdistill.api.checking import doctor
 from detdistill.api.pieces import Place, Source
 from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
@@ -142,6 +143,7 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
     commands: dict[str, Callable[..., object]] = {
         "train": train,
         "distill": distill,
+        "doctor": doctor,
         "prove": prove,
         "evaluate": evaluate,
         "predict": predict,

@@ -29,7 +29,7 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.trial import probed, tried
 from detdistill.progress import Progress, Silence, counted, duration
 from detdistill.proof import checks
-from detdistill.proof.checks import FAIL, OK, Check, Measure, TermFigures
+from detdistill.proof.checks import FAIL, LOOK, OK, Check, Measure, TermFigures
 from detdistill.store.layout import GENERATION
 from detdistill.training.world import by_leader, launched_by_torchrun, watched_by_leader
 from detdistill.types import Batch
@@ -54,7 +54,7 @@ class DoctorOutcome:
     def table(self) -> list[str]:
         """A line for each check, and one for all."""
         states = [one.state for one in self.checks]
-        odd = [f"{count} {state}" for state in (checks.LOOK, FAIL) if (count := states.count(state))]
+        odd = [f"{count} {state}" for state in (LOOK, FAIL) if (count := states.count(state))]
         told = f"{counted(len(states), 'check')} in {duration(self.seconds)}: {', '.join(odd) or 'all ok'}"
         return [*(one.text() for one in self.checks), "", told]
 
@@ -131,7 +131,11 @@ def _found(config: RunConfig, *, resume: bool, generations: int, progress: Progr
     except DistillError as error:
         failed = checks.refused("student and method", str(error))
     student = None if built is None else built.step.student
-    sample, teachers = yield from _of_teacher(opened, student, progress)
+    try:
+        sample, teachers = yield from _of_teacher(opened, student, progress)
+    except DistillError as error:
+        yield checks.refused("teacher's AP", str(error))
+        return
     if built is None or not isinstance(built.step, DistillationStep):
         if failed is not None:
             yield failed
@@ -276,7 +280,7 @@ def _further(step: DistillationStep, proved: stages.Proved) -> Iterator[tuple[Te
     few = replace(opened.config.train, workers=0)
     twins = samples.standing_in(step.recipe, opened, opened.data.train)
     loader = samples.batches_for(opened, replace(proved.built.changes, twins=twins), few)
-    for batch in islice(filter(_teaches, loader(0, 0, 1)), _BATCHES - 1):
+    for batch in islice(filter(_teaches, islice(loader(0, 0, 1), 4 * _BATCHES)), _BATCHES - 1):
         try:
             yield prove_terms(step, batch.part(0, min(len(batch), 4)).to(opened.first_device))
         except DistillError:
@@ -325,7 +329,13 @@ def _headroom(
         steps = min(config.train.steps, _MOST_PROBE, int(_PROBE_SECONDS / max(seconds, 1e-9)))
         if steps >= min(_LEAST_PROBE, config.train.steps):
             bare = replace(opened, config=config.untaught(), teacher=None, teacher_image=None, unlabelled=None)
-            student, _ = probed(bare, steps, label="train the student alone a little", progress=progress)
+            try:
+                student, _ = probed(bare, steps, label="train the student alone a little", progress=progress)
+            except DiskError:
+                raise
+            except DistillError as error:
+                yield replace(checks.refused("headroom", str(error)), state=LOOK)
+                return
             against = f"the student alone after {steps} of {counted(config.train.steps, 'step')}"
             known[against] = sample.found_by(student, size, label="what it finds then")
     if not known:
