@@ -232,6 +232,10 @@ def test_what_a_study_decides_itself_is_refused(home: Path, tmp_path: Path, monk
     (home / "data/poor.json").write_text(json.dumps(poor))
     with pytest.raises(DataError, match="must have objects in enough of its images"):
         prove_job(config_of(home, out, f"data.val={home}/data/poor.json", f"data.train={home}/data/train.json"), TWO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "1")
+        with pytest.raises(ConfigError, match="must be started by itself, got torchrun"):
+            prove_job(config_of(home, out), TWO)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10))
     with pytest.raises(ConfigError, match=r"free for 8 checkpoints, got 10 bytes"):
         prove_job(config_of(home, out), TWO)
