@@ -84,6 +84,9 @@ def test_a_study_trains_twins_and_judges_them(home: Path, done: tuple[Path, Prov
             assert outcome.students[seed][name]["AP"] == pytest.approx(results[name]["AP"], abs=1e-9)
         assert results["alone_run"]["twin"]
     assert json.loads(place.verdict.read_text()) == json.loads(json.dumps(outcome.as_dict()))
+    kinds = outcome.as_dict()["error_types"]
+    assert all({"teacher", "alone", "distilled"} <= kinds[str(seed)].keys() for seed in (4, 5))
+    assert any(line.startswith("AP50 lost to") for line in outcome.table())
     assert place.picture.read_bytes().startswith(b"\x89PNG")
     table = "\n".join(outcome.table())
     assert outcome.verdict.sentence() in table
