@@ -84,6 +84,9 @@ def test_a_study_trains_twins_and_judges_them(home: Path, done: tuple[Path, Prov
             assert outcome.students[seed][name]["AP"] == pytest.approx(results[name]["AP"], abs=1e-9)
         assert results["alone_run"]["twin"]
     assert json.loads(place.verdict.read_text()) == json.loads(json.dumps(outcome.as_dict()))
+    kinds = outcome.as_dict()["error_types"]
+    assert all({"teacher", "alone", "distilled"} <= kinds[str(seed)].keys() for seed in (4, 5))
+    assert any(line.startswith("AP50 lost to") for line in outcome.table())
     assert place.picture.read_bytes().startswith(b"\x89PNG")
     table = "\n".join(outcome.table())
     assert outcome.verdict.sentence() in table
@@ -232,6 +235,10 @@ def test_what_a_study_decides_itself_is_refused(home: Path, tmp_path: Path, monk
     (home / "data/poor.json").write_text(json.dumps(poor))
     with pytest.raises(DataError, match="must have objects in enough of its images"):
         prove_job(config_of(home, out, f"data.val={home}/data/poor.json", f"data.train={home}/data/train.json"), TWO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHELASTIC_RUN_ID", "1")
+        with pytest.raises(ConfigError, match="must be started by itself, got torchrun"):
+            prove_job(config_of(home, out), TWO)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10))
     with pytest.raises(ConfigError, match=r"free for 8 checkpoints, got 10 bytes"):
         prove_job(config_of(home, out), TWO)

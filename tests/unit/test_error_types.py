@@ -21,6 +21,7 @@ from detdistill.evaluation.error_types import (
     KINDS,
     MISSED,
     error_types,
+    mean_errors,
 )
 from detdistill.report.tables import error_costs
 from few_boxes import FAR, LEFT, RIGHT, found, split
@@ -194,3 +195,10 @@ def test_models_stand_side_by_side_with_the_change() -> None:
     alone_only = error_costs({"alone": alone}, change=("distilled", "alone"))
     assert alone_only.columns == ("error type", "errors", "AP50 lost")
     assert dict(zip(KINDS, alone_only.rows, strict=True))[CONFUSED] == (CONFUSED, 1, 75.0)
+
+
+def test_the_mean_over_seeds() -> None:
+    truth = split([*THERE, (RIGHT, CAR, False)])
+    fine, nothing = (error_types(truth, [found(0, *boxes)]) for boxes in ([(LEFT, CAR, 0.9), (RIGHT, CAR, 0.9)], []))
+    both = mean_errors([fine, nothing])
+    assert (both.ap50, both.counts[MISSED], both.costs[MISSED], both.costs[DOUBLE]) == (50.0, 1, 50.0, 0.0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from detdistill.data.annotations import Annotations
 from detdistill.evaluation.coco import ImageDetections, check_detections
 from detdistill.evaluation.resample import interpolated_precision
-from detdistill.evaluation.shared import areas, intersections, overlap, taken
+from detdistill.evaluation.shared import areas, intersections, mean_of, overlap, taken
 
 MISSED, BACKGROUND, CONFUSED, BADLY_LOCALISED, BOTH, DOUBLE = KINDS = (
     "missed",
@@ -47,6 +47,15 @@ class ErrorTypes:
         """``AP50``, and ``count`` and ``dAP`` by kind, ready for JSON."""
         kinds = {kind: {"count": self.counts[kind], "dAP": self.costs[kind]} for kind in KINDS}
         return {"AP50": self.ap50, **kinds}
+
+
+def mean_errors(errors: Sequence[ErrorTypes]) -> ErrorTypes:
+    """The mean over detectors that looked at the same images, counts rounded."""
+    return ErrorTypes(
+        mean_of([one.ap50 for one in errors]),
+        {kind: round(sum(one.counts[kind] for one in errors) / len(errors)) for kind in KINDS},
+        {kind: mean_of([one.costs[kind] for one in errors]) for kind in KINDS},
+    )
 
 
 def error_types(annotations: Annotations, detections: Sequence[ImageDetections]) -> ErrorTypes:

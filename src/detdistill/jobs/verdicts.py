@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from detdistill.data.annotations import Annotations
 from detdistill.evaluation.coco import ImageDetections
+from detdistill.evaluation.error_types import ErrorTypes, error_types, mean_errors
 from detdistill.evaluation.intervals import metrics_of
 from detdistill.evaluation.matches import Matches, match
 from detdistill.files import write_json
@@ -22,7 +23,7 @@ from detdistill.proof.diagnosis import Diagnosis
 from detdistill.proof.differences import Differences, Twins, differences
 from detdistill.proof.verdict import Verdict, judge
 from detdistill.report.differences import draw_verdict
-from detdistill.report.tables import Table
+from detdistill.report.tables import Table, error_costs
 from detdistill.store.layout import StudyFolder
 
 
@@ -34,6 +35,26 @@ class Told(Protocol):
 
     def as_dict(self) -> Mapping[str, Any]:
         """The same for JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorsOfTwins:
+    """What kinds of errors teacher and students make, by seed and name."""
+
+    errors: Mapping[int, Mapping[str, ErrorTypes]]
+
+    def table(self) -> list[str]:
+        """The AP50 that each kind costs each detector, the mean over the seeds."""
+        told = dict.fromkeys(name for of_seed in self.errors.values() for name in of_seed)
+        names = sorted(told, key=lambda name: name != TEACHER)
+        means = {
+            name: mean_errors([of_seed[name] for of_seed in self.errors.values() if name in of_seed]) for name in names
+        }
+        return error_costs(means, change=(DISTILLED, ALONE)).text().splitlines()
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Count and cost of each kind, by seed and name."""
+        return {str(seed): {n: one.as_dict() for n, one in of_seed.items()} for seed, of_seed in self.errors.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +149,13 @@ def judged(
     count = sum(len(of_seed) for of_seed in found.values())
     progress.start("match boxes", count, unit="detector")
     matched: dict[int, dict[str, Matches]] = {}
+    errors: dict[int, dict[str, ErrorTypes]] = {}
     for seed, of_seed in found.items():
-        matched[seed] = {}
+        matched[seed], errors[seed] = {}, {}
         for name, look in of_seed.items():
-            matched[seed][name] = match(annotations, look())
+            detections = look()
+            matched[seed][name] = match(annotations, detections)
+            errors[seed][name] = error_types(annotations, detections)
             progress.advance(sum(map(len, matched.values())))
     progress.finish()
     longer, watched = (all(name in one for one in matched.values()) for name in (ALONE_EQUAL_TIME, TEACHER))
@@ -155,4 +179,5 @@ def judged(
         return diagnose_runs(places, same_steps, same_time=same_time, lead=ahead, worth=worth, progress=progress)
 
     why = sparing(find, progress)
-    return ProveOutcome(out, verdict, students, twins, training, {} if why is None else {"diagnosis": why})
+    beside: dict[str, Told] = {"error_types": ErrorsOfTwins(errors), **({} if why is None else {"diagnosis": why})}
+    return ProveOutcome(out, verdict, students, twins, training, beside)
