@@ -232,7 +232,7 @@ def diagnose(run: Place, /, *, alone: Place | None = None, progress: Progress | 
 
     Example:
         >>> outcome = detdistill.diagnose("runs/distilled", alone="runs/alone")
-        >>> outcome.diagnosis.causes[0].name
+        >>> sorted(cause.name for cause in outcome.diagnosis.causes if cause.weight == 3)[0]
         'no twin'
     """
     from detdistill.jobs.diagnose import diagnose_job

@@ -123,7 +123,7 @@ def audit_job(
         raise ConfigError(f"--out must be a folder other than that of the data, got {out}. Give a new folder.")
     begins = {FINDINGS: _header(), PROPOSALS: figures_of(_COMMAND), PICTURES: drawn(SHEET)}
     for name, beginning in begins.items():
-        require_own(out / name, f"The {name} of --out", beginning)
+        require_own(out / name, f"--out's {name}", beginning)
     loaded = open_detector(teacher, progress=watcher)
     annotations = read_split(data, split, exact=exact, allow_problems=True, progress=watcher)
     require_shared(annotations.class_names, loaded.class_names, source=data)
