@@ -1,20 +1,17 @@
-"""Jobs under observation: what they said, what their trainings began with and were fed, and no pictures."""
+"""Jobs under observation: what they said, what their trainings began with and were fed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pytest
 from torch import Tensor, nn
 
-from detdistill.jobs import measuring, stages
+from detdistill.jobs import stages
 from detdistill.types import Batch
 
-real_train, real_curves = stages.train, measuring.learning_curves
+real_train = stages.train
 
 
 @dataclass
@@ -58,16 +55,3 @@ class Witness:
                 yield batch
 
         return real_train(step, settings, **{**options, "loader": noted})
-
-
-@contextmanager
-def no_curves(*, but: str = "") -> Iterator[None]:
-    """Most of a tiny run's time goes into drawing its curves, which others test; one folder may have them."""
-
-    def drawn(runs: Mapping[str, Path], out: Path, **more: Any) -> None:
-        if out.parent.name == but:
-            real_curves(runs, out, **more)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "learning_curves", drawn)
-        yield

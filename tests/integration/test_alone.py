@@ -19,7 +19,6 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
 from scenes_in_memory import tiny_teacher
-from watched_jobs import no_curves
 
 SMALL = ("student.head_depth=1", "student.strides=[8, 16, 32]", "student.fpn_channels=16", "seed=4")
 SMALL += ("train.batch_size=2", "train.steps=2", "train.warmup_steps=1", "train.checkpoint_every=1")
@@ -34,8 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teacher = tiny_teacher("fcos", classes=CLASSES)._detector
     save_detector(teacher, folder / "teacher", image={"short_side": HEIGHT, "long_side": WIDTH})
     options = {"data": folder / "data", "student": "fcos/test_resnet", "out": folder / "alone"}
-    with no_curves():
-        train_job(read_run_config(None, SMALL, purpose="train", options=options))
+    train_job(read_run_config(None, SMALL, purpose="train", options=options))
     return folder
 
 
@@ -125,16 +123,14 @@ def test_other_training_data_counts_even_where_as_many_boxes_are_in_it(home: Pat
 
 def test_a_control_of_the_methods_own_samples_is_a_twin(home: Path, tmp_path: Path) -> None:
     options = {"data": home / "data", "student": "fcos/test_resnet", "out": tmp_path / "control"}
-    with no_curves():
-        train_job(read_run_config(None, [*SMALL, "data.sample_specific={}"], purpose="train", options=options))
+    train_job(read_run_config(None, [*SMALL, "data.sample_specific={}"], purpose="train", options=options))
     method = "ikd(hint, adversarial=false)"
     assert comparison(distillation(home, method=method, alone=tmp_path / "control")).twin
     assert not comparison(distillation(home, method="hint", alone=tmp_path / "control")).twin
 
 
 def test_a_distilled_run_an_unfinished_one_and_a_bare_checkpoint_are_no_twins(home: Path, tmp_path: Path) -> None:
-    with no_curves():
-        distill_job(distillation(home, out=tmp_path / "taught"))
+    distill_job(distillation(home, out=tmp_path / "taught"))
     said = refusal(distillation(home, alone=tmp_path / "taught"))
     assert "got method hint (here nothing). Train it" in said
     assert len(comparison(distillation(home, alone=tmp_path / "taught")).differences) == 1
@@ -152,8 +148,7 @@ def test_a_distilled_run_an_unfinished_one_and_a_bare_checkpoint_are_no_twins(ho
 def test_a_run_that_kept_its_best_student_is_recorded_too(home: Path, tmp_path: Path) -> None:
     choice = ("train.evaluate_every=1", "train.keep=best", "train.patience=1")
     options = {"data": home / "data", "student": "fcos/test_resnet", "out": tmp_path / "best"}
-    with no_curves():
-        outcome = train_job(read_run_config(None, [*SMALL, *choice], purpose="train", options=options))
+    outcome = train_job(read_run_config(None, [*SMALL, *choice], purpose="train", options=options))
     assert comparison(distillation(home, *choice, alone=tmp_path / "best")).twin
     assert "train.keep best (here last)" in refusal(distillation(home, alone=tmp_path / "best"))
     assert outcome.steps <= 2
@@ -161,8 +156,7 @@ def test_a_run_that_kept_its_best_student_is_recorded_too(home: Path, tmp_path: 
 
 def test_allowed_differences_stand_beside_the_figures(home: Path, tmp_path: Path) -> None:
     config = distillation(home, "train.lr=0.5", "alone_differs=true", out=tmp_path / "out")
-    with no_curves():
-        outcome = distill_job(config)
+    outcome = distill_job(config)
     told = "alone: NOT the same run but for the teacher: train.lr 0.001 (here 0.5)"
     assert told in outcome.table()
     results = json.loads((tmp_path / "out/results.json").read_text())

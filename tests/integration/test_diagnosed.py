@@ -39,7 +39,6 @@ from detdistill.store.students import save_detector
 from detdistill.types import Clock, Cost, Knowledge, Need
 from scenes_in_memory import tiny_student
 from seeing_teachers import SEEING, SIZE, Eyes, seeing, settled
-from watched_jobs import no_curves
 
 STEPS = 14
 SMALL = ("student.head_depth=1", "student.strides=[8, 16, 32]", "student.fpn_channels=16", "seed=4")
@@ -132,7 +131,7 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
-    with pytest.MonkeyPatch.context() as patch, no_curves():
+    with pytest.MonkeyPatch.context() as patch:
         draw_data(folder / "data", val=12)
         patch.setitem(METHODS._added, "odd", Method(name="odd", settings=OddSettings, build=build_odd))
         teacher = settled(tiny_student("fcos", seed=7, classes=CLASSES, fpn_channels=24), folder / "data")

@@ -36,6 +36,7 @@ from every_method import ALONE
 from scenes_in_memory import tiny_student, tiny_teacher
 from watched_jobs import Watcher, Witness
 
+DRAWN = True
 SMALL = [
     "student.head_depth=1",
     "student.strides=[8, 16, 32]",

@@ -17,6 +17,8 @@ IMAGE = {"short_side": 96, "long_side": 160}
 RUNS = ("teacher", "alone", "distilled")
 # Their examples are packages of their own: tests/integration/test_plugin.py.
 ELSEWHERE = {"register_method", "register_detector", "register_format"}
+# They train several students.
+LONG = {"prove", "tune"}
 OURS = {
     name: value
     for name in detdistill.__all__
@@ -40,7 +42,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in OURS])
 def test_the_example_of_a_public_function(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, name: str
 ) -> None:

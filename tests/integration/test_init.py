@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from detdistill.jobs.settings import RunConfig
 from detdistill.store.students import load_detector
 from detdistill.training.run import _Run
 from detdistill.training.signals import Interrupted
-from watched_jobs import Watcher, Witness, no_curves
+from watched_jobs import Watcher, Witness
 
 SMALL = [
     "train.batch_size=4",
@@ -35,12 +34,6 @@ SMALL = [
 SIZE = "data.image={short_side: 48, long_side: 72}"
 OWN = ["student.head_depth=1", "student.fpn_channels=16", "student.strides=[8, 16, 32]", SIZE]
 CLASSES = "model.head.classification_head.cls_logits.weight"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    with no_curves():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from detdistill.store.checkpoints import read_record
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector, save_detector
 from scenes_in_memory import tiny_teacher
-from watched_jobs import Watcher, no_curves
+from watched_jobs import Watcher
 
 SMALL = ("student.head_depth=1", "student.strides=[8, 16, 32]", "student.fpn_channels=16", "seed=4")
 SMALL += ("train.batch_size=2", "train.steps=2", "train.warmup_steps=1", "train.checkpoint_every=1", "train.device=cpu")
@@ -50,9 +50,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     save_detector(teacher, folder / "teacher", image={"short_side": HEIGHT, "long_side": WIDTH})
     options = {"data": folder / "data", "student": "fcos/test_resnet", "out": folder / "alone"}
     watcher = Watcher()
-    with no_curves():
-        train_job(read_run_config(None, SMALL, purpose="train", options=options))
-        outcome = distill_job(distillation(folder, "equal_time=true", "longer=2"), progress=watcher)
+    train_job(read_run_config(None, SMALL, purpose="train", options=options))
+    outcome = distill_job(distillation(folder, "equal_time=true", "longer=2"), progress=watcher)
     return Lab(folder, outcome, watcher)
 
 
@@ -111,8 +110,7 @@ def test_the_results_have_the_same(lab: Lab) -> None:
 
 def test_a_resumed_run_keeps_the_steps_that_it_chose(lab: Lab) -> None:
     watcher, resumed = Watcher(), distillation(lab.folder, "equal_time=true", "longer=2")
-    with no_curves():
-        again = distill_job(resumed, resume=True, progress=watcher)
+    again = distill_job(resumed, resume=True, progress=watcher)
     assert {name: steps for name, (steps, _) in again.longer.items()} == {
         name: steps for name, (steps, _) in lab.outcome.longer.items()
     }

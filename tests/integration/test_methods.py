@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from detdistill.jobs.run import distill_job, train_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.store.students import load_detector
 from detdistill.training.logs import read_rows
-from watched_jobs import Watcher, Witness, no_curves
+from watched_jobs import Watcher, Witness
 
 SMALL = [
     "student.head_depth=1",
@@ -33,12 +32,6 @@ SMALL = [
 ]
 NARROW, WIDE = ["student.fpn_channels=16", "seed=4"], ["student.fpn_channels=24", "seed=9"]
 EVERYTHING = "aid(ikd(frs(warmup_steps=0) + ssim, attack_steps=1), control=true)"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    with no_curves():
-        yield
 
 
 @pytest.fixture(scope="module")

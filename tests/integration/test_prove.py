@@ -33,7 +33,7 @@ from detdistill.store.layout import RunFolder, StudyFolder
 from detdistill.store.students import save_detector
 from scenes_in_memory import tiny_teacher
 from tiny_training import KILLED, die_before, fork
-from watched_jobs import Watcher, no_curves
+from watched_jobs import Watcher
 
 SMALL = ("student.head_depth=1", "student.strides=[8, 16, 32]", "student.fpn_channels=16", "seed=4")
 SMALL += ("train.batch_size=2", "train.steps=2", "train.warmup_steps=1", "train.checkpoint_every=1")
@@ -66,8 +66,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(home: Path) -> tuple[Path, ProveOutcome, Watcher]:
     """A study of two seeds that went through at once."""
     watcher, out = Watcher(), home / "study"
-    with no_curves():
-        return out, prove_job(config_of(home, out, equal_time=True), TWO, progress=watcher), watcher
+    return out, prove_job(config_of(home, out, equal_time=True), TWO, progress=watcher), watcher
 
 
 def test_a_study_trains_twins_and_judges_them(home: Path, done: tuple[Path, ProveOutcome, Watcher]) -> None:
@@ -161,7 +160,7 @@ def test_a_study_that_was_killed_comes_to_the_same_verdict(
     out, whole = tmp_path / "killed", tmp_path / "whole"
     shutil.copytree(done[0], whole)
     config = config_of(home, out)
-    with no_curves(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         if isinstance(killed, int):
             process = fork(partial(die_before, lambda: prove_job(config, TWO), out, killed))
             process.join()

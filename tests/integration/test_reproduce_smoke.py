@@ -85,6 +85,7 @@ def test_smoke_runs_on_drawn_scenes_and_goes_on_where_it_was(
         pictures_job(alone=runs[0], distilled=runs[1], teacher="x", data=out, out=tmp_path / "pictures")
 
 
+@pytest.mark.slow
 def test_full_checks_and_plans_before_it_trains(papers: Path, tmp_path: Path) -> None:
     make_scenes(tmp_path / "scenes", train=8, val=4, seed=0, kitti=True)
     out = tmp_path / "out"

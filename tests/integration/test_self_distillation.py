@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ from detdistill.jobs.run import generations_job, train_job
 from detdistill.store.students import load_detector
 from detdistill.training.run import _Run
 from detdistill.training.signals import Interrupted
-from watched_jobs import no_curves
 
 SMALL = [
     "train.batch_size=4",
@@ -33,13 +31,6 @@ SMALL = [
     "train.device=cpu",
 ]
 CHAIN = ("generation_1", "generation_2")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick() -> Iterator[None]:
-    """Without the curves of each run; the chain of the fixture draws its own."""
-    with no_curves(but="chain"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from detdistill.jobs.run import RunOutcome, distill_job, generations_job
 from detdistill.jobs.settings import RunConfig
 from detdistill.store.students import save_detector
 from scenes_in_memory import tiny_student, tiny_teacher
-from watched_jobs import Watcher, Witness, no_curves
+from watched_jobs import Watcher, Witness
 
 OWN = {"short_side": HEIGHT, "long_side": WIDTH, "pad_multiple": 32}
 HALF = ["data.image.short_side=32", "data.image.long_side=48"]
@@ -78,7 +78,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Any:
         measured.update({name: options.get("at", {}).get(name, opened.data.image) for name in detectors})
         return real(opened, detectors, **options)
 
-    with pytest.MonkeyPatch.context() as patch, no_curves():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train", witness.train)
         patch.setattr(stages, "measure", noted)
         yield Lab(folder, witness, measured)

@@ -19,6 +19,7 @@ from detdistill.store.checkpoints import (
     write_checkpoint,
 )
 from detdistill.store.layout import CHECKPOINTS, LATEST, WEIGHTS, RunFolder
+from thorough import THOROUGH
 
 
 def save_student(folder: Path) -> None:
@@ -146,7 +147,8 @@ def test_no_flipped_bit_of_the_counters_is_accepted(tmp_path: Path) -> None:
     path = write(tmp_path, 5)
     counters = path / "training.json"
     content, before = counters.read_bytes(), read_checkpoint(path).snapshot
-    for bit in range(8 * len(content)):
+    # In steps of 7 every place of a byte is met.
+    for bit in range(0, 8 * len(content), 1 if THOROUGH else 7):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         counters.write_bytes(flipped)

@@ -185,6 +185,7 @@ def test_there_is_no_plain_step_for_it() -> None:
         torchvision_loss(gfl(), scene_batch())
 
 
+@pytest.mark.slow
 def test_it_learns_a_batch_by_heart() -> None:
     batch = painted()
     detector = build_detector(parse_detector("gfl/tiny"), CLASSES, seed=0).train()

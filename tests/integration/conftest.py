@@ -1,0 +1,17 @@
+"""Figures of whole runs are written, but not drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from matplotlib.figure import Figure
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most of a tiny run's time goes into drawing its figures, which others test; a module may have them `DRAWN`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not getattr(request.module, "DRAWN", False):
+            patch.setattr(Figure, "draw", lambda _figure, _renderer: None)
+        yield
