@@ -232,8 +232,8 @@ def diagnose(run: Place, /, *, alone: Place | None = None, progress: Progress | 
 
     Example:
         >>> outcome = detdistill.diagnose("runs/distilled", alone="runs/alone")
-        >>> sorted(cause.name for cause in outcome.diagnosis.causes if cause.weight == 3)[0]
-        'no twin'
+        >>> "no twin" in [cause.name for cause in outcome.diagnosis.causes]
+        True
     """
     from detdistill.jobs.diagnose import diagnose_job
 
