@@ -225,7 +225,7 @@ def test_what_cannot_be_audited_is_refused(home: Path, tmp_path: Path, capsys: p
     )
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / FINDINGS).write_text("name,age\n")
-    assert f"The {FINDINGS} of --out must be a new file" in said(out=tmp_path / "theirs")
+    assert f"--out's {FINDINGS} must be a new file" in said(out=tmp_path / "theirs")
     assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="boat"):
         detdistill.audit_data(home / "data", teacher=home / "stranger", out=tmp_path / "out")
