@@ -14,6 +14,7 @@ from detdistill.proof.checks import OK
 from detdistill.proof.evidence import Evidence, shown
 from detdistill.proof.thresholds import (
     CLIPPED,
+    CLOSED,
     CONFLICT,
     FEW_EPOCHS,
     LEAKED,
@@ -67,15 +68,23 @@ class Rule:
 
 
 def headroom(known: Evidence) -> Cause | None:
-    """The teacher is not better than the student alone, beyond the noise of these images."""
-    lead = known.headroom
-    if lead is None or lead.low > 0:
+    """The teacher is not better than the student alone, or by too little for a third of it to be seen or worth it."""
+    lead, gain = known.headroom, known.gain
+    if lead is None:
         return None
+    seen, closed = known.worth if gain is None else max(known.worth, (gain.high - gain.low) / 2), CLOSED * lead.mean
+    if lead.low > 0 and closed >= seen:
+        return None
+    little = (
+        f"; closing a third of that, as students did elsewhere, gains {closed:.1f} AP, and less than {seen:.1f} would not "
+        "be seen, or worth it"
+    )
     teacher, alone = f"{known.teacher_ap or 0:.1f}", f"{known.alone_ap or 0:.1f}"
     typed = f"detdistill evaluate {_quoted(known.teacher)} --data {_quoted(known.data)} --interval"
     return Cause(
-        3 if lead.mean <= known.worth else 2,
-        f"the teacher has {teacher} AP on these images, the student alone {alone}: {shown(lead)}",
+        3 if lead.mean <= known.worth and lead.low <= 0 else 2,
+        f"the teacher has {teacher} AP on these images, the student alone {alone}: {shown(lead)}"
+        f"{little if lead.low > 0 else ''}",
         f"Train a larger teacher, or this one for longer, until {typed} prints clearly more than {alone}.",
         typed,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 WORTH = 0.5
 """The smallest difference of AP that is worth a distillation, in points, where nobody says another."""
+CLOSED = 1 / 3
+"""Share of a teacher's lead that students closed by the best methods, on drawn scenes and on bccd with few labels."""
 CONFLICT = -0.1
 """Cosine of a method's gradient to the task's below which they pull apart."""
 WEAK, STRONG = 0.1, 30.0
