@@ -76,8 +76,8 @@ def headroom(known: Evidence) -> Cause | None:
     if lead.low > 0 and closed >= seen:
         return None
     little = (
-        f"; closing a third of that, as students did elsewhere, gains {closed:.1f} AP, and less than {seen:.1f} would not "
-        "be seen, or worth it"
+        f"; closing a third of that, as students did elsewhere, gains {closed:.1f} AP, and less than {seen:.1f} would "
+        "not be seen, or worth it"
     )
     teacher, alone = f"{known.teacher_ap or 0:.1f}", f"{known.alone_ap or 0:.1f}"
     typed = f"detdistill evaluate {_quoted(known.teacher)} --data {_quoted(known.data)} --interval"
