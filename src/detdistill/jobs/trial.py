@@ -101,6 +101,15 @@ def tried(proved: stages.Proved, count: int) -> Trial:
     return Trial(rows, peak, memory)
 
 
+class _Advancing:
+    """Lets a training advance the bar of what it is part of; the rest of what it says is dropped."""
+
+    def __init__(self, watcher: Progress) -> None:
+        quiet = Silence()
+        self.start, self.say, self.finish = quiet.start, quiet.say, quiet.finish
+        self.advance = watcher.advance
+
+
 def probed(
     opened: samples.Opened, steps: int, *, label: str, progress: Progress | None = None
 ) -> tuple[Detector, float]:
@@ -112,7 +121,7 @@ def probed(
         watcher = progress or Silence()
         watcher.start(label, few.train.steps)
         try:
-            fitted = stages.fit(proved)
+            fitted = stages.fit(proved, progress=_Advancing(watcher))
         except Interrupted as stopped:
             raise KeyboardInterrupt from stopped
         watcher.finish()
