@@ -26,8 +26,8 @@ from detdistill.jobs.examine import Sample
 from detdistill.jobs.plan import MEASURED, plan_of
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.trial import probed, tried
-from detdistill.progress import Progress, Silence, counted, duration
+from detdistill.jobs.trial import Bars, probed, tried
+from detdistill.progress import Progress, counted, duration
 from detdistill.proof import checks
 from detdistill.proof.checks import FAIL, LOOK, OK, Check, Measure, TermFigures
 from detdistill.store.layout import GENERATION
@@ -62,17 +62,6 @@ class DoctorOutcome:
         """Every check with its figures."""
         failing = self.failure is not None
         return {"checks": [one.as_dict() for one in self.checks], "fails": failing, "seconds": round(self.seconds, 2)}
-
-
-class Bars:
-    """Shows how far work is, and says nothing."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._watcher = progress or Silence()
-        self.start, self.advance, self.finish = self._watcher.start, self._watcher.advance, self._watcher.finish
-
-    def say(self, line: str) -> None:
-        """Drops the line: a check has it."""
 
 
 def doctor_job(

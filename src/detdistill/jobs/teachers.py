@@ -9,12 +9,11 @@ from typing import Any
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.jobs import stages
-from detdistill.jobs.doctor import Bars
 from detdistill.jobs.examine import Sample
 from detdistill.jobs.plan import MEASURED
 from detdistill.jobs.samples import Opened, held_out
 from detdistill.jobs.settings import RunConfig
-from detdistill.jobs.trial import probed, tried
+from detdistill.jobs.trial import Bars, probed, tried
 from detdistill.progress import Progress, counted
 from detdistill.proof.differences import Difference
 from detdistill.report.tables import Table

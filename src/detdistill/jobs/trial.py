@@ -101,13 +101,25 @@ def tried(proved: stages.Proved, count: int) -> Trial:
     return Trial(rows, peak, memory)
 
 
-class _Advancing:
-    """Lets a training advance the bar of what it is part of; the rest of what it says is dropped."""
+class Bars:
+    """Shows how far work is, and says nothing.
 
-    def __init__(self, watcher: Progress) -> None:
-        quiet = Silence()
-        self.start, self.say, self.finish = quiet.start, quiet.say, quiet.finish
-        self.advance = watcher.advance
+    Args:
+        progress: where it is shown; None for nowhere.
+        training: what a training is called; None for its own name.
+    """
+
+    def __init__(self, progress: Progress | None, *, training: str | None = None) -> None:
+        watcher = progress or Silence()
+        self._start, self._training = watcher.start, training
+        self.advance, self.finish = watcher.advance, watcher.finish
+
+    def start(self, what: str, total: int, *, unit: str = "step", done: int = 0) -> None:
+        """Begins a stage; the steps are those of a training."""
+        self._start(self._training or what if unit == "step" else what, total, unit=unit, done=done)
+
+    def say(self, line: str) -> None:
+        """Drops the line."""
 
 
 def probed(
@@ -118,11 +130,8 @@ def probed(
     with tempfile.TemporaryDirectory() as folder:
         few = replace(config, train=short(config.train, steps), out=Path(folder) / "run")
         proved = stages.prove(stages.build(replace(opened, config=few, resume=False)))
-        watcher = progress or Silence()
-        watcher.start(label, few.train.steps)
         try:
-            fitted = stages.fit(proved, progress=_Advancing(watcher))
+            fitted = stages.fit(proved, progress=Bars(progress, training=label))
         except Interrupted as stopped:
             raise KeyboardInterrupt from stopped
-        watcher.finish()
         return fitted.student, fitted.training.seconds

@@ -44,17 +44,8 @@ class Difference:
         high: its upper end.
         of_seeds: standard deviation from one training to another, on whatever images; None with one seed.
         of_images: from one such set of images to another, whatever the seed; with one seed, for this one.
-    own = tuple(half_width(0.0, spread, 0) for spread in drawn.var(axis=1, ddof=1).tolist())
-    images = float(drawn.mean(axis=0).var(ddof=1))
-    if seeds == 1:
-        half = half_width(0.0, images, 0)
-        return Difference(values, mean, mean - half, mean + half, None, math.sqrt(images), None, own)
-    sample = float(whole.var(ddof=1))
-    both = float((drawn - drawn.mean(axis=0)).var(axis=1, ddof=1).sum()) / (seeds - 1)
-    images = max(images - both / seeds, 0.0)
-    half = half_width(sample / seeds, images, seeds - 1)
-    of_seeds, of_images, of_both = (math.sqrt(one) for one in (max(sample - both, 0.0), images, min(both, sample)))
-    return Difference(values, mean, mean - half, mean + half, of_seeds, of_images, of_both, own)
+        of_both: of what one training does on one such set of images alone; None with one seed.
+        per_seed_half: half of each pair's own 95 % interval, over images alone; (S,).
     """
 
     per_seed: tuple[float, ...]
