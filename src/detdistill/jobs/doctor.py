@@ -317,7 +317,7 @@ def _headroom(
             known["the student as it starts"] = start
         steps = min(config.train.steps, _MOST_PROBE, int(_PROBE_SECONDS / max(seconds, 1e-9)))
         if steps >= min(_LEAST_PROBE, config.train.steps):
-            bare = replace(opened, config=config.untaught(), teacher=None, teacher_image=None, unlabelled=None)
+            bare = opened.untaught()
             try:
                 student, _ = probed(bare, steps, label="train the student alone a little", progress=progress)
             except DiskError:

@@ -252,7 +252,7 @@ def _open(config: RunConfig, study: Study, *, resume: bool, progress: Progress) 
         distilled = replace(distilled, built=replace(distilled.built, opened=replace(opened, config=config)))
     seeds = tuple(range(config.seed, config.seed + study.seeds))
     runs = {(seed, name): _run(place, config, seed, name) for seed in seeds for name in (ALONE, DISTILLED)}
-    alone = stages.prove(stages.build(_untaught(opened, runs[seeds[0], ALONE].config)))
+    alone = stages.prove(stages.build(replace(opened, config=runs[seeds[0], ALONE].config).untaught()))
     finished = tuple(key for key, run in runs.items() if run.is_finished(opened.data.val))
     for key in finished:
         _require_same(runs[key], opened)
@@ -281,15 +281,11 @@ def _run(place: StudyFolder, config: RunConfig, seed: int, name: str) -> StudyRu
     return StudyRun(place, seed, name, replace(config, alone=place.run(seed, ALONE), alone_differs=config.inherit))
 
 
-def _untaught(opened: Opened, config: RunConfig) -> Opened:
-    return replace(opened, config=config, teacher=None, same_classes=True, teacher_image=None, unlabelled=None)
-
-
 def _require_same(run: StudyRun, opened: Opened) -> None:
     """Refuses a run that is there and was trained otherwise than asked for (ConfigError)."""
     config = replace(run.config, alone=None, alone_differs=False)
-    one = _untaught(opened, config) if run.name == ALONE else replace(opened, config=config)
-    stages.require_same_run(stages.Proved(stages.build(one), ()))
+    one = replace(opened, config=config)
+    stages.require_same_run(stages.Proved(stages.build(one.untaught() if run.name == ALONE else one), ()))
 
 
 def _planned(

@@ -93,6 +93,13 @@ class Opened:
         train = self.config.train
         return torch.device("cpu") if forks(train) else own_device(train)
 
+    def untaught(self) -> Opened:
+        """The inputs of the same student without a teacher."""
+        config = self.config.untaught()
+        return replace(
+            self, config=config, teacher=None, same_classes=True, alone=None, teacher_image=None, unlabelled=None
+        )
+
 
 def held_out(opened: Opened, share: float) -> Opened:
     """The same inputs with a share of the training images as the validation images."""

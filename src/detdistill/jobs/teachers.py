@@ -161,7 +161,7 @@ def teachers_job(config: RunConfig, teachers: Sequence[str], *, progress: Progre
     watcher = Bars(progress)
     taught = dict(_opened(config, teachers, watcher))
     first = taught[teachers[0]]
-    bare = replace(first, config=first.config.untaught(), teacher=None, teacher_image=None, unlabelled=None)
+    bare = first.untaught()
     every = {**taught, "": bare}
     watcher.start("try a few steps", len(every) * MEASURED)
     each = 0.0
