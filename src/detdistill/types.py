@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from detdistill.errors import CapabilityError
+
 
 def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
     """The tensor on another device. One of the CPU's reaches a GPU through pinned memory, and nobody waits for it."""
@@ -227,14 +229,27 @@ class TaskLoss:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a detector showed for one batch; only what was asked for is there."""
+    """What a detector showed for one batch; only what was asked for is there, `pyramid` but of a detector without."""
 
-    pyramid: Pyramid
+    pyramid: Pyramid | None = None
     class_logits: ClassLogits | None = None
     box_distributions: BoxDistributions | None = None
     task_loss: TaskLoss | None = None
     boxes: Boxes | None = None
     towers: Towers | None = None
+
+    @property
+    def maps(self) -> Pyramid:
+        """The pyramid.
+
+        Raises:
+            CapabilityError: there is none.
+        """
+        if self.pyramid is None:
+            raise CapabilityError(
+                "An observation whose feature maps are read must have a pyramid, got none. Read its boxes alone."
+            )
+        return self.pyramid
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def _forward_backward(student: Detector, batch: Batch, view: View, *, needs: Set
     def run() -> None:
         student.train().zero_grad()
         seen = student(view(batch), needs)
-        shown = [*seen.pyramid.levels, *(() if seen.class_logits is None else seen.class_logits.levels)]
+        shown = [*seen.maps.levels, *(() if seen.class_logits is None else seen.class_logits.levels)]
         torch.autograd.backward(shown, [torch.ones_like(level) for level in shown])
 
     return run

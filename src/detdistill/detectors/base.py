@@ -74,6 +74,8 @@ class DetectorSpec:
     Attributes:
         name: how messages call it, such as ``"fcos/resnet18"``.
         class_names: the data set's names, in label order.
+        pyramid: None of a detector that says boxes alone, which can neither learn nor show anything else; who reads
+            it asks `maps`.
         two_stage: whether a second stage refines proposals.
         towers: of a detector that shows boxes and towers, and goes on from another's (`observe_towers`).
         ratio: how many of its own pixels lie along one of the pixels that its strides are in: other than 1 for a
@@ -82,12 +84,26 @@ class DetectorSpec:
 
     name: str
     class_names: tuple[str, ...]
-    pyramid: PyramidLayout
+    pyramid: PyramidLayout | None = None
     class_logits: ClassLayout | None = None
     box_distributions: BoxLayout | None = None
     two_stage: bool = False
     towers: TowerLayout | None = None
     ratio: float = 1.0
+
+    @property
+    def maps(self) -> PyramidLayout:
+        """The pyramid.
+
+        Raises:
+            CapabilityError: there is none.
+        """
+        if self.pyramid is None:
+            raise CapabilityError(
+                f"A detector whose feature maps are read must show some, got {self.name}, which says boxes alone. "
+                "Distil from it by --method boxes."
+            )
+        return self.pyramid
 
     @property
     def factor(self) -> float:
@@ -103,7 +119,7 @@ class DetectorSpec:
         Raises:
             CapabilityError: a stride would be no whole number of the student's pixels.
         """
-        if ratio == 1.0:
+        if ratio == 1.0 or self.pyramid is None:
             return self
         alone = replace(self, ratio=ratio)
         strides, factor = self.pyramid.strides, alone.factor
@@ -130,7 +146,8 @@ class DetectorSpec:
 class Detector(nn.Module, ABC):
     """A trainable detector that shows what it saw.
 
-    `Need.PYRAMID` is always answered. Every other part of an observation is computed only when it is asked for.
+    `Need.PYRAMID` is always answered, but by one that says boxes alone (`BoxesAlone`). Every other part of an
+    observation is computed only when it is asked for.
 
     Attributes:
         spec: what it is and offers.

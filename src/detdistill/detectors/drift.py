@@ -47,6 +47,8 @@ def norm_drifts(detector: Detector, batches: Iterable[Batch]) -> tuple[NormDrift
         for name, part in detector.named_modules()
         if isinstance(part, _BatchNorm) and part.running_mean is not None and part.running_var is not None
     }
+    if not norms:
+        return ()
     with evaluating(detector), _watched(norms, seen):
         for batch in batches:
             detector.extract(batch)

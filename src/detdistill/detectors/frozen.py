@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import NoReturn
 
 import torch
@@ -49,13 +50,13 @@ class FrozenTeacher:
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
-        return next(self._detector.parameters()).device
+        """Where its parameters are, or its buffers where it has no parameter."""
+        return next(chain(self._detector.parameters(), self._detector.buffers())).device
 
     def observe(self, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher sees on its own features, given targets where losses are asked for. No gradient flows."""
         with self._looking(batch) as (detector, seeded):
-            return self._named(detector.observe(detector.extract(seeded), seeded, needs))
+            return self._named(detector(seeded, needs))
 
     def observe_pyramid(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher's heads see on a given pyramid of the batch, such as the student's. No gradient flows.
@@ -63,7 +64,7 @@ class FrozenTeacher:
         Raises:
             CapabilityError: the pyramid's strides or channels are not those that the teacher's heads read.
         """
-        layout = self.spec.pyramid
+        layout = self.spec.maps
         channels = {level.shape[1] for level in pyramid.levels}
         if pyramid.strides != layout.strides or channels != {layout.channels}:
             raise CapabilityError(
@@ -71,7 +72,7 @@ class FrozenTeacher:
                 f"{layout.channels} channels, got strides {pyramid.strides} and channels {sorted(channels)}. "
                 "Let the teacher read its own features."
             )
-        own = self._detector.spec.pyramid.strides
+        own = self._detector.spec.maps.strides
         detached = Pyramid(tuple(level.detach() for level in pyramid.levels), own)
         with self._looking(batch) as (detector, seeded):
             return self._named(detector.observe(detached, seeded, needs))
@@ -83,7 +84,7 @@ class FrozenTeacher:
 
         Gradients flow to the maps, never to the teacher. See `Detector.observe_towers`; strides are the spec's.
         """
-        own = self._detector.spec.pyramid.strides
+        own = self._detector.spec.maps.strides
         classes, boxes = (replace(one, strides=own) for one in (classes, boxes))
         with self._looking(batch, gradients=torch.is_grad_enabled()) as (detector, seeded):
             return self._named(detector.observe_towers(classes, boxes, seeded, needs, after=after))

@@ -82,6 +82,11 @@ def inherit(student: Detector, teacher: Detector, *, source: str) -> InheritRepo
         True
     """
     ours, others = student.spec, teacher.spec
+    if others.pyramid is None:
+        raise ConfigError(
+            f"The teacher {source} must have a neck and heads to inherit, got {others.name}, which says boxes alone. "
+            "Leave out --inherit."
+        )
     # Other classes in the same number would have weights of the same shapes, each taken for another class.
     if len(ours.class_names) == len(others.class_names) and ours.class_names != others.class_names:
         raise ConfigError(
@@ -93,7 +98,7 @@ def inherit(student: Detector, teacher: Detector, *, source: str) -> InheritRepo
         raise ConfigError(
             f"The teacher {source} must share a tensor of neck or heads with the student to inherit it, by name and "
             f"shape, got none: {others.name} has {others.pyramid.channels} channels in the neck, {ours.name} has "
-            f"{ours.pyramid.channels}. Take a student of the same family with "
+            f"{ours.maps.channels}. Take a student of the same family with "
             f"student.fpn_channels={others.pyramid.channels}, or leave out --inherit."
         )
     own = student.state_dict()

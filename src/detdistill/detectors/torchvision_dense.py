@@ -78,7 +78,7 @@ class DenseDetector(Detector):
 
     def extract(self, batch: Batch) -> Pyramid:
         """See `Detector.extract`."""
-        return Pyramid(tuple(self.model.backbone(self._pixels(batch)).values()), self.spec.pyramid.strides)
+        return Pyramid(tuple(self.model.backbone(self._pixels(batch)).values()), self.spec.maps.strides)
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`."""

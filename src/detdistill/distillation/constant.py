@@ -33,7 +33,7 @@ class ConstantWeigh(Weigh):
         self, teacher: Observation, strides: Sequence[int | None], *, knowledge: Knowledge
     ) -> Float[Tensor, "b l"]:
         """The same row for every image."""
-        level = teacher.pyramid.levels[0]
+        level = teacher.maps.levels[0]
         row = sent(torch.tensor([self.weights[knowledge, stride] for stride in strides]), level.device)
         return row.expand(level.shape[0], -1)
 
@@ -55,7 +55,7 @@ def with_constant_weights(recipe: Recipe, teacher: FrozenTeacher, batches: Itera
     plans = {weighted.weigh for weighted in recipe.terms if isinstance(weighted.weigh, MeanOf)}
     if not plans:
         return recipe
-    columns: tuple[int | None, ...] = (*teacher.spec.pyramid.strides, None)
+    columns: tuple[int | None, ...] = (*teacher.spec.maps.strides, None)
     needs = frozenset[Need]().union(*(plan.weigh.needs for plan in plans))
     none = torch.zeros(len(columns), dtype=torch.float64)
     sums = {(plan, knowledge): none.clone() for plan in plans for knowledge in Knowledge}

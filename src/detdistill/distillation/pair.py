@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def pyramid(seen: Observation) -> Pyramid:
     """The feature maps at the neck's output."""
-    return seen.pyramid
+    return seen.maps
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

@@ -47,7 +47,7 @@ def in_students_frame(theirs: Observation, ours: Observation, batch: Batch, *, f
     """
     grids = {
         stride: (level.shape[-2], level.shape[-1])
-        for stride, level in zip(ours.pyramid.strides, ours.pyramid.levels, strict=True)
+        for stride, level in zip(ours.maps.strides, ours.maps.levels, strict=True)
     }
     places: dict[tuple[int, tuple[int, ...]], tuple[_Places, _Places]] = {}
 

@@ -50,7 +50,7 @@ def with_spread_weights(
     for batch in batches:
         observed = teacher.observe(batch, needs)
         for (plan, kind), rows in seen.items():
-            rows.append(probes[plan](observed, teacher.spec.pyramid.strides, knowledge=kind).double().cpu())
+            rows.append(probes[plan](observed, teacher.spec.maps.strides, knowledge=kind).double().cpu())
     if sum(map(len, next(iter(seen.values())))) < 2:
         raise CapabilityError(
             "The images that an alpha is found on must be at least two, got fewer. Write a number for alpha."

@@ -132,7 +132,9 @@ def _gradient_norm(loss: Tensor, inputs: Sequence[Tensor]) -> float:
 
 
 def _same(student: Observation, teacher: Observation) -> bool:
-    pairs = zip(student.pyramid.levels, teacher.pyramid.levels, strict=False)
+    if teacher.pyramid is None:
+        return False
+    pairs = zip(student.maps.levels, teacher.pyramid.levels, strict=False)
     return all(ours.shape == theirs.shape and _close(ours, theirs) for ours, theirs in pairs)
 
 
@@ -152,7 +154,7 @@ def _shaken(student: Observation) -> Observation:
             for level in levels
         )
 
-    shaken = replace(student, pyramid=replace(student.pyramid, levels=noisy(student.pyramid.levels)))
+    shaken = replace(student, pyramid=replace(student.maps, levels=noisy(student.maps.levels)))
     if student.class_logits is not None:
         logits = replace(student.class_logits, levels=noisy(student.class_logits.levels))
         shaken = replace(shaken, class_logits=logits)

@@ -66,7 +66,7 @@ def products(
     """
     zero = task.new_zeros(())
     sums = [sum((gain * cost.values.sum(1).mean() for gain, cost in some), zero) for some in terms.values()]
-    levels = [level for seen in sights for view in seen.teachers for level in seen.students[view].pyramid.levels]
+    levels = [level for seen in sights for view in seen.teachers for level in seen.students[view].maps.levels]
     return inner_products([task, *sums], levels)
 
 
@@ -172,7 +172,7 @@ class DistillationStep(nn.Module):
             batch=batch,
             students=students,
             teachers=teachers,
-            judged=self._judged(students[CLEAN].pyramid, batch, judged) if judged else None,
+            judged=self._judged(students[CLEAN].maps, batch, judged) if judged else None,
             heads=self.teacher.observe_towers,
         )
 

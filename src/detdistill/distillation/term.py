@@ -109,9 +109,9 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
     Raises:
         CapabilityError: there is none.
     """
-    shared = [stride for stride in student.pyramid.strides[:last] if stride in teacher.pyramid.strides]
+    theirs, whose = list(teacher.maps.strides), teacher.name
+    shared = paired_strides(student, teacher, last=last)
     if not shared:
-        theirs, whose = list(teacher.pyramid.strides), teacher.name
         remedy = (
             f"Build the student with the teacher's strides, for example student.strides={typed(sorted({*theirs}))}."
         )
@@ -119,25 +119,34 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
             whose = f"{whose}, in the student's pixels"
             remedy = "Leave teacher.image out, or set it to a size nearer to data.image."
         raise CapabilityError(
-            f"Student and teacher must share at least one stride, got {list(student.pyramid.strides)} "
+            f"Student and teacher must share at least one stride, got {list(student.maps.strides)} "
             f"({student.name}) and {theirs} ({whose}). {remedy}"
         )
-    return tuple(shared)
+    return shared
+
+
+def paired_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | None = None) -> tuple[int, ...]:
+    """As `shared_strides`, or none: a teacher that says boxes alone has none."""
+    if teacher.pyramid is None:
+        return ()
+    return tuple(stride for stride in student.maps.strides[:last] if stride in teacher.pyramid.strides)
 
 
 def pairing_note(student: DetectorSpec, teacher: DetectorSpec) -> str:
     """One sentence that says which strides are paired and which are left over, for people to read at start-up."""
-    shared = shared_strides(student, teacher)
+    if teacher.pyramid is None:
+        return f"levels are not paired: {teacher.name} says boxes alone"
+    shared = paired_strides(student, teacher)
 
     def own(stride: int) -> str:
         return f"{stride * teacher.factor:g}"
 
     left = [
-        f"{side}: {', '.join(named(stride) for stride in spec.pyramid.strides if stride not in shared)}"
+        f"{side}: {', '.join(named(stride) for stride in spec.maps.strides if stride not in shared)}"
         for side, spec, named in (("student", student, str), ("teacher", teacher, own))
-        if set(spec.pyramid.strides) - set(shared)
+        if set(spec.maps.strides) - set(shared)
     ]
-    paired = f"levels paired by stride: {', '.join(str(stride) for stride in shared)}"
+    paired = f"levels paired by stride: {', '.join(map(str, shared)) or 'none'}"
     if teacher.ratio != 1.0:
         pairs = ", ".join(f"{stride} and {own(stride)}" for stride in shared)
         paired = f"levels paired by the share of the image that a cell covers, strides of student and teacher: {pairs}"

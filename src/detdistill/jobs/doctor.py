@@ -18,7 +18,7 @@ from detdistill.detectors.preprocess import normaliser_of, shown_pixels
 from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep
-from detdistill.distillation.term import pairing_note, shared_strides
+from detdistill.distillation.term import paired_strides, pairing_note
 from detdistill.errors import DiskError, DistillError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections
 from detdistill.jobs import examine, samples, sizes, stages
@@ -130,8 +130,8 @@ def _found(config: RunConfig, *, resume: bool, generations: int, progress: Progr
             yield failed
         return
     step = built.step
-    note = pairing_note(step.student.spec, step.teacher.spec)
-    yield checks.levels(note, paired=len(shared_strides(step.student.spec, step.teacher.spec)))
+    specs = step.student.spec, step.teacher.spec
+    yield checks.levels(pairing_note(*specs), paired=len(paired_strides(*specs)))
     try:
         proved = stages.prove(built, progress=progress)
         stages.require_same_run(proved)

@@ -189,7 +189,7 @@ def _weigh(settings: AIDSettings, features: Features) -> Weigh | MeanOf | Spread
 
 
 def _require_equal_pyramids(student: DetectorSpec, teacher: DetectorSpec) -> None:
-    ours, theirs = student.pyramid, teacher.pyramid
+    ours, theirs = student.maps, teacher.maps
     if ours != theirs:
         raise CapabilityError(
             f"The student's pyramid must be the teacher's for aid with loss_source student_features, got strides "
@@ -202,7 +202,7 @@ def _require_level_losses(student: DetectorSpec, teacher: DetectorSpec, settings
     """Dense class logits say on which strides a detector has losses; the control's means are over all its levels."""
     layout = teacher.class_logits
     known = () if layout is None else layout.strides
-    wanted = teacher.pyramid.strides if settings.control else shared_strides(student, teacher)
+    wanted = teacher.maps.strides if settings.control else shared_strides(student, teacher)
     missing = [stride for stride in wanted if stride not in known]
     if missing:
         raise CapabilityError(

@@ -166,7 +166,7 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
         student_mask=settings.student_mask,
     )
     strides, identity = shared_strides(student, teacher), settings.aligner == "identity"
-    ours, theirs = student.pyramid.channels, teacher.pyramid.channels
+    ours, theirs = student.maps.channels, teacher.maps.channels
     # Made in this order, whichever gains are 0: what each draws at random is the same in every choice of terms.
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
     channels = per_stride(strides, lambda _: nn.Identity() if identity else nn.Linear(ours, theirs))
@@ -201,7 +201,7 @@ def _require_no_channel_gain(given: float | None) -> None:
 
 def _relations(student: DetectorSpec, teacher: DetectorSpec, settings: AttentionSettings, norm: Norm) -> Relations:
     strides = shared_strides(student, teacher)
-    position = {s: min(student.pyramid.strides.index(s), len(BLOCK_POOLS) - 1) for s in strides}
+    position = {s: min(student.maps.strides.index(s), len(BLOCK_POOLS) - 1) for s in strides}
 
     def blocks(channels: int) -> nn.ModuleDict:
         return per_stride(
@@ -214,7 +214,7 @@ def _relations(student: DetectorSpec, teacher: DetectorSpec, settings: Attention
             ),
         )
 
-    students, teachers = blocks(student.pyramid.channels), blocks(teacher.pyramid.channels)
+    students, teachers = blocks(student.maps.channels), blocks(teacher.maps.channels)
     return Relations(students, teachers, aligner_for(student, teacher, settings.aligner, strides=strides), norm)
 
 

@@ -12,7 +12,8 @@ import torch
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, Strength, TwinMaker
-from detdistill.errors import ConfigError
+from detdistill.distillation.weigh import Features
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.composition import (
     MethodSettings,
     SumSettings,
@@ -119,11 +120,28 @@ def _built(
         settings = replace(settings, strength=strength.value)
     if method.wraps:
         inner = _built(settings.recipe, student, teacher, seed, strength)
-        outer = replace(method.build(inner, student, teacher, settings), name=structure(settings))
+        outer = replace(_offered(method, teacher, inner, student, teacher, settings), name=structure(settings))
         return scheduled(strengthened(outer, strength, inner=inner), settings, inner=inner)
     torch.default_generator.manual_seed(seed)
-    built = strengthened(method.build(student, teacher, settings), strength, member=method.name)
+    built = strengthened(_offered(method, teacher, student, teacher, settings), strength, member=method.name)
     return scheduled(built, settings)
+
+
+def _offered(method: Method, teacher: DetectorSpec, *given: Any) -> Recipe:
+    """What a method builds; one sentence for all of them where it reads more than boxes, and these are all there is."""
+    if teacher.pyramid is not None:
+        return method.build(*given)
+    try:
+        recipe, why = method.build(*given), None
+        shown = {need for view in recipe.views() for need in recipe.teacher_needs(view)}
+        if not (shown | recipe.weight_needs(Features.STUDENT) or recipe.twins):
+            return recipe
+    except CapabilityError as error:
+        why = error
+    raise CapabilityError(
+        f"The method '{method.name}' must be one that reads the teacher's boxes alone, as {teacher.name} shows nothing "
+        f"else, got '{method.name}'. Distil by --method boxes."
+    ) from why
 
 
 def _summed(recipes: Sequence[Recipe]) -> Recipe:

@@ -121,7 +121,7 @@ def build_crosskd(student: DetectorSpec, teacher: DetectorSpec, settings: CrossK
     given = (settings.class_gain, settings.box_gain, settings.distribution_gain)
     after, note = _after(student, teacher, settings, numbers)
     strides = shared_strides(student, teacher)
-    channels = teacher.pyramid.channels
+    channels = teacher.maps.channels
     align = (
         IdentityAlign(channels, channels) if after else aligner_for(student, teacher, settings.aligner, strides=strides)
     )
@@ -177,7 +177,7 @@ class CrossReading(nn.Module):
         return pair.crossed(maps[0], maps[-1], self.needs, after=self.after)
 
     def _maps(self, pair: Pair, select: Select) -> Pyramid:
-        theirs, levels = pair.teacher.pyramid, []
+        theirs, levels = pair.teacher.maps, []
         for stride, level in zip(theirs.strides, theirs.levels, strict=True):
             ours, grid = level.detach(), grid_of(level)
             if stride in self.strides:

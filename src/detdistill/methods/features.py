@@ -116,7 +116,7 @@ def aligner_for(
         ConfigError: an unknown aligner.
     """
     require_one_of("aligner", aligner, ("auto", "identity", *_KERNELS))
-    ours, theirs = student.pyramid.channels, teacher.pyramid.channels
+    ours, theirs = student.maps.channels, teacher.maps.channels
     if aligner == "identity" or (aligner == "auto" and ours == theirs):
         return IdentityAlign(ours, theirs)
     return ConvAlign(ours, theirs, strides=strides, kernel=_KERNELS.get(aligner, 1), relu=relu)

@@ -125,7 +125,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
         ("foreground", looks.error_at(foreground)),
         ("background", looks.error_at(background)),
         ("attention", looks.difference),
-        ("relation", GlobalRelation(strides, channels=teacher.pyramid.channels)),
+        ("relation", GlobalRelation(strides, channels=teacher.maps.channels)),
     )
     terms = []
     for (name, measure), own, known in zip(measures, given, numbers.gains, strict=True):

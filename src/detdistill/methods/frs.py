@@ -131,7 +131,7 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         teacher_needs=frozenset({Need.CLASS_LOGITS}),
     )
     scaled = settings.scale == "per_channel"
-    channel_scale = _PUBLISHED_CHANNELS / teacher.pyramid.channels if scaled else 1.0
+    channel_scale = _PUBLISHED_CHANNELS / teacher.maps.channels if scaled else 1.0
     terms = [WeightedTerm("frs.features", features, feature_gain * channel_scale, warm_up=warm_up)]
     if class_gain > 0:
         class_scale = _class_scale(student, numbers) if scaled else 1.0
@@ -154,7 +154,7 @@ def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: Normalize)
     require_equal_class_layouts(
         student, teacher, recipe="frs", remedy="Write frs(class_gain=0) to imitate features only."
     )
-    channels = teacher.pyramid.channels
+    channels = teacher.maps.channels
     return LevelTerm(
         cellwise(compare.bce, divide, richness),
         strides=shared_strides(student, teacher),

@@ -196,7 +196,7 @@ class DistributionTerm(Term):
 
 def _marks(pair: Pair, taught: Taught, scale: float) -> Pyramid:
     """How much each cell is taught, (b, h, w) on all of the student's levels."""
-    pyramid, batch = pair.student.pyramid, pair.batch
+    pyramid, batch = pair.student.maps, pair.batch
     grids = [grid_of(level) for level in pyramid.levels]
     cells = make_cells(grids, pyramid.strides, device=pyramid.levels[0].device)
     images = [

@@ -93,7 +93,7 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
         )
     strides = shared_strides(student, teacher, last=numbers.levels)
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
-    generation = MaskedGeneration(strides, channels=teacher.pyramid.channels, drop=drop)
+    generation = MaskedGeneration(strides, channels=teacher.maps.channels, drop=drop)
     term = LevelTerm(generation, strides=strides, align=align, standardized=on_one_scale(settings))
     terms = [WeightedTerm(name="mgd.features", term=term, gain=gain)]
     return recipe_of("mgd", terms, notes=notes if settings.gain is None else ())

@@ -112,7 +112,7 @@ class FasterRCNNDetector(Detector):
 
     def extract(self, batch: Batch) -> Pyramid:
         """See `Detector.extract`."""
-        return Pyramid(tuple(self.model.backbone(self._pixels(batch)).values()), self.spec.pyramid.strides)
+        return Pyramid(tuple(self.model.backbone(self._pixels(batch)).values()), self.spec.maps.strides)
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`: the class logits cost the RPN's head alone; any loss costs the second stage too."""

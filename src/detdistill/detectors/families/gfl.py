@@ -125,7 +125,7 @@ class GFLDetector(Detector):
 
     def extract(self, batch: Batch) -> Pyramid:
         """See `Detector.extract`."""
-        return Pyramid(tuple(self.backbone(self._pixels(batch)).values()), self.spec.pyramid.strides)
+        return Pyramid(tuple(self.backbone(self._pixels(batch)).values()), self.spec.maps.strides)
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`."""
