@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from detdistill.detectors.catalogue import Family, parse_detector
     from detdistill.detectors.frozen import FrozenTeacher
     from detdistill.detectors.inherit import inherit
-    from detdistill.detectors.settings import DetectorSettings
+    from detdistill.detectors.settings import DetectorSettings, PyramidSettings
     from detdistill.distillation.step import DistillationStep
     from detdistill.jobs import stages
     from detdistill.methods.catalogue import Method, build_recipe, method_text, parse_method
@@ -61,7 +61,7 @@ _HOMES = {
     "detectors.frozen": ("FrozenTeacher",),
     "detectors.inherit": ("inherit",),
     "detectors.catalogue": ("Family", "parse_detector"),
-    "detectors.settings": ("DetectorSettings",),
+    "detectors.settings": ("DetectorSettings", "PyramidSettings"),
     "distillation.step": ("DistillationStep",),
     "jobs.stages": ("stages",),
     "methods.catalogue": ("Method", "build_recipe", "method_text", "parse_method"),
@@ -79,7 +79,7 @@ __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_de
 __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]
 __all__ += ["Family", "Format", "Method", "register_detector", "register_format", "register_method"]
 __all__ += ["Batch", "Clock", "Cost", "Detector", "DetectorSettings", "DetectorSpec"]
-__all__ += ["Observation", "StepReport", "Targets", "__version__"]
+__all__ += ["Observation", "PyramidSettings", "StepReport", "Targets", "__version__"]
 
 
 def __getattr__(name: str) -> object:

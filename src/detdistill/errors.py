@@ -69,6 +69,12 @@ def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
     return "Choose one of them." if listed else f"Known: {', '.join(names)}."
 
 
+def either(words: Iterable[str]) -> str:
+    """Alternatives in a sentence: ``"a, b or c"``."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def typed(values: Iterable[object]) -> str:
     """A list as `key=value` takes it, without the blanks that would end a word of the shell."""
     return f"[{','.join(map(str, values))}]"

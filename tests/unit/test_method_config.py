@@ -242,7 +242,7 @@ def test_a_self_distillation_that_cannot_be_is_refused(tmp_path: Path, teacher: 
         ),
         (
             {"teacher": tmp_path / "none"},
-            "none must be a run folder, a checkpoint or a student.safetensors",
+            "none must be a run folder, a checkpoint or torchvision:NAME, got nothing there",
         ),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -15,15 +15,16 @@ from torch.nn import functional
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import FAMILIES, Family, build_detector, parse_detector, settings_of
+from detdistill.detectors.catalogue import FAMILIES, Family, Naming, build_detector, parse_detector, settings_of
 from detdistill.detectors.dense import all_background, assign, dense_spec, focal_cells, observe_dense, prior_bias
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import initialise
-from detdistill.detectors.preprocess import Normaliser, with_pixel_statistics
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.preprocess import IMAGENET_MEAN, Normaliser, with_pixel_statistics
+from detdistill.detectors.settings import DetectorSettings, PyramidSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
+from detdistill.jobs.paths import PATHS_FROM, read_from
 from detdistill.methods.catalogue import build_recipe
 from detdistill.store.students import DESCRIPTION, load_detector, save_detector
 from detdistill.types import Batch, Clock, Detections, Need, Observation, Pyramid, Targets, TaskLoss
@@ -33,7 +34,7 @@ LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DotsSettings(DetectorSettings):
+class DotsSettings(PyramidSettings):
     """A cell learns the object whose centre lies within its reach."""
 
     family: Literal["dots"] = "dots"
@@ -135,6 +136,34 @@ def test_it_is_found_by_name_like_any_other(family: Family) -> None:
         parse_detector("dot/tiny")
     with pytest.raises(ConfigError, match=r"must be a preset or a timm model, got 'tinny'\. Did you mean 'tiny'\?"):
         parse_detector("dots/tinny")
+
+
+def test_a_family_may_name_its_detectors_in_a_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class GivenSettings(DetectorSettings):
+        family: Literal["given"] = "given"
+        source: str
+
+        def check(self) -> None:
+            pass
+
+    def settings(text: str) -> GivenSettings:
+        return GivenSettings(source=text.removeprefix("given:"))
+
+    monkeypatch.setattr(FAMILIES, "_added", {})
+    naming = Naming("given:FILE", lambda text: text.startswith("given:"), settings, lambda text, _: f"{text}!")
+    FAMILIES.register(Family("given", GivenSettings, presets={}, build=DotsDetector, naming=naming))
+    assert parse_detector("given:here.pt") == GivenSettings(source="here.pt")
+    assert with_pixel_statistics(parse_detector("given:here.pt")).mean == IMAGENET_MEAN
+    with pytest.raises(ConfigError, match=r"must be written FAMILY/BACKBONE, FAMILY/PRESET or given:FILE, got 'here'"):
+        parse_detector("here")
+    with pytest.raises(ConfigError, match=r"A detector of given must be written given:FILE, got 'given/tiny'"):
+        parse_detector("given/tiny")
+    with pytest.raises(ConfigError, match=r"must have the key 'source', got none"):
+        settings_of({"family": "given"})
+    assert read_from({PATHS_FROM: "file", "student": {"detector": "given:x"}}, Path("runs/c.yaml")) == {
+        "student": {"detector": "given:x!"}
+    }
 
 
 @pytest.mark.usefixtures("family")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from detdistill.detectors.catalogue import FAMILIES
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.paths import written_from
@@ -78,7 +79,8 @@ def _paths_of(kind: Any, at: str) -> set[str]:
 
 
 def test_every_setting_that_holds_a_path_is_known_here() -> None:
-    found = {name.replace("student.settings.", "student.") for name in _paths_of(RunConfig, "")}
+    families = [(one.settings, "student.") for one in FAMILIES.values()]
+    found = {name for kind, at in ((RunConfig, ""), *families) for name in _paths_of(kind, at)}
     assert found == set(GIVEN)
 
 

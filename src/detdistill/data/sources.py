@@ -14,7 +14,7 @@ from detdistill.data.formats import FORMATS, Format
 from detdistill.data.image_files import is_text
 from detdistill.data.label_text import head_of
 from detdistill.data.problems import Problems
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, either
 
 
 def _by_precedence() -> list[Format]:
@@ -34,7 +34,7 @@ def recognise(data: Path) -> Format:
 def _of_no_format(data: Path) -> ConfigError:
     folder = data.is_dir()
     known = [f"{text} ({item.title})" for item in _by_precedence() if (text := item.holds if folder else item.file)]
-    listed = " or ".join(filter(None, (", ".join(known[:-1]), *known[-1:])))
+    listed = either(known)
     if not folder:
         return ConfigError(
             f"data {data} must be {listed}, got a file that is none of them. Give such a file, or the data's folder."

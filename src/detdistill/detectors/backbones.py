@@ -20,7 +20,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 
 from detdistill.detectors.anatomy import Sides, anatomy
 from detdistill.detectors.load_report import load_tensors, require_finite
-from detdistill.detectors.settings import DetectorSettings, check_backbone
+from detdistill.detectors.settings import PyramidSettings, check_backbone
 from detdistill.errors import ConfigError, MissingDependencyError, typed
 
 # A file that is no checkpoint fails wherever torch's unpickler happens to trip over it.
@@ -68,7 +68,7 @@ class PyramidBackbone(nn.Module):
     """
 
     def __init__(
-        self, body: Any, fpn: FeaturePyramidNetwork, settings: DetectorSettings, *, pools: bool, frozen: list[nn.Module]
+        self, body: Any, fpn: FeaturePyramidNetwork, settings: PyramidSettings, *, pools: bool, frozen: list[nn.Module]
     ) -> None:
         super().__init__()
         self.body = body
@@ -113,7 +113,7 @@ class PyramidBackbone(nn.Module):
         return self
 
 
-def build_backbone(settings: DetectorSettings, *, extra: Literal["conv", "pool"] = "conv") -> PyramidBackbone:
+def build_backbone(settings: PyramidSettings, *, extra: Literal["conv", "pool"] = "conv") -> PyramidBackbone:
     """The timm backbone that a detector's settings ask for, with an FPN that gives maps at exactly `settings.strides`.
 
     Strides the backbone has come from it; coarser ones are added after the FPN: by convolutions of stride 2, or (one

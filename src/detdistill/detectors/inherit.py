@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW, Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.load_report import ClassRows, LoadReport, ShapeMismatch
+from detdistill.detectors.settings import PyramidSettings
 from detdistill.errors import ConfigError
 
 _WRAPPER = "model."
@@ -218,15 +219,15 @@ def _same_backbone(student: Detector, source: Detector) -> bool:
 
     Those of another depth share many names and shapes, which do not do the same there.
     """
-    if student.settings is not None and source.settings is not None:
-        names = (settings.backbone.partition(".")[0] for settings in (student.settings, source.settings))
-        return next(names) == next(names)
+    ours, theirs = student.settings, source.settings
+    if isinstance(ours, PyramidSettings) and isinstance(theirs, PyramidSettings):
+        return ours.backbone.partition(".")[0] == theirs.backbone.partition(".")[0]
     weights = (
         {(_bare(name), tensor.shape) for name, tensor in one.state_dict().items() if one.in_backbone(name)}
         for one in (student, source)
     )
-    ours, theirs = ({one for one in some if len(one[1]) > 1} for some in weights)
-    return ours == theirs
+    own, others = ({one for one in some if len(one[1]) > 1} for some in weights)
+    return own == others
 
 
 def _rows(detector: Detector) -> dict[str, dict[str | None, list[int]]]:
@@ -249,7 +250,7 @@ def _depending_on_classes(student: Detector) -> set[str]:
         )
     names = student.spec.class_names
     one_more = (*names, f"{' '.join(names)} and one more")
-    like = build_detector(replace(student.settings, pretrained=None), one_more, seed=0).state_dict()
+    like = build_detector(student.settings.at_home(), one_more, seed=0).state_dict()
     return {_bare(name) for name, tensor in student.state_dict().items() if like[name].shape != tensor.shape}
 
 

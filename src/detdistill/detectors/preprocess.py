@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from detdistill.detectors.settings import DetectorSettings, check_backbone
+from detdistill.detectors.settings import DetectorSettings, PyramidSettings, check_backbone
 from detdistill.errors import CapabilityError, typed
 from detdistill.types import Batch, sent
 
@@ -39,7 +39,7 @@ def pixel_statistics(settings: DetectorSettings) -> tuple[Channels, Channels]:
         ConfigError: timm does not know the backbone of the pretrained weights.
     """
     own = (IMAGENET_MEAN, IMAGENET_STD)
-    if settings.pretrained:
+    if isinstance(settings, PyramidSettings) and settings.pretrained:
         check_backbone(settings.backbone)
         weights = _weights(settings.backbone)
         own = (tuple(weights.mean), tuple(weights.std))
@@ -57,12 +57,13 @@ def pixel_notes(settings: DetectorSettings) -> list[str]:
 
     Nothing for random weights whose mean and std nobody set.
     """
-    if not settings.pretrained and settings.mean is None and settings.std is None:
+    weighted = isinstance(settings, PyramidSettings) and bool(settings.pretrained)
+    if not weighted and settings.mean is None and settings.std is None:
         return []
     mean, std = pixel_statistics(settings)
     set_here = [key for key in ("mean", "std") if getattr(settings, key) is not None]
     said = f"{settings.name}: pixels normalised by {shown_pixels(mean, std)}"
-    if not settings.pretrained:
+    if not isinstance(settings, PyramidSettings) or not settings.pretrained:
         return [f"{said} ({' and '.join(set_here)} as set)"]
     weights = _weights(settings.backbone)
     named = f"{weights.architecture}.{weights.tag}" if weights.tag else str(weights.architecture)

@@ -22,7 +22,7 @@ from detdistill.detectors.dense import (
     tower,
 )
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.settings import PyramidSettings
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
@@ -61,7 +61,7 @@ class DenseDetector(Detector):
         loss: DenseLoss,
         class_slots: Sequence[int] | None = None,
         strides: tuple[int, ...] = (8, 16, 32, 64, 128),
-        settings: DetectorSettings | None = None,
+        settings: PyramidSettings | None = None,
     ) -> None:
         super().__init__()
         model.anchor_generator = NominalAnchors.like(model.anchor_generator, strides)

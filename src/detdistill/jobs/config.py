@@ -11,8 +11,8 @@ from detdistill.data.transforms import STRENGTHS
 from detdistill.detectors.catalogue import namesake, parse_detector
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
-from detdistill.detectors.torchvision_teachers import PREFIX
 from detdistill.errors import ConfigError, suggestion
+from detdistill.jobs.doors import door_of, kinds_of_source
 from detdistill.jobs.paths import PATHS_FROM, read_from
 from detdistill.jobs.settings import TAUGHT_KEYS, RunConfig, StudentChoice
 from detdistill.methods.composition import METHOD_MARK, of_before
@@ -25,7 +25,6 @@ from detdistill.settings.strict_yaml import load_yaml
 from detdistill.settings.trees import Path as Place
 from detdistill.settings.trees import Tree, default_of, hints_of
 from detdistill.store.layout import RunFolder
-from detdistill.store.students import saved_settings
 
 # `student: fcos/resnet18` is short for a section with this one key.
 _SHORT = {"data": "folder", "student": "detector", "teacher": "source", "method": "name"}
@@ -38,7 +37,7 @@ _NEEDED = {
 }
 _SAYS = {
     "student": "a detector such as fcos/resnet18",
-    "teacher": "a run folder, a checkpoint or torchvision:NAME",
+    "teacher": kinds_of_source(),
     "method": "the name of a method",
 }
 _COMMAND_LINE = "The command line"
@@ -267,12 +266,13 @@ def _teachers_own(tree: Tree, named: str) -> Tree:
             "own. Leave out --student and the section student, or --self."
         )
     source = tree["teacher"]["source"]
-    if source.startswith(PREFIX):
+    opened = door_of(source).settings
+    if opened is None:
         raise ConfigError(
             f"The teacher of a self-distillation must be a run or a checkpoint of ours, got {source}. "
             "Give --teacher RUN, or choose a student by --student."
         )
-    settings = saved_settings(Path(source))
+    settings = opened(source)
     return {"detector": settings.name, **as_tree(settings)}
 
 
@@ -284,7 +284,8 @@ def _starting_students_own(tree: Tree, named: str, *, out: object, option: str) 
     section, source = tree.get("student", {}), tree["init"]
     if not isinstance(section, dict) or "detector" in section:
         return
-    if source.startswith(PREFIX):
+    opened = door_of(source).settings
+    if opened is None:
         raise ConfigError(
             f"{named}: student.detector must be {_SAYS['student']} for a run that starts from {source}, got nothing. "
             f"Pass {option}."
@@ -293,6 +294,6 @@ def _starting_students_own(tree: Tree, named: str, *, out: object, option: str) 
     if begun.is_file() and not Path(source).exists():
         tree["student"] = _read(begun).get("student")
         return
-    settings = with_pixel_statistics(saved_settings(Path(source)))
     # Its weights are here: nothing is to be fetched for the backbone.
-    tree["student"] = {"detector": settings.name, **as_tree(settings), "pretrained": None, **section}
+    settings = with_pixel_statistics(opened(source)).at_home()
+    tree["student"] = {"detector": settings.name, **as_tree(settings), **section}

@@ -37,10 +37,9 @@ OWN_KEYS += ("data", "init", "agnostic")
 def own_identity(opened: Opened) -> dict[str, Any]:
     """What decides the weights of a run's student beside the training settings and what a teacher does."""
     config, data = opened.config, opened.data
-    student = with_pixel_statistics(config.student.settings).to_dict()
-    if isinstance(student["pretrained"], str):
-        # Its folder is written as the working directory sees it.
-        student["pretrained"] = Path(student["pretrained"]).name
+    settings = with_pixel_statistics(config.student.settings)
+    # The folders of its files are written as the working directory sees them.
+    student = settings.to_dict(place=lambda text: Path(text).name)
     return {
         "student": student,
         "classes": list(data.train.class_names),

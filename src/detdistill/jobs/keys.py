@@ -140,11 +140,12 @@ def run_settings(
 ) -> tuple[Setting, ...]:
     """Every key of a run as a config file and `key=value` have it, with the families' and methods' own."""
     students = {name: one.settings for name, one in FAMILIES.items() if families is None or name in families}
+    named = {key for one in students.values() for key in one.named_by}
     recipes = {name: one.settings for name, one in METHODS.items() if methods is None or name in methods}
     found: list[Setting] = []
     for one in _walked(RunConfig, ""):
         if one.key.startswith("student.settings"):
-            found += _grouped(students, "student", every=len(FAMILIES), without=("family", "backbone"))
+            found += _grouped(students, "student", every=len(FAMILIES), without=named)
         elif one.key == "method":
             found += [
                 replace(one, key="method.name"),

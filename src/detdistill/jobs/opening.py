@@ -19,13 +19,12 @@ from detdistill.data.sources import find_split, read_found
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import ClassComparison, LoadedDetector
-from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision
 from detdistill.errors import ConfigError, DataError, typed
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
+from detdistill.jobs.doors import door_of
 from detdistill.progress import Progress, Silence
 from detdistill.settings.calls import written
-from detdistill.store.students import load_detector
 from detdistill.training.memory import needing_memory
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
@@ -134,12 +133,11 @@ def seen_size(loaded: LoadedDetector, annotations: Annotations, *, source: str, 
 
 
 def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress | None = None) -> LoadedDetector:
-    """A detector from a run, a checkpoint or ``"torchvision:NAME[=FILE]"``, with its load report told.
+    """A detector from wherever the text says (`doors`), with its load report told.
 
     Refused where a tensor is missing or left over whose name does not begin with one of `allow`.
     """
-    names = frozenset(allow) - {CLASSES}
-    loaded = load_torchvision(source) if source.startswith(PREFIX) else load_detector(Path(source), allow=names)
+    loaded = door_of(source).open(source, frozenset(allow) - {CLASSES})
     (progress or Silence()).say(f"{source}: {loaded.report.text()}")
     return loaded
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from detdistill.detectors.settings import DetectorSettings
-from detdistill.detectors.torchvision_teachers import PREFIX
+from detdistill.detectors.catalogue import naming_of, settings_type
 from detdistill.errors import ConfigError, suggestion
+from detdistill.jobs.doors import door_of
 from detdistill.jobs.settings import RunConfig
 from detdistill.settings import with_paths
 from detdistill.settings.trees import Tree
@@ -64,13 +64,13 @@ def _changed(tree: Tree, change: Callable[[str], str]) -> Tree:
     def changed(text: str) -> str:
         if text.startswith("~"):
             return text
-        if text.startswith(PREFIX):
-            name, equals, file = text.partition("=")
-            return f"{name}={changed(file)}" if equals and file else text
-        return change(text)
+        return door_of(text).moved(text, change)
 
     found: Tree = with_paths(tree, RunConfig, changed)
     # The student's section is its settings themselves, beside the detector's name.
-    if isinstance(found.get("student"), dict):
-        found["student"] = with_paths(found["student"], DetectorSettings, changed)
+    student = found.get("student")
+    if isinstance(student, dict) and isinstance(name := student.get("detector"), str):
+        naming, kind = naming_of(name), settings_type(name)
+        moved = name if naming is None else naming.moved(name, change)
+        found["student"] = {**with_paths(student, kind, changed), "detector": moved}
     return found

@@ -9,10 +9,10 @@ from typing import Any
 
 from detdistill.bench.machine import machine
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
+from detdistill.detectors.catalogue import FAMILIES, build_detector, naming_of, parse_detector
 from detdistill.detectors.complexity import SECOND_STAGE, Complexity, complexity, seconds_per_image
-from detdistill.detectors.torchvision_teachers import PREFIX, untrained_torchvision
 from detdistill.errors import ConfigError
+from detdistill.jobs.doors import RUN, door_of, kinds_of_source
 from detdistill.jobs.opening import available_device, open_detector
 from detdistill.progress import Progress, Silence
 
@@ -86,17 +86,15 @@ def profiled(model: str, detector: Detector, *, height: int, width: int, rounds:
 
 
 def _open(model: str, classes: int | None, progress: Progress) -> Detector:
-    there = Path(model).exists()
-    if classes is not None and (there or model.startswith(PREFIX)):
-        raise ConfigError(f"The number of classes must be left out for {model}, got {classes}. It has its own.")
-    if model.startswith(PREFIX):
-        return untrained_torchvision(model)
-    if there:
-        return open_detector(model, progress=progress).detector
-    if model.partition("/")[0] not in FAMILIES:
+    door, fresh = door_of(model), naming_of(model)
+    if fresh is None and (door is not RUN or Path(model).exists()):
+        if classes is not None:
+            raise ConfigError(f"The number of classes must be left out for {model}, got {classes}. It has its own.")
+        return door.untrained(model) if door.untrained else open_detector(model, progress=progress).detector
+    if fresh is None and model.partition("/")[0] not in FAMILIES:
         raise ConfigError(
-            f"The model must be FAMILY/BACKBONE with a family of {', '.join(FAMILIES)}, a run folder, or "
-            f"{PREFIX}NAME, got '{model}'. Write for example faster_rcnn/resnet50."
+            f"The model must be FAMILY/BACKBONE with a family of {', '.join(FAMILIES)}, {kinds_of_source()}, "
+            f"got '{model}'. Write for example faster_rcnn/resnet50."
         )
     count = _COCO_CLASSES if classes is None else classes
     if count < 1:

@@ -119,10 +119,10 @@ class StudentChoice:
 
     def __post_init__(self) -> None:
         named, own = parse_detector(self.detector), self.settings
-        for key in ("family", "backbone"):
+        for key in named.named_by:
             said, got = getattr(named, key), getattr(own, key)
             if said != got:
-                meant = namesake(self.detector, got) if key == "family" else f"{own.family}/{got}"
+                meant = namesake(self.detector, got) if key == "family" else own.name
                 raise ConfigError(
                     f"student.{key} must be {said}, as student.detector={self.detector} says, got {got}. "
                     f"Write student={meant} instead."

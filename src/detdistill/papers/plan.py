@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -149,7 +149,7 @@ def require_room(plan: Plan, out: Path) -> None:
 def measure_cost(settings: DetectorSettings, side_px: int) -> Cost:
     """Builds a detector, without downloading anything, and times a few steps with one square image."""
     device = available_device()
-    detector = build_detector(replace(settings, pretrained=None), tuple(f"class {k}" for k in range(80)), seed=0)
+    detector = build_detector(settings.at_home(), tuple(f"class {k}" for k in range(80)), seed=0)
     parameters = sum(parameter.numel() for parameter in detector.parameters())
     try:
         detector.to(device)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import detdistill
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.catalogue import parse_detector
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.settings import PyramidSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.jobs.run import DISTILLED, TEACHER
 from detdistill.methods.catalogue import MethodSettings, parse_method
@@ -95,7 +95,7 @@ class PaperModel:
     """A detector of a row by its short name, its training, and its published figure.
 
     Attributes:
-        settings: changes to what the short name stands for, by `DetectorSettings`' names.
+        settings: changes to what the short name stands for, by the names in its settings.
         published: its own figure without a teacher; None where the row does not show it.
     """
 
@@ -104,11 +104,11 @@ class PaperModel:
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     published: float | None = None
 
-    def resolved(self) -> DetectorSettings:
+    def resolved(self) -> PyramidSettings:
         """The full settings."""
         named = parse_detector(self.detector)
         tree = {**asdict(named), **self.settings}
-        resolved: DetectorSettings = build(type(named), tree, where=f"settings of {self.detector}", what=self.detector)
+        resolved: PyramidSettings = build(type(named), tree, where=f"settings of {self.detector}", what=self.detector)
         return resolved
 
 

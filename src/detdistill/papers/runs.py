@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.catalogue import parse_detector, settings_of
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.settings import PyramidSettings
 from detdistill.jobs.run import ALONE, DISTILLED, TEACHER
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings, TwinSettings
 from detdistill.methods.composition import method_text, structure
@@ -119,14 +119,15 @@ def _alone(row: PaperRow, model: PaperModel, data: PreparedData, *, scale: Scale
     )
 
 
-def smoke_detector(model: PaperModel) -> DetectorSettings:
+def smoke_detector(model: PaperModel) -> PyramidSettings:
     """A detector of the same family that learns from scratch in seconds."""
     full = model.resolved()
     family, (width, preset) = full.family, _SMOKE_WIDTHS.get(full.backbone.partition(".")[0], (32, "tiny"))
+    changes: dict[str, Any] = {"fpn_channels": width}
     if family == "faster_rcnn":
-        changes = {**_SMOKE_FASTER_RCNN, "fpn_channels": width, "roi_channels": 2 * width}
-        return settings_of({**parse_detector(f"{family}/test_resnet").to_dict(), **changes})
-    return replace(parse_detector(f"{family}/{preset}"), fpn_channels=width)
+        preset, changes = "test_resnet", {**changes, **_SMOKE_FASTER_RCNN, "roi_channels": 2 * width}
+    small = settings_of({**parse_detector(f"{family}/{preset}").to_dict(), **changes})
+    return cast(PyramidSettings, small)
 
 
 def _smoke_training(model: PaperModel) -> TrainSettings:
@@ -173,7 +174,7 @@ def _named(config: RunConfig, data: PreparedData, out: Path, *, teacher: str | N
         content["teacher"] = teacher
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
     student = config.student.settings
-    words = [Path(data.identity).name, student.family, student.backbone.partition(".")[0]]
+    words = [Path(data.identity).name, *student.name.partition(".")[0].split("/")]
     if config.method is not None:
         words += structure(config.method).replace(")", "").replace("(", "_").split(" + ")
     name = "-".join([*words, digest])

@@ -6,7 +6,6 @@ Nothing is pickled, and nothing of a teacher or of a distillation term is in it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,8 @@ def save_detector(
             f"a detector to save must be built from DetectorSettings, got {detector.spec.name}. "
             "Keep torchvision's own weights file instead."
         )
-    described = settings.to_dict()
-    if isinstance(settings.pretrained, str):
-        # Who builds it anew may do so from another working directory.
-        described["pretrained"] = str(Path(settings.pretrained).absolute())
+    # Who builds it anew may do so from another working directory.
+    described = settings.to_dict(place=lambda text: str(Path(text).absolute()))
     content = {
         "format": f"{_FORMAT}/{_VERSION}",
         "detector": described,
@@ -91,8 +88,7 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     require_finite(tensors, source=str(weights))
     class_names = tuple(content["class_names"])
     # The weights are here: nothing is to be fetched for the backbone.
-    alone = replace(with_pixel_statistics(settings), pretrained=None)
-    detector = build_detector(alone, class_names, seed=0)
+    detector = build_detector(with_pixel_statistics(settings).at_home(), class_names, seed=0)
     report = load_tensors(detector, tensors, source=str(weights), current=True)
     report.require_complete(allow=allow)
     image, extra = content["image"], content.get("extra", {})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, generalized_box_iou_loss
 
-from detdistill import Batch, Detector, DetectorSettings, Family, Observation, Targets
+from detdistill import Batch, Detector, Family, Observation, PyramidSettings, Targets
 from detdistill.detectors import dense
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.preprocess import Normaliser
@@ -25,7 +25,7 @@ FIRST_SCORE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CentreSettings(DetectorSettings):
+class CentreSettings(PyramidSettings):
     """What a centre detector is built from.
 
     Attributes:

@@ -21,7 +21,7 @@ from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, Detecto
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
-from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, Depth, DetectorSettings, Octaves, Strides
+from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, Depth, Octaves, PyramidSettings, Strides
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
 from detdistill.settings.bounds import Share, Within
 from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
@@ -31,7 +31,7 @@ _COARSEST_POOLED = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FasterRCNNSettings(DetectorSettings):
+class FasterRCNNSettings(PyramidSettings):
     """What a Faster R-CNN is built from; its `head_depth` is the RPN's.
 
     Attributes:
@@ -91,7 +91,7 @@ class FasterRCNNDetector(Detector):
         name: str,
         class_slots: Sequence[int] | None = None,
         strides: tuple[int, ...] = (4, 8, 16, 32, 64),
-        settings: DetectorSettings | None = None,
+        settings: PyramidSettings | None = None,
     ) -> None:
         super().__init__()
         slots = model.roi_heads.box_predictor.cls_score.out_features

@@ -16,7 +16,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import BACKGROUND, all_background, assign, centres, focal_cells
-from detdistill.detectors.settings import Boxes, DetectorSettings, HeadNorm
+from detdistill.detectors.settings import Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, overlap_costs
 from detdistill.gfl.assign import box_distances
@@ -27,7 +27,7 @@ _LARGEST_AREA = 1e8  # torchvision's: of several boxes a cell takes the one with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FCOSSettings(DetectorSettings):
+class FCOSSettings(PyramidSettings):
     """What an FCOS is built from.
 
     Attributes:

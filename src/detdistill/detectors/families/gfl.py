@@ -17,7 +17,7 @@ from detdistill.detectors.base import BoxLayout, Detector, TowerLayout
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import assign, dense_spec, observe_dense, observe_dense_towers, tower
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.detectors.settings import AnchorSize, Boxes, DetectorSettings, HeadNorm
+from detdistill.detectors.settings import AnchorSize, Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_parts import cells_of
 from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
 from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
@@ -28,7 +28,7 @@ _LEAST = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GFLSettings(DetectorSettings):
+class GFLSettings(PyramidSettings):
     """What a GFL is built from.
 
     Attributes:

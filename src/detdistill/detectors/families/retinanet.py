@@ -17,7 +17,7 @@ from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_los
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import BACKGROUND, LEFT_OUT, all_background, assign, centres, focal_cells
-from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, DetectorSettings, HeadNorm, Octaves
+from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, HeadNorm, Octaves, PyramidSettings
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, encoded
 from detdistill.errors import ConfigError
@@ -28,7 +28,7 @@ _IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RetinaNetSettings(DetectorSettings):
+class RetinaNetSettings(PyramidSettings):
     """What a RetinaNet is built from.
 
     Attributes:

@@ -1,0 +1,78 @@
+"""The ways in which a text names a detector with weights, to teach, to start from, to be measured: one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from detdistill.detectors.base import Detector
+from detdistill.detectors.load_report import LoadedDetector
+from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision, untrained_torchvision
+from detdistill.errors import ConfigError, either
+from detdistill.store.students import load_detector, saved_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One way in which a text names a detector.
+
+    Attributes:
+        form: in messages, such as ``"torchvision:NAME"``.
+        recognises: whether a text is of this form.
+        open: the detector; the names are beginnings of tensor names that may be missing, left over or of another shape.
+        settings: what it was built from, without reading its weights; None where that is no `DetectorSettings`.
+        untrained: the same detector with random weights, to count and time; None where it must be opened.
+        moved: the text with the paths in it changed.
+    """
+
+    form: str
+    recognises: Callable[[str], bool]
+    open: Callable[[str, frozenset[str]], LoadedDetector]
+    settings: Callable[[str], DetectorSettings] | None = None
+    untrained: Callable[[str], Detector] | None = None
+    moved: Callable[[str, Callable[[str], str]], str] = lambda text, change: change(text)
+
+
+def file_behind(text: str, change: Callable[[str], str]) -> str:
+    """A text ``NAME=FILE`` with its file changed."""
+    name, _, file = text.partition("=")
+    return f"{name}={file if file.startswith('~') else change(file)}" if file else text
+
+
+def _there(text: str) -> Path:
+    path = Path(text)
+    if not path.exists():
+        raise ConfigError(f"{text} must be {kinds_of_source()}, got nothing there. Check the path.")
+    return path
+
+
+RUN = Door(
+    form="a run folder, a checkpoint",
+    recognises=lambda _: True,
+    open=lambda text, allow: load_detector(_there(text), allow=allow),
+    settings=lambda text: saved_settings(_there(text)),
+)
+"""What every other text is: a path to weights of ours."""
+
+TORCHVISION = Door(
+    form=f"{PREFIX}NAME",
+    recognises=lambda text: text.startswith(PREFIX),
+    open=lambda text, _: load_torchvision(text),
+    untrained=untrained_torchvision,
+    moved=file_behind,
+)
+
+DOORS: tuple[Door, ...] = (TORCHVISION, RUN)
+"""All of them; the first that recognises a text opens it."""
+
+
+def door_of(text: str) -> Door:
+    """The way in which a text names a detector."""
+    return next(door for door in DOORS if door.recognises(text))
+
+
+def kinds_of_source() -> str:
+    """All forms in words: ``"a run folder, a checkpoint or torchvision:NAME"``."""
+    return either((RUN.form, *(door.form for door in DOORS if door is not RUN)))
