@@ -44,6 +44,7 @@ class Need(Enum):
     TOWERS = "towers"
     TASK_LOSS = "task_loss"
     IMAGE_LOSSES = "image_losses"
+    FOUND_LOSS = "found_loss"
 
 
 class ClassKind(Enum):
@@ -65,6 +66,8 @@ class Targets:
             flagged as ignored. None for labels.
         doubtful: where no background is learned either, empty boxes apart: what a teacher doubts, once `taught` took
             it from the objects.
+        probabilities: of what class each object is: a distribution over the classes, each row's sum 1. None where the
+            labels are certain.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -73,12 +76,13 @@ class Targets:
     kept: Int64[Tensor, " t"] | None = None
     scores: Float[Tensor, " n"] | None = None
     doubtful: Float[Tensor, "_d 4"] | None = None
+    probabilities: Float[Tensor, "n k"] | None = None
 
     def only(self, keep: Tensor, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
         """Some of the objects, by indices or a mask, with all their boxes as they are or as they are given."""
-        scores = None if self.scores is None else self.scores[keep]
+        scores, classes = (None if one is None else one[keep] for one in (self.scores, self.probabilities))
         shown = self.boxes if boxes is None else boxes
-        return Targets(shown[keep], self.labels[keep], self.ignored[keep], scores=scores)
+        return Targets(shown[keep], self.labels[keep], self.ignored[keep], scores=scores, probabilities=classes)
 
     def taught(self) -> Targets:
         """The objects that training uses: all that are not flagged as ignored."""
@@ -91,8 +95,8 @@ class Targets:
         """The same targets on another device, where `taught` waits for nothing: what it keeps is looked up here."""
         kept = torch.nonzero(~self.ignored)[:, 0] if self.kept is None else self.kept
         boxes, labels, ignored, kept = (sent(one, device) for one in (self.boxes, self.labels, self.ignored, kept))
-        scores, doubtful = (None if one is None else sent(one, device) for one in (self.scores, self.doubtful))
-        return Targets(boxes, labels, ignored, kept, scores, doubtful)
+        soft = (self.scores, self.doubtful, self.probabilities)
+        return Targets(boxes, labels, ignored, kept, *(None if one is None else sent(one, device) for one in soft))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,9 @@ class Batch:
             grid. None where it sees the batch as it is.
         unlabelled: further images that nobody labelled, on a grid of their own; their targets, where they have any, are
             what the teacher found. None where there are none.
+        found: what the teacher found in each image, in pixels of this grid: objects with scores, and probabilities
+            where it says them, made one with the labels as the recipe has it. It followed the image through flips,
+            scales and crops as the labels did. None where nobody asked for it.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -124,6 +131,7 @@ class Batch:
     twins: Mapping[str, Float[Tensor, "b 3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
     teacher: Batch | None = None
     unlabelled: Batch | None = None
+    found: tuple[Targets, ...] | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -132,6 +140,11 @@ class Batch:
     def for_teacher(self) -> Batch:
         """The images as the teacher sees them."""
         return self if self.teacher is None else self.teacher
+
+    @property
+    def against_found(self) -> Batch:
+        """The same images, whose objects are what the teacher found in them; as they are where nobody asked for it."""
+        return self if self.found is None else replace(self, targets=self.found)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -142,6 +155,7 @@ class Batch:
             twins={name: sent(images, device) for name, images in self.twins.items()},
             teacher=None if self.teacher is None else self.teacher.to(device),
             unlabelled=None if self.unlabelled is None else self.unlabelled.to(device),
+            found=None if self.found is None else tuple(one.to(device) for one in self.found),
         )
 
     def part(self, first: int, last: int) -> Batch:
@@ -161,6 +175,7 @@ class Batch:
             twins={name: images[part] for name, images in self.twins.items()},
             teacher=None if self.teacher is None else self.teacher.part(first, last),
             unlabelled=beside,
+            found=None if self.found is None else self.found[part],
         )
 
     def image(self, index: int) -> Batch:
@@ -229,7 +244,11 @@ class TaskLoss:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a detector showed for one batch; only what was asked for is there, `pyramid` but of a detector without."""
+    """What a detector showed for one batch; only what was asked for is there, `pyramid` but of a detector without.
+
+    `found_loss` is what `task_loss` is, each image's and level's part with it, against `Batch.found` instead of the
+    labels; a detector need not know of it, as it can be asked for the task loss of `Batch.against_found`.
+    """
 
     pyramid: Pyramid | None = None
     class_logits: ClassLogits | None = None
@@ -237,6 +256,7 @@ class Observation:
     task_loss: TaskLoss | None = None
     boxes: Boxes | None = None
     towers: Towers | None = None
+    found_loss: TaskLoss | None = None
 
     @property
     def maps(self) -> Pyramid:
@@ -254,11 +274,18 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """What a detector found in one image: boxes in pixels of the padded batch image, scores in [0, 1]."""
+    """What a detector found in one image: boxes in pixels of the padded batch image, scores in [0, 1].
+
+    Attributes:
+        probabilities: how probable each class is at each box, in [0, 1], in label order: sigmoid scores, or a softmax
+            without its background; the rows need not add up to 1. None where a detector says no more than a score and
+            a label.
+    """
 
     boxes: Float[Tensor, "n 4"]
     scores: Float[Tensor, " n"]
     labels: Int64[Tensor, " n"]
+    probabilities: Float[Tensor, "n k"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

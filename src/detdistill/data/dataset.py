@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -25,6 +25,7 @@ from detdistill.data.transforms import (
     ImageSettings,
     draw_augmentation,
     transform_sample,
+    transform_targets,
 )
 from detdistill.errors import DataError
 from detdistill.files import require_regular
@@ -47,19 +48,29 @@ _AUGMENT_STREAM, _SAMPLE_TRANSFORM_STREAM = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One RGB image as stored, before the resize: its ground truth, and versions of its own size by name (twins)."""
+    """One RGB image as stored, before the resize.
+
+    Attributes:
+        targets: its ground truth.
+        twins: versions of its own size, by name.
+        found: what a teacher found in it; None where nobody asked.
+    """
 
     image: UInt8[Tensor, "3 h w"]
     targets: Targets
     twins: Mapping[str, UInt8[Tensor, "3 h w"]]
+    found: Targets | None = None
 
 
 # A recipe's change to a sample before the resize; the generator is its only source of randomness. It may change
-# the size, and does so to the twins alike.
+# the size, and does so to the twins and to what was found alike.
 SampleTransform = Callable[[Stored, torch.Generator], Stored]
 
 # Reads the twin of the image at an index of the data set: RGB, of the stored image's size.
 TwinReader = Callable[[int], UInt8[Tensor, "3 h w"]]
+
+# What a teacher found in the image at an index of the data set, in pixels of the stored image.
+FoundReader = Callable[[int], Targets]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +94,7 @@ class Sample:
         seed: `draw_seed` of (seed, epoch, index).
         twins: further versions of `image` that underwent the same, by name.
         teacher: the same at the teacher's size, where that is another one.
+        found: what a teacher found, in pixels of `image`; None where nobody asked.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -93,6 +105,7 @@ class Sample:
     seed: int
     twins: Mapping[str, UInt8[Tensor, "3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
     teacher: Sample | None = None
+    found: Targets | None = None
 
 
 @contextmanager
@@ -182,6 +195,7 @@ class DetectionDataset(Dataset[Sample]):
         sample_transform: a recipe's change to image and boxes before the resize, with a generator of its own, seeded
             by (seed, epoch, index) too.
         twins: readers of further versions of every image, by name.
+        found: reads what a teacher found in every image; None where nobody asks.
     """
 
     def __init__(
@@ -194,10 +208,11 @@ class DetectionDataset(Dataset[Sample]):
         seed: int = 0,
         sample_transform: SampleTransform | None = None,
         twins: Mapping[str, TwinReader] = MappingProxyType({}),
+        found: FoundReader | None = None,
     ) -> None:
         self.annotations, self.image, self.augment, self.seed = annotations, image, augment, seed
         self.teacher_image = teacher_image
-        self.sample_transform, self.twins = sample_transform, dict(twins)
+        self.sample_transform, self.twins, self.found = sample_transform, dict(twins), found
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -221,10 +236,11 @@ class DetectionDataset(Dataset[Sample]):
             scores=None if annotations.scores is None else torch.tensor(annotations.scores[objects]),
         )
         twins = {} if draw.plain else {name: read(index) for name, read in self.twins.items()}
+        found = None if self.found is None else self.found(index)
         if self.sample_transform is not None and not draw.plain:
             generator = self._generator(draw, _SAMPLE_TRANSFORM_STREAM)
-            stored = self.sample_transform(Stored(image=image, targets=targets, twins=twins), generator)
-            image, targets, twins = stored.image, stored.targets, dict(stored.twins)
+            stored = self.sample_transform(Stored(image, targets, twins, found), generator)
+            image, targets, twins, found = stored.image, stored.targets, dict(stored.twins), stored.found
         augment, generator = self.augment, self._generator(draw, _AUGMENT_STREAM)
         drawn = None
         if augment is not None:
@@ -247,9 +263,12 @@ class DetectionDataset(Dataset[Sample]):
             )
 
         theirs = self.teacher_image
-        if theirs is None:
-            return shown(self.image, drawn)
-        return shown(self.image, drawn, shown(theirs, drawn and drawn.at(theirs, drawn_for=self.image)))
+        other = None if theirs is None else shown(theirs, drawn and drawn.at(theirs, drawn_for=self.image))
+        sample = shown(self.image, drawn, other)
+        if found is None:
+            return sample
+        size = (image.shape[1], image.shape[2])
+        return replace(sample, found=transform_targets(found, size, settings=self.image, drawn=drawn))
 
     def _generator(self, draw: Draw, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(draw_seed(self.seed, draw.epoch, draw.index, stream))

@@ -29,42 +29,69 @@ from detdistill.types import Batch, Targets
 
 
 @dataclass(frozen=True, slots=True)
+class _Objects:
+    """The objects of several images on their way between processes, one after the other, by value."""
+
+    counts: tuple[int, ...]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    scores: NDArray[np.float32] | None
+    probabilities: NDArray[np.float32] | None
+
+    @classmethod
+    def pack(cls, targets: Sequence[Targets]) -> _Objects:
+        scores = [one.scores for one in targets if one.scores is not None]
+        classes = [one.probabilities for one in targets if one.probabilities is not None]
+        return cls(
+            counts=tuple(len(one.labels) for one in targets),
+            boxes=torch.cat([one.boxes for one in targets]).numpy(),
+            labels=torch.cat([one.labels for one in targets]).numpy(),
+            ignored=torch.cat([one.ignored for one in targets]).numpy(),
+            scores=torch.cat(scores).numpy() if scores else None,
+            probabilities=torch.cat(classes).numpy() if classes else None,
+        )
+
+    def unpack(self) -> tuple[Targets, ...]:
+        counts = list(self.counts)
+
+        def split(column: NDArray[Any] | None) -> Sequence[Any]:
+            return [None] * len(counts) if column is None else torch.split(torch.from_numpy(column), counts)
+
+        columns = (self.boxes, self.labels, self.ignored, self.scores, self.probabilities)
+        return tuple(
+            Targets(boxes, labels, ignored, scores=scores, probabilities=classes)
+            for boxes, labels, ignored, scores, classes in zip(*map(split, columns), strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Packed:
     """A batch on its way between processes: one uint8 tensor in shared memory, the small rest by value."""
 
     images: UInt8[Tensor, "b 3 h w"]
     sizes: tuple[tuple[int, int], ...]
     stored_sizes: tuple[tuple[int, int], ...]
-    counts: tuple[int, ...]
-    boxes: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    ignored: NDArray[np.bool_]
-    scores: NDArray[np.float32] | None
+    targets: _Objects
     image_ids: tuple[int, ...]
     seeds: tuple[int, ...]
     twins: dict[str, UInt8[Tensor, "b 3 h w"]]
     teacher: _Packed | None
+    found: _Objects | None
     unlabelled: _Packed | None = None
 
     def unpack(self) -> Batch:
-        counts = list(self.counts)
-        boxes, labels, ignored = (
-            torch.split(torch.from_numpy(column), counts) for column in (self.boxes, self.labels, self.ignored)
-        )
-        scores = [None] * len(counts) if self.scores is None else torch.split(torch.from_numpy(self.scores), counts)
         return Batch(
             images=self.images.to(torch.float32).div_(255),
             sizes=self.sizes,
             stored_sizes=self.stored_sizes,
-            targets=tuple(
-                Targets(box, label, flag, scores=sure)
-                for box, label, flag, sure in zip(boxes, labels, ignored, scores, strict=True)
-            ),
+            targets=self.targets.unpack(),
             image_ids=self.image_ids,
             seeds=self.seeds,
             twins={name: images.to(torch.float32).div_(255) for name, images in self.twins.items()},
             teacher=None if self.teacher is None else self.teacher.unpack(),
             unlabelled=None if self.unlabelled is None else self.unlabelled.unpack(),
+            found=None if self.found is None else self.found.unpack(),
         )
 
 
@@ -72,8 +99,7 @@ def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int |
     theirs = [sample.teacher for sample in samples if sample.teacher is not None]
     largest = (max(sample.size[side] for sample in samples) for side in (0, 1))
     height, width = (math.ceil(pixels / pad_multiple) * pad_multiple for pixels in largest)
-    targets = [sample.targets for sample in samples]
-    scores = [objects.scores for objects in targets if objects.scores is not None]
+    found = [sample.found for sample in samples if sample.found is not None]
 
     def padded(images: Sequence[Tensor]) -> Tensor:
         grid = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
@@ -85,15 +111,12 @@ def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int |
         images=padded([sample.image for sample in samples]),
         sizes=tuple(sample.size for sample in samples),
         stored_sizes=tuple(sample.stored_size for sample in samples),
-        counts=tuple(len(objects.labels) for objects in targets),
-        boxes=torch.cat([objects.boxes for objects in targets]).numpy(),
-        labels=torch.cat([objects.labels for objects in targets]).numpy(),
-        ignored=torch.cat([objects.ignored for objects in targets]).numpy(),
-        scores=torch.cat(scores).numpy() if scores else None,
+        targets=_Objects.pack([sample.targets for sample in samples]),
         image_ids=tuple(sample.image_id for sample in samples),
         seeds=tuple(sample.seed for sample in samples),
         twins={name: padded([sample.twins[name] for sample in samples]) for name in samples[0].twins},
         teacher=_pack(theirs, teachers_multiple or pad_multiple) if theirs else None,
+        found=_Objects.pack(found) if found else None,
     )
 
 

@@ -90,7 +90,8 @@ class SampleSpecific:
                 top, left, rows, columns = crop
                 window = (slice(None), slice(top, top + rows), slice(left, left + columns))
                 twins = {name: twin[window].contiguous() for name, twin in stored.twins.items()}
-                return Stored(image=stored.image[window].contiguous(), targets=targets, twins=twins)
+                found = None if stored.found is None else _clipped(stored.found, crop)
+                return Stored(stored.image[window].contiguous(), targets, twins, found)
         return stored
 
 

@@ -7,7 +7,7 @@ Nothing here reads a global random state: `draw_augmentation` turns a generator 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated
@@ -274,14 +274,14 @@ def _centred(boxes: Float[Tensor, "n 4"], window: Window) -> Bool[Tensor, " n"]:
     return (x > left) & (x < left + columns) & (y > top) & (y < top + rows)
 
 
-def _cut(image: UInt8[Tensor, "3 h w"], targets: Targets, window: Window) -> tuple[UInt8[Tensor, "3 _h _w"], Targets]:
-    """The window of an image with the objects whose centre it holds; what is ignored only has to reach into it."""
+def _cut(targets: Targets, window: Window) -> Targets:
+    """The objects whose centre a window holds, in its pixels; what is ignored only has to reach into it."""
     top, left, rows, columns = window
     keep = _centred(targets.boxes, window) | targets.ignored
     boxes = targets.boxes - targets.boxes.new_tensor([left, top, left, top])
     boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
     keep &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return image[:, top : top + rows, left : left + columns], targets.only(keep, boxes=boxes)
+    return targets.only(keep, boxes=boxes)
 
 
 def _blurred(image: UInt8[Tensor, "3 h w"], deviation: float) -> UInt8[Tensor, "3 h w"]:
@@ -321,25 +321,52 @@ def transform_sample(
         new size / stored size exactly, so detections map back by the inverse.
     """
     drawn = drawn or Augmentation()
-    nominal = whole = settings.resized(*image.shape[-2:], short_side=drawn.short_side)
+    moved = transform_targets(targets, (image.shape[-2], image.shape[-1]), settings=settings, drawn=drawn)
+    whole = settings.resized(*image.shape[-2:], short_side=drawn.short_side)
     if drawn.window is not None:
-        image, targets = _cut(image, targets, drawn.window)
-        factor = min(limit / side for limit, side in zip(whole, image.shape[-2:], strict=True))
-        nominal = max(round(image.shape[-2] * factor), 1), max(round(image.shape[-1] * factor), 1)
-    boxes = tv_tensors.BoundingBoxes(targets.boxes, format="XYXY", canvas_size=tuple(image.shape[-2:]))
-    size = [max(round(side * drawn.scale), 1) for side in nominal]
+        top, left, rows, columns = drawn.window
+        image = image[:, top : top + rows, left : left + columns]
+    size, crop = _sizes((image.shape[-2], image.shape[-1]), whole, drawn)
     image = F.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-    boxes = F.resize(boxes, size)
-    crop = [min(side, limit) for side, limit in zip(size, nominal, strict=True)]
-    if crop != size:
-        top = int(drawn.crop_y * (size[0] - crop[0] + 1))
-        left = int(drawn.crop_x * (size[1] - crop[1] + 1))
-        image, boxes = F.crop(image, top, left, *crop), F.crop(boxes, top, left, *crop)
+    if crop is not None:
+        image = F.crop(image, *crop)
     if drawn.flip:
-        image, boxes = F.horizontal_flip(image), F.horizontal_flip(boxes)
+        image = F.horizontal_flip(image)
     if drawn.flip_vertical:
-        image, boxes = F.vertical_flip(image), F.vertical_flip(boxes)
-    image = _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn)
+        image = F.vertical_flip(image)
+    return _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn), moved
+
+
+def transform_targets(
+    targets: Targets, stored: tuple[int, int], *, settings: ImageSettings, drawn: Augmentation | None = None
+) -> Targets:
+    """The boxes alone of an image of this height and width, exactly as `transform_sample` moves them."""
+    drawn = drawn or Augmentation()
+    whole = settings.resized(*stored, short_side=drawn.short_side)
+    if drawn.window is not None:
+        targets, stored = _cut(targets, drawn.window), drawn.window[2:]
+    size, crop = _sizes(stored, whole, drawn)
+    boxes = F.resize(tv_tensors.BoundingBoxes(targets.boxes, format="XYXY", canvas_size=stored), size)
+    if crop is not None:
+        boxes = F.crop(boxes, *crop)
+    if drawn.flip:
+        boxes = F.horizontal_flip(boxes)
+    if drawn.flip_vertical:
+        boxes = F.vertical_flip(boxes)
     clipped: Tensor = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     keep = (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
-    return image, targets.only(keep, boxes=clipped)
+    return targets.only(keep, boxes=clipped)
+
+
+def _sizes(cut: tuple[int, int], whole: tuple[int, int], drawn: Augmentation) -> tuple[list[int], Window | None]:
+    """To which height and width what was cut out is resized, and the crop of that; None for all of it."""
+    nominal: Sequence[int] = whole
+    if drawn.window is not None:
+        factor = min(limit / side for limit, side in zip(whole, cut, strict=True))
+        nominal = [max(round(side * factor), 1) for side in cut]
+    size = [max(round(side * drawn.scale), 1) for side in nominal]
+    rows, columns = (min(side, limit) for side, limit in zip(size, nominal, strict=True))
+    if [rows, columns] == size:
+        return size, None
+    top, left = int(drawn.crop_y * (size[0] - rows + 1)), int(drawn.crop_x * (size[1] - columns + 1))
+    return size, (top, left, rows, columns)

@@ -227,7 +227,8 @@ class Detector(nn.Module, ABC):
         """
         rivals = torch.zeros_like(found.labels) if self.agnostic else found.labels
         keep = batched_nms(found.boxes, found.scores, rivals, threshold)[:most]
-        return Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
+        classes = None if found.probabilities is None else found.probabilities[keep]
+        return Detections(found.boxes[keep], found.scores[keep], found.labels[keep], classes)
 
     def forward(self, batch: Batch, needs: Set[Need]) -> Observation:
         """`extract`, then `observe`."""

@@ -46,12 +46,14 @@ class ImageDetections:
         boxes: x1, y1, x2, y2; (n, 4).
         scores: in [0, 1]; (n,).
         labels: 0..K-1; (n,).
+        probabilities: how probable each class is, where the detector says it, see `Detections`; (n, k).
     """
 
     image_id: int
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32] | None = None
 
     @classmethod
     def none(cls, image_id: int) -> ImageDetections:
@@ -61,7 +63,8 @@ class ImageDetections:
     def above(self, score: float) -> ImageDetections:
         """The detections whose score is at least `score`."""
         keep = self.scores >= score
-        return ImageDetections(self.image_id, self.boxes[keep], self.scores[keep], self.labels[keep])
+        classes = None if self.probabilities is None else self.probabilities[keep]
+        return ImageDetections(self.image_id, self.boxes[keep], self.scores[keep], self.labels[keep], classes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,9 @@ def _watched(detector: Detector) -> Iterator[Callable[[Batch], None]]:
 
 
 def _stored(detections: Detections, batch: Batch, index: int) -> ImageDetections:
-    boxes = detections.boxes.detach().to("cpu", torch.float32)
-    scores = detections.scores.detach().to("cpu", torch.float32)
+    boxes, scores = (one.detach().to("cpu", torch.float32) for one in (detections.boxes, detections.scores))
+    said = detections.probabilities
+    classes = None if said is None else said.detach().to("cpu", torch.float32)
     if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
         raise DistillError(
             f"Boxes and scores detected in image {batch.image_ids[index]} must be finite, got NaN or infinity. "
@@ -107,5 +108,9 @@ def _stored(detections: Detections, batch: Batch, index: int) -> ImageDetections
     boxes = boxes * (limit / torch.tensor([width, height] * 2, dtype=torch.float32))
     labels = detections.labels.detach().to("cpu", torch.int64).numpy()
     return ImageDetections(
-        batch.image_ids[index], torch.minimum(boxes.clamp(min=0), limit).numpy(), scores.numpy(), labels
+        batch.image_ids[index],
+        torch.minimum(boxes.clamp(min=0), limit).numpy(),
+        scores.numpy(),
+        labels,
+        None if classes is None else classes.numpy(),
     )

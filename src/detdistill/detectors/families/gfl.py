@@ -229,7 +229,8 @@ class GFLDetector(Detector):
         together, flat = torch.cat(best), torch.cat(chosen)
         cell, labels = flat // classes, flat % classes
         distances = expected_distances(boxes[cell]) * cells.strides[cell][:, None]
-        found = Detections(clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size), together, labels)
+        placed = clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size)
+        found = Detections(placed, together, labels, scores[cell])
         return self.suppress(found, threshold=settings.nms_threshold, most=settings.detections_per_image)
 
 
