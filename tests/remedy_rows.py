@@ -236,13 +236,18 @@ _METHODS = (
 _DETECTORS = (
     Row(
         distill(teacher="others"),
-        "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone.",
+        'Say which is which, as by --classes-map "cat=car", or set teacher.allow=[classes] for a method on features.',
+        distill("--classes-map", "cat=car", teacher="others"),
+    ),
+    Row(
+        distill(teacher="others"),
+        'Say which is which, as by --classes-map "cat=car", or set teacher.allow=[classes] for a method on features.',
         distill(OTHERS, teacher="others", method="hint"),
     ),
     Row(
-        distill(teacher="some"),
-        "Set data.classes=[car,'traffic light'] to learn the teacher's classes alone.",
-        distill("data.classes=[car,'traffic light']", teacher="some"),
+        distill("--classes-map", "cat", teacher="others"),
+        'Write for example --classes-map "car=vehicle, truck=vehicle".',
+        distill("--classes-map", "cat=car, dog=car", teacher="others"),
     ),
     Row(
         distill("--inherit", OTHERS, teacher="renamed", method="hint"),

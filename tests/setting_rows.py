@@ -40,6 +40,7 @@ DIVERGING = (
     "train.clip_norm=0",
     "train.schedule=constant",
 )
+MERGED = ("teacher.source={stranger}", "teacher.classes_map=cat=bar, dog=bar")
 EVALUATED = ("train.evaluate_every=1",)
 UNLABELLED = ("data.unlabelled.source={data}/../more/images",)
 # What a teacher that learnt nothing finds counts nowhere else.
@@ -116,6 +117,8 @@ ROWS: dict[str, Row] = {
     "teacher.image.short_side": Row("64", beside=TEACHERS_SIZE, **DISTILLED),
     "teacher.image.long_side": Row("60", beside=TEACHERS_SIZE, **DISTILLED),
     "teacher.image.pad_multiple": Row("24", beside=TEACHERS_SIZE, **DISTILLED),
+    "teacher.classes_map": Row("cat=square, dog=bar", "allowed", ("teacher.source={stranger}",), **DISTILLED),
+    "teacher.classes_merge": Row("max", beside=MERGED, command="distill", method="frs"),
     "teacher.mean": Row("[0.1, 0.2, 0.3]", **DISTILLED),
     "teacher.std": Row("[0.5, 0.4, 0.3]", **DISTILLED),
     "method": Row("frs", **DISTILLED),
@@ -260,6 +263,9 @@ WORDS: dict[str, Word] = {
     "distill teacher": Word(_DISTILL, "--teacher {tutor}"),
     "distill student": Word(_DISTILL, "--student fcos/small"),
     "distill data": Word(_DISTILL, "--data {other}"),
+    "distill classes-map": Word(
+        _DISTILL.replace("{teacher}", "{stranger}"), "--classes-map cat=square,dog=bar", "allowed"
+    ),
     "distill unlabelled": Word(_DISTILL, "--unlabelled {data}/../more/images"),
     "distill method": Word(_DISTILL, "--method frs"),
     "distill strength": Word(_DISTILL, "--strength 1"),

@@ -193,11 +193,15 @@ class Pyramid:
 
 @dataclass(frozen=True, slots=True)
 class ClassLogits:
-    """Class scores of every cell before the sigmoid; one tensor (b, a, k, h, w) per level."""
+    """Class scores of every cell before the sigmoid; one tensor (b, a, k, h, w) per level.
+
+    `labels` are those that its k rows are, in order, where a teacher does not know all; None for all.
+    """
 
     levels: tuple[Float[Tensor, "b a k _h _w"], ...]
     strides: tuple[int, ...]
     kind: ClassKind
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

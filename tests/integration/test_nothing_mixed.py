@@ -60,7 +60,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
 
 REFUSED = {
     "no teacher": ({"teacher": "nowhere"}, (), "nowhere"),
-    "a teacher of other classes": ({"teacher": "others"}, (), "must have the data's classes in the same order"),
+    "a teacher of other classes": ({"teacher": "others"}, (), "must know one of the data's classes"),
     "a method for other detectors": ({"method": "ld"}, (), "ld"),
     "a term for other detectors": ({"method": "hint + ld"}, (), "ld"),
     "an alone that is no twin": ({}, ("--alone", "{lab}/teacher"), "The student alone in"),

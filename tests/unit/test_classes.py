@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +15,14 @@ from detdistill import open_data
 from detdistill.data.annotations import Annotations, Reading, find_regions
 from detdistill.data.classes import take_classes, with_classes
 from detdistill.data.formats.coco import read_coco
+from detdistill.detectors.load_report import LoadedDetector, LoadReport
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.protocols import PROTOCOLS
 from detdistill.jobs.inputs import open_data_sets
-from detdistill.jobs.opening import require_same_classes
-from detdistill.jobs.settings import DataSettings
+from detdistill.jobs.opening import in_data_classes
+from detdistill.jobs.settings import DataSettings, TeacherSettings
 from folders_by_hand import make_coco, make_kitti, make_voc, make_yolo
+from scenes_in_memory import tiny_student
 from watched_jobs import Watcher
 
 FORMATS = (make_coco, make_voc, make_yolo, make_kitti)
@@ -173,13 +175,39 @@ def test_a_loop_of_ones_own_takes_a_teachers_classes(tmp_path: Path) -> None:
     assert "train data: left out Car (1 boxes)" in watcher.text()
 
 
-def test_the_remedy_for_a_teacher_of_fewer_classes_works(tmp_path: Path) -> None:
+def test_a_teacher_is_shown_in_the_datas_classes(tmp_path: Path) -> None:
+    """By equal names in any order and number; one that knows none of them is refused, unless it is allowed for."""
     make_coco(tmp_path)
-    for names, remedy in ((("Van",), "[Van]"), (("Van", "Car"), "[Van,Car]")):
-        teacher = SimpleNamespace(class_names=names)
-        train = open_data_sets(DataSettings(folder=tmp_path), progress=Watcher())[1]
-        with pytest.raises(ConfigError, match=r"must have the data's classes in the same order") as refused:
-            require_same_classes(teacher, train, source="t")  # type: ignore[arg-type]
-        assert f"Set data.classes={remedy} to learn the teacher's classes alone." in str(refused.value)
-        train = open_data_sets(DataSettings(folder=tmp_path, classes=names), progress=Watcher())[1]
-        assert require_same_classes(teacher, train, source="t")  # type: ignore[arg-type]
+    names = open_data_sets(DataSettings(folder=tmp_path), progress=Watcher())[1].class_names
+    told = "classes: by equal names Van; the teacher does not know Car"
+
+    def opened(*classes: str, **words: Any) -> tuple[LoadedDetector, bool, str]:
+        detector, watcher = tiny_student("fcos", classes=classes), Watcher()
+        loaded = LoadedDetector(detector, LoadReport("t", ()), {}, classes, {})
+        choice = TeacherSettings("t", **words)
+        return *in_data_classes(loaded, names, source="t", choice=choice, progress=watcher), watcher.text()
+
+    loaded, whole, said = opened("Van", "Car")
+    assert names == ("Car", "Van")
+    assert whole
+    assert loaded.detector.spec.class_names == names
+    assert loaded.class_names == names
+    loaded, whole, said = opened("Van")
+    assert not whole
+    assert f"t: {told}" in said
+    assert told in loaded.report.text()
+    assert loaded.detector.spec.unknown == ("Car",)
+    assert loaded.class_names == ("Van",)
+    loaded, whole, said = opened("Car", "Van")
+    assert whole
+    assert not said
+    assert loaded.report.classes is None
+    loaded, whole, said = opened("Van", allow=("classes",))
+    assert not whole
+    assert not said
+    assert loaded.detector.spec.class_names == ("Van",)
+    with pytest.raises(
+        ConfigError, match=r"must know one of the data's classes, Car, Van, got cat\. Say which is which"
+    ):
+        opened("cat")
+    assert opened("cat", classes_map="cat=Car")[0].detector.spec.unknown == ("Van",)

@@ -14,7 +14,6 @@ from torch import nn
 
 from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
 from detdistill.detectors.load_report import (
-    ClassComparison,
     LoadReport,
     ShapeMismatch,
     load_tensors,
@@ -294,15 +293,3 @@ def test_current_names_are_not_renamed_as_old_ones() -> None:
 
 def test_finite_check_skips_counters() -> None:
     require_finite({"steps": torch.tensor(3), "empty": torch.zeros(0)}, source="x")
-
-
-def test_classes_are_compared_by_name_and_order() -> None:
-    same = ClassComparison(student=("a", "b"), teacher=("a", "b"))
-    assert same.equal
-    assert same.text() == "classes: the same names in the same order"
-    turned = ClassComparison(student=("a", "b"), teacher=("b", "a"))
-    assert not turned.equal
-    assert turned.text() == "classes: the same names in another order"
-    other = ClassComparison(student=("a", "b"), teacher=("b", "c", "d"))
-    assert other.text() == "classes: only the student has a; only the teacher has c, d"
-    assert ClassComparison(student=("a",), teacher=("a", "b")).text().startswith("classes: only the student has none;")

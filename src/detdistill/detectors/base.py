@@ -78,6 +78,8 @@ class DetectorSpec:
             it asks `maps`.
         two_stage: whether a second stage refines proposals.
         towers: of a detector that shows boxes and towers, and goes on from another's (`observe_towers`).
+        unknown: names among those that it does not know, a teacher that is shown in its student's classes; its class
+            logits have no rows for them.
         ratio: how many of its own pixels lie along one of the pixels that its strides are in: other than 1 for a
             teacher that sees images of another size, whose strides are in its student's pixels.
     """
@@ -89,6 +91,7 @@ class DetectorSpec:
     box_distributions: BoxLayout | None = None
     two_stage: bool = False
     towers: TowerLayout | None = None
+    unknown: tuple[str, ...] = ()
     ratio: float = 1.0
 
     @property

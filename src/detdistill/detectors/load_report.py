@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
+from detdistill.detectors.class_map import ClassMap
 from detdistill.errors import ConfigError
 
 _LISTED = 5
@@ -58,6 +59,7 @@ class LoadReport:
         unexpected: tensors of the file that the model does not have.
         mismatched: tensors of both, with different shapes; not loaded.
         by_class: tensors of the class layers that were filled class by class.
+        classes: what each class of a teacher is to its student; None where they are the same.
     """
 
     source: str
@@ -66,6 +68,7 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[ShapeMismatch, ...] = ()
     by_class: tuple[ClassRows, ...] = ()
+    classes: ClassMap | None = None
 
     @property
     def wanted(self) -> int:
@@ -90,6 +93,8 @@ class LoadReport:
             kinds = (("taken over", taken), ("drawn anew", drawn), ("left behind", left))
             said = "; ".join(f"{kind} {_listed(classes)}" for kind, classes in kinds if classes)
             lines.append(f"  by class ({count}): {said}")
+        if self.classes is not None:
+            lines.append(f"  {self.classes.text()}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,6 +107,7 @@ class LoadReport:
             "other_shape": shapes,
             "missing": list(self.missing),
             "unexpected": list(self.unexpected),
+            **({} if self.classes is None else {"classes": self.classes.as_dict()}),
         }
 
     def require_complete(self, *, allow: frozenset[str] = frozenset()) -> None:
@@ -220,24 +226,3 @@ def require_finite(tensors: Mapping[str, Tensor], *, source: str) -> None:
                 f"{source} must hold finite weights, got NaN or infinity in {name}. "
                 "The training that wrote it diverged: use an earlier checkpoint."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class ClassComparison:
-    """A student's and a teacher's class lists, by name and in label order."""
-
-    student: tuple[str, ...]
-    teacher: tuple[str, ...]
-
-    @property
-    def equal(self) -> bool:
-        """Whether both have the same names in the same order."""
-        return self.student == self.teacher
-
-    def text(self) -> str:
-        """The comparison in one line."""
-        if sorted(self.student) == sorted(self.teacher):
-            return f"classes: the same names in {'the same' if self.equal else 'another'} order"
-        student = ", ".join(name for name in self.student if name not in self.teacher) or "none"
-        teacher = ", ".join(name for name in self.teacher if name not in self.student) or "none"
-        return f"classes: only the student has {student}; only the teacher has {teacher}"

@@ -65,14 +65,15 @@ class Pair:
     than its step and is no module, so nothing of it is ever saved, copied or sent.
 
     Args:
-        student: gradients flow.
+        student: gradients flow. `whole` is it, `student` has class logits of what the teacher knows alone.
         teacher: constant.
         batch: geometry, targets and seeds, as that view shows it.
         heads: the teacher's, for terms that let them read the student's maps.
     """
 
     def __init__(self, student: Observation, teacher: Observation, batch: Batch, *, heads: Heads | None = None) -> None:
-        self.student = student
+        self.whole = student
+        self.student = in_known_classes(student, teacher)
         self.teacher = teacher
         self.batch = batch
         self._heads = heads
@@ -168,6 +169,16 @@ class Pair:
     def _padded(self, stride: int, grid: tuple[int, int]) -> bool:
         rows, columns = stride * (grid[0] - 1), stride * (grid[1] - 1)
         return any(height <= rows or width <= columns for height, width in self.batch.sizes)
+
+
+def in_known_classes(student: Observation, teacher: Observation) -> Observation:
+    """The student's observation with the class logits that the teacher has rows for, see `ClassLogits.labels`."""
+    ours, theirs = student.class_logits, teacher.class_logits
+    if ours is None or theirs is None or theirs.labels is None:
+        return student
+    labels = theirs.labels
+    levels = tuple(torch.stack([level[:, :, label] for label in labels], dim=2) for level in ours.levels)
+    return replace(student, class_logits=replace(ours, levels=levels, labels=labels))
 
 
 def grid_of(maps: Tensor) -> tuple[int, int]:

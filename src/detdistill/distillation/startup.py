@@ -69,7 +69,7 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
         # At equality the gradient is zero, or rounding's: it would prove nothing.
         alike = {view for view, pair in pairs.items() if _same(pair.student, pair.teacher)}
         shown = {
-            view: pair.with_student(_shaken(pair.student)) if view in alike else pair for view, pair in pairs.items()
+            view: pair.with_student(_shaken(pair.whole)) if view in alike else pair for view, pair in pairs.items()
         }
         terms = step.recipe.terms
         costs = {one.name: one.term(shown[one.view], Clock(step=0, total_steps=1)) for one in terms}

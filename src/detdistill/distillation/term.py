@@ -159,7 +159,7 @@ def pairing_note(student: DetectorSpec, teacher: DetectorSpec) -> str:
 
 
 def require_equal_class_layouts(student: DetectorSpec, teacher: DetectorSpec, *, recipe: str, remedy: str) -> None:
-    """Checks that class logits can be compared cell by cell.
+    """Checks that class logits can be compared cell by cell, but for classes that the teacher does not know.
 
     Args:
         student: spec of the student.
@@ -176,10 +176,11 @@ def require_equal_class_layouts(student: DetectorSpec, teacher: DetectorSpec, *,
         raise CapabilityError(
             f"The recipe '{recipe}' must get class logits from both detectors, got none from {side}. {remedy}"
         )
+    left_out = teacher.unknown if student.class_names == teacher.class_names else ()
     for what, left, right in (
         ("kind", ours.kind.value, theirs.kind.value),
         ("anchors a cell", ours.anchors, theirs.anchors),
-        ("classes", list(ours.classes), list(theirs.classes)),
+        ("classes", [name for name in ours.classes if name not in left_out], list(theirs.classes)),
     ):
         if left != right:
             raise CapabilityError(

@@ -165,10 +165,11 @@ def _of_teacher(
     at, detector = opened.taught_at, teacher.detector
     own = sizes.other_own_size(teacher, at, data.train)
     drifts = examine.drifts_of(opened, detector)
-    names = data.train.class_names
+    names, report = data.train.class_names, teacher.report
+    mapped = "" if report.classes is None else report.classes.text().removeprefix("classes: ")
     if not opened.same_classes:
         yield _weights(opened, drifts, shown_otherwise=own is not None)
-        yield checks.classes(names, same=False, found=0.0, order=(), reordered=0.0)
+        yield checks.classes(names, same=False, found=0.0, order=(), reordered=0.0, mapped=mapped)
         return None, []
     sample = examine.sample_of(opened, detector, progress=progress)
     found = sample.found_by(detector, at, label="what the teacher finds")
@@ -186,7 +187,8 @@ def _of_teacher(
     yield _teachers_ap(opened, measure)
     if measure is not None:
         order, reordered = examine.fitting_order(sample, found)
-        yield checks.classes(names, same=True, found=measure.ap, order=order, reordered=reordered or 0.0)
+        again = reordered or 0.0
+        yield checks.classes(names, same=True, found=measure.ap, order=order, reordered=again, mapped=mapped)
     yield size
     if pixels is not None:
         yield pixels

@@ -20,7 +20,7 @@ from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.files import is_partial, require_writable
 from detdistill.jobs import sizes
-from detdistill.jobs.opening import image_settings, open_detector, read_split, require_same_classes
+from detdistill.jobs.opening import image_settings, in_data_classes, open_detector, read_split
 from detdistill.jobs.paths import PATHS_FROM
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
@@ -71,7 +71,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
         start.say_size(size, train_split, watcher)
     data, teacher_image = OpenedData(train_split, val_split, size, mixture, told), None
     if choice is not None and teacher is not None:
-        same_classes = require_same_classes(teacher, data.train, source=choice.source, allow=choice.allow)
+        teacher, same_classes = in_data_classes(teacher, names, source=choice.source, choice=choice, progress=watcher)
         teacher_image = sizes.teachers_size(choice, teacher, size)
         note = sizes.foreign_size_note(teacher, teacher_image or size, train_split)
         if note is not None:

@@ -18,13 +18,15 @@ from detdistill.data.problems import Lost, Problems
 from detdistill.data.sources import find_split, read_found
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
-from detdistill.detectors.load_report import ClassComparison, LoadedDetector
-from detdistill.errors import ConfigError, DataError, typed
+from detdistill.detectors.class_map import OPTION, ClassMap, Merge, read_pairs, require_known
+from detdistill.detectors.load_report import LoadedDetector
+from detdistill.detectors.mapped import in_classes_of
+from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
 from detdistill.jobs.doors import door_of
+from detdistill.jobs.settings import TeacherSettings
 from detdistill.progress import Progress, Silence
-from detdistill.settings.calls import written
 from detdistill.training.memory import needing_memory
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
@@ -142,24 +144,37 @@ def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress 
     return loaded
 
 
-def require_same_classes(
-    teacher: LoadedDetector, annotations: Annotations, *, source: str, allow: tuple[str, ...] = ()
-) -> bool:
-    """Whether the teacher knows the data's classes by the same numbers; refused if not, unless `allow` names them."""
-    comparison = ClassComparison(student=annotations.class_names, teacher=teacher.class_names)
-    if not comparison.equal and CLASSES not in allow:
-        remedy = (
-            "Train a teacher on this data, or set teacher.allow=[classes] for a method that compares features alone."
-        )
-        if set(teacher.class_names) <= set(annotations.class_names):
-            remedy = (
-                f"Set data.classes={typed(map(written, teacher.class_names))} to learn the teacher's classes alone."
-            )
+def in_data_classes(
+    loaded: LoadedDetector, names: tuple[str, ...], *, source: str, choice: TeacherSettings | None, progress: Progress
+) -> tuple[LoadedDetector, bool]:
+    """A detector shown in the data's classes `names`, said, and whether it knows all of them.
+
+    Args:
+        choice: the map that somebody wrote, and whether a teacher of other classes is taken as it is; None for a
+            detector that is compared alone.
+
+    Raises:
+        ConfigError: no class of the data's is among its, or the map names a class that is none.
+    """
+    pairs = () if choice is None else read_pairs(choice.classes_map or "")
+    require_known(pairs, teacher=loaded.class_names, student=names)
+    if choice is not None and CLASSES in choice.allow and not pairs:
+        return loaded, loaded.class_names == names
+    merge: Merge = "sum" if choice is None else choice.classes_merge
+    classes = ClassMap.between(loaded.class_names, names, pairs=pairs, merge=merge)
+    if not classes.known:
+        remedy = "Take one of these classes."
+        if choice is not None:
+            example = f'{OPTION} "{loaded.class_names[0]}={names[0]}"'
+            remedy = f"Say which is which, as by {example}, or set teacher.allow=[classes] for a method on features."
         raise ConfigError(
-            f"The teacher {source} must have the data's classes in the same order, got others ({comparison.text()}). "
-            f"{remedy}"
+            f"The teacher {source} must know one of the data's classes, {', '.join(names)}, got "
+            f"{', '.join(loaded.class_names)}. {remedy}"
         )
-    return comparison.equal
+    mapped = in_classes_of(loaded, classes)
+    if mapped is not loaded:
+        progress.say(f"{source}: {classes.text()}")
+    return mapped, not classes.unknown
 
 
 def detect(

@@ -29,7 +29,7 @@ from detdistill.jobs.outcomes import (
 )
 from detdistill.jobs.plan import announce
 from detdistill.jobs.profile import ProfileOutcome, profiled
-from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.settings import RunConfig, TeacherSettings
 from detdistill.progress import Progress
 from detdistill.proof.diagnosis import Diagnosis
 from detdistill.report.climb import Climb, climb_of
@@ -266,7 +266,7 @@ def generations_job(
             found.append(distill_job(taught, resume=resume, runs=left, progress=watcher))
             if teacher is not None:
                 # A student saw the data's own size.
-                teacher = replace(teacher, source=str(out), allow=(), image=None, mean=None, std=None)
+                teacher = TeacherSettings(str(out))
         outcome = GenerationsOutcome(config.out, tuple(found))
         curves = {one.out.name: one.out for one in found}
         if refused := stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results):

@@ -66,7 +66,7 @@ class Opened:
         resume: whether the run goes on from its latest checkpoint.
         teacher: None where none teaches.
         teacher_image: the size at which it sees the images; None where it is the student's.
-        same_classes: whether the teacher knows the data's classes; only then its figures mean anything.
+        same_classes: whether the teacher knows all of the data's classes; only then its figures mean anything.
         alone: the same student trained alone, for the comparison; None where there is none.
         start: the detector that the run starts from; None for fresh weights.
         unlabelled: images for the distillation alone, without boxes yet; None for none.

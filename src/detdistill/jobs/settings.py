@@ -11,6 +11,7 @@ from detdistill.data.sample_specific import SampleSpecificSettings
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.data.unlabelled import UnlabelledSettings
 from detdistill.detectors.catalogue import namesake, parse_detector
+from detdistill.detectors.class_map import Merge, read_pairs
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, typed
 from detdistill.methods.composition import MethodSettings
@@ -140,6 +141,10 @@ class TeacherSettings:
             `data.image`. None: the student's size.
         mean: of the pixels, red, green and blue in [0, 1], as in its training elsewhere; None for what it came with.
         std: of the pixels, likewise; 1 / 255 stands for pixels from 0 to 255.
+        classes_map: which of the data's classes its classes are, such as ``car=vehicle, truck=vehicle``, an empty name
+            for none; classes that it does not name go by equal names. None: all go by equal names.
+        classes_merge: how class scores are merged where several of its classes are one of the data's: ``sum`` their
+            odds, or ``max``.
     """
 
     source: str = field(metadata={PLACE: True})
@@ -147,8 +152,11 @@ class TeacherSettings:
     image: ImageSettings | Literal["own"] | None = None
     mean: tuple[Share, Share, Share] | None = None
     std: tuple[Share, Share, Share] | None = None
+    classes_map: str | None = None
+    classes_merge: Merge = "sum"
 
     def __post_init__(self) -> None:
+        read_pairs(self.classes_map or "")
         if self.std is not None and not min(self.std) > 0:
             raise ConfigError(
                 f"teacher.std must be three numbers above 0 to 1, as pixels are, got {typed(self.std)}. "

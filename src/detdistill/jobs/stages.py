@@ -26,6 +26,7 @@ from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import InheritReport, inherit
 from detdistill.detectors.load_report import LoadReport
+from detdistill.detectors.mapped import bare
 from detdistill.detectors.preprocess import pixel_notes
 from detdistill.detectors.torchvision_parts import set_image_size
 from detdistill.distillation.startup import TermProof
@@ -140,7 +141,7 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
         return Built(opened, SupervisedStep(student), "", changes, shares=shares, inherited=None, started=started)
     method = require_method(config)
     source = config.teacher.source if config.teacher else ""
-    inherited = inherit(student, opened.teacher.detector, source=source) if config.inherit else None
+    inherited = inherit(student, bare(opened.teacher.detector), source=source) if config.inherit else None
     ratio = sizes.ratio_between(data.image, opened.taught_at, data.train)
     precision = _AUTOCAST.get(config.train.precision)
     teacher = FrozenTeacher(opened.teacher.detector, autocast=precision, ratio=ratio)
@@ -265,6 +266,7 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
         identity |= {
             "method": outermost(method_tree(require_method(config))),
             "teacher": step.teacher.digest(),
+            **_class_identity(opened),
             **built.changes.identity(),
             **unlabelled_identity(opened),
             **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
@@ -273,6 +275,11 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
     if opened.resume:
         by_leader(lambda: require_resumable(config.out, config.train, identity=identity, brought_up=brought_up))
     return identity
+
+
+def _class_identity(opened: Opened) -> dict[str, Any]:
+    classes = None if opened.teacher is None else opened.teacher.report.classes
+    return {} if classes is None else {"classes_map": classes.as_dict()}
 
 
 @contextmanager

@@ -42,6 +42,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "student.anchor_ratios": ("aspect ratio",),
     "teacher.source": ("teacher checkpoint", "teacher weights"),
     "teacher.allow": ("missing keys", "strict loading", "other classes"),
+    "teacher.classes_map": ("class mapping", "other classes", "rename classes", "superset of classes"),
+    "teacher.classes_merge": ("class mapping", "merge classes"),
     "teacher.image": ("teacher resolution", "teacher size"),
     "teacher.mean": ("teacher normalisation", "caffe weights"),
     "teacher.std": ("teacher normalisation", "pixels 0 to 255"),

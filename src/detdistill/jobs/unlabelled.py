@@ -46,7 +46,7 @@ def open_unlabelled(
         return None
     if settings.pseudo != "none" and not same_classes:
         raise ConfigError(
-            f"data.unlabelled.pseudo must be none with a teacher of other classes than the data's, got "
+            f"data.unlabelled.pseudo must be none with a teacher that does not know all of the data's classes, got "
             f"{settings.pseudo}. Set data.unlabelled.pseudo=none."
         )
     _require_equal_parts(config.train, settings.count(config.train.batch_size))

@@ -134,15 +134,15 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
     channel_scale = _PUBLISHED_CHANNELS / teacher.maps.channels if scaled else 1.0
     terms = [WeightedTerm("frs.features", features, feature_gain * channel_scale, warm_up=warm_up)]
     if class_gain > 0:
-        class_scale = _class_scale(student, numbers) if scaled else 1.0
+        class_scale = _class_scale(teacher, numbers) if scaled else 1.0
         classes = _class_term(student, teacher, divide)
         terms.append(WeightedTerm("frs.classes", classes, class_gain * class_scale, warm_up=warm_up))
     given = settings.feature_gain is not None and settings.class_gain is not None
     return recipe_of("frs", terms, notes=() if given else notes)
 
 
-def _class_scale(student: DetectorSpec, numbers: FRSNumbers) -> float:
-    layout = student.class_logits
+def _class_scale(teacher: DetectorSpec, numbers: FRSNumbers) -> float:
+    layout = teacher.class_logits
     if layout is None:
         return 1.0
     if layout.kind is ClassKind.OBJECTNESS:

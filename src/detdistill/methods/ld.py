@@ -163,7 +163,7 @@ class DistributionTerm(Term):
         """
         del clock
         ours, theirs = self.select(pair.student), self.select(pair.teacher)
-        scores = select.class_distributions(pair.student) if self.scored else None
+        scores = select.class_distributions(pair.whole) if self.scored else None
         marks = pair.once((self.taught, self.anchor_scale), partial(_marks, pair, self.taught, self.anchor_scale))
         columns = []
         with full_precision(ours.levels[0]):
@@ -263,10 +263,11 @@ def _anchor_scale(student: DetectorSpec, teacher: DetectorSpec) -> float:
 def _require_classes(student: DetectorSpec, teacher: DetectorSpec) -> None:
     remedy = "Write ld(class_gain=0) to imitate boxes only."
     require_equal_class_layouts(student, teacher, recipe="ld", remedy=remedy)
-    if len(student.class_names) < _FEWEST_CLASSES:
+    known = [name for name in student.class_names if name not in teacher.unknown]
+    if len(known) < _FEWEST_CLASSES:
         raise CapabilityError(
             "The class scores for the recipe 'ld' must be over at least 2 classes, as it compares shares, got "
-            f"{list(student.class_names)}. {remedy}"
+            f"{known}. {remedy}"
         )
 
 

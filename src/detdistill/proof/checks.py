@@ -161,17 +161,22 @@ def headroom(
     return Check(name, OK, said, figures=figures)
 
 
-def classes(names: Sequence[str], *, same: bool, found: float, order: Sequence[int], reordered: float) -> Check:
+def classes(
+    names: Sequence[str], *, same: bool, found: float, order: Sequence[int], reordered: float, mapped: str = ""
+) -> Check:
     """Whether the teacher's classes are the data's, by name and by what it finds.
 
     Args:
         names: the data's classes in label order.
-        same: whether the teacher has the same.
+        same: whether the teacher knows all of them.
         found: its AP in percent.
         order: which of the labels fits each of the teacher's best.
         reordered: its AP with labels so exchanged.
+        mapped: which of them its own are, in words; empty where both are the same.
     """
     name, figures = "classes", {"names": [*names], "order": [*order], "ap": found, "ap_reordered": reordered}
+    if mapped and not same:
+        return Check(name, OK, f"{mapped}: its AP on all of them says nothing", "", figures)
     if not same:
         return Check(name, OK, "the teacher's are others than the data's, as allowed: its AP says nothing", "", figures)
     if reordered > 2 * found + _BETTER:
@@ -180,7 +185,8 @@ def classes(names: Sequence[str], *, same: bool, found: float, order: Sequence[i
         said += f"it has {reordered:.1f} AP instead of {found:.1f}"
         remedy = "Put the names of the data's classes into the order that its labels have, or train the teacher anew."
         return Check(name, LOOK, said, remedy, figures)
-    return Check(name, OK, f"{counted(len(names), 'class')}, the same names in the same order", figures=figures)
+    said = f"{counted(len(names), 'class')}, {mapped or 'the same names in the same order'}"
+    return Check(name, OK, said, figures=figures)
 
 
 def sizes(student: str, teacher: str, own: str | None, *, own_ap: float | None, seen: Measure | None) -> Check:

@@ -1,0 +1,203 @@
+"""Teachers of other classes: every method teaches what both know, and nothing of what the teacher does not."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from detdistill.detectors.base import Detector
+from detdistill.detectors.boxes_alone import BoxesAlone
+from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.class_map import ClassMap, read_pairs
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.inherit import initialise
+from detdistill.detectors.mapped import MappedDetector
+from detdistill.distillation.pair import inside_cells
+from detdistill.distillation.step import DistillationStep
+from detdistill.methods.catalogue import build_recipe
+from detdistill.types import Batch, ClassKind, Detections, Knowledge, Need
+from every_method import ALONE, CLOCK, OPTIONS, families_of
+from scenes_in_memory import CLASSES, FAMILIES, TEACHER_CHANNELS, scene_batch, tiny_settings, tiny_student
+
+# The teacher's classes, and what is written beside; the student's are car, truck and pedestrian.
+SITUATIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "superset": (("dog", "car", "truck", "cat", "pedestrian"), ""),
+    "subset": (("truck", "car"), ""),
+    "reordering": (("pedestrian", "car", "truck"), ""),
+    "partial overlap": (("car", "boat", "truck"), ""),
+    "merged": (("van", "lorry", "Pedestrian", "dog"), "van=truck, lorry=truck"),
+}
+WRAPPED = ("aid(frs)", f"ikd(hint{OPTIONS['ikd']})")
+CASES = [(name, families_of(name)[at % len(families_of(name))]) for at, name in enumerate(ALONE)]
+CASES += [("ld(class_gain=10)", "gfl"), *((name, FAMILIES[at]) for at, name in enumerate(WRAPPED))]
+# Each method in one situation, and in all those that read what a teacher says of classes.
+ALL = ("frs", "crosskd", "ld(class_gain=10)", "aid(frs)")
+TAUGHT = [
+    (*case, situation)
+    for at, case in enumerate(CASES)
+    for number, situation in enumerate(SITUATIONS)
+    if case[0] in ALL or number == at % len(SITUATIONS)
+]
+
+
+@functools.cache
+def own(family: str, classes: tuple[str, ...]) -> Detector:
+    settings = tiny_settings(family, backbone="test_efficientnet", fpn_channels=TEACHER_CHANNELS)
+    return build_detector(settings, classes, seed=7).eval()
+
+
+def shown(family: str, situation: str, **words: Any) -> MappedDetector:
+    classes, written = SITUATIONS[situation]
+    mapped = ClassMap.between(classes, CLASSES, pairs=read_pairs(written), **words)
+    return MappedDetector(copy.deepcopy(own(family, classes)), mapped)
+
+
+def reordered(family: str) -> Detector:
+    """The teacher whose class layers have the student's order: the same function of an image."""
+    teacher = copy.deepcopy(own(family, CLASSES))
+    initialise(teacher, own(family, SITUATIONS["reordering"][0]), name="t")
+    return teacher
+
+
+def step_with(teacher: Detector, student: Detector, method: str) -> DistillationStep:
+    frozen = FrozenTeacher(teacher)
+    return DistillationStep(student, frozen, build_recipe(method, student.spec, frozen.spec, seed=3))
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_a_reordered_teacher_teaches_as_one_with_its_class_layers_reordered(method: str, family: str) -> None:
+    batch, reports = scene_batch(), []
+    for teacher in (shown(family, "reordering"), reordered(family)):
+        reports.append(step_with(teacher, tiny_student(family), method)(batch, CLOCK))
+    for name, part in reports[0].parts.items():
+        torch.testing.assert_close(part, reports[1].parts[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "family", "situation"), TAUGHT)
+def test_every_method_teaches_in_every_situation(method: str, family: str, situation: str) -> None:
+    student = tiny_student(family)
+    step = step_with(shown(family, situation), student, method)
+    seen = step.see(scene_batch(), step.recipe)
+    pairs, unknown = seen.pairs(), [CLASSES.index(name) for name in step.teacher.spec.unknown]
+    for weighted in step.recipe.terms:
+        cost = weighted.term(pairs[weighted.view], CLOCK).values
+        assert cost.isfinite().all(), weighted.name
+        assert (cost > 0).any(), weighted.name
+        logits = seen.students[weighted.view].class_logits
+        dense = logits is not None and logits.kind is ClassKind.SIGMOID
+        if logits is not None and dense and weighted.term.knowledge is Knowledge.CLASSIFICATION:
+            gradients = torch.autograd.grad(cost.sum(), logits.levels, allow_unused=True, retain_graph=True)
+            taught = [one for one in gradients if one is not None]
+            for label in range(len(CLASSES)) if taught else ():
+                assert any(bool(one[:, :, label].any()) for one in taught) == (label not in unknown), weighted.name
+    report = step(scene_batch(), CLOCK)
+    report.total.backward()
+    assert report.total.isfinite()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_detections_are_of_the_students_classes(family: str, situation: str) -> None:
+    teacher = shown(family, situation)
+    unknown = [CLASSES.index(name) for name in teacher.spec.unknown]
+    with torch.no_grad():
+        found = teacher.detect(scene_batch())
+    labels = torch.cat([one.labels for one in found])
+    assert len(labels)
+    assert set(labels.tolist()) <= set(range(len(CLASSES))) - set(unknown)
+
+
+@pytest.mark.parametrize("merge", ["sum", "max"])
+def test_merged_logits(merge: Any) -> None:
+    """Of the odds of several classes that exclude each other the sum, or the highest; and their gradients."""
+    teacher, batch = shown("fcos", "merged", merge=merge), scene_batch()
+    bare = own("fcos", SITUATIONS["merged"][0])
+    with torch.no_grad():
+        pyramid = bare.extract(batch)
+        theirs = bare.observe(pyramid, batch, {Need.CLASS_LOGITS}).class_logits
+        ours = teacher.observe(pyramid, batch, {Need.CLASS_LOGITS}).class_logits
+    assert ours is not None
+    assert theirs is not None
+    assert ours.labels == (1, 2)
+    for level, before in zip(ours.levels, theirs.levels, strict=True):
+        odds = before.exp()
+        merged = odds[:, :, 0] + odds[:, :, 1] if merge == "sum" else before[:, :, :2].amax(2).exp()
+        torch.testing.assert_close(level[:, :, 0].sigmoid(), merged / (1 + merged), rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(level[:, :, 1], before[:, :, 2])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_the_teacher_does_not_know_is_no_fault_of_its(family: str) -> None:
+    """Its own loss on an image whose only object it does not know is that on an image without objects."""
+    needs = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
+    teacher, none = FrozenTeacher(shown(family, "subset")), ((),)
+    alone = scene_batch(boxes=(((8, 8, 98, 68),),), sizes=((96, 128),))
+    (target,) = alone.targets
+    person = torch.full_like(target.labels, CLASSES.index("pedestrian"))
+    unknown = teacher.observe(replace(alone, targets=(replace(target, labels=person),)), needs).task_loss
+    empty = teacher.observe(scene_batch(boxes=none, sizes=((96, 128),)), needs).task_loss
+    car = teacher.observe(alone, needs).task_loss
+    assert unknown is not None
+    assert empty is not None
+    assert car is not None
+    torch.testing.assert_close(unknown.total, empty.total)
+    assert not torch.isclose(car.total, empty.total)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_object_of_a_merged_class_is_what_the_teacher_holds_it_for(family: str) -> None:
+    """Where every object is given to either of two classes in turn, the loss is never above the worse of both."""
+    needs = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
+    alone = scene_batch(boxes=(((8, 8, 98, 68),),), sizes=((96, 128),))
+    (target,) = alone.targets
+    truck = torch.full_like(target.labels, CLASSES.index("truck"))
+    bare = FrozenTeacher(copy.deepcopy(shown(family, "merged").detector))
+    either = [
+        bare.observe(replace(alone, targets=(replace(target, labels=torch.full_like(truck, label)),)), needs).task_loss
+        for label in (0, 1)
+    ]
+    got = FrozenTeacher(shown(family, "merged")).observe(
+        replace(alone, targets=(replace(target, labels=truck),)), needs
+    )
+    assert got.task_loss is not None
+    assert any(one is not None and torch.equal(got.task_loss.total, one.total) for one in either)
+
+
+def test_a_dense_teacher_never_finds_what_the_student_lacks() -> None:
+    teacher, batch = shown("fcos", "superset"), scene_batch()
+    with torch.no_grad():
+        seen = teacher.detector(batch, {Need.CLASS_LOGITS}).class_logits
+    for level, stride in zip(seen.levels, seen.strides, strict=True):
+        inside = inside_cells(batch.sizes, stride, grid=level.shape[-2:], device=level.device)
+        assert inside.any()
+        assert (level[:, :, [0, 3]] < -20).all()
+        assert (level[:, :, [1, 2, 4]] > -20).all()
+
+
+@pytest.mark.parametrize(("merge", "truck"), [("sum", 0.7), ("max", 0.4)])
+def test_a_teacher_that_says_boxes_alone(merge: Any, truck: float) -> None:
+    """Its boxes and their class probabilities are the student's; what suppresses each other is one object."""
+    classes, written = SITUATIONS["merged"]
+    box = torch.tensor([[8.0, 8.0, 98.0, 68.0]])
+    said = Detections(
+        torch.cat([box, box, box + 30]),
+        torch.tensor([0.4, 0.3, 0.2]),
+        torch.tensor([0, 1, 3]),
+        torch.tensor([[0.4, 0.3, 0.1, 0.2]]).expand(3, -1),
+    )
+
+    class Boxes(BoxesAlone):
+        def detect(self, batch: Batch) -> tuple[Detections, ...]:
+            return (said,) * len(batch)
+
+    mapped = ClassMap.between(classes, CLASSES, pairs=read_pairs(written), merge=merge)
+    found = MappedDetector(Boxes("boxes", classes), mapped).detect(scene_batch())[0]
+    assert found.labels.tolist() == [CLASSES.index("truck")]
+    assert found.scores.tolist() == pytest.approx([0.4])
+    assert found.probabilities is not None
+    assert found.probabilities[0].tolist() == pytest.approx([0.0, truck, 0.1])
