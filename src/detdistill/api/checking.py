@@ -21,6 +21,7 @@ def doctor(
     teachers: Sequence[str] = (),
     student: str | None = None,
     data: Place | Sequence[Place] | None = None,
+    classes_map: str | None = None,
     unlabelled: Place | None = None,
     method: str | None = None,
     strength: float | Literal["published"] | None = None,
@@ -50,6 +51,7 @@ def doctor(
         teachers: Instead of --teacher: those to rank, each by a short training, several minutes in all.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.
         unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
         method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
         strength: How strong the method is beside the labels, 3 by default; published takes its gains as they are.
@@ -86,6 +88,7 @@ def doctor(
         teacher=several[0] if several else teacher,
         student=student,
         data=data,
+        classes_map=classes_map,
         unlabelled=unlabelled,
         method=method,
         strength=strength,
