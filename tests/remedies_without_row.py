@@ -5,6 +5,7 @@ from __future__ import annotations
 WITHOUT_ROW = {
     "a detector family of another package": (
         "Leave out --agnostic and evaluate.agnostic.",
+        "Set data.unlabelled.pseudo=hard.",
         "Write aid(..., granularity=image) if it has class and box losses of each image, else leave aid out.",
     ),
     "a proof that is not finite": (

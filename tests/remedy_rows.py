@@ -117,11 +117,6 @@ _SETTINGS = (
         distill(*BESIDE, "data.unlabelled.pseudo=none", OTHERS, teacher="others", method="hint"),
     ),
     Row(
-        distill(*BESIDE, "data.unlabelled.pseudo=soft", student="faster_rcnn/small", method="hint"),
-        "Set data.unlabelled.pseudo=hard.",
-        distill(*BESIDE, "data.unlabelled.pseudo=hard", student="faster_rcnn/small", method="hint"),
-    ),
-    Row(
         distill(*BESIDE, "train.batch_size=4", "train.accumulate=2", "data.unlabelled.share=0.75"),
         "Set train.accumulate=1.",
         distill(*BESIDE, "train.batch_size=4", "train.accumulate=1", "data.unlabelled.share=0.75"),

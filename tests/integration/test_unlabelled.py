@@ -18,6 +18,7 @@ from coco_by_hand import draw_data
 from detdistill.data.annotations import Reading
 from detdistill.data.listing import SPLITS
 from detdistill.data.sources import find_split, read_found
+from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.jobs import predict, stages, unlabelled
@@ -199,11 +200,6 @@ def test_images_of_the_runs_own_splits_are_left_out(lab: Lab) -> None:
             "must be at most data.unlabelled.precision, 0.9, got 0.95",
         ),
         (("train.accumulate=2", "data.unlabelled.share=0.75"), {}, "train.accumulate must divide"),
-        (
-            ("data.unlabelled.pseudo=soft",),
-            {"student": "faster_rcnn/test_resnet"},
-            "must be hard or none for faster_rcnn/test_resnet",
-        ),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(lab: Lab, settings: Any, words: Any, message: str) -> None:
@@ -211,6 +207,12 @@ def test_what_cannot_be_used_is_said_in_a_sentence(lab: Lab, settings: Any, word
         lab.fit("refused", *settings, **words)
     assert message in str(caught.value)
     assert not (lab.folder / "refused").exists()
+
+
+def test_a_loss_that_weighs_no_object_learns_hard_labels_alone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DenseDetector, "weighs_objects", False)
+    with pytest.raises(ConfigError, match=r"must be hard or none for fcos/test_resnet, whose loss weighs no object"):
+        lab.fit("refused", "data.unlabelled.pseudo=soft")
 
 
 def test_what_a_teacher_found_is_a_data_set_that_a_run_reads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ batch's loss and each image's and level's share of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,9 +17,18 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.backbones import group_norm
-from detdistill.detectors.base import LOSS_NEEDS, BoxLayout, ClassLayout, DetectorSpec, PyramidLayout, TowerLayout
+from detdistill.detectors.base import (
+    LOSS_NEEDS,
+    BoxLayout,
+    ClassLayout,
+    Detector,
+    DetectorSpec,
+    PyramidLayout,
+    TowerLayout,
+)
 from detdistill.detectors.settings import HeadNorm
 from detdistill.gfl.assign import places
 from detdistill.types import (
@@ -28,6 +37,7 @@ from detdistill.types import (
     Boxes,
     ClassKind,
     ClassLogits,
+    Detections,
     Need,
     Observation,
     Pyramid,
@@ -81,7 +91,9 @@ def observe_dense(
 
     The box tower reads `box_pyramid`; None is the same maps as the class tower.
     """
-    spec, strides, loses = detector.spec, pyramid.strides, bool(needs & LOSS_NEEDS)
+    spec, strides = detector.spec, pyramid.strides
+    learns = Need.FOUND_LOSS in needs and batch.found is not None
+    loses = bool(needs & LOSS_NEEDS) or learns
     towered = cast(TowerHeads, detector)
     shows_boxes = spec.box_distributions is not None and Need.BOX_DISTRIBUTIONS in needs
     box_pyramid = pyramid if box_pyramid is None else box_pyramid
@@ -92,7 +104,8 @@ def observe_dense(
         reads_boxes = loses or heard or shows_boxes or Need.BOXES in needs
         boxes: Any = detector.box_outputs(box_pyramid) if reads_boxes else None
     towers = Towers(*(tuple(Pyramid(tuple(said), strides) for said in one) for one in heard)) if heard else None
-    logits = distributions = loss = decoded = None
+    logits = distributions = decoded = None
+    losses: list[TaskLoss | None] = [None, None]
     if Need.CLASS_LOGITS in needs:
         logits = ClassLogits(detector.class_maps(classes, pyramid), strides, ClassKind.SIGMOID)
     if shows_boxes:
@@ -101,8 +114,12 @@ def observe_dense(
         decoded = Boxes(towered.box_maps(boxes, box_pyramid), strides)
     if loses:
         with torch.autocast(batch.images.device.type, enabled=False):
-            loss = detector.dense_loss(classes, boxes, pyramid, batch, per_image=Need.IMAGE_LOSSES in needs)
-    return Observation(pyramid, logits, distributions, loss, decoded, towers)
+            if needs & LOSS_NEEDS:
+                per_image = Need.IMAGE_LOSSES in needs
+                losses[0] = detector.dense_loss(classes, boxes, pyramid, batch, per_image=per_image)
+            if learns:
+                losses[1] = detector.dense_loss(classes, boxes, pyramid, batch.against_found, per_image=True)
+    return Observation(pyramid, logits, distributions, losses[0], decoded, towers, losses[1])
 
 
 def observe_dense_towers(
@@ -112,7 +129,7 @@ def observe_dense_towers(
     with ExitStack() as cut:
         for owner, name in detector.towers():
             cut.enter_context(_begun(owner, name, after))
-        return observe_dense(detector, classes, batch, needs - LOSS_NEEDS, box_pyramid=boxes)
+        return observe_dense(detector, classes, batch, needs - LOSS_NEEDS - {Need.FOUND_LOSS}, box_pyramid=boxes)
 
 
 @contextmanager
@@ -146,6 +163,43 @@ def _begun(owner: nn.Module, name: str, after: int) -> Iterator[None]:
 def block_ends(whole: nn.Sequential) -> list[int]:
     """Behind which layers of a tower a convolution with its norm and activation ends."""
     return [at for at, layer in enumerate(whole, start=1) if isinstance(layer, (nn.ReLU, nn.Sequential))]
+
+
+def find_best(
+    detector: Detector,
+    scores: Float[Tensor, "n k"],
+    classes: Float[Tensor, "n k"],
+    decode: Callable[[Int64[Tensor, " p"]], Float[Tensor, "p 4"]],
+    *,
+    counts: Sequence[int],
+    size: tuple[int, int],
+    threshold: float,
+    candidates: int,
+    overlap: float,
+    most: int,
+) -> Detections:
+    """What a dense detector finds in one image: each level's best candidates, decoded, and suppressed together.
+
+    Args:
+        scores: of every anchor, level by level.
+        classes: the probabilities of its classes.
+        decode: the boxes of some anchors, in pixels.
+        counts: anchors per level.
+        size: height and width of the image in pixels, which boxes are clipped to.
+        threshold: a candidate's score is above it; there are at most so many `candidates` a level.
+        overlap: the IoU above which boxes suppress each other; `most` are left.
+    """
+    best, chosen, first = [], [], 0
+    for level in torch.split(scores.flatten(), [count * scores.shape[1] for count in counts]):
+        passed = (level > threshold).nonzero()[:, 0]
+        ranked = level[passed].topk(min(candidates, len(passed)))
+        best.append(ranked.values)
+        chosen.append(first + passed[ranked.indices])
+        first += len(level)
+    flat = torch.cat(chosen)
+    anchor, labels = flat // scores.shape[1], flat % scores.shape[1]
+    found = Detections(clip_boxes_to_image(decode(anchor), size), torch.cat(best), labels, classes[anchor])
+    return detector.suppress(found, threshold=overlap, most=most)
 
 
 def dense_spec(
@@ -192,6 +246,7 @@ class Assignment:
             `gfl.assign.places`), of which only `positive` ones count.
         counts: anchors per level.
         worth: how much each object counts; None for 1.
+        classes: how probable each slot is to be each object's class; None where `labels` are certain.
     """
 
     matched: Int64[Tensor, "b n"]
@@ -201,6 +256,7 @@ class Assignment:
     anchor: Int64[Tensor, " p"]
     counts: tuple[int, ...]
     worth: Float[Tensor, " m"] | None = None
+    classes: Float[Tensor, "m k"] | None = None
 
     @property
     def objects(self) -> Int64[Tensor, " p"]:
@@ -233,6 +289,19 @@ class Assignment:
         """The positives' costs at their anchors, zero elsewhere."""
         costs = torch.where(self.positive, costs, 0.0)
         return costs.new_zeros(self.matched.shape).index_put((self.image, self.anchor), costs)
+
+    def mixed(self, own: Float[Tensor, "p k"], other: Float[Tensor, "p k"]) -> Float[Tensor, "b n"]:
+        """By how much the class costs of the positives differ from those of background, where their class is drawn.
+
+        Args:
+            own: what each row and slot costs where the slot is the row's class.
+            other: what it costs where it is not.
+
+        Returns:
+            At the positives Σ over slots of probability · (own − other), zero elsewhere.
+        """
+        assert self.classes is not None
+        return self.placed((self.classes[self.objects] * (own - other)).sum(dim=1))
 
     def counted(self, cells: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         """Costs of all anchors: none of those left out, and of the positives as much as their objects count."""
@@ -271,10 +340,11 @@ def assign(
     boxes = torch.cat([target.boxes for target in targets]).float()
     labels = torch.cat([target.labels for target in targets])
     given = [target.scores for target in targets if target.scores is not None]
-    worth = torch.cat(given) if given else None
+    said = [target.probabilities for target in targets if target.probabilities is not None]
+    worth, classes = (torch.cat(some) if some else None for some in (given, said))
     if not len(boxes):  # for rows that learn nothing
-        boxes, labels, worth = boxes.new_zeros(1, 4), labels.new_zeros(1), None
-    return Assignment(matched, boxes, labels, image, anchor, counts, worth)
+        boxes, labels, worth, classes = boxes.new_zeros(1, 4), labels.new_zeros(1), None, None
+    return Assignment(matched, boxes, labels, image, anchor, counts, worth, classes)
 
 
 def within_any(points: Float[Tensor, "n 2"], boxes: Float[Tensor, "m 4"]) -> Bool[Tensor, " n"]:
@@ -296,11 +366,20 @@ def all_background(anchors: Float[Tensor, "n _"]) -> Int64[Tensor, " n"]:
 def focal_cells(logits: Float[Tensor, "b n k"], assignment: Assignment) -> Float[Tensor, "b n"]:
     """The focal loss of every anchor, summed over classes (alpha 0.25, gamma 2), equal to torchvision's.
 
-    cost(z) = alpha_t · sigmoid(z)² · log(1 + exp(z)), where z is the logit, negated at an anchor's own class.
+    cost(z) = alpha_t · sigmoid(z)² · log(1 + exp(z)), where z is the logit, negated at an anchor's own class. Where
+    that class is a distribution, it is the mean of the costs over it.
     """
+    if assignment.classes is not None:
+        said = assignment.rows(logits)
+        mixed = assignment.mixed(FOCAL_ALPHA * _focal(-said), (1 - FOCAL_ALPHA) * _focal(said))
+        return assignment.counted((1 - FOCAL_ALPHA) * _focal(logits).sum(dim=2) + mixed)
     own = (assignment.image, assignment.anchor, assignment.labels[assignment.objects])
     said = logits[own]
-    wrongness = logits.index_put(own, torch.where(assignment.positive, -said, said))
-    costs = wrongness.sigmoid().square() * functional.softplus(wrongness)
+    costs = _focal(logits.index_put(own, torch.where(assignment.positive, -said, said)))
     cells = (1 - FOCAL_ALPHA) * costs.sum(dim=2) + assignment.placed((2 * FOCAL_ALPHA - 1) * costs[own])
     return assignment.counted(cells)
+
+
+def _focal(wrongness: Tensor) -> Tensor:
+    """sigmoid(z)² · log(1 + exp(z)) of logits that should be low."""
+    return wrongness.sigmoid().square() * functional.softplus(wrongness)

@@ -125,12 +125,15 @@ class SampledRegions:
     """The regions that the second stage learns from: `boxes` per image, in pixels of the padded batch image.
 
     `labels` (the model's slots, 0 background) and `targets` (encoded boxes of the regions' objects) have all images
-    in one row.
+    in one row; so have `worth`, how much each region counts, and `classes`, how probable each slot is, where a teacher
+    found the objects.
     """
 
     boxes: list[Float[Tensor, "_r 4"]]
     labels: Int64[Tensor, " r"]
     targets: Float[Tensor, "r 4"]
+    worth: Float[Tensor, " r"] | None = None
+    classes: Float[Tensor, "r s"] | None = None
 
 
 def flat_output(
@@ -203,6 +206,10 @@ def rpn_sums(
     boxed = image[positive], anchor[positive]
     goal = encoded(rpn.box_coder, torch.stack(matched)[boxed], output.anchors[boxed[1]])
     box = functional.smooth_l1_loss(output.deltas[boxed], goal, beta=_BETA, reduction="none").sum(dim=1)
+    if any(target.scores is not None for target in targets):
+        worth = torch.stack([_anchors_worth(rpn, output.anchors, target) for target in targets])[sampled]
+        worth = torch.where(positive, worth, 1.0)
+        classification, box = classification * worth, box * worth[positive]
     ends = sent(torch.tensor(output.cells).cumsum(0), anchor.device)
     group = image * levels + torch.bucketize(anchor, ends, right=True)
     return SampledSums(
@@ -210,6 +217,14 @@ def rpn_sums(
         _grouped(box, group[positive], images * levels).reshape(images, levels),
         torch.bincount(image, minlength=images),
     )
+
+
+def _anchors_worth(rpn: RegionProposalNetwork, anchors: Float[Tensor, "n 4"], target: Targets) -> Float[Tensor, " n"]:
+    """How much the object counts that every anchor is nearest to."""
+    if target.scores is None or not len(target.boxes):
+        return anchors.new_ones(len(anchors))
+    matched = rpn.proposal_matcher(rpn.box_similarity(target.boxes, anchors))
+    return target.scores[matched.clamp(min=0)]
 
 
 def sampled_regions(
@@ -225,6 +240,7 @@ def sampled_regions(
     labels = [_undoubted(*one) for one in zip(labels, candidates, targets, strict=True)]
     drawn = SeededSampler.like(heads.fg_bg_sampler, seeds, Stream.REGIONS)(labels)
     kept_boxes, kept_labels, goals = [], [], []
+    worth, classes = list[Tensor](), list[Tensor]()
     for i, (positive, negative) in enumerate(zip(*drawn, strict=True)):
         keep = torch.where(positive | negative)[0]
         kept_boxes.append(candidates[i][keep])
@@ -232,21 +248,33 @@ def sampled_regions(
         # An image without objects has background alone, whose box is never compared.
         objects = boxes[i] if len(boxes[i]) else candidates[i].new_zeros((1, 4))
         goals.append(objects[matched[i][keep]])
+        for said, column in ((targets[i].scores, worth), (targets[i].probabilities, classes)):
+            if said is not None:
+                of_objects = said if len(said) else said.new_ones((1, *said.shape[1:]))
+                column.append(of_objects[matched[i][keep]])
     offsets = encoded(heads.box_coder, torch.cat(goals), torch.cat(kept_boxes))
-    return SampledRegions(kept_boxes, torch.cat(kept_labels), offsets)
+    soft = (torch.cat(column) if column else None for column in (worth, classes))
+    return SampledRegions(kept_boxes, torch.cat(kept_labels), offsets, *soft)
 
 
 def roi_sums(logits: Float[Tensor, "r s"], deltas: Float[Tensor, "r 4s"], regions: SampledRegions) -> SampledSums:
     """The second stage's class and box losses, summed over the sampled regions of every image. Gradients flow.
 
-    `logits` and `deltas` (encoded boxes) are per region and slot, 0 background.
+    `logits` and `deltas` (encoded boxes) are per region and slot, 0 background. A region whose class is a distribution
+    costs the mean over it; its box is that of its label's slot.
     """
     counts = sent(torch.tensor([len(boxes) for boxes in regions.boxes]), logits.device)
     image = torch.arange(len(counts), device=logits.device).repeat_interleave(counts, output_size=len(logits))
     classification = functional.cross_entropy(logits.float(), regions.labels, reduction="none")
+    if regions.classes is not None:
+        mixed = -(regions.classes * logits.float().log_softmax(dim=1)).sum(dim=1)
+        classification = torch.where(regions.labels > 0, mixed, classification)
     positive = torch.where(regions.labels > 0)[0]
     said = deltas.float().reshape(*logits.shape, 4)[positive, regions.labels[positive]]
     box = functional.smooth_l1_loss(said, regions.targets[positive], beta=_BETA, reduction="none").sum(dim=1)
+    if regions.worth is not None:
+        worth = torch.where(regions.labels > 0, regions.worth, 1.0)
+        classification, box = classification * worth, box * worth[positive]
     images = len(counts)
     return SampledSums(_grouped(classification, image, images), _grouped(box, image[positive], images), counts)
 

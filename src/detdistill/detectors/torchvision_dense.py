@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from functools import partial
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.image_list import ImageList
@@ -16,6 +17,7 @@ from detdistill.detectors.base import Detector, TowerLayout
 from detdistill.detectors.dense import (
     block_ends,
     dense_spec,
+    find_best,
     observe_dense,
     observe_dense_towers,
     prior_bias,
@@ -23,7 +25,7 @@ from detdistill.detectors.dense import (
 )
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.settings import PyramidSettings
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
@@ -91,15 +93,40 @@ class DenseDetector(Detector):
         return observe_dense_towers(self, classes, boxes, batch, needs, after=after)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
-        """See `Detector.detect`: torchvision's own post-processing of every image on its own size."""
-        pyramid = self.extract(batch)
-        anchors = self.model.anchor_generator.anchors(pyramid.levels)
-        rows = {"cls_logits": self._slots.logits(self.class_outputs(pyramid)), **self.box_outputs(pyramid)}
-        counts = [len(level) for level in anchors]
-        split = {name: list(torch.split(values.float(), counts, dim=1)) for name, values in rows.items()}
-        with own_suppression(self, self.model) as suppress:
-            found = self.model.postprocess_detections(split, [list(anchors)] * len(batch), list(batch.sizes))
-        return tuple(suppress(Detections(one["boxes"], one["scores"], one["labels"])) for one in found)
+        """See `Detector.detect`: as torchvision's own post-processing, with the probabilities of all classes."""
+        pyramid, model = self.extract(batch), self.model
+        levels = model.anchor_generator.anchors(pyramid.levels)
+        classes = self._slots.logits(self.class_outputs(pyramid)).float().sigmoid()
+        said = {name: values.float() for name, values in self.box_outputs(pyramid).items()}
+        central = said.get("bbox_ctrness")
+        scores = classes if central is None else (classes * central.sigmoid()).sqrt()
+        anchors, found = torch.cat(levels), []
+        for rows, probabilities, offsets, size in zip(
+            scores, classes, said["bbox_regression"], batch.sizes, strict=True
+        ):
+            found.append(
+                find_best(
+                    self,
+                    rows,
+                    probabilities,
+                    partial(self._decoded, offsets, anchors),
+                    counts=[len(level) for level in levels],
+                    size=size,
+                    threshold=model.score_thresh,
+                    candidates=model.topk_candidates,
+                    overlap=model.nms_thresh,
+                    most=model.detections_per_img,
+                )
+            )
+        return tuple(found)
+
+    def _decoded(
+        self, offsets: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"], which: Int64[Tensor, " p"]
+    ) -> Float[Tensor, "p 4"]:
+        """The boxes of some anchors in pixels."""
+        coder = self.model.box_coder
+        boxes: Tensor = getattr(coder, "decode_single", coder.decode)(offsets[which], anchors[which])
+        return boxes
 
     def class_rows(self) -> Mapping[str, tuple[int, ...]]:
         """See `Detector.class_rows`: all slots of one anchor after those of another."""

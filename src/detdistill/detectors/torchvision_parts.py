@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -18,30 +15,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
 from detdistill.data.transforms import ImageSettings, transform_sample
-from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW, Detector
+from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
 from detdistill.types import Detections, Targets, sent
 
 _TINY = 1e-7  # torchvision's
-
-
-@contextmanager
-def own_suppression(detector: Detector, module: Any) -> Iterator[Callable[[Detections], Detections]]:
-    """Yields what is to be done with the detections that torchvision's `module` makes within.
-
-    That is nothing, unless the detector is agnostic: then the module leaves every candidate, and we suppress. A second
-    pass over what torchvision left of each class would also drop boxes whose only rival is dropped itself.
-    """
-    if not detector.agnostic:
-        yield lambda found: found
-        return
-    before = module.nms_thresh, module.detections_per_img
-    module.nms_thresh, module.detections_per_img = math.inf, sys.maxsize
-    try:
-        yield lambda found: detector.suppress(found, threshold=before[0], most=before[1])
-    finally:
-        module.nms_thresh, module.detections_per_img = before
 
 
 def cells_of(levels: Sequence[Tensor], strides: Sequence[int]) -> Cells:
@@ -157,15 +136,20 @@ class ClassSlots(nn.Module):
     def targets(self, targets: Targets) -> Targets:
         """What training uses of an image's targets, labels as the model's slots."""
         taught = targets.taught()
-        return taught if self._identity else replace(taught, labels=self.slots[taught.labels])
+        if self._identity:
+            return taught
+        classes = taught.probabilities
+        if classes is not None:
+            classes = classes.new_zeros(len(classes), len(self.labels)).index_copy(1, self.slots, classes)
+        return replace(taught, labels=self.slots[taught.labels], probabilities=classes)
 
-    def detections(
-        self, boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], slots: Int64[Tensor, " n"]
-    ) -> Detections:
-        """What was found of our classes, slots as labels."""
-        labels = self.labels[slots]
+    def detections(self, found: Detections) -> Detections:
+        """What was found of our classes, slots as labels; its probabilities are of all slots."""
+        labels = self.labels[found.labels]
         known = labels >= 0
-        return Detections(boxes[known], scores[known], labels[known])
+        said = found.probabilities
+        classes = None if said is None else said[known].index_select(1, self.slots)
+        return Detections(found.boxes[known], found.scores[known], labels[known], classes)
 
 
 class RunTransform(GeneralizedRCNNTransform):  # type: ignore[misc]

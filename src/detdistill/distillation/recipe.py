@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detdistill.data.dataset import SampleTransform
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.distillation.found import FoundTerm, Learnable
 from detdistill.distillation.term import Term
 from detdistill.distillation.view import CLEAN, View
 from detdistill.distillation.weigh import Features, MeanOf, SpreadTo, Weigh
@@ -184,6 +185,17 @@ class Recipe:
         """What the weights of the terms read of the teacher's heads on these features."""
         weighs = [one.weigh for one in self.terms if isinstance(one.weigh, Weigh)]
         return frozenset[Need]().union(*(weigh.needs for weigh in weighs if weigh.features is features))
+
+    @property
+    def learnable(self) -> Learnable | None:
+        """Which of the teacher's boxes its terms learn as objects; None where none does."""
+        found = (one.term.learnable for one in self.terms if isinstance(one.term, FoundTerm))
+        return next(found, None)
+
+    def looks(self, view: View) -> bool:
+        """Whether its terms or weights read anything of what the teacher shows on a view."""
+        weighed = any(isinstance(one.weigh, Weigh) for one in self.terms)
+        return bool(self.teacher_needs(view)) or (view == CLEAN and weighed)
 
     def at(self, clock: Clock) -> Recipe:
         """The recipe of the terms that count at this step."""

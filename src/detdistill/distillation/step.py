@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.calibration import Calibration, inner_products
+from detdistill.distillation.found import as_found, each_alone
 from detdistill.distillation.pair import Heads, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.sizes import enlarged, in_students_frame, with_students_twins
@@ -158,14 +159,14 @@ class DistillationStep(nn.Module):
                 f"The batch must hold the images as {self.teacher.spec.name} sees them, {self.teacher.spec.ratio:g} "
                 "times the student's size, got the student's alone. Give teacher_image where the batches are made."
             )
-        batch = self._with_twins(batch, recipe)
+        batch = self._with_found(self._with_twins(batch, recipe), recipe)
         own = frozenset({Need.TASK_LOSS}) if task else frozenset[Need]()
-        students = {CLEAN: self.student(batch, own | recipe.student_needs(CLEAN))}
+        students = {CLEAN: self._seen(batch, own | recipe.student_needs(CLEAN))}
         teachers = {CLEAN: self._taught(batch, CLEAN, recipe, students[CLEAN])} if recipe.terms else {}
         for view in recipe.views():
             if view != CLEAN:
                 with running_statistics_kept(self.student):
-                    students[view] = self.student(view(batch), recipe.student_needs(view))
+                    students[view] = self._seen(view(batch), recipe.student_needs(view))
                 teachers[view] = self._taught(batch, view, recipe, students[view])
         judged = recipe.weight_needs(Features.STUDENT)
         return Seen(
@@ -198,8 +199,25 @@ class DistillationStep(nn.Module):
         seen = replace(theirs, twins={**theirs.twins, **made})
         return seen if batch.teacher is None else with_students_twins(replace(batch, teacher=seen))
 
+    def _with_found(self, batch: Batch, recipe: Recipe) -> Batch:
+        """The batch with what the teacher finds in it, where the recipe learns that and nobody brought it along."""
+        if batch.found is not None or recipe.learnable is None:
+            return batch
+        seen, classes = batch.for_teacher, len(self.student.spec.class_names)
+        return as_found(self.teacher.detect(seen), batch, recipe.learnable, classes=classes, seen=seen)
+
+    def _seen(self, batch: Batch, needs: Set[Need]) -> Observation:
+        """What the student sees. Its heads look at the maps once more where it does not know of `Need.FOUND_LOSS`."""
+        ours: Observation = self.student(batch, needs)
+        if Need.FOUND_LOSS not in needs or ours.found_loss is not None:
+            return ours
+        with running_statistics_kept(self.student):
+            return replace(ours, found_loss=each_alone(self.student, ours.maps, batch.against_found))
+
     def _taught(self, batch: Batch, view: View, recipe: Recipe, ours: Observation) -> Observation:
-        """What the teacher sees on a view, beside what the student saw."""
+        """What the teacher sees on a view, beside what the student saw; it does not look where nobody reads it."""
+        if not recipe.looks(view):
+            return Observation()
         theirs = self.teacher.observe(view(batch.for_teacher), recipe.teacher_needs(view))
         if batch.teacher is None:
             return theirs

@@ -35,9 +35,13 @@ def quality_focal_cells(
         quality: overlap (IoU) of each positive's box with its object, in [0, 1]; constant.
         own: image, cell and class of each positive.
     """
-    wanted = torch.zeros_like(logits).index_put(own, quality.detach())
+    return quality_focal_costs(logits, torch.zeros_like(logits).index_put(own, quality.detach())).sum(dim=2)
+
+
+def quality_focal_costs(logits: Float[Tensor, "*p k"], wanted: Float[Tensor, "*p k"]) -> Float[Tensor, "*p k"]:
+    """The same of every class alone, of which the quality `wanted` is given. Gradients flow to the logits."""
     costs = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return QUALITY_GAIN * ((wanted - logits.sigmoid()).square() * costs).sum(dim=2)
+    return QUALITY_GAIN * ((wanted - logits.sigmoid()).square() * costs)
 
 
 def overlap_costs(generalised: Float[Tensor, " p"]) -> Float[Tensor, " p"]:

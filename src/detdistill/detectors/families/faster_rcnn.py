@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, remove_small_boxes
 from torchvision.ops.poolers import initLevelMapper
 
 from detdistill.detectors.backbones import build_backbone
@@ -22,12 +22,14 @@ from detdistill.detectors.catalogue import Family
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
 from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, Depth, Octaves, PyramidSettings, Strides
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, own_suppression
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
 from detdistill.settings.bounds import Share, Within
 from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
 
 _POOLED_CELLS = 7
 _COARSEST_POOLED = 32
+# Torchvision's: what it finds narrower or lower than this is nothing.
+_SMALLEST_FOUND = 1e-2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,7 @@ class FasterRCNNDetector(Detector):
     """
 
     agnostic = False
+    weighs_objects = True
 
     def __init__(
         self,
@@ -116,17 +119,23 @@ class FasterRCNNDetector(Detector):
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`: the class logits cost the RPN's head alone; any loss costs the second stage too."""
-        if not needs & (LOSS_NEEDS | {Need.CLASS_LOGITS}):
+        learns = Need.FOUND_LOSS in needs and batch.found is not None
+        if not (learns or needs & (LOSS_NEEDS | {Need.CLASS_LOGITS})):
             return Observation(pyramid)
         objectness, deltas = self.model.rpn.head(list(pyramid.levels))
-        logits = loss = None
+        logits = loss = found = None
         if Need.CLASS_LOGITS in needs:
             levels = tuple(level.unsqueeze(2) for level in objectness)
             logits = ClassLogits(levels, pyramid.strides, ClassKind.OBJECTNESS)
-        if needs & LOSS_NEEDS:
+        if learns or needs & LOSS_NEEDS:
             output = flat_output(self.model.rpn, objectness, deltas)
-            loss = self._task_loss(pyramid, batch, output, by_image=Need.IMAGE_LOSSES in needs)
-        return Observation(pyramid, class_logits=logits, task_loss=loss)
+            with torch.autocast(batch.images.device.type, enabled=False):
+                proposals = proposed(self.model.rpn, output, batch.sizes, counts="training")
+            if needs & LOSS_NEEDS:
+                loss = self._task_loss(pyramid, batch, output, proposals, by_image=Need.IMAGE_LOSSES in needs)
+            if learns:
+                found = self._task_loss(pyramid, batch.against_found, output, proposals, by_image=True)
+        return Observation(pyramid, class_logits=logits, task_loss=loss, found_loss=found)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`."""
@@ -134,9 +143,24 @@ class FasterRCNNDetector(Detector):
         output = flat_output(rpn, *rpn.head(list(pyramid.levels)))
         proposals = proposed(rpn, output, batch.sizes, counts="testing")
         logits, deltas = (said.float() for said in self._second_stage(pyramid, proposals, batch.sizes))
-        with own_suppression(self, self.model.roi_heads) as suppress:
-            found = self.model.roi_heads.postprocess_detections(logits, deltas, proposals, list(batch.sizes))
-        return tuple(suppress(self._slots.detections(*one)) for one in zip(*found, strict=True))
+        counts = [len(boxes) for boxes in proposals]
+        boxes: Tensor = self.model.roi_heads.box_coder.decode(deltas, proposals)
+        rows = torch.split(logits.softmax(dim=1), counts), torch.split(boxes, counts)
+        images = zip(*rows, batch.sizes, strict=True)
+        return tuple(self._find(*image) for image in images)
+
+    def _find(self, scores: Float[Tensor, "r s"], boxes: Float[Tensor, "r s 4"], size: tuple[int, int]) -> Detections:
+        """As torchvision's post-processing of one image, with the probabilities of all classes."""
+        heads = self.model.roi_heads
+        boxes, slots = clip_boxes_to_image(boxes, size)[:, 1:].reshape(-1, 4), scores.shape[1] - 1
+        flat = scores[:, 1:].reshape(-1)
+        passed = torch.where(flat > heads.score_thresh)[0]
+        passed = passed[remove_small_boxes(boxes[passed], min_size=_SMALLEST_FOUND)]
+        found = Detections(boxes[passed], flat[passed], passed % slots + 1, scores[passed // slots])
+        limits = {"threshold": heads.nms_thresh, "most": heads.detections_per_img}
+        if self.agnostic:
+            return self.suppress(self._slots.detections(found), **limits)
+        return self._slots.detections(self.suppress(found, **limits))
 
     def class_rows(self) -> Mapping[str, tuple[int, ...]]:
         """See `Detector.class_rows`: a score, and the four numbers of a box, for every slot."""
@@ -153,12 +177,19 @@ class FasterRCNNDetector(Detector):
         logits, deltas = heads.box_predictor(heads.box_head(heads.box_roi_pool(features, boxes, list(sizes))))
         return logits, deltas
 
-    def _task_loss(self, pyramid: Pyramid, batch: Batch, output: RpnOutput, *, by_image: bool) -> TaskLoss:
+    def _task_loss(
+        self,
+        pyramid: Pyramid,
+        batch: Batch,
+        output: RpnOutput,
+        proposals: list[Float[Tensor, "_r 4"]],
+        *,
+        by_image: bool,
+    ) -> TaskLoss:
         rpn, heads = self.model.rpn, self.model.roi_heads
         targets = [self._slots.targets(target) for target in batch.targets]
         # The losses are in float32; the second stage's layers stay under the caller's autocast.
         with torch.autocast(batch.images.device.type, enabled=False):
-            proposals = proposed(rpn, output, batch.sizes, counts="training")
             first = rpn_sums(rpn, output, targets, batch.seeds)
             regions = sampled_regions(heads, proposals, targets, batch.seeds)
         logits, deltas = self._second_stage(pyramid, regions.boxes, batch.sizes)

@@ -8,19 +8,32 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import BoxLayout, Detector, TowerLayout
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import assign, dense_spec, observe_dense, observe_dense_towers, tower
+from detdistill.detectors.dense import (
+    Assignment,
+    assign,
+    dense_spec,
+    find_best,
+    observe_dense,
+    observe_dense_towers,
+    tower,
+)
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import AnchorSize, Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_parts import cells_of
 from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
-from detdistill.gfl.losses import distribution_focal_costs, expected_distances, overlap_costs, quality_focal_cells
+from detdistill.gfl.losses import (
+    distribution_focal_costs,
+    expected_distances,
+    overlap_costs,
+    quality_focal_cells,
+    quality_focal_costs,
+)
 from detdistill.settings.bounds import Factor, Share, Within
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
 
@@ -191,16 +204,13 @@ class GFLDetector(Detector):
             for target, size in zip(targets, batch.sizes, strict=True)
         ]
         given = assign(matches, targets, counts=cells.counts, points=cells.points)
-        image, cell, objects = given.image, given.anchor, given.objects
-        edges = given.rows(_rows(boxes))
+        cell, edges = given.anchor, given.rows(_rows(boxes))
         points, strides = cells.points[cell], cells.strides[cell][:, None]
         truth = given.truth(cells.anchors(scale)[cell])
         iou, generalised = box_overlaps(boxes_at(expected_distances(edges) * strides, points), truth)
         weights = given.rows(logits).detach().amax(dim=1).sigmoid()
         inside = torch.stack([cells.inside(size) for size in batch.sizes])
-        costs = quality_focal_cells(
-            logits, torch.where(given.positive, iou, 0.0), own=(image, cell, given.labels[objects])
-        )
+        costs = _quality(logits, torch.where(given.positive, iou, 0.0), given)
         quality = given.by_level(given.counted(costs).masked_fill(~inside, 0.0))
         overlap = given.by_level(given.spread(weights * overlap_costs(generalised)))
         shape = given.spread(weights * distribution_focal_costs(edges, box_distances(truth, points) / strides))
@@ -217,21 +227,33 @@ class GFLDetector(Detector):
     def _find(
         self, scores: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4 bins"], cells: Cells, *, size: tuple[int, int]
     ) -> Detections:
-        settings, classes = self.settings, scores.shape[1]
-        scores = torch.where(cells.inside(size)[:, None], scores, 0.0)
-        best, chosen, first = [], [], 0
-        for level in torch.split(scores.flatten(), [count * classes for count in cells.counts]):
-            passed = (level > settings.score_threshold).nonzero()[:, 0]
-            ranked = level[passed].topk(min(settings.candidates_per_level, len(passed)))
-            best.append(ranked.values)
-            chosen.append(first + passed[ranked.indices])
-            first += len(level)
-        together, flat = torch.cat(best), torch.cat(chosen)
-        cell, labels = flat // classes, flat % classes
-        distances = expected_distances(boxes[cell]) * cells.strides[cell][:, None]
-        placed = clip_boxes_to_image(boxes_at(distances, cells.points[cell]), size)
-        found = Detections(placed, together, labels, scores[cell])
-        return self.suppress(found, threshold=settings.nms_threshold, most=settings.detections_per_image)
+        settings, known = self.settings, torch.where(cells.inside(size)[:, None], scores, 0.0)
+
+        def decode(cell: Int64[Tensor, " p"]) -> Float[Tensor, "p 4"]:
+            return boxes_at(expected_distances(boxes[cell]) * cells.strides[cell][:, None], cells.points[cell])
+
+        return find_best(
+            self,
+            known,
+            scores,
+            decode,
+            counts=cells.counts,
+            size=size,
+            threshold=settings.score_threshold,
+            candidates=settings.candidates_per_level,
+            overlap=settings.nms_threshold,
+            most=settings.detections_per_image,
+        )
+
+
+def _quality(logits: Float[Tensor, "b n k"], quality: Float[Tensor, " p"], given: Assignment) -> Float[Tensor, "b n"]:
+    """The quality focal loss of every cell; the mean over an object's classes, where they are a distribution."""
+    if given.classes is None:
+        return quality_focal_cells(logits, quality, own=(given.image, given.anchor, given.labels[given.objects]))
+    said = given.rows(logits)
+    own = quality_focal_costs(said, quality.detach()[:, None].expand_as(said))
+    mixed = given.mixed(own, quality_focal_costs(said, torch.zeros_like(said)))
+    return quality_focal_costs(logits, torch.zeros_like(logits)).sum(dim=2) + mixed
 
 
 def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "b n *says"]:
