@@ -14,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import time
@@ -29,8 +30,10 @@ from detdistill.threads import quiet_threads
 
 quiet_threads()
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from audit_study import moved  # noqa: E402
 from detdistill.bench.machine import machine  # noqa: E402
 from detdistill.data.dataset import keep_decoded  # noqa: E402
 from detdistill.demo import DemoPlan, write_labelled  # noqa: E402
@@ -45,7 +48,7 @@ from detdistill.training.launch import own_device  # noqa: E402
 from evidence_plan import ALONE, COMMON, EQUAL_TIME, SEEDS, SETS, TEACHER, Run, Set, planned, teacher_of  # noqa: E402
 
 # A guess before the first run is done: seconds that one takes beside its steps, and for a step of the student alone.
-BESIDE, FIRST_PACE = 8.0, 0.12
+BESIDE, FIRST_PACE = 4.0, 0.08
 # Runs are given up where so many have failed and none is done.
 GIVEN_UP = 8
 
@@ -92,7 +95,17 @@ class Places:
         """Whether what the run needs is there."""
         if run.row == EQUAL_TIME:
             return all(self.made(run.set, row) for row in (ALONE, "hint", "frs"))
-        return run.method is None or self.done(teacher_of(run)) is not None
+        return run.method is None or self.trained(teacher_of(run))
+
+    def trained(self, run: Run) -> bool:
+        """Whether the run was made and its folder is here, as another run needs it."""
+        return self.done(run) is not None and (self.out / "runs" / run.name).is_dir()
+
+    def left(self, runs: Sequence[Run]) -> list[Run]:
+        """Which of the runs are still to be made, the teachers that they need among them."""
+        needed = [run for run in runs if self.done(run) is None]
+        teachers = {teacher_of(run) for run in needed if run.method is not None}
+        return [run for run in runs if (not self.trained(run) if run in teachers else run in needed)]
 
 
 def prepare(places: Places, sets: Sequence[str], seeds: Sequence[int], *, jobs: int) -> None:
@@ -109,6 +122,9 @@ def prepare(places: Places, sets: Sequence[str], seeds: Sequence[int], *, jobs: 
                     size = {"width": plan.width, "height": plan.height}
                     make_scenes(folder / "scenes", train=scenes[0], val=scenes[1], seed=seed, workers=jobs, **size)
                     write_labelled(folder, kept)
+                    names = sorted((folder / "scenes" / "images").glob("train_*"))[kept:]
+                    others = "".join(f"scenes/images/{one.name}\n" for one in names)
+                    write_text(folder / f"unlabelled_{chosen.labels}_{seed}.txt", others)
             elif not folder.is_dir():
                 partial = folder.with_suffix(".partial")
                 shutil.rmtree(partial, ignore_errors=True)
@@ -116,8 +132,30 @@ def prepare(places: Places, sets: Sequence[str], seeds: Sequence[int], *, jobs: 
                 partial.rename(folder)
             if chosen.source != "drawn" and chosen.labels is not None:
                 write_labels(folder, chosen.labels, seed)
+            if chosen.wrong:
+                write_wrong(folder, chosen.wrong)
     folders = {places.folder(SETS[name], seed) for name in sets for seed in seeds}
-    keep_decoded(file for folder in sorted(folders) for file in sorted(folder.rglob("images/*")))
+    keep_decoded(file for folder in sorted(folders) for file in sorted(folder.rglob("images/*")) if often(file))
+
+
+def often(file: Path) -> bool:
+    """Whether an image is read often: of drawn scenes the labelled and the validation images are, which come first."""
+    found = re.fullmatch(r"train_(\d+)", file.stem)
+    return found is None or int(found[1]) < DemoPlan().labelled_scenes
+
+
+def write_wrong(folder: Path, share: float) -> None:
+    """`train_wrong.json`, the labels with every second of such a share of another class, the others moved."""
+    content, dice = read_json(folder / "train.json"), np.random.default_rng(0)
+    sizes = {image["id"]: np.array([image["width"], image["height"]]) for image in content["images"]}
+    classes, labels = [one["id"] for one in content["categories"]], content["annotations"]
+    for place, row in enumerate(dice.permutation(len(labels))[: round(share * len(labels))].tolist()):
+        label = labels[row]
+        if place % 2:
+            label["category_id"] = int(dice.choice([one for one in classes if one != label["category_id"]]))
+        elif (box := moved(label["bbox"], sizes[label["image_id"]], dice)) is not None:
+            label["bbox"] = box
+    write_json(folder / "train_wrong.json", content)
 
 
 def write_labels(folder: Path, labels: int, seed: int) -> None:
@@ -148,6 +186,8 @@ def config_of(run: Run, places: Places) -> Any:
         "seed": run.seed,
         "train.steps": places.steps(run),
     }
+    if taught and chosen.wrong:
+        options["data.train"] = folder / "train_wrong.json"
     if not taught and chosen.labels is not None:
         part = "labelled.json" if drawn else f"train_{chosen.labels}_{run.seed}.json"
         options["data.train"] = folder / part
@@ -187,7 +227,7 @@ def make(run: Run, places: Places) -> dict[str, Any]:
         "seconds": round(fitted.training.seconds, 2),
         "whole_seconds": round(time.perf_counter() - began, 2),
         "calibrated": fitted.training.strength,
-        "said": [line for line in said.lines if line.startswith("strength")],
+        "said": [line for line in said.lines if line.startswith("strength") or ": alpha " in line],
         "machine": machine(own_device(config.train)),
     }
 
@@ -226,12 +266,13 @@ def make_all(runs: list[Run], places: Places, *, jobs: int, until: float, tell: 
         process = forked.Process(target=work, args=(there, places))
         process.start()
         sides.append(Side(process, here))
-    paces: list[float] = []
+    paces: dict[tuple[str | None, bool], list[float]] = {}
     outcomes: list[bool] = []
 
     def seconds(run: Run) -> float:
-        heavy = 1.0 if run.method is None else 3.0 if run.unlabelled or "ikd" in run.method else 1.6
-        return BESIDE * places.share + places.steps(run) * heavy * (median(paces) if paces else FIRST_PACE)
+        kind, plain = (run.method, run.unlabelled), median(paces.get((None, False), [FIRST_PACE]))
+        heavy = 1.0 if run.method is None else 3.0 if "ikd" in run.method else 2.0 if run.unlabelled else 1.4
+        return BESIDE * places.share + places.steps(run) * median(paces.get(kind, [heavy * plain]))
 
     try:
         while True:
@@ -249,8 +290,9 @@ def make_all(runs: list[Run], places: Places, *, jobs: int, until: float, tell: 
             for side in busy:
                 if side.pipe in answered and side.run is not None:
                     found = side.pipe.recv()
-                    if "AP" in found and side.run.method is None:
-                        paces.append(found["seconds"] / found["steps"])
+                    if "AP" in found:
+                        kind = side.run.method, side.run.unlabelled
+                        paces.setdefault(kind, []).append(found["seconds"] / found["steps"])
                     tell_run(found, side.run)
                     outcomes.append("AP" in found)
                     if len(outcomes) == GIVEN_UP and not any(outcomes):
@@ -282,7 +324,8 @@ def table(places: Places, runs: Sequence[Run]) -> list[str]:
         mine = {run.seed: one for run, one in have.items() if (run.set, run.row) == (name, row)}
         if not mine:
             continue
-        alone = {run.seed: one for run, one in have.items() if (run.set, run.row) == (name, ALONE)}
+        twin = SETS[name].alone or name
+        alone = {seed: one for seed in SEEDS if (one := places.done(Run(twin, ALONE, seed)))}
         gains = [one["AP"] - alone[seed]["AP"] for seed, one in sorted(mine.items()) if seed in alone]
         compared = gains if row not in (ALONE, TEACHER) else []
         cells = [
@@ -343,8 +386,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(1)
         prepare(places, chosen.sets, chosen.seeds, jobs=chosen.jobs)
         print(f"images ready after {time.perf_counter() - began:.0f} s", flush=True)
-        left = [run for run in runs if not places.done(run)]
-        make_all(left, places, jobs=chosen.jobs, until=began + chosen.budget, tell=together)
+        make_all(places.left(runs), places, jobs=chosen.jobs, until=began + chosen.budget, tell=together)
     lines = table(places, runs)
     write_text(places.results / "table.md", "\n".join(lines) + "\n")
     together()
