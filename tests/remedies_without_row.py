@@ -8,6 +8,7 @@ WITHOUT_ROW = {
         "Set data.unlabelled.pseudo=hard.",
         "Write aid(..., granularity=image) if it has class and box losses of each image, else leave aid out.",
     ),
+    "a teacher that says boxes alone: tests/unit/test_boxes_alone.py": ("Distil from it by --method boxes.",),
     "a proof that is not finite": (
         "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`.",
     ),

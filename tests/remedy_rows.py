@@ -6,6 +6,7 @@ that have none.
 
 from __future__ import annotations
 
+from remedy_rows_of_boxes import FOUND
 from remedy_words import Row, distill, evaluate, train
 
 PLAIN = "train --detector fcos/tiny --out {home}/run"
@@ -309,11 +310,6 @@ _DATA = (
         PLAIN + " data.train={home}/unnamed/one.json data.val={home}/unnamed/seen.json",
     ),
     Row(
-        "predict {home}/teacher {home}/more/images --out {home}/run --coco {home}/scenes/found.json",
-        "Write --coco {home}/more/images/found.json.",
-        "predict {home}/teacher {home}/more/images --out {home}/run --coco {home}/more/images/found.json",
-    ),
-    Row(
         evaluate("--json", "{home}/scenes"),
         "Write --json {home}/scenes/figures.json.",
         evaluate("--json", "{home}/scenes/figures.json"),
@@ -341,11 +337,6 @@ _DATA = (
         train("data.folder={home}/lossy"),
         "Mend them, or go on with what is left by --allow-problems.",
         train("data.folder={home}/lossy", "--allow-problems"),
-    ),
-    Row(
-        "predict {home}/teacher --out {home}/drawn",
-        "Write detdistill predict CHECKPOINT IMAGE --out DIR.",
-        "predict {home}/teacher {home}/scenes/images --out {home}/drawn",
     ),
     Row(
         PLAIN,
@@ -390,4 +381,4 @@ _DATA = (
     ),
 )
 
-ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA)
+ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND)

@@ -308,6 +308,10 @@ WORDS: dict[str, Word] = {
     "predict coco": Word(
         _PREDICT.replace("{data}/images", "{data}/../more/images"), "--coco {data}/../more/found.json"
     ),
+    "predict data": Word(_PREDICT, "--data {data}"),
+    "predict class-scores": Word(
+        "predict {teacher} {data}/../more/images/val_0.png --score 0 --coco {data}/../more/told.json", "--class-scores"
+    ),
     "predict json": Word(_PREDICT, _JSON, FILES),
     "methods name": Word("methods", "frs"),
     "methods json": Word("methods", _JSON, FILES),

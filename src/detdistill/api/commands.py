@@ -82,10 +82,12 @@ def predict(
     checkpoint: Source,
     /,
     *images: Place,
-    out: Place,
+    data: Place | None = None,
+    out: Place | None = None,
     score: float = 0.3,
     agnostic: bool = False,
     coco: Place | None = None,
+    class_scores: bool = False,
     progress: Progress | None = None,
 ) -> PredictOutcome:
     """Draw what a detector finds on images, and write it as JSON.
@@ -93,10 +95,13 @@ def predict(
     Args:
         checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
         images: Image files, or folders of them.
-        out: Folder for the drawings and predictions.json.
+        data: A data set, all images of whose splits are looked at too.
+        out: Folder for the drawings and predictions.json; without it nothing is drawn.
         score: Leave out what the detector is less sure of, 0 to 1.
         agnostic: Suppress boxes across classes, for classes that look alike and pile up on one object.
-        coco: Also write what was found as a COCO JSON that --data reads, in a folder with all images in or below it.
+        coco: Also write what was found as a COCO JSON that --data and --teacher read, in a folder with all images in
+            or below it.
+        class_scores: Write the score of every class of each box into that JSON too, where the detector says them.
 
     Example:
         >>> outcome = detdistill.predict("runs/teacher", "photos", out="drawn")
@@ -105,10 +110,17 @@ def predict(
     """
     from detdistill.jobs.predict import predict_job
 
-    places = tuple(map(Path, images))
-    labels = None if coco is None else Path(coco)
+    folder, labels, whole = (None if one is None else Path(one) for one in (out, coco, data))
     return predict_job(
-        str(checkpoint), places, out=Path(out), score=score, agnostic=agnostic, coco=labels, progress=progress
+        str(checkpoint),
+        tuple(map(Path, images)),
+        data=whole,
+        out=folder,
+        score=score,
+        agnostic=agnostic,
+        coco=labels,
+        class_scores=class_scores,
+        progress=progress,
     )
 
 

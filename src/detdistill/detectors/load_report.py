@@ -60,6 +60,7 @@ class LoadReport:
         mismatched: tensors of both, with different shapes; not loaded.
         by_class: tensors of the class layers that were filled class by class.
         classes: what each class of a teacher is to its student; None where they are the same.
+        known: what is known instead, in words, of a detector of which no tensor is.
     """
 
     source: str
@@ -69,6 +70,7 @@ class LoadReport:
     mismatched: tuple[ShapeMismatch, ...] = ()
     by_class: tuple[ClassRows, ...] = ()
     classes: ClassMap | None = None
+    known: str = ""
 
     @property
     def wanted(self) -> int:
@@ -82,6 +84,8 @@ class LoadReport:
 
     def text(self) -> str:
         """The report in a few lines: ``matched 296 of 296 tensors (100 %)`` and the first of what did not match."""
+        if self.known:
+            return self.known
         # Rounded down, so that only a full match reads 100 %.
         lines = [f"matched {len(self.matched)} of {self.wanted} tensors ({int(100 * self.fraction)} %)"]
         shapes = tuple(f"{bad.name} {bad.in_file} in the file, {bad.in_model} here" for bad in self.mismatched)

@@ -70,6 +70,7 @@ class Protocol:
 
         Args:
             data: data set folder, or a COCO JSON or list that is taken as it is.
+            class_names: none for those of the data.
             backend: computes COCO's figures.
 
         Raises:
@@ -87,7 +88,7 @@ class Protocol:
                 "objects are hidden."
             )
         annotations, problems = open_split(data, split, exact=data.is_file(), say=progress.say)
-        notes = problems.summary()
+        notes, class_names = problems.summary(), class_names or annotations.class_names
         if self.same_classes:
             annotations, differing = take_classes(annotations, class_names, source=data)
             notes += differing

@@ -19,7 +19,7 @@ from detdistill.evaluation.coco import ImageDetections, coco_dict
 from detdistill.evaluation.label_errors import KINDS, NOTHING_THERE, WRONG_CLASS, LabelError, find_label_errors
 from detdistill.evaluation.shared import require_score
 from detdistill.files import SHEET, drawn, figures_of, require_own, write_figures, write_text
-from detdistill.jobs.opening import detect, open_detector, read_split, seen_size
+from detdistill.jobs.opening import acquainted, detect, open_detector, read_split, seen_size
 from detdistill.progress import Progress, Silence, counted
 from detdistill.report.audit import audit_sheet
 from detdistill.report.tables import Table
@@ -126,6 +126,7 @@ def audit_job(
         require_own(out / name, f"--out's {name}", beginning)
     loaded = open_detector(teacher, progress=watcher)
     annotations = read_split(data, split, exact=exact, allow_problems=True, progress=watcher)
+    loaded = acquainted(loaded, {f"{split} images": annotations}, progress=watcher)
     require_shared(annotations.class_names, loaded.class_names, source=data)
     if note := left_out(annotations, loaded.class_names):
         watcher.say(f"{split} data: {note}, which {teacher} does not know")

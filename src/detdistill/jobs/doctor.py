@@ -82,9 +82,7 @@ def early_checks(proved: stages.Proved) -> list[Check]:
     if not isinstance(step, DistillationStep) or teacher is None:
         return []
     terms = [_figures([proof]) for proof in proved.proofs]
-    report, source = teacher.report, _source(proved.built.opened.config)
-    whole = checks.weights(len(report.matched), report.wanted, (), source=source, shown_otherwise=False)
-    return [whole, _strength(step, terms)]
+    return [_weights(proved.built.opened, (), shown_otherwise=False), _strength(step, terms)]
 
 
 def measured_checks(opened: Opened, teacher: CocoMetrics | None, alone: CocoMetrics | None) -> list[Check]:
@@ -171,6 +169,10 @@ def _of_teacher(
         yield _weights(opened, drifts, shown_otherwise=own is not None)
         yield checks.classes(names, same=False, found=0.0, order=(), reordered=0.0, mapped=mapped)
         return None, []
+    if not opened.teacher_measures:
+        yield _weights(opened, drifts, shown_otherwise=False)
+        yield checks.unseen(_source(opened.config), images=len(data.val))
+        return None, []
     sample = examine.sample_of(opened, detector, progress=progress)
     found = sample.found_by(detector, at, label="what the teacher finds")
     measure = sample.measured(found)
@@ -202,6 +204,8 @@ def _of_teacher(
 def _weights(opened: Opened, drifts: Sequence[NormDrift], *, shown_otherwise: bool) -> Check:
     assert opened.teacher is not None
     report, source = opened.teacher.report, _source(opened.config)
+    if report.known:
+        return checks.boxes_alone(report.known)
     return checks.weights(len(report.matched), report.wanted, drifts, source=source, shown_otherwise=shown_otherwise)
 
 

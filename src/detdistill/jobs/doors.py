@@ -8,6 +8,7 @@ from pathlib import Path
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.load_report import LoadedDetector
+from detdistill.detectors.predictions import load_predictions
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision, untrained_torchvision
 from detdistill.errors import ConfigError, either
@@ -64,7 +65,13 @@ TORCHVISION = Door(
     moved=file_behind,
 )
 
-DOORS: tuple[Door, ...] = (TORCHVISION, RUN)
+PREDICTIONS = Door(
+    form="a predictions file .json",
+    recognises=lambda text: text.lower().endswith(".json") and not Path(text).is_dir(),
+    open=lambda text, _: load_predictions(_there(text)),
+)
+
+DOORS: tuple[Door, ...] = (TORCHVISION, PREDICTIONS, RUN)
 """All of them; the first that recognises a text opens it."""
 
 

@@ -15,7 +15,7 @@ from detdistill.evaluation.intervals import image_intervals
 from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.evaluation.shared import require_score
 from detdistill.files import CONFUSION, require_png
-from detdistill.jobs.opening import detect, open_detector, seen_size
+from detdistill.jobs.opening import acquainted, detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence, counted
 from detdistill.report.confusion import draw_confusion
 from detdistill.report.tables import AGNOSTIC, error_costs, per_class, side_by_side
@@ -117,6 +117,7 @@ def evaluate_job(
     loaded = open_detector(checkpoint, progress=watcher)
     examination = rules.open(data, split=split, class_names=loaded.class_names, backend=backend, progress=watcher)
     truth = examination.annotations
+    loaded = acquainted(loaded, {f"{split} images": truth}, progress=watcher)
     size = seen_size(loaded, truth, source=checkpoint, progress=watcher)
     label = f"evaluate {checkpoint}"
     found = detect(loaded.detector, truth, size, label=label, agnostic=agnostic, progress=watcher)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from safetensors.numpy import save
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.formats.json_stream import walk_list
+from detdistill.detectors.results import RESULTS, checked_result
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections, check_detections
 from detdistill.files import require_regular, write_bytes
@@ -24,7 +23,6 @@ from detdistill.json_text import used_as
 
 _FORMAT = "detdistill-found/1"
 _TENSORS = ("image_ids", "counts", "boxes", "scores", "labels")
-_RESULTS = "a list of results as COCO has them, each with image_id, category_id, bbox and score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +99,23 @@ def read_results(path: Path, annotations: Annotations) -> list[ImageDetections]:
         ConfigError: it cannot be read.
         DataError: it is no such list, or an entry is of an image or class that the data has not, or is no box.
     """
-    rows = {int(image): row for row, image in enumerate(annotations.image_ids)}
+    rows: dict[int | str, int] = {int(image): row for row, image in enumerate(annotations.image_ids)}
     labels = {int(category): label for label, category in enumerate(annotations.category_ids)}
     found: list[tuple[int, int, float, float, float, float, float]] = []
-    for number, entry in enumerate(walk_list(path, what=_RESULTS), start=1):
-        found.append(_result(entry, rows, labels, where=f"Entry {number} of {path}"))
+    for number, entry in enumerate(walk_list(path, what=RESULTS), start=1):
+        where = f"Entry {number} of {path}"
+        one = checked_result(entry, where=where)
+        if one.image not in rows:
+            raise DataError(
+                f"image_id of {where} must be an image of the validation data, got {one.image!r}. Give what was "
+                "found in the same images."
+            )
+        if one.category not in labels:
+            raise DataError(
+                f"category_id of {where} must be a class of the validation data, {', '.join(map(str, labels))}, got "
+                f"{one.category!r}. Write the ids of the annotations."
+            )
+        found.append((rows[one.image], labels[one.category], *one.box, one.score))
     columns: NDArray[np.float64] = np.array(found, dtype=np.float64).reshape(-1, 7)
     order = np.argsort(columns[:, 0], kind="stable")
     columns = columns[order]
@@ -119,34 +129,3 @@ def read_results(path: Path, annotations: Annotations) -> list[ImageDetections]:
         )
         for image, (first, last) in zip(annotations.image_ids, pairwise(edges), strict=True)
     ]
-
-
-def _result(
-    entry: Any, rows: dict[int, int], labels: dict[int, int], *, where: str
-) -> tuple[int, int, float, float, float, float, float]:
-    """Row of the image, label, x1, y1, x2, y2 and score of one result."""
-    if not isinstance(entry, dict) or not {"image_id", "category_id", "bbox", "score"} <= entry.keys():
-        raise DataError(
-            f"{where} must have image_id, category_id, bbox and score, got {str(entry)[:80]}. Write it in that form."
-        )
-    image, category, box, score = (entry[key] for key in ("image_id", "category_id", "bbox", "score"))
-    if type(image) is not int or image not in rows:
-        raise DataError(
-            f"image_id of {where} must be an image of the validation data, got {image!r}. Give what was found in the "
-            "same images."
-        )
-    if type(category) is not int or category not in labels:
-        raise DataError(
-            f"category_id of {where} must be a class of the validation data, {', '.join(map(str, labels))}, got "
-            f"{category!r}. Write the ids of the annotations."
-        )
-    if type(score) not in (int, float) or not math.isfinite(score):
-        raise DataError(f"score of {where} must be a finite number, got {score!r}. Leave it out, or mend the detector.")
-    usable = isinstance(box, list) and len(box) == 4
-    if not usable or not all(type(one) in (int, float) and math.isfinite(one) for one in box) or min(box[2:]) < 0:
-        raise DataError(
-            f"bbox of {where} must be x, y, width and height in pixels, got {str(box)[:80]}. Leave it out, or mend the "
-            "detector."
-        )
-    x, y, width, height = box
-    return rows[image], labels[category], x, y, x + width, y + height, score

@@ -20,7 +20,7 @@ from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.files import is_partial, require_writable
 from detdistill.jobs import sizes
-from detdistill.jobs.opening import image_settings, in_data_classes, open_detector, read_split
+from detdistill.jobs.opening import acquainted, image_settings, in_data_classes, open_detector, read_split, tell_known
 from detdistill.jobs.paths import PATHS_FROM
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
@@ -71,6 +71,8 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
         start.say_size(size, train_split, watcher)
     data, teacher_image = OpenedData(train_split, val_split, size, mixture, told), None
     if choice is not None and teacher is not None:
+        shown = {"training images": train_split, "validation images": val_split}
+        teacher = acquainted(teacher, shown, sets=len(sets), progress=watcher)
         teacher, same_classes = in_data_classes(teacher, names, source=choice.source, choice=choice, progress=watcher)
         teacher_image = sizes.teachers_size(choice, teacher, size)
         note = sizes.foreign_size_note(teacher, teacher_image or size, train_split)
@@ -83,6 +85,8 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
             f"{list(alone.class_names)}. Give a run on this data."
         )
     others = open_unlabelled(config, train_split, val_split, same_classes=same_classes, progress=watcher)
+    if others is not None and teacher is not None:
+        tell_known(teacher.detector, others, title="unlabelled images", some=True, progress=watcher)
     return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start, others)
 
 

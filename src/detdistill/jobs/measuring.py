@@ -59,7 +59,7 @@ def beside(opened: Opened) -> tuple[dict[str, Detector], dict[str, ImageSettings
 
     A teacher that was trained at another size than it sees here is measured at its own, too.
     """
-    teacher, val = opened.teacher if opened.same_classes else None, opened.data.val
+    teacher, val = opened.teacher if opened.teacher_measures else None, opened.data.val
     others = {name: one.detector for name, one in ((TEACHER, teacher), (ALONE, opened.alone)) if one is not None}
     at = {TEACHER: opened.taught_at}
     if teacher is not None and (own := sizes.other_own_size(teacher, opened.taught_at, val)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,8 @@ from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.class_map import OPTION, ClassMap, Merge, read_pairs, require_known
 from detdistill.detectors.load_report import LoadedDetector
-from detdistill.detectors.mapped import in_classes_of
+from detdistill.detectors.mapped import bare, in_classes_of
+from detdistill.detectors.predictions import Predictions, looking
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
@@ -28,6 +29,7 @@ from detdistill.jobs.doors import door_of
 from detdistill.jobs.settings import TeacherSettings
 from detdistill.progress import Progress, Silence
 from detdistill.training.memory import needing_memory
+from detdistill.types import Batch
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"
@@ -144,6 +146,54 @@ def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress 
     return loaded
 
 
+def acquainted(
+    loaded: LoadedDetector, splits: Mapping[str, Annotations], *, sets: int = 1, progress: Progress | None = None
+) -> LoadedDetector:
+    """The detector beside the images that it will be shown, by what messages call them; the first decide its classes.
+
+    A detector of a predictions file is told which of them the file knows, and has the data's classes where the file
+    names none; any other is as it was.
+
+    Args:
+        loaded: left as it is.
+        splits: by what messages call them.
+        sets: of how many data sets they are.
+        progress: told.
+
+    Raises:
+        ConfigError: there are several sets, and the file has the ids of one.
+        DataError: the file says nothing of the first, or is of other images.
+    """
+    detector, (first, images) = loaded.detector, next(iter(splits.items()))
+    if not isinstance(detector, Predictions):
+        return loaded
+    if sets > 1 and not loaded.class_names:
+        raise ConfigError(
+            f"The data of {detector.found.path}, plain results with the ids of one data set, must be one, got {sets}. "
+            "Give a file with categories and file names."
+        )
+    named = detector.with_classes_of(images)
+    for title, one in splits.items():
+        tell_known(named, one, title=title, some=title == first, progress=progress or Silence())
+    return replace(loaded, detector=named, class_names=named.spec.class_names)
+
+
+def tell_known(detector: Detector, images: Annotations, *, title: str, some: bool, progress: Progress) -> None:
+    """Says of how many images the predictions files behind a detector say something.
+
+    Raises:
+        DataError: it is to be some, and one says nothing of any.
+    """
+    for part in detector.modules():
+        if isinstance(part, Predictions):
+            progress.say(part.match_note(images, title=title))
+            if some and not part.knows(images):
+                raise DataError(
+                    f"{part.found.path} must say what is in the {title}, got none of {len(images)}, such as "
+                    f"{images.file_name(0)}. {part.remedy}"
+                )
+
+
 def in_data_classes(
     loaded: LoadedDetector, names: tuple[str, ...], *, source: str, choice: TeacherSettings | None, progress: Progress
 ) -> tuple[LoadedDetector, bool]:
@@ -195,10 +245,13 @@ def detect(
         device: where to run; None for CUDA where there is one, else the CPU.
     """
     where = device or available_device()
-    loader = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
+    loader: Iterable[Batch] = evaluation_loader(DetectionDataset(annotations, image=image), batch_size=batch_size)
+    if isinstance(by_file := bare(detector), Predictions):
+        loader = by_file.batches(annotations, batch_size=batch_size)
     progress.start(label, len(annotations), unit="image")
     what = f"{label or 'evaluate'}: {batch_size} images"
-    with needing_memory(what, remedy="Free memory; a run takes a lower evaluate.batch_size"):
+    memory = needing_memory(what, remedy="Free memory; a run takes a lower evaluate.batch_size")
+    with memory, looking(detector, annotations):
         found = detect_split(detector.to(where), loader, device=where, agnostic=agnostic, progress=progress.advance)
     progress.finish()
     return found

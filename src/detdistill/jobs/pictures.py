@@ -11,7 +11,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.classes import take_classes
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.files import SHEET, require_png
-from detdistill.jobs.opening import detect, in_data_classes, open_detector, read_split, seen_size
+from detdistill.jobs.opening import acquainted, detect, in_data_classes, open_detector, read_split, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
 from detdistill.report.tables import AGNOSTIC, Cell, Table
@@ -81,7 +81,7 @@ def pictures_job(
 
 
 def _found(source: str, annotations: Annotations, agnostic: bool, progress: Progress) -> list[ImageDetections]:
-    loaded = open_detector(source, progress=progress)
+    loaded = acquainted(open_detector(source, progress=progress), {"validation images": annotations}, progress=progress)
     loaded, _ = in_data_classes(loaded, annotations.class_names, source=source, choice=None, progress=progress)
     size = seen_size(loaded, annotations, source=source, progress=progress)
     label = f"detect with {source}"

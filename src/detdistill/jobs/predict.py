@@ -17,6 +17,7 @@ from detdistill.data.dataset import read_image
 from detdistill.data.image_files import settled_size
 from detdistill.data.listing import IMAGE_SUFFIXES, is_companion
 from detdistill.data.problems import Problems
+from detdistill.data.sources import open_split, present_splits
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.shared import require_score
@@ -30,7 +31,7 @@ from detdistill.files import (
     write_figures,
     write_json,
 )
-from detdistill.jobs.opening import detect, open_detector, seen_size
+from detdistill.jobs.opening import acquainted, detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence
 from detdistill.report.draw import draw_detections
 from detdistill.report.palette import png_of
@@ -42,19 +43,22 @@ _COMMAND = "predict --coco"
 
 @dataclass(frozen=True, slots=True)
 class PredictOutcome:
-    """What was found above the score in every image that can be read, in the order given; drawings lie in `out`.
+    """What was found above the score in every image that can be read, in the order given.
+
+    The drawings lie in `out`, where one was asked for.
 
     `problems` tells what was passed over in folders, what cannot be read, and how photos were turned; `coco` is the
-    data set that was written, where one was asked for.
+    data set that was written, where one was asked for, with the scores of classes where `class_scores` asks for them.
     """
 
-    out: Path
+    out: Path | None
     images: tuple[Path, ...]
     found: tuple[ImageDetections, ...]
     class_names: tuple[str, ...]
     agnostic: bool = False
     problems: Problems = field(default_factory=Problems)
     coco: Path | None = None
+    class_scores: bool = False
 
     @property
     def failure(self) -> str | None:
@@ -69,10 +73,13 @@ class PredictOutcome:
             named = (f"{self.class_names[label]} {count}" for label, count in zip(labels, counts, strict=True))
             rows.append((str(path), len(one.labels), ", ".join(named)))
         table = Table(("image", "boxes", "classes"), tuple(rows)).text(decimals=0)
-        note = [AGNOSTIC] if self.agnostic else []
+        piled = [AGNOSTIC] if self.agnostic else []
         told = self.problems.summary()
-        told += [] if self.coco is None else [f"the boxes as a data set: --data {self.coco}"]
-        return [*table.splitlines(), *note, "", *told, f"drawings and {PREDICTIONS} in {self.out}"]
+        every = any(one.probabilities is not None for one in self.found)
+        note = f"; {'each' if every else 'none'} with the score of every class" if self.class_scores else ""
+        told += [] if self.coco is None else [f"the boxes as a data set: --data {self.coco}{note}"]
+        told += [] if self.out is None else [f"drawings and {PREDICTIONS} in {self.out}"]
+        return [*table.splitlines(), *piled, "", *told]
 
     def as_dict(self) -> Mapping[str, Any]:
         """Boxes (x1, y1, x2, y2 in pixels of the image, upright), scores and class names by file."""
@@ -93,18 +100,16 @@ def predict_job(
     checkpoint: str,
     images: Sequence[Path],
     *,
-    out: Path,
+    data: Path | None = None,
+    out: Path | None = None,
     score: float = 0.3,
     agnostic: bool = False,
     coco: Path | None = None,
+    class_scores: bool = False,
     progress: Progress | None = None,
 ) -> PredictOutcome:
     """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`."""
-    if not images:
-        raise ConfigError(
-            "predict must be given an image or a folder of images, got none. "
-            "Write detdistill predict CHECKPOINT IMAGE --out DIR."
-        )
+    _require_asked(images, data, out, coco, class_scores=class_scores)
     require_score(score)
     watcher = progress or Silence()
     problems = Problems()
@@ -112,31 +117,63 @@ def predict_job(
     loaded = open_detector(checkpoint, progress=watcher)
     given = {path.resolve() for path in files}
     sizes = {path: upright for path in files if (upright := _size(path, problems)) is not None}
+    sizes |= {} if data is None else _data_images(data, watcher)
     files = list(sizes)
     if not files:
         raise DataError(_unreadable(problems, 0))
-    drawings = _drawings(files, out, given=given)
+    drawings = [] if out is None else _drawings(files, out, given=given | {path.resolve() for path in files})
     if coco is not None:
         _require_beside(coco, files)
         require_own(coco, "--coco", figures_of(_COMMAND))
-    _require_own_predictions(out / PREDICTIONS)
+    if out is not None:
+        _require_own_predictions(out / PREDICTIONS)
     resolved = {str(path.resolve()): size for path, size in sizes.items()}
     annotations = Annotations.without_boxes(Path("/"), resolved, loaded.class_names)
+    loaded = acquainted(loaded, {"images": annotations}, progress=watcher)
     size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
     everything = detect(
         loaded.detector, annotations, size, label=f"detect with {checkpoint}", agnostic=agnostic, progress=watcher
     )
     found = tuple(one.above(score) for one in everything)
-    outcome = PredictOutcome(out, tuple(files), found, loaded.class_names, agnostic, problems, coco)
-    for path, drawing, one in zip(files, drawings, found, strict=True):
+    outcome = PredictOutcome(
+        out, tuple(files), found, loaded.class_names, agnostic, problems, coco, class_scores=class_scores
+    )
+    for path, drawing, one in zip(files if drawings else (), drawings, found if drawings else (), strict=True):
         picture = Image.fromarray(read_image(path, image_id=one.image_id, size=sizes[path]).permute(1, 2, 0).numpy())
         shown = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
         write_bytes(drawing, png_of(shown, DRAWING))
-    write_json(out / PREDICTIONS, outcome.as_dict())
+    if out is not None:
+        write_json(out / PREDICTIONS, outcome.as_dict())
     if coco is not None:
-        content = _data_set(outcome, coco.resolve().parent, sizes)
+        content = _data_set(outcome, coco.resolve().parent, sizes, class_scores=class_scores)
         write_figures(coco, content, command=_COMMAND, option="--coco")
     return outcome
+
+
+def _require_asked(
+    images: Sequence[Path], data: Path | None, out: Path | None, coco: Path | None, *, class_scores: bool
+) -> None:
+    """Refuses to look at nothing, or for nothing."""
+    if not images and data is None:
+        raise ConfigError(
+            "predict must be given an image or a folder of images, got none. "
+            "Write detdistill predict CHECKPOINT IMAGE --out DIR."
+        )
+    if out is None and coco is None:
+        raise ConfigError("predict must be told where to write what it finds, got no --out. Pass --out DIR.")
+    if class_scores and coco is None:
+        raise ConfigError("--class-scores must come with the file that they are for, got none. Pass --coco FILE.")
+
+
+def _data_images(data: Path, progress: Progress) -> dict[Path, tuple[int, int]]:
+    """Every image of a data set with its height and width, upright."""
+    found: dict[Path, tuple[int, int]] = {}
+    for split in present_splits(data):
+        images, flaws = open_split(data, split, exact=data.is_file(), say=progress.say)
+        for line in flaws.summary():
+            progress.say(f"{split} data: {line}")
+        found |= {images.path(row): (int(size[0]), int(size[1])) for row, size in enumerate(images.sizes)}
+    return found
 
 
 def _require_beside(coco: Path, files: Sequence[Path]) -> None:
@@ -151,20 +188,24 @@ def _require_beside(coco: Path, files: Sequence[Path]) -> None:
         )
 
 
-def _data_set(outcome: PredictOutcome, home: Path, sizes: Mapping[Path, tuple[int, int]]) -> dict[str, Any]:
+def _data_set(
+    outcome: PredictOutcome, home: Path, sizes: Mapping[Path, tuple[int, int]], *, class_scores: bool
+) -> dict[str, Any]:
     """What was found as COCO has labels, each with its score; file names are relative to `home`."""
     images, annotations = [], list[dict[str, Any]]()
     for number, (path, one) in enumerate(zip(outcome.images, outcome.found, strict=True), start=1):
         height, width = sizes[path]
         name = path.resolve().relative_to(home).as_posix()
         images.append({"id": number, "file_name": name, "width": width, "height": height})
-        for (x1, y1, x2, y2), sure, label in zip(
-            one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True
+        said = one.probabilities if class_scores else None
+        every = [None] * len(one.labels) if said is None else said.round(6).tolist()
+        for (x1, y1, x2, y2), sure, label, classes in zip(
+            one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), every, strict=True
         ):
             if x2 > x1 and y2 > y1:
                 box = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, "score": sure}
                 at = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
-                annotations.append(at | box)
+                annotations.append(at | box | ({} if classes is None else {"scores": classes}))
     categories = [{"id": label, "name": name} for label, name in enumerate(outcome.class_names, start=1)]
     return {"categories": categories, "images": images, "annotations": annotations}
 

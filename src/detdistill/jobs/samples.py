@@ -23,6 +23,7 @@ from detdistill.data.sample_specific import SampleSpecific, shares
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.load_report import LoadedDetector
+from detdistill.detectors.predictions import says_of
 from detdistill.distillation.constant import ConstantWeigh, with_constant_weights
 from detdistill.distillation.recipe import Recipe
 from detdistill.distillation.spread import with_spread_weights
@@ -86,6 +87,11 @@ class Opened:
     def taught_at(self) -> ImageSettings:
         """The size at which the teacher sees the images."""
         return self.teacher_image or self.data.image
+
+    @property
+    def teacher_measures(self) -> bool:
+        """Whether figures of the teacher on the validation images mean anything."""
+        return self.teacher is not None and self.same_classes and says_of(self.teacher.detector, self.data.val)
 
     @property
     def first_device(self) -> torch.device:

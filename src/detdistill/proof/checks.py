@@ -82,6 +82,17 @@ def refused(name: str, sentence: str) -> Check:
     return Check(name, FAIL, said or remedy, remedy if said else "")
 
 
+def boxes_alone(known: str) -> Check:
+    """A teacher of which only its boxes are known; `known` is what its file says."""
+    return Check("teacher's weights", OK, f"not known, it says boxes alone: {known}")
+
+
+def unseen(source: str, *, images: int) -> Check:
+    """A predictions file that says nothing of the validation images."""
+    said = f"{source} says nothing of the {counted(images, 'validation image')}: how good it is stays unknown"
+    return Check("teacher's AP", LOOK, said, "Let its detector predict on them too.")
+
+
 def weights(matched: int, wanted: int, drifts: Sequence[NormDrift], *, source: str, shown_otherwise: bool) -> Check:
     """Whether the teacher's tensors are all there, and whether what they compute is what it learned with.
 

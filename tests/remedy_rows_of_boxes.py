@@ -1,0 +1,28 @@
+"""Rows of the table of remedies about what a detector finds: predictions, and teachers that say boxes alone."""
+
+from __future__ import annotations
+
+from remedy_words import Row
+
+FOUND = (
+    Row(
+        "predict {home}/teacher {home}/more/images --out {home}/run --coco {home}/scenes/found.json",
+        "Write --coco {home}/more/images/found.json.",
+        "predict {home}/teacher {home}/more/images --out {home}/run --coco {home}/more/images/found.json",
+    ),
+    Row(
+        "predict {home}/teacher --data {home}/scenes",
+        "Pass --out DIR.",
+        "predict {home}/teacher --data {home}/scenes --out {home}/drawn",
+    ),
+    Row(
+        "predict {home}/teacher --data {home}/scenes --out {home}/drawn --class-scores",
+        "Pass --coco FILE.",
+        "predict {home}/teacher --data {home}/scenes --out {home}/drawn --class-scores --coco {home}/found.json",
+    ),
+    Row(
+        "predict {home}/teacher --out {home}/drawn",
+        "Write detdistill predict CHECKPOINT IMAGE --out DIR.",
+        "predict {home}/teacher {home}/scenes/images --out {home}/drawn",
+    ),
+)
