@@ -38,8 +38,9 @@ from detdistill.files import read_json, write_json, write_text  # noqa: E402
 from detdistill.jobs import tune  # noqa: E402
 from detdistill.methods.catalogue import parse_method  # noqa: E402
 from detdistill.training.launch import own_device  # noqa: E402
-from evidence import Listening, Places, config_of, interval, make, prepare  # noqa: E402
+from evidence import interval  # noqa: E402
 from evidence_plan import ALONE, FEW, SECOND, SECOND_ALL, SEEDS, SETS, Run, teacher_of  # noqa: E402
+from evidence_runs import Listening, Places, config_of, make, prepare  # noqa: E402
 
 SEARCHED = (SECOND_ALL, SECOND)
 STRENGTHS = (3.0, 1.0, 10.0, 0.3)

@@ -31,12 +31,12 @@ def script() -> Any:
 def test_teachers_come_first_and_every_run_has_its_own_place(script: Any) -> None:
     runs = script.planned(list(script.SETS), script.SEEDS)
     assert len({run.name for run in runs}) == len(runs)
-    assert {script.teacher_of(run) for run in runs if run.method is not None} <= set(runs)
+    assert {sys.modules["evidence_plan"].teacher_of(run) for run in runs if run.method is not None} <= set(runs)
     firsts = [run.row == script.TEACHER for run in runs]
     assert firsts == sorted(firsts, reverse=True)
     alone = [run for run in runs if run.row == script.ALONE]
     assert {(run.set, run.seed) for run in alone} == {
-        (run.set, run.seed) for run in runs if run not in runs[: sum(firsts)]
+        (script.SETS[run.set].alone or run.set, run.seed) for run in runs if run not in runs[: sum(firsts)]
     }
 
 
@@ -49,14 +49,16 @@ def made_up(run: Any, places: Any) -> dict[str, Any]:
     ap = {"alone": 10.0, "hint": 12.5}.get(run.row, 30.0) + run.seed
     if run.row == "frs":
         raise ValueError("no such thing")
+    (places.out / "runs" / run.name).mkdir(parents=True)  # which students of a teacher ask for
     return {**asdict(run), "AP": ap, "AP50": 2 * ap, "AP75": ap, "steps": places.steps(run), "seconds": 1.0}
 
 
 def test_runs_are_made_once_side_by_side_and_a_failure_stops_none(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(script, "make", made_up)  # in forked processes, which know it too
-    monkeypatch.setattr(script, "prepare", lambda *_, **__: None)
+    making = sys.modules["evidence_runs"]
+    monkeypatch.setattr(making, "make", made_up)  # in forked processes, which know it too
+    monkeypatch.setattr(making, "prepare", lambda *_, **__: None)
     together = tmp_path / "together.json"
     options = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--together", str(together)]
     options += ["--sets", "drawn", "--seeds", "0", "1", "--rows", "alone", "hint", "frs", "--jobs", "2"]

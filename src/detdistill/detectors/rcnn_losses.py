@@ -34,8 +34,6 @@ class Stream(IntEnum):
 
     ANCHORS = 1
     REGIONS = 2
-    MAPS = 3
-    QUERIES = 4
 
 
 def mixed_seed(seed: int, stream: Stream) -> int:
