@@ -119,6 +119,7 @@ ROWS: dict[str, Row] = {
     "teacher.image.pad_multiple": Row("24", beside=TEACHERS_SIZE, **DISTILLED),
     "teacher.classes_map": Row("cat=square, dog=bar", "allowed", ("teacher.source={stranger}",), **DISTILLED),
     "teacher.classes_merge": Row("max", beside=MERGED, command="distill", method="frs"),
+    "teacher.cache": Row("{home}/finds", FILES, command="distill", method="boxes"),
     "teacher.mean": Row("[0.1, 0.2, 0.3]", **DISTILLED),
     "teacher.std": Row("[0.5, 0.4, 0.3]", **DISTILLED),
     "method": Row("frs", **DISTILLED),

@@ -18,7 +18,7 @@ import pytest
 from coco_by_hand import CLASSES, draw_data
 from detdistill.cli import main
 from detdistill.settings.strict_yaml import load_yaml
-from detdistill.store import twins
+from detdistill.store import cache
 from detdistill.store.layout import ALONE_LONGER, COUNTERS, GENERATION, LOCK, RunFolder
 from detdistill.store.lock import hold
 from detdistill.store.students import save_detector
@@ -84,7 +84,7 @@ def test_a_refused_run_leaves_its_folder_as_it_was(
 ) -> None:
     options, words, sentence = REFUSED[name]
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(twins, "shutil", SimpleNamespace(disk_usage=lambda _: usage(1, 1, 0)))
+    monkeypatch.setattr(cache, "shutil", SimpleNamespace(disk_usage=lambda _: usage(1, 1, 0)))
     before = everything(lab)
     given = [word.format(lab=lab) for word in words]
     for out, more in (("new/run", []), ("begun", ["--resume"])):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from coco_by_hand import draw_data
@@ -21,7 +22,7 @@ from detdistill.data.sources import find_split, read_found
 from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.jobs import predict, stages, unlabelled
+from detdistill.jobs import finds, predict, stages
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.data import check_data_job
 from detdistill.jobs.plan import plan_of
@@ -73,13 +74,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     draw_data(folder / "data")
     draw_data(folder / "more")
     shutil.move(folder / "more" / "images", folder / "others")
+    for path in (folder / "others").iterdir():  # images of their own
+        with Image.open(path) as image:
+            ImageOps.mirror(image).save(path)
     (folder / "some.txt").write_text("others/train_0.png\nothers/train_3.png\n../away.png\n")
     teacher = tiny_student("fcos", backbone="test_efficientnet", classes=("square", "bar"), seed=7)
     save_detector(teacher, folder / "teacher", image=IMAGE)
     witness, watcher = Witness(), Watcher()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train", witness.train)
-        patch.setattr(unlabelled, "detect", told)
+        patch.setattr(finds, "detect", told)
         yield Lab(folder, witness, watcher)
 
 
@@ -91,7 +95,7 @@ def told(_: object, annotations: Any, *__: object, **___: object) -> list[ImageD
         boxes = annotations.boxes[objects]
         scores = np.linspace(0.9, 0.7, len(boxes)).astype(np.float32)
         labels = annotations.labels[objects].astype(np.int64)
-        if not len(annotations.boxes):
+        if not annotations.labelled:
             boxes = np.array([[8, 8, 40, 40], [50, 20, 90, 32]], np.float32)
             scores, labels = np.array([0.8, 0.3], np.float32), np.array([0, 1])
         elif not len(boxes):
@@ -144,8 +148,8 @@ def test_terms_that_need_boxes_have_the_teachers(lab: Lab) -> None:
         for seen in (batch.unlabelled, batch.unlabelled.teacher):
             assert [target.labels.tolist() for target in seen.targets] == [[0]] * 4
             assert all(target.scores is None for target in seen.targets)
-    found = json.loads(RunFolder(lab.folder / "boxes").unlabelled.read_text())
-    assert found["images"][0]["boxes"] == [[8, 8, 40, 40], [50, 20, 90, 32]]
+    assert json.loads(RunFolder(lab.folder / "boxes").unlabelled.read_text())["sure"] == pytest.approx(0.7)
+    assert len(list(RunFolder(lab.folder / "boxes").finds.glob("*/*.safetensors"))) == 2
 
 
 @pytest.mark.parametrize(("pseudo", "worth"), [pytest.param("hard", 1.0, marks=pytest.mark.slow), ("soft", 0.8)])
@@ -247,3 +251,31 @@ def test_what_a_teacher_found_is_a_data_set_that_a_run_reads(lab: Lab, monkeypat
     with pytest.raises(ConfigError, match=r"^--coco must be a new file, or one that this command wrote"):
         predict.predict_job(str(lab.folder / "teacher"), images, out=lab.folder / "d", coco=images[0])
     assert not (lab.folder / "d").exists()
+
+
+def test_boxes_teach_labelled_and_unlabelled_images_alike_and_a_resume_ends_with_the_same_bits(lab: Lab) -> None:
+    """The labels are objects with what was found beside them; of the others all that was found is."""
+    shared = f"teacher.cache={lab.folder / 'shared'}"
+    whole = lab.fit("taught", shared, method="boxes(score=0.5, doubtful=0.2)")
+    said = lab.watcher.text()
+    assert "training images: what the teacher finds in 10 images, kept in" in said
+    assert "unlabelled images: what the teacher finds in 13 images, kept in" in said
+    for batch in lab.witness.fed["taught"]:
+        assert batch.found is not None
+        for found, target in zip(batch.found, batch.targets, strict=True):
+            count = len(target.labels)
+            assert torch.equal(found.boxes[:count], target.boxes)
+            assert found.scores[:count].tolist() == [1.0] * count
+        assert batch.unlabelled.found is not None
+        for found in batch.unlabelled.found:
+            assert found.ignored.tolist() == [False, True]
+            assert found.scores[0] == pytest.approx(0.8)
+            assert found.probabilities.tolist() == [[1, 0], [0, 1]]
+    rows = (lab.folder / "taught" / "metrics.csv").read_text().splitlines()
+    assert "boxes.objects" in rows[0]
+    for file in RunFolder(lab.folder / "taught").checkpoint(2).iterdir():
+        file.unlink()
+    assert same(lab.fit("taught", shared, resume=True, method="boxes(score=0.5, doubtful=0.2)"), whole)
+    assert not RunFolder(lab.folder / "taught").finds.exists()
+    assert same(lab.fit("own", method="boxes(score=0.5, doubtful=0.2)"), whole)
+    assert RunFolder(lab.folder / "own").finds.is_dir()

@@ -19,10 +19,11 @@ from detdistill.jobs.keys import run_settings
 from detdistill.methods.composition import method_text, parse_method
 from detdistill.progress import Silence
 from detdistill.store.best import chosen_as
+from detdistill.store.cache import INDEX
 from detdistill.store.checkpoints import DamagedCheckpoint, read_checkpoint, read_record
 from detdistill.store.layout import COUNTERS, DESCRIPTION, LATEST, latest_of
 from detdistill.store.students import save_detector, saved_settings
-from detdistill.store.twins import INDEX, _index
+from detdistill.store.twins import _index
 from detdistill.training.logs import read_rows
 
 ATTEMPTS = 60

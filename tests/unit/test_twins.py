@@ -26,8 +26,9 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.twins import RepeatableMaker
 from detdistill.errors import ConfigError, DataError
 from detdistill.methods.attack import AdversarialTwins
-from detdistill.store import twins
-from detdistill.store.twins import INDEX, open_twin_cache
+from detdistill.store import cache
+from detdistill.store.cache import INDEX
+from detdistill.store.twins import open_twin_cache
 from detdistill.types import Batch
 from made_up_steps import Stub
 from scenes_in_memory import tiny_teacher
@@ -156,7 +157,7 @@ def test_of_two_builds_at_once_the_first_ones_twins_stay(
         folder.mkdir(parents=True, exist_ok=True)
         return nullcontext()
 
-    monkeypatch.setattr(twins, "hold", unheld)
+    monkeypatch.setattr(cache, "hold", unheld)
     readers = []
 
     class Late(Brighter):
@@ -268,7 +269,7 @@ def test_size_and_time_are_said_before_the_bulk(tmp_path: Path, annotations: Ann
 def test_a_full_disk_is_said_before_the_bulk(
     tmp_path: Path, annotations: Annotations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     maker = Brighter()
     with pytest.raises(DataError, match=r"must have about 0\.0 MB free for the twins, got 0\.0 MB"):
         opened(tmp_path / "twins", annotations, maker)
@@ -278,7 +279,7 @@ def test_a_full_disk_is_said_before_the_bulk(
 def test_the_index_is_written_on_the_way(
     tmp_path: Path, annotations: Annotations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "_SECONDS_BETWEEN_INDEXES", 0.0)
+    monkeypatch.setattr(cache, "_SECONDS_BETWEEN_WRITES", 0.0)
     counts = []
 
     class Watching(Brighter):

@@ -245,7 +245,8 @@ def _last_pulls(built: stages.Built, run: Path) -> Mapping[str, tuple[float, flo
     step.to(device).train()
     TrainingState(step, build_optimizer(step, settings), ema=None, scaler=None).restore(checkpoint)
     step.calibration.restore(checkpoint.snapshot.counters.get("calibration"))
-    few = replace(settings, batch_size=_IMAGES, accumulate=1)
+    # The teacher may have to look itself, which loader workers cannot.
+    few = replace(settings, batch_size=_IMAGES, accumulate=1, workers=0)
     batches = islice(samples.batches_for(opened, built.changes, few)(0, 0, 1), _BATCHES)
     with needing_memory(f"{_IMAGES} images to measure gradients", remedy="Free memory"):
         return measured_pulls(step, (batch.to(device) for batch in batches))

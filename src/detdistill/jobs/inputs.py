@@ -197,7 +197,7 @@ def require_free(out: Path, *, resume: bool, first: str = "", owns: Callable[[st
 def _is_run(folder: Path) -> bool:
     """Whether a run was begun in a folder: it has a checkpoint, a config file, or what its teacher made alone."""
     run, made = RunFolder(folder), _made_in(folder)
-    if run.steps() or (made and made <= {run.twins.name, run.unlabelled.name}):
+    if run.steps() or (made and made <= {run.twins.name, run.unlabelled.name, run.finds.name}):
         return True
     try:
         return run.config.read_text(encoding="utf-8").startswith(f"{PATHS_FROM}:")

@@ -249,7 +249,10 @@ def _open(config: RunConfig, study: Study, *, resume: bool, progress: Progress) 
     distilled = stages.prove(stages.build(opened, progress=progress), progress=progress)
     if config.twins.folder is None and plan_of(distilled).twins is not None:
         config = replace(config, twins=replace(config.twins, folder=place.twins))
-        distilled = replace(distilled, built=replace(distilled.built, opened=replace(opened, config=config)))
+    looks = distilled.built.changes.found is not None or opened.unlabelled is not None
+    if looks and config.teacher is not None and config.teacher.cache is None:
+        config = replace(config, teacher=replace(config.teacher, cache=place.finds))
+    distilled = replace(distilled, built=replace(distilled.built, opened=replace(opened, config=config)))
     seeds = tuple(range(config.seed, config.seed + study.seeds))
     runs = {(seed, name): _run(place, config, seed, name) for seed in seeds for name in (ALONE, DISTILLED)}
     alone = stages.prove(stages.build(replace(opened, config=runs[seeds[0], ALONE].config).untaught()))

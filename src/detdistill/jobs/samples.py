@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, Draw, SampleTransform, TwinReader, read_image
+from detdistill.data.dataset import DetectionDataset, Draw, FoundReader, SampleTransform, TwinReader, read_image
 from detdistill.data.held_out import hold_out
 from detdistill.data.loader import Beside, collate, evaluation_loader, training_loader
 from detdistill.data.mixture import Mixture
@@ -128,11 +128,13 @@ class SampleChanges:
         transform: a change before the resize; None for none.
         until: share of the run after which samples come plain: without transform and twins.
         twins: readers of further versions of every image, by name.
+        found: reads what is learned of the teacher's finds in every image; None where nothing is.
     """
 
     transform: SampleTransform | None = None
     until: float = 1.0
     twins: Mapping[str, TwinReader] = field(default_factory=lambda: MappingProxyType({}))
+    found: FoundReader | None = None
 
     def identity(self) -> dict[str, Any]:
         """What of it must be the same on resume."""
@@ -177,6 +179,7 @@ def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
         seed=opened.config.seed,
         sample_transform=changes.transform,
         twins=changes.twins,
+        found=changes.found,
     )
 
 

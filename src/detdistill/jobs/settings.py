@@ -145,6 +145,8 @@ class TeacherSettings:
             for none; classes that it does not name go by equal names. None: all go by equal names.
         classes_merge: how class scores are merged where several of its classes are one of the data's: ``sum`` their
             odds, or ``max``.
+        cache: folder in which what it found in the images is kept, once for all runs that name it; None for ``finds``
+            in the run's folder.
     """
 
     source: str = field(metadata={PLACE: True})
@@ -154,6 +156,7 @@ class TeacherSettings:
     std: tuple[Share, Share, Share] | None = None
     classes_map: str | None = None
     classes_merge: Merge = "sum"
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         read_pairs(self.classes_map or "")

@@ -37,6 +37,7 @@ from detdistill.errors import ConfigError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples, sizes
 from detdistill.jobs.alone import Comparison, compare_alone
+from detdistill.jobs.finds import Learned, Looking, finds, finds_identity
 from detdistill.jobs.grids import require_grids
 from detdistill.jobs.identity import brought_up, outermost, own_identity
 from detdistill.jobs.inputs import open_inputs
@@ -54,6 +55,7 @@ from detdistill.store.students import load_detector, save_detector
 from detdistill.training.loop import TrainResult, require_resumable, train
 from detdistill.training.memory import needing_memory
 from detdistill.training.world import by_leader, first_on_machine, watched_by_leader
+from detdistill.types import Detections
 
 __all__ = [
     "Measured",
@@ -151,6 +153,8 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     if alone is not None and not config.alone_differs:
         alone.require_twin()
     recipe = samples.weighed(recipe, teacher, opened, watcher)
+    if recipe.learnable is not None:
+        changes = replace(changes, found=Looking(opened, recipe.learnable))
     require_pseudo(student, opened)
     step = DistillationStep(student, teacher, recipe, pseudo_gain=pseudo_gain(opened)).to(opened.first_device)
     shares = samples.reached(changes, data, watcher)
@@ -221,9 +225,19 @@ def fit(proved: Proved, *, until: int | None = None, progress: Progress | None =
         label = f"train {config.student.detector}"
     else:
         label = f"distil {config.student.detector} by {built.method}"
-        images, teacher = opened.unlabelled, identity["teacher"]
+        images, teacher, learnable = opened.unlabelled, identity["teacher"], step.recipe.learnable
+
+        def found_in(images: Annotations, label: str) -> list[Detections]:
+            return first_on_machine(lambda: finds(opened, images, teacher=teacher, label=label, progress=watcher))
+
+        if learnable is not None:
+            found = found_in(data.train, "training images")
+            changes = replace(changes, found=Learned.of(data.train, learnable, found))
+        theirs = None
         if images is not None:
-            images = first_on_machine(lambda: with_teachers_boxes(opened, teacher=teacher, progress=watcher))
+            found, plain = found_in(images, "unlabelled images"), images
+            theirs = None if learnable is None else Learned.of(plain, learnable, found)
+            images = first_on_machine(lambda: with_teachers_boxes(opened, found, teacher=teacher, progress=watcher))
 
         def twins_of(images: Annotations) -> dict[str, TwinReader]:
             return first_on_machine(lambda: samples.open_twins(step.recipe, step.teacher, opened, images, watcher))
@@ -231,7 +245,7 @@ def fit(proved: Proved, *, until: int | None = None, progress: Progress | None =
         twins = twins_of(data.train)
         if images is not None:
             others, size = twins_of(images), settings.batch_size
-            unlabelled = beside(opened, images, changes, twins=others, batch_size=size)
+            unlabelled = beside(opened, images, changes, twins=others, found=theirs, batch_size=size)
         changes = replace(changes, twins=twins)
     result = train(
         step,
@@ -271,6 +285,7 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
             **unlabelled_identity(opened),
             **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
             **({"twins": sorted(samples.kept_twins(step.recipe, opened))} if step.recipe.twins else {}),
+            **({} if step.recipe.learnable is None else {"finds": finds_identity(opened)}),
         }
     if opened.resume:
         by_leader(lambda: require_resumable(config.out, config.train, identity=identity, brought_up=brought_up))

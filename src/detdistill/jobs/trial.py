@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detdistill.data.dataset import TwinReader
 from detdistill.detectors.base import Detector
 from detdistill.distillation.step import SupervisedStep
 from detdistill.jobs import samples, stages, unlabelled
+from detdistill.jobs.finds import labels_alone
 from detdistill.progress import Progress, Silence
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
@@ -78,19 +78,21 @@ def tried(proved: stages.Proved, count: int) -> Trial:
     few = short(opened.config.train, count)
     teacher = () if isinstance(step, SupervisedStep) else (step.teacher,)
     trial = copy.deepcopy(step, {id(one): one for one in teacher})
-    twins, beside, others = dict[str, TwinReader](), None, opened.unlabelled
+    changes, beside, others = built.changes, None, opened.unlabelled
     if not isinstance(step, SupervisedStep):
-        twins = samples.standing_in(step.recipe, opened, opened.data.train)
+        twins, learnable = samples.standing_in(step.recipe, opened, opened.data.train), step.recipe.learnable
+        changes = replace(changes, twins=twins, found=labels_alone(opened.data.train, learnable))
         if others is not None:
             seen = samples.standing_in(step.recipe, opened, others)
-            beside = unlabelled.beside(opened, others, built.changes, twins=seen, batch_size=few.batch_size)
+            found, size = labels_alone(others, learnable), few.batch_size
+            beside = unlabelled.beside(opened, others, changes, twins=seen, found=found, batch_size=size)
     forget_peak()
     with tempfile.TemporaryDirectory() as folder:
         try:
             train(
                 trial,
                 few,
-                loader=samples.batches_for(opened, replace(built.changes, twins=twins), few, beside=beside),
+                loader=samples.batches_for(opened, changes, few, beside=beside),
                 save_student=lambda student, place: save_detector(student, place, image={}),
                 folder=Path(folder),
             )

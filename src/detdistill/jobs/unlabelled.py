@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, TwinReader
+from detdistill.data.dataset import DetectionDataset, FoundReader, TwinReader
 from detdistill.data.loader import Beside
 from detdistill.data.unlabelled import digest, read_unlabelled
 from detdistill.detectors.base import Detector
@@ -17,13 +18,14 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.precision import score_at_precision
 from detdistill.files import read_json, write_json
-from detdistill.jobs.opening import detect
+from detdistill.jobs.finds import finds
 from detdistill.jobs.samples import Opened, SampleChanges
 from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress
 from detdistill.random import draw_seed
 from detdistill.store.layout import RunFolder
 from detdistill.training.settings import TrainSettings
+from detdistill.types import Detections
 
 # Apart from the seeds of the labelled images' epochs and samples.
 _STREAM = 11
@@ -126,13 +128,16 @@ class Scores:
         return f"boxes of the teacher count from a score of {self.sure:.2f} on"
 
 
-def with_teachers_boxes(opened: Opened, *, teacher: str, progress: Progress) -> Annotations:
+def with_teachers_boxes(
+    opened: Opened, found: Sequence[Detections], *, teacher: str, progress: Progress
+) -> Annotations:
     """The unlabelled images with what the teacher finds in them as it sees them without augmentation.
 
-    What it found lies in the run's folder, where a resumed run and the other processes of a machine have it from.
+    Which of its scores count lies in the run's folder.
 
     Args:
         teacher: the digest of its weights.
+        found: what it finds in each of them.
 
     Raises:
         ConfigError: there are none.
@@ -145,55 +150,40 @@ def with_teachers_boxes(opened: Opened, *, teacher: str, progress: Progress) -> 
     key = {"teacher": teacher, "labelled": opened.data.train.digest(), **unlabelled_identity(opened)}
     kept = read_json(run.unlabelled) if run.unlabelled.is_file() else None
     if not (isinstance(kept, dict) and kept.get("key") == key):
-        sure, doubtful = _scores(opened, settings.precision, settings.doubtful, progress)
-        found = _detected(opened, images, "label unlabelled images", progress)
-        kept = {"key": key, "sure": sure, "doubtful": doubtful, "images": [_plain(one) for one in found]}
+        sure, doubtful = _scores(opened, settings.precision, settings.doubtful, teacher, progress)
+        kept = {"key": key, "sure": sure, "doubtful": doubtful}
         write_json(run.unlabelled, kept)
     scores = Scores(kept["sure"], kept["doubtful"])
     progress.say(f"unlabelled images: {scores.text()}")
-    labelled = _labelled(images, kept["images"], scores, pseudo=settings.pseudo)
+    labelled = _labelled(images, found, scores, pseudo=settings.pseudo)
     sure = int((~labelled.ignored).sum())
     progress.say(f"unlabelled images: {sure} such boxes, {len(labelled.boxes) - sure} doubtful ones")
     return labelled
 
 
-def _scores(opened: Opened, precision: float, doubtful: float, progress: Progress) -> tuple[float | None, float | None]:
+def _scores(
+    opened: Opened, precision: float, doubtful: float, teacher: str, progress: Progress
+) -> tuple[float | None, float | None]:
     train = opened.data.train
     chosen = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MOST_JUDGED)).round().astype(np.int64))
     judged = train.of(chosen)
-    found = _detected(opened, judged, "judge the teacher on labelled images", progress)
+    found = finds(opened, judged, teacher=teacher, label="judge the teacher on labelled images", progress=progress)
+    told = [
+        ImageDetections(int(image_id), one.boxes.numpy(), one.scores.numpy(), one.labels.numpy())
+        for image_id, one in zip(judged.image_ids, found, strict=True)
+    ]
     sure, low = (
-        score_at_precision(judged, found, share, by_class=opened.same_classes) for share in (precision, doubtful)
+        score_at_precision(judged, told, share, by_class=opened.same_classes) for share in (precision, doubtful)
     )
     return sure, low
 
 
-def _detected(opened: Opened, images: Annotations, label: str, progress: Progress) -> list[ImageDetections]:
-    assert opened.teacher is not None
-    found = detect(
-        opened.teacher.detector,
-        images,
-        opened.taught_at,
-        label=label,
-        batch_size=opened.config.evaluate.batch_size,
-        agnostic=opened.config.evaluate.agnostic,
-        device=opened.first_device,
-        progress=progress,
-    )
-    # What it calls an object says nothing to other classes.
-    return found if opened.same_classes else [replace(one, labels=one.labels * 0) for one in found]
-
-
-def _plain(found: ImageDetections) -> dict[str, Any]:
-    return {"boxes": found.boxes.tolist(), "scores": found.scores.tolist(), "labels": found.labels.tolist()}
-
-
-def _labelled(images: Annotations, found: list[Mapping[str, Any]], scores: Scores, *, pseudo: str) -> Annotations:
+def _labelled(images: Annotations, found: Sequence[Detections], scores: Scores, *, pseudo: str) -> Annotations:
     """The images with the boxes that count, and where they are labels with those that are doubted, flagged."""
-    boxes = np.array([box for one in found for box in one["boxes"]], dtype=np.float32).reshape(-1, 4)
-    sure = np.array([score for one in found for score in one["scores"]], dtype=np.float32)
-    labels = np.array([label for one in found for label in one["labels"]], dtype=np.int32)
-    row = np.repeat(np.arange(len(found)), [len(one["scores"]) for one in found])
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    boxes, sure = (torch.cat([getattr(one, name) for one in (none, *found)]).numpy() for name in ("boxes", "scores"))
+    labels = torch.cat([one.labels for one in (none, *found)]).numpy().astype(np.int32)
+    row = np.repeat(np.arange(len(found)), [len(one.scores) for one in found])
     infinite = float("inf")
     least = infinite if scores.sure is None else scores.sure
     doubted = least if pseudo == "none" else min(least, infinite if scores.doubtful is None else scores.doubtful)
@@ -212,7 +202,13 @@ def _labelled(images: Annotations, found: list[Mapping[str, Any]], scores: Score
 
 
 def beside(
-    opened: Opened, images: Annotations, changes: SampleChanges, *, twins: Mapping[str, TwinReader], batch_size: int
+    opened: Opened,
+    images: Annotations,
+    changes: SampleChanges,
+    *,
+    twins: Mapping[str, TwinReader],
+    found: FoundReader | None,
+    batch_size: int,
 ) -> Beside:
     """What a batch of so many labelled images has of the unlabelled ones, which are varied as those are.
 
@@ -230,5 +226,6 @@ def beside(
         seed=draw_seed(opened.config.seed, _STREAM),
         sample_transform=changes.transform,
         twins=twins,
+        found=found,
     )
     return Beside(dataset, settings.count(batch_size))

@@ -57,7 +57,8 @@ class RunFolder:
         inherited: what the student took over from its teacher before the first step.
         tensorboard: the folder of TensorBoard's events.
         twins: the folder of the training images' twins, where the run keeps its own.
-        unlabelled: what the teacher found in the images without labels.
+        unlabelled: from which scores on the teacher's boxes count in the images without labels.
+        finds: the folder of what the teacher found in the images, where the run keeps its own.
         checkpoints: the folder of checkpoints.
         best: the folder of the best evaluation's student, where the run keeps that one.
     """
@@ -76,6 +77,7 @@ class RunFolder:
     tensorboard = _Inside("tensorboard")
     twins = _Inside("twins")
     unlabelled = _Inside("unlabelled.json")
+    finds = _Inside("finds")
     checkpoints = _Inside(CHECKPOINTS)
     best = _Inside(BEST)
 
@@ -117,12 +119,14 @@ class StudyFolder:
         verdict: what was found.
         picture: the same, drawn.
         twins: the folder of the training images' twins, which its runs share.
+        finds: the folder of what the teacher found in the images, which they share too.
     """
 
     path: Path
     verdict = _Inside("verdict.json")
     picture = _Inside("verdict.png")
     twins = _Inside("twins")
+    finds = _Inside("finds")
 
     def run(self, seed: int, name: str) -> Path:
         """The run folder of a student of one seed."""
@@ -137,7 +141,7 @@ class StudyFolder:
 
     def owns(self, name: str) -> bool:
         """Whether a study has something of that name in its folder."""
-        own = {one.name for one in (self.verdict, self.picture, self.twins)}
+        own = {one.name for one in (self.verdict, self.picture, self.twins, self.finds)}
         return name in own or _SEED.fullmatch(name) is not None
 
 

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
-import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import nullcontext, suppress
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, final
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -28,17 +23,13 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.sizes import resized
 from detdistill.distillation.twins import RepeatableMaker
-from detdistill.errors import ConfigError, DataError, DiskError
-from detdistill.files import read_json, remove_partials, require_regular, write_json, write_once
-from detdistill.progress import Progress, duration
-from detdistill.store.lock import hold
+from detdistill.errors import ConfigError, DataError
+from detdistill.files import read_json, require_regular, write_json, write_once
+from detdistill.progress import Progress
+from detdistill.store.cache import INDEX, Kind, Shelf, hexed, image_digest, watched
 
-INDEX = "index.json"
 # Raise it when what a twin is made of changes in a way that its settings do not show.
 _FORMAT = 1
-_SECONDS_BETWEEN_INDEXES = 20.0
-
-Item = TypeVar("Item")
 
 
 @final
@@ -101,9 +92,8 @@ def open_twin_cache(
 
     A twin is made at the size that the teacher sees and brought back to the stored size. Its address is the content of
     the image file, its id and boxes, the teacher's digest, the maker's identity and the image size; so any run of the
-    same teacher on the same data finds it. Every file is checked here and again when it is read. An interrupted build
-    goes on where it was: it makes the same batches, so the twins come out the same. A second process waits for the one
-    that is building; where the disk knows no locks both do the same work, and keep the twins of the one that was first.
+    same teacher on the same data finds it. Every file is checked here and again when it is read. How it is built, see
+    `Shelf.filled`; of two builds at once the twins of the first stay.
 
     Args:
         folder: of the cache; each teacher, maker and image size get a folder of their own in it.
@@ -127,75 +117,31 @@ def open_twin_cache(
     if batch_size < 1:
         raise ConfigError(f"The twins' batch_size must be at least 1, got {batch_size}. Give a larger number.")
     made_of = {"teacher": teacher.digest(), "maker": dict(maker.identity()), "image": asdict(image)}
-    identity = {"format": _FORMAT, **made_of, "resize": resize}
-    home = folder / _hex(json.dumps(identity, sort_keys=True).encode())[:20]
-    images = range(len(annotations))
-    names = [_name(annotations, index) for index in _watched(images, "look for twins", progress)]
-    readable_alone = home.exists() and not os.access(home, os.W_OK)
-    with nullcontext() if readable_alone else hold(home, waiting=progress.say):
-        if not readable_alone:
-            remove_partials(home)
-        known = _intact(home, names, progress)
-        missing = [index for index, name in enumerate(names) if name not in known]
-        if missing:
-            dataset, teacher = DetectionDataset(annotations, image=image), teacher.to(device)
-            _Build(home, identity, names, known, dataset, maker, teacher, resize, progress).run(missing, batch_size)
-    return CachedTwins(folder=home, names=_bytes(names), checksums=_bytes([known[name] for name in names]))
+    shelf = Shelf.of(folder, {"format": _FORMAT, **made_of, "resize": resize})
+    names = [_name(annotations, index) for index in watched(range(len(annotations)), "look for twins", progress)]
+    twins = _Twins(names, DetectionDataset(annotations, image=image), maker, teacher, device, resize)
+    known = shelf.filled(twins, names, batch_size=batch_size, progress=progress)
+    return CachedTwins(folder=shelf.home, names=_bytes(names), checksums=_bytes([known[name] for name in names]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Build:
-    """Makes twins and enters them into `known`, by name with their checksum."""
+@final
+@dataclass(frozen=True)
+class _Twins(Kind[bytes, str]):
+    """Twins as PNG files, one an image; what is known of each is its checksum."""
 
-    home: Path
-    identity: Mapping[str, object]
+    what: ClassVar = "twins"
     names: Sequence[str]
-    known: dict[str, str]
     dataset: DetectionDataset
     maker: RepeatableMaker
     teacher: FrozenTeacher
+    device: torch.device
     resize: str
-    progress: Progress
 
-    def run(self, missing: Sequence[int], batch_size: int) -> None:
-        """Makes the missing twins, with the index on disk every now and then and at the end, however it ends."""
-        # Whole batches of the data set's order, whatever is missing of them: what an image's neighbours are may
-        # show in the last bit of its gradient, and must not depend on where an earlier build was interrupted.
-        wanted = set(missing)
-        batches = sorted({index // batch_size for index in missing})
-        began = written = time.monotonic()
-        done = 0
-        try:
-            for number, first in enumerate(batch * batch_size for batch in batches):
-                indices = range(first, min(first + batch_size, len(self.names)))
-                made = self._made(indices, wanted)
-                done += len(made)
-                now = time.monotonic()
-                if number == 0:
-                    size = sum(map(len, made.values()))
-                    self._estimate(done, len(missing), size, now - began, batches=len(batches))
-                    self.progress.start("make twins", len(missing), unit="image", done=done)
-                for name, content in made.items():
-                    self.known[name] = _hex(write_once(_file(self.home, name), content))
-                if now - written > _SECONDS_BETWEEN_INDEXES:
-                    self._write_index()
-                    written = now
-                self.progress.advance(done)
-        except BaseException:
-            if not wanted.isdisjoint(index for index, name in enumerate(self.names) if name in self.known):
-                with suppress(DiskError):  # what stopped the build is what counts
-                    self._write_index()
-            raise
-        else:
-            self._write_index()
-        finally:
-            self.progress.finish()
-
-    def _made(self, indices: range, wanted: Set[int]) -> dict[str, bytes]:
-        """Makes one batch; returns the files that are wanted of it, by name."""
+    def make(self, indices: range, wanted: Set[int]) -> dict[str, bytes]:
+        """See `Kind.make`."""
         samples = [self.dataset[Draw(epoch=0, index=index)] for index in indices]
         batch = collate(samples, pad_multiple=self.dataset.image.pad_multiple)
-        twins = self.maker(self.teacher, batch.to(self.teacher.device)).detach().float().cpu()
+        twins = self.maker(self.teacher.to(self.device), batch.to(self.device)).detach().float().cpu()
         made = {}
         for row, index in enumerate(indices):
             if index in wanted:
@@ -216,71 +162,49 @@ class _Build:
             pixels = image.float().div(255) + resized(twin - seen, stored_size)
         return pixels.clamp(0, 1).mul(255).round().to(torch.uint8)
 
-    def _write_index(self) -> None:
-        write_json(self.home / INDEX, {"identity": self.identity, "twins": dict(sorted(self.known.items()))})
+    def size(self, made: bytes) -> int:
+        """See `Kind.size`."""
+        return len(made)
 
-    def _estimate(self, done: int, total: int, size: int, seconds: float, *, batches: int) -> None:
-        bulk = size * total // max(done, 1)
-        self.progress.say(
-            f"{total} twins to make: about {bulk / 1e6:.1f} MB in {self.home} and {duration(seconds * batches)} "
-            f"at {done / max(seconds, 1e-9):.1f} images/s, by the first batch"
-        )
-        free = shutil.disk_usage(self.home).free
-        if free < bulk:
-            raise DataError(
-                f"The disk of {self.home} must have about {bulk / 1e6:.1f} MB free for the twins, got "
-                f"{free / 1e6:.1f} MB. Make room, or choose another folder."
-            )
+    def keep(self, home: Path, made: Mapping[str, bytes]) -> dict[str, str]:
+        """See `Kind.keep`."""
+        return {name: hexed(write_once(_file(home, name), content)) for name, content in made.items()}
 
+    def write(self, home: Path, identity: Mapping[str, Any], known: Mapping[str, str]) -> None:
+        """See `Kind.write`: the checksums."""
+        write_json(home / INDEX, {"identity": identity, "twins": dict(sorted(known.items()))})
 
-def _watched(items: Sequence[Item], what: str, progress: Progress) -> Iterator[Item]:
-    progress.start(what, len(items), unit="image")
-    for number, item in enumerate(items, start=1):
-        yield item
-        progress.advance(number)
-    progress.finish()
+    def intact(self, home: Path, names: Sequence[str], progress: Progress) -> dict[str, str]:
+        """See `Kind.intact`."""
+        known = _index(home, progress)
+        there = [name for name in names if name in known]
+        for name in set(names).difference(there):
+            # Left by a build that was killed, or being read by one that runs: its own sums say what it was to be.
+            if not _is_png(_file(home, name)):
+                _file(home, name).unlink(missing_ok=True)
+        if not there:
+            return known
+        damaged = []
+        for name in watched(there, "check twins", progress):
+            path = _file(home, name)
+            if not path.is_file() or hexed(path.read_bytes()) != known[name]:
+                path.unlink(missing_ok=True)
+                known.pop(name, None)
+                damaged.append(name)
+        if damaged:
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            progress.say(f"damaged or missing in the cache of twins: {_file(home, damaged[0])}{more}; made anew")
+        return known
 
 
 def _name(annotations: Annotations, index: int) -> str:
     """SHA-256 over the image file and what the annotations say about it, as hex."""
-    path = annotations.path(index)
-    require_regular(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"Image {annotations.image_ids[index]} ({path}) must be a readable file, got: {error.strerror}. "
-            "Run `detdistill data check DATA` to list all such images."
-        ) from error
-    digest = hashlib.sha256(hashlib.sha256(content).digest())
+    digest = hashlib.sha256(image_digest(annotations, index))
     objects = annotations.objects(index)
     digest.update(f"{int(annotations.image_ids[index])} {objects.stop - objects.start}".encode())
     for column in (annotations.boxes, annotations.labels, annotations.ignored):
         digest.update(np.ascontiguousarray(column[objects]).tobytes())
     return digest.hexdigest()
-
-
-def _intact(home: Path, names: Sequence[str], progress: Progress) -> dict[str, str]:
-    """Name and checksum of the twins whose files are as they were written; says which are not."""
-    known = _index(home, progress)
-    there = [name for name in names if name in known]
-    for name in set(names).difference(there):
-        # Left by a build that was killed, or being read by one that runs: what it was to be is known by its own sums.
-        if not _is_png(_file(home, name)):
-            _file(home, name).unlink(missing_ok=True)
-    if not there:
-        return known
-    damaged = []
-    for name in _watched(there, "check twins", progress):
-        path = _file(home, name)
-        if not path.is_file() or _hex(path.read_bytes()) != known[name]:
-            path.unlink(missing_ok=True)
-            known.pop(name, None)
-            damaged.append(name)
-    if damaged:
-        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        progress.say(f"damaged or missing in the cache of twins: {_file(home, damaged[0])}{more}; made anew")
-    return known
 
 
 def _index(home: Path, progress: Progress) -> dict[str, str]:
@@ -293,10 +217,6 @@ def _index(home: Path, progress: Progress) -> dict[str, str]:
     except (ConfigError, LookupError, TypeError, AttributeError) as error:
         progress.say(f"the index of the cache of twins cannot be read, so they are made anew: {error}")
         return {}
-
-
-def _hex(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _file(home: Path, name: str) -> Path:
