@@ -197,6 +197,11 @@ _METHODS = (
         distill("student.box_bins=9", teacher="gfl_bins", student="gfl/tiny", method="ld"),
     ),
     Row(
+        distill(method="boxes(doubtful=0.5)"),
+        "Set doubtful=0.3.",
+        distill(method="boxes(doubtful=0.3)"),
+    ),
+    Row(
         distill(method="aid(frs, weigh_adversarial=true)"),
         "Wrap the method in ikd inside aid, as in aid(ikd(frs), weigh_adversarial=true), or leave it out.",
         distill(method="aid(ikd(frs), weigh_adversarial=true)"),
