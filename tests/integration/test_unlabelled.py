@@ -256,11 +256,11 @@ def test_what_a_teacher_found_is_a_data_set_that_a_run_reads(lab: Lab, monkeypat
 def test_boxes_teach_labelled_and_unlabelled_images_alike_and_a_resume_ends_with_the_same_bits(lab: Lab) -> None:
     """The labels are objects with what was found beside them; of the others all that was found is."""
     shared = f"teacher.cache={lab.folder / 'shared'}"
-    whole = lab.fit("taught", shared, method="boxes(score=0.5, doubtful=0.2)")
+    whole = lab.fit("by_boxes", shared, method="boxes(score=0.5, doubtful=0.2)")
     said = lab.watcher.text()
     assert "training images: what the teacher finds in 10 images, kept in" in said
     assert "unlabelled images: what the teacher finds in 13 images, kept in" in said
-    for batch in lab.witness.fed["taught"]:
+    for batch in lab.witness.fed["by_boxes"]:
         assert batch.found is not None
         for found, target in zip(batch.found, batch.targets, strict=True):
             count = len(target.labels)
@@ -271,11 +271,11 @@ def test_boxes_teach_labelled_and_unlabelled_images_alike_and_a_resume_ends_with
             assert found.ignored.tolist() == [False, True]
             assert found.scores[0] == pytest.approx(0.8)
             assert found.probabilities.tolist() == [[1, 0], [0, 1]]
-    rows = (lab.folder / "taught" / "metrics.csv").read_text().splitlines()
+    rows = (lab.folder / "by_boxes" / "metrics.csv").read_text().splitlines()
     assert "boxes.objects" in rows[0]
-    for file in RunFolder(lab.folder / "taught").checkpoint(2).iterdir():
+    for file in RunFolder(lab.folder / "by_boxes").checkpoint(2).iterdir():
         file.unlink()
-    assert same(lab.fit("taught", shared, resume=True, method="boxes(score=0.5, doubtful=0.2)"), whole)
-    assert not RunFolder(lab.folder / "taught").finds.exists()
+    assert same(lab.fit("by_boxes", shared, resume=True, method="boxes(score=0.5, doubtful=0.2)"), whole)
+    assert not RunFolder(lab.folder / "by_boxes").finds.exists()
     assert same(lab.fit("own", method="boxes(score=0.5, doubtful=0.2)"), whole)
     assert RunFolder(lab.folder / "own").finds.is_dir()
