@@ -12,11 +12,12 @@ from detdistill.detectors import catalogue
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.settings import DetectorSettings, PyramidSettings
 from detdistill.types import Batch, Observation, Pyramid, Targets
 
 CLASSES = ("car", "truck", "pedestrian")
-FAMILIES = tuple(catalogue.FAMILIES)
+FAMILIES = tuple(name for name, one in catalogue.FAMILIES.items() if issubclass(one.settings, PyramidSettings))
+"""Those of a backbone, a pyramid and heads that read it."""
 SMALLEST = tuple(f"{family}/{next(iter(entry.presets))}" for family, entry in catalogue.FAMILIES.items())
 """The smallest preset of every family."""
 STUDENT_CHANNELS, TEACHER_CHANNELS = 16, 24

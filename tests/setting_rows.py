@@ -185,6 +185,12 @@ DETECTORS: dict[str, dict[str, Row]] = {
         "proposals_train": Row("4"),
         "proposals_test": Row("2", FOUND, EVERYTHING),
     },
+    "hf": {
+        "model": Row("rtdetr_tiny", refused="student.model"),
+        "config": Row("{num_queries: 12}"),
+        "norm": Row("frozen"),
+        "slots": Row("[1, 0]", FOUND, EVERYTHING),
+    },
 }
 
 # Where another value than the next one is needed, or something beside it.

@@ -42,16 +42,18 @@ class Need(Enum):
     BOX_DISTRIBUTIONS = "box_distributions"
     BOXES = "boxes"
     TOWERS = "towers"
+    QUERIES = "queries"
     TASK_LOSS = "task_loss"
     IMAGE_LOSSES = "image_losses"
     FOUND_LOSS = "found_loss"
 
 
 class ClassKind(Enum):
-    """What a class logit says: a sigmoid score per class, or the RPN's objectness."""
+    """What a class logit says: a sigmoid score per class, the RPN's objectness, or a share among classes and none."""
 
     SIGMOID = "sigmoid classes"
     OBJECTNESS = "RPN objectness"
+    SOFTMAX = "softmax over classes and no object"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,12 +231,28 @@ class Towers:
 
 
 @dataclass(frozen=True, slots=True)
+class Queries:
+    """What the queries of a detector say of every image: a set of boxes, whose order means nothing.
+
+    Attributes:
+        logits: of the classes in label order; of kind SOFTMAX one more, the last: no object.
+        boxes: x1, y1, x2, y2 in pixels of the grid that the detector sees.
+        kind: what a logit says.
+    """
+
+    logits: Float[Tensor, "b q s"]
+    boxes: Float[Tensor, "b q 4"]
+    kind: ClassKind
+
+
+@dataclass(frozen=True, slots=True)
 class TaskLoss:
     """A detector's own training loss against the ground truth.
 
     `total` is what the detector trains on, with its own normaliser over the batch. The rest is each image alone,
     weighted as in the total, where `Need.IMAGE_LOSSES` was asked for: for a batch of one image the parts add up to
-    the total. `other` (centerness, distribution focal loss, ...) never enters AID's weight.
+    the total. What belongs to no level, a second stage's or a set of queries', is in the two `roi_` parts. `other`
+    (centerness, distribution focal loss, ...) never enters AID's weight.
     """
 
     total: Float[Tensor, ""]
@@ -261,6 +279,7 @@ class Observation:
     boxes: Boxes | None = None
     towers: Towers | None = None
     found_loss: TaskLoss | None = None
+    queries: Queries | None = None
 
     @property
     def maps(self) -> Pyramid:

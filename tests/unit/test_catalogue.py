@@ -9,11 +9,13 @@ from torchvision.ops import box_iou
 
 from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector, settings_of
 from detdistill.detectors.preprocess import with_pixel_statistics
+from detdistill.detectors.settings import PyramidSettings
 from detdistill.errors import ConfigError
 from detdistill.types import Batch, Need, Targets
 
 CLASSES = ("square", "bar")
-PRESETS = [f"{name}/{preset}" for name, family in FAMILIES.items() for preset in family.presets]
+PYRAMIDS = [name for name, family in FAMILIES.items() if issubclass(family.settings, PyramidSettings)]
+PRESETS = [f"{name}/{preset}" for name in PYRAMIDS for preset in FAMILIES[name].presets]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -69,7 +71,10 @@ def test_settings_survive_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("fcos", r"must be written FAMILY/BACKBONE or FAMILY/PRESET, got 'fcos'\. Write for example fcos/resnet18\."),
+        (
+            "fcos",
+            r"must be written FAMILY/BACKBONE.* or hf:NAME, got 'fcos'\. Write for example fcos/resnet18\.",
+        ),
         ("fcos/", r"must be written FAMILY/BACKBONE"),
         ("fcso/tiny", r"family must be one of .*got 'fcso'\. Did you mean 'fcos'\?"),
         ("fcos/tinny", r"must be a preset or a timm model, got 'tinny'\. Did you mean 'tiny'\?"),

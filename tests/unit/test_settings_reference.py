@@ -67,10 +67,11 @@ def test_every_key_of_a_config_file_is_here_and_no_other() -> None:
         run = read_run_config(None, [], purpose="distill", options={**options, "student": "fcos/tiny", "method": text})
         written |= set(leaves(run.as_dict()))
     known = {one.key for one in run_settings()}
-    # The student's family and backbone are chosen by its name.
+    # The student's family, and backbone or model, are chosen by its name.
     assert {key for key in written if not key.startswith("method.recipe.")} - known <= {
         "student.family",
         "student.backbone",
+        "student.model",
     }
     sections = {"data.augment", "data.image", "data.sample_specific", "teacher", "twins", "method", "teacher.image"}
     missing = {key for key in known - written if key not in sections}

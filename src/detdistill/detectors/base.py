@@ -68,6 +68,15 @@ class TowerLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryLayout:
+    """How a set of queries is laid out: how many there are, what their logits mean, classes by name."""
+
+    count: int
+    kind: ClassKind
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DetectorSpec:
     """What a detector is and offers; a layout is None where it does not offer such maps.
 
@@ -78,6 +87,7 @@ class DetectorSpec:
             it asks `maps`.
         two_stage: whether a second stage refines proposals.
         towers: of a detector that shows boxes and towers, and goes on from another's (`observe_towers`).
+        queries: of a detector that says a set of boxes.
         unknown: names among those that it does not know, a teacher that is shown in its student's classes; its class
             logits have no rows for them.
         ratio: how many of its own pixels lie along one of the pixels that its strides are in: other than 1 for a
@@ -91,6 +101,7 @@ class DetectorSpec:
     box_distributions: BoxLayout | None = None
     two_stage: bool = False
     towers: TowerLayout | None = None
+    queries: QueryLayout | None = None
     unknown: tuple[str, ...] = ()
     ratio: float = 1.0
 

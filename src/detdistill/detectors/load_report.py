@@ -147,6 +147,7 @@ class LoadedDetector:
         image: how its training images were prepared; empty where nobody said.
         class_names: in label order.
         extra: whatever else was saved beside it.
+        notes: what else a person should know, one sentence each.
     """
 
     detector: Detector
@@ -154,6 +155,7 @@ class LoadedDetector:
     image: Mapping[str, Any]
     class_names: tuple[str, ...]
     extra: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str, current: bool = False) -> LoadReport:

@@ -34,6 +34,8 @@ class Stream(IntEnum):
 
     ANCHORS = 1
     REGIONS = 2
+    MAPS = 3
+    QUERIES = 4
 
 
 def mixed_seed(seed: int, stream: Stream) -> int:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detdistill.detectors.base import Detector
+from detdistill.detectors.hf.files import PREFIX as HF
+from detdistill.detectors.hf.files import moved as moved_hf
+from detdistill.detectors.hf_teachers import load_hf, saved_hf_settings
 from detdistill.detectors.load_report import LoadedDetector
 from detdistill.detectors.predictions import load_predictions
 from detdistill.detectors.settings import DetectorSettings
@@ -65,13 +68,21 @@ TORCHVISION = Door(
     moved=file_behind,
 )
 
+TRANSFORMERS = Door(
+    form="hf:FOLDER",
+    recognises=lambda text: text.startswith(HF),
+    open=lambda text, allow: load_hf(text, allow=allow),
+    settings=saved_hf_settings,
+    moved=moved_hf,
+)
+
 PREDICTIONS = Door(
     form="a predictions file .json",
     recognises=lambda text: text.lower().endswith(".json") and not Path(text).is_dir(),
     open=lambda text, _: load_predictions(_there(text)),
 )
 
-DOORS: tuple[Door, ...] = (TORCHVISION, PREDICTIONS, RUN)
+DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, PREDICTIONS, RUN)
 """All of them; the first that recognises a text opens it."""
 
 

@@ -142,7 +142,8 @@ def open_detector(source: str, *, allow: Sequence[str] = (), progress: Progress 
     Refused where a tensor is missing or left over whose name does not begin with one of `allow`.
     """
     loaded = door_of(source).open(source, frozenset(allow) - {CLASSES})
-    (progress or Silence()).say(f"{source}: {loaded.report.text()}")
+    for line in (loaded.report.text(), *loaded.notes):
+        (progress or Silence()).say(f"{source}: {line}")
     return loaded
 
 

@@ -1,0 +1,178 @@
+"""transformers' detectors with weights, from folders that save_pretrained wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detdistill.detectors.base import Detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.hf_teachers import load_hf
+from detdistill.detectors.inherit import initialise
+from detdistill.detectors.preprocess import normaliser_of
+from detdistill.errors import ConfigError
+from detdistill.jobs.doors import door_of
+from detdistill.jobs.opening import open_detector
+from detdistill.store.students import load_detector, save_detector
+from detdistill.types import Need
+from scenes_in_memory import CLASSES, scene_batch
+from watched_jobs import Watcher
+
+pytest.importorskip("transformers")
+
+QUERIES = frozenset({Need.QUERIES})
+SEEN = frozenset({Need.QUERIES, Need.TASK_LOSS})
+PROCESSOR = {
+    "do_normalize": True,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "image_mean": [0.4, 0.5, 0.6],
+    "image_std": [0.2, 0.3, 0.4],
+    "size": {"height": 96, "width": 128},
+}
+
+
+def saved(name: str, folder: Path, *, processor: dict[str, Any] | None = None) -> Detector:
+    """A detector of random weights, as transformers saves it, in eval mode."""
+    detector: Any = build_detector(parse_detector(f"hf:{name}"), CLASSES, seed=0).eval()
+    detector.model.config.id2label = dict(enumerate(CLASSES))
+    detector.model.save_pretrained(folder)
+    if processor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return detector
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An RT-DETR of transformers'."""
+    made = tmp_path_factory.mktemp("hf") / "rtdetr"
+    saved("rtdetr_v2_tiny", made, processor=PROCESSOR)
+    return made
+
+
+def test_a_folder_is_read_with_its_processors_size_and_pixels(folder: Path) -> None:
+    heard = Watcher()
+    loaded = open_detector(f"hf:{folder}", progress=heard)
+    assert loaded.report.fraction == 1.0
+    assert loaded.class_names == CLASSES
+    assert loaded.image == {"short_side": 96, "long_side": 128, "pad_multiple": 32}
+    mean, std = normaliser_of(loaded.detector).numbers()
+    assert mean == pytest.approx((0.4, 0.5, 0.6))
+    assert std == pytest.approx((0.2, 0.3, 0.4))
+    said = "\n".join(heard.lines)
+    assert "matched 485 of 485 tensors (100 %)" in said
+    assert "pixels normalised by mean 0.4, 0.5, 0.6 and std 0.2, 0.3, 0.4, as its image processor says" in said
+    assert "its image processor stretches images" in said
+
+
+def test_its_weights_say_the_same_here_and_when_saved_by_us(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForObjectDetection
+
+    loaded: Any = load_hf(f"hf:{folder}").detector.eval()
+    own = AutoModelForObjectDetection.from_pretrained(folder).eval()
+    batch = scene_batch(sizes=((96, 128),) * 3)
+    with torch.no_grad():
+        ours = loaded(batch, SEEN)
+        theirs = own(pixel_values=loaded._pixels(batch))
+        save_detector(loaded, tmp_path, image={})
+        again = load_detector(tmp_path).detector.eval()(batch, SEEN)
+    torch.testing.assert_close(ours.queries.logits, theirs.logits, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours.queries.logits, again.queries.logits)
+    assert torch.equal(ours.task_loss.total, again.task_loss.total)
+
+
+def test_frozen_norms_stay_frozen_and_start_a_student_that_learns(tmp_path: Path) -> None:
+    """A DETR as transformers has it, whose norms and first layers are held; a student of other classes starts there."""
+    saved("detr_tiny", tmp_path / "detr")
+    loaded = load_hf(f"hf:{tmp_path / 'detr'}").detector
+    assert loaded.settings.norm == "frozen"
+    student = build_detector(parse_detector(f"hf:{tmp_path / 'detr'}"), ("pedestrian", "tram"), seed=3)
+    assert student.settings.norm == "batch"
+    report = initialise(student, loaded, name="detr")
+    rows = {one.name: (one.taken, one.drawn) for one in report.by_class}
+    assert rows["model.class_labels_classifier.weight"] == (("pedestrian",), ("tram",))
+    weights, source = (one.model.class_labels_classifier.weight for one in (student, loaded))
+    assert torch.equal(weights[0], source[2])
+    assert torch.equal(weights[2], source[3])
+    assert not [name for name in report.missing if not name.endswith("num_batches_tracked")]
+
+
+def test_yolos_teaches_and_does_not_learn(tmp_path: Path) -> None:
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    sides = {"hidden_size": 32, "intermediate_size": 64, "image_size": [64, 96]}
+    config = YolosConfig(num_hidden_layers=2, num_attention_heads=4, num_detection_tokens=20, **sides)
+    config.id2label = {0: "N/A", 1: "car", 2: "truck", 3: "pedestrian"}
+    own = YolosForObjectDetection(config).eval()
+    own.save_pretrained(tmp_path)
+    loaded: Any = load_hf(f"hf:{tmp_path}").detector.eval()
+    batch = scene_batch(sizes=((96, 128),) * 3)
+    with torch.no_grad():
+        seen = loaded(batch, SEEN)
+        theirs = own(pixel_values=loaded._pixels(batch)).logits
+    assert loaded.spec.class_names == CLASSES
+    assert tuple(seen.maps.levels[0].shape) == (3, 32, 6, 8)
+    shares = theirs.softmax(-1)
+    torch.testing.assert_close(seen.queries.logits.softmax(-1)[..., :3], shares[..., 1:4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen.queries.logits.softmax(-1)[..., 3], shares[..., [0, 4]].sum(-1))
+    with pytest.raises(ConfigError, match="must be of a kind that learns here, got yolos"):
+        parse_detector(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("cut", "must be whole safetensors files, got one that cannot be read"),
+        ("pickle", r"must be model.safetensors, got pytorch_model.bin, a pickle, which can run code"),
+        ("none", "must hold model.safetensors, got no weights"),
+        ("kind", "must be one of rt_detr, rt_detr_v2, d_fine, detr, deformable_detr, yolos, got 'bert'"),
+        ("shape", "must fit the model tensor by tensor"),
+        ("nan", "must hold finite weights, got NaN or infinity in"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_a_sentence(folder: Path, tmp_path: Path, spoil: str, said: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    bad = tmp_path / "bad"
+    shutil.copytree(folder, bad)
+    weights, config = bad / "model.safetensors", bad / "config.json"
+    content = json.loads(config.read_text())
+    if spoil == "cut":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif spoil == "pickle":
+        weights.rename(bad / "pytorch_model.bin")
+    elif spoil == "none":
+        weights.unlink()
+    elif spoil == "kind":
+        config.write_text(json.dumps({**content, "model_type": "bert"}))
+    else:
+        tensors = load_file(weights)
+        name = "model.enc_score_head.weight"
+        tensors[name] = tensors[name][:1].clone() if spoil == "shape" else tensors[name] * float("nan")
+        save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=said):
+        load_hf(f"hf:{bad}")
+
+
+def test_names_that_are_no_folder_are_refused_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError, match=r"got a path without config\.json"):
+        load_hf(f"hf:{tmp_path}")
+    with pytest.raises(ConfigError, match="got nothing there"):
+        load_hf("hf:/nowhere")
+    with pytest.raises(ConfigError, match="must be in the hub's cache or downloadable"):
+        load_hf("hf:someone/something")
+
+
+def test_the_door_says_what_a_folder_is_built_from(folder: Path) -> None:
+    door = door_of(f"hf:{folder}")
+    settings = door.settings(f"hf:{folder}")
+    assert settings.name == "hf:rt_detr_v2"
+    assert parse_detector(settings.name).kind == "rt_detr_v2"
+    assert door.moved(f"hf:{folder}", lambda path: f"/there{path}") == f"hf:/there{folder}"
