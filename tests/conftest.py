@@ -13,9 +13,10 @@ import jaxtyping
 import pytest
 import torch
 
+import checked_shapes
+
 # Before anything imports them: every annotated shape of these packages is checked wherever a test calls them.
-CHECKED = ("detdistill.methods", "detdistill.gfl", "detdistill.distillation")
-jaxtyping.install_import_hook(CHECKED, "checked_shapes.checked")
+checked_shapes.check(("detdistill.methods", "detdistill.gfl", "detdistill.distillation"))
 
 torch.set_num_threads(1)
 
