@@ -225,8 +225,11 @@ def _climb(run: Path, steps: int | None) -> Climb:
 
 
 def _costs(opened: samples.Opened, student: Detector) -> dict[str, ProfileOutcome]:
-    """What teacher and student cost on an image as each sees the validation images, of these one of the usual size."""
-    if opened.teacher is None:
+    """What teacher and student cost on an image as each sees the validation images, of these one of the usual size.
+
+    What a teacher costs that says boxes alone, nobody knows.
+    """
+    if opened.teacher is None or opened.teacher.detector.spec.pyramid is None:
         return {}
     stored = opened.data.val.sizes[:]
     height, width = stored[np.argsort(stored.prod(1), kind="stable")[len(stored) // 2]].tolist()
