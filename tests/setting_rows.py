@@ -113,6 +113,9 @@ ROWS: dict[str, Row] = {
     "evaluate.batch_size": Row("1", SAID),
     "evaluate.agnostic": Row("true", SAID),
     "teacher.source": Row("{tutor}", **DISTILLED),
+    "teacher.then": Row("[{tutor}]", **DISTILLED),
+    "teacher.shares": Row("[1, 3]", beside=("teacher.then=[{tutor}]",), **DISTILLED),
+    "teacher.choose": Row("lowest", beside=("teacher.source=[{teacher}, {tutor}]",), **DISTILLED),
     "teacher.allow": Row("[classes]", "allowed", ("teacher.source={stranger}",), **DISTILLED),
     "teacher.image.short_side": Row("64", beside=TEACHERS_SIZE, **DISTILLED),
     "teacher.image.long_side": Row("60", beside=TEACHERS_SIZE, **DISTILLED),
@@ -273,6 +276,7 @@ WORDS: dict[str, Word] = {
     "train json": Word(_TRAIN, _JSON, FILES),
     "distill settings": Word(_DISTILL, "train.batch_size=3"),
     "distill teacher": Word(_DISTILL, "--teacher {tutor}"),
+    "distill then": Word(_DISTILL, "--then {tutor}"),
     "distill student": Word(_DISTILL, "--student fcos/small"),
     "distill data": Word(_DISTILL, "--data {other}"),
     "distill classes-map": Word(

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def doctor(
     *settings: Place,
-    teacher: Source | None = None,
+    teacher: Source | Sequence[Source] | None = None,
+    then: Source | Sequence[Source] | None = None,
     teachers: Sequence[str] = (),
     student: str | None = None,
     data: Place | Sequence[Place] | None = None,
@@ -47,7 +48,8 @@ def doctor(
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth]; several teach together.
+        then: Teachers that follow, one after the other, each for a part of the steps.
         teachers: Instead of --teacher: those to rank, each by a short training, several minutes in all.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
@@ -86,6 +88,7 @@ def doctor(
         *settings,
         purpose="distill",
         teacher=several[0] if several else teacher,
+        then=then,
         student=student,
         data=data,
         classes_map=classes_map,

@@ -28,7 +28,8 @@ Entry = TypeVar("Entry")
 def run_config(
     *settings: Place,
     purpose: Literal["train", "distill"],
-    teacher: Source | None = None,
+    teacher: Source | Sequence[Source] | None = None,
+    then: Source | Sequence[Source] | None = None,
     student: str | None = None,
     data: Place | Sequence[Place] | None = None,
     classes_map: str | None = None,
@@ -68,7 +69,8 @@ def run_config(
 
     file, written = split_arguments(tuple(map(str, settings)))
     options = {
-        "teacher.source": teacher,
+        "teacher.source": _plain(teacher),
+        "teacher.then": None if then is None else list(map(str, [then] if isinstance(then, (str, Path)) else then)),
         "student.detector": student,
         "data.folder": _plain(data),
         "teacher.classes_map": classes_map,

@@ -85,7 +85,8 @@ def going_on() -> Iterator[None]:
 
 def distill(
     *settings: Place,
-    teacher: Source | None = None,
+    teacher: Source | Sequence[Source] | None = None,
+    then: Source | Sequence[Source] | None = None,
     student: str | None = None,
     data: Place | Sequence[Place] | None = None,
     classes_map: str | None = None,
@@ -113,7 +114,8 @@ def distill(
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth]; several teach together.
+        then: Teachers that follow, one after the other, each for a part of the steps.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.
@@ -157,6 +159,7 @@ def distill(
         *settings,
         purpose="distill",
         teacher=teacher,
+        then=then,
         student=student,
         data=data,
         classes_map=classes_map,

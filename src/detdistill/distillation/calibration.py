@@ -56,13 +56,14 @@ class Calibration:
     def __init__(self, terms: Sequence[WeightedTerm] = ()) -> None:
         shared = [(one.member, one.strength) for one in terms if one.strength is not None and one.member]
         self.members: dict[str, Strength] = dict(shared)
+        self._windows = {one.member: one.window for one in terms}
         self._ratios = {name: _Mean() for name in self.members}
         self._cosines = {name: _Mean() for name in self.members}
         pairs = combinations(self.members, 2)
         self._angles = {pair: _Mean() for pair in pairs if self.members[pair[0]] == self.members[pair[1]]}
         self._scales: dict[str, float] = {}
         self._wholes: dict[str, float] = {}
-        self._pending: tuple[int, Tensor] | None = None
+        self._pending: tuple[Clock, Tensor] | None = None
 
     @property
     def measured(self) -> bool:
@@ -78,7 +79,7 @@ class Calibration:
 
     def asks(self, clock: Clock) -> bool:
         """Whether this step is to be measured; one without any before it is, too."""
-        return not self.measured or any(_due(one, clock.step) for one in self.members.values())
+        return not self.measured or any(self._due(name, clock) for name in self.members)
 
     def begin(self, products: Float[Tensor, "m m"]) -> None:
         """Takes a measure for the first step alone: the first step's own takes its place.
@@ -86,7 +87,7 @@ class Calibration:
         Args:
             products: inner products of the gradients of the task and of every member, in this order.
         """
-        self._take(products.tolist(), step=0)
+        self._take(products.tolist(), None)
         for mean in chain(*self._means()):
             mean.count = 0
 
@@ -95,7 +96,7 @@ class Calibration:
         if not self.measured:
             self.begin(joined(products.clone()))
         flat = torch.cat([products.flatten() * images**2, products.new_tensor([images])])
-        self._pending = (clock.step, flat if self._pending is None else self._pending[1] + flat)
+        self._pending = (clock, flat if self._pending is None else self._pending[1] + flat)
 
     def settle(self, *, before: int | None = None) -> str | None:
         """Ends a measured step: all ranks join theirs, and the scales follow. Without a measure nothing is done.
@@ -106,22 +107,30 @@ class Calibration:
         Returns:
             What is to be said now; None for nothing.
         """
-        if self._pending is None or self._pending[0] == before:
+        if self._pending is None or self._pending[0].step == before:
             return None
-        (step, flat), self._pending = self._pending, None
+        (clock, flat), self._pending = self._pending, None
         *products, images = joined(flat).tolist()
         size = len(self.members) + 1
         rows = [[one / images**2 for one in products[at : at + size]] for at in range(0, size * size, size)]
-        self._take(rows, step=step)
-        last = WINDOW - _EVERY
-        return f"strength after {step + 1} steps: {'; '.join(self.lines())}" if step == last else None
+        self._take(rows, clock)
+        last = any(self._since(name, clock) == WINDOW - _EVERY for name in self.members)
+        return f"strength after {clock.step + 1} steps: {'; '.join(self.lines())}" if last else None
 
-    def _take(self, products: Sequence[Sequence[float]], *, step: int) -> None:
+    def _since(self, name: str, clock: Clock) -> int:
+        """Steps since a method began; -1 where it is not on."""
+        own = self._windows[name].within(clock)
+        return -1 if own is None else own.step
+
+    def _due(self, name: str, clock: Clock | None) -> bool:
+        return clock is None or _due(self.members[name], self._since(name, clock))
+
+    def _take(self, products: Sequence[Sequence[float]], clock: Clock | None) -> None:
         task, found = products[0][0], dict[str, int]()
         for at, (name, strength) in enumerate(self.members.items(), start=1):
             own = products[at][at]
             usable = math.isfinite(task + own) and task > 0 and own >= _LEAST**2 * task
-            if usable and _due(strength, step):
+            if usable and self._due(name, clock):
                 found[name] = at
                 follows = strength.calibration == "running"
                 self._ratios[name].add(0.5 * math.log(own / task), follows=follows)
@@ -132,8 +141,10 @@ class Calibration:
                 cosine = products[first][second] / math.sqrt(products[first][first] * products[second][second])
                 mean.add(cosine, follows=self.members[one].calibration == "running")
         for strength in dict.fromkeys(self.members.values()):
-            if _due(strength, step):
-                self._set(strength, banded=strength.calibration == "running" and step >= WINDOW)
+            sharing = [name for name, own in self.members.items() if own == strength and self._due(name, clock)]
+            if sharing:
+                late = clock is not None and self._since(sharing[0], clock) >= WINDOW
+                self._set(strength, banded=strength.calibration == "running" and late)
 
     def _set(self, strength: Strength, *, banded: bool) -> None:
         """The scales of what shares a strength, from the means."""
@@ -216,7 +227,7 @@ class Calibration:
 
 def _due(strength: Strength, step: int) -> bool:
     if step < WINDOW:
-        return step % _EVERY == 0
+        return step >= 0 and step % _EVERY == 0
     return strength.calibration == "running" and step % _LATER == 0
 
 

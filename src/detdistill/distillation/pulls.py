@@ -30,10 +30,12 @@ def measured_pulls(step: DistillationStep, batches: Iterable[Batch]) -> Mapping[
     for batch in batches:
         with running_statistics_kept(step.student):
             seen = step.see(batch, step.recipe)
-        pairs, groups = seen.pairs(), _groups(step.recipe.terms)
+        pairs, groups = [of_one for _, of_one in seen.by_teacher()], _groups(step.recipe.terms)
         clock = Clock(step=0, total_steps=1)
         sums = {
-            name: [(one.gain * step.calibration.scale(one), one.term(pairs[one.view], clock)) for one in terms]
+            name: [
+                (one.gain * step.calibration.scale(one), one.term(pairs[one.teacher][one.view], clock)) for one in terms
+            ]
             for name, terms in groups.items()
         }
         rows = products(task_loss(seen.students[CLEAN]), sums, [seen]).tolist()

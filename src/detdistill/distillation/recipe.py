@@ -78,6 +78,26 @@ class Fade:
         }[self.decay]
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a run in which a teacher of a sequence teaches, from round(start · steps) to round(end · steps).
+
+    Attributes:
+        start: share of the run.
+        end: likewise; that step is not in it.
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+
+    def within(self, clock: Clock) -> Clock | None:
+        """Where that part of the run is; None outside."""
+        if self == Window():
+            return clock
+        first, last = (round(edge * clock.total_steps) for edge in (self.start, self.end))
+        return Clock(clock.step - first, last - first) if first <= clock.step < last else None
+
+
 Calibrated = Literal["fixed", "running"]
 
 
@@ -111,6 +131,8 @@ class WeightedTerm:
         strength: what its gain is calibrated to; None takes the gain as it is.
         member: the method that compares, among those that share the strength; empty for a term that a wrapper adds,
             which is scaled as the wrapped method is as a whole.
+        teacher: which of several teachers it looks at.
+        window: the part of the run that counts as a whole one for it: warm-up and fades are within.
     """
 
     name: str
@@ -122,6 +144,8 @@ class WeightedTerm:
     fades: tuple[Fade, ...] = ()
     strength: Strength | None = None
     member: str = ""
+    teacher: int = 0
+    window: Window = Window()
 
     @property
     def until(self) -> float:
@@ -130,11 +154,13 @@ class WeightedTerm:
 
     def active(self, clock: Clock) -> bool:
         """Whether the term counts at this step."""
-        return all(fade.active(clock) for fade in self.fades)
+        own = self.window.within(clock)
+        return own is not None and all(fade.active(own) for fade in self.fades)
 
     def gain_at(self, clock: Clock) -> float:
         """What multiplies the term's loss at this step but for its calibration: gain, warm-up and fades."""
-        return self.gain * self.warm_up(clock) * math.prod(fade(clock) for fade in self.fades)
+        own = self.window.within(clock)
+        return 0.0 if own is None else self.gain * self.warm_up(own) * math.prod(fade(own) for fade in self.fades)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +202,14 @@ class Recipe:
         """What the terms on this view read from the student."""
         return frozenset[Need]().union(*(one.term.student_needs for one in self.terms if one.view == view))
 
-    def teacher_needs(self, view: View) -> frozenset[Need]:
-        """What the terms on this view read from the teacher, and on the clean view what the weights read of it."""
-        needs = [one.term.teacher_needs for one in self.terms if one.view == view]
-        return frozenset[Need]().union(*needs, self.weight_needs(Features.TEACHER) if view == CLEAN else ())
+    def teacher_needs(self, view: View, teacher: int = 0) -> frozenset[Need]:
+        """What the terms on this view read from a teacher, and on the clean view what the weights read of it."""
+        needs = [one.term.teacher_needs for one in self.terms if one.view == view and one.teacher == teacher]
+        return frozenset[Need]().union(*needs, self.weight_needs(Features.TEACHER, teacher) if view == CLEAN else ())
 
-    def weight_needs(self, features: Features) -> frozenset[Need]:
-        """What the weights of the terms read of the teacher's heads on these features."""
-        weighs = [one.weigh for one in self.terms if isinstance(one.weigh, Weigh)]
+    def weight_needs(self, features: Features, teacher: int = 0) -> frozenset[Need]:
+        """What the weights of the terms read of a teacher's heads on these features."""
+        weighs = [one.weigh for one in self.terms if isinstance(one.weigh, Weigh) and one.teacher == teacher]
         return frozenset[Need]().union(*(weigh.needs for weigh in weighs if weigh.features is features))
 
     @property
@@ -192,10 +218,10 @@ class Recipe:
         found = (one.term.learnable for one in self.terms if isinstance(one.term, FoundTerm))
         return next(found, None)
 
-    def looks(self, view: View) -> bool:
-        """Whether its terms or weights read anything of what the teacher shows on a view."""
-        weighed = any(isinstance(one.weigh, Weigh) for one in self.terms)
-        return bool(self.teacher_needs(view)) or (view == CLEAN and weighed)
+    def looks(self, view: View, teacher: int = 0) -> bool:
+        """Whether its terms or weights read anything of what a teacher shows on a view."""
+        weighed = any(isinstance(one.weigh, Weigh) for one in self.terms if one.teacher == teacher)
+        return bool(self.teacher_needs(view, teacher)) or (view == CLEAN and weighed)
 
     def at(self, clock: Clock) -> Recipe:
         """The recipe of the terms that count at this step."""

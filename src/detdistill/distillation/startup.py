@@ -65,17 +65,20 @@ def prove(step: DistillationStep, batch: Batch) -> tuple[TermProof, ...]:
     buffers = {name: buffer.clone() for name, buffer in step.student.named_buffers()}
     try:
         seen = step.see(batch, step.recipe)
-        pairs = seen.pairs()
-        # At equality the gradient is zero, or rounding's: it would prove nothing.
-        alike = {view for view, pair in pairs.items() if _same(pair.student, pair.teacher)}
-        shown = {
-            view: pair.with_student(_shaken(pair.whole)) if view in alike else pair for view, pair in pairs.items()
+        pairs = {
+            (number, view): pair
+            for number, (_, of_one) in enumerate(seen.by_teacher())
+            for view, pair in of_one.items()
         }
+        # At equality the gradient is zero, or rounding's: it would prove nothing.
+        alike = {key for key, pair in pairs.items() if _same(pair.student, pair.teacher)}
+        shown = {key: pair.with_student(_shaken(pair.whole)) if key in alike else pair for key, pair in pairs.items()}
         terms = step.recipe.terms
-        costs = {one.name: one.term(shown[one.view], Clock(step=0, total_steps=1)) for one in terms}
+        costs = {one.name: one.term(shown[one.teacher, one.view], Clock(step=0, total_steps=1)) for one in terms}
         beside = _beside_task(step, seen, costs) if terms and not alike else {}
+        perturbed = {one.name: (one.teacher, one.view) in alike for one in terms}
         return tuple(
-            _prove_term(one, costs[one.name], step.student, one.view in alike, beside.get(one.name)) for one in terms
+            _prove_term(one, costs[one.name], step.student, perturbed[one.name], beside.get(one.name)) for one in terms
         )
     finally:
         for name, buffer in step.student.named_buffers():

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.united import joined
 from detdistill.distillation.calibration import Calibration, inner_products
 from detdistill.distillation.found import as_found, each_alone
 from detdistill.distillation.pair import Heads, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.several import alike, even_shares
 from detdistill.distillation.sizes import enlarged, in_students_frame, with_students_twins
 from detdistill.distillation.view import CLEAN, View
-from detdistill.distillation.weigh import Features, MeanOf, SpreadTo, Weigh
+from detdistill.distillation.weigh import Choice, Features, MeanOf, SpreadTo, Weigh
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, Pyramid, StepReport
+from detdistill.types import Batch, Clock, Cost, Knowledge, Need, Observation, StepReport, sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Seen:
         teachers: by view.
         judged: what the teacher's heads saw on the student's features, where a weight reads that.
         heads: the teacher's, for terms that let them read the student's maps.
+        others: the same student beside each further teacher.
     """
 
     batch: Batch
@@ -41,6 +44,7 @@ class Seen:
     teachers: Mapping[View, Observation]
     judged: Observation | None = None
     heads: Heads | None = None
+    others: tuple[Seen, ...] = ()
 
     def pairs(self) -> dict[View, Pair]:
         """Student and teacher side by side, by view: what terms see. Make them once a step."""
@@ -48,6 +52,10 @@ class Seen:
             view: Pair(self.students[view], one, view(self.batch), heads=self.heads)
             for view, one in self.teachers.items()
         }
+
+    def by_teacher(self) -> list[tuple[Seen, dict[View, Pair]]]:
+        """The same of each teacher, with its pairs. Make them once a step."""
+        return [(one, one.pairs()) for one in (self, *self.others)]
 
     def weight(self, weigh: Weigh, strides: Sequence[int | None], knowledge: Knowledge) -> Float[Tensor, "b l"]:
         """What a weight says of the clean view."""
@@ -67,7 +75,7 @@ def products(
     """
     zero = task.new_zeros(())
     sums = [sum((gain * cost.values.sum(1).mean() for gain, cost in some), zero) for some in terms.values()]
-    levels = [level for seen in sights for view in seen.teachers for level in seen.students[view].maps.levels]
+    levels = [level for seen in sights for student in seen.students.values() for level in student.maps.levels]
     return inner_products([task, *sums], levels)
 
 
@@ -111,16 +119,25 @@ class DistillationStep(nn.Module):
 
     Args:
         student: the detector to train.
-        teacher: a frozen teacher.
-        recipe: built for the specs of these two, its constant weights measured.
+        teacher: a frozen teacher, or several.
+        recipe: built for the specs of these, its constant weights measured; see `several.together`.
         pseudo_gain: multiplier of the student's own loss on unlabelled images, against what the teacher found there;
             0 leaves these to the terms.
+        choice: which of several teachers is followed where; None takes all alike, see `several.even_shares`.
 
     Raises:
         CapabilityError: a constant weight was not measured.
     """
 
-    def __init__(self, student: Detector, teacher: FrozenTeacher, recipe: Recipe, *, pseudo_gain: float = 0.0) -> None:
+    def __init__(
+        self,
+        student: Detector,
+        teacher: FrozenTeacher | Sequence[FrozenTeacher],
+        recipe: Recipe,
+        *,
+        pseudo_gain: float = 0.0,
+        choice: Choice | None = None,
+    ) -> None:
         super().__init__()
         waiting = [weighted.name for weighted in recipe.terms if isinstance(weighted.weigh, MeanOf | SpreadTo)]
         if waiting:
@@ -129,16 +146,27 @@ class DistillationStep(nn.Module):
                 "Pass the recipe through with_spread_weights(recipe, teacher, batches), then with_constant_weights."
             )
         self.student = student
-        self.teacher = teacher
+        self.teachers = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
         self.recipe = recipe
+        self.choice = choice
         self.pseudo_gain = pseudo_gain
         self.terms = nn.ModuleDict({_key(weighted): weighted.term for weighted in recipe.terms})
         self.calibration = Calibration(recipe.terms)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistillationStep:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.teacher.to(next(self.student.parameters()).device)
+        for teacher in self.teachers:
+            teacher.to(next(self.student.parameters()).device)
         return self
+
+    @property
+    def teacher(self) -> FrozenTeacher:
+        """The first teacher."""
+        return self.teachers[0]
+
+    def digest(self) -> str:
+        """The digests of all teachers in a row."""
+        return " ".join(teacher.digest() for teacher in self.teachers)
 
     def see(self, batch: Batch, recipe: Recipe, *, task: bool = True) -> Seen:
         """What student and teacher see of the batch on every view of a recipe.
@@ -154,28 +182,39 @@ class DistillationStep(nn.Module):
         Raises:
             CapabilityError: a twin is missing that the recipe cannot make.
         """
-        if batch.teacher is None and self.teacher.spec.ratio != 1.0:
+        spec = self.teacher.spec  # all see the images at one size
+        if batch.teacher is None and spec.ratio != 1.0:
             raise CapabilityError(
-                f"The batch must hold the images as {self.teacher.spec.name} sees them, {self.teacher.spec.ratio:g} "
+                f"The batch must hold the images as {spec.name} sees them, {spec.ratio:g} "
                 "times the student's size, got the student's alone. Give teacher_image where the batches are made."
             )
         batch = self._with_found(self._with_twins(batch, recipe), recipe)
         own = frozenset({Need.TASK_LOSS}) if task else frozenset[Need]()
         students = {CLEAN: self._seen(batch, own | recipe.student_needs(CLEAN))}
-        teachers = {CLEAN: self._taught(batch, CLEAN, recipe, students[CLEAN])} if recipe.terms else {}
         for view in recipe.views():
             if view != CLEAN:
                 with running_statistics_kept(self.student):
                     students[view] = self._seen(view(batch), recipe.student_needs(view))
-                teachers[view] = self._taught(batch, view, recipe, students[view])
-        judged = recipe.weight_needs(Features.STUDENT)
-        return Seen(
-            batch=batch,
-            students=students,
-            teachers=teachers,
-            judged=self._judged(students[CLEAN].maps, batch, judged) if judged else None,
-            heads=self.teacher.observe_towers,
-        )
+        first, *others = (self._beside(index, batch, students, recipe) for index in range(len(self.teachers)))
+        return replace(first, others=tuple(others))
+
+    def _beside(self, index: int, batch: Batch, students: Mapping[View, Observation], recipe: Recipe) -> Seen:
+        """What a teacher sees beside what the student saw; nothing where no term looks at it."""
+        teacher, views = self.teachers[index], [*students] if any(one.teacher == index for one in recipe.terms) else []
+        teachers = {}
+        for view in views:
+            needs = recipe.teacher_needs(view, index)
+            if view == CLEAN and self.choice is not None:
+                needs |= self.choice.needs
+            looks = bool(needs) or recipe.looks(view, index)  # not where nobody reads it
+            theirs = teacher.observe(view(batch.for_teacher), needs) if looks else Observation()
+            if looks and batch.teacher is not None:
+                theirs = in_students_frame(theirs, students[view], batch, factor=teacher.spec.factor)
+            teachers[view] = theirs
+        judged, asked = None, recipe.weight_needs(Features.STUDENT, index)
+        if asked:  # the student's features lie on the student's grid
+            judged = teacher.observe_pyramid(students[CLEAN].maps, enlarged(batch, teacher.spec.factor), asked)
+        return Seen(batch, students, teachers, judged=judged, heads=teacher.observe_towers)
 
     def _sights(self, batch: Batch, recipe: Recipe) -> list[Seen]:
         """What both see of the labelled images and, apart, of the unlabelled ones, where these teach something.
@@ -200,11 +239,13 @@ class DistillationStep(nn.Module):
         return seen if batch.teacher is None else with_students_twins(replace(batch, teacher=seen))
 
     def _with_found(self, batch: Batch, recipe: Recipe) -> Batch:
-        """The batch with what the teacher finds in it, where the recipe learns that and nobody brought it along."""
+        """The batch with what the teachers find in it, where the recipe learns that and nobody brought it along."""
         if batch.found is not None or recipe.learnable is None:
             return batch
         seen, classes = batch.for_teacher, len(self.student.spec.class_names)
-        return as_found(self.teacher.detect(seen), batch, recipe.learnable, classes=classes, seen=seen)
+        on = sorted({one.teacher for one in recipe.terms})
+        each = zip(*(self.teachers[index].detect(seen) for index in on), strict=True)
+        return as_found(list(map(joined, each)), batch, recipe.learnable, classes=classes, seen=seen)
 
     def _seen(self, batch: Batch, needs: Set[Need]) -> Observation:
         """What the student sees. Its heads look at the maps once more where it does not know of `Need.FOUND_LOSS`."""
@@ -214,19 +255,6 @@ class DistillationStep(nn.Module):
         with running_statistics_kept(self.student):
             return replace(ours, found_loss=each_alone(self.student, ours.maps, batch.against_found))
 
-    def _taught(self, batch: Batch, view: View, recipe: Recipe, ours: Observation) -> Observation:
-        """What the teacher sees on a view, beside what the student saw; it does not look where nobody reads it."""
-        if not recipe.looks(view):
-            return Observation()
-        theirs = self.teacher.observe(view(batch.for_teacher), recipe.teacher_needs(view))
-        if batch.teacher is None:
-            return theirs
-        return in_students_frame(theirs, ours, batch, factor=self.teacher.spec.factor)
-
-    def _judged(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
-        """What the teacher's heads see on the student's features, which lie on the student's grid."""
-        return self.teacher.observe_pyramid(pyramid, enlarged(batch, self.teacher.spec.factor), needs)
-
     def forward(self, batch: Batch, clock: Clock) -> StepReport:
         """The report of one batch.
 
@@ -235,10 +263,10 @@ class DistillationStep(nn.Module):
             clock: where the run is; warm-ups and schedules read it.
 
         Returns:
-            `total` = task + Σ gain · scale · warm-up · fades · mean over images of Σ over levels of weight · cost. The
-            task is the labelled images' alone, the mean is over the unlabelled ones too. A term that is off at this
-            step adds nothing and reports 0; the teacher looks only where a term is on. A step that the calibration
-            asks for is measured on the way.
+            `total` = task + Σ gain · scale · warm-up · fades · mean over images of Σ over levels of weight · cost, the
+            cost of one of several teachers times its share. The task is the labelled images' alone, the mean is over
+            the unlabelled ones too. A term that is off at this step adds nothing and reports 0; a teacher looks only
+            where a term of its is on. A step that the calibration asks for is measured on the way.
         """
         self.calibration.settle(before=clock.step)
         sights = self._sights(batch, self.recipe.at(clock))
@@ -249,9 +277,10 @@ class DistillationStep(nn.Module):
             task, parts["pseudo"] = task + pseudo, pseudo.detach()
         total = task
         diagnostics: dict[str, Tensor] = {}
-        shown = [(seen, seen.pairs()) for seen in sights]
+        shown = [seen.by_teacher() for seen in sights]
         on = [weighted for weighted in self.recipe.terms if weighted.active(clock)]
-        costs = {one.name: _joined([one.term(pairs[one.view], clock) for _, pairs in shown]) for one in on}
+        costs = {one.name: _joined([_cost(one, by_teacher, clock) for by_teacher in shown]) for one in on}
+        costs = self._shared(costs, on, shown)
         if costs and self.calibration.asks(clock):
             found = products(task, self._members(costs), sights)
             self.calibration.gather(found, images=len(batch), clock=clock)
@@ -263,7 +292,8 @@ class DistillationStep(nn.Module):
             values = cost.values
             if isinstance(weighted.weigh, Weigh):
                 key = (weighted.weigh, cost.strides, weighted.term.knowledge)
-                weight = torch.cat([pairs[CLEAN].once(key, partial(seen.weight, *key)) for seen, pairs in shown])
+                beside = [by_teacher[weighted.teacher] for by_teacher in shown]
+                weight = torch.cat([pairs[CLEAN].once(key, partial(seen.weight, *key)) for seen, pairs in beside])
                 values = values * weight
                 diagnostics |= _told(weighted.name, weight, cost.strides)
             loss = weighted.gain_at(clock) * self.calibration.scale(weighted) * values.sum(1).mean()
@@ -272,6 +302,28 @@ class DistillationStep(nn.Module):
             for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
                 diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
         return StepReport(total=total, parts=parts, diagnostics=diagnostics, task=task)
+
+    def _shared(
+        self,
+        costs: Mapping[str, Cost],
+        on: Sequence[WeightedTerm],
+        shown: Sequence[Sequence[tuple[Seen, Mapping[View, Pair]]]],
+    ) -> dict[str, Cost]:
+        """The costs, those of several teachers that are on together times their shares."""
+        found = dict(costs)
+        for group in alike(on) if len(self.teachers) > 1 else ():
+            names = [one.name for one in group]
+            if self.choice is None or len(group) == 1:
+                rows = even_shares(group, costs, [teacher.spec for teacher in self.teachers])
+                shares = [sent(torch.tensor(rows[name]), costs[name].values.device) for name in names]
+            else:
+                strides, knowledge = [costs[name].strides for name in names], group[0].term.knowledge
+                sights = ([by_teacher[one.teacher][0].teachers[CLEAN] for one in group] for by_teacher in shown)
+                chosen = [self.choice(teachers, strides, knowledge=knowledge) for teachers in sights]
+                shares = [torch.cat(of_one) for of_one in zip(*chosen, strict=True)]
+            for name, share in zip(names, shares, strict=True):
+                found[name] = replace(costs[name], values=costs[name].values * share)
+        return found
 
     def _members(self, costs: Mapping[str, Cost]) -> dict[str, list[tuple[float, Cost]]]:
         """Gains and costs of the terms of each method that is calibrated."""
@@ -285,6 +337,12 @@ class DistillationStep(nn.Module):
 def _joined(costs: Sequence[Cost]) -> Cost:
     """The costs of labelled and unlabelled images as those of one batch."""
     return Cost(torch.cat([cost.values for cost in costs]), costs[0].strides)
+
+
+def _cost(one: WeightedTerm, by_teacher: Sequence[tuple[Seen, Mapping[View, Pair]]], clock: Clock) -> Cost:
+    _, pairs = by_teacher[one.teacher]
+    cost: Cost = one.term(pairs[one.view], one.window.within(clock) or clock)
+    return cost
 
 
 def _told(name: str, weight: Tensor, strides: Sequence[int | None]) -> dict[str, Tensor]:

@@ -44,6 +44,28 @@ class Weigh(ABC):
         """
 
 
+class Choice(ABC):
+    """Which of several teachers is followed, per image and stride, from what they showed on the clean view.
+
+    Attributes:
+        needs: what it reads of each observation.
+    """
+
+    needs: frozenset[Need]
+
+    @abstractmethod
+    def __call__(
+        self, teachers: Sequence[Observation], strides: Sequence[Sequence[int | None]], *, knowledge: Knowledge
+    ) -> tuple[Float[Tensor, "b _l"], ...]:
+        """The share of every teacher, in [0, 1]; on a stride those of all that have it add up to 1. No gradient.
+
+        Args:
+            teachers: clean observations of each.
+            strides: the columns of each one's cost.
+            knowledge: what the costs carry.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class MeanOf:
     """The plan of a weight: the mean of another one over the training images, once it has been measured.

@@ -218,8 +218,8 @@ def _long_override(override: Override) -> Override:
 
 
 def _is_short(key: str, value: object) -> bool:
-    """Whether a value stands for a whole section: a text, or of data a list of several sets."""
-    return key in _SHORT and isinstance(value, (str, list) if key == "data" else str)
+    """Whether a value stands for a whole section: a text, or a list of several data sets or teachers."""
+    return key in _SHORT and isinstance(value, (str, list) if key in ("data", "teacher") else str)
 
 
 def _places(named: str, overrides: Sequence[Override]) -> Callable[[Place], str]:
@@ -249,7 +249,8 @@ def _choose(tree: Tree, override: Override) -> None:
 def _require(tree: Tree, section: str, *, option: str, named: str) -> None:
     key, inside = _SHORT[section], tree.get(section)
     chosen = inside.get(key) if isinstance(inside, dict) else inside
-    if not isinstance(inside, dict) or not isinstance(chosen, str) or not chosen:
+    several = section == "teacher" and isinstance(chosen, list)
+    if not isinstance(inside, dict) or not (isinstance(chosen, str) or several) or not chosen:
         got = "nothing" if chosen is None else repr(chosen)
         raise ConfigError(
             f"{named}: {section}.{key} must be {_SAYS[section]}, got {got}. "
@@ -266,6 +267,11 @@ def _teachers_own(tree: Tree, named: str) -> Tree:
             "own. Leave out --student and the section student, or --self."
         )
     source = tree["teacher"]["source"]
+    if not isinstance(source, str):
+        raise ConfigError(
+            f"{named}: the teacher of a self-distillation must be one, got {len(source)}. Leave out all but one "
+            "--teacher, or choose a student by --student."
+        )
     opened = door_of(source).settings
     if opened is None:
         raise ConfigError(

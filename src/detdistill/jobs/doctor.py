@@ -128,8 +128,9 @@ def _found(config: RunConfig, *, resume: bool, generations: int, progress: Progr
             yield failed
         return
     step = built.step
-    specs = step.student.spec, step.teacher.spec
-    yield checks.levels(pairing_note(*specs), paired=len(paired_strides(*specs)))
+    for one in step.teachers:
+        specs = step.student.spec, one.spec
+        yield checks.levels(pairing_note(*specs), paired=len(paired_strides(*specs)))
     try:
         proved = stages.prove(built, progress=progress)
         stages.require_same_run(proved)
@@ -352,7 +353,7 @@ def _pixels(detector: Detector) -> str:
 
 
 def _source(config: RunConfig) -> str:
-    return "TEACHER" if config.teacher is None else config.teacher.source
+    return "TEACHER" if config.teacher is None else config.teacher.text
 
 
 def _train(config: RunConfig) -> str:

@@ -69,7 +69,7 @@ def of_setup(built: stages.Built, run: Path) -> Evidence:
     foreign = sizes.other_own_size(teacher, seen, opened.data.val)
     return replace(
         known,
-        teacher=config.teacher.source,
+        teacher=config.teacher.text,
         weights=_weights(opened, (), otherwise=False),
         sizes=None if own is None else Sizes((foreign or seen).text(), seen.text()),
         classes=_classes(teacher.class_names, boxes_by_class(opened.data.train)),
@@ -79,7 +79,7 @@ def of_setup(built: stages.Built, run: Path) -> Evidence:
 def _weights(opened: Opened, drifts: Sequence[NormDrift], *, otherwise: bool) -> Check | None:
     if opened.teacher is None or opened.config.teacher is None:
         return None
-    report, source = opened.teacher.report, opened.config.teacher.source
+    report, source = opened.teacher.report, opened.config.teacher.text
     return checks.weights(len(report.matched), report.wanted, drifts, source=source, shown_otherwise=otherwise)
 
 
@@ -123,7 +123,8 @@ def _classes(known: Sequence[str], boxes: Mapping[str, int]) -> Classes:
 def _on(recipe: Recipe, steps: int) -> float:
     """Mean factor of warm-up and fades of the recipe's terms over the run."""
     clocks = [Clock(step=at * steps // _POINTS, total_steps=steps) for at in range(_POINTS)]
-    factors = [one.gain_at(clock) / one.gain for one in recipe.terms if one.gain for clock in clocks]
+    lit = ((one, clock) for one in recipe.terms if one.gain for clock in clocks if one.window.within(clock))
+    factors = [one.gain_at(clock) / one.gain for one, clock in lit]
     return statistics.fmean(factors) if factors else 1.0
 
 

@@ -15,15 +15,15 @@ from detdistill.data.classes import left_out, require_shared
 from detdistill.data.mixture import Mixture
 from detdistill.data.problems import Problems
 from detdistill.data.union import counted, one_sided, shared_images, unite, united_names
-from detdistill.detectors.preprocess import set_pixels
 from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.files import is_partial, require_writable
 from detdistill.jobs import sizes
-from detdistill.jobs.opening import acquainted, image_settings, in_data_classes, open_detector, read_split, tell_known
+from detdistill.jobs.opening import acquainted, image_settings, read_split, tell_known
 from detdistill.jobs.paths import PATHS_FROM
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig
+from detdistill.jobs.several import in_classes, open_teachers, united
 from detdistill.jobs.start import open_start
 from detdistill.jobs.unlabelled import open_unlabelled
 from detdistill.progress import Progress
@@ -46,9 +46,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     if config.train.tensorboard:
         require_tensorboard()
     choice, teacher, same_classes = config.teacher, None, True
-    if choice is not None:
-        teacher = open_detector(choice.source, allow=choice.allow, progress=watcher)
-        set_pixels(teacher.detector, mean=choice.mean, std=choice.std, source=choice.source)
+    teachers = () if choice is None else open_teachers(choice, watcher)
     told = {"train": Problems(), "val": Problems()}
     sets, train_split, val_split = open_data_sets(config.data, told=told, progress=watcher)
     if train_split.ignored.all():
@@ -63,17 +61,18 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
         mixture = Mixture(tuple(map(len, sets)), weights, config.seed)
     _require_figure(config, val_split)
     start = open_start(config, resume=resume, progress=watcher)
-    known = teacher.image if teacher else None
+    known = teachers[0].image if teachers else None
     if start is not None and (choice is None or choice.image is not None):
         known = start.image
     size = config.data.image or image_settings(known, train_split)
     if start is not None:
         start.say_size(size, train_split, watcher)
     data, teacher_image = OpenedData(train_split, val_split, size, mixture, told), None
-    if choice is not None and teacher is not None:
+    if choice is not None:
         shown = {"training images": train_split, "validation images": val_split}
-        teacher = acquainted(teacher, shown, sets=len(sets), progress=watcher)
-        teacher, same_classes = in_data_classes(teacher, names, source=choice.source, choice=choice, progress=watcher)
+        teachers = tuple(acquainted(one, shown, sets=len(sets), progress=watcher) for one in teachers)
+        teachers, same_classes = in_classes(teachers, names, choice, watcher)
+        teacher = united(teachers, choice)
         teacher_image = sizes.teachers_size(choice, teacher, size)
         note = sizes.foreign_size_note(teacher, teacher_image or size, train_split)
         if note is not None:
@@ -87,7 +86,8 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     others = open_unlabelled(config, train_split, val_split, same_classes=same_classes, progress=watcher)
     if others is not None and teacher is not None:
         tell_known(teacher.detector, others, title="unlabelled images", some=True, progress=watcher)
-    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start, others)
+    several = teachers if len(teachers) > 1 else ()
+    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start, others, several)
 
 
 def _learned_images(train: Annotations, val: Annotations) -> list[str]:

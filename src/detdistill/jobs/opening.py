@@ -18,7 +18,7 @@ from detdistill.data.problems import Lost, Problems
 from detdistill.data.sources import find_split, read_found
 from detdistill.data.transforms import AugmentSettings, ImageSettings
 from detdistill.detectors.base import Detector
-from detdistill.detectors.class_map import OPTION, ClassMap, Merge, read_pairs, require_known
+from detdistill.detectors.class_map import OPTION, ClassMap, Merge, read_pairs
 from detdistill.detectors.load_report import LoadedDetector
 from detdistill.detectors.mapped import bare, in_classes_of
 from detdistill.detectors.predictions import Predictions, looking
@@ -205,10 +205,9 @@ def in_data_classes(
             detector that is compared alone.
 
     Raises:
-        ConfigError: no class of the data's is among its, or the map names a class that is none.
+        ConfigError: no class of the data's is among its.
     """
     pairs = () if choice is None else read_pairs(choice.classes_map or "")
-    require_known(pairs, teacher=loaded.class_names, student=names)
     if choice is not None and CLASSES in choice.allow and not pairs:
         return loaded, loaded.class_names == names
     merge: Merge = "sum" if choice is None else choice.classes_merge

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from detdistill.detectors.base import Detector
+from detdistill.detectors.mapped import bare
 from detdistill.errors import ConfigError
 from detdistill.evaluation.error_types import error_types
 from detdistill.jobs import measuring, samples, stages
@@ -153,7 +154,7 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
         training = fitted.training
         seen = at | {DISTILLED: opened.data.image} if len({*at.values(), opened.data.image}) > 1 else {}
         chosen = {
-            TEACHER: None if config.teacher is None else chosen_as(Path(config.teacher.source)),
+            TEACHER: None if config.teacher is None else chosen_as(Path(config.teacher.text)),
             ALONE: None if config.alone is None else chosen_as(config.alone),
             **{name: one.best.get(STUDENT) for name, one in longer.items()},
             DISTILLED: training.best,
@@ -234,7 +235,7 @@ def _costs(opened: samples.Opened, student: Detector) -> dict[str, ProfileOutcom
     stored = opened.data.val.sizes[:]
     height, width = stored[np.argsort(stored.prod(1), kind="stable")[len(stored) // 2]].tolist()
     found, device = {}, own_device(opened.config.train)
-    sides = {TEACHER: (opened.teacher.detector, opened.taught_at), DISTILLED: (student, opened.data.image)}
+    sides = {TEACHER: (bare(opened.teacher.detector), opened.taught_at), DISTILLED: (student, opened.data.image)}
     for name, (detector, image) in sides.items():
         high, wide = (-(-side // image.pad_multiple) * image.pad_multiple for side in image.resized(height, width))
         found[name] = profiled(name, detector.to(device), height=high, width=wide, rounds=_ROUNDS)

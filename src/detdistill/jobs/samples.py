@@ -65,12 +65,13 @@ class Opened:
 
     Attributes:
         resume: whether the run goes on from its latest checkpoint.
-        teacher: None where none teaches.
+        teacher: None where none teaches; several are one that finds what any of the last of them finds.
         teacher_image: the size at which it sees the images; None where it is the student's.
         same_classes: whether the teacher knows all of the data's classes; only then its figures mean anything.
         alone: the same student trained alone, for the comparison; None where there is none.
         start: the detector that the run starts from; None for fresh weights.
         unlabelled: images for the distillation alone, without boxes yet; None for none.
+        several: all teachers one by one, where there are several.
     """
 
     config: RunConfig
@@ -82,6 +83,12 @@ class Opened:
     teacher_image: ImageSettings | None = None
     start: Start | None = None
     unlabelled: Annotations | None = None
+    several: tuple[LoadedDetector, ...] = ()
+
+    @property
+    def teachers(self) -> tuple[LoadedDetector, ...]:
+        """All teachers one by one."""
+        return self.several or (() if self.teacher is None else (self.teacher,))
 
     @property
     def taught_at(self) -> ImageSettings:
@@ -103,7 +110,14 @@ class Opened:
         """The inputs of the same student without a teacher."""
         config = self.config.untaught()
         return replace(
-            self, config=config, teacher=None, same_classes=True, alone=None, teacher_image=None, unlabelled=None
+            self,
+            config=config,
+            teacher=None,
+            same_classes=True,
+            alone=None,
+            teacher_image=None,
+            unlabelled=None,
+            several=(),
         )
 
 

@@ -15,6 +15,7 @@ from detdistill.detectors.class_map import Merge, read_pairs
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, typed
 from detdistill.methods.composition import MethodSettings
+from detdistill.methods.parts.choose import Choose
 from detdistill.settings import PLACE, as_tree, given
 from detdistill.settings.bounds import Factor, Gain, Images, Share
 from detdistill.settings.strict_yaml import dump_yaml
@@ -136,6 +137,10 @@ class TeacherSettings:
 
     Attributes:
         source: a run folder or checkpoint of ours, or ``"torchvision:NAME[=FILE]"``.
+        then: teachers that follow, one after the other, each in a part of the run of its own.
+        shares: how long those of `source` and each that follows teach; only the ratios count. None: equally long.
+        choose: which of several teachers the student follows: ``mean`` all alike; on each image and level the one whose
+            loss on the labels is ``lowest``, or all by the ``softmax`` of minus that loss.
         allow: names of tensors that may be missing or left over when its weights are loaded.
         image: to what size images are brought for it: ``own``, the size that it was trained at, or a section as in
             `data.image`. None: the student's size.
@@ -149,7 +154,10 @@ class TeacherSettings:
             in the run's folder.
     """
 
-    source: str = field(metadata={PLACE: True})
+    source: str | tuple[str, ...] = field(metadata={PLACE: True})
+    then: tuple[str, ...] = field(default=(), metadata={PLACE: True})
+    shares: tuple[Gain, ...] | None = None
+    choose: Choose = "mean"
     allow: tuple[str, ...] = ()
     image: ImageSettings | Literal["own"] | None = None
     mean: tuple[Share, Share, Share] | None = None
@@ -160,11 +168,41 @@ class TeacherSettings:
 
     def __post_init__(self) -> None:
         read_pairs(self.classes_map or "")
+        if not isinstance(self.source, str) and len(self.source) == 1:
+            object.__setattr__(self, "source", self.source[0])
+        parts, shares, named = self.parts, self.shares, [self.source] if isinstance(self.source, str) else self.source
+        repeated = next((one for one in self.sources if self.sources.count(one) > 1), None)
+        if not named or repeated is not None:
+            raise ConfigError(
+                f"teacher.source and teacher.then must name teachers, each once, got {repeated or 'none'}"
+                f"{' twice' if repeated else ''}. Leave one of them out, or name one by --teacher."
+            )
+        if shares is not None and not (len(shares) == len(parts) and min(shares) > 0):
+            raise ConfigError(
+                f"teacher.shares must be {len(parts)} numbers above 0, one for the first teachers and one for each "
+                f"that follows, got {typed(shares)}. Write for example teacher.shares={typed([1] * len(parts))}."
+            )
         if self.std is not None and not min(self.std) > 0:
             raise ConfigError(
                 f"teacher.std must be three numbers above 0 to 1, as pixels are, got {typed(self.std)}. "
                 "Set teacher.std=null for what the teacher came with."
             )
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """Who teaches together, one part of the run after the other."""
+        first = (self.source,) if isinstance(self.source, str) else self.source
+        return (first, *((one,) for one in self.then))
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All teachers in order."""
+        return tuple(one for part in self.parts for one in part)
+
+    @property
+    def text(self) -> str:
+        """All of them in words."""
+        return ", then ".join(" and ".join(part) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +279,11 @@ class RunConfig:
             )
         if self.longer is not None and self.longer <= 1:
             raise ConfigError(f"longer must be above 1, times the steps of the run, got {self.longer:g}. Give 2.")
+        if self.inherit and self.teacher is not None and len(self.teacher.sources) > 1:
+            raise ConfigError(
+                f"inherit must be false with several teachers, got true with {self.teacher.text}. Leave out --inherit, "
+                "or start from one of them by --init."
+            )
         if self.inherit and self.init is not None:
             raise ConfigError(
                 f"inherit must be false for a student that starts from {self.init}, got true. Leave out --inherit, or "

@@ -28,7 +28,7 @@ def teachers_size(choice: TeacherSettings, teacher: LoadedDetector, ours: ImageS
     wanted = own_size(teacher) if choice.image == "own" else choice.image
     if choice.image == "own" and wanted is None:
         raise ConfigError(
-            f"teacher.image must be a size for {choice.source}, whose checkpoint does not say at what size it was "
+            f"teacher.image must be a size for {choice.text}, whose checkpoint does not say at what size it was "
             "trained, got own. Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was."
         )
     return None if wanted == ours else wanted

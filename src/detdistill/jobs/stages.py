@@ -29,6 +29,7 @@ from detdistill.detectors.load_report import LoadReport
 from detdistill.detectors.mapped import bare
 from detdistill.detectors.preprocess import pixel_notes
 from detdistill.detectors.torchvision_parts import set_image_size
+from detdistill.distillation.several import together
 from detdistill.distillation.startup import TermProof
 from detdistill.distillation.startup import prove as prove_terms
 from detdistill.distillation.step import DistillationStep, SupervisedStep
@@ -45,8 +46,10 @@ from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, 
 from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
+from detdistill.jobs.several import windows
 from detdistill.jobs.unlabelled import beside, pseudo_gain, require_pseudo, unlabelled_identity, with_teachers_boxes
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
+from detdistill.methods.parts.choose import build_choice
 from detdistill.progress import Progress, counted
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.layout import RunFolder
@@ -137,26 +140,30 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     if config.evaluate.agnostic:
         for detector in (student, *(one.detector for one in (opened.teacher, opened.alone) if one is not None)):
             require_agnostic(detector)
-    if opened.teacher is None:
+    if opened.teacher is None or config.teacher is None:
         changes = samples.own_changes(config.data)
         shares = samples.reached(changes, data, watcher)
         return Built(opened, SupervisedStep(student), "", changes, shares=shares, inherited=None, started=started)
     method = require_method(config)
-    source = config.teacher.source if config.teacher else ""
-    inherited = inherit(student, bare(opened.teacher.detector), source=source) if config.inherit else None
+    text = config.teacher.text
+    inherited = inherit(student, bare(opened.teacher.detector), source=text) if config.inherit else None
     ratio = sizes.ratio_between(data.image, opened.taught_at, data.train)
     precision = _AUTOCAST.get(config.train.precision)
-    teacher = FrozenTeacher(opened.teacher.detector, autocast=precision, ratio=ratio)
-    recipe = build_recipe(method, student.spec, teacher.spec, seed=config.seed)
+    teachers = [FrozenTeacher(one.detector, autocast=precision, ratio=ratio) for one in opened.teachers]
+    recipes = [build_recipe(method, student.spec, one.spec, seed=config.seed) for one in teachers]
+    recipe = together(recipes, windows(config.teacher))
+    choice = build_choice(config.teacher.choose, student.spec, [one.spec for one in teachers])
     changes = samples.recipe_changes(recipe, config.data)
     alone = None if config.alone is None else compare_alone(config.alone, opened, changes)
     if alone is not None and not config.alone_differs:
         alone.require_twin()
-    recipe = samples.weighed(recipe, teacher, opened, watcher)
+    measured = [samples.weighed(*both, opened, watcher) for both in zip(recipes, teachers, strict=True)]
+    recipe = together(measured, windows(config.teacher))
     if recipe.learnable is not None:
         changes = replace(changes, found=Looking(opened, recipe.learnable))
     require_pseudo(student, opened)
-    step = DistillationStep(student, teacher, recipe, pseudo_gain=pseudo_gain(opened)).to(opened.first_device)
+    gain = pseudo_gain(opened)
+    step = DistillationStep(student, teachers, recipe, pseudo_gain=gain, choice=choice).to(opened.first_device)
     shares = samples.reached(changes, data, watcher)
     return Built(opened, step, recipe.name, changes, shares, inherited=inherited, started=started, alone=alone)
 
@@ -181,10 +188,11 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     if opened.teacher_image is not None:
         here = opened.data.image.text()
         watcher.say(f"the teacher sees images of {opened.teacher_image.text()}, the student of {here}")
-    watcher.say(pairing_note(step.student.spec, step.teacher.spec))
+    total = opened.config.train.steps
+    for line in _pairing(step, opened):
+        watcher.say(line)
     for note in step.recipe.notes:
         watcher.say(note)
-    total = opened.config.train.steps
     for weighted in step.recipe.terms:
         steps = weighted.warm_up.within(total)
         if steps != weighted.warm_up.steps:
@@ -200,6 +208,21 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     for line in step.calibration.lines():
         watcher.say(f"strength: {line}")
     return Proved(built, proofs)
+
+
+def _pairing(step: DistillationStep, opened: Opened) -> Iterator[str]:
+    """Which levels are paired, and of several teachers who teaches when."""
+    choice = opened.config.teacher
+    if choice is None or not opened.several:
+        yield pairing_note(step.student.spec, step.teacher.spec)
+        return
+    total = opened.config.train.steps
+    for source, one, window in zip(choice.sources, step.teachers, windows(choice), strict=True):
+        first, last = (round(edge * total) for edge in (window.start, window.end))
+        when = "" if len(choice.parts) == 1 else f" teaches from step {first} to {last}"
+        yield f"{source}{when}: {pairing_note(step.student.spec, one.spec)}"
+    if len(choice.parts) > 1:
+        yield f"the teacher that is measured is the last: {' and '.join(choice.parts[-1])}"
 
 
 def fit(proved: Proved, *, until: int | None = None, progress: Progress | None = None) -> Fitted:
@@ -279,7 +302,7 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
     else:
         identity |= {
             "method": outermost(method_tree(require_method(config))),
-            "teacher": step.teacher.digest(),
+            "teacher": step.digest(),
             **_class_identity(opened),
             **built.changes.identity(),
             **unlabelled_identity(opened),
@@ -293,8 +316,13 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
 
 
 def _class_identity(opened: Opened) -> dict[str, Any]:
-    classes = None if opened.teacher is None else opened.teacher.report.classes
-    return {} if classes is None else {"classes_map": classes.as_dict()}
+    """What teachers are in the data's classes, and how several of them share the run."""
+    maps = [None if one.report.classes is None else one.report.classes.as_dict() for one in opened.teachers]
+    found: dict[str, Any] = {"classes_map": maps if opened.several else maps[0]} if any(maps) else {}
+    choice = opened.config.teacher
+    if choice is not None and opened.several:
+        found |= {"teachers": {"choose": choice.choose, "parts": [asdict(one) for one in windows(choice)]}}
+    return found
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def tried(proved: stages.Proved, count: int) -> Trial:
     built = proved.built
     opened, step = built.opened, built.step
     few = short(opened.config.train, count)
-    teacher = () if isinstance(step, SupervisedStep) else (step.teacher,)
-    trial = copy.deepcopy(step, {id(one): one for one in teacher})
+    teachers = () if isinstance(step, SupervisedStep) else step.teachers
+    trial = copy.deepcopy(step, {id(one): one for one in teachers})
     changes, beside, others = built.changes, None, opened.unlabelled
     if not isinstance(step, SupervisedStep):
         twins, learnable = samples.standing_in(step.recipe, opened, opened.data.train), step.recipe.learnable

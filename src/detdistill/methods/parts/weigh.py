@@ -57,19 +57,30 @@ def by_teacher_loss(
         is over images and the source's head divides by the batch's positives). Centerness and distribution losses
         never count. A loss that rounding took below 0 counts as 0.
     """
+    found = difficulty(loss, strides, knowledge=knowledge, by_level=granularity in BY_LEVEL)
+    if granularity in _COUPLED:
+        found = found.mean(dim=0, keepdim=True).expand_as(found)
+    # A loss that overflowed still weighs 1 at alpha 0, as 0 · max does and 0 · inf would not.
+    return torch.exp(-alpha * found.clamp(min=0.0, max=_FLOAT.max)).clamp(min=_FLOAT.tiny)
+
+
+def difficulty(
+    loss: TaskLoss, strides: Sequence[int | None], *, knowledge: Knowledge, by_level: bool = True
+) -> Float[Tensor, "b l"]:
+    """D of every image and stride, as in `by_teacher_loss`; without `by_level` an image's own on all. Detached.
+
+    Raises:
+        CapabilityError: as there.
+    """
     levels, regions = _shares(loss, knowledge)
     own = levels.sum(dim=1) + regions
-    if granularity in BY_LEVEL:
+    if by_level:
         index = {stride: level for level, stride in enumerate(loss.strides)}
         _require_strides(strides, loss)
         columns = [own if stride is None else levels[:, index[stride]] + regions for stride in strides]
     else:
         columns = [own] * len(strides)
-    difficulty = torch.stack(columns, dim=1).detach()
-    if granularity in _COUPLED:
-        difficulty = difficulty.mean(dim=0, keepdim=True).expand_as(difficulty)
-    # A loss that overflowed still weighs 1 at alpha 0, as 0 · max does and 0 · inf would not.
-    return torch.exp(-alpha * difficulty.clamp(min=0.0, max=_FLOAT.max)).clamp(min=_FLOAT.tiny)
+    return torch.stack(columns, dim=1).detach()
 
 
 def _shares(loss: TaskLoss, knowledge: Knowledge) -> tuple[Float[Tensor, "b l"], Float[Tensor, " b"]]:
