@@ -261,6 +261,16 @@ _DETECTORS = (
         distill("--teacher", "{home}/gfl_wide", "--init", "{home}/teacher", method="hint"),
     ),
     Row(
+        distill("--then", "{home}/gfl_wide", method="boxes"),
+        "Give all teachers by --teacher.",
+        distill("--teacher", "{home}/gfl_wide", method="boxes"),
+    ),
+    Row(
+        distill("--unlabelled", "{home}/more/images", "data.unlabelled.pseudo=none", teacher="some", method="boxes"),
+        "Set data.unlabelled=null.",
+        distill("data.unlabelled=null", teacher="some", method="boxes"),
+    ),
+    Row(
         distill("--then", "{home}/teacher"),
         "Leave one of them out, or name one by --teacher.",
         distill(),

@@ -238,11 +238,13 @@ class Queries:
         logits: of the classes in label order; of kind SOFTMAX one more, the last: no object.
         boxes: x1, y1, x2, y2 in pixels of the grid that the detector sees.
         kind: what a logit says.
+        labels: those that the logits are, in order, where a teacher does not know all; None for all.
     """
 
     logits: Float[Tensor, "b q s"]
     boxes: Float[Tensor, "b q 4"]
     kind: ClassKind
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

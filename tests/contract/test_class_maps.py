@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from detdistill.detectors.base import Detector
+from detdistill.detectors.base import Detector, DetectorSpec, QueryLayout
 from detdistill.detectors.boxes_alone import BoxesAlone
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.class_map import ClassMap, read_pairs
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import initialise
 from detdistill.detectors.mapped import MappedDetector
-from detdistill.distillation.pair import inside_cells
+from detdistill.distillation.pair import Pair, inside_cells
 from detdistill.distillation.step import DistillationStep
 from detdistill.methods.catalogue import build_recipe
-from detdistill.types import Batch, ClassKind, Detections, Knowledge, Need
+from detdistill.types import Batch, ClassKind, Detections, Knowledge, Need, Observation, Pyramid, Queries
 from every_method import ALONE, CLOCK, OPTIONS, families_of
 from scenes_in_memory import CLASSES, FAMILIES, TEACHER_CHANNELS, scene_batch, tiny_settings, tiny_student
 
@@ -201,3 +201,42 @@ def test_a_teacher_that_says_boxes_alone(merge: Any, truck: float) -> None:
     assert found.scores.tolist() == pytest.approx([0.4])
     assert found.probabilities is not None
     assert found.probabilities[0].tolist() == pytest.approx([0.0, truck, 0.1])
+
+
+@pytest.mark.parametrize("kind", [ClassKind.SOFTMAX, ClassKind.SIGMOID])
+def test_queries_speak_of_what_both_know(kind: ClassKind) -> None:
+    """Shares among classes and none: merged ones add up, and what one side lacks is no object to the other."""
+    classes, written = SITUATIONS["merged"]
+    shares = torch.tensor([[[0.1, 0.2, 0.15, 0.25, 0.3]]])
+    logits = shares.log() if kind is ClassKind.SOFTMAX else shares[..., :-1].logit()
+
+    class Asking(Detector):
+        spec = DetectorSpec("asking", classes, queries=QueryLayout(1, kind, classes))
+
+        def extract(self, batch: Batch) -> Pyramid:
+            return Pyramid((), ())
+
+        def observe(self, pyramid: Pyramid, batch: Batch, needs: Any) -> Observation:
+            return Observation(pyramid, queries=Queries(logits, torch.zeros(1, 1, 4), kind))
+
+        def detect(self, batch: Batch) -> tuple[Detections, ...]:
+            return ()
+
+    mapped = ClassMap.between(classes, CLASSES, pairs=read_pairs(written))
+    teacher, batch = MappedDetector(Asking(), mapped), scene_batch()
+    assert teacher.spec.queries == QueryLayout(1, kind, ("truck", "pedestrian"))
+    theirs = teacher.observe(Pyramid((), ()), batch, {Need.QUERIES})
+    own = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])
+    student = Queries(own.log() if kind is ClassKind.SOFTMAX else own[..., :-1].logit(), torch.zeros(1, 1, 4), kind)
+    ours = Pair(Observation(queries=student), theirs, batch).student
+    assert theirs.queries is not None
+    assert ours.queries is not None
+    assert theirs.queries.labels == ours.queries.labels == (1, 2)
+    said, seen = theirs.queries.logits[0, 0], ours.queries.logits[0, 0]
+    if kind is ClassKind.SOFTMAX:
+        torch.testing.assert_close(said.softmax(0), torch.tensor([0.3, 0.15, 0.55]))
+        torch.testing.assert_close(seen.softmax(0), torch.tensor([0.3, 0.2, 0.5]))
+    else:
+        odds = 0.1 / 0.9 + 0.2 / 0.8
+        torch.testing.assert_close(said.sigmoid(), torch.tensor([odds / (1 + odds), 0.15]))
+        torch.testing.assert_close(seen.sigmoid(), torch.tensor([0.3, 0.2]))

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from detdistill.errors import ConfigError, suggestion
 
 Merge = Literal["sum", "max"]
@@ -106,6 +109,14 @@ class ClassMap:
 
     def _both(self) -> Iterable[tuple[str, int]]:
         return zip(self.teacher, self.labels, strict=True)
+
+
+def merged(logits: Sequence[Tensor], merge: Merge) -> Tensor:
+    """One logit of several classes', see `ClassMap.merge`; gradients flow. One alone is as it was."""
+    if len(logits) == 1:
+        return logits[0]
+    several = torch.stack(list(logits)).float()
+    return (several.logsumexp(0) if merge == "sum" else several.amax(0)).to(logits[0].dtype)
 
 
 def read_pairs(text: str) -> tuple[tuple[str, str], ...]:

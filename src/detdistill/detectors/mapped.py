@@ -12,9 +12,9 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from detdistill.detectors.base import LOSS_NEEDS, Detector, suppressing
-from detdistill.detectors.class_map import ClassMap
+from detdistill.detectors.class_map import ClassMap, merged
 from detdistill.detectors.load_report import LoadedDetector
-from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, Targets
+from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, Queries, Targets
 
 _MUTE = -30.0
 _USUAL_NMS = 0.5
@@ -26,8 +26,8 @@ class MappedDetector(Detector):
 
     Class logits have a row for each class of the student that the detector knows (`ClassLogits.labels`); several of its
     own are merged into one as `ClassMap.merge` says; RPN objectness is as it was. Detections of classes that the
-    student lacks are left out, and where classes are merged boxes suppress each other once more. A detector with dense
-    class scores is changed so that it never finds what the student lacks.
+    student lacks are left out, and where classes are merged boxes suppress each other once more. A detector whose
+    classes have scores of their own is changed so that it never finds what the student lacks.
 
     Its losses are its own, on the student's targets in its own classes. An object of a class that it does not know is
     background to it. One of a class that several of its own are counts as the one that it holds it for: where it shows
@@ -45,8 +45,9 @@ class MappedDetector(Detector):
     def __init__(self, detector: Detector, classes: ClassMap) -> None:
         super().__init__()
         spec = detector.spec
+        kinds = [layout.kind for layout in (spec.class_logits, spec.queries) if layout is not None]
         self._dense = spec.class_logits is not None and spec.class_logits.kind is ClassKind.SIGMOID
-        if self._dense:
+        if kinds and all(kind is ClassKind.SIGMOID for kind in kinds):
             _mute(detector, classes)
         self.detector = detector
         self.classes = classes
@@ -56,10 +57,15 @@ class MappedDetector(Detector):
         self.register_buffer("labels", torch.tensor(classes.labels))
         self.register_buffer("first", torch.tensor(first))
         self.register_buffer("summed", torch.tensor(classes.merge == "sum"))
-        logits = spec.class_logits
-        if logits is not None and self._dense:
-            logits = replace(logits, classes=tuple(classes.student[label] for label in classes.known))
-        self.spec = replace(spec, class_names=classes.student, class_logits=logits, unknown=classes.unknown)
+        known = tuple(classes.student[label] for label in classes.known)
+        logits, queries = spec.class_logits, spec.queries
+        self.spec = replace(
+            spec,
+            class_names=classes.student,
+            class_logits=replace(logits, classes=known) if logits is not None and self._dense else logits,
+            queries=None if queries is None else replace(queries, classes=known),
+            unknown=classes.unknown,
+        )
 
     def extract(self, batch: Batch) -> Pyramid:
         """See `Detector.extract`."""
@@ -109,21 +115,27 @@ class MappedDetector(Detector):
         return kept
 
     def _named(self, seen: Observation) -> Observation:
+        if seen.queries is not None:
+            seen = replace(seen, queries=self._queries(seen.queries))
         logits = seen.class_logits
         if logits is None or logits.kind is not ClassKind.SIGMOID:
             return seen
         levels = tuple(map(self._merged, logits.levels))
         return replace(seen, class_logits=replace(logits, levels=levels, labels=self.classes.known))
 
-    def _merged(self, level: Float[Tensor, "b a k h w"]) -> Float[Tensor, "b a s h w"]:
-        return torch.stack([self._one(level, self.classes.of(label)) for label in self.classes.known], dim=2)
+    def _queries(self, own: Queries) -> Queries:
+        """What the student lacks is no object, where classes share a softmax."""
+        classes, columns = self.classes, own.logits.unbind(2)
+        logits = [merged([columns[label] for label in classes.of(one)], classes.merge) for one in classes.known]
+        if own.kind is ClassKind.SOFTMAX:
+            lost = [columns[label] for label, one in enumerate(classes.labels) if one < 0]
+            logits.append(merged([columns[-1], *lost], "sum"))
+        return replace(own, logits=torch.stack(logits, dim=2), labels=classes.known)
 
-    def _one(self, level: Float[Tensor, "b a k h w"], own: tuple[int, ...]) -> Float[Tensor, "b a h w"]:
-        if len(own) == 1:
-            return level[:, :, own[0]]
-        several = torch.stack([level[:, :, label] for label in own]).float()
-        merged = several.logsumexp(0) if self.classes.merge == "sum" else several.amax(0)
-        return merged.to(level.dtype)
+    def _merged(self, level: Float[Tensor, "b a k h w"]) -> Float[Tensor, "b a s h w"]:
+        classes, rows = self.classes, level.unbind(2)
+        found = [merged([rows[own] for own in classes.of(label)], classes.merge) for label in classes.known]
+        return torch.stack(found, dim=2)
 
     def _in_its_classes(self, pyramid: Pyramid, batch: Batch) -> tuple[Targets, ...]:
         targets = batch.targets

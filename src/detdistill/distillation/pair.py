@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from detdistill.errors import CapabilityError, ShapeError
-from detdistill.types import Batch, Need, Observation, Pyramid, sent
+from detdistill.types import Batch, ClassKind, Need, Observation, Pyramid, sent
 
 Select = Callable[[Observation], Pyramid]
 # (the student's map, stride) → the map in the teacher's channels; usually a module.
@@ -172,13 +172,20 @@ class Pair:
 
 
 def in_known_classes(student: Observation, teacher: Observation) -> Observation:
-    """The student's observation with the class logits that the teacher has rows for, see `ClassLogits.labels`."""
-    ours, theirs = student.class_logits, teacher.class_logits
-    if ours is None or theirs is None or theirs.labels is None:
-        return student
-    labels = theirs.labels
-    levels = tuple(torch.stack([level[:, :, label] for label in labels], dim=2) for level in ours.levels)
-    return replace(student, class_logits=replace(ours, levels=levels, labels=labels))
+    """The student's observation with the class logits, of cells and of queries, that the teacher has."""
+    logits, queries = (student.class_logits, teacher.class_logits), (student.queries, teacher.queries)
+    if logits[0] is not None and logits[1] is not None and (labels := logits[1].labels) is not None:
+        levels = tuple(torch.stack([level[:, :, label] for label in labels], dim=2) for level in logits[0].levels)
+        student = replace(student, class_logits=replace(logits[0], levels=levels, labels=labels))
+    if queries[0] is not None and queries[1] is not None and (labels := queries[1].labels) is not None:
+        columns = queries[0].logits.unbind(2)
+        kept = [columns[label] for label in labels]
+        if queries[0].kind is ClassKind.SOFTMAX:
+            # What the teacher does not know is to it no object.
+            others = [one for label, one in enumerate(columns) if label not in labels]
+            kept.append(torch.stack(others).logsumexp(0))
+        student = replace(student, queries=replace(queries[0], logits=torch.stack(kept, dim=2), labels=labels))
+    return student
 
 
 def grid_of(maps: Tensor) -> tuple[int, int]:

@@ -24,7 +24,8 @@ def together(recipes: Sequence[Recipe], windows: Sequence[Window]) -> Recipe:
         windows: when each teaches.
 
     Raises:
-        ConfigError: the method looks at twins, which one teacher makes.
+        ConfigError: the method looks at twins, which one teacher makes, or one after the other are to teach boxes that
+            are found once.
     """
     first = recipes[0]
     if len(recipes) == 1:
@@ -35,6 +36,11 @@ def together(recipes: Sequence[Recipe], windows: Sequence[Window]) -> Recipe:
             "one teacher. Leave ikd out, or give one teacher."
         )
     terms, starts = list[WeightedTerm](), sorted({window.start for window in windows})
+    if len(starts) > 1 and first.learnable is not None:
+        raise ConfigError(
+            f"A method whose teachers follow each other must read what they show, got {first.name}, which learns the "
+            "boxes that were found before the run. Give all teachers by --teacher."
+        )
     for number, (recipe, window) in enumerate(zip(recipes, windows, strict=True)):
         part, mark = starts.index(window.start), f"{_MARK}{number + 1}" if number else ""
         for one in recipe.terms:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from detdistill.data.annotations import Annotations
+from detdistill.detectors.base import Detector
 from detdistill.distillation.found import Learnable
 from detdistill.jobs.opening import detect
 from detdistill.jobs.samples import Opened
@@ -31,11 +32,13 @@ def finds_identity(opened: Opened) -> dict[str, Any]:
     detector = opened.teacher.detector
     settings = detector.settings
     names = ("score_threshold", "nms_threshold", "detections_per_image")
+    within = [part for part in detector.modules() if isinstance(part, Detector) and part is not detector]
     return {
         "name": detector.spec.name,
         "image": asdict(opened.taught_at),
         "agnostic": opened.config.evaluate.agnostic,
         **({} if settings is None else {name: getattr(settings, name) for name in names}),
+        **({"within": [[getattr(part.settings, name, None) for name in names] for part in within]} if within else {}),
     }
 
 
@@ -86,7 +89,7 @@ def _looked(opened: Opened, images: Annotations) -> list[Detections]:
         progress=Silence(),
     )
     # What a teacher of other classes calls an object says nothing to these.
-    known = opened.teacher.class_names == opened.data.train.class_names
+    known = opened.teacher.detector.spec.class_names == opened.data.train.class_names
     return [
         Detections(
             torch.from_numpy(one.boxes),

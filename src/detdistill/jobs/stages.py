@@ -47,7 +47,14 @@ from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.several import windows
-from detdistill.jobs.unlabelled import beside, pseudo_gain, require_pseudo, unlabelled_identity, with_teachers_boxes
+from detdistill.jobs.unlabelled import (
+    beside,
+    pseudo_gain,
+    require_pseudo,
+    require_whole,
+    unlabelled_identity,
+    with_teachers_boxes,
+)
 from detdistill.methods.catalogue import MethodSettings, build_recipe, method_tree
 from detdistill.methods.parts.choose import build_choice
 from detdistill.progress import Progress, counted
@@ -162,6 +169,7 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     if recipe.learnable is not None:
         changes = replace(changes, found=Looking(opened, recipe.learnable))
     require_pseudo(student, opened)
+    require_whole(opened, recipe.learnable)
     gain = pseudo_gain(opened)
     step = DistillationStep(student, teachers, recipe, pseudo_gain=gain, choice=choice).to(opened.first_device)
     shares = samples.reached(changes, data, watcher)

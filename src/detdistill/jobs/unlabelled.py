@@ -14,6 +14,7 @@ from detdistill.data.dataset import DetectionDataset, FoundReader, TwinReader
 from detdistill.data.loader import Beside
 from detdistill.data.unlabelled import digest, read_unlabelled
 from detdistill.detectors.base import Detector
+from detdistill.distillation.found import Learnable
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.precision import score_at_precision
@@ -85,6 +86,15 @@ def require_pseudo(student: Detector, opened: Opened) -> None:
         raise ConfigError(
             f"data.unlabelled.pseudo must be hard or none for {student.spec.name}, whose loss weighs no object by its "
             "score, got soft. Set data.unlabelled.pseudo=hard."
+        )
+
+
+def require_whole(opened: Opened, learnable: Learnable | None) -> None:
+    """Refuses to learn boxes on images without labels from a teacher that does not know all classes."""
+    if opened.unlabelled is not None and learnable is not None and not opened.same_classes:
+        raise ConfigError(
+            "data.unlabelled must be left out where the boxes of a teacher are learned that does not know all of the "
+            "data's classes, as they teach that there is nothing else, got some. Set data.unlabelled=null."
         )
 
 
