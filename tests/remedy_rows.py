@@ -7,12 +7,12 @@ that have none.
 from __future__ import annotations
 
 from remedy_rows_of_boxes import FOUND
+from remedy_rows_of_teachers import OTHERS, TEACHERS
 from remedy_words import Row, distill, evaluate, train
 
 PLAIN = "train --detector fcos/tiny --out {home}/run"
 RENAME = "Rename a file, or name it: data.train=TRAIN.json data.val=VAL.json in a run, --data FILE.json elsewhere."
 NO_CLASSES = "Write frs(class_gain=0) to imitate features only."
-OTHERS = "teacher.allow=[classes]"
 BESIDE = ("--unlabelled", "{home}/more/images")
 SMALL = ("data.image.short_side=32", "data.image.long_side=32")
 GPU_OR_PROCESSES = (
@@ -236,56 +236,6 @@ _METHODS = (
 
 _DETECTORS = (
     Row(
-        distill(teacher="others"),
-        'Say which is which, as by --classes-map "cat=car", or set teacher.allow=[classes] for a method on features.',
-        distill("--classes-map", "cat=car", teacher="others"),
-    ),
-    Row(
-        distill(teacher="others"),
-        'Say which is which, as by --classes-map "cat=car", or set teacher.allow=[classes] for a method on features.',
-        distill(OTHERS, teacher="others", method="hint"),
-    ),
-    Row(
-        distill("--then", "{home}/gfl_wide", "teacher.shares=[1]", method="hint"),
-        "Write for example teacher.shares=[1,1].",
-        distill("--then", "{home}/gfl_wide", "teacher.shares=[1,1]", method="hint"),
-    ),
-    Row(
-        distill("--teacher", "{home}/some", "teacher.choose=lowest"),
-        "Set teacher.choose=mean.",
-        distill("--teacher", "{home}/some", "teacher.choose=mean"),
-    ),
-    Row(
-        distill("--teacher", "{home}/gfl_wide", "--inherit", method="hint"),
-        "Leave out --inherit, or start from one of them by --init.",
-        distill("--teacher", "{home}/gfl_wide", "--init", "{home}/teacher", method="hint"),
-    ),
-    Row(
-        distill("--then", "{home}/gfl_wide", method="boxes"),
-        "Give all teachers by --teacher.",
-        distill("--teacher", "{home}/gfl_wide", method="boxes"),
-    ),
-    Row(
-        distill("--unlabelled", "{home}/more/images", "data.unlabelled.pseudo=none", teacher="some", method="boxes"),
-        "Set data.unlabelled=null.",
-        distill("data.unlabelled=null", teacher="some", method="boxes"),
-    ),
-    Row(
-        distill("--then", "{home}/teacher"),
-        "Leave one of them out, or name one by --teacher.",
-        distill(),
-    ),
-    Row(
-        distill("--teacher", "{home}/gfl_wide", "--self", student=None),
-        "Leave out all but one --teacher, or choose a student by --student.",
-        distill("--self", student=None),
-    ),
-    Row(
-        distill("--classes-map", "cat", teacher="others"),
-        'Write for example --classes-map "car=vehicle, truck=vehicle".',
-        distill("--classes-map", "cat=car, dog=car", teacher="others"),
-    ),
-    Row(
         distill("--inherit", OTHERS, teacher="renamed", method="hint"),
         "Leave out --inherit.",
         distill(OTHERS, teacher="renamed", method="hint"),
@@ -421,4 +371,4 @@ _DATA = (
     ),
 )
 
-ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND)
+ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND, *TEACHERS)
