@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from detdistill.methods.catalogue import METHODS
@@ -249,6 +250,8 @@ _TRAIN = "train --detector fcos/tiny --data {data} --out OUT/run --steps 4 --dry
 _DISTILL = (
     "distill --teacher {teacher} --student fcos/tiny --data {data} --method hint --out OUT/run --steps 4 --dry-run"
 )
+_EXAMPLE = f"{Path(__file__).resolve().parents[1] / 'examples' / 'own_detector.py'}:CenterNet"
+_OWN, _OWN_TAUGHT = (line.replace("fcos/tiny", _EXAMPLE) for line in (_TRAIN, _DISTILL))
 _EVALUATE = "evaluate {teacher} --data {data}"
 _PREDICT = "predict {teacher} {data}/images/val_0.png --out OUT/drawn --score 0"
 _PICTURES = (
@@ -264,6 +267,7 @@ _JSON = "--json OUT/outcome.json"
 WORDS: dict[str, Word] = {
     "train settings": Word(_TRAIN, "train.batch_size=3"),
     "train detector": Word(_TRAIN, "--detector fcos/small"),
+    "train detector-args": Word(_OWN, "--detector-args width=8"),
     "train data": Word(_TRAIN, "--data {other}"),
     "train init": Word(_TRAIN, "--init {tutor}"),
     "train out": Word(_TRAIN, "--out OUT/elsewhere"),
@@ -278,6 +282,7 @@ WORDS: dict[str, Word] = {
     "distill teacher": Word(_DISTILL, "--teacher {tutor}"),
     "distill then": Word(_DISTILL, "--then {tutor}"),
     "distill student": Word(_DISTILL, "--student fcos/small"),
+    "distill student-args": Word(_OWN_TAUGHT, "--student-args width=8"),
     "distill data": Word(_DISTILL, "--data {other}"),
     "distill classes-map": Word(
         _DISTILL.replace("{teacher}", "{stranger}"), "--classes-map cat=square,dog=bar", "allowed"

@@ -40,35 +40,71 @@ from detdistill.threads import quiet_threads
 
 if TYPE_CHECKING:
     from detdistill.data.formats import Format
-    from detdistill.detectors.base import Detector, DetectorSpec
+    from detdistill.detectors.base import BoxLayout, ClassLayout, Detector, DetectorSpec, PyramidLayout
     from detdistill.detectors.catalogue import Family, parse_detector
+    from detdistill.detectors.checking import check_detector
     from detdistill.detectors.frozen import FrozenTeacher
     from detdistill.detectors.inherit import inherit
+    from detdistill.detectors.own_code import trust_code
+    from detdistill.detectors.preprocess import Normaliser
     from detdistill.detectors.settings import DetectorSettings, PyramidSettings
+    from detdistill.detectors.wrapping import wrap
     from detdistill.distillation.step import DistillationStep
     from detdistill.jobs import stages
     from detdistill.methods.catalogue import Method, build_recipe, method_text, parse_method
     from detdistill.progress import ScreenProgress
     from detdistill.store.layout import RunFolder
     from detdistill.training.signals import Interrupted
-    from detdistill.types import Batch, Clock, Cost, Observation, StepReport, Targets
+    from detdistill.types import (
+        Batch,
+        BoxDistributions,
+        ClassKind,
+        ClassLogits,
+        Clock,
+        Cost,
+        Detections,
+        Need,
+        Observation,
+        Pyramid,
+        StepReport,
+        Targets,
+        TaskLoss,
+    )
 
     __version__: str
 
 _HOMES = {
     "data.formats": ("Format",),
-    "detectors.base": ("Detector", "DetectorSpec"),
+    "detectors.base": ("BoxLayout", "ClassLayout", "Detector", "DetectorSpec", "PyramidLayout"),
+    "detectors.checking": ("check_detector",),
     "detectors.frozen": ("FrozenTeacher",),
     "detectors.inherit": ("inherit",),
     "detectors.catalogue": ("Family", "parse_detector"),
+    "detectors.own_code": ("trust_code",),
+    "detectors.preprocess": ("Normaliser",),
     "detectors.settings": ("DetectorSettings", "PyramidSettings"),
+    "detectors.wrapping": ("wrap",),
     "distillation.step": ("DistillationStep",),
     "jobs.stages": ("stages",),
     "methods.catalogue": ("Method", "build_recipe", "method_text", "parse_method"),
     "progress": ("ScreenProgress",),
     "store.layout": ("RunFolder",),
     "training.signals": ("Interrupted",),
-    "types": ("Batch", "Clock", "Cost", "Observation", "StepReport", "Targets"),
+    "types": (
+        "Batch",
+        "BoxDistributions",
+        "ClassKind",
+        "ClassLogits",
+        "Clock",
+        "Cost",
+        "Detections",
+        "Need",
+        "Observation",
+        "Pyramid",
+        "StepReport",
+        "Targets",
+        "TaskLoss",
+    ),
 }
 
 # What the commands do, the stages of a run, a loop of one's own, and what flows in it.
@@ -78,6 +114,8 @@ __all__ += ["Interrupted", "RunFolder", "ScreenProgress", "errors", "quiet_threa
 __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_detector", "save_detector"]
 __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]
 __all__ += ["Family", "Format", "Method", "register_detector", "register_format", "register_method"]
+__all__ += ["BoxDistributions", "BoxLayout", "ClassKind", "ClassLayout", "ClassLogits", "Detections", "Need"]
+__all__ += ["Normaliser", "Pyramid", "PyramidLayout", "TaskLoss", "check_detector", "trust_code", "wrap"]
 __all__ += ["Batch", "Clock", "Cost", "Detector", "DetectorSettings", "DetectorSpec"]
 __all__ += ["Observation", "PyramidSettings", "StepReport", "Targets", "__version__"]
 

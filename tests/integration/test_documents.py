@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +15,8 @@ import pytest
 import torch
 
 from detdistill import build_detector, load_detector, save_detector
+from detdistill.cli import main
+from detdistill.detectors import own_code
 from detdistill.scenes import SCENE_CLASSES, make_scenes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,3 +65,31 @@ def test_the_plain_loop_example_learns(here: Path) -> None:
     assert len(losses) == 6
     assert losses[-1] < losses[0]
     assert (here / "runs/mine/student.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_guide_to_a_detector_of_ones_own(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(own_code, "_trusted", set())
+    guide = (ROOT / "docs" / "own_detector.md").read_text(encoding="utf-8")
+    shutil.copy(ROOT / "examples" / "own_detector.py", here)
+    Path("my_data").symlink_to("runs/demo/scenes")
+    shutil.copytree("runs/demo/teacher", "runs/teacher")
+    for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", guide, flags=re.DOTALL):
+        Path(name).write_text(code, encoding="utf-8")
+    short = [
+        "train.steps=2",
+        "train.batch_size=2",
+        "train.threads=1",
+        "data.image.short_side=48",
+        "data.image.long_side=80",
+    ]
+    for line in re.findall(r"^detdistill (.*)$", guide, flags=re.MULTILINE):
+        words = shlex.split(line)
+        assert main([words[0], *(short if words[0] != "evaluate" else []), *words[1:]]) == 0, capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "yolo_like:yolo: Yolo shows maps of stride 8 (16 channels), 16 (32 channels)" in told.err + told.out
+    exec(compile(Path("look.py").read_text(encoding="utf-8"), "look.py", "exec"), {})
+    assert "nothing is wrong with it" in capsys.readouterr().out

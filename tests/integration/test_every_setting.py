@@ -202,7 +202,7 @@ def leaves(kind: type[Any], path: tuple[str, ...] = ()) -> Iterator[str]:
 def test_every_setting_has_a_row() -> None:
     assert set(leaves(RunConfig)) == set(ROWS)
     shared = {one.name for one in fields(FAMILIES["fcos"].settings)}
-    for name, family in FAMILIES.items():
+    for name, family in ((name, one) for name, one in FAMILIES.items() if one.presets):
         own = {one.name for one in fields(family.settings)}
         assert own - shared <= set(DETECTORS[name]) <= own, name
     assert shared == set(DETECTORS["fcos"])

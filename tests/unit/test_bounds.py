@@ -55,7 +55,7 @@ def walked(kind: Any, prefix: str, **needs: str) -> Iterator[Number]:
 
 def numbers() -> list[Number]:
     found = list(walked(RunConfig, ""))
-    for name, family in FAMILIES.items():
+    for name, family in ((name, one) for name, one in FAMILIES.items() if one.presets):
         found += walked(family.settings, "student", student=f"{name}/{next(iter(family.presets))}")
     for name, method in METHODS.items():
         found += walked(method.settings, "method", method=f"{name}(hint)" if method.wraps else name)

@@ -58,7 +58,7 @@ def test_every_key_of_a_config_file_is_here_and_no_other() -> None:
         "longer=2",
     ]
     options = {"data": "d", "out": "o", "teacher": "t"}
-    for family in FAMILIES.values():
+    for family in (one for one in FAMILIES.values() if one.presets):
         student = f"{family.name}/{next(iter(family.presets))}"
         run = read_run_config(None, image, purpose="distill", options={**options, "student": student, "method": "hint"})
         written |= set(leaves(run.as_dict()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from detdistill.api.pieces import Place, Source, run_config
+from detdistill.api.pieces import Place, Source, run_config, typed
 from detdistill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def doctor(
     then: Source | Sequence[Source] | None = None,
     teachers: Sequence[str] = (),
     student: str | None = None,
+    student_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
     classes_map: str | None = None,
     unlabelled: Place | None = None,
@@ -48,10 +49,11 @@ def doctor(
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth]; several teach together.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS; several teach together.
         then: Teachers that follow, one after the other, each for a part of the steps.
         teachers: Instead of --teacher: those to rank, each by a short training, several minutes in all.
-        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
+        student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.
         unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
@@ -83,13 +85,14 @@ def doctor(
 
     if teacher is not None and teachers:
         raise ConfigError(f"--teacher must be left out where --teachers are given, got {teacher}. Leave it out.")
-    several = [place for word in teachers for place in _places(str(word))]
+    several = [typed(place) for word in teachers for place in _places(str(word))]
     config = run_config(
         *settings,
         purpose="distill",
         teacher=several[0] if several else teacher,
         then=then,
         student=student,
+        student_args=student_args,
         data=data,
         classes_map=classes_map,
         unlabelled=unlabelled,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detdistill.api.checking import doctor
-from detdistill.api.pieces import Place, Source
+from detdistill.api.pieces import Place, Source, typed
 from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
 
@@ -45,7 +45,7 @@ def evaluate(
     """Measure a detector's average precision as COCO, KITTI, Pascal VOC or AID does.
 
     Args:
-        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
         data: Data set folder, COCO JSON, or data.yaml; for kitti and kitti11 a data set in KITTI's own layout.
         split: Which images of the folder; test where the data set has such.
         protocol: By whose rules: coco, kitti, kitti11, voc, voc11, aid, aid_merged, or what a package adds. kitti11 and
@@ -65,7 +65,7 @@ def evaluate(
     from detdistill.jobs.evaluate import evaluate_job
 
     return evaluate_job(
-        str(checkpoint),
+        typed(checkpoint),
         Path(data),
         split=split,
         protocol=protocol,
@@ -93,7 +93,7 @@ def predict(
     """Draw what a detector finds on images, and write it as JSON.
 
     Args:
-        checkpoint: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
         images: Image files, or folders of them.
         data: A data set, all images of whose splits are looked at too.
         out: Folder for the drawings and predictions.json; without it nothing is drawn.
@@ -112,7 +112,7 @@ def predict(
 
     folder, labels, whole = (None if one is None else Path(one) for one in (out, coco, data))
     return predict_job(
-        str(checkpoint),
+        typed(checkpoint),
         tuple(map(Path, images)),
         data=whole,
         out=folder,
@@ -182,7 +182,7 @@ def profile(
     """Tell what a detector costs: parameters, multiply-adds, and time an image.
 
     Args:
-        model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, or torchvision:NAME.
+        model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, torchvision:NAME, or MODULE:CLASS.
         size: Height and width of the image in pixels; 224 224 by default.
         classes: How many classes a detector has that is no run; 80 by default.
 
@@ -192,7 +192,7 @@ def profile(
     """
     from detdistill.jobs.profile import profile_job
 
-    return profile_job(str(model), size=size, classes=classes, progress=progress)
+    return profile_job(typed(model), size=size, classes=classes, progress=progress)
 
 
 def pictures(
@@ -213,7 +213,7 @@ def pictures(
     Args:
         alone: Run folder of the student alone.
         distilled: Run folder of the distilled student.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
         data: Data set folder, COCO JSON, or data.yaml; its validation images are drawn.
         out: The PNG to write.
         seed: Decides which images are drawn at random.
@@ -232,7 +232,7 @@ def pictures(
 
     places: dict[str, Any] = {"alone": Path(alone), "distilled": Path(distilled), "data": Path(data), "out": Path(out)}
     drawn: dict[str, Any] = {"seed": seed, "images": images, "score": score, "agnostic": agnostic}
-    return pictures_job(**places, **drawn, teacher=str(teacher), progress=progress)
+    return pictures_job(**places, **drawn, teacher=typed(teacher), progress=progress)
 
 
 def diagnose(run: Place, /, *, alone: Place | None = None, progress: Progress | None = None) -> DiagnoseOutcome:
@@ -308,7 +308,8 @@ def audit_data(
 
     Args:
         path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml; nothing in it is changed.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth]; it may have learned from these very labels.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS; it may
+            have learned from these very labels.
         out: Folder for findings.csv, findings.png and proposals.json, the labels in COCO's form with the proposals.
         split: Which images of the folder; test where the data set has such.
         score: Leave out what is less likely, 0 to 1; the score ranks, and is no probability.
@@ -322,5 +323,5 @@ def audit_data(
     from detdistill.jobs.audit import audit_job
 
     return audit_job(
-        Path(path), teacher=str(teacher), out=Path(out), split=split, score=score, images=images, progress=progress
+        Path(path), teacher=typed(teacher), out=Path(out), split=split, score=score, images=images, progress=progress
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Place = Path | str
 """A file or folder."""
 Source = str | Path
-"""Where a detector comes from: a run folder, a checkpoint, or torchvision:NAME."""
+"""Where a detector comes from: a run folder, a checkpoint, torchvision:NAME, or MODULE:CLASS=WEIGHTS."""
 
 Entry = TypeVar("Entry")
 
@@ -31,6 +31,7 @@ def run_config(
     teacher: Source | Sequence[Source] | None = None,
     then: Source | Sequence[Source] | None = None,
     student: str | None = None,
+    student_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
     classes_map: str | None = None,
     unlabelled: Place | None = None,
@@ -88,7 +89,9 @@ def run_config(
         "train.steps": steps,
         "seed": seed,
     }
-    return read_run_config(file, written, purpose=purpose, options=options, itself=itself)
+    return read_run_config(
+        file, written, purpose=purpose, options=options, itself=itself, arguments=student_args, typed=True
+    )
 
 
 def _plain(data: Place | Sequence[Place] | None) -> str | list[str] | None:
@@ -149,7 +152,7 @@ def load_detector(source: Source, *, allow: Sequence[str] = (), progress: Progre
     """A detector from a run, a checkpoint or torchvision, with its class names and image size.
 
     Args:
-        source: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
+        source: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
         allow: Beginnings of tensor names that may be missing, left over or of another shape.
 
     Example:
@@ -159,7 +162,7 @@ def load_detector(source: Source, *, allow: Sequence[str] = (), progress: Progre
     """
     from detdistill.jobs.opening import open_detector
 
-    return open_detector(str(source), allow=allow, progress=progress)
+    return open_detector(typed(source), allow=allow, progress=progress)
 
 
 def save_detector(detector: Detector, out: Place, *, image: Mapping[str, Any] | ImageSettings) -> None:
@@ -183,7 +186,7 @@ def build_detector(detector: str | DetectorSettings, class_names: Sequence[str],
     """A fresh detector.
 
     Args:
-        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny, or what `parse_detector` made of it.
+        detector: FAMILY/PRESET, FAMILY/BACKBONE or MODULE:CLASS, such as fcos/tiny, or what `parse_detector` made.
 
     Example:
         >>> detdistill.build_detector("fcos/tiny", ("car", "truck")).spec.class_names
@@ -191,6 +194,7 @@ def build_detector(detector: str | DetectorSettings, class_names: Sequence[str],
     """
     from detdistill.detectors.catalogue import build_detector, parse_detector
 
+    typed(detector if isinstance(detector, str) else detector.name)
     settings = parse_detector(detector) if isinstance(detector, str) else detector
     return build_detector(settings, tuple(class_names), seed=seed)
 
@@ -211,6 +215,14 @@ def register_format(data_format: Entry) -> Entry:
     """Adds a data format for this process; a package adds one by the group ``detdistill.formats``."""
     registered: Entry = importlib.import_module("detdistill.data.formats").FORMATS.register(data_format)
     return registered
+
+
+def typed(source: Source) -> str:
+    """A word of a user that says where a detector comes from; code that it names may then be imported."""
+    from detdistill.detectors.own_code import trust_typed
+
+    trust_typed(source)
+    return str(source)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[Path | None, tuple[str, ...]]:

@@ -21,6 +21,7 @@ def prove(
     *settings: Place,
     teacher: Source | None = None,
     student: str | None = None,
+    student_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
     unlabelled: Place | None = None,
     method: str | None = None,
@@ -49,8 +50,9 @@ def prove(
 
     Args:
         settings: A config file of the distillation, then settings that win over it, such as train.lr=0.01.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
+        student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
         method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
@@ -87,6 +89,7 @@ def prove(
     training: dict[str, Any] = {
         "teacher": teacher,
         "student": student,
+        "student_args": student_args,
         "unlabelled": unlabelled,
         "method": method,
         "strength": strength,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def train(
     *settings: Place,
     detector: str | None = None,
+    detector_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
     init: Source | None = None,
     out: Place | None = None,
@@ -34,7 +35,8 @@ def train(
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
-        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
+        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as retinanet/resnet18, or one of your own, MODULE:CLASS.
+        detector_args: Arguments of a detector of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --detector, of the same kind.
         out: Folder of the run.
@@ -61,6 +63,7 @@ def train(
         *settings,
         purpose="train",
         student=detector,
+        student_args=detector_args,
         data=data,
         init=init,
         out=out,
@@ -88,6 +91,7 @@ def distill(
     teacher: Source | Sequence[Source] | None = None,
     then: Source | Sequence[Source] | None = None,
     student: str | None = None,
+    student_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
     classes_map: str | None = None,
     unlabelled: Place | None = None,
@@ -114,9 +118,10 @@ def distill(
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth]; several teach together.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS; several teach together.
         then: Teachers that follow, one after the other, each for a part of the steps.
-        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
+        student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.
         unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
@@ -161,6 +166,7 @@ def distill(
         teacher=teacher,
         then=then,
         student=student,
+        student_args=student_args,
         data=data,
         classes_map=classes_map,
         unlabelled=unlabelled,

@@ -18,6 +18,7 @@ def tune(
     *settings: Place,
     teacher: Source | None = None,
     student: str | None = None,
+    student_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
     methods: Sequence[str] = ("hint", "frs", "ssim", "pkd"),
     strengths: Sequence[float] = (3.0, 1.0, 10.0, 0.3),
@@ -39,8 +40,9 @@ def tune(
 
     Args:
         settings: A config file of the final training, then settings that win over it, such as train.lr=0.01.
-        teacher: Run folder, checkpoint, or torchvision:NAME[=FILE.pth].
-        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
+        student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         methods: What to try, each at every strength; `detdistill methods` lists all.
         strengths: How strong each is tried, in that order; the student alone, strength 0, is tried in any case.
@@ -81,6 +83,7 @@ def tune(
         purpose="distill",
         teacher=teacher,
         student=student,
+        student_args=student_args,
         data=data,
         method=methods[0],
         init=init,

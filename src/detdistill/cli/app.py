@@ -19,13 +19,15 @@ from detdistill.training.world import says
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 # Of a message that quotes what is longer than anybody reads, so much of its beginning and of its end.
 _FIRST, _LAST = 2500, 1000
+TRUST = "--trust-code"
 
 
 def build_app() -> App:
     """The application with all its commands."""
     app = App(
         name="detdistill",
-        help="Make a small object detector better by distilling a large one into it.",
+        help="Make a small object detector better by distilling a large one into it.\n\n"
+        f"{TRUST}, with any command: import the code that checkpoints and runs name for detectors of your own.",
         version=lambda: detdistill.__version__,
         help_format="plaintext",
         default_parameter=Parameter(negative=()),
@@ -82,7 +84,7 @@ def _run(arguments: list[str]) -> int:
     quiet_threads()
     # Data-parallel training would warn once per process that all parameters were used.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    tokens = _help_as_option(arguments)
+    tokens = _trusting(_help_as_option(arguments))
     code = BAD_INPUT
     try:
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
@@ -111,6 +113,13 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt as stopped:
         message, code = str(stopped) or "interrupted", INTERRUPTED
     return _said(message, code)
+
+
+def _trusting(tokens: list[str]) -> list[str]:
+    """What is left but for the word, of any command, that code which checkpoints name may be imported."""
+    if TRUST in tokens:
+        detdistill.trust_code()
+    return [token for token in tokens if token != TRUST]
 
 
 def _help_as_option(tokens: list[str]) -> list[str]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _WRITTEN = {"settings": Parameter(name="CONFIG.yaml KEY=VALUE")}
 _WRITTEN |= {word: Parameter(name=f"--{name}") for word, name in OPTION_NAMES.items()}
 # Several places after one word.
-_WRITTEN |= dict.fromkeys(("runs", "against"), Parameter(consume_multiple=True))
+_WRITTEN |= dict.fromkeys(("runs", "against", "student_args", "detector_args"), Parameter(consume_multiple=True))
 _FILE = Annotated[Path | None, Parameter(help="Also write the figures to this file, as JSON.")]
 _JSON = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_FILE)
 

@@ -28,10 +28,20 @@ def nearest_factor(ratio: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PyramidLayout:
-    """The neck's output: nominal strides in pixels, fine to coarse, and the channels of every level."""
+    """The neck's output: nominal strides in pixels, fine to coarse, and the channels of all levels, or of each."""
 
     strides: tuple[int, ...]
-    channels: int
+    channels: int | tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.channels, tuple) and len({*self.channels}) == 1:
+            object.__setattr__(self, "channels", self.channels[0])
+
+    def at(self, stride: int) -> int:
+        """The channels of the level of a stride."""
+        if isinstance(self.channels, int):
+            return self.channels
+        return self.channels[self.strides.index(stride)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def complexity(detector: Detector, *, height: int, width: int) -> Complexity:
             pyramid, heads = detector.extract(batch), detector.model.roi_heads
             proposals = int(detector.model.rpn._post_nms_top_n["testing"])
             cells = heads.box_roi_pool.output_size
-            pooled = torch.zeros((proposals, detector.spec.maps.channels, *cells), device=batch.images.device)
+            pooled = torch.zeros((proposals, pyramid.levels[0].shape[1], *cells), device=batch.images.device)
             macs[HEADS] = _macs(lambda: detector.observe(pyramid, batch, {Need.CLASS_LOGITS}))
             macs[SECOND_STAGE] = _macs(lambda: heads.box_predictor(heads.box_head(pooled)))
         else:

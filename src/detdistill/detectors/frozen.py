@@ -65,11 +65,11 @@ class FrozenTeacher:
             CapabilityError: the pyramid's strides or channels are not those that the teacher's heads read.
         """
         layout = self.spec.maps
-        channels = {level.shape[1] for level in pyramid.levels}
-        if pyramid.strides != layout.strides or channels != {layout.channels}:
+        channels = tuple(level.shape[1] for level in pyramid.levels)
+        if pyramid.strides != layout.strides or channels != tuple(map(layout.at, layout.strides)):
             raise CapabilityError(
                 f"a pyramid for the heads of {self.spec.name} must have strides {layout.strides} and "
-                f"{layout.channels} channels, got strides {pyramid.strides} and channels {sorted(channels)}. "
+                f"{layout.channels} channels, got strides {pyramid.strides} and channels {sorted({*channels})}. "
                 "Let the teacher read its own features."
             )
         own = self._detector.spec.maps.strides

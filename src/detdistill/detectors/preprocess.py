@@ -47,7 +47,9 @@ def pixel_statistics(settings: DetectorSettings) -> tuple[Channels, Channels]:
 
 
 def with_pixel_statistics(settings: Settings) -> Settings:
-    """The settings with mean and std written out, so that they stand alone."""
+    """The settings with mean and std written out, so that they stand alone, unless those are their own code's."""
+    if not settings.says_pixels:
+        return settings
     mean, std = pixel_statistics(settings)
     return replace(settings, mean=mean, std=std)
 

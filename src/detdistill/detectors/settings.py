@@ -49,6 +49,9 @@ class DetectorSettings(ABC):
     named_by: ClassVar[tuple[str, ...]] = ("family",)
     """The keys whose values the detector's name decides, which nobody sets beside it."""
 
+    says_pixels: ClassVar[bool] = True
+    """Whether None for `mean` and `std` stands for numbers that are known; False: for what the detector's code has."""
+
     def __post_init__(self) -> None:
         self.require_one_of("family", (self.tag(),))
         self.require_at_least_one("detections_per_image")

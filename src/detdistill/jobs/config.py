@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from detdistill.data.transforms import STRENGTHS
 from detdistill.detectors.catalogue import namesake, parse_detector
+from detdistill.detectors.own_code import trust_typed, with_arguments
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
@@ -61,6 +62,8 @@ def read_run_config(
     purpose: Literal["train", "distill"],
     options: Mapping[str, object] | None = None,
     itself: bool = False,
+    arguments: Sequence[str] = (),
+    typed: bool = False,
 ) -> RunConfig:
     """The run that a config file and the command line describe, complete and checked.
 
@@ -72,6 +75,8 @@ def read_run_config(
         options: values by dotted key, such as ``{"student.detector": "fcos/tiny"}``; None values are left out.
         itself: self-distillation: the student is what its teacher's checkpoint says that the teacher is. Without it a
             student that nobody names is what the checkpoint says that the run starts from.
+        arguments: further ones of a student of one's own, as ``width=24``.
+        typed: whether a user gave file and words, so that code which they name may be imported.
     """
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in (options or {}).items()}
     given = [Override(tuple(key.split(".")), value, key) for key, value in plain.items() if value is not None]
@@ -89,6 +94,7 @@ def read_run_config(
     for override in overrides:
         if override.path in _CHOOSING:
             _choose(tree, override)
+    _name_code(tree, arguments=arguments, typed=typed)
     if itself:
         tree["student"] = _teachers_own(tree, named)
     elif isinstance(tree.get("init"), str):
@@ -244,6 +250,17 @@ def _choose(tree: Tree, override: Override) -> None:
         tree[section] = override.value
     elif not (isinstance(before, dict) and before.get(key[0]) == override.value):
         tree[section] = {key[0]: override.value}
+
+
+def _name_code(tree: Tree, *, arguments: Sequence[str], typed: bool) -> None:
+    """Gives a student of one's own further arguments; code that a user names may then be imported."""
+    if arguments:
+        student = tree.get("student")
+        student = {key: value for key, value in student.items() if key != "source"} if isinstance(student, dict) else {}
+        tree["student"] = {**student, "detector": with_arguments(str(student.get("detector", "")), arguments)}
+    if typed:
+        chosen = [tree[section].get(_SHORT[section]) for section in _SHORT if isinstance(tree.get(section), dict)]
+        trust_typed(*chosen, tree.get("init"))
 
 
 def _require(tree: Tree, section: str, *, option: str, named: str) -> None:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detdistill.detectors.base import Detector
+from detdistill.detectors.families.own import moved
 from detdistill.detectors.hf.files import PREFIX as HF
 from detdistill.detectors.hf.files import moved as moved_hf
 from detdistill.detectors.hf_teachers import load_hf, saved_hf_settings
 from detdistill.detectors.load_report import LoadedDetector
+from detdistill.detectors.own_code import names_code, taken_apart
 from detdistill.detectors.predictions import load_predictions
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision, untrained_torchvision
 from detdistill.errors import ConfigError, either
+from detdistill.store.own import load_own, own_settings
 from detdistill.store.students import load_detector, saved_settings
 
 
@@ -82,7 +85,15 @@ PREDICTIONS = Door(
     open=lambda text, _: load_predictions(_there(text)),
 )
 
-DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, PREDICTIONS, RUN)
+OWN = Door(
+    form="MODULE:CLASS=WEIGHTS",
+    recognises=names_code,
+    open=lambda text, allow: load_own(taken_apart(text), allow=allow),
+    settings=lambda text: own_settings(taken_apart(text)),
+    moved=moved,
+)
+
+DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, OWN, PREDICTIONS, RUN)
 """All of them; the first that recognises a text opens it."""
 
 

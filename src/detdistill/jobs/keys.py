@@ -28,7 +28,10 @@ _UNIONS = (Union, UnionType)
 _PLAIN = {float: "number", int: "whole number", bool: "true or false", str: "text", NoneType: "null"}
 _PLAIN |= {pathlib.Path: "path", Any: "text", Mapping: "section"}
 _WORDS = {"str": "text", "Place": "path", "bool": "flag", "int": "whole number", "float": "number"}
-_WORDS |= {"Source": "run folder, checkpoint or torchvision:NAME", "tuple[int, int]": "two whole numbers"}
+_WORDS |= {
+    "Source": "run folder, checkpoint, torchvision:NAME or MODULE:CLASS=WEIGHTS",
+    "tuple[int, int]": "two whole numbers",
+}
 _WORDS |= {"Sequence[Place]": "several paths"}
 _GIVEN = "to be given"
 _NOT_FOUND = 9

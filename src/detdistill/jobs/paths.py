@@ -71,6 +71,9 @@ def _changed(tree: Tree, change: Callable[[str], str]) -> Tree:
     student = found.get("student")
     if isinstance(student, dict) and isinstance(name := student.get("detector"), str):
         naming, kind = naming_of(name), settings_type(name)
-        moved = name if naming is None else naming.moved(name, change)
-        found["student"] = {**with_paths(student, kind, changed), "detector": moved}
+        student = with_paths(student, kind, changed)
+        for key in ("detector", *kind.named_by) if naming is not None else ():
+            if naming is not None and isinstance(student.get(key), str):
+                student[key] = naming.moved(student[key], change)
+        found["student"] = student
     return found

@@ -11,8 +11,9 @@ from detdistill.bench.machine import machine
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, naming_of, parse_detector
 from detdistill.detectors.complexity import SECOND_STAGE, Complexity, complexity, seconds_per_image
+from detdistill.detectors.own_code import taken_apart
 from detdistill.errors import ConfigError
-from detdistill.jobs.doors import RUN, door_of, kinds_of_source
+from detdistill.jobs.doors import OWN, RUN, door_of, kinds_of_source
 from detdistill.jobs.opening import available_device, open_detector
 from detdistill.progress import Progress, Silence
 
@@ -87,6 +88,8 @@ def profiled(model: str, detector: Detector, *, height: int, width: int, rounds:
 
 def _open(model: str, classes: int | None, progress: Progress) -> Detector:
     door, fresh = door_of(model), naming_of(model)
+    if door is OWN and taken_apart(model).weights:
+        fresh = None
     if fresh is None and (door is not RUN or Path(model).exists()):
         if classes is not None:
             raise ConfigError(f"The number of classes must be left out for {model}, got {classes}. It has its own.")

@@ -112,7 +112,7 @@ class StudentChoice:
     """The detector that is trained.
 
     Attributes:
-        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny or retinanet/resnet18.
+        detector: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/tiny, or one's own, MODULE:CLASS or FILE.py:CLASS.
         settings: what it stands for, changed where the user did so.
     """
 
@@ -136,7 +136,7 @@ class TeacherSettings:
     """The detector that teaches.
 
     Attributes:
-        source: a run folder or checkpoint of ours, or ``"torchvision:NAME[=FILE]"``.
+        source: a run folder or checkpoint of ours, ``"torchvision:NAME[=FILE]"``, or one's own, MODULE:CLASS=WEIGHTS.
         then: teachers that follow, one after the other, each in a part of the run of its own.
         shares: how long those of `source` and each that follows teach; only the ratios count. None: equally long.
         choose: which of several teachers the student follows: ``mean`` all alike; on each image and level the one whose

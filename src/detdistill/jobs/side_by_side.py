@@ -13,6 +13,7 @@ from threading import Thread
 from types import MappingProxyType
 from typing import TypeVar
 
+from detdistill.detectors.own_code import trust_keys, trusted
 from detdistill.errors import DistillError
 from detdistill.training.signals import watch_signals
 
@@ -52,8 +53,8 @@ def side_by_side(
     processes = ProcessPoolExecutor(
         min(jobs, len(work)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with,
-        initargs=(os.getpid(),),
+        initializer=_begin,
+        initargs=(os.getpid(), trusted()),
     )
     with watch_signals() as stop, processes as pool:
         try:
@@ -82,6 +83,12 @@ def side_by_side(
 def _stop() -> None:
     for child in multiprocessing.active_children():
         child.terminate()
+
+
+def _begin(parent: int, known: frozenset[str]) -> None:
+    """What a process begins with: the word for code of others that its parent has."""
+    trust_keys(known)
+    _end_with(parent)
 
 
 def _end_with(parent: int) -> None:

@@ -43,6 +43,7 @@ from detdistill.jobs.grids import require_grids
 from detdistill.jobs.identity import brought_up, outermost, own_identity
 from detdistill.jobs.inputs import open_inputs
 from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, evaluation, measure, report
+from detdistill.jobs.own import check_own
 from detdistill.jobs.paths import written_from
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
@@ -137,12 +138,14 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
 
     Raises:
         ConfigError: the student alone was trained otherwise, and that is not allowed for.
+        CapabilityError: a detector of one's own does not do what its spec says.
     """
     watcher, config, data = watched_by_leader(progress), opened.config, opened.data
     for note in pixel_notes(config.student.settings):
         watcher.say(note)
     student = build_detector(config.student.settings, data.train.class_names, seed=config.seed)
     set_image_size(student, data.image)
+    check_own(opened, student, watcher)
     started = None if opened.start is None else opened.start.initialise(student, watcher)
     if config.evaluate.agnostic:
         for detector in (student, *(one.detector for one in (opened.teacher, opened.alone) if one is not None)):

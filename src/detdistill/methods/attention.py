@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -166,10 +167,10 @@ def build_attention(student: DetectorSpec, teacher: DetectorSpec, settings: Atte
         student_mask=settings.student_mask,
     )
     strides, identity = shared_strides(student, teacher), settings.aligner == "identity"
-    ours, theirs = student.maps.channels, teacher.maps.channels
+    ours, theirs = student.maps.at, teacher.maps.at
     # Made in this order, whichever gains are 0: what each draws at random is the same in every choice of terms.
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
-    channels = per_stride(strides, lambda _: nn.Identity() if identity else nn.Linear(ours, theirs))
+    channels = per_stride(strides, lambda one: nn.Identity() if identity else nn.Linear(ours(one), theirs(one)))
     cells = per_stride(strides, lambda _: nn.Identity() if identity else nn.Conv2d(1, 1, 3, padding=1))
     terms: tuple[tuple[str, Measure, nn.Module | None, float | None, float], ...] = (
         ("features", features, align, settings.feature_gain, numbers.features),
@@ -203,18 +204,18 @@ def _relations(student: DetectorSpec, teacher: DetectorSpec, settings: Attention
     strides = shared_strides(student, teacher)
     position = {s: min(student.maps.strides.index(s), len(BLOCK_POOLS) - 1) for s in strides}
 
-    def blocks(channels: int) -> nn.ModuleDict:
+    def blocks(channels: Callable[[int], int]) -> nn.ModuleDict:
         return per_stride(
             strides,
             lambda stride: NonLocalBlock(
-                channels,
+                channels(stride),
                 inner=BLOCK_CHANNELS[position[stride]],
                 pool=BLOCK_POOLS[position[stride]],
                 batch_norm=settings.norm == "batch",
             ),
         )
 
-    students, teachers = blocks(student.maps.channels), blocks(teacher.maps.channels)
+    students, teachers = blocks(student.maps.at), blocks(teacher.maps.at)
     return Relations(students, teachers, aligner_for(student, teacher, settings.aligner, strides=strides), norm)
 
 

@@ -121,10 +121,7 @@ def build_crosskd(student: DetectorSpec, teacher: DetectorSpec, settings: CrossK
     given = (settings.class_gain, settings.box_gain, settings.distribution_gain)
     after, note = _after(student, teacher, settings, numbers)
     strides = shared_strides(student, teacher)
-    channels = teacher.maps.channels
-    align = (
-        IdentityAlign(channels, channels) if after else aligner_for(student, teacher, settings.aligner, strides=strides)
-    )
+    align = IdentityAlign() if after else aligner_for(student, teacher, settings.aligner, strides=strides)
     costs: tuple[tuple[str, Knowledge, CrossCost, Need], ...] = (
         ("classes", Knowledge.CLASSIFICATION, class_costs, Need.CLASS_LOGITS),
         ("boxes", Knowledge.LOCALIZATION, box_costs, Need.BOXES),

@@ -116,10 +116,11 @@ def aligner_for(
         ConfigError: an unknown aligner.
     """
     require_one_of("aligner", aligner, ("auto", "identity", *_KERNELS))
-    ours, theirs = student.maps.channels, teacher.maps.channels
-    if aligner == "identity" or (aligner == "auto" and ours == theirs):
-        return IdentityAlign(ours, theirs)
-    return ConvAlign(ours, theirs, strides=strides, kernel=_KERNELS.get(aligner, 1), relu=relu)
+    channels = {stride: (student.maps.at(stride), teacher.maps.at(stride)) for stride in strides}
+    if aligner == "identity" or (aligner == "auto" and all(ours == theirs for ours, theirs in channels.values())):
+        of_levels = [IdentityAlign(*both) for both in channels.values()]  # each refuses channels that differ
+        return of_levels[0]
+    return ConvAlign(student.maps.at, teacher.maps.at, strides=strides, kernel=_KERNELS.get(aligner, 1), relu=relu)
 
 
 def recipe_of(name: str, terms: Iterable[WeightedTerm], *, notes: tuple[str, ...] = ()) -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -125,7 +125,7 @@ def build_fgd(student: DetectorSpec, teacher: DetectorSpec, settings: FGDSetting
         ("foreground", looks.error_at(foreground)),
         ("background", looks.error_at(background)),
         ("attention", looks.difference),
-        ("relation", GlobalRelation(strides, channels=teacher.maps.channels)),
+        ("relation", GlobalRelation(strides, channels=teacher.maps.at)),
     )
     terms = []
     for (name, measure), own, known in zip(measures, given, numbers.gains, strict=True):
@@ -183,13 +183,13 @@ class GlobalRelation(nn.Module):
 
     Args:
         strides: the levels to compare.
-        channels: of the teacher's levels.
+        channels: of the teacher's level of a stride.
     """
 
-    def __init__(self, strides: Sequence[int], *, channels: int) -> None:
+    def __init__(self, strides: Sequence[int], *, channels: Callable[[int], int]) -> None:
         super().__init__()
-        self.student_context = per_stride(strides, lambda stride: ContextBlock(channels))
-        self.teacher_context = per_stride(strides, lambda stride: ContextBlock(channels))
+        self.student_context = per_stride(strides, lambda stride: ContextBlock(channels(stride)))
+        self.teacher_context = per_stride(strides, lambda stride: ContextBlock(channels(stride)))
 
     def forward(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
         """The cost of each image; gradients reach both sides' context blocks."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from detdistill.detectors.base import DetectorSpec
@@ -131,7 +132,7 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
         teacher_needs=frozenset({Need.CLASS_LOGITS}),
     )
     scaled = settings.scale == "per_channel"
-    channel_scale = _PUBLISHED_CHANNELS / teacher.maps.channels if scaled else 1.0
+    channel_scale = _PUBLISHED_CHANNELS / fmean(map(teacher.maps.at, features.strides)) if scaled else 1.0
     terms = [WeightedTerm("frs.features", features, feature_gain * channel_scale, warm_up=warm_up)]
     if class_gain > 0:
         class_scale = _class_scale(teacher, numbers) if scaled else 1.0
@@ -154,11 +155,10 @@ def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: Normalize)
     require_equal_class_layouts(
         student, teacher, recipe="frs", remedy="Write frs(class_gain=0) to imitate features only."
     )
-    channels = teacher.maps.channels
     return LevelTerm(
         cellwise(compare.bce, divide, richness),
         strides=shared_strides(student, teacher),
-        align=IdentityAlign(channels, channels),
+        align=IdentityAlign(),
         select=select.class_logits,
         knowledge=Knowledge.CLASSIFICATION,
         needs=frozenset({Need.CLASS_LOGITS}),

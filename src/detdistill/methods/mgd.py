@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -93,7 +93,7 @@ def build_mgd(student: DetectorSpec, teacher: DetectorSpec, settings: MGDSetting
         )
     strides = shared_strides(student, teacher, last=numbers.levels)
     align = aligner_for(student, teacher, settings.aligner, strides=strides)
-    generation = MaskedGeneration(strides, channels=teacher.maps.channels, drop=drop)
+    generation = MaskedGeneration(strides, channels=teacher.maps.at, drop=drop)
     term = LevelTerm(generation, strides=strides, align=align, standardized=on_one_scale(settings))
     terms = [WeightedTerm(name="mgd.features", term=term, gain=gain)]
     return recipe_of("mgd", terms, notes=notes if settings.gain is None else ())
@@ -105,14 +105,14 @@ class MaskedGeneration(nn.Module):
 
     Args:
         strides: the levels to compare.
-        channels: of the teacher's levels.
+        channels: of the teacher's level of a stride.
         drop: probability that a cell is dropped.
     """
 
-    def __init__(self, strides: Sequence[int], *, channels: int, drop: float) -> None:
+    def __init__(self, strides: Sequence[int], *, channels: Callable[[int], int], drop: float) -> None:
         super().__init__()
         self.drop = drop
-        self.generators = per_stride(strides, lambda stride: Generation(channels))
+        self.generators = per_stride(strides, lambda stride: Generation(channels(stride)))
 
     def forward(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
         """The cost of each image; gradients reach the student at the kept cells."""

@@ -48,6 +48,24 @@ def written(value: object) -> str:
     return repr(value)
 
 
+def read_keywords(text: str, *, where: str) -> Tree:
+    """Values by name, as in ``width=24, names=[car, truck]``, of the kinds that a method's text has.
+
+    Raises:
+        ConfigError: the text has another form; messages call it `where`.
+    """
+    try:
+        call = ast.parse(f"_({text.strip()})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not all(one.arg for one in call.keywords):
+            raise ValueError("a value without a name")
+        return {str(one.arg): ast.literal_eval(_Words().visit(one.value)) for one in call.keywords}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ConfigError(
+            f"{where} must be written KEY=VALUE with commas between them, got '{text}'. "
+            "Write for example width=24, names=[car, truck]."
+        ) from error
+
+
 @final
 class Spelled:
     """A text such as ``"aid(ikd(frs + ssim), alpha=0.5)"``, taken apart.

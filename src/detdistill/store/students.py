@@ -17,7 +17,9 @@ from detdistill.data.image_files import is_text
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, settings_of
+from detdistill.detectors.families.own import OwnSettings
 from detdistill.detectors.load_report import LoadedDetector, load_tensors, require_finite
+from detdistill.detectors.own_code import digest_of
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import set_image_size
@@ -54,9 +56,11 @@ def save_detector(
         )
     # Who builds it anew may do so from another working directory.
     described = settings.to_dict(place=lambda text: str(Path(text).absolute()))
+    code = {"code": digest_of(settings.code)} if isinstance(settings, OwnSettings) else {}
     content = {
         "format": f"{_FORMAT}/{_VERSION}",
         "detector": described,
+        **code,
         "class_names": list(detector.spec.class_names),
         "image": dict(image),
         "extra": dict(extra or {}),
@@ -67,17 +71,21 @@ def save_detector(
     write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
 
 
-def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedDetector:
+def load_detector(
+    path: Path, *, allow: frozenset[str] = frozenset(), instead: DetectorSettings | None = None
+) -> LoadedDetector:
     """Reads a detector that `save_detector`, or a training run, wrote.
 
     Args:
         path: a run folder, its ``checkpoints`` folder, one checkpoint, or the ``student.safetensors`` in it. A run
             that keeps its best evaluation's student is read as that one.
         allow: beginnings of tensor names that may be missing, unexpected or of another shape.
+        instead: what to build it from; None for what it describes.
 
     Raises:
         ConfigError: there is no such thing, it is none of ours or of another version, its weights are cut off,
-            changed or not finite, or its tensors are not those of the detector it describes.
+            changed or not finite, its tensors are not those of the detector it describes, or it names code that
+            nobody said may be imported.
     """
     weights = find_weights(path)
     for record in (weights.with_name(COUNTERS), weights.with_name(SUMS)):
@@ -88,13 +96,26 @@ def load_detector(path: Path, *, allow: frozenset[str] = frozenset()) -> LoadedD
     require_finite(tensors, source=str(weights))
     class_names = tuple(content["class_names"])
     # The weights are here: nothing is to be fetched for the backbone.
-    detector = build_detector(with_pixel_statistics(settings).at_home(), class_names, seed=0)
+    settings = instead or with_pixel_statistics(settings).at_home()
+    detector = build_detector(settings, class_names, seed=0)
     report = load_tensors(detector, tensors, source=str(weights), current=True)
     report.require_complete(allow=allow)
     image, extra = content["image"], content.get("extra", {})
     if image:
         set_image_size(detector, ImageSettings(**image))
-    return LoadedDetector(detector=detector, report=report, image=image, class_names=class_names, extra=extra)
+    notes = _code_notes(settings, content)
+    return LoadedDetector(detector, report, image=image, class_names=class_names, extra=extra, notes=notes)
+
+
+def code_notes(path: Path, settings: DetectorSettings) -> tuple[str, ...]:
+    """Says where the code of a detector of one's own is another now than when the one at `path` was saved."""
+    return _code_notes(settings, _described(find_weights(path).with_suffix(".json"))[1])
+
+
+def _code_notes(settings: DetectorSettings, content: Mapping[str, Any]) -> tuple[str, ...]:
+    if not isinstance(settings, OwnSettings) or content.get("code") in (None, digest_of(settings.code)):
+        return ()
+    return (f"the file of {settings.code.place} has changed since these weights were saved",)
 
 
 def saved_settings(path: Path) -> DetectorSettings:

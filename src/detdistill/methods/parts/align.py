@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from detdistill.errors import CapabilityError, ConfigError
 
+Channels = int | Callable[[int], int]
+"""Of all levels, or by stride."""
+
 
 def per_stride(strides: Iterable[int], make: Callable[[int], nn.Module]) -> nn.ModuleDict:
     """A module for every stride, made in that order; `at_stride` finds it."""
@@ -27,7 +30,7 @@ class IdentityAlign(nn.Module):
         CapabilityError: student and teacher have different numbers of channels.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int) -> None:
+    def __init__(self, student_channels: int = 0, teacher_channels: int = 0) -> None:
         super().__init__()
         if student_channels != teacher_channels:
             raise CapabilityError(
@@ -45,8 +48,8 @@ class ConvAlign(nn.Module):
     """A convolution with bias per level, PyTorch's default initialisation, optionally followed by ReLU.
 
     Args:
-        student_channels: channels of the student's levels.
-        teacher_channels: channels of the teacher's levels.
+        student_channels: channels of the student's levels, or what tells them by stride.
+        teacher_channels: channels of the teacher's levels, likewise.
         strides: the paired levels, which name the weights.
         kernel: 1 or 3.
         relu: whether a ReLU follows.
@@ -54,8 +57,8 @@ class ConvAlign(nn.Module):
 
     def __init__(
         self,
-        student_channels: int,
-        teacher_channels: int,
+        student_channels: Channels,
+        teacher_channels: Channels,
         *,
         strides: Sequence[int],
         kernel: int = 1,
@@ -65,9 +68,14 @@ class ConvAlign(nn.Module):
         if kernel not in (1, 3):
             raise ConfigError(f"The aligner's kernel must be 1 or 3, got {kernel}. Choose 1 or 3.")
         self.relu = relu
-        self.convs = per_stride(
-            strides, lambda stride: nn.Conv2d(student_channels, teacher_channels, kernel, padding=kernel // 2)
-        )
+
+        def convolution(stride: int) -> nn.Module:
+            ours, theirs = (
+                one if isinstance(one, int) else one(stride) for one in (student_channels, teacher_channels)
+            )
+            return nn.Conv2d(ours, theirs, kernel, padding=kernel // 2)
+
+        self.convs = per_stride(strides, convolution)
 
     def forward(self, maps: Float[Tensor, "b c_student h w"], stride: int) -> Float[Tensor, "b c_teacher h w"]:
         """The convolved map of the level with this stride."""

@@ -1,0 +1,112 @@
+"""A detector of one's own, by its import path alone, through every command that trains, measures and finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import detdistill
+from coco_by_hand import draw_data
+from detdistill.cli import main
+from detdistill.detectors import own_code
+from detdistill.store.students import load_detector
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "examples" / "own_detector.py"
+OWN = "own_detector.py:CenterNet"
+QUICK = ["train.batch_size=2", "train.threads=1", "train.device=cpu", "train.ema_decay=0.5", "train.log_every=1"]
+QUICK += ["data.image.short_side=64", "data.image.long_side=96", "train.checkpoint_every=2", "--data", "data"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of somebody's own, with their detector, data, and a run of it."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(FILE, folder)
+    draw_data(folder / "data", train=4, val=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own that starts in the folder."""
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(own_code, "_trusted", set())
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    """What a command says, after it ended as expected."""
+    got = main(list(words))
+    printed = capsys.readouterr()
+    assert got == code, printed.err
+    return printed.out + printed.err
+
+
+@pytest.fixture(scope="module")
+def alone(project: Path) -> str:
+    """A run of it."""
+    words = ["--detector", OWN, "--detector-args", "width=16", "--steps", "4", "--out", "own"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        assert main(["train", *QUICK, *words]) == 0
+    return f"{OWN}=own"
+
+
+def taught(alone: str) -> list[str]:
+    return ["--teacher", alone, "--student", OWN, "--student-args", "width=8", "--method", "aid(hint)", *QUICK]
+
+
+def test_it_learns_teaches_and_is_measured_by_its_import_path(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = said(capsys, "distill", *taught(alone), "--steps", "2", "--out", "distilled")
+    assert "own_detector.py:CenterNet(width=8): centernet shows maps of stride 8 (8 channels)" in told
+    assert "own_detector.py:CenterNet(width=16): centernet shows maps of stride 8 (16 channels)" in told
+    # A checkpoint's word is not enough to import what it names: the user gives it by the path, or by a flag.
+    own_code._trusted.clear()
+    refused = said(capsys, "evaluate", "own", "--data", "data", code=2)
+    assert "own_detector.py:CenterNet, which a checkpoint or a run names, must be trusted" in refused
+    assert "Look at it, then add --trust-code" in refused
+    said(capsys, "evaluate", "own", "--data", "data", "--trust-code", "--json", "first.json")
+    own_code._trusted.clear()
+    said(capsys, "evaluate", alone, "--data", "data", "--json", "second.json")
+    assert json.loads(Path("first.json").read_text())["AP"] == json.loads(Path("second.json").read_text())["AP"]
+    said(capsys, "predict", f"{OWN}=distilled", "data/images/val_0.png", "--out", "drawn", "--score", "0")
+    assert list(Path("drawn").iterdir())
+
+
+@pytest.mark.slow
+def test_a_resumed_run_of_it_is_the_same_run(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "distill", *taught(alone), "--steps", "4", "--out", "whole", "--alone", "own", "--alone-differs")
+    config = detdistill.run_config("whole/config.yaml", purpose="distill", out="parts")
+    stages = detdistill.stages
+    stages.fit(stages.prove(stages.build(stages.open_inputs(config))), until=2)
+    file = Path("own_detector.py")
+    before = file.read_text(encoding="utf-8")
+    file.write_text(f"{before}# another line\n", encoding="utf-8")
+    told = said(capsys, "distill", "parts/config.yaml", "--resume")
+    file.write_text(before, encoding="utf-8")
+    assert "the file of own_detector.py:CenterNet has changed since these weights were saved" in told
+    whole, parts = (load_detector(Path(run)).detector.state_dict() for run in ("whole", "parts"))
+    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+
+
+@pytest.mark.slow
+def test_what_looks_at_many_runs_takes_it_too(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "AP" in said(
+        capsys, "prove", *taught(alone), "--steps", "2", "--seeds", "1", "--jobs", "2", "--out", "study"
+    )
+    assert "fail" not in said(capsys, "doctor", *taught(alone), "--steps", "2", "--out", "new")
+    words = ["--teacher", alone, "--student", OWN, "--student-args", "width=8"]
+    short = ["--methods", "hint", "--strengths", "3", "--steps", "2", "--budget", "4", "--held-out", "0.5"]
+    assert "tuned" in said(capsys, "tune", *QUICK, *words, *short, "--out", "tuned")
+
+
+def test_a_mistake_is_said_before_anything_is_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = FILE.read_text(encoding="utf-8").replace("boxes).sum(1).mean()", "boxes).sum(1)")
+    Path("wrong.py").write_text(wrong, encoding="utf-8")
+    told = said(capsys, "train", *QUICK, "--detector", "wrong.py:CenterNet", "--out", "nothing", code=2)
+    assert "The task loss of wrong.py:CenterNet must be a scalar, got (2,). Add it up, or take its mean." in told
+    assert not Path("nothing").exists()
