@@ -7,6 +7,7 @@ that have none.
 from __future__ import annotations
 
 from remedy_rows_of_boxes import FOUND
+from remedy_rows_of_own import OWN
 from remedy_rows_of_teachers import OTHERS, TEACHERS
 from remedy_words import Row, distill, evaluate, train
 
@@ -371,4 +372,4 @@ _DATA = (
     ),
 )
 
-ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND, *TEACHERS)
+ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND, *TEACHERS, *OWN)

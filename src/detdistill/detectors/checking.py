@@ -272,7 +272,7 @@ def _loss(detector: Detector, batch: Batch, needs: frozenset[Need], name: str) -
         raise CapabilityError(wrong(f"observe of {name}", "return an Observation", type(seen).__name__, remedy))
     if not isinstance(seen.task_loss, TaskLoss) or not isinstance(seen.task_loss.total, Tensor):
         got = "none" if seen.task_loss is None else type(seen.task_loss).__name__
-        remedy = "Give Observation(..., task_loss=TaskLoss(total))."
+        remedy = "Give one to the Observation."
         raise CapabilityError(wrong(f"observe of {name}", "answer Need.TASK_LOSS by a TaskLoss", got, remedy))
     return seen.task_loss
 

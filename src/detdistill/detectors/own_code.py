@@ -179,10 +179,10 @@ def imported(code: OwnCode) -> Any:
     module = _module(code)
     found: Any = module
     for part in code.name.split("."):
-        if not hasattr(found, part):
+        found = getattr(found, part, None)
+        if found is None:
             names = [name for name, one in vars(module).items() if callable(one) and not name.startswith("_")]
             raise ConfigError(f"{code.home} must hold {code.name}, got no such name. {suggestion(code.name, names)}")
-        found = getattr(found, part)
     return found
 
 

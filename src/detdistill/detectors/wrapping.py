@@ -216,7 +216,7 @@ class WrappedDetector(Detector):
                 if stride not in given or not several:
                     return given.get(stride)  # None leaves the output as it is
                 changed = [given[stride] if at == index else one for at, one in enumerate(output)]
-                return type(output)(*changed) if hasattr(output, "_fields") else type(output)(changed)
+                return type(output)(changed) if type(output) in (list, tuple) else type(output)(*changed)
 
             return hear
 

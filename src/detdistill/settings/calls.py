@@ -61,8 +61,7 @@ def read_keywords(text: str, *, where: str) -> Tree:
         return {str(one.arg): ast.literal_eval(_Words().visit(one.value)) for one in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ConfigError(
-            f"{where} must be written KEY=VALUE with commas between them, got '{text}'. "
-            "Write for example width=24, names=[car, truck]."
+            f"{where} must be written KEY=VALUE with commas between them, got '{text}'. Write for example width=24."
         ) from error
 
 

@@ -62,8 +62,8 @@ def parse_own(text: str) -> OwnSettings:
     """
     if (code := taken_apart(text)).weights:
         raise ConfigError(
-            f"A student of one's own must be written without weights, got '{text}'. Write it without "
-            f"={code.weights}, and --init {text} for what it starts from."
+            f"A student of one's own must be written without weights, got '{text}'. Leave ={code.weights} out; --init "
+            "takes weights to start from."
         )
     return OwnSettings(source=code.text())
 
