@@ -175,7 +175,7 @@ MISTAKES: dict[str, tuple[Make, str]] = {
     ),
     "no loss": (
         giving("observe", lambda seen, *_: replace(seen, task_loss=None)),
-        r"observe .* must answer Need\.TASK_LOSS by a TaskLoss, got none\. Give Observation",
+        r"observe .* must answer Need\.TASK_LOSS by a TaskLoss, got none\. Give one to the",
     ),
     "a loss an image": (
         losing(lambda loss: replace(loss, total=loss.total.expand(2))),

@@ -142,5 +142,5 @@ def _require_defaults(settings: OwnSettings) -> None:
             )
 
 
-_NAMING = Naming("MODULE:CLASS or FILE.py:CLASS", names_code, parse_own, moved)
+_NAMING = Naming("MODULE:CLASS", names_code, parse_own, moved)
 FAMILY = Family("own", OwnSettings, presets={}, build=build_own, naming=_NAMING)
