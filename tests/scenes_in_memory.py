@@ -18,7 +18,9 @@ from detdistill.types import Batch, Observation, Pyramid, Targets
 CLASSES = ("car", "truck", "pedestrian")
 FAMILIES = tuple(name for name, one in catalogue.FAMILIES.items() if issubclass(one.settings, PyramidSettings))
 """Those of a backbone, a pyramid and heads that read it."""
-SMALLEST = tuple(f"{family}/{next(iter(entry.presets))}" for family, entry in catalogue.FAMILIES.items() if entry.presets)
+SMALLEST = tuple(
+    f"{family}/{next(iter(entry.presets))}" for family, entry in catalogue.FAMILIES.items() if entry.presets
+)
 """The smallest preset of every family."""
 STUDENT_CHANNELS, TEACHER_CHANNELS = 16, 24
 GRID = (96, 128)

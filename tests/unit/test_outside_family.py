@@ -19,7 +19,7 @@ from detdistill.detectors.catalogue import FAMILIES, Family, Naming, build_detec
 from detdistill.detectors.dense import all_background, assign, dense_spec, focal_cells, observe_dense, prior_bias
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import initialise
-from detdistill.detectors.preprocess import IMAGENET_MEAN, Normaliser, pixel_statistics, with_pixel_statistics
+from detdistill.detectors.preprocess import IMAGENET_MEAN, Normaliser, with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings, PyramidSettings
 from detdistill.distillation.step import DistillationStep
 from detdistill.errors import ConfigError
