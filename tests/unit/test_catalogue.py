@@ -73,7 +73,7 @@ def test_settings_survive_json(name: str) -> None:
     [
         (
             "fcos",
-            r"must be written FAMILY/BACKBONE.* or hf:NAME, got 'fcos'\. Write for example fcos/resnet18\.",
+            r"must be written FAMILY/BACKBONE.* or MODULE:CLASS, got 'fcos'\. Write for example fcos/resnet18\.",
         ),
         ("fcos/", r"must be written FAMILY/BACKBONE"),
         ("fcso/tiny", r"family must be one of .*got 'fcso'\. Did you mean 'fcos'\?"),
