@@ -259,7 +259,7 @@ def test_the_short_form_needs_no_file() -> None:
         (["out="], "out must be a path, got nothing."),
         (
             ["teacher="],
-            "teacher.source must be a run folder, a checkpoint or torchvision:NAME, got nothing. Pass --teacher",
+            "teacher.source must be a run folder, a checkpoint, torchvision:NAME",
         ),
         (["student.detector=3"], "student.detector must be a detector such as fcos/resnet18, got 3. Pass --student"),
         (["train.lr=[1"], "The value in 'train.lr=[1', line 1 must be YAML"),

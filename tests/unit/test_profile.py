@@ -117,7 +117,7 @@ def test_the_command(tmp_path, capsys):
         (
             "runs/none",
             {},
-            r"must be FAMILY/BACKBONE with a family of .*, a run folder, .* or torchvision:NAME, got 'runs/none'",
+            r"must be FAMILY/BACKBONE with a family of .*, a run folder, .*, got 'runs/none'",
         ),
         ("fcos/tiny", {"size": (16, 64)}, r"must be 32 pixels or more, got 16 and 64\. 224 224"),
         ("fcos/tiny", {"classes": 0}, r"must be 1 or more, got 0\. Leave it out"),
