@@ -361,7 +361,7 @@ def test_a_start_that_cannot_be_is_refused(file: Path, source: Path) -> None:
         "The command line: student.detector must be a detector such as fcos/resnet18 for a run that starts from "
         "torchvision:fcos_resnet50_fpn, got nothing. Pass --detector."
     )
-    with pytest.raises(ConfigError, match=r"none must be a run folder, a checkpoint or .*, got nothing there\."):
+    with pytest.raises(ConfigError, match=r"none must be a run folder, a checkpoint, .*, got nothing there\."):
         training(init="none")
     assert refusal(file, f"init={source}", inherit=True) == (
         f"{file} and the command line: inherit must be false for a student that starts from {source}, got true. Leave "
