@@ -94,7 +94,9 @@ def read_run_config(
     for override in overrides:
         if override.path in _CHOOSING:
             _choose(tree, override)
-    _name_code(tree, arguments=arguments, typed=typed)
+    _name_code(tree, arguments)
+    if typed:
+        trust_typed(*(one.value for one in overrides), *_named_in(tree))
     if itself:
         tree["student"] = _teachers_own(tree, named)
     elif isinstance(tree.get("init"), str):
@@ -252,15 +254,20 @@ def _choose(tree: Tree, override: Override) -> None:
         tree[section] = {key[0]: override.value}
 
 
-def _name_code(tree: Tree, *, arguments: Sequence[str], typed: bool) -> None:
-    """Gives a student of one's own further arguments; code that a user names may then be imported."""
+def _named_in(tree: Tree) -> list[Any]:
+    """What a run's settings say where detectors come from."""
+    teacher = tree.get("teacher")
+    followed = teacher.get("then") if isinstance(teacher, dict) else None
+    chosen = [tree[section].get(_SHORT[section]) for section in _SHORT if isinstance(tree.get(section), dict)]
+    return [*chosen, followed, tree.get("init")]
+
+
+def _name_code(tree: Tree, arguments: Sequence[str]) -> None:
+    """Gives a student of one's own further arguments."""
     if arguments:
         student = tree.get("student")
         student = {key: value for key, value in student.items() if key != "source"} if isinstance(student, dict) else {}
         tree["student"] = {**student, "detector": with_arguments(str(student.get("detector", "")), arguments)}
-    if typed:
-        chosen = [tree[section].get(_SHORT[section]) for section in _SHORT if isinstance(tree.get(section), dict)]
-        trust_typed(*chosen, tree.get("init"))
 
 
 def _require(tree: Tree, section: str, *, option: str, named: str) -> None:
