@@ -95,8 +95,7 @@ def read_run_config(
         if override.path in _CHOOSING:
             _choose(tree, override)
     _name_code(tree, arguments)
-    if typed:
-        trust_typed(*(one.value for one in overrides), *_named_in(tree))
+    trust_typed(*(_named_in(tree, overrides) if typed else ()))
     if itself:
         tree["student"] = _teachers_own(tree, named)
     elif isinstance(tree.get("init"), str):
@@ -254,12 +253,12 @@ def _choose(tree: Tree, override: Override) -> None:
         tree[section] = {key[0]: override.value}
 
 
-def _named_in(tree: Tree) -> list[Any]:
-    """What a run's settings say where detectors come from."""
+def _named_in(tree: Tree, overrides: Sequence[Override]) -> list[Any]:
+    """What a run's settings say where detectors come from, among others."""
     teacher = tree.get("teacher")
     followed = teacher.get("then") if isinstance(teacher, dict) else None
     chosen = [tree[section].get(_SHORT[section]) for section in _SHORT if isinstance(tree.get(section), dict)]
-    return [*chosen, followed, tree.get("init")]
+    return [*chosen, followed, tree.get("init"), *(one.value for one in overrides)]
 
 
 def _name_code(tree: Tree, arguments: Sequence[str]) -> None:
