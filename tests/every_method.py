@@ -28,8 +28,8 @@ from scenes_in_memory import FAMILIES, leaves_of, map_levels, tiny_student, tiny
 CLOCK = Clock(step=0, total_steps=1)
 TWIN = View(ADVERSARIAL)
 
-# What compares no maps at all: its tests are tests/contract/test_boxes_on_detectors.py's.
-ON_BOXES = frozenset({"boxes"})
+# What compares no maps at all: its tests are tests/contract/test_boxes_on_detectors.py's and test_detrs.py's.
+ON_BOXES = frozenset({"boxes", "queries"})
 # What is registered: the methods that compare maps, those that change another one, and the settings of both.
 RECIPES = {name: method for name, method in KNOWN.items() if not method.wraps and name not in ON_BOXES}
 WRAPPERS = {name: method for name, method in KNOWN.items() if method.wraps}

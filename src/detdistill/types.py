@@ -246,6 +246,11 @@ class Queries:
     kind: ClassKind
     labels: tuple[int, ...] | None = None
 
+    @property
+    def shares(self) -> Float[Tensor, "b q k"]:
+        """How probable each class is, in [0, 1]; no object of a softmax is left out."""
+        return self.logits.softmax(dim=-1)[..., :-1] if self.kind is ClassKind.SOFTMAX else self.logits.sigmoid()
+
 
 @dataclass(frozen=True, slots=True)
 class TaskLoss:

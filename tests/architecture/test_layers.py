@@ -30,6 +30,7 @@ PLAIN_PARTS = {
     "compare": {"squared", "absolute", "bce"},
     "normalize": {"plain_sum", "by_cells", "by_mask_sum", "by_batch_mask_sum"},
     "select": {"class_logits", "class_distributions", "box_distributions"},
+    "sets": {"Matched", "box_shares", "giou"},
     "structural": {"Components", "gaussian_taps", "reflecting_blur", "dissimilarity"},
 }
 SECTIONS = ("Source", "Differs from the source")

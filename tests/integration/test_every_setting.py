@@ -94,7 +94,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     (folder / "other/val.json").write_text(json.dumps(val))
     for name, classes, seed in (("teacher", CLASSES, 1), ("tutor", CLASSES, 2), ("stranger", ("cat", "dog"), 1)):
         save_detector(build_detector("fcos/tiny", classes, seed=seed), folder / name, image=IMAGE)
-    save_detector(build_detector("gfl/tiny", CLASSES, seed=1), folder / "gfl", image=IMAGE)
+    for family, name in (("gfl", "gfl/tiny"), ("hf", "hf/rtdetr_v2_tiny")):
+        save_detector(build_detector(name, CLASSES, seed=1), folder / family, image=IMAGE)
     made = Home(folder)
     assert run(made, "train", out=folder / "alone")["code"] == 0
     assert run(made, "distill", out=folder / "taught")["code"] == 0
@@ -119,7 +120,7 @@ def run(
         words += (
             []
             if "teacher.source" in own
-            else ["--teacher", str(home.folder / ("gfl" if family == "gfl" else "teacher"))]
+            else ["--teacher", str(home.folder / (family if family in ("gfl", "hf") else "teacher"))]
         )
         words += [] if "method" in own else ["--method", method]
     printed = io.StringIO()
@@ -254,7 +255,7 @@ def test_a_methods_setting_does_what_it_names(home: Home, tmp_path: Path, name: 
     plain, other = (f"{method}({', '.join(words)})" if words else method for words in ([*inside, *beside], changed))
     runs = tuple(one for one in row.beside if one.startswith("train."))
     asked = Row(row.value, row.shows, runs, refused=row.refused, command="distill", method=plain)
-    family = "gfl" if method == "ld" else "fcos"
+    family = {"ld": "gfl", "queries": "hf"}.get(method, "fcos")
     compare(home, tmp_path, asked, [], key=name, family=family, method=other)
 
 

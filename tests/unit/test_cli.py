@@ -18,11 +18,10 @@ from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.errors import DataError
 from detdistill.jobs.methods import setting_meanings
-from detdistill.methods.catalogue import describe, parse_method
+from detdistill.methods.catalogue import METHODS, describe, parse_method
 from detdistill.methods.composition import structure
 from detdistill.store.students import save_detector
 from detdistill.training.signals import Interrupted
-from every_method import RECIPES, WRAPPERS
 
 SHORT = ["--teacher", "runs/t", "--student", "fcos/tiny", "--data", "d", "--method", "frs", "--out", "runs/x"]
 
@@ -269,7 +268,7 @@ def test_methods_are_listed_and_told(capsys: pytest.CaptureFixture[str], tmp_pat
     lines = capsys.readouterr().out.splitlines()
     written = json.loads((tmp_path / "all.json").read_text())
     assert written.pop("written_by") == "detdistill methods"
-    assert [line.split()[0] for line in lines[: len(written)]] == sorted(written) == sorted({*RECIPES, *WRAPPERS})
+    assert [line.split()[0] for line in lines[: len(written)]] == sorted(written) == sorted(METHODS)
     assert all(described[key] for described in written.values() for key in ("formula", "needs", "source", "differs"))
     assert main(["methods", "aid"]) == 0
     assert "  alpha = 0.1" in capsys.readouterr().out.splitlines()
@@ -281,7 +280,7 @@ def test_methods_are_listed_and_told(capsys: pytest.CaptureFixture[str], tmp_pat
     assert f"  class_gain = null\n      {meaning}\n" in told
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *WRAPPERS])
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_setting_says_what_it_means(name: str) -> None:
     # What a wrapper wraps stands in its parentheses and has no default.
     assert setting_meanings(name).keys() - {"recipe"} == describe(name).defaults.keys()

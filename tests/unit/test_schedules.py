@@ -71,7 +71,8 @@ def test_when_every_term_is_off_the_teacher_does_not_look() -> None:
     assert float(report.total.detach()) == float(report.parts["task"])
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+# What compares sets of queries works on none of these families: tests/golden/test_queries.py.
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"queries"}))
 def test_every_method_has_a_schedule(name: str) -> None:
     settings = METHODS[name].settings
     assert issubclass(settings, ScheduledSettings)

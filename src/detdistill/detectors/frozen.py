@@ -184,7 +184,8 @@ def _class_loss(loss: TaskLoss | None, spec: DetectorSpec) -> Float[Tensor, " b"
     if loss is not None and spec.two_stage and loss.roi_classification is not None:
         return loss.roi_classification
     if loss is not None and not spec.two_stage and loss.classification is not None:
-        return loss.classification.sum(dim=1)
+        levels = loss.classification.sum(dim=1)
+        return levels if loss.roi_classification is None else levels + loss.roi_classification
     raise CapabilityError(
         f"a teacher whose input gradient is wanted must report a class loss per image, got {spec.name}, which "
         "does not. Use a teacher of another family."

@@ -43,7 +43,8 @@ def in_students_frame(theirs: Observation, ours: Observation, batch: Batch, *, f
         factor: the teacher's strides in its own pixels ÷ those in the student's.
 
     Returns:
-        The observation; levels that the student lacks, and losses, are as before.
+        The observation, boxes of its queries in the student's pixels; levels that the student lacks, and losses, are
+        as before.
     """
     grids = {
         stride: (level.shape[-2], level.shape[-1])
@@ -65,7 +66,13 @@ def in_students_frame(theirs: Observation, ours: Observation, batch: Batch, *, f
         return replace(maps, levels=tuple(levels))
 
     shown = {name: getattr(theirs, name) for name in ("pyramid", "class_logits", "box_distributions", "boxes")}
-    return replace(theirs, **{name: brought(maps) for name, maps in shown.items() if maps is not None})
+    seen = replace(theirs, **{name: brought(maps) for name, maps in shown.items() if maps is not None})
+    if theirs.queries is None:
+        return seen
+    sides = zip(batch.sizes, batch.for_teacher.sizes, strict=True)
+    shares = [[width / wide, height / high] * 2 for (height, width), (high, wide) in sides]
+    scale = sent(torch.tensor(shares)[:, None], theirs.queries.boxes.device)
+    return replace(seen, queries=replace(theirs.queries, boxes=theirs.queries.boxes * scale))
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,9 @@ def _shaken(student: Observation) -> Observation:
     if student.box_distributions is not None:
         boxes = replace(student.box_distributions, levels=noisy(student.box_distributions.levels))
         shaken = replace(shaken, box_distributions=boxes)
+    if student.queries is not None:
+        said, places = noisy((student.queries.logits, student.queries.boxes))
+        shaken = replace(shaken, queries=replace(student.queries, logits=said, boxes=places))
     if student.towers is not None:
         parts = {
             name: tuple(replace(one, levels=noisy(one.levels)) for one in getattr(student.towers, name))

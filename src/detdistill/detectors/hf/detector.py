@@ -98,16 +98,16 @@ class HFDetector(Detector):
         if Need.CLASS_LOGITS in needs and said.cells is not None:
             logits = ClassLogits(self._cells(said.cells, pyramid, batch), pyramid.strides, ClassKind.SIGMOID)
         if Need.QUERIES in needs:
-            queries = Queries(self._class_logits(said.logits), self._in_pixels(said.boxes, batch), self.parts.kind)
+            queries = self._queries(said, batch)
         if labels is not None:
             loss = self._task_loss(said, labels, per_image=Need.IMAGE_LOSSES in needs)
         return Observation(pyramid, class_logits=logits, task_loss=loss, queries=queries)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`: of a query with sigmoid scores every class counts, of one with shares the largest."""
-        said = self._said(self.extract(batch), batch, None)
-        shares = class_shares(self._class_logits(said.logits.float()), self.parts.kind)
-        boxes, classes = self._in_pixels(said.boxes, batch), shares.shape[2]
+        queries = self._queries(self._said(self.extract(batch), batch, None), batch)
+        shares, boxes = queries.shares.float(), queries.boxes
+        classes = shares.shape[2]
         if self.parts.kind is ClassKind.SOFTMAX:
             shares_of_best = shares.max(dim=2, keepdim=True).values
             scores = torch.where(shares == shares_of_best, shares, 0.0).flatten(1)
@@ -182,6 +182,9 @@ class HFDetector(Detector):
             found.append({"class_labels": slots[taught.labels], "boxes": boxes})
         return found
 
+    def _queries(self, said: Said, batch: Batch) -> Queries:
+        return Queries(self._class_logits(said.logits), self._in_pixels(said.boxes, batch), self.parts.kind)
+
     def _in_pixels(self, boxes: Float[Tensor, "b q 4"], batch: Batch) -> Float[Tensor, "b q 4"]:
         found: Tensor = box_convert(boxes.float(), "cxcywh", "xyxy") * self._frames(batch)
         return found
@@ -231,11 +234,6 @@ class HFDetector(Detector):
         classes = sum(weights[name] * parts[name] for name in ("loss_vfl", "loss_ce") if name in weights)
         places = sum(weights[name] * parts[name] for name in ("loss_bbox", "loss_giou"))
         return total, classes, places
-
-
-def class_shares(logits: Float[Tensor, "b q s"], kind: ClassKind) -> Float[Tensor, "b q k"]:
-    """How probable each class is at each query, without no object."""
-    return logits.softmax(dim=-1)[..., :-1] if kind is ClassKind.SOFTMAX else logits.sigmoid()
 
 
 def _is_floating(value: object) -> bool:
