@@ -15,6 +15,7 @@ WITHOUT_ROW = {
     "such data is refused before": ("Check the annotations with `detdistill data check DATA`.",),
     "an installation without it": (
         "Install it: pip install {}.",
+        "Install it: pip install 'detdistill[onnx]'.",
         "Install it with: pip install tensorboard.",
         "Install it with: pip install optuna.",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remedy_words import Row
+from remedy_words import Row, distill
 
 FOUND = (
     Row(
@@ -24,5 +24,10 @@ FOUND = (
         "predict {home}/teacher --out {home}/drawn",
         "Write detdistill predict CHECKPOINT IMAGE --out DIR.",
         "predict {home}/teacher {home}/scenes/images --out {home}/drawn",
+    ),
+    Row(
+        distill(teacher="told.json"),
+        "Distil by --method boxes.",
+        distill(teacher="told.json", method="boxes"),
     ),
 )

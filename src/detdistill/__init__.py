@@ -41,6 +41,7 @@ from detdistill.threads import quiet_threads
 if TYPE_CHECKING:
     from detdistill.data.formats import Format
     from detdistill.detectors.base import BoxLayout, ClassLayout, Detector, DetectorSpec, PyramidLayout
+    from detdistill.detectors.called import BlackBox
     from detdistill.detectors.catalogue import Family, parse_detector
     from detdistill.detectors.checking import check_detector
     from detdistill.detectors.frozen import FrozenTeacher
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "data.formats": ("Format",),
     "detectors.base": ("BoxLayout", "ClassLayout", "Detector", "DetectorSpec", "PyramidLayout"),
+    "detectors.called": ("BlackBox",),
     "detectors.checking": ("check_detector",),
     "detectors.frozen": ("FrozenTeacher",),
     "detectors.inherit": ("inherit",),
@@ -116,7 +118,7 @@ __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", 
 __all__ += ["Family", "Format", "Method", "register_detector", "register_format", "register_method"]
 __all__ += ["BoxDistributions", "BoxLayout", "ClassKind", "ClassLayout", "ClassLogits", "Detections", "Need"]
 __all__ += ["Normaliser", "Pyramid", "PyramidLayout", "TaskLoss", "check_detector", "trust_code", "wrap"]
-__all__ += ["Batch", "Clock", "Cost", "Detector", "DetectorSettings", "DetectorSpec"]
+__all__ += ["Batch", "BlackBox", "Clock", "Cost", "Detector", "DetectorSettings", "DetectorSpec"]
 __all__ += ["Observation", "PyramidSettings", "StepReport", "Targets", "__version__"]
 
 

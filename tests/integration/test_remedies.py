@@ -64,6 +64,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(folder / "scenes", folder / "resized")
     Image.new("RGB", (40, 40)).save(next((folder / "resized/images").rglob("*val*.png")))
     convert_data(folder / "scenes", to="voc", out=folder / "voc")
+    told = json.loads((folder / "scenes/train.json").read_text())
+    scored = [one | {"score": 0.9} for one in told["annotations"]]
+    (folder / "told.json").write_text(json.dumps(told | {"annotations": scored}))
     for name, detector, classes, changes in (
         ("teacher", "fcos/tiny", SCENE_CLASSES, {}),
         ("others", "fcos/tiny", ("cat", "dog"), {}),

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 Place = Path | str
 """A file or folder."""
-Source = str | Path
+if TYPE_CHECKING:
+    from detdistill.detectors.called import BlackBox
+
+    Source = str | Path | BlackBox
+else:  # what a command line can say
+    Source = str | Path
 """Where a detector comes from: a run folder, a checkpoint, torchvision:NAME, or MODULE:CLASS=WEIGHTS."""
 
 Entry = TypeVar("Entry")
@@ -69,9 +74,10 @@ def run_config(
     from detdistill.jobs.config import read_run_config
 
     file, written = split_arguments(tuple(map(str, settings)))
+    after = _plain(then)
     options = {
         "teacher.source": _plain(teacher),
-        "teacher.then": None if then is None else list(map(str, [then] if isinstance(then, (str, Path)) else then)),
+        "teacher.then": [after] if isinstance(after, str) else after,
         "student.detector": student,
         "data.folder": _plain(data),
         "teacher.classes_map": classes_map,
@@ -94,9 +100,9 @@ def run_config(
     )
 
 
-def _plain(data: Place | Sequence[Place] | None) -> str | list[str] | None:
-    """A data set as a config file has it, or a list of several."""
-    if data is None or isinstance(data, (str, Path)):
+def _plain(data: Source | Sequence[Source] | None) -> str | list[str] | None:
+    """A data set or a detector as a config file has it, or a list of several."""
+    if data is None or isinstance(data, str) or not isinstance(data, Sequence):
         return None if data is None else str(data)
     return str(data[0]) if len(data) == 1 else list(map(str, data))
 

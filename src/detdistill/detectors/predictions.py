@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import final
 
@@ -102,16 +103,22 @@ class Predictions(BoxesAlone):
                     f"Image {found.ids[number]} of {found.path} must be {stored[0]} x {stored[1]} pixels (height and "
                     f"width) as {path} is, got {size[0]} x {size[1]}. {_OTHER_IMAGES}"
                 )
-        self._require_inside(annotations, own)
         return own
 
     def _numbers(self, annotations: Annotations) -> NDArray[np.int64]:
         if self._by_id(annotations):
-            by_id = {own: number for number, own in enumerate(self.found.ids)}
-            return np.array([by_id.get(own, -1) for own in annotations.image_ids.tolist()], dtype=np.int64)
-        index, plain = _Names(self.found), self.found.names is None
+            return np.array([self._ids.get(own, -1) for own in annotations.image_ids.tolist()], dtype=np.int64)
+        plain = self.found.names is None
         paths = (annotations.path(row).absolute() for row in range(len(annotations)))
-        return np.array([index.number(path, plain=plain) for path in paths], dtype=np.int64)
+        return np.array([self._names.number(path, plain=plain) for path in paths], dtype=np.int64)
+
+    @cached_property
+    def _ids(self) -> dict[int | str, int]:
+        return {own: number for number, own in enumerate(self.found.ids)}
+
+    @cached_property
+    def _names(self) -> _Names:
+        return _Names(self.found)
 
     def _by_id(self, annotations: Annotations) -> bool:
         plain = self.found.names is None and annotations.labelled
@@ -135,8 +142,13 @@ class Predictions(BoxesAlone):
         raise DataError(f"The boxes of {self.found.path} must lie in their images, got {said}. {remedy}")
 
     def match_note(self, annotations: Annotations, *, title: str) -> str:
-        """How many of these images the file says something of, by what they were matched, and what is left over."""
+        """How many of these images the file says something of, by what they were matched, and what is left over.
+
+        Raises:
+            DataError: as `matched`; or most of its boxes reach beyond their image.
+        """
         own = self.matched(annotations)
+        self._require_inside(annotations, own)
         known = int((own >= 0).sum())
         by = "id" if self._by_id(annotations) else "file name"
         foreign = sum(category not in self._labels for category in self.found.categories.tolist())

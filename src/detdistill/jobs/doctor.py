@@ -24,11 +24,12 @@ from detdistill.evaluation.coco import CocoMetrics, ImageDetections
 from detdistill.jobs import examine, samples, sizes, stages
 from detdistill.jobs.examine import Sample
 from detdistill.jobs.plan import MEASURED, plan_of
+from detdistill.jobs.readings import other_readings
 from detdistill.jobs.samples import Opened
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.trial import Bars, probed, tried
 from detdistill.progress import Progress, counted, duration
-from detdistill.proof import checks
+from detdistill.proof import box_checks, checks
 from detdistill.proof.checks import FAIL, LOOK, OK, Check, Measure, TermFigures
 from detdistill.store.layout import GENERATION
 from detdistill.training.world import by_leader, launched_by_torchrun, watched_by_leader
@@ -172,7 +173,7 @@ def _of_teacher(
         return None, []
     if not opened.teacher_measures:
         yield _weights(opened, drifts, shown_otherwise=False)
-        yield checks.unseen(_source(opened.config), images=len(data.val))
+        yield box_checks.unseen(_source(opened.config), images=len(data.val))
         return None, []
     sample = examine.sample_of(opened, detector, progress=progress)
     found = sample.found_by(detector, at, label="what the teacher finds")
@@ -195,6 +196,9 @@ def _of_teacher(
     yield size
     if pixels is not None:
         yield pixels
+    read = other_readings(sample, detector, at)
+    if read is not None:
+        yield box_checks.readings(*read)
     half = None
     if measure is not None and measure.low is not None and measure.high is not None:
         half = (measure.high - measure.low) / 2 * math.sqrt(measure.images / len(data.val))
@@ -206,7 +210,7 @@ def _weights(opened: Opened, drifts: Sequence[NormDrift], *, shown_otherwise: bo
     assert opened.teacher is not None
     report, source = opened.teacher.report, _source(opened.config)
     if report.known:
-        return checks.boxes_alone(report.known)
+        return box_checks.boxes_alone(report.known)
     return checks.weights(len(report.matched), report.wanted, drifts, source=source, shown_otherwise=shown_otherwise)
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detdistill.detectors.base import Detector
+from detdistill.detectors.called import PREFIX as PYTHON
+from detdistill.detectors.called import BlackBox, load_called
 from detdistill.detectors.families.own import moved
 from detdistill.detectors.hf.files import PREFIX as HF
 from detdistill.detectors.hf.files import moved as moved_hf
 from detdistill.detectors.hf_teachers import load_hf, saved_hf_settings
 from detdistill.detectors.load_report import LoadedDetector
-from detdistill.detectors.own_code import names_code, taken_apart
+from detdistill.detectors.onnx_detector import load_onnx
+from detdistill.detectors.own_code import imported, names_code, taken_apart
 from detdistill.detectors.predictions import load_predictions
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision, untrained_torchvision
@@ -85,15 +88,36 @@ PREDICTIONS = Door(
     open=lambda text, _: load_predictions(_there(text)),
 )
 
+
+def _own(text: str, allow: frozenset[str]) -> LoadedDetector:
+    code = taken_apart(text)
+    if not code.weights and isinstance(named := imported(code), BlackBox):
+        return named.loaded()
+    return load_own(code, allow=allow)
+
+
 OWN = Door(
     form="MODULE:CLASS=WEIGHTS",
     recognises=names_code,
-    open=lambda text, allow: load_own(taken_apart(text), allow=allow),
+    open=_own,
     settings=lambda text: own_settings(taken_apart(text)),
     moved=moved,
 )
 
-DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, OWN, PREDICTIONS, RUN)
+ONNX = Door(
+    form="a detector .onnx",
+    recognises=lambda text: Path(text).suffix.lower() in (".onnx", ".yaml", ".yml") and not Path(text).is_dir(),
+    open=lambda text, _: load_onnx(_there(text)),
+)
+
+CALLED = Door(
+    form="a detdistill.BlackBox",
+    recognises=lambda text: text.startswith(PYTHON),
+    open=lambda text, _: load_called(text),
+    moved=lambda text, _: text,
+)
+
+DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, CALLED, OWN, PREDICTIONS, ONNX, RUN)
 """All of them; the first that recognises a text opens it."""
 
 

@@ -14,7 +14,11 @@ from detdistill.data.builder import match_classes
 from detdistill.data.classes import left_out, require_shared
 from detdistill.data.mixture import Mixture
 from detdistill.data.problems import Problems
+from detdistill.data.transforms import ImageSettings
 from detdistill.data.union import counted, one_sided, shared_images, unite, united_names
+from detdistill.detectors.load_report import LoadedDetector
+from detdistill.detectors.mapped import bare
+from detdistill.detectors.predictions import Predictions
 from detdistill.errors import ConfigError, DataError, suggestion
 from detdistill.evaluation.coco import evaluate_coco
 from detdistill.files import is_partial, require_writable
@@ -22,7 +26,7 @@ from detdistill.jobs import sizes
 from detdistill.jobs.opening import acquainted, image_settings, read_split, tell_known
 from detdistill.jobs.paths import PATHS_FROM
 from detdistill.jobs.samples import Opened, OpenedData
-from detdistill.jobs.settings import DataSettings, RunConfig
+from detdistill.jobs.settings import DataSettings, RunConfig, TeacherSettings
 from detdistill.jobs.several import in_classes, open_teachers, united
 from detdistill.jobs.start import open_start
 from detdistill.jobs.unlabelled import open_unlabelled
@@ -68,13 +72,14 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     if start is not None:
         start.say_size(size, train_split, watcher)
     data, teacher_image = OpenedData(train_split, val_split, size, mixture, told), None
+    found_at: ImageSettings | None = None
     if choice is not None:
         shown = {"training images": train_split, "validation images": val_split}
         teachers = tuple(acquainted(one, shown, sets=len(sets), progress=watcher) for one in teachers)
         teachers, same_classes = in_classes(teachers, names, choice, watcher)
         teacher = united(teachers, choice)
-        teacher_image = sizes.teachers_size(choice, teacher, size)
-        note = sizes.foreign_size_note(teacher, teacher_image or size, train_split)
+        teacher_image, found_at = _teachers_sizes(choice, teacher, size, train_split)
+        note = sizes.foreign_size_note(teacher, found_at or teacher_image or size, train_split)
         if note is not None:
             watcher.say(note)
     alone = None if config.alone is None else load_detector(config.alone)
@@ -87,7 +92,23 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     if others is not None and teacher is not None:
         tell_known(teacher.detector, others, title="unlabelled images", some=True, progress=watcher)
     several = teachers if len(teachers) > 1 else ()
-    return Opened(config, resume, data, teacher, same_classes, alone, teacher_image, start, others, several)
+    return Opened(
+        config, resume, data, teacher, same_classes, alone, teacher_image, start, others, several, found_at=found_at
+    )
+
+
+def _teachers_sizes(
+    choice: TeacherSettings, teacher: LoadedDetector, ours: ImageSettings, train: Annotations
+) -> tuple[ImageSettings | None, ImageSettings | None]:
+    """The size at which the teacher sees the student's images, and that of one that says boxes alone before training.
+
+    See `Opened`.
+    """
+    detector = bare(teacher.detector)
+    if detector.spec.pyramid is not None or isinstance(detector, Predictions):
+        return sizes.teachers_size(choice, teacher, ours), None
+    given = choice.image if isinstance(choice.image, ImageSettings) else None
+    return None, given or sizes.own_size(teacher) or image_settings(None, train)
 
 
 def _learned_images(train: Annotations, val: Annotations) -> list[str]:

@@ -12,7 +12,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, naming_of, parse_detector
 from detdistill.detectors.complexity import SECOND_STAGE, Complexity, complexity, seconds_per_image
 from detdistill.detectors.own_code import taken_apart
-from detdistill.errors import ConfigError
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.jobs.doors import OWN, RUN, door_of, kinds_of_source
 from detdistill.jobs.opening import available_device, open_detector
 from detdistill.progress import Progress, Silence
@@ -74,7 +74,16 @@ def profile_job(
 
 
 def profiled(model: str, detector: Detector, *, height: int, width: int, rounds: int) -> ProfileOutcome:
-    """Counts and times a detector where it is."""
+    """Counts and times a detector where it is.
+
+    Raises:
+        CapabilityError: it says boxes alone.
+    """
+    if detector.spec.pyramid is None:
+        raise CapabilityError(
+            f"A detector to count and time must be a model whose layers are known, got {model}, which says boxes "
+            "alone. Name a model, or a run."
+        )
     return ProfileOutcome(
         model,
         classes=len(detector.spec.class_names),

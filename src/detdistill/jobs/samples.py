@@ -72,6 +72,8 @@ class Opened:
         start: the detector that the run starts from; None for fresh weights.
         unlabelled: images for the distillation alone, without boxes yet; None for none.
         several: all teachers one by one, where there are several.
+        found_at: the size at which a teacher that says boxes alone sees images as they are stored, before the training;
+            None for any other.
     """
 
     config: RunConfig
@@ -84,6 +86,7 @@ class Opened:
     start: Start | None = None
     unlabelled: Annotations | None = None
     several: tuple[LoadedDetector, ...] = ()
+    found_at: ImageSettings | None = None
 
     @property
     def teachers(self) -> tuple[LoadedDetector, ...]:
@@ -93,7 +96,7 @@ class Opened:
     @property
     def taught_at(self) -> ImageSettings:
         """The size at which the teacher sees the images."""
-        return self.teacher_image or self.data.image
+        return self.found_at or self.teacher_image or self.data.image
 
     @property
     def teacher_measures(self) -> bool:
@@ -118,6 +121,7 @@ class Opened:
             teacher_image=None,
             unlabelled=None,
             several=(),
+            found_at=None,
         )
 
 

@@ -196,9 +196,9 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
         return Proved(built, ())
     if built.inherited is not None:
         watcher.say("\n".join(built.inherited.lines()))
-    if opened.teacher_image is not None:
+    if opened.taught_at != opened.data.image:
         here = opened.data.image.text()
-        watcher.say(f"the teacher sees images of {opened.teacher_image.text()}, the student of {here}")
+        watcher.say(f"the teacher sees images of {opened.taught_at.text()}, the student of {here}")
     total = opened.config.train.steps
     for line in _pairing(step, opened):
         watcher.say(line)
@@ -317,7 +317,7 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
             **_class_identity(opened),
             **built.changes.identity(),
             **unlabelled_identity(opened),
-            **({"teacher_image": asdict(opened.teacher_image)} if opened.teacher_image else {}),
+            **({"teacher_image": asdict(theirs)} if (theirs := opened.found_at or opened.teacher_image) else {}),
             **({"twins": sorted(samples.kept_twins(step.recipe, opened))} if step.recipe.twins else {}),
             **({} if step.recipe.learnable is None else {"finds": finds_identity(opened)}),
         }

@@ -83,7 +83,7 @@ class TeachersOutcome:
         if not self.ahead.excludes_zero:
             told.append(f"so few steps and images do not tell it from {second.teacher}: gained {second.gained}")
         largest = max(self.ranked, key=lambda one: one.parameters)
-        if largest.parameters > best.parameters:
+        if largest.parameters > best.parameters > 0:
             times = largest.parameters / best.parameters
             word = "not measurably better"
             if self.over_largest.excludes_zero:

@@ -23,7 +23,7 @@ Healthy teachers were below 0.22 and 1.2 on their own images, those with 5 % of 
 """
 LEAST_AP = 5.0
 """AP in percent below which a teacher finds next to nothing."""
-_BETTER = 2.0
+BETTER = 2.0
 _LOST = 0.01
 _MEMORY = 0.9
 
@@ -80,17 +80,6 @@ def refused(name: str, sentence: str) -> Check:
     parts = re.split(r"(?<=[\w)\]'\"])\. (?=[A-Z])", sentence, maxsplit=0)
     said, remedy = ". ".join(parts[:-1]), parts[-1]
     return Check(name, FAIL, said or remedy, remedy if said else "")
-
-
-def boxes_alone(known: str) -> Check:
-    """A teacher of which only its boxes are known; `known` is what its file says."""
-    return Check("teacher's weights", OK, f"not known, it says boxes alone: {known}")
-
-
-def unseen(source: str, *, images: int) -> Check:
-    """A predictions file that says nothing of the validation images."""
-    said = f"{source} says nothing of the {counted(images, 'validation image')}: how good it is stays unknown"
-    return Check("teacher's AP", LOOK, said, "Let its detector predict on them too.")
 
 
 def weights(matched: int, wanted: int, drifts: Sequence[NormDrift], *, source: str, shown_otherwise: bool) -> Check:
@@ -190,7 +179,7 @@ def classes(
         return Check(name, OK, f"{mapped}: its AP on all of them says nothing", "", figures)
     if not same:
         return Check(name, OK, "the teacher's are others than the data's, as allowed: its AP says nothing", "", figures)
-    if reordered > 2 * found + _BETTER:
+    if reordered > 2 * found + BETTER:
         swaps = ", ".join(f"'{names[a]}' is labelled '{names[b]}'" for a, b in enumerate(order) if a != b)
         said = f"labels of teacher and data are in another order: what the teacher calls {swaps}; with that exchanged "
         said += f"it has {reordered:.1f} AP instead of {found:.1f}"
@@ -216,7 +205,7 @@ def sizes(student: str, teacher: str, own: str | None, *, own_ap: float | None, 
         return Check(name, OK, said, figures=figures)
     said += f", which was trained at {own}"
     told = "" if own_ap is None or seen is None else f" ({seen.ap:.1f} AP here, {own_ap:.1f} there)"
-    if own_ap is not None and seen is not None and own_ap <= max(seen.ends[1], seen.ap + _BETTER):
+    if own_ap is not None and seen is not None and own_ap <= max(seen.ends[1], seen.ap + BETTER):
         return Check(name, OK, f"{said}{told}", figures=figures)
     return Check(name, LOOK, f"{said}{told}", "Set teacher.image=own to show it its own size.", figures)
 
@@ -383,7 +372,7 @@ def normalisation(student: str, own: str, found: Measure, others: Sequence[Pixel
     name, said = "normalisation", f"the student by {student}, the teacher by {own}"
     figures = {"student": student, "teacher": own, "ap": found.ap, "others": [*map(asdict, others)]}
     best = max(others, key=lambda one: one.ap, default=None)
-    if best is not None and best.ap > max(found.ends[1], found.ap + _BETTER):
+    if best is not None and best.ap > max(found.ends[1], found.ap + BETTER):
         typed = " ".join(
             f"teacher.{key}=[{','.join(f'{value:.6g}' for value in getattr(best, key))}]" for key in ("mean", "std")
         )
