@@ -92,7 +92,10 @@ class PairPlaces(Places):
             sources = [self.out / "runs" / one.name for one in self.teachers(run)]
             if run.by_predictions:
                 sources = [self.predictions(run, sources[0])]
-            options |= {"method": run.method, "teacher.source": sources[0] if len(sources) == 1 else tuple(sources)}
+            options |= {
+                "method": run.method,
+                "teacher.source": str(sources[0]) if len(sources) == 1 else [*map(str, sources)],
+            }
         if run.unlabelled:
             options["data.unlabelled.source"] = folder / f"unlabelled_{chosen.labels}_{run.seed}.txt"
         return read_run_config(None, settings, purpose="train" if run.method is None else "distill", options=options)
