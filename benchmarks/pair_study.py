@@ -34,7 +34,8 @@ STUDENTS = {FCOS: "fcos/tiny", DETR: "hf:rtdetr_v2_tiny"}
 SPECIALISTS = {"vehicles": ("car", "truck"), "others": ("pedestrian", "cyclist", "traffic light")}
 # What each kind of detector learns by, as a teacher and as a student.
 OURS = ("train.lr=8e-3", "train.schedule=step")
-THEIRS = ("train.optimizer=adamw", "train.lr=5e-4", "train.weight_decay=1e-4", "train.schedule=cosine")
+THEIRS = ("train.optimizer=adamw", "train.lr=5e-4", "train.weight_decay=1e-4", "train.clip_norm=0.1")
+STEPS = {FCOS: 400, DETR: 700}  # of students
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class PairRun(Run):
 
     Attributes:
         kind: of the detector that learns.
-        steps: how many.
+        own_steps: how many; None for those of students of its kind.
         teachers: rows of those that it learns from.
         by_predictions: whether it gets a file of what the teacher found, instead of the teacher.
         classes: that it learns; None for all.
     """
 
     kind: str = FCOS
-    steps: int = 400
+    own_steps: int | None = None
     teachers: tuple[str, ...] = ()
     by_predictions: bool = False
     classes: tuple[str, ...] | None = None
@@ -62,7 +63,7 @@ class PairPlaces(Places):
 
     def steps(self, run: Run) -> int:
         assert isinstance(run, PairRun)
-        return max(2, round(run.steps * self.share))
+        return max(2, round((run.own_steps or STEPS[run.kind]) * self.share))
 
     def teachers(self, run: Run) -> list[Run]:
         assert isinstance(run, PairRun)
@@ -116,14 +117,15 @@ def planned(seeds: Sequence[int]) -> list[PairRun]:
         def run(row: str, method: str | None = None, **changes: Any) -> PairRun:
             return PairRun("pairs", row, seed, method, **changes)
 
-        yield run("teacher, rt-detr", kind=DETR, steps=1200)
-        yield run("teacher, fcos", steps=900)
+        yield run("teacher, rt-detr", kind=DETR, own_steps=1300)
+        yield run("teacher, fcos", own_steps=900)
         for name, classes in SPECIALISTS.items():
-            yield run(f"teacher, {name}", steps=900, classes=classes)
+            yield run(f"teacher, {name}", own_steps=900, classes=classes)
         for kind in (DETR, FCOS):
             yield run(f"alone, {kind}", kind=kind)
         for method in ("hint", "boxes"):
             yield run(f"fcos → rt-detr, {method}", method, kind=DETR, teachers=("teacher, fcos",))
+        for method in ("hint", "boxes"):
             yield run(f"rt-detr → fcos, {method}", method, teachers=("teacher, rt-detr",))
             yield run(f"fcos → fcos, {method}", method, teachers=("teacher, fcos",))
             yield run(f"two specialists → fcos, {method}", method, teachers=("teacher, vehicles", "teacher, others"))
