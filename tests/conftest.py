@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -19,8 +20,19 @@ import checked_shapes
 checked_shapes.check(("detdistill.methods", "detdistill.gfl", "detdistill.distillation"))
 
 torch.set_num_threads(1)
+gc.disable()  # until the tests are collected: what is imported until then stays
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now is not looked through at each collection of garbage."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         val_scenes=2,
         teacher="fcos/tiny",
         teacher_training=replace(plan.teacher_training, **SHORT),
-        student_training=replace(plan.student_training, **SHORT),
+        student_training=replace(plan.student_training, **SHORT, processes=1),
     )
     demo_job(out=out, seed=3, plan=small)
     before = (out / "distilled/checkpoints/latest.json").stat().st_mtime_ns

@@ -80,7 +80,8 @@ def run(home: Path) -> Run:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
     def started(*words: str, module: str = "detdistill") -> str:
-        return finished([sys.executable, "-m", module, *words], cwd=home, env=environment)
+        program = ["-m", module] if module else ["-c"]
+        return finished([sys.executable, *program, *words], cwd=home, env=environment)
 
     return started
 
@@ -98,9 +99,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_the_method_is_listed_and_tells_its_formula(run: Run) -> None:
-    listed = {line.split()[0] for line in run("methods").splitlines() if line}
-    assert listed >= {"cosine", "frs", "aid"}
-    told = run("methods", "cosine")
+    program = "from detdistill.cli import main; assert main(['methods']) == 0; print('<>'); main(['methods', 'cosine'])"
+    listing, told = run(program, module="").split("<>\n")
+    assert {line.split()[0] for line in listing.splitlines() if line} >= {"cosine", "frs", "aid"}
     for expected in ("Formula:\n  L = gain · Σ_levels", "Needs:\n", "Source:\n", "Differs", "  aligner = conv1x1"):
         assert expected in told
 

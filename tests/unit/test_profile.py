@@ -24,7 +24,9 @@ def build(name: str, classes: int = 3, **changes: object) -> torch.nn.Module:
 TABLE_3 = {said.detector: (said.parameters, said.gflops) for said in read_paper("aid")[0].complexity}
 
 
-@pytest.mark.parametrize("name", TABLE_3)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("101") else []) for name in TABLE_3]
+)
 def test_detectors_stand_beside_aids_table(name):
     """Within 2 % at KITTI's 3 classes: the stem and the first stage that AID freezes count as parameters here."""
     found = complexity(build(name), height=224, width=224)

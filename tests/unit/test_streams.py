@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO
@@ -19,17 +20,34 @@ from coco_by_hand import draw_data
 from detdistill.cli import main
 
 
-def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path) -> None:
-    """As `| head` leaves both streams: what is printed is lost, work and its exit code are not."""
+@pytest.fixture
+def gone() -> Iterator[int]:
+    """The writing end of a pipe that nobody reads any more, as `| head` leaves it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def test_a_reader_that_has_gone_ends_nothing(tmp_path: Path, gone: int) -> None:
+    """What is printed is lost, also by what Python flushes as it ends; work and its exit code are not."""
     program = "import sys; from detdistill.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    for arguments in (["settings"], ["data", "make", "scenes", "--out", "scenes", "--train", "1", "--val", "1"]):
-        reader, writer = os.pipe()
-        os.close(reader)
-        command = [sys.executable, "-c", program, *arguments, "--json", f"{arguments[0]}.json"]
-        done = subprocess.run(command, cwd=tmp_path, stdout=writer, stderr=writer, check=False)
-        os.close(writer)
-        assert done.returncode == 0
-        assert (tmp_path / f"{arguments[0]}.json").is_file()
+    words = ["data", "make", "scenes", "--out", "scenes", "--train", "1", "--val", "1", "--json", "made.json"]
+    command = [sys.executable, "-c", program, *words]
+    assert subprocess.run(command, cwd=tmp_path, stdout=gone, stderr=gone, check=False).returncode == 0
+    assert (tmp_path / "made.json").is_file()
+
+
+def test_a_reader_that_goes_in_the_middle_of_much_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: int
+) -> None:
+    """More than the stream's buffer holds, so that printing itself fails."""
+    with suppress(BrokenPipeError), os.fdopen(gone, "w", encoding="utf-8", closefd=False) as stream:
+        for name in ("stdout", "stderr"):
+            monkeypatch.setattr(sys, name, stream)
+        code = main(["settings", "--json", str(tmp_path / "settings.json")])
+    assert code == 0
+    assert (tmp_path / "settings.json").stat().st_size > io.DEFAULT_BUFFER_SIZE
 
 
 @pytest.fixture

@@ -217,6 +217,7 @@ def _forked(fabric: Fabric, main: Callable[[Fabric], Outcome]) -> Outcome:
 
 def _rank(fabric: Fabric, main: Callable[[Fabric], object], outcomes: SimpleQueue[Any]) -> None:
     """One forked rank's life. An error ends the process, so that the parent ends the ranks that wait for it."""
+    gc.freeze()  # what was there before the fork needs no look: each would copy every page of it
     if fabric.device.type == "cpu":
         torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
     try:
