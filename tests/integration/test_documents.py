@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -93,3 +94,32 @@ def test_the_guide_to_a_detector_of_ones_own(
     assert "yolo_like:yolo: Yolo shows maps of stride 8 (16 channels), 16 (32 channels)" in told.err + told.out
     exec(compile(Path("look.py").read_text(encoding="utf-8"), "look.py", "exec"), {})
     assert "nothing is wrong with it" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_commands_about_teachers_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of docs/teachers.md, for two steps, on scenes whose classes have the names of the page."""
+    make_scenes(tmp_path / "my_data", train=6, val=2, seed=0)
+    for split in ("train", "val"):
+        file = tmp_path / f"my_data/{split}.json"
+        content = json.loads(file.read_text())
+        for one, name in zip(content["categories"], ("vehicle", "bus", "pedestrian", "cyclist", "light"), strict=True):
+            one["name"] = name
+        file.write_text(json.dumps(content))
+    image = {"short_side": 96, "long_side": 160}
+    every = ("vehicle", "bus", "pedestrian", "cyclist", "light")
+    for name, classes in (
+        ("teacher", ("bus", "car", "truck", "person", "dog")),
+        ("vehicles", every[:2]),
+        ("people", every[2:]),
+        ("middle", every),
+        ("large", every),
+    ):
+        save_detector(build_detector("fcos/small", classes), tmp_path / "runs" / name, image=image)
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/teachers.md").read_text(encoding="utf-8")
+    commands = [one for one in re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL) if one.startswith("detdistill")]
+    assert len(commands) == 3
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", " "))[1:]
+        assert main([*words, "--steps", "2", "train.batch_size=2", "train.device=cpu", "train.threads=1"]) == 0, command

@@ -14,14 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
+from detdistill.detectors.class_map import ClassMap
 from detdistill.detectors.families.retinanet import _matched
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.mapped import MappedDetector
 from detdistill.detectors.torchvision_parts import encoded, overlap_costs
+from detdistill.distillation.recipe import Window
+from detdistill.distillation.several import together
 from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.gfl import assign
 from detdistill.methods.catalogue import build_recipe
+from detdistill.methods.parts.choose import build_choice
 from detdistill.types import Batch, Clock
 from every_method import ALONE, awake, families_of
-from scenes_in_memory import FAMILIES, scene_batch, targets_of, tiny_student, tiny_teacher
+from scenes_in_memory import CLASSES, FAMILIES, scene_batch, targets_of, tiny_student, tiny_teacher
 
 DENSE = [family for family in FAMILIES if family != "faster_rcnn"]
 ASKING = ("nonzero", "masked_select", "_local_scalar_dense", "is_nonzero", "equal", "unique", "_unique2")
@@ -88,6 +94,24 @@ def test_a_batch_without_objects_asks_for_nothing(family: str, monkeypatch: pyte
     found = taken(step_of(None, family), batch)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert all(one.isfinite().all() for one in found)
+
+
+@pytest.mark.parametrize("method", ["frs", "aid(hint)"])
+def test_teachers_of_other_classes_and_several_ask_for_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merged and dropped classes, and shares by the teachers' losses."""
+    monkeypatch.setattr(assign, "looks_everywhere", lambda device: True)
+    own = (*CLASSES, "van", "dog")
+    student, mapped = tiny_student("fcos"), ClassMap.between(own, CLASSES, pairs=[("van", "car")])
+    detectors = [MappedDetector(tiny_student("fcos", seed=seed, classes=own), mapped) for seed in (1, 2)]
+    teachers = [FrozenTeacher(one) for one in detectors]
+    recipes = [build_recipe(method, student.spec, one.spec) for one in teachers]
+    recipe = together(recipes, [Window()] * 2)
+    for choose in ("mean", "softmax"):
+        choice = build_choice(choose, student.spec, [one.spec for one in teachers])  # type: ignore[arg-type]
+        step, batch = DistillationStep(student, teachers, recipe, choice=choice).train(), known(scene_batch())
+        with Asking() as asking:
+            taken(step, batch)
+        assert not asking.found
 
 
 def test_what_is_taught_is_looked_up_before_it_travels() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -78,9 +78,10 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
         teachers = tuple(acquainted(one, shown, sets=len(sets), progress=watcher) for one in teachers)
         teachers, same_classes = in_classes(teachers, names, choice, watcher)
         teacher = united(teachers, choice)
-        teacher_image, found_at = _teachers_sizes(choice, teacher, size, train_split)
-        note = sizes.foreign_size_note(teacher, found_at or teacher_image or size, train_split)
-        if note is not None:
+        teacher_image, found_at = _teachers_sizes(choice, teachers, size, train_split)
+        seen = found_at or teacher_image or size
+        notes = (sizes.foreign_size_note(one, seen, train_split) for one in teachers)
+        for note in dict.fromkeys(filter(None, notes)):
             watcher.say(note)
     alone = None if config.alone is None else load_detector(config.alone)
     if alone is not None and alone.class_names != names:
@@ -98,17 +99,18 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
 
 
 def _teachers_sizes(
-    choice: TeacherSettings, teacher: LoadedDetector, ours: ImageSettings, train: Annotations
+    choice: TeacherSettings, teachers: Sequence[LoadedDetector], ours: ImageSettings, train: Annotations
 ) -> tuple[ImageSettings | None, ImageSettings | None]:
-    """The size at which the teacher sees the student's images, and that of one that says boxes alone before training.
+    """The size at which teachers see the student's images, and that of some that say boxes alone before training.
 
     See `Opened`.
     """
-    detector = bare(teacher.detector)
-    if detector.spec.pyramid is not None or isinstance(detector, Predictions):
-        return sizes.teachers_size(choice, teacher, ours), None
+    detectors = [bare(one.detector) for one in teachers]
+    if any(one.spec.pyramid is not None or isinstance(one, Predictions) for one in detectors):
+        return sizes.teachers_size(choice, teachers, ours), None
     given = choice.image if isinstance(choice.image, ImageSettings) else None
-    return None, given or sizes.own_size(teacher) or image_settings(None, train)
+    own = {sizes.own_size(one) for one in teachers}
+    return None, given or (own.pop() if len(own) == 1 else None) or image_settings(None, train)
 
 
 def _learned_images(train: Annotations, val: Annotations) -> list[str]:

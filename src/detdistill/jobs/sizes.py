@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,17 +21,23 @@ def own_size(teacher: LoadedDetector) -> ImageSettings | None:
     return ImageSettings(**teacher.image) if teacher.image else None
 
 
-def teachers_size(choice: TeacherSettings, teacher: LoadedDetector, ours: ImageSettings) -> ImageSettings | None:
-    """The size at which the teacher sees the images; None where it is the student's, `ours`.
+def teachers_size(
+    choice: TeacherSettings, teachers: Sequence[LoadedDetector], ours: ImageSettings
+) -> ImageSettings | None:
+    """The size at which the teachers see the images; None where it is the student's, `ours`.
 
     Raises:
-        ConfigError: its own is wanted, and its checkpoint does not say which that is.
+        ConfigError: their own is wanted, and their checkpoints do not say which one that is.
     """
-    wanted = own_size(teacher) if choice.image == "own" else choice.image
+    own = {own_size(one) for one in teachers}
+    wanted = (own.pop() if len(own) == 1 else None) if choice.image == "own" else choice.image
     if choice.image == "own" and wanted is None:
+        whose = "whose checkpoint does not say at what size it was trained"
+        if len(teachers) > 1:
+            whose = "whose checkpoints do not say one size at which all were trained"
         raise ConfigError(
-            f"teacher.image must be a size for {choice.text}, whose checkpoint does not say at what size it was "
-            "trained, got own. Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was."
+            f"teacher.image must be a size for {choice.text}, {whose}, got own. "
+            "Write teacher.image.short_side=480 teacher.image.long_side=640, or whatever it was."
         )
     return None if wanted == ours else wanted
 
