@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from detdistill.detectors.base import Detector, DetectorSpec, QueryLayout
+from detdistill.detectors.base import Detector, DetectorSpec, PyramidLayout, QueryLayout
 from detdistill.detectors.boxes_alone import BoxesAlone
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.class_map import ClassMap, read_pairs
@@ -211,7 +211,7 @@ def test_queries_speak_of_what_both_know(kind: ClassKind) -> None:
     logits = shares.log() if kind is ClassKind.SOFTMAX else shares[..., :-1].logit()
 
     class Asking(Detector):
-        spec = DetectorSpec("asking", classes, queries=QueryLayout(1, kind, classes))
+        spec = DetectorSpec("asking", classes, PyramidLayout((8,), 4), queries=QueryLayout(1, kind, classes))
 
         def extract(self, batch: Batch) -> Pyramid:
             return Pyramid((), ())
@@ -228,11 +228,18 @@ def test_queries_speak_of_what_both_know(kind: ClassKind) -> None:
     theirs = teacher.observe(Pyramid((), ()), batch, {Need.QUERIES})
     own = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]])
     student = Queries(own.log() if kind is ClassKind.SOFTMAX else own[..., :-1].logit(), torch.zeros(1, 1, 4), kind)
-    ours = Pair(Observation(queries=student), theirs, batch).student
+    student.logits.requires_grad_()
+    pair = Pair(Observation(queries=student), theirs, batch.image(0))
+    spec = DetectorSpec("student", CLASSES, PyramidLayout((8,), 4), queries=QueryLayout(1, kind, CLASSES))
+    (gradient,) = torch.autograd.grad(
+        build_recipe("queries(box_gain=0)", spec, teacher.spec).terms[0].term(pair, CLOCK).values.sum(), student.logits
+    )
+    assert (gradient != 0).flatten().tolist() == [kind is ClassKind.SOFTMAX, *[True] * (student.logits.shape[2] - 1)]
+    ours = pair.student
     assert theirs.queries is not None
     assert ours.queries is not None
     assert theirs.queries.labels == ours.queries.labels == (1, 2)
-    said, seen = theirs.queries.logits[0, 0], ours.queries.logits[0, 0]
+    said, seen = theirs.queries.logits[0, 0], ours.queries.logits[0, 0].detach()
     if kind is ClassKind.SOFTMAX:
         torch.testing.assert_close(said.softmax(0), torch.tensor([0.3, 0.15, 0.55]))
         torch.testing.assert_close(seen.softmax(0), torch.tensor([0.3, 0.2, 0.5]))

@@ -111,6 +111,8 @@ class _Pairing:
 
     def known(self, seen: Queries) -> Queries:
         """The student's queries as they speak of the classes that the teacher knows."""
+        if seen.labels is not None:  # the pair shows no others
+            return seen
         none = [seen.logits.shape[2] - 1] if self.kind is ClassKind.SOFTMAX else []
         columns = [*self.columns, *none]
         whole = columns == list(range(seen.logits.shape[2]))
