@@ -72,6 +72,7 @@ ROWS = {
         long=True,
     ),
     "diagnose": Row("{home}/taught --alone {home}/teacher"),
+    "export": Row("{home}/teacher --data {home}/data --out {out}/model.onnx", long=True),
     "data make scenes": Row("--out {out} --train 2 --val 1 --kitti", shared=False),
     "data make coco-traffic": Row("--coco {home}/coco --out {out}", shared=False),
     "data check": Row("{home}/data"),

@@ -18,6 +18,10 @@ WITHOUT_ROW = {
         "Install it: pip install 'detdistill[onnx]'.",
         "Install it with: pip install tensorboard.",
         "Install it with: pip install optuna.",
+        "Install it with: pip install 'detdistill[export]'.",
+    ),
+    "a file that finds less than PyTorch: tests/integration/test_export.py": (
+        "Add --allow-worse to have it all the same.",
     ),
     "advice in a table": (
         "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",

@@ -345,6 +345,24 @@ _DATA = (
         PLAIN + " data.train={home}/scenes/train.json data.val={home}/scenes/val.json",
     ),
     Row(train("out={home}/scenes/val.json"), "Choose another --out.", train()),
+    Row(
+        "export {home}/others --out {home}/x.pt",
+        "Write --out {home}/x.onnx.",
+        "export {home}/others --out {home}/x.onnx",
+        then="Add --data FOLDER.",
+    ),
+    Row(
+        "export {home}/others --out {home}/x.onnx --half --int8",
+        "Leave --half out.",
+        "export {home}/others --out {home}/x.onnx --int8",
+        then="Add --data FOLDER.",
+    ),
+    Row(
+        "export {home}/others --out {home}/x.onnx",
+        "Add --data FOLDER.",
+        "export {home}/others --out {home}/x.onnx --data {home}/scenes",
+        then="cat",
+    ),
     Row(train("out={home}/scenes"), "Choose another --out.", train()),
     Row(train("out={home}/scenes", "--resume"), "Choose another --out.", train("--resume")),
     Row(

@@ -19,6 +19,7 @@ from detdistill.api.commands import (
     describe_settings,
     diagnose,
     evaluate,
+    export_detector,
     pictures,
     predict,
     profile,
@@ -111,7 +112,7 @@ _HOMES = {
 
 # What the commands do, the stages of a run, a loop of one's own, and what flows in it.
 __all__ = ["describe_methods", "describe_settings", "distill", "evaluate", "pictures", "predict", "profile", "train"]
-__all__ += ["audit_data", "check_data", "convert_data", "diagnose", "doctor", "prove", "tune"]
+__all__ += ["audit_data", "check_data", "convert_data", "diagnose", "doctor", "export_detector", "prove", "tune"]
 __all__ += ["Interrupted", "RunFolder", "ScreenProgress", "errors", "quiet_threads", "run_config", "stages"]
 __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_detector", "save_detector"]
 __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]

@@ -319,6 +319,19 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """All that a detector could find in a batch, before anything is sorted out; nothing is certain to be there.
+
+    Attributes:
+        boxes: in pixels of the padded batch image, clipped to the image; one a class where each has its own.
+        scores: in [0, 1], of every class; 0 for what cannot be found.
+    """
+
+    boxes: Float[Tensor, "b n 4"] | Float[Tensor, "b n k 4"]
+    scores: Float[Tensor, "b n k"]
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What a term returns: a cost ≥ 0 per image and pyramid level; stride None is a column of no level (a RoI term)."""
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from coco_by_hand import CLASSES, draw_data
 from command_rows import ROWS, commands
 from detdistill import build_detector, demo, files, save_detector
 from detdistill.cli import main
-from detdistill.jobs import measuring
+from detdistill.export.graph import export_onnx
+from detdistill.jobs import export, measuring
 from detdistill.papers import data as paper_data
 from detdistill.papers import reproduce, rows
 from detdistill.papers.traffic_filter import TRAFFIC_CLASSES
@@ -67,9 +69,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+EXPORTED: list[bytes] = []
+
+
+def exported_once(*given: Any) -> bytes:
+    """What torch's exporter, which takes long, made of the one detector here."""
+    if not EXPORTED:
+        EXPORTED.append(export_onnx(*given))
+    return EXPORTED[0]
+
+
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Demo and papers of a few steps, and curves that take no second to draw."""
+    """Demo and papers of a few steps, one export for all, and curves that take no second to draw."""
     short = partial(detdistill.training.settings.TrainSettings, steps=2, batch_size=2, warmup_steps=1, device="cpu")
     plan = partial(demo.DemoPlan, train_scenes=4, labelled_scenes=3, val_scenes=2, teacher="fcos/tiny")
     monkeypatch.setattr(demo, "DemoPlan", partial(plan, teacher_training=short(), student_training=short()))
@@ -83,6 +95,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     row = f"{{title: A, metric: VOC AP50, data: kitti, {size}, student: {model[:-1]}, published: 80.0}}}}"
     files.write_text(papers / "aid" / "01-alone.yaml", row)
     monkeypatch.setattr(reproduce, "read_paper", lambda paper, folder: rows.read_paper(paper, folder=papers))
+    monkeypatch.setattr(export, "export_onnx", exported_once)
     monkeypatch.setattr(measuring, "learning_curves", lambda runs, out, **_: files.write_bytes(out, b"curves"))
 
 

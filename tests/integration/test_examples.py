@@ -17,8 +17,8 @@ IMAGE = {"short_side": 96, "long_side": 160}
 RUNS = ("teacher", "alone", "distilled")
 # Their examples are packages of their own: tests/integration/test_plugin.py.
 ELSEWHERE = {"register_method", "register_detector", "register_format"}
-# They train several students.
-LONG = {"prove", "tune"}
+# They train several students, or wait for torch's exporter.
+LONG = {"prove", "tune", "export_detector"}
 OURS = {
     name: value
     for name in detdistill.__all__

@@ -56,6 +56,7 @@ def build_app() -> App:
         (app, "reproduce", commands.reproduce),
         (app, "pictures", detdistill.pictures),
         (app, "diagnose", detdistill.diagnose),
+        (app, "export", detdistill.export_detector),
         (make, "scenes", commands.make_scenes),
         (make, "coco-traffic", commands.make_coco_traffic),
         (data, "check", detdistill.check_data),

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid
+from detdistill.types import Batch, Candidates, ClassKind, Detections, Need, Observation, Pyramid
 
 BACKGROUND_ROW, UNUSED_ROW = -1, -2
 _BODY = "body"
@@ -84,6 +85,18 @@ class QueryLayout:
     count: int
     kind: ClassKind
     classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How candidates become detections: scores above `score`, the `most` best of those left of their own class.
+
+    `overlap` is the IoU with a better box of its class from which on a box is left out; None: from none.
+    """
+
+    score: float
+    overlap: float | None
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +239,32 @@ class Detector(nn.Module, ABC):
 
         Runs as the module stands; put it into eval mode and under ``no_grad`` for inference.
         """
+
+    def candidates(self, batch: Batch, sizes: Int64[Tensor, "b 2"]) -> Candidates:
+        """What `detect` chooses from, as a graph of tensors alone: what is computed depends on shapes, never on values.
+
+        Args:
+            batch: its images are read alone; those that a `Normaliser` is told to pass are normalised already.
+            sizes: height and width in pixels of each image inside the padded grid, in the place of the batch's own.
+
+        Raises:
+            CapabilityError: the detector has no such graph.
+        """
+        raise self._no_graph()
+
+    def limits(self) -> Limits:
+        """How `detect` chooses from the candidates; a family that has `candidates` says it.
+
+        Raises:
+            CapabilityError: it has none.
+        """
+        raise self._no_graph()
+
+    def _no_graph(self) -> CapabilityError:
+        return CapabilityError(
+            f"A detector to export must be a graph of tensors, got {self.spec.name}, whose family has none. "
+            "Take one of the families fcos, retinanet, gfl and faster_rcnn."
+        )
 
     def in_backbone(self, tensor: str) -> bool:
         """Whether the parameter or buffer of this name is the backbone's, without its neck.

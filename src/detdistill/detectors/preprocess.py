@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import timm
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from detdistill.detectors.settings import DetectorSettings, PyramidSettings, check_backbone
@@ -113,10 +113,14 @@ def outside_image(batch: Batch) -> Bool[Tensor, "b 1 h w"] | None:
     height, width = batch.images.shape[-2:]
     if all(size == (height, width) for size in batch.sizes):
         return None
-    device = batch.images.device
-    sizes = sent(torch.tensor(batch.sizes).view(-1, 2, 1, 1), device)
-    below = torch.arange(height, device=device).view(1, height, 1) >= sizes[:, 0]
-    right = torch.arange(width, device=device).view(1, 1, width) >= sizes[:, 1]
+    return beyond(sent(torch.tensor(batch.sizes), batch.images.device), height, width)
+
+
+def beyond(sizes: Int64[Tensor, "b 2"], height: int, width: int) -> Bool[Tensor, "b 1 h w"]:
+    """True at the pixels of a grid outside images of such height and width in pixels."""
+    edges = sizes.view(-1, 2, 1, 1)
+    below = torch.arange(height, device=sizes.device).view(1, height, 1) >= edges[:, 0]
+    right = torch.arange(width, device=sizes.device).view(1, 1, width) >= edges[:, 1]
     return (below | right).unsqueeze(1)
 
 
@@ -127,11 +131,13 @@ class Normaliser(nn.Module):
 
     Attributes:
         given: whether somebody gave it other numbers than the model came with.
+        passes: whether images are taken as they are, as somebody normalised them.
     """
 
     mean: Tensor
     std: Tensor
     given: bool = False
+    passes: bool = False
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -158,6 +164,8 @@ class Normaliser(nn.Module):
 
         Gradients flow to the pixels inside.
         """
+        if self.passes:
+            return batch.images
         images = ((batch.images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         outside = outside_image(batch)
         return images if outside is None else images.masked_fill(outside, 0.0)

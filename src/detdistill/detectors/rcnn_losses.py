@@ -145,7 +145,7 @@ def flat_output(
 ) -> RpnOutput:
     """The maps of the RPN's head as rows in the order of its `NominalAnchors`: level, row, column, anchor."""
     logits = [level.permute(0, 2, 3, 1).flatten(1) for level in objectness]
-    offsets = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas]
+    offsets = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4) for level in deltas]
     return RpnOutput(
         objectness=torch.cat(logits, dim=1).float(),
         deltas=torch.cat(offsets, dim=1).float(),

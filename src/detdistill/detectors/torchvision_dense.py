@@ -13,7 +13,7 @@ from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.image_list import ImageList
 
 from detdistill.detectors.backbones import PyramidBackbone
-from detdistill.detectors.base import Detector, TowerLayout
+from detdistill.detectors.base import Detector, Limits, TowerLayout
 from detdistill.detectors.dense import (
     block_ends,
     dense_spec,
@@ -25,9 +25,9 @@ from detdistill.detectors.dense import (
 )
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.settings import PyramidSettings
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, clipped
 from detdistill.errors import CapabilityError
-from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
+from detdistill.types import Batch, Candidates, Detections, Need, Observation, Pyramid, TaskLoss
 
 DenseLoss = Callable[..., TaskLoss]
 """A family's loss of (model, rows, levels, targets, *, strides, per_image).
@@ -128,6 +128,18 @@ class DenseDetector(Detector):
         boxes: Tensor = getattr(coder, "decode_single", coder.decode)(offsets[which], anchors[which])
         return boxes
 
+    def candidates(self, batch: Batch, sizes: Int64[Tensor, "b 2"]) -> Candidates:
+        """See `Detector.candidates`."""
+        pyramid = self.extract(batch)
+        scores, rows = self._slots.logits(self.class_outputs(pyramid)).float().sigmoid(), self.box_outputs(pyramid)
+        if "bbox_ctrness" in rows:
+            scores = (scores * rows["bbox_ctrness"].float().sigmoid()).sqrt()
+        return Candidates(clipped(self._every_box(rows, pyramid), sizes), scores)
+
+    def limits(self) -> Limits:
+        """See `Detector.limits`."""
+        return Limits(self.model.score_thresh, self.model.nms_thresh, self.model.detections_per_img)
+
     def class_rows(self) -> Mapping[str, tuple[int, ...]]:
         """See `Detector.class_rows`: all slots of one anchor after those of another."""
         rows = self._slots.rows() * self.model.anchor_generator.num_anchors_per_location()[0]
@@ -155,10 +167,14 @@ class DenseDetector(Detector):
 
     def box_maps(self, outputs: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[Float[Tensor, "b a 4 _h _w"], ...]:
         """The rows of the box tower decoded on the anchors."""
+        return self._maps(self._every_box(outputs, pyramid), pyramid)
+
+    def _every_box(self, outputs: Mapping[str, Tensor], pyramid: Pyramid) -> Float[Tensor, "b n 4"]:
         coder, rows = self.model.box_coder, outputs["bbox_regression"].float()
-        anchors = torch.cat(self.model.anchor_generator.anchors(pyramid.levels)).repeat(len(rows), 1)
+        anchors = torch.cat(self.model.anchor_generator.anchors(pyramid.levels)).repeat(rows.shape[0], 1)
         decode = getattr(coder, "decode_single", coder.decode)
-        return self._maps(decode(rows.flatten(0, 1), anchors).view_as(rows), pyramid)
+        boxes: Tensor = decode(rows.flatten(0, 1), anchors).view_as(rows)
+        return boxes
 
     def _maps(self, rows: Float[Tensor, "b n s"], pyramid: Pyramid) -> tuple[Float[Tensor, "b a s _h _w"], ...]:
         """What is said of every anchor as maps, one a level: views."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -26,6 +26,12 @@ _TINY = 1e-7  # torchvision's
 def cells_of(levels: Sequence[Tensor], strides: Sequence[int]) -> Cells:
     """The cells of maps (..., h, w) with such nominal strides in pixels."""
     return make_cells([(one.shape[-2], one.shape[-1]) for one in levels], strides, device=levels[0].device)
+
+
+def clipped(boxes: Float[Tensor, "b *n 4"], sizes: Int64[Tensor, "b 2"]) -> Float[Tensor, "b *n 4"]:
+    """Boxes within images of such height and width in pixels."""
+    limits = sizes.flip(1).repeat(1, 2).to(boxes.dtype).reshape(-1, *(1,) * (boxes.dim() - 2), 4)
+    return torch.minimum(boxes.clamp(min=0.0), limits)
 
 
 def encoded(coder: BoxCoder, boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:

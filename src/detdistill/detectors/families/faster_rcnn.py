@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -17,14 +17,14 @@ from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, remove_smal
 from torchvision.ops.poolers import initLevelMapper
 
 from detdistill.detectors.backbones import build_backbone
-from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, DetectorSpec, PyramidLayout
+from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, DetectorSpec, Limits, PyramidLayout
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
 from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, Depth, Octaves, PyramidSettings, Strides
-from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors
+from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, clipped
 from detdistill.settings.bounds import Share, Within
-from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
+from detdistill.types import Batch, Candidates, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
 
 _POOLED_CELLS = 7
 _COARSEST_POOLED = 32
@@ -161,6 +161,21 @@ class FasterRCNNDetector(Detector):
         if self.agnostic:
             return self.suppress(self._slots.detections(found), **limits)
         return self._slots.detections(self.suppress(found, **limits))
+
+    def candidates(self, batch: Batch, sizes: Int64[Tensor, "b 2"]) -> Candidates:
+        """See `Detector.candidates`."""
+        from detdistill.detectors.rcnn_graph import of_size, proposed_rows, refined_rows
+
+        pyramid, rpn = self.extract(batch), self.model.rpn
+        output = flat_output(rpn, *rpn.head(list(pyramid.levels)))
+        boxes, scores = refined_rows(self.model.roi_heads, pyramid.levels, *proposed_rows(rpn, output, sizes))
+        boxes = clipped(boxes.index_select(2, self._slots.slots), sizes)
+        return Candidates(boxes, of_size(boxes, scores.index_select(2, self._slots.slots)))
+
+    def limits(self) -> Limits:
+        """See `Detector.limits`."""
+        heads = self.model.roi_heads
+        return Limits(heads.score_thresh, heads.nms_thresh, heads.detections_per_img)
 
     def class_rows(self) -> Mapping[str, tuple[int, ...]]:
         """See `Detector.class_rows`: a score, and the four numbers of a box, for every slot."""

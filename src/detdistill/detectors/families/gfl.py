@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from detdistill.detectors.backbones import build_backbone
-from detdistill.detectors.base import BoxLayout, Detector, TowerLayout
+from detdistill.detectors.base import BoxLayout, Detector, Limits, TowerLayout
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import (
     Assignment,
@@ -25,7 +25,7 @@ from detdistill.detectors.dense import (
 )
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import AnchorSize, Boxes, HeadNorm, PyramidSettings
-from detdistill.detectors.torchvision_parts import cells_of
+from detdistill.detectors.torchvision_parts import cells_of, clipped
 from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
 from detdistill.gfl.losses import (
     distribution_focal_costs,
@@ -35,7 +35,7 @@ from detdistill.gfl.losses import (
     quality_focal_costs,
 )
 from detdistill.settings.bounds import Factor, Share, Within
-from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
+from detdistill.types import Batch, Candidates, Detections, Need, Observation, Pyramid, TaskLoss
 
 _LEAST = torch.finfo(torch.float32).tiny
 
@@ -157,6 +157,20 @@ class GFLDetector(Detector):
         scores, boxes = _rows(self.class_outputs(pyramid)).sigmoid(), _rows(self.box_outputs(pyramid))
         images = zip(scores, boxes, batch.sizes, strict=True)
         return tuple(self._find(score, box, cells, size=size) for score, box, size in images)
+
+    def candidates(self, batch: Batch, sizes: Int64[Tensor, "b 2"]) -> Candidates:
+        """See `Detector.candidates`."""
+        pyramid = self.extract(batch)
+        cells = cells_of(pyramid.levels, pyramid.strides)
+        distances = expected_distances(_rows(self.box_outputs(pyramid))) * cells.strides[:, None]
+        inside = (cells.points < sizes.flip(1)[:, None]).all(dim=2, keepdim=True)
+        scores = torch.where(inside, _rows(self.class_outputs(pyramid)).sigmoid(), 0.0)
+        return Candidates(clipped(boxes_at(distances, cells.points), sizes), scores)
+
+    def limits(self) -> Limits:
+        """See `Detector.limits`."""
+        own = self.settings
+        return Limits(own.score_threshold, own.nms_threshold, own.detections_per_image)
 
     def class_rows(self) -> Mapping[str, tuple[int, ...]]:
         """See `Detector.class_rows`."""

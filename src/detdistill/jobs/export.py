@@ -1,0 +1,275 @@
+"""Writes a detector as an ONNX file, and proves on the validation images that the file finds what PyTorch finds."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from detdistill.bench.machine import machine
+from detdistill.data.annotations import Annotations
+from detdistill.data.dataset import DetectionDataset, read_image
+from detdistill.data.loader import evaluation_loader
+from detdistill.data.transforms import ImageSettings
+from detdistill.detectors.base import Detector, evaluating
+from detdistill.errors import ConfigError
+from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.protocols import PROTOCOLS
+from detdistill.export import runtime
+from detdistill.export.eight_bits import Inputs, quantised
+from detdistill.export.graph import INPUTS, MADE, OPSET, Form, export_onnx
+from detdistill.export.parity import Agreement, agreement
+from detdistill.files import figures_of, require_own, write_bytes, write_figures
+from detdistill.jobs.config import read_run_config
+from detdistill.jobs.inputs import open_data_sets
+from detdistill.jobs.opening import detect, open_detector, read_split, seen_size
+from detdistill.progress import Progress, Silence, in_bytes
+from detdistill.report.tables import Table
+from detdistill.store.layout import RunFolder
+
+COMMAND = "export"
+MOST_LOST, MOST_LOST_INT8 = 0.1, 0.5
+"""By so many points of AP a file may be below PyTorch."""
+_TIMED, _WARM_UP = 20, 2
+_SUFFIX = ".onnx"
+_CPU = torch.device("cpu")
+
+Place = Literal["inside", "outside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of both programs: COCO's figures, the median time of an image on the CPU, boxes included, and its weights."""
+
+    metrics: CocoMetrics
+    seconds: float
+    size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures."""
+        return {**self.metrics.as_dict(), "seconds_per_image": self.seconds, "bytes": self.size}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOutcome:
+    """What a file finds beside what PyTorch finds on the same images.
+
+    Attributes:
+        int8: on how many training images it was calibrated; 0 where it is not in 8 bits.
+        written: whether it was written; a worse one is not, unless it was allowed.
+    """
+
+    out: Path
+    detector: str
+    form: Form
+    int8: int
+    images: int
+    pytorch: Side
+    file: Side
+    agreement: Agreement
+    machine: Mapping[str, str | int]
+    written: bool
+
+    @property
+    def lost(self) -> float:
+        """Points of AP that the file is below PyTorch."""
+        one, other = self.pytorch.metrics.ap, self.file.metrics.ap
+        return 0.0 if one is None or other is None else one - other
+
+    @property
+    def proof(self) -> Path:
+        """The file's figures beside it."""
+        return proof_of(self.out)
+
+    @property
+    def failure(self) -> str | None:
+        """That the file is worse, where it was not written for that."""
+        if self.written:
+            return None
+        most = MOST_LOST_INT8 if self.int8 else MOST_LOST
+        return (
+            f"The AP of {self.out} must be at most {most} points below PyTorch's {self.pytorch.metrics.ap:.2f}, got "
+            f"{self.file.metrics.ap:.2f}, so that nothing was written. Add --allow-worse to have it all the same."
+        )
+
+    def table(self) -> list[str]:
+        """What was written, the figures of both, how far they agree, and how to run the file."""
+        bits = f"8 bits, calibrated on {self.int8} training images" if self.int8 else self.form.bits
+        lines = [
+            f"{self.detector} as ONNX, opset {OPSET}, in {bits}; boxes suppressed {self.form.nms}, pixels normalised "
+            f"{'inside' if self.form.normalise else 'outside'}; {self.images} validation images, on the CPU",
+            "",
+        ]
+        sides = {"PyTorch": self.pytorch, self.out.name: self.file}
+        rows = [
+            (name, *one.metrics.figures().values(), 1000 * one.seconds, in_bytes(one.size))
+            for name, one in sides.items()
+        ]
+        title = ("", *self.pytorch.metrics.figures(), "ms an image", "size")
+        lines += [*Table(title, tuple(rows)).text(decimals=2).splitlines(), "", self.agreement.text()]
+        if self.written:
+            lines += [f"{self.out}, its figures in {self.proof}", f"python {runtime.__file__} {self.out} IMAGE runs it"]
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it."""
+        return {
+            "file": self.out.name,
+            "detector": self.detector,
+            "opset": OPSET,
+            "nms": self.form.nms,
+            "normalise": "inside" if self.form.normalise else "outside",
+            "bits": 8 if self.int8 else 16 if self.form.half else 32,
+            "calibration_images": self.int8,
+            "images": self.images,
+            "pytorch": self.pytorch.as_dict(),
+            "exported": self.file.as_dict(),
+            "ap_lost": self.lost,
+            "agreement": self.agreement.as_dict(),
+            "machine": {**self.machine, "onnxruntime": version("onnxruntime")},
+        }
+
+
+def proof_of(out: Path) -> Path:
+    """Where the figures of an exported file are."""
+    return out.with_suffix(".parity.json")
+
+
+def export_job(
+    source: str,
+    *,
+    out: Path,
+    to: Literal["onnx"] = "onnx",
+    data: Path | None = None,
+    nms: Place = "outside",
+    normalise: Place = "inside",
+    half: bool = False,
+    int8: bool = False,
+    calibration: int = 100,
+    allow_worse: bool = False,
+    progress: Progress | None = None,
+) -> ExportOutcome:
+    """Exports a detector and measures the file; the words are those of `detdistill.export_detector`."""
+    del to  # one of one
+    watcher, form = progress or Silence(), Form(nms, normalise == "inside", half)
+    _require_words(out, half=half, int8=int8, calibration=calibration)
+    loaded = open_detector(source, progress=watcher)
+    detector = loaded.detector.to(_CPU)
+    detector.limits()  # refused before the data is read
+    truth, training = _data(source, data, loaded.class_names, progress=watcher)
+    image = seen_size(loaded, truth, source=source, progress=watcher)
+    watcher.say(f"{source}: its graph is made by torch's exporter, which takes from half a minute to some minutes")
+    content = export_onnx(detector, image, form)
+    used = 0
+    if int8:
+        chosen = training()
+        used = min(calibration, len(chosen))
+        watcher.start("calibrate", used, unit="image")
+        with tempfile.TemporaryDirectory() as scratch:
+            inputs = _inputs(runtime.Detector(content), chosen, used, progress=watcher)
+            content = quantised(content, inputs, scratch=Path(scratch))
+        watcher.finish()
+    model = runtime.Detector(content, threads=torch.get_num_threads(), providers=["CPUExecutionProvider"])
+    ours = detect(detector, truth, image, label=f"PyTorch {source}", batch_size=1, device=_CPU, progress=watcher)
+    theirs = _found(model, truth, label=f"onnxruntime {out.name}", progress=watcher)
+    seconds = _seconds(detector, model, truth, image)
+    weights = sum(one.numel() * one.element_size() for one in detector.state_dict().values())
+    sides = (
+        Side(evaluate_coco(truth, ours), seconds[0], weights),
+        Side(evaluate_coco(truth, theirs), seconds[1], len(content)),
+    )
+    outcome = partial(ExportOutcome, out, detector.spec.name, form, used, len(truth), *sides)
+    found = outcome(agreement(ours, theirs), machine(_CPU), written=True)
+    if not allow_worse and found.lost > (MOST_LOST_INT8 if int8 else MOST_LOST):
+        return outcome(found.agreement, found.machine, written=False)
+    write_bytes(out, content)
+    write_figures(found.proof, found.as_dict(), command=COMMAND, option="--out")
+    return found
+
+
+def _require_words(out: Path, *, half: bool, int8: bool, calibration: int) -> None:
+    if out.suffix != _SUFFIX:
+        name = out.with_suffix(_SUFFIX) if out.stem else Path("model.onnx")
+        raise ConfigError(f"--out must be a file name that ends in .onnx, got {out}. Write --out {name}.")
+    require_own(out, "--out", MADE)
+    proof = proof_of(out)
+    require_own(proof, f"{proof.name}, beside --out,", figures_of(COMMAND))
+    if half and int8:
+        raise ConfigError("The bits of a file must be either 16 or 8, got --half and --int8. Leave --half out.")
+    if calibration < 1:
+        raise ConfigError(f"--calibration must be 1 image or more, got {calibration}. 100 is usual.")
+
+
+def _data(
+    source: str, data: Path | None, class_names: tuple[str, ...], *, progress: Progress
+) -> tuple[Annotations, Callable[[], Annotations]]:
+    """The validation images with the detector's classes, and what reads the training images."""
+    if data is not None:
+        examined = PROTOCOLS.find("coco").open(data, split="val", class_names=class_names, progress=progress)
+        return examined.annotations, lambda: read_split(data, "train", progress=progress)
+    config = RunFolder(Path(source)).config
+    if not config.is_file():
+        raise ConfigError(
+            f"The data that an exported file is proved on must be named where no run's settings name it, got {source}, "
+            "which is no run folder. Add --data FOLDER."
+        )
+    _, train, val = open_data_sets(read_run_config(config, purpose="train").data, progress=progress)
+    return val, lambda: train
+
+
+def _image(annotations: Annotations, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """An image as stored, upright: (h, w, 3)."""
+    height, width = (int(side) for side in annotations.sizes[index])
+    image_id = int(annotations.image_ids[index])
+    read = read_image(annotations.path(index), image_id=image_id, size=(height, width), labelled=annotations.labelled)
+    return read.permute(1, 2, 0).numpy()
+
+
+def _inputs(model: runtime.Detector, chosen: Annotations, count: int, *, progress: Progress) -> Iterator[Inputs]:
+    """So many images, from all of a split evenly, as the graph takes them."""
+    for done, index in enumerate(np.linspace(0, len(chosen) - 1, count).round().astype(int).tolist(), start=1):
+        yield dict(zip(INPUTS, model.prepare([_image(chosen, index)]), strict=True))
+        progress.advance(done)
+
+
+def _found(model: runtime.Detector, truth: Annotations, *, label: str, progress: Progress) -> list[ImageDetections]:
+    """What the file finds in every image."""
+    progress.start(label, len(truth), unit="image")
+    found = []
+    for index, image_id in enumerate(truth.image_ids.tolist()):
+        one = model(_image(truth, index))
+        found.append(ImageDetections(image_id, one.boxes.astype(np.float32), one.scores.astype(np.float32), one.labels))
+        progress.advance(index + 1)
+    progress.finish()
+    return found
+
+
+def _seconds(
+    detector: Detector, model: runtime.Detector, truth: Annotations, image: ImageSettings
+) -> tuple[float, float]:
+    """Median time of an image that is read and resized already, in PyTorch and in the file, of the first images."""
+    count = min(_TIMED, len(truth))
+    loader = evaluation_loader(DetectionDataset(truth, image=image), batch_size=1)
+    batches = [batch for _, batch in zip(range(count), loader, strict=False)]
+    inputs = [model.prepare([_image(truth, index)]) for index in range(count)]
+    with evaluating(detector):
+        ours = _median([partial(detector.detect, batch) for batch in batches])
+    return ours, _median([partial(model.find, *one) for one in inputs])
+
+
+def _median(runs: Sequence[Callable[[], object]]) -> float:
+    times = list[float]()
+    for run in [*runs[:_WARM_UP], *runs]:
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[-len(runs) :])

@@ -1,0 +1,262 @@
+"""An exported file finds what PyTorch finds, is proved to, and runs with three packages and one file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import detdistill
+from coco_by_hand import CLASSES, draw_data
+from detdistill.cli import main
+from detdistill.detectors import catalogue
+from detdistill.detectors.base import Detector
+from detdistill.detectors.suppression import sorted_out
+from detdistill.errors import CapabilityError
+from detdistill.export import graph, runtime
+from detdistill.jobs import export
+from scenes_in_memory import FAMILIES, scene_batch, tiny_settings
+
+IMAGE = {"short_side": 64, "long_side": 96}
+# Imports nothing but what comes with Python, and the three packages with what they need themselves.
+ALONE = """
+import importlib.machinery, runpy, sys
+allowed = {"numpy", "PIL", "onnxruntime", "google", "flatbuffers", "packaging", *sys.stdlib_module_names}
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in allowed and not name.startswith("_"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Wall())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """A detector, its data, the file that was made of it, and what was said."""
+
+    home: Path
+    detector: Detector
+    said: str
+
+    @property
+    def file(self) -> Path:
+        return self.home / "out/model.onnx"
+
+
+def build(family: str, **changes: object) -> Detector:
+    """A detector whose scores differ, without having learned anything."""
+    small = {"strides": (16,), "head_depth": 0, "detections_per_image": 20} if family != "faster_rcnn" else {}
+    detector = catalogue.build_detector(tiny_settings(family, **(small | changes)), CLASSES, seed=3)
+    for name, parameter in detector.named_parameters():
+        if parameter.dim() > 1 and any(part in name for part in ("cls_logits", "classes", "predictor")):
+            parameter.data *= 20
+    return detector.eval()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    home, detector, said = tmp_path_factory.mktemp("export"), build("fcos"), StringIO()
+    draw_data(home / "data", train=4, val=3)
+    detdistill.save_detector(detector, home / "run", image=IMAGE)
+    with redirect_stdout(said), redirect_stderr(said):
+        code = main(words(home, "--nms", "inside"))
+    assert code == 0, said.getvalue()
+    return World(home, detector, said.getvalue())
+
+
+def words(home: Path, *more: str, out: str = "out/model.onnx") -> list[str]:
+    return ["export", str(home / "run"), "--data", str(home / "data"), "--out", str(home / out), *more]
+
+
+def agrees(model: runtime.Detector, detector: Detector, *, count: int, grid: tuple[int, int]) -> None:
+    """The graph as PyTorch computes it, on a batch of so many images of different sizes."""
+    batch = scene_batch(
+        ((),) * count, sizes=[(grid[0] - 5 * row, grid[1] - 9 * row) for row in range(count)], grid=grid
+    )
+    sizes = torch.tensor(batch.sizes)
+    with torch.no_grad():
+        candidates = detector.candidates(batch, sizes)
+        found = sorted_out(candidates, detector.limits())
+    if model.nms == "outside":
+        said = model.session.run(None, {"images": model_pixels(model, detector, batch.images), "sizes": sizes.numpy()})
+        for one, other in zip(said, (candidates.boxes, candidates.scores), strict=True):
+            assert np.abs(one - other.numpy()).max() < 0.01
+    for row, one in enumerate(model.find(model_pixels(model, detector, batch.images), sizes.numpy())):
+        left = int(found[3][row])
+        assert len(one.scores) == left > 0
+        assert np.abs(np.sort(one.scores) - np.sort(found[1][row, :left].numpy())).max() < 1e-4
+
+
+def model_pixels(model: runtime.Detector, detector: Detector, images: torch.Tensor) -> np.ndarray:
+    del detector
+    return ((images.numpy() - model.mean[:, None, None]) / model.std[:, None, None]).astype(np.float32)
+
+
+def test_the_file_finds_what_pytorch_finds(world: World) -> None:
+    proof = json.loads(world.file.with_name("model.parity.json").read_text())
+    assert proof["written_by"] == "detdistill export"
+    assert (proof["images"], proof["nms"], proof["bits"], proof["opset"]) == (3, "inside", 32, 18)
+    assert proof["agreement"]["matched"] > 10
+    assert proof["agreement"]["one_alone"] == proof["agreement"]["other_alone"] == 0
+    assert proof["agreement"]["box"] < 0.05
+    assert proof["agreement"]["score"] < 1e-4
+    assert abs(proof["ap_lost"]) < 0.1
+    assert proof["exported"]["bytes"] == world.file.stat().st_size
+    assert 0 < proof["exported"]["seconds_per_image"] < 60
+    assert f"all {proof['agreement']['matched']} boxes matched" in world.said
+    # Nothing of torch's exporter.
+    assert "graph(" not in world.said
+    assert "Warning" not in world.said
+    assert len(world.said.splitlines()) < 30
+
+
+def test_the_file_says_what_it_is(world: World) -> None:
+    proto = onnx.load(world.file)
+    onnx.checker.check_model(proto)
+    assert proto.producer_name == "detdistill"
+    told = {one.key: json.loads(one.value) for one in proto.metadata_props}
+    assert told["class_names"] == list(CLASSES)
+    assert told["image"] == IMAGE | {"pad_multiple": 32}
+    assert told["limits"]["most"] == 20
+    model = runtime.Detector(world.file)
+    shapes = {one.name: one.shape for one in (*model.session.get_inputs(), *model.session.get_outputs())}
+    assert shapes == {
+        "images": ["batch", 3, "height", "width"],
+        "sizes": ["batch", 2],
+        "boxes": ["batch", 20, 4],
+        "scores": ["batch", 20],
+        "labels": ["batch", 20],
+        "count": ["batch"],
+    }
+    assert model.class_names == list(CLASSES)
+
+
+@pytest.mark.parametrize(("count", "grid"), [(1, (64, 96)), (4, (96, 64)), (2, (50, 75))])
+def test_any_number_of_images_of_any_size(count: int, grid: tuple[int, int], world: World) -> None:
+    agrees(runtime.Detector(world.file), world.detector, count=count, grid=grid)
+
+
+def test_the_runtime_needs_three_packages_and_one_file(world: World, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.py"
+    shutil.copy(runtime.__file__, alone)
+    assert len(alone.read_text().splitlines()) <= 150
+    image = world.home / "data/images/val_0.png"
+    typed = [sys.executable, "-I", "-c", ALONE, str(alone), str(world.file)]
+    done = subprocess.run([*typed, str(image), "0.05"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = runtime.Detector(world.file)(runtime.read(image))
+    assert len(done.stdout.splitlines()) == int((found.scores >= 0.05).sum()) > 0
+    name, score, *box = done.stdout.splitlines()[0].split()
+    assert name == CLASSES[found.labels[0]]
+    assert float(score) == pytest.approx(float(found.scores[0]), abs=1e-3)
+    assert [float(edge) for edge in box] == pytest.approx(found.boxes[0].tolist(), abs=0.06)
+    done = subprocess.run(typed, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "python runtime.py model.onnx image.jpg" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter, which takes long, makes the file that it made before."""
+    content = world.file.read_bytes()
+    monkeypatch.setattr(export, "export_onnx", lambda *_: content)
+
+
+@pytest.mark.usefixtures("made")
+def test_a_worse_file_is_written_on_request_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export, "MOST_LOST", -1.0)
+    out = world.home / "worse/model.onnx"
+    assert main(words(world.home, out="worse/model.onnx")) == 2
+    told = capsys.readouterr()
+    assert "PyTorch" in told.out
+    assert f"error: The AP of {out} must be at most -1.0 points below PyTorch's " in told.err
+    assert told.err.endswith("so that nothing was written. Add --allow-worse to have it all the same.\n")
+    assert not out.parent.exists()
+    assert main(words(world.home, "--allow-worse", out="worse/model.onnx")) == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["model.onnx", "model.parity.json"]
+    assert main(words(world.home, "--allow-worse", out="worse/model.onnx")) == 0  # over its own
+
+
+OURS = "must be a new file, or one that this command wrote, got"
+
+
+@pytest.mark.parametrize(
+    ("more", "out", "sentence"),
+    [
+        ((), "a.pt", "--out must be a file name that ends in .onnx, got {home}/a.pt. Write --out {home}/a.onnx."),
+        ((), "theirs.onnx", f"--out {OURS} {{home}}/theirs.onnx, which is another."),
+        ((), "proved.onnx", f"proved.parity.json, beside --out, {OURS} {{home}}/proved.parity.json, which is another."),
+        (("--half", "--int8"), "a.onnx", "The bits of a file must be either 16 or 8, got --half and --int8."),
+        (("--calibration", "0"), "a.onnx", "--calibration must be 1 image or more, got 0. 100 is usual."),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.endswith(("onnx", "pt")) else "",
+)
+def test_what_cannot_be_done_is_said_before_anything_is_done(
+    more: Sequence[str], out: str, sentence: str, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world.home / "theirs.onnx").write_bytes(b"\x08\x08\x12\x07pytorch")
+    (world.home / "proved.parity.json").write_text('{"written_by": "somebody"}')
+    assert main(words(world.home, *more, out=out)) == 2
+    assert capsys.readouterr().err.startswith("error: " + sentence.replace("{home}", str(world.home)))
+
+
+@pytest.mark.usefixtures("made")
+def test_a_runs_own_data_is_what_it_is_proved_on(world: World, tmp_path: Path) -> None:
+    with pytest.raises(detdistill.errors.ConfigError, match=r"must be named where no run's settings name it, got "):
+        detdistill.export_detector(world.home / "run", out=tmp_path / "a.onnx")
+    run = tmp_path / "run"
+    shutil.copytree(world.home / "run", run)
+    config = detdistill.run_config(purpose="train", out=run, student="fcos/tiny", data=world.home / "data")
+    (run / "config.yaml").write_text(config.yaml())
+    outcome = detdistill.export_detector(run, out=tmp_path / "a.onnx")
+    assert outcome.images == 3
+    assert outcome.proof.is_file()
+
+
+def test_what_the_exporter_stumbles_over_is_told_in_a_sentence(
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        sys.stdout.write("graph(%p_backbone...")
+        raise RuntimeError("Failed.\nNext steps: none") from ValueError("no translation of aten::odd.\nTrace: ...")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    with pytest.raises(CapabilityError) as caught:
+        graph.export_onnx(world.detector, export.ImageSettings(**IMAGE), graph.Form())
+    assert str(caught.value) == (
+        "A detector to export must be one that torch's exporter takes, got fcos/test_resnet: ValueError: no "
+        "translation of aten::odd. Export another detector."
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nms", ["outside", "inside"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_in_both_forms(family: str, nms: str) -> None:
+    detector = build(family)
+    try:
+        detector.limits()
+    except CapabilityError:
+        pytest.skip("a family without a graph")
+    form = graph.Form(nms=nms, normalise=nms == "inside")
+    model = runtime.Detector(graph.export_onnx(detector, export.ImageSettings(**IMAGE), form))
+    for count, grid in ((1, (64, 96)), (4, (96, 64))):
+        agrees(model, detector, count=count, grid=grid)
