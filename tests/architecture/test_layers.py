@@ -30,11 +30,13 @@ RUNTIME = "src/detdistill/export/runtime.py"
 PLAIN_PARTS = {
     "align": {"per_stride", "at_stride", "IdentityAlign", "ConvAlign"},
     "attention": {"teachers_attentions", "inside_mean"},
+    "choose": {"build_choice"},
     "compare": {"squared", "absolute", "bce"},
     "normalize": {"plain_sum", "by_cells", "by_mask_sum", "by_batch_mask_sum"},
     "select": {"class_logits", "class_distributions", "box_distributions"},
     "sets": {"Matched", "box_shares", "giou"},
     "structural": {"Components", "gaussian_taps", "reflecting_blur", "dissimilarity"},
+    "weigh": {"difficulty"},
 }
 SECTIONS = ("Source", "Differs from the source")
 METHOD_SECTIONS = ("Formula", "Raises", "Needs", *SECTIONS)

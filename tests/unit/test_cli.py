@@ -150,7 +150,7 @@ MEASURED = {"agnostic": False, "confusion": None, "score": 0.3, "interval": Fals
             "jobs.predict.predict_job",
             ["predict", "runs/x", "a.png", "folder", "--out", "o", "--score", "0.5", "--agnostic"],
             ("runs/x", (Path("a.png"), Path("folder"))),
-            {"out": Path("o"), "coco": None, "score": 0.5, "agnostic": True},
+            {"data": None, "out": Path("o"), "coco": None, "class_scores": False, "score": 0.5, "agnostic": True},
         ),
         (
             "scenes.write.make_scenes_job",

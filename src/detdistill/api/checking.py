@@ -49,7 +49,8 @@ def doctor(
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS; several teach together.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS;
+            several teach together.
         then: Teachers that follow, one after the other, each for a part of the steps.
         teachers: Instead of --teacher: those to rank, each by a short training, several minutes in all.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.

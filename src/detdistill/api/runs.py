@@ -118,7 +118,8 @@ def distill(
 
     Args:
         settings: A config file, then settings that win over it, such as train.lr=0.01 or method.gain=2.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS; several teach together.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS;
+            several teach together.
         then: Teachers that follow, one after the other, each for a part of the steps.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
         student_args: Arguments of a student of your own, such as width=24.

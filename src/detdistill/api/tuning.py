@@ -40,7 +40,7 @@ def tune(
 
     Args:
         settings: A config file of the final training, then settings that win over it, such as train.lr=0.01.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
         student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import ZipFile, is_zipfile
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.called import PREFIX as PYTHON
@@ -29,7 +30,7 @@ class Door:
     """One way in which a text names a detector.
 
     Attributes:
-        form: in messages, such as ``"torchvision:NAME"``.
+        form: in messages, such as ``"torchvision:NAME"``; empty for what is refused.
         recognises: whether a text is of this form.
         open: the detector; the names are beginnings of tensor names that may be missing, left over or of another shape.
         settings: what it was built from, without reading its weights; None where that is no `DetectorSettings`.
@@ -117,7 +118,27 @@ CALLED = Door(
     moved=lambda text, _: text,
 )
 
-DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, CALLED, OWN, PREDICTIONS, ONNX, RUN)
+
+def _is_torchscript(text: str) -> bool:
+    """Whether a file is TorchScript, by its ending or by the code in its archive."""
+    path = Path(text)
+    if path.suffix.lower() in (".torchscript", ".ptl"):
+        return True
+    if path.suffix.lower() not in (".pt", ".pth") or not is_zipfile(path):
+        return False
+    with ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _no_torchscript(text: str, _: frozenset[str]) -> LoadedDetector:
+    raise ConfigError(
+        f"{text} must be a file that runs nothing when it is loaded, got TorchScript. Export the detector to ONNX."
+    )
+
+
+TORCHSCRIPT = Door(form="", recognises=_is_torchscript, open=_no_torchscript)
+
+DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, CALLED, OWN, PREDICTIONS, ONNX, TORCHSCRIPT, RUN)
 """All of them; the first that recognises a text opens it."""
 
 
@@ -128,4 +149,4 @@ def door_of(text: str) -> Door:
 
 def kinds_of_source() -> str:
     """All forms in words: ``"a run folder, a checkpoint or torchvision:NAME"``."""
-    return either((RUN.form, *(door.form for door in DOORS if door is not RUN)))
+    return either((RUN.form, *(door.form for door in DOORS if door is not RUN and door.form)))
