@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit sweep-backbones settings clean
+.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones settings clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,9 @@ study-coverage: .venv/.dev  ## how often the intervals of a gain hold the true o
 
 study-audit: .venv/.dev  ## how well `data audit` finds label errors that were planted (about half an hour)
 	$(PYTHON) benchmarks/audit_study.py --data $(DETDISTILL_TEST_DATA) --json benchmarks/results/audit_study.json
+
+study-pairs: .venv/.dev  ## pairs that have no family in common, on drawn scenes (hours on two cores)
+	$(PYTHON) benchmarks/pair_study.py --out runs/pairs
 
 sweep-backbones: .venv/.runtime  ## every pyramid backbone of timm's: built, trained for a step, asked once (about an hour)
 	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run" shapes
