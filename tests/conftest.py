@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -29,10 +30,7 @@ def pytest_collection_finish() -> None:
     """What is imported by now is not looked through at each collection of garbage."""
     gc.freeze()
     gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)  # extensions complain of objects that are left
 
 
 @pytest.fixture(scope="session")
