@@ -25,7 +25,7 @@ from detdistill.distillation.pair import Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
 from detdistill.distillation.term import Term
 from detdistill.evaluation.coco import ImageDetections, evaluate_coco
-from detdistill.jobs import evidence, inputs, run, stages
+from detdistill.jobs import evidence, run, several, stages
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.diagnose import diagnose_job, explained
 from detdistill.jobs.outcomes import ALONE, DISTILLED
@@ -120,7 +120,7 @@ class Lab:
 
     def sees(self, eyes: Eyes = SEEING, *, image: Mapping[str, int] = SIZE) -> None:
         """Whatever teacher is opened sees so from now on."""
-        self.patch.setattr(inputs, "open_detector", partial(seeing, eyes=eyes, image=image))
+        self.patch.setattr(several, "open_detector", partial(seeing, eyes=eyes, image=image))
 
     def setup(self, *changes: str, **options: object) -> Evidence:
         """What is known before the first step."""

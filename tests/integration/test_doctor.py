@@ -25,7 +25,7 @@ from detdistill.detectors.base import Detector
 from detdistill.detectors.drift import norm_drifts
 from detdistill.detectors.load_report import LoadedDetector
 from detdistill.evaluation.coco import CocoMetrics, evaluate_coco
-from detdistill.jobs import doctor, inputs, plan, samples, stages, teachers
+from detdistill.jobs import doctor, inputs, plan, samples, several, stages, teachers
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.doctor import doctor_job
 from detdistill.jobs.opening import detect, read_split
@@ -58,7 +58,7 @@ class Lab:
     def sees(self, eyes: Eyes = SEEING, *, image: Mapping[str, int] = SIZE) -> None:
         """Whatever is opened sees so from now on."""
 
-        self.patch.setattr(inputs, "open_detector", partial(seeing, eyes=eyes, image=image))
+        self.patch.setattr(several, "open_detector", partial(seeing, eyes=eyes, image=image))
 
     def said(self, *changes: str, **options: Any) -> dict[str, Check]:
         return {one.name: one for one in doctor_job(self.config(*changes, **options)).checks}
