@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,13 @@ from detdistill import open_data
 from detdistill.data.annotations import Annotations, Reading, find_regions
 from detdistill.data.classes import take_classes, with_classes
 from detdistill.data.formats.coco import read_coco
+from detdistill.detectors.class_map import ClassMap
 from detdistill.detectors.load_report import LoadedDetector, LoadReport
+from detdistill.detectors.mapped import MappedDetector
 from detdistill.errors import ConfigError, DataError
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.protocols import PROTOCOLS
+from detdistill.jobs import finds
 from detdistill.jobs.inputs import open_data_sets
 from detdistill.jobs.opening import in_data_classes
 from detdistill.jobs.settings import DataSettings, TeacherSettings
@@ -211,3 +216,19 @@ def test_a_teacher_is_shown_in_the_datas_classes(tmp_path: Path) -> None:
     ):
         opened("cat")
     assert opened("cat", classes_map="cat=Car")[0].detector.spec.unknown == ("Van",)
+
+
+def test_what_a_teacher_of_some_classes_finds_keeps_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels and probabilities are the data's; of one that is taken as it is, with others, they say nothing."""
+    said = ImageDetections(1, np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([1]), np.eye(2)[1:])
+    monkeypatch.setattr(finds, "detect", lambda *_, **__: [said])
+    names = ("Car", "Van")
+    bare = tiny_student("fcos", classes=("Van",))
+    for detector, label in ((MappedDetector(bare, ClassMap.between(("Van",), names)), 1), (bare, 0)):
+        data = SimpleNamespace(train=SimpleNamespace(class_names=names))
+        config = SimpleNamespace(evaluate=SimpleNamespace(batch_size=1, agnostic=False))
+        teacher = SimpleNamespace(detector=detector, class_names=("Van",))
+        opened = SimpleNamespace(teacher=teacher, data=data, config=config, taught_at=None, first_device=None)
+        (found,) = finds._looked(opened, None)  # type: ignore[arg-type]
+        assert found.labels.tolist() == [label]
+        assert (found.probabilities is None) == (label == 0)

@@ -20,6 +20,7 @@ from detdistill.distillation.calibration import WINDOW
 from detdistill.distillation.recipe import Fade, Recipe, Strength, WarmUp, WeightedTerm, Window
 from detdistill.distillation.several import together
 from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.weigh import Choice
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.parts.choose import ByLoss, build_choice
@@ -197,3 +198,21 @@ def test_known_costs_are_shared_by_level() -> None:
     report = step(lit(1.0), CLOCK)
     assert float(report.parts["m.known"]) == 1 + 2 / 2
     assert float(report.parts["m.known@2"]) == 10 / 2 + 20
+
+
+def test_where_nobody_labelled_all_teachers_count_alike() -> None:
+    """The first is chosen on the labelled image, of cost 4 and 8; on the other one both have half."""
+
+    class First(Choice):
+        needs = frozenset()
+
+        def __call__(self, teachers: Any, strides: Any, *, knowledge: Knowledge) -> tuple[torch.Tensor, ...]:
+            assert len(teachers) == 2
+            return torch.ones(1, 1), torch.zeros(1, 1)
+
+    recipes = [Recipe("m", (WeightedTerm("m.known", Known([[cost]], (8,)), 1.0),)) for cost in (4.0, 8.0)]
+    teachers = [FrozenTeacher(Stub(3.0)), FrozenTeacher(Stub(5.0))]
+    step = DistillationStep(Stub(2.0), teachers, together(recipes, [ALWAYS] * 2), choice=First())
+    report = step(replace(lit(1.0), unlabelled=lit(1.0)), CLOCK)
+    assert float(report.parts["m.known"]) == (4 + 2) / 2
+    assert float(report.parts["m.known@2"]) == (0 + 4) / 2

@@ -313,14 +313,16 @@ class DistillationStep(nn.Module):
         found = dict(costs)
         for group in alike(on) if len(self.teachers) > 1 else ():
             names = [one.name for one in group]
-            if self.choice is None or len(group) == 1:
-                rows = even_shares(group, costs, [teacher.spec for teacher in self.teachers])
-                shares = [sent(torch.tensor(rows[name]), costs[name].values.device) for name in names]
-            else:
-                strides, knowledge = [costs[name].strides for name in names], group[0].term.knowledge
-                sights = ([by_teacher[one.teacher][0].teachers[CLEAN] for one in group] for by_teacher in shown)
-                chosen = [self.choice(teachers, strides, knowledge=knowledge) for teachers in sights]
-                shares = [torch.cat(of_one) for of_one in zip(*chosen, strict=True)]
+            rows = even_shares(group, costs, [teacher.spec for teacher in self.teachers])
+            shares = [sent(torch.tensor(rows[name]), costs[name].values.device) for name in names]
+            if self.choice is not None and len(group) > 1:
+                labelled, *others = shown
+                teachers = [labelled[one.teacher][0].teachers[CLEAN] for one in group]
+                strides = [costs[name].strides for name in names]
+                chosen = self.choice(teachers, strides, knowledge=group[0].term.knowledge)
+                # Where nobody labelled there is nothing to err by.
+                even = sum(len(by_teacher[0][0].batch) for by_teacher in others)
+                shares = [torch.cat([one, row.expand(even, -1)]) for one, row in zip(chosen, shares, strict=True)]
             for name, share in zip(names, shares, strict=True):
                 found[name] = replace(costs[name], values=costs[name].values * share)
         return found
