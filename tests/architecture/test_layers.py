@@ -28,8 +28,6 @@ RUNTIME = "src/detdistill/export/runtime.py"
 # Public parts that follow no paper: plumbing and one-line arithmetic. A new part either documents its source, with
 # the sections below, or is named here.
 PLAIN_PARTS = {
-    "choose": {"build_choice"},
-    "weigh": {"difficulty"},
     "align": {"per_stride", "at_stride", "IdentityAlign", "ConvAlign"},
     "attention": {"teachers_attentions", "inside_mean"},
     "choose": {"build_choice"},
