@@ -92,6 +92,21 @@ def test_nothing_found_leaves_the_labels_and_no_label_what_was_found() -> None:
     assert (len(empty.boxes), empty.probabilities.shape) == (0, (0, 3))
 
 
+def test_where_nobody_labelled_a_teacher_that_lacks_classes_knows_no_background() -> None:
+    """All of the image, 100 x 60 pixels, is in doubt; labels say what is background, whatever a teacher knows."""
+    lacks, none = Learnable(partial=True), LABEL.only(torch.tensor([False]))
+    learned = lacks.objects(FOUND, none, classes=3, unlabelled=(60, 100))
+    assert learned.boxes[-1].tolist() == [0, 0, 100, 60]
+    assert learned.ignored.tolist() == [False, False, True]
+    assert learned.taught().labels.tolist() == [0, 1]
+    assert len(lacks.objects(FOUND, LABEL, classes=3).labels) == 2
+    assert len(Learnable().objects(FOUND, none, classes=3, unlabelled=(60, 100)).labels) == 2
+    student = spec()
+    for unknown, partial in (((), False), (student.class_names[:1], True)):
+        (term,) = build_recipe("boxes", student, replace(student, unknown=unknown)).terms
+        assert term.term.learnable.partial is partial
+
+
 def test_focal_loss_of_a_class_in_doubt() -> None:
     """Two cells, two classes, all logits 0: sigmoid² · log 2 = 0.25 log 2 = c. Positive costs c / 4, negative 3c / 4.
 

@@ -32,6 +32,8 @@ class Learnable:
         duplicate: a box that overlaps a label by at least this IoU is that label.
         weighed: whether an object counts as much as its score says, else fully.
         soft: whether its class is the teacher's distribution, else the label.
+        partial: whether the student has classes that the teacher does not know: images that nobody labelled then have
+            no background, which may be of these.
     """
 
     score: float = 0.3
@@ -39,8 +41,11 @@ class Learnable:
     duplicate: float = 0.5
     weighed: bool = True
     soft: bool = True
+    partial: bool = False
 
-    def objects(self, found: Detections, labels: Targets, *, classes: int) -> Targets:
+    def objects(
+        self, found: Detections, labels: Targets, *, classes: int, unlabelled: tuple[int, int] | None = None
+    ) -> Targets:
         """What is learned of one image: its labels, and what the teacher found beside them.
 
         A label stays where and what it is and counts fully; a duplicate of its class says what else it might be taken
@@ -50,7 +55,18 @@ class Learnable:
             found: on the labels' grid.
             labels: what is flagged as ignored is left out, with the boxes that lie in it.
             classes: how many there are.
+            unlabelled: height and width of an image that nobody labelled.
         """
+        if self.partial and unlabelled is not None:
+            whole = found.boxes.new_tensor([[0, 0, *unlabelled[::-1]]])
+            learned = replace(self, partial=False).objects(found, labels, classes=classes)
+            return Targets(
+                boxes=torch.cat([learned.boxes, whole]),
+                labels=F.pad(learned.labels, (0, 1)),
+                ignored=F.pad(learned.ignored, (0, 1), value=True),
+                scores=None if learned.scores is None else F.pad(learned.scores, (0, 1)),
+                probabilities=None if learned.probabilities is None else F.pad(learned.probabilities, (0, 0, 0, 1)),
+            )
         taught = labels.only(~labels.ignored)
         distributions, said = self._distributions(found, classes), F.one_hot(taught.labels, classes).float()
         new = found.scores >= self.doubtful

@@ -176,4 +176,6 @@ def _objects(annotations: Annotations, index: int, found: Detections, learnable:
         torch.tensor(annotations.labels[objects], dtype=torch.int64),
         torch.tensor(annotations.ignored[objects], dtype=torch.bool),
     )
-    return learnable.objects(found, labels, classes=len(annotations.class_names))
+    height, width = map(int, annotations.sizes[index])
+    unlabelled = None if annotations.labelled else (height, width)
+    return learnable.objects(found, labels, classes=len(annotations.class_names), unlabelled=unlabelled)

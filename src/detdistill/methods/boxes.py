@@ -46,6 +46,7 @@ def build_boxes(student: DetectorSpec, teacher: DetectorSpec, settings: BoxesSet
         labels: w = 1, q = their class, or what the teacher says of it where it found the same class there
         the teacher's other boxes: w = score, q_c ∝ p_c / (1 − p_c); their class cost is Σ_c q_c · the cost as class c
         score < doubtful: left out; doubtful ≤ score < `score`: neither object nor background
+        where nobody labelled, and the teacher does not know all classes, nothing is background
 
     Raises:
         CapabilityError: the teacher has other classes.
@@ -77,6 +78,7 @@ def build_boxes(student: DetectorSpec, teacher: DetectorSpec, settings: BoxesSet
         duplicate=settings.duplicate,
         weighed=settings.weighed,
         soft=settings.soft,
+        partial=bool(teacher.unknown),
     )
     # What else weighs a level, such as aid, knows those that both have.
     strides = None if teacher.pyramid is None else paired_strides(student, teacher)
