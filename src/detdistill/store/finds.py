@@ -89,7 +89,7 @@ def _others(folder: Path) -> str:
 class _Finds(Kind[Detections, Detections]):
     """Finds in files of many images each; what is known of an image is what was found there."""
 
-    what: ClassVar = "images of the teacher's finds"
+    what: ClassVar = "finds"
     names: Sequence[str]
     image_ids: Sequence[int]
     look: Look
