@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 import detdistill
 from coco_by_hand import CLASSES, draw_data
@@ -169,6 +171,20 @@ def test_the_runtime_needs_three_packages_and_one_file(world: World, tmp_path: P
     assert "Traceback" not in done.stderr
 
 
+def test_the_programs_of_the_documentation_run(world: World, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    shutil.copy(runtime.__file__, tmp_path / "runtime.py")
+    shutil.copy(world.file, tmp_path / "model.onnx")
+    for name, size in (("image.jpg", (96, 64)), ("other.jpg", (50, 80))):
+        Image.new("RGB", size, (90, 200, 30)).save(tmp_path / name)
+    (command,) = re.findall(r"    python (runtime.py .*)", page)
+    shown = f"{program}\nassert len(boxes) == len(scores) == len(labels)\nassert len(found) == len(sizes) == 2\n"
+    for typed in (command.split(), ["-c", shown]):
+        done = subprocess.run([sys.executable, *typed], capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.fixture
 def made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter, which takes long, makes the file that it made before."""
@@ -217,6 +233,21 @@ def test_what_cannot_be_done_is_said_before_anything_is_done(
 
 
 @pytest.mark.usefixtures("made")
+def test_eight_bits_are_calibrated_on_training_images(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "model.onnx"
+    outcome = detdistill.export_detector(
+        world.home / "run", data=world.home / "data", out=out, nms="inside", int8=True, calibration=3, allow_worse=True
+    )
+    assert (outcome.int8, outcome.as_dict()["bits"], outcome.as_dict()["calibration_images"]) == (3, 8, 3)
+    assert "in 8 bits, calibrated on 3 training images" in outcome.table()[0]
+    # The weights, a quarter as large, are most of the file.
+    assert outcome.file.size < 0.6 * world.file.stat().st_size
+    assert runtime.Detector(out).class_names == list(CLASSES)
+    assert {one.op_type for one in onnx.load(out).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
+    assert outcome.agreement.matched > 0.5 * (outcome.agreement.matched + outcome.agreement.one_alone)
+
+
+@pytest.mark.usefixtures("made")
 def test_a_runs_own_data_is_what_it_is_proved_on(world: World, tmp_path: Path) -> None:
     with pytest.raises(detdistill.errors.ConfigError, match=r"must be named where no run's settings name it, got "):
         detdistill.export_detector(world.home / "run", out=tmp_path / "a.onnx")
@@ -260,3 +291,17 @@ def test_every_family_in_both_forms(family: str, nms: str) -> None:
     model = runtime.Detector(graph.export_onnx(detector, export.ImageSettings(**IMAGE), form))
     for count, grid in ((1, (64, 96)), (4, (96, 64))):
         agrees(model, detector, count=count, grid=grid)
+
+
+@pytest.mark.slow
+def test_sixteen_bits_keep_pixels_boxes_and_scores_in_32(world: World) -> None:
+    detector, image = world.detector, export.ImageSettings(**IMAGE)
+    model = runtime.Detector(graph.export_onnx(detector, image, graph.Form(half=True)))
+    assert {one.type for one in (*model.session.get_inputs()[:1], *model.session.get_outputs())} == {"tensor(float)"}
+    assert next(detector.parameters()).dtype is torch.float32  # it stays as it was
+    batch = scene_batch()
+    with torch.no_grad():
+        candidates = detector.candidates(batch, torch.tensor(batch.sizes))
+    said = model.session.run(None, {"images": batch.images.numpy(), "sizes": np.array(batch.sizes)})
+    assert 0 < np.abs(said[1] - candidates.scores.numpy()).max() < 0.05
+    assert np.abs(said[0] - candidates.boxes.numpy()).max() < 2
