@@ -126,6 +126,11 @@ def test_the_file_finds_what_pytorch_finds(world: World) -> None:
 
 
 def test_the_file_says_what_it_is(world: World) -> None:
+    content = world.file.read_bytes()
+    assert b"site-packages" not in content
+    assert str(Path(graph.__file__).parent).encode() not in content
+    weights = sum(one.numel() * one.element_size() for one in world.detector.state_dict().values())
+    assert weights < len(content) < weights + 80_000
     proto = onnx.load(world.file)
     onnx.checker.check_model(proto)
     assert proto.producer_name == "detdistill"

@@ -139,6 +139,7 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
     assert program is not None
     proto: Any = program.model_proto
     _name_sides(proto, names)
+    _bare(proto)
     proto.producer_name, proto.producer_version = PACKAGE, import_module(PACKAGE).__version__
     for key, value in _metadata(graph, detector, image).items():
         proto.metadata_props.add(key=key, value=json.dumps(value))
@@ -190,6 +191,14 @@ def _name_sides(proto: Any, names: tuple[str, ...]) -> None:
         if names == RAW:
             shape[1].dim_param = "candidates"
         assert value.name == name
+
+
+def _bare(proto: Any) -> None:
+    """Takes out how the exporter came to each operation, stack traces with this machine's paths among it."""
+    graph = proto.graph
+    for one in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del one.metadata_props[:]
+        one.doc_string = ""
 
 
 def _suppression() -> Callable[..., Any]:
