@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones settings clean
+.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones pairs settings clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ study-pairs: .venv/.dev  ## pairs that have no family in common, on drawn scenes
 
 sweep-backbones: .venv/.runtime  ## every pyramid backbone of timm's: built, trained for a step, asked once (about an hour)
 	$(PYTHON) benchmarks/backbones_sweep.py --json benchmarks/results/backbones.json --again traceback "not run" shapes
+
+pairs: .venv/.runtime  ## the page of who can teach whom, docs/pairs.md
+	.venv/bin/detdistill methods --markdown > docs/pairs.md.partial && mv docs/pairs.md.partial docs/pairs.md
 
 settings: .venv/.runtime  ## the page of all settings, docs/settings.md
 	.venv/bin/detdistill settings --markdown > docs/settings.md.partial && mv docs/settings.md.partial docs/settings.md

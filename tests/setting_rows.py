@@ -330,6 +330,8 @@ WORDS: dict[str, Word] = {
     ),
     "predict json": Word(_PREDICT, _JSON, FILES),
     "methods name": Word("methods", "frs"),
+    "methods pair": Word("methods", "--pair fcos/tiny gfl/tiny"),
+    "methods markdown": Word("methods", "--markdown"),
     "methods json": Word("methods", _JSON, FILES),
     "settings word": Word("settings", "patience"),
     "settings markdown": Word("settings patience", "--markdown"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detdistill.jobs.export import ExportOutcome
     from detdistill.jobs.keys import SettingsOutcome
     from detdistill.jobs.methods import MethodsOutcome
+    from detdistill.jobs.pairs import PairsOutcome
     from detdistill.jobs.pictures import PicturesOutcome
     from detdistill.jobs.predict import PredictOutcome
     from detdistill.jobs.profile import ProfileOutcome
@@ -125,11 +126,20 @@ def predict(
     )
 
 
-def describe_methods(name: str | None = None, /) -> MethodsOutcome:
-    """List what a student can be distilled by, or tell all about one method.
+def describe_methods(
+    name: str | None = None,
+    /,
+    *,
+    pair: tuple[str, str] | None = None,
+    markdown: bool = False,
+    progress: Progress | None = None,
+) -> MethodsOutcome | PairsOutcome:
+    """List what a student can be distilled by, tell all about one method, or which work between two detectors.
 
     Args:
         name: The method to tell about: formula, source, needs, settings.
+        pair: A teacher and a student, by name or where they lie: whether each method works between them, or why not.
+        markdown: Make a page of what works between which detectors.
 
     Example:
         >>> detdistill.describe_methods("frs").as_dict()["frs"]["defaults"]["warmup_steps"]
@@ -137,6 +147,11 @@ def describe_methods(name: str | None = None, /) -> MethodsOutcome:
     """
     from detdistill.jobs.methods import methods_job
 
+    if pair is not None or markdown:
+        from detdistill.jobs.pairs import every_pair, pair_job
+
+        teacher, student = map(typed, pair or ("", ""))
+        return every_pair() if markdown else pair_job(teacher, student, progress=progress)
     return methods_job(name)
 
 

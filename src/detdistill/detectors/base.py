@@ -113,6 +113,7 @@ class DetectorSpec:
         queries: of a detector that says a set of boxes.
         unknown: names among those that it does not know, a teacher that is shown in its student's classes; its class
             logits have no rows for them.
+        free_strides: whether its settings choose the strides: `PyramidSettings` do.
         ratio: how many of its own pixels lie along one of the pixels that its strides are in: other than 1 for a
             teacher that sees images of another size, whose strides are in its student's pixels.
     """
@@ -127,6 +128,7 @@ class DetectorSpec:
     queries: QueryLayout | None = None
     unknown: tuple[str, ...] = ()
     ratio: float = 1.0
+    free_strides: bool = False
 
     @property
     def maps(self) -> PyramidLayout:

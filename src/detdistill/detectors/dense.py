@@ -215,7 +215,8 @@ def dense_spec(
     """The spec of a one-stage detector with a sigmoid score for every class, at every anchor of every cell."""
     names = tuple(class_names)
     classes = ClassLayout(strides, ClassKind.SIGMOID, anchors, names)
-    return DetectorSpec(name, names, PyramidLayout(strides, channels), classes, boxes, towers=towers)
+    pyramid = PyramidLayout(strides, channels)
+    return DetectorSpec(name, names, pyramid, classes, boxes, towers=towers, free_strides=True)
 
 
 def tower(channels: int, *, depth: int, norm: HeadNorm) -> nn.Sequential:

@@ -20,6 +20,8 @@ from detdistill.types import Batch, Clock, Cost, Detections, Knowledge, Need, Py
 
 # Probabilities are told apart up to here.
 _SURE = 1 - 1e-6
+# In pixels; thinner boxes are none.
+_THINNEST = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Learnable:
             )
         taught = labels.only(~labels.ignored)
         distributions, said = self._distributions(found, classes), F.one_hot(taught.labels, classes).float()
-        new = found.scores >= self.doubtful
+        # A box without an extent, as clipping leaves at an edge, has no logarithm that a head could learn.
+        new = (found.scores >= self.doubtful) & ((found.boxes[:, 2:] - found.boxes[:, :2]).amin(dim=1) >= _THINNEST)
         if len(found.scores) and len(taught.labels):
             overlaps = box_iou(taught.boxes, found.boxes.to(taught.boxes))
             alike = new & (taught.labels[:, None] == found.labels)

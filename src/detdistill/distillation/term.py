@@ -95,6 +95,9 @@ class LevelTerm(Term):
         return Cost(values=torch.stack(columns, dim=1), strides=self.strides)
 
 
+_BY_BOXES = "Distil by --method boxes."
+
+
 def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | None = None) -> tuple[int, ...]:
     """The strides that both pyramids have, fine to coarse: levels are paired by stride, never by index.
 
@@ -112,9 +115,8 @@ def shared_strides(student: DetectorSpec, teacher: DetectorSpec, *, last: int | 
     theirs, whose = list(teacher.maps.strides), teacher.name
     shared = paired_strides(student, teacher, last=last)
     if not shared:
-        remedy = (
-            f"Build the student with the teacher's strides, for example student.strides={typed(sorted({*theirs}))}."
-        )
+        example = f"for example student.strides={typed(sorted({*theirs}))}"
+        remedy = f"Build the student with the teacher's strides, {example}." if student.free_strides else _BY_BOXES
         if teacher.ratio != 1.0:
             whose = f"{whose}, in the student's pixels"
             remedy = "Leave teacher.image out, or set it to a size nearer to data.image."

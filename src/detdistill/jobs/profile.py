@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -95,20 +95,34 @@ def profiled(model: str, detector: Detector, *, height: int, width: int, rounds:
     )
 
 
-def _open(model: str, classes: int | None, progress: Progress) -> Detector:
+def open_model(model: str, class_names: Sequence[str], progress: Progress) -> Detector:
+    """A detector by its name, for these classes, or from where it lies; weights are drawn where there are none.
+
+    Raises:
+        ConfigError: there is no such detector.
+    """
     door, fresh = door_of(model), naming_of(model)
-    if door is OWN and taken_apart(model).weights:
-        fresh = None
-    if fresh is None and (door is not RUN or Path(model).exists()):
-        if classes is not None:
-            raise ConfigError(f"The number of classes must be left out for {model}, got {classes}. It has its own.")
+    if _lies(model):
         return door.untrained(model) if door.untrained else open_detector(model, progress=progress).detector
     if fresh is None and model.partition("/")[0] not in FAMILIES:
         raise ConfigError(
             f"The model must be FAMILY/BACKBONE with a family of {', '.join(FAMILIES)}, {kinds_of_source()}, "
             f"got '{model}'. Write for example faster_rcnn/resnet50."
         )
+    return build_detector(parse_detector(model), class_names, seed=0)
+
+
+def _lies(model: str) -> bool:
+    """Whether a detector lies somewhere, with classes of its own, and is not built by its name."""
+    door = door_of(model)
+    fresh = naming_of(model) is not None and not (door is OWN and taken_apart(model).weights)
+    return not fresh and (door is not RUN or Path(model).exists())
+
+
+def _open(model: str, classes: int | None, progress: Progress) -> Detector:
+    if classes is not None and _lies(model):
+        raise ConfigError(f"The number of classes must be left out for {model}, got {classes}. It has its own.")
     count = _COCO_CLASSES if classes is None else classes
     if count < 1:
         raise ConfigError(f"The number of classes must be 1 or more, got {count}. Leave it out for COCO's 80.")
-    return build_detector(parse_detector(model), tuple(f"class {k}" for k in range(count)), seed=0)
+    return open_model(model, tuple(f"class {k}" for k in range(count)), progress)

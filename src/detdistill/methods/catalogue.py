@@ -12,6 +12,7 @@ import torch
 
 from detdistill.detectors.base import DetectorSpec
 from detdistill.distillation.recipe import Recipe, Strength, TwinMaker
+from detdistill.distillation.term import shared_strides
 from detdistill.distillation.weigh import Features
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.composition import (
@@ -120,17 +121,25 @@ def _built(
         settings = replace(settings, strength=strength.value)
     if method.wraps:
         inner = _built(settings.recipe, student, teacher, seed, strength)
-        outer = replace(_offered(method, teacher, inner, student, teacher, settings), name=structure(settings))
+        outer = replace(
+            _offered(method, (student, teacher), inner, student, teacher, settings), name=structure(settings)
+        )
         return scheduled(strengthened(outer, strength, inner=inner), settings, inner=inner)
     torch.default_generator.manual_seed(seed)
-    built = strengthened(_offered(method, teacher, student, teacher, settings), strength, member=method.name)
+    built = strengthened(_offered(method, (student, teacher), student, teacher, settings), strength, member=method.name)
     return scheduled(built, settings)
 
 
-def _offered(method: Method, teacher: DetectorSpec, *given: Any) -> Recipe:
+def _offered(method: Method, specs: tuple[DetectorSpec, DetectorSpec], *given: Any) -> Recipe:
     """What a method builds; one sentence for all of them where it reads more than boxes, and these are all there is."""
+    student, teacher = specs
     if teacher.pyramid is not None:
-        return method.build(*given)
+        try:
+            return method.build(*given)
+        except CapabilityError:
+            if student.pyramid is not None:
+                shared_strides(student, teacher)  # its remedy first: no method on maps works without
+            raise
     try:
         recipe, why = method.build(*given), None
         shown = {need for view in recipe.views() for need in recipe.teacher_needs(view)}

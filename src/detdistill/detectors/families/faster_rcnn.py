@@ -110,6 +110,7 @@ class FasterRCNNDetector(Detector):
             pyramid=PyramidLayout(strides, model.backbone.out_channels),
             class_logits=ClassLayout(strides, ClassKind.OBJECTNESS, anchors.num_anchors_per_location()[0], ("object",)),
             two_stage=True,
+            free_strides=True,
         )
         self._pixels = Normaliser(model.transform.image_mean, model.transform.image_std)
 
