@@ -23,10 +23,10 @@ _HEAD = """# Who can teach whom
 
 <!-- Made by `make pairs`: what each method says of two detectors' specs, not kept by hand. -->
 
-A table a teacher, a row a student: whether each method works, or the number of the reason why it is refused, listed at
-the end; `aid` and `ikd` around `hint`. `detdistill methods --pair TEACHER STUDENT` says it of two detectors by their names,
-of files and of code of your own. Detectors here have their smallest size; a module of your own shows three maps and
-class logits. Names in capitals stand for the two."""
+A table a teacher, a row a student: whether each method works, or the number of the reason why it is refused, listed
+at the end; `aid` and `ikd` around `hint`. `detdistill methods --pair TEACHER STUDENT` says it of two detectors by
+their names, of files and of code of your own. Detectors here have their smallest size; a module of your own shows
+three maps and class logits. Names in capitals stand for the two."""
 
 
 @dataclass(frozen=True, slots=True)
