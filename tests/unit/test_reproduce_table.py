@@ -17,7 +17,7 @@ from detdistill.papers import reproduce
 from detdistill.papers.data import PreparedData
 from detdistill.papers.reproduce import reproduce_job
 from detdistill.papers.rows import PAPERS, PaperRow, read_paper
-from detdistill.papers.table import SMOKE_HEADLINE
+from detdistill.papers.table import SMOKE_HEADLINE, ComplexityLine
 
 DATA = PreparedData(Path("data/coco"), "coco", train_images=1000, val_images=10, size=(480, 640))
 
@@ -81,9 +81,16 @@ def test_finished_runs_are_not_made_again_and_papers_share_them(pretended: list[
     assert len(pretended) == 14
 
 
-def test_every_row_of_every_paper_gets_a_line(pretended: list[RunConfig], tmp_path: Path) -> None:
+def test_every_row_of_every_paper_gets_a_line(
+    pretended: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What its detectors cost is counted in tests/unit/test_profile.py.
+    monkeypatch.setattr(
+        reproduce, "count_complexity", lambda paper: tuple(ComplexityLine(said, 1.0, 2.0) for said in paper.complexity)
+    )
     for paper in PAPERS:
         outcome = reproduce_job(paper, out=tmp_path / paper)
+        assert [line.published for line in outcome.complexity] == list(read_paper(paper)[0].complexity)
         rows = rows_of(paper)
         assert {line.row for line in outcome.lines} == set(rows)
         for line in outcome.lines:

@@ -22,10 +22,13 @@ from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
 
 
-# Every recipe on every detector, and each once in both wrappers, with twins made on the fly.
+# Every recipe on every detector, on one of them in `make test`; each once in both wrappers, with twins made on the fly.
+# That each reaches the student on every detector is in tests/contract/test_recipes_on_detectors.py too.
 WRAPPED = [both_wrappers(name)[0] for name in ALONE]
 TWICE = [both_wrappers(name)[1] for name in ("frs + ssim", "fgd")]
+FIRST = [(name, one_family(name, index)) for index, name in enumerate(ALONE)]
 CASES = [(name, family) for name in ALONE for family in families_of(name)]
+CASES = [case if case in FIRST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 CASES += [(name, one_family(name, index)) for index, name in enumerate(WRAPPED)]
 
 
