@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from coco_by_hand import draw_data
+from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError
+from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.run import distill_job
+from detdistill.jobs.settings import RunConfig
 from detdistill.store.layout import RunFolder
 from watched_jobs import Watcher
 
@@ -37,7 +40,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, out: str, *settings: str, resume: bool = False) -> Watcher:
+def config_of(place: Path, out: str, *settings: str) -> RunConfig:
     options = {
         "student": "fcos/tiny",
         "teacher.source": place / "says.json",
@@ -46,9 +49,12 @@ def run(place: Path, out: str, *settings: str, resume: bool = False) -> Watcher:
         "method": "boxes",
         "data.unlabelled.source": place / "others",
     }
+    return read_run_config(None, [*SMALL, *settings], purpose="distill", options=options)
+
+
+def run(place: Path, out: str, *settings: str, resume: bool = False) -> Watcher:
     watcher = Watcher()
-    config = read_run_config(None, [*SMALL, *settings], purpose="distill", options=options)
-    outcome = distill_job(config, resume=resume, progress=watcher)
+    outcome = distill_job(config_of(place, out, *settings), resume=resume, progress=watcher)
     assert outcome.method == "boxes"
     return watcher
 
@@ -59,5 +65,13 @@ def test_a_file_of_boxes_teaches_from_the_start_up_proof_to_the_results(place: P
     assert "training images: what the teacher finds in 10 images" in said
     assert len(list(RunFolder(place / "run").finds.glob("*/*.safetensors"))) >= 2
     assert (place / "run/results.json").is_file()
+    assert "weighs no object" not in said
     with pytest.raises(ConfigError, match=r"method\.score must be 0\.3 to resume"):
         run(place, "run", "method.score=0.5", resume=True)
+
+
+def test_a_loss_that_weighs_no_object_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DenseDetector, "weighs_objects", False)
+    watcher, config = Watcher(), config_of(place, "told")
+    stages.prove(stages.build(stages.open_inputs(config, progress=watcher), progress=watcher), progress=watcher)
+    assert "boxes: the loss of fcos/test_resnet weighs no object by its score: each counts fully" in watcher.text()

@@ -202,7 +202,7 @@ def prove(built: Built, *, progress: Progress | None = None) -> Proved:
     total = opened.config.train.steps
     for line in _pairing(step, opened):
         watcher.say(line)
-    for note in step.recipe.notes:
+    for note in (*step.recipe.notes, *_weighing_notes(step)):
         watcher.say(note)
     for weighted in step.recipe.terms:
         steps = weighted.warm_up.within(total)
@@ -234,6 +234,13 @@ def _pairing(step: DistillationStep, opened: Opened) -> Iterator[str]:
         yield f"{source}{when}: {pairing_note(step.student.spec, one.spec)}"
     if len(choice.parts) > 1:
         yield f"the teacher that is measured is the last: {' and '.join(choice.parts[-1])}"
+
+
+def _weighing_notes(step: DistillationStep) -> Iterator[str]:
+    """Says where a student learns the teacher's boxes by a loss that cannot weigh them."""
+    learnable = step.recipe.learnable
+    if learnable is not None and learnable.weighed and not step.student.weighs_objects:
+        yield f"boxes: the loss of {step.student.spec.name} weighs no object by its score: each counts fully"
 
 
 def fit(proved: Proved, *, until: int | None = None, progress: Progress | None = None) -> Fitted:
