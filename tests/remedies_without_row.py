@@ -9,6 +9,8 @@ WITHOUT_ROW = {
         "Write aid(..., granularity=image) if it has class and box losses of each image, else leave aid out.",
     ),
     "a teacher that says boxes alone: tests/unit/test_boxes_alone.py": ("Distil from it by --method boxes.",),
+    "a folder of transformers': tests/unit/test_hf_teachers.py": ("Write for example --student {}rtdetr_v2_small.",),
+    "a pair that is made in Python: runs show a teacher in the data's classes": ("Name it by --classes-map.",),
     "a proof that is not finite": (
         "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`.",
     ),
@@ -16,6 +18,7 @@ WITHOUT_ROW = {
     "an installation without it": (
         "Install it: pip install {}.",
         "Install it: pip install 'detdistill[onnx]'.",
+        "Install it: pip install 'detdistill[detr]'.",
         "Install it with: pip install tensorboard.",
         "Install it with: pip install optuna.",
         "Install it with: pip install 'detdistill[export]'.",

@@ -23,6 +23,12 @@ GPU_OR_PROCESSES = (
 
 _SETTINGS = (
     Row(
+        distill(*SMALL, student="hf:rtdetr_v2_tiny", method="hint"),
+        "Set student.config.num_queries=21.",
+        distill(*SMALL, "student.config.num_queries=21", student="hf:rtdetr_v2_tiny", method="hint"),
+    ),
+    Row(distill(method="queries"), "Distil by --method boxes, which needs none.", distill(method="boxes")),
+    Row(
         distill("student.strides=[8,16]", teacher="coarse"),
         "Build the student with the teacher's strides, for example student.strides=[32,64].",
         distill("student.strides=[32,64]", teacher="coarse"),

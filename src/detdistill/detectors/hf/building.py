@@ -30,7 +30,7 @@ def transformers() -> Iterator[Any]:
     except ImportError as error:
         raise MissingDependencyError(
             f"A detector of transformers' (hf:...) must have transformers and scipy installed, got {error}. "
-            "Run pip install 'detdistill[detr]'."
+            "Install it: pip install 'detdistill[detr]'."
         ) from error
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

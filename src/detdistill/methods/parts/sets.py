@@ -81,7 +81,7 @@ def matched(
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise MissingDependencyError(
-            "The matching of queries must have scipy, got none. Run pip install 'detdistill[detr]'."
+            "The matching of queries must have scipy, got none. Install it: pip install 'detdistill[detr]'."
         ) from error
     (classes, boxes), (their_classes, their_boxes) = (tuple(part.float() for part in one) for one in (ours, theirs))
     scores = their_classes.amax(dim=1)
