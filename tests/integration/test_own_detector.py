@@ -94,6 +94,13 @@ def test_a_resumed_run_of_it_is_the_same_run(alone: str, capsys: pytest.CaptureF
 
 
 @pytest.mark.slow
+def test_two_processes_train_it(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said(capsys, "distill", *taught(alone), "train.processes=2", "--steps", "2", "--out", "two")
+    weights = load_detector(Path("two")).detector.state_dict()
+    assert all(torch.isfinite(one).all() for one in weights.values())
+
+
+@pytest.mark.slow
 def test_what_looks_at_many_runs_takes_it_too(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "AP" in said(
         capsys, "prove", *taught(alone), "--steps", "2", "--seeds", "1", "--jobs", "2", "--out", "study"

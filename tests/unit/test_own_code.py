@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 import detdistill
+from coco_by_hand import draw_data
 from detdistill.detectors import own_code
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.own_code import OwnCode, names_code, taken_apart, with_arguments
-from detdistill.errors import ConfigError
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.doors import OWN, door_of
 from detdistill.jobs.paths import PATHS_FROM, read_from, written_from
@@ -195,3 +197,19 @@ def test_only_words_that_a_user_gave_are_trusted() -> None:
     )
     assert len(own_code.trusted()) == 1
     assert config.student.detector == config.student.settings.name == "mine.py:CenterNet(width=8)"
+
+
+def test_one_behind_a_class_map_is_looked_at_too(here: Path) -> None:
+    wrong = EXAMPLE.read_text(encoding="utf-8").replace("boxes).sum(1).mean()", "boxes).sum(1)")
+    (here / "wrong.py").write_text(wrong, encoding="utf-8")
+    draw_data(here / "data", train=2, val=1)
+    for name in ("mine", "wrong"):
+        detector = detdistill.build_detector(f"{name}.py:CenterNet", ("box", "bar", "other"))
+        detdistill.save_detector(detector, here / name, image=IMAGE)
+    words = {"student": "fcos/tiny", "method": "hint", "data": "data", "out": "run", "classes_map": "box=square"}
+    stages = detdistill.stages
+    for name, said in (("mine", ""), ("wrong", r"The task loss of wrong\.py:CenterNet must be a scalar, got \(2,\)")):
+        teacher = f"{name}.py:CenterNet={name}"
+        config = detdistill.run_config("train.batch_size=2", purpose="distill", teacher=teacher, **words)
+        with pytest.raises(CapabilityError, match=said) if said else nullcontext():
+            stages.build(stages.open_inputs(config))

@@ -83,18 +83,12 @@ def _found(detector: Detector, spec: DetectorSpec, batch: Batch, name: str) -> I
     except Exception as error:  # noqa: BLE001 - whatever somebody's code raises
         yield wrong(name, "be copyable, as a moving average copies it", place_of(error), "Keep no such thing in it.")
         return
-    for every, looks in ((False, _FIRST), (True, _REST)):
-        bad = False
-        for what, look in looks:
-            if what != _BOXES and spec.pyramid is None:
-                continue
-            if (problem := _first(look, like, batch, name, what)) is not None:
-                yield problem
-                bad = True
-                if not every:
-                    return
-        if bad:
+    first, rest = (_FIRST, _REST) if spec.pyramid is not None else ((), _REST[-1:])
+    for what, look in first:
+        if (problem := _first(look, like, batch, name, what)) is not None:
+            yield problem
             return
+    yield from filter(None, (_first(look, like, batch, name, what) for what, look in rest))
 
 
 def _first(look: Callable[..., Iterator[str]], detector: Detector, batch: Batch, name: str, what: str) -> str | None:
@@ -158,7 +152,9 @@ def _repeats(detector: Detector, batch: Batch, name: str) -> Iterator[str]:
         for part in like.modules():
             if "drop" in type(part).__name__.lower():  # training keeps torch's generator in its checkpoints
                 part.eval()
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if batch.images.is_cuda:
+            torch.cuda.manual_seed(seed)
         modes = _modes(like)
         losses.append(_loss(like, batch, frozenset({Need.TASK_LOSS}), name).total.detach())
         if _modes(like) != modes:
@@ -277,13 +273,10 @@ def _loss(detector: Detector, batch: Batch, needs: frozenset[Need], name: str) -
     return seen.task_loss
 
 
-def _boxes(detector: Detector, batch: Batch, name: str) -> Iterator[str]:
-    yield from check_boxes(detector, batch, name)
-
-
-_BOXES = "detect"
-_FIRST = (("extract", _maps), ("observe and detect", _repeats))
-_REST = (("observe", _heads), ("observe its losses", _training), ("extract", _padding), (_BOXES, _boxes))
+Look = Callable[[Detector, Batch, str], Iterator[str]]
+_FIRST: tuple[tuple[str, Look], ...] = (("extract", _maps), ("observe and detect", _repeats))
+_REST: tuple[tuple[str, Look], ...] = (("observe", _heads), ("observe its losses", _training))
+_REST += (("extract", _padding), ("detect", check_boxes))
 
 
 def _two_images(batch: Batch) -> Batch:

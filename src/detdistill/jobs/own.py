@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.checking import check_detector
@@ -36,10 +37,18 @@ def check_own(opened: Opened, student: Detector, progress: Progress) -> None:
 
 
 def _own(opened: Opened, student: Detector) -> Iterator[tuple[str, Detector, Batch]]:
+    """Each detector of one's own, also within one that shows it in other classes or beside others; what it sees."""
     batch = None
-    teacher = None if opened.teacher is None else opened.teacher.detector
-    for detector in (student, teacher):
-        if detector is None or not isinstance(detector.settings, OwnSettings):
-            continue
-        batch = batch or samples.batch_with_boxes(opened, samples.own_changes(opened.config.data))
-        yield detector.settings.name, detector, batch if detector is student else batch.for_teacher
+    for whole in (student, None if opened.teacher is None else opened.teacher.detector):
+        for part in () if whole is None else whole.modules():
+            if not isinstance(part, Detector) or not isinstance(part.settings, OwnSettings):
+                continue
+            batch = batch or samples.batch_with_boxes(opened, samples.own_changes(opened.config.data))
+            seen = batch if whole is student else batch.for_teacher
+            yield part.settings.name, part, _in_its_classes(seen, len(part.spec.class_names))
+
+
+def _in_its_classes(batch: Batch, classes: int) -> Batch:
+    """The batch with labels that a detector of so many classes can have."""
+    targets = [replace(one, labels=one.labels.clamp(max=classes - 1)) for one in batch.targets]
+    return replace(batch, targets=tuple(targets))
