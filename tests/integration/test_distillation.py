@@ -337,11 +337,9 @@ def test_settings_that_do_not_fit_are_refused_before_the_run_folder_exists(
 
 def test_a_teacher_of_other_classes_is_refused_and_allowed_by_name(lab: Lab) -> None:
     teacher = lab.folder / "other_classes"
-    save_detector(tiny_student("fcos", classes=("bar", "disc")), teacher, image={"short_side": 64, "long_side": 96})
+    save_detector(tiny_student("fcos", classes=("beam", "disc")), teacher, image={"short_side": 64, "long_side": 96})
     config = distillation(lab.folder, "others", "train.steps=1", method="hint", teacher=teacher)
-    with pytest.raises(
-        ConfigError, match=r"must have the data's classes in the same order.*teacher\.allow=\[classes\]"
-    ):
+    with pytest.raises(ConfigError, match=r"must know one of the data's classes.*teacher\.allow=\[classes\]"):
         distill_job(config)
     allowed = replace(config, teacher=replace(config.teacher, allow=("classes",)))
     outcome = distill_job(allowed)

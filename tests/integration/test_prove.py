@@ -263,11 +263,17 @@ def test_the_words_are_those_of_distill(home: Path, tmp_path: Path, monkeypatch:
     own = {"seeds": 5, "worth": 2.0, "jobs": 3, "resume": True}
     others = {"unlabelled": home / "data/images", "strength": 1.0, "inherit": True, "equal_time": True, "steps": 3}
     others |= {"seed": 6, "allow_problems": True, "method": "frs", "student": "fcos/tiny", "init": home / "teacher"}
+    others |= {"then": "torchvision:fcos_resnet50_fpn", "classes_map": "square=square"}
+    mine = {
+        "student": f"{Path(__file__).parents[2] / 'examples' / 'own_detector.py'}:CenterNet",
+        "student_args": ["width=24"],
+    }
     shared = inspect.signature(prove).parameters.keys() & inspect.signature(distill).parameters.keys()
-    assert {*others, *words, "settings", "itself", "resume", "dry_run", "keys", "progress"} == shared
-    for name, value in others.items():
-        prove(*SMALL, **words | {name: value})
-        assert asked.pop()[0] == run_config(*SMALL, purpose="distill", **words | {name: value})
+    assert {*others, *words, *mine, "settings", "itself", "resume", "dry_run", "keys", "progress"} == shared
+    for changed in (*({name: value} for name, value in others.items()), mine):
+        settings = () if changed is mine else SMALL
+        prove(*settings, **words | changed)
+        assert asked.pop()[0] == run_config(*settings, purpose="distill", **words | changed)
     itself = {key: value for key, value in words.items() if key != "student"}
     prove(itself=True, **itself)
     assert asked.pop()[0] == run_config(purpose="distill", itself=True, **itself)
@@ -338,7 +344,7 @@ GOOD: dict[str, Any] = {"image_id": 100, "category_id": 1, "bbox": [1, 2, 3, 4],
     ("content", "said"),
     [
         ([GOOD, GOOD | {"image_id": 7}], "image_id of Entry 2 of FILE must be an image of the validation data, got 7."),
-        ([GOOD | {"image_id": True}], "image_id of Entry 1 of FILE must be an image of the validation data, got True."),
+        ([GOOD | {"image_id": True}], "image_id of Entry 1 of FILE must be a number or a name, got True."),
         (
             [GOOD | {"category_id": 2}],
             "category_id of Entry 1 of FILE must be a class of the validation data, 1, 4, got",

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 def prove(
     *settings: Place,
-    teacher: Source | None = None,
+    teacher: Source | Sequence[Source] | None = None,
+    then: Source | Sequence[Source] | None = None,
     student: str | None = None,
     student_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
+    classes_map: str | None = None,
     unlabelled: Place | None = None,
     method: str | None = None,
     strength: float | Literal["published"] | None = None,
@@ -50,10 +52,13 @@ def prove(
 
     Args:
         settings: A config file of the distillation, then settings that win over it, such as train.lr=0.01.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS;
+            several teach together.
+        then: Teachers that follow, one after the other, each for a part of the steps.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
         student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.
         unlabelled: Folder of images without labels, or a list of them, which the distillation sees beside the labelled.
         method: What to distil by, such as frs, "frs + ssim" or "aid(frs, alpha=0.5)"; `detdistill methods` lists all.
         strength: How strong the method is beside the labels, 3 by default; published takes its gains as they are.
@@ -88,6 +93,8 @@ def prove(
         return command_settings("prove", prove, detector=student, method=method)
     training: dict[str, Any] = {
         "teacher": teacher,
+        "then": then,
+        "classes_map": classes_map,
         "student": student,
         "student_args": student_args,
         "unlabelled": unlabelled,

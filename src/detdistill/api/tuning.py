@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 def tune(
     *settings: Place,
-    teacher: Source | None = None,
+    teacher: Source | Sequence[Source] | None = None,
+    then: Source | Sequence[Source] | None = None,
     student: str | None = None,
     student_args: Sequence[str] = (),
     data: Place | Sequence[Place] | None = None,
+    classes_map: str | None = None,
     methods: Sequence[str] = ("hint", "frs", "ssim", "pkd"),
     strengths: Sequence[float] = (3.0, 1.0, 10.0, 0.3),
     budget: float = 4.0,
@@ -40,10 +42,13 @@ def tune(
 
     Args:
         settings: A config file of the final training, then settings that win over it, such as train.lr=0.01.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS;
+            several teach together.
+        then: Teachers that follow, one after the other, each for a part of the steps.
         student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
         student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
+        classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.
         methods: What to try, each at every strength; `detdistill methods` lists all.
         strengths: How strong each is tried, in that order; the student alone, strength 0, is tried in any case.
         budget: What the search may cost, in trainings of all steps.
@@ -82,6 +87,8 @@ def tune(
         *settings,
         purpose="distill",
         teacher=teacher,
+        then=then,
+        classes_map=classes_map,
         student=student,
         student_args=student_args,
         data=data,

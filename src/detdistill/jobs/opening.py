@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.detect import detect_split
 from detdistill.jobs.doors import door_of
-from detdistill.jobs.settings import TeacherSettings
 from detdistill.progress import Progress, Silence
 from detdistill.training.memory import needing_memory
 from detdistill.types import Batch
+
+if TYPE_CHECKING:  # predicting imports no method
+    from detdistill.jobs.settings import TeacherSettings
 
 LARGEST_SHORT_SIDE, LARGEST_LONG_SIDE = 800, 1333
 CLASSES = "classes"
