@@ -90,6 +90,16 @@ WRONG = {
     "sizes": ([([[9, 9, 3, 4]], [0.5], [0])] * 2, "boxes x1, y1, x2, y2 with x2 >= x1 and y2 >= y1, got"),
     "label": ([([[1, 2, 3, 4]], [0.5], [2])] * 2, "labels from 0 to 1, or square, bar, got 2"),
     "name": ([([[1, 2, 3, 4]], [0.5], ["cat"])] * 2, "labels from 0 to 1, or square, bar, got cat"),
+    "nan": (
+        [([[float("nan"), 2, 3, 4]], [0.5], [0])] * 2,
+        "boxes x1, y1, x2, y2 with x2 >= x1 and y2 >= y1, got .*nan",
+    ),
+    "shares": ([([[0.1, 0.2, 0.3, 0.4]], [0.5], [0])] * 2, "boxes in pixels, got shares of the image, such as "),
+    "score": ([([[1, 2, 3, 4]], [90], [0])] * 2, "scores from 0 to 1, got 90"),
+    "nan score": ([([[1, 2, 3, 4]], [float("nan")], [0])] * 2, "scores from 0 to 1, got nan"),
+    "class score": ([([[1, 2, 3, 4]], [0.5], [0], [[0.5, -1]])] * 2, "class scores from 0 to 1, got -1"),
+    "ragged": ([([[1, 2, 3, 4], [1, 2]], [0.5, 0.5], [0, 0])] * 2, "an array of boxes, .*, got ValueError"),
+    "text": ([([[1, 2, 3, 4]], ["high"], [0])] * 2, "an array of scores, .*, got ValueError"),
     "classes": ([([[1, 2, 3, 4]], [0.5], [1], [[0.5]])] * 2, r"class scores of shape \(1, 2\), as there are 1 labels"),
 }
 
@@ -99,6 +109,24 @@ def test_what_a_function_cannot_say_is_refused(what: str) -> None:
     said, sentence = WRONG[what]
     with pytest.raises(CapabilityError, match=f"What <lambda> gives must be {sentence}.* Mend the function"):
         detdistill.BlackBox(lambda _: said, CLASSES).detect(two_images())
+
+
+@pytest.mark.parametrize("error", [KeyError("no such layer"), SystemExit(0)])
+def test_a_function_that_fails_is_said_with_its_place(error: BaseException) -> None:
+    def failing(images: Sequence[NDArray[np.uint8]]) -> list[Any]:
+        raise error
+
+    where = r"What failing gives must be what it found in 2 images, got \w+: .*\(test_called\.py, line \d+\)"
+    with pytest.raises(CapabilityError, match=where):
+        detdistill.BlackBox(failing, CLASSES).detect(two_images())
+
+
+def test_what_is_no_function_or_no_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"find must be a function of a list of images, got a int\. Pass the"):
+        detdistill.BlackBox(3, CLASSES)  # type: ignore[arg-type]
+    for image in ({"short_sid": 64}, {"short_side": 0}, {"long_side": "9"}):
+        with pytest.raises(ConfigError, match=r"image must have short_side, long_side or pad_multiple, in whole pix"):
+            detdistill.BlackBox(find, CLASSES, image=image)  # type: ignore[arg-type]
 
 
 def test_classes_must_be_named_once() -> None:

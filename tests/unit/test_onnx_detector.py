@@ -215,6 +215,31 @@ def test_descriptions_that_cannot_be_are_refused(tmp_path: Path) -> None:
         load_onnx(tmp_path / "conv.onnx")
 
 
+class Constant(nn.Module):
+    """Says the same of every cell: a box and two scores."""
+
+    def __init__(self, score: float) -> None:
+        super().__init__()
+        self.register_buffer("said", torch.tensor([8.0, 8, 8, 8, score, 0.1])[None, :, None])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.said + 0 * images.mean((1, 2, 3))[:, None, None].expand(-1, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (float("nan"), r"must be numbers, got NaN\. Export it anew"),
+        (12.0, r"must be from 0 to 1, got 12 from .* Write activation: sigmoid in .*d\.yaml\."),
+    ],
+)
+def test_what_is_no_probability_is_refused(tmp_path: Path, score: float, said: str) -> None:
+    form = {"form": "cells", "activation": "none"}
+    path = exported(Constant(score), tmp_path / "d.onnx", outputs=["output0"], said=form)
+    with pytest.raises(ConfigError, match=said):
+        load_onnx(Path(path)).detector.detect(batch_of(torch.zeros(1, 3, 64, 96)))
+
+
 def test_it_is_told_from_others_and_copied_without_its_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(seeing(tmp_path / "d.onnx", "rows"))
     first = load_onnx(path).detector

@@ -142,7 +142,30 @@ def test_a_state_dict_needs_the_classes(here: Path) -> None:
         ("def A(class_names, width=1): pass", "odd.py:A(widht=2)", r"got widht\. Did you mean 'width'\?"),
         ("def A(class_names, width): pass", "odd.py:A", r"got no width\. Write odd\.py:A\(width=VALUE\)"),
         ("", "none.py:A", r"The file none\.py of the detector none\.py:A must be there, got nothing\. Write where"),
-        ("", "no_such_module:A", r"no_such_module must be importable, got ModuleNotFoundError"),
+        (
+            "",
+            "no_such.module:A",
+            r"'no_such'\. Give the command in the folder where no_such is, or write FILE\.py:A\.",
+        ),
+        ("import sys\nsys.exit(0)", "odd.py:A", r"importable, got SystemExit: 0 \(odd\.py, line 2\)\. Repair"),
+        ("def A(class_names):\n    raise SystemExit", "odd.py:A", r"must give a detector, got SystemExit \(odd"),
+        # The place is that of the user's own line, not of the library's below it.
+        (
+            "import torch\ndef A(class_names):\n    torch.zeros(-1)",
+            "odd.py:A",
+            r"got RuntimeError: .* \(odd\.py, line 3\)",
+        ),
+        (
+            "from torch.nn import Conv2d\ndef A(class_names):\n    Conv2d(-1, 2, 3)",
+            "odd.py:A",
+            r"\(odd\.py, line 3\)",
+        ),
+        ("B = 3", "odd.py:A", r"got no such name\. Name the module or the file that holds it\."),
+        (
+            "import detdistill\nA = detdistill.BlackBox(lambda images: [], ['car'])",
+            "odd.py:A",
+            r"must be a class or a function, got BlackBox\. Distil from it by --method boxes\.",
+        ),
         (
             "",
             "odd.py:A(24)",

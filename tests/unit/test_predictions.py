@@ -136,6 +136,7 @@ REFUSED = {
         lambda own: _moved(own, lambda one: {"image_id": one["image_id"] + 5000}),
         "must say what is in the .* got",
     ),
+    "no images": (lambda own: {"info": {}}, 'none of .* List the images under "images", with their file names'),
     "shares": (
         lambda own: _moved(own, lambda one: {"bbox": [0.1, 0.2, 0.3, 0.4]}),
         r"must be in pixels, got none .* 0\.6",
@@ -160,6 +161,11 @@ REFUSED = {
     "lengths": (
         lambda own: [one | {"scores": [0.1] * (1 + row % 2)} for row, one in enumerate(own)],
         r"must have one length, one, got \[1, 2\]",
+    ),
+    "percent": (lambda own: [own[0] | {"score": 90}], "score of Entry 1 of .* must be a probability, .*, got 90"),
+    "logits": (
+        lambda own: _moved(own, lambda one: {"scores": [0.1, -2.0]}),
+        "scores of Entry 1 of .* must be a probability, .*, got -2",
     ),
     "score": (lambda own: [own[0] | {"score": "high"}], "score of Entry 1 .* must be a finite number, got 'high'"),
     "box": (lambda own: [own[0] | {"bbox": [1, 2, -3, 4]}], "bbox of Entry 1 .* must be x, y, width and height"),

@@ -25,6 +25,7 @@ from detdistill.settings import as_tree, build
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.types import Batch, Detections, sent
 
+_SLACK = 1e-6  # what single precision adds to a probability
 _KINDS = {"float": np.float32, "float16": np.float16, "double": np.float64, "uint8": np.uint8}
 
 
@@ -91,7 +92,9 @@ class OnnxDetector(BoxesAlone):
             if self._kept is not None:
                 self._kept[batch.image_ids[index]] = outputs, fit
             try:
-                found.append(detections(outputs, self.settings_of_file, fit))
+                found.append(self._checked(detections(outputs, self.settings_of_file, fit), outputs))
+            except ConfigError:
+                raise
             except (RuntimeError, IndexError, ValueError) as error:
                 shapes = ", ".join(str(list(one.shape)) for one in outputs)
                 raise ConfigError(
@@ -99,6 +102,20 @@ class OnnxDetector(BoxesAlone):
                     f"({str(error)[:120]}). Say in {self.where} what they are."
                 ) from error
         return tuple(found)
+
+    def _checked(self, found: Detections, outputs: tuple[Tensor, ...]) -> Detections:
+        if any(bool(one.isnan().any()) for one in outputs):
+            raise ConfigError(
+                f"The outputs of {self.graph.path} must be numbers, got NaN. Export it anew, in single precision."
+            )
+        if len(found.scores) and (most := float(found.scores.max())) > 1 + _SLACK:
+            logits = self.settings_of_file.form in ("queries", "cells") and self.settings_of_file.activation == "none"
+            remedy = "Write activation: sigmoid" if logits else "Say which outputs they are"
+            raise ConfigError(
+                f"The scores of {self.graph.path} must be from 0 to 1, got {most:g} from "
+                f"{self.settings_of_file.text()}. {remedy} in {self.where}."
+            )
+        return found
 
     def _run(self, image: Tensor) -> tuple[tuple[Tensor, ...], Fit]:
         settings, graph = self.settings_of_file, self.graph
@@ -153,7 +170,8 @@ def _session(path: Path, device: str) -> Any:
         return onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
     except Exception as error:  # onnxruntime's own have no common base
         raise ConfigError(
-            f"{path} must be an ONNX model that onnxruntime can run, got: {str(error)[:200]}. Export it anew."
+            f"{path} must be an ONNX model that onnxruntime can run, got: {str(error)[:200].rstrip('.')}. "
+            "Export it anew."
         ) from error
 
 

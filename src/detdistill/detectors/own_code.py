@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ _TEXT = re.compile(
 )
 _OF_OTHERS = ("torchvision:", "hf:")
 _FLAG = "--trust-code"
+STOPPED = (Exception, SystemExit)
+"""What somebody's code can end in: a script that calls ``sys.exit`` must not end the command as if all were well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +185,8 @@ def imported(code: OwnCode) -> Any:
         found = getattr(found, part, None)
         if found is None:
             names = [name for name, one in vars(module).items() if callable(one) and not name.startswith("_")]
-            raise ConfigError(f"{code.home} must hold {code.name}, got no such name. {suggestion(code.name, names)}")
+            remedy = suggestion(code.name, names) if names else "Name the module or the file that holds it."
+            raise ConfigError(f"{code.home} must hold {code.name}, got no such name. {remedy}")
     return found
 
 
@@ -194,10 +198,17 @@ def digest_of(code: OwnCode) -> str | None:
 
 def place_of(error: BaseException) -> str:
     """What went wrong in somebody's code, and where: ``ValueError: no such width (file.py, line 12)``."""
-    last = (traceback.extract_tb(error.__traceback__) or [None])[-1]
-    where = "" if last is None else f" ({Path(last.filename).name}, line {last.lineno})"
+    files = [one for one in traceback.extract_tb(error.__traceback__) if _is_theirs(one.filename)]
+    # A syntax error says itself where it is.
+    where = f" ({Path(files[-1].filename).name}, line {files[-1].lineno})" if files else ""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if said else ''}{said}{where}"
+
+
+def _is_theirs(file: str) -> bool:
+    """Whether a file is neither of this package, nor of Python or what is installed beside it."""
+    installed = (str(Path(__file__).parents[1]), *(sysconfig.get_path(one) for one in ("stdlib", "purelib", "platlib")))
+    return not file.startswith(("<", *installed))
 
 
 def _module(code: OwnCode) -> ModuleType:
@@ -214,8 +225,13 @@ def _module(code: OwnCode) -> ModuleType:
         return _of_file(path)
     except ConfigError:
         raise
-    except Exception as error:
-        raise ConfigError(f"{code.home} must be importable, got {place_of(error)}. Repair it.") from error
+    except STOPPED as error:
+        first = code.home.partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and f"{code.home}.".startswith(f"{error.name}.")
+        remedy = "Repair it."
+        if absent:
+            remedy = f"Give the command in the folder where {first} is, or write FILE.py:{code.name}."
+        raise ConfigError(f"{code.home} must be importable, got {place_of(error)}. {remedy}") from error
 
 
 def _of_file(path: Path) -> ModuleType:

@@ -166,6 +166,8 @@ class Predictions(BoxesAlone):
     @property
     def remedy(self) -> str:
         """What to do where it knows none."""
+        if self.found.names == ():
+            return 'List the images under "images", with their file names, or give COCO results.'
         if self.found.names is not None:
             return f"Its file names end in other folders, as {self.found.names[0]}: write them as the data's are."
         return "Write the ids of the annotations, or of images without labels the file names, as image_id."

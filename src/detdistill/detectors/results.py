@@ -22,6 +22,8 @@ from detdistill.errors import DataError
 RESULTS = "a list of results as COCO has them, each with image_id, category_id, bbox and score"
 _LISTS = ("categories", "images", "annotations")
 _ROUNDING = 1.5
+# What single precision adds to a probability.
+_SLACK = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ def read_predictions(path: Path) -> Found:
     pile = _Pile(path)
     if _is_list(path):
         for number, entry in enumerate(walk_list(path, what=RESULTS), start=1):
-            pile.add(checked_result(entry, where=f"Entry {number} of {path}"))
+            where = f"Entry {number} of {path}"
+            pile.add(checked_result(entry, where=where), where=where)
         return pile.found(None)
     counts: Counter[str] = Counter()
     for key, entry in walk(path, _LISTS):
@@ -144,7 +147,7 @@ class _Pile:
         """An entry of a COCO data set."""
         if key == "annotations":
             result = checked_result(entry, where=where)
-            self.add(result)
+            self.add(result, where=where)
             return
         own, name = (entry.get("id"), entry.get("file_name" if key == "images" else "name")) if entry else (None, None)
         if type(own) is not int or not isinstance(name, str) or not name.strip() or not is_text(name):
@@ -167,8 +170,14 @@ class _Pile:
         if all(type(side) is int and side > 0 for side in size):
             self.sizes[own] = size
 
-    def add(self, result: Result) -> None:
+    def add(self, result: Result, *, where: str) -> None:
         """A box."""
+        for what, one in (("score", result.score), *(("scores", one) for one in result.scores or ())):
+            if not -_SLACK <= one <= 1 + _SLACK:
+                raise DataError(
+                    f"{what} of {where} must be a probability, from 0 to 1, got {one:g}. Write probabilities, not "
+                    "logits or percent."
+                )
         if bool(self.by_class) != (result.scores is not None) and len(self.images):
             raise DataError(
                 f"{self.path} must have scores of each class with all boxes or none, got some. Leave them out."

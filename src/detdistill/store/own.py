@@ -28,7 +28,8 @@ def own_settings(code: OwnCode) -> OwnSettings:
     if not code.weights:
         raise ConfigError(
             f"A detector of one's own must be given with its weights where it is to look, got '{code.text()}'. Write "
-            f"{code.text()}=RUN, or {code.text()}=FILE.pth for a state dict."
+            f"{code.text()}=RUN, or {code.text()}=FILE.pth for a state dict; of a function that finds boxes itself "
+            "make a detdistill.BlackBox."
         )
     path, arguments = Path(code.weights).expanduser(), code.keywords()
     saved = None if _is_bare(path) else saved_settings(path)

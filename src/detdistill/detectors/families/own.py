@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
+from torch import nn
+
 from detdistill.detectors.base import Detector
+from detdistill.detectors.boxes_alone import BoxesAlone
 from detdistill.detectors.catalogue import Family, Naming
-from detdistill.detectors.own_code import OwnCode, imported, names_code, place_of, taken_apart
+from detdistill.detectors.own_code import STOPPED, OwnCode, imported, names_code, place_of, taken_apart
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 
@@ -104,7 +107,7 @@ def build_own(settings: OwnSettings, class_names: Sequence[str]) -> Detector:
         detector = make(**arguments)
     except ConfigError:
         raise
-    except Exception as error:
+    except STOPPED as error:
         raise ConfigError(f"{code.text()} must give a detector, got {place_of(error)}. Repair it.") from error
     if not isinstance(detector, Detector):
         raise ConfigError(
@@ -124,8 +127,9 @@ def build_own(settings: OwnSettings, class_names: Sequence[str]) -> Detector:
 
 def _parameters(make: Any, code: OwnCode) -> tuple[dict[str, bool], bool]:
     """The parameters of a class or function, with whether they have no default; and whether it takes any others."""
-    if not callable(make):
-        raise ConfigError(f"{code.place} must be a class or a function, got {type(make).__name__}. Name another.")
+    if not callable(make) or isinstance(make, nn.Module):
+        remedy = "Distil from it by --method boxes." if isinstance(make, BoxesAlone) else "Name another."
+        raise ConfigError(f"{code.place} must be a class or a function, got {type(make).__name__}. {remedy}")
     found = inspect.signature(make).parameters.values()
     several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     named = {one.name: one.default is one.empty for one in found if one.kind not in several}
