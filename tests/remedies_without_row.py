@@ -14,6 +14,12 @@ WITHOUT_ROW = {
     "a proof that is not finite": (
         "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`.",
     ),
+    "a run that is resumed as another: tests/unit/test_checkpoints.py": (
+        "Give --teacher and --classes-map as in the run's config.yaml",
+        "Give --teacher and its settings as in the run's config.yaml",
+        "Give --teacher as in the run's config.yaml, with the same weights",
+        "Give --teacher, --then, teacher.shares and teacher.choose as in the run's config.yaml",
+    ),
     "such data is refused before": ("Check the annotations with `detdistill data check DATA`.",),
     "an installation without it": (
         "Install it: pip install {}.",

@@ -23,6 +23,21 @@ TEACHERS = (
         distill("--then", "{home}/gfl_wide", "teacher.shares=[1,1]", method="hint"),
     ),
     Row(
+        distill("teacher.shares=[1]", method="hint"),
+        "Name who follows by --then, or leave it out.",
+        distill("--then", "{home}/gfl_wide", "teacher.shares=[1,1]", method="hint"),
+    ),
+    Row(
+        distill("--then", "{home}/gfl_wide", "teacher.shares=[1,9999]", method="hint"),
+        "Leave teacher.shares out.",
+        distill("--then", "{home}/gfl_wide", method="hint"),
+    ),
+    Row(
+        distill("--then", "{home}/gfl_wide", "--steps", "1", method="hint"),
+        "Pass --steps 2 or more.",
+        distill("--then", "{home}/gfl_wide", "--steps", "2", method="hint"),
+    ),
+    Row(
         distill("--teacher", "{home}/some", "teacher.choose=lowest"),
         "Set teacher.choose=mean.",
         distill("--teacher", "{home}/some", "teacher.choose=mean"),

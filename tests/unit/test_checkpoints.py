@@ -205,6 +205,8 @@ def test_a_differing_key_is_named(tmp_path: Path) -> None:
     require_same(stored, json.loads(json.dumps(stored)), where=tmp_path)
     with pytest.raises(ConfigError, match=r"train\.lr must be 0\.1 to resume from .*, got 0\.2\. Set it back"):
         require_same(stored, {"train": {"lr": 0.2, "steps": 5}, "data": "a"}, where=tmp_path)
+    with pytest.raises(ConfigError, match=r"teachers\.choose must be .* Give --teacher, --then, teacher\.shares and"):
+        require_same({"teachers": {"choose": "mean"}}, {"teachers": {"choose": "lowest"}}, where=tmp_path)
     with pytest.raises(ConfigError, match=r"data must be 'a' to resume from .*, got nothing\."):
         require_same(stored, {"train": {"lr": 0.1, "steps": 5}}, where=tmp_path)
 

@@ -184,6 +184,12 @@ def test_what_cannot_be_built_is_said(here: Path, code: str, source: str, said: 
         detdistill.build_detector(source, CLASSES)
 
 
+@pytest.mark.parametrize("text", ["mine.py", "mine.py:", "mine.py:CenterNet(width=8"])
+def test_a_file_without_a_class_is_told_how_it_is_written(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"got 'mine\.py.*'\. Write mine\.py:CLASS, with the name of the class"):
+        parse_detector(text)
+
+
 def test_settings_that_nobody_reads_are_refused(here: Path) -> None:
     config = read_run_config(
         None,

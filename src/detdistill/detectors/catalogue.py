@@ -109,7 +109,7 @@ def parse_detector(text: str) -> DetectorSettings:
         forms = (one.naming.form for one in FAMILIES.values() if one.naming is not None)
         raise ConfigError(
             f"A detector must be written {either(('FAMILY/BACKBONE', 'FAMILY/PRESET', *forms))}, got '{text}'. "
-            "Write for example fcos/resnet18."
+            f"{_example(text)}"
         )
     family = FAMILIES.find(name)
     if rest in family.presets:
@@ -121,6 +121,13 @@ def parse_detector(text: str) -> DetectorSettings:
         )
     check_backbone(rest, presets=tuple(family.presets))
     return family.settings(family=name, backbone=rest)
+
+
+def _example(text: str) -> str:
+    file, ending, _ = text.partition(".py")
+    if not ending:
+        return "Write for example fcos/resnet18."
+    return f"Write {file}.py:CLASS, with the name of the class or function in it."
 
 
 def namesake(text: str, family: object) -> str:

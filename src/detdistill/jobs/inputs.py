@@ -27,7 +27,7 @@ from detdistill.jobs.opening import acquainted, image_settings, read_split, tell
 from detdistill.jobs.paths import PATHS_FROM
 from detdistill.jobs.samples import Opened, OpenedData
 from detdistill.jobs.settings import DataSettings, RunConfig, TeacherSettings
-from detdistill.jobs.several import in_classes, open_teachers, united
+from detdistill.jobs.several import in_classes, open_teachers, require_turns, united
 from detdistill.jobs.start import open_start
 from detdistill.jobs.unlabelled import open_unlabelled
 from detdistill.progress import Progress
@@ -50,6 +50,8 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     if config.train.tensorboard:
         require_tensorboard()
     choice, teacher, same_classes = config.teacher, None, True
+    if choice is not None:
+        require_turns(choice, config.train.steps)
     teachers = () if choice is None else open_teachers(choice, watcher)
     told = {"train": Problems(), "val": Problems()}
     sets, train_split, val_split = open_data_sets(config.data, told=told, progress=watcher)

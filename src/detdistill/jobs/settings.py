@@ -177,6 +177,11 @@ class TeacherSettings:
                 f"teacher.source and teacher.then must name teachers, each once, got {repeated or 'none'}"
                 f"{' twice' if repeated else ''}. Leave one of them out, or name one by --teacher."
             )
+        if shares is not None and len(parts) == 1:
+            raise ConfigError(
+                f"teacher.shares must be left out where one teaches alone or all at once, got {typed(shares)}. Name "
+                "who follows by --then, or leave it out."
+            )
         if shares is not None and not (len(shares) == len(parts) and min(shares) > 0):
             raise ConfigError(
                 f"teacher.shares must be {len(parts)} numbers above 0, one for the first teachers and one for each "

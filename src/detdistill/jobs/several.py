@@ -11,9 +11,27 @@ from detdistill.detectors.load_report import LoadedDetector, LoadReport
 from detdistill.detectors.preprocess import set_pixels
 from detdistill.detectors.united import UnitedDetector
 from detdistill.distillation.recipe import Window
+from detdistill.errors import ConfigError
 from detdistill.jobs.opening import in_data_classes, open_detector
 from detdistill.jobs.settings import TeacherSettings
 from detdistill.progress import Progress
+
+
+def require_turns(choice: TeacherSettings, steps: int) -> None:
+    """Refuses a sequence of teachers of which one would never teach.
+
+    Raises:
+        ConfigError: a share is less than one of the run's steps.
+    """
+    lengths = [round(one.end * steps) - round(one.start * steps) for one in windows(choice)]
+    if not all(lengths):
+        idle = choice.sources[lengths.index(0)]
+        remedy = (
+            "Leave teacher.shares out" if steps >= len(choice.parts) else f"Pass --steps {len(choice.parts)} or more"
+        )
+        raise ConfigError(
+            f"Each teacher of a sequence must teach for a step at least, got none of {steps} for {idle}. {remedy}."
+        )
 
 
 def open_teachers(choice: TeacherSettings, progress: Progress) -> tuple[LoadedDetector, ...]:

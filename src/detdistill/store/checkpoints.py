@@ -247,6 +247,15 @@ def remove_leftovers(folder: Path) -> None:
         remove_partials(place)
 
 
+# How that of an identity which is no setting is set back.
+_BACK = {
+    "classes_map": "Give --teacher and --classes-map as in the run's config.yaml",
+    "finds": "Give --teacher and its settings as in the run's config.yaml",
+    "teacher": "Give --teacher as in the run's config.yaml, with the same weights",
+    "teachers": "Give --teacher, --then, teacher.shares and teacher.choose as in the run's config.yaml",
+}
+
+
 def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where: Path) -> None:
     """Refuses to resume a run as another one.
 
@@ -259,9 +268,9 @@ def require_same(stored: Mapping[str, Any], current: Mapping[str, Any], *, where
     """
     for key, before, now in differences(stored, current):
         expected, got = ("left out" if before is None else repr(before)), ("nothing" if now is None else repr(now))
+        back = _BACK.get(key.partition(".")[0], "Set it back")
         raise ConfigError(
-            f"{key} must be {expected} to resume from {where}, got {got}. "
-            "Set it back, or start a new run in another folder."
+            f"{key} must be {expected} to resume from {where}, got {got}. {back}, or start a new run in another folder."
         )
 
 
