@@ -235,7 +235,7 @@ def test_the_short_form_needs_no_file() -> None:
             "method.warmup must be a key of frs, got the unknown 'warmup'. Did you mean 'warmup_steps'?",
         ),
         (["student.nrm=batch"], "must be a key of student, got the unknown 'nrm'. Did you mean 'norm'?"),
-        (["method.name=fsr"], "ikd, ld, mgd, pkd, ssim, sum, got 'fsr'. Did you mean 'frs'?"),
+        (["method.name=fsr"], "ikd, ld, mgd, pkd, queries, ssim, sum, got 'fsr'. Did you mean 'frs'?"),
         (["student.detector=fcos/resnet81"], "got 'resnet81'. Did you mean 'resnet18'?"),
         (["train.lr=fast"], "The command line: train.lr must be a number, got 'fast'. Change the value."),
         (["train.lr=.nan"], "train.lr must be a finite number, got nan."),

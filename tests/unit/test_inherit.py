@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from detdistill.detectors.base import Detector
-from detdistill.detectors.catalogue import FAMILIES, build_detector
+from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.inherit import inherit
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError
-from scenes_in_memory import tiny_settings
+from scenes_in_memory import FAMILIES, tiny_settings
 
 CLASSES = ("a", "b", "c")
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from detdistill.detectors.base import BACKGROUND_ROW, Detector
-from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.frozen import FrozenTeacher, digest
 from detdistill.detectors.inherit import initialise
 from detdistill.detectors.torchvision_teachers import untrained_torchvision
 from detdistill.errors import ConfigError
 from detdistill.types import Need
-from scenes_in_memory import scene_batch, tiny_student
+from scenes_in_memory import FAMILIES, scene_batch, tiny_student
 
 EVERYTHING = {"score_threshold": 0.0, "nms_threshold": 0.99, "detections_per_image": 60}
 OLD, NEW = ("car", "truck", "tram"), ("bus", "tram", "car", "truck")

@@ -25,6 +25,8 @@ GIVEN = {
     "data.val": "sets/../sets/val.json",
     "data.unlabelled.source": "sets/more",
     "teacher.source": "runs/teacher",
+    "teacher.then": "runs/larger",
+    "teacher.cache": "found",
     "student.pretrained": "weights/body.pth",
     "init": "runs/start",
     "twins.folder": "twins",
@@ -34,7 +36,7 @@ GIVEN = {
 
 
 def settings() -> list[str]:
-    return [f"{key}={value}" for key, value in GIVEN.items()]
+    return [f"{key}=[{value}]" if key == "teacher.then" else f"{key}={value}" for key, value in GIVEN.items()]
 
 
 def read(file: Path | None, *more: str) -> RunConfig:
@@ -57,6 +59,8 @@ def places(config: RunConfig) -> dict[str, Any]:
         "data.val": config.data.val,
         "data.unlabelled.source": config.data.unlabelled and config.data.unlabelled.source,
         "teacher.source": config.teacher and config.teacher.source,
+        "teacher.then": next(iter(config.teacher.then), None) if config.teacher else None,
+        "teacher.cache": config.teacher and config.teacher.cache,
         "student.pretrained": config.student.settings.pretrained,
         "init": config.init,
         "twins.folder": config.twins.folder,
