@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import os
 import signal
@@ -30,7 +29,10 @@ def pytest_collection_finish() -> None:
     """What is imported by now is not looked through at each collection of garbage."""
     gc.freeze()
     gc.enable()
-    atexit.register(gc.unfreeze)  # extensions complain of objects that are left
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
