@@ -157,6 +157,10 @@ MISTAKES: dict[str, tuple[Make, str]] = {
         specified(pyramid=dd.PyramidLayout((8, 16), 8)),
         r"\[8, 16\], got 1 of strides \[8\]",
     ),
+    "no pyramid": (
+        giving("extract", lambda seen, *_: list(seen.levels)),
+        r"extract of .* return a Pyramid, got list\. Write Pyramid",
+    ),
     "not finite": (mapping(lambda level: level / 0), r"stride 8 .* be finite, got NaN or infinity\. Load whole"),
     "dead": (mapping(lambda level: level * 0 + 1), r"maps .* depend on the image, got the same for two different ones"),
     "an error": (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from PIL import Image
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import DataError
+from detdistill.jobs import finds as looking
 from detdistill.store import cache
 from detdistill.store import finds as module
 from detdistill.store.cache import INDEX
 from detdistill.store.finds import alike, kept_finds
 from detdistill.types import Detections
 from twins_by_hand import SIZES, Recorder, five_images
+from watched_jobs import Watcher
 
 ME = {"teacher": "a", "score_threshold": 0.05}
 
@@ -190,3 +194,15 @@ def test_likes_are_of_one_class_as_near_and_as_sure() -> None:
     assert alike(none, none)
     assert not alike(one, none)
     assert not alike(none, one)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_teacher_that_finds_nothing_at_all_is_told(
+    annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(looking, "kept_finds", lambda *_, **__: [*Teacher()([0] * 4), *Teacher()([count])])
+    config = SimpleNamespace(teacher=SimpleNamespace(cache=tmp_path), evaluate=SimpleNamespace(batch_size=2))
+    opened: Any = SimpleNamespace(config=config, teacher=None)
+    said = Watcher()
+    looking.finds(opened, annotations, teacher="a", label="training images", progress=said)
+    assert ("the teacher finds nothing in any of them" in said.text()) == (count == 0)

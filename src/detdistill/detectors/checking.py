@@ -14,7 +14,7 @@ from detdistill.detectors.base import Detector, DetectorSpec, evaluating
 from detdistill.detectors.boxes_checking import check_boxes, wrong
 from detdistill.detectors.own_code import place_of
 from detdistill.errors import CapabilityError, DataError, DistillError, either
-from detdistill.types import Batch, Need, Observation, Targets, TaskLoss
+from detdistill.types import Batch, Need, Observation, Pyramid, Targets, TaskLoss
 
 _LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 _NARROW = "Expected more than 1 value per channel"  # batch-norm's, of one image and one cell
@@ -111,6 +111,8 @@ def _maps(detector: Detector, batch: Batch, name: str) -> Iterator[str]:
     with evaluating(detector):
         pyramid = detector.extract(batch)
         other = detector.extract(replace(batch, images=torch.rand_like(batch.images)))
+    if not isinstance(pyramid, Pyramid):
+        yield wrong(f"extract of {name}", "return a Pyramid", type(pyramid).__name__, "Write Pyramid(levels, strides).")
     if pyramid.strides != layout.strides or len(pyramid.levels) != len(layout.strides):
         expected = f"give the levels that its spec says, of strides {list(layout.strides)}"
         got = f"{len(pyramid.levels)} of strides {list(pyramid.strides)}"

@@ -66,7 +66,7 @@ def finds(opened: Opened, images: Annotations, *, teacher: str, label: str, prog
         return _looked(opened, images.of(np.asarray(indices, dtype=np.int64)))
 
     progress.say(f"{label}: what the teacher finds in {len(images)} images, kept in {finds_folder(opened)}")
-    return kept_finds(
+    found = kept_finds(
         finds_folder(opened),
         identity={"teacher": teacher, **finds_identity(opened)},
         annotations=images,
@@ -74,6 +74,9 @@ def finds(opened: Opened, images: Annotations, *, teacher: str, label: str, prog
         batch_size=opened.config.evaluate.batch_size,
         progress=progress,
     )
+    if not any(len(one.scores) for one in found):
+        progress.say(f"{label}: the teacher finds nothing in any of them, so nothing is learned from what it finds")
+    return found
 
 
 def _looked(opened: Opened, images: Annotations) -> list[Detections]:
