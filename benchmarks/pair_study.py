@@ -144,12 +144,8 @@ def table(places: PairPlaces, runs: Sequence[PairRun]) -> list[str]:
     have = {run: found for run in runs if (found := places.done(run))}
     for row in dict.fromkeys(run.row for run in have):
         mine = {run.seed: (run, one) for run, one in have.items() if run.row == row}
-        alone = {
-            run.seed: one["AP"]
-            for run, one in have.items()
-            for first, _ in [next(iter(mine.values()))]
-            if run.row == f"alone, {first.kind}"
-        }
+        kind = next(iter(mine.values()))[0].kind
+        alone = {run.seed: one["AP"] for run, one in have.items() if run.row == f"alone, {kind}"}
         gains = [one["AP"] - alone[seed] for seed, (run, one) in mine.items() if run.method and seed in alone]
         cells = [
             row,

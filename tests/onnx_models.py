@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import torch
 import yaml
 from torch import Tensor, nn
 
 from coco_by_hand import CLASSES, HEIGHT, WIDTH
+from detdistill.export.graph import silenced, unchecked_shapes
 
 
 class Seeing(nn.Module):
@@ -72,17 +69,6 @@ OUTPUTS = {
 }
 
 
-@contextmanager
-def traceable() -> Iterator[None]:
-    """Shapes are not checked within: sides of tensors are tensors while a model is traced."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
-
-
 def exported(
     model: nn.Module,
     path: Path,
@@ -94,8 +80,7 @@ def exported(
 ) -> str:
     """Writes the model, with what the YAML file beside it says; `free` leaves the images' sides open."""
     axes = {"images": {2: "height", 3: "width"}} if free else {}
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), traceable():
-        warnings.simplefilter("ignore")
+    with silenced(), unchecked_shapes():
         torch.onnx.export(
             model.eval(),
             (torch.rand(1, 3, *size),),

@@ -327,13 +327,7 @@ def transform_sample(
         top, left, rows, columns = drawn.window
         image = image[:, top : top + rows, left : left + columns]
     size, crop = _sizes((image.shape[-2], image.shape[-1]), whole, drawn)
-    image = F.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-    if crop is not None:
-        image = F.crop(image, *crop)
-    if drawn.flip:
-        image = F.horizontal_flip(image)
-    if drawn.flip_vertical:
-        image = F.vertical_flip(image)
+    image = _placed(F.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True), crop, drawn)
     return _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn), moved
 
 
@@ -347,15 +341,21 @@ def transform_targets(
         targets, stored = _cut(targets, drawn.window), drawn.window[2:]
     size, crop = _sizes(stored, whole, drawn)
     boxes = F.resize(tv_tensors.BoundingBoxes(targets.boxes, format="XYXY", canvas_size=stored), size)
-    if crop is not None:
-        boxes = F.crop(boxes, *crop)
-    if drawn.flip:
-        boxes = F.horizontal_flip(boxes)
-    if drawn.flip_vertical:
-        boxes = F.vertical_flip(boxes)
+    boxes = _placed(boxes, crop, drawn)
     clipped: Tensor = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
     keep = (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
     return targets.only(keep, boxes=clipped)
+
+
+def _placed(resized: Tensor, crop: Window | None, drawn: Augmentation) -> Tensor:
+    """The crop and the flips, of an image or of boxes on one."""
+    if crop is not None:
+        resized = F.crop(resized, *crop)
+    if drawn.flip:
+        resized = F.horizontal_flip(resized)
+    if drawn.flip_vertical:
+        resized = F.vertical_flip(resized)
+    return resized
 
 
 def _sizes(cut: tuple[int, int], whole: tuple[int, int], drawn: Augmentation) -> tuple[list[int], Window | None]:

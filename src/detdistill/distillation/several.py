@@ -46,7 +46,7 @@ def together(recipes: Sequence[Recipe], windows: Sequence[Window]) -> Recipe:
         for one in recipe.terms:
             strength = one.strength
             if strength is not None and part:
-                strength = replace(strength, of=f"{strength.of}{_MARK}{number + 1}" if len(starts) > 1 else strength.of)
+                strength = replace(strength, of=f"{strength.of}{_MARK}{number + 1}")
             member = f"{one.member}{mark}" if one.member else ""
             own = replace(one, name=f"{one.name}{mark}", teacher=number, window=window, strength=strength)
             terms.append(replace(own, member=member))

@@ -116,7 +116,7 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
     batch, free = dim("batch"), dim.DYNAMIC
     shapes = {"images": {0: batch, 2: free, 3: free}, "sizes": {0: batch}}
     names = RAW if form.nms == "outside" else DETECTED
-    with torch.no_grad(), silenced(), _unchecked():
+    with torch.no_grad(), silenced(), unchecked_shapes():
         try:
             traced = torch.export.export(graph, (pixels, sizes), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(
@@ -219,8 +219,8 @@ def _suppression() -> Callable[..., Any]:
 
 
 @contextmanager
-def _unchecked() -> Iterator[None]:
-    """Within, no annotated shape is checked, where somebody checks them: sides are symbols, which are no numbers."""
+def unchecked_shapes() -> Iterator[None]:
+    """Within, no annotated shape is checked, where somebody checks them: while a model is traced sides are symbols."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
