@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones pairs settings clean
+.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones pairs settings dist check-dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -70,8 +70,19 @@ pairs: .venv/.runtime  ## the page of who can teach whom, docs/pairs.md
 settings: .venv/.runtime  ## the page of all settings, docs/settings.md
 	.venv/bin/detdistill settings --markdown > docs/settings.md.partial && mv docs/settings.md.partial docs/settings.md
 
+dist: build/.tools  ## the source archive and the wheel, which is made of it, in dist/
+	rm -rf dist
+	build/tools/bin/hatchling build -t sdist -d dist
+	build/tools/bin/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
+
+check-dist: dist  ## the wheel, in an environment with nothing else (minutes, and 6 GB in build/)
+	rm -rf build/empty
+	python3 -m venv build/empty
+	build/empty/bin/python -m pip install --disable-pip-version-check -q -c requirements/runtime.txt dist/*.whl
+	build/empty/bin/python -I benchmarks/check_dist.py dist/*.whl
+
 clean:  ## remove the environment and the caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(PYTHON):
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -88,6 +99,11 @@ define install
 		$(PYTHON) -m pip install --disable-pip-version-check --no-deps -e .; \
 	fi
 endef
+
+build/.tools: pyproject.toml
+	python3 -m venv build/tools
+	build/tools/bin/python -m pip install --disable-pip-version-check -q "hatchling>=1.27"
+	touch $@
 
 .venv/.runtime: requirements/runtime.txt | $(PYTHON)
 	$(call install,requirements/runtime.txt)

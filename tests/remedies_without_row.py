@@ -32,6 +32,7 @@ WITHOUT_ROW = {
     "a file that finds less than PyTorch: tests/integration/test_export.py": (
         "Add --allow-worse to have it all the same.",
     ),
+    "a shell that does not tell its name: tests/unit/test_packaging.py": ("Write --install-completion --shell bash.",),
     "advice in a table": (
         "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
     ),

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import detdistill
 from detdistill.cli import commands
-from detdistill.errors import DistillError, suggestion
+from detdistill.errors import ConfigError, DistillError, suggestion
 from detdistill.output import GONE, LOST, OUTPUT, unfailing
 from detdistill.threads import quiet_threads
 from detdistill.training.world import says
@@ -66,7 +67,29 @@ def build_app() -> App:
     ):
         within = "" if place is app else "data " if place is data else "data make "
         place.command(commands.Command(within + name, function), name=name)
+    app.command(_completion(app), name="--install-completion")
     return app
+
+
+def _completion(app: App) -> Callable[..., None]:
+    def install(*, shell: Literal["bash", "zsh", "fish"] | None = None) -> None:
+        """Teach your shell to complete these commands and their options.
+
+        Args:
+            shell: Which one; by default the one that this is typed in.
+        """
+        from cyclopts.completion import ShellDetectionError
+
+        try:
+            path = app.install_completion(shell=shell)
+        except ShellDetectionError as unknown:
+            raise ConfigError(
+                "The shell that completes must be bash, zsh or fish, got one that does not tell its name. "
+                "Write --install-completion --shell bash."
+            ) from unknown
+        print(f"completion is in {path}, which new shells read")
+
+    return install
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
