@@ -4,7 +4,8 @@
     python benchmarks/demo_study.py --seeds 0 1 2 --others "frs(strength=3)" "hint(strength=3)" --unlabelled 0.6
 
 `--others` distils the same student on the same scenes with other methods too, `--unlabelled` with the demo's own and
-with the scenes that it has no labels for, in such a share of its steps as takes the same time.
+with the scenes that it has no labels for, in such a share of its steps as takes the same time. `--method` makes the
+demo another one's.
 """
 
 from __future__ import annotations
@@ -71,15 +72,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/demo_study.json"))
     parser.add_argument("--others", nargs="*", default=[], help="texts of methods, each distilled as well")
     parser.add_argument("--unlabelled", type=float, help="share of the steps of a distillation with unlabelled scenes")
+    parser.add_argument("--method", help="the demo's, if not its own")
     chosen = parser.parse_args()
+    plan = DemoPlan() if chosen.method is None else replace(DemoPlan(), method=parse_method(chosen.method))
     seeds: dict[str, Any] = {}
     beside: dict[str, dict[str, Any]] = {}
     for seed in chosen.seeds:
         out = chosen.out / f"seed_{seed}"
         if not (out / "results.json").is_file():
-            demo_job(out=out, seed=seed, progress=ScreenProgress())
+            demo_job(out=out, seed=seed, plan=plan, progress=ScreenProgress())
         seeds[str(seed)] = read_json(out / "results.json")
-        for name, config in others(DemoPlan(), out, seed, chosen.others, chosen.unlabelled).items():
+        for name, config in others(plan, out, seed, chosen.others, chosen.unlabelled).items():
             found = distill_job(config, resume=True, progress=ScreenProgress())
             row = {"AP": found.results[DISTILLED].ap, "steps": found.steps, "seconds": round(found.seconds, 2)}
             beside.setdefault(name, {})[str(seed)] = row
@@ -87,7 +90,7 @@ def main() -> None:
             "summary": summary(seeds),
             "seeds": seeds,
             **({"others": beside} if beside else {}),
-            "plan": asdict(DemoPlan()),
+            "plan": asdict(plan),
             "machine": machine(torch.device("cpu")),
         }
         write_json(chosen.json, content)

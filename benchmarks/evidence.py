@@ -17,7 +17,7 @@ from statistics import mean, stdev
 
 from detdistill.files import read_json
 from detdistill.proof.quantile import t_quantile
-from evidence_plan import ALONE, SEEDS, SETS, TEACHER, Run, planned
+from evidence_plan import ALONE, MORE_SEEDS, SETS, TEACHER, Run, planned
 from evidence_runs import Places, carry_out, options
 
 
@@ -33,7 +33,7 @@ def table(places: Places, runs: Sequence[Run]) -> list[str]:
         if not mine:
             continue
         twin = SETS[name].alone or name
-        alone = {seed: one for seed in SEEDS if (one := places.done(Run(twin, ALONE, seed)))}
+        alone = {seed: one for seed in MORE_SEEDS if (one := places.done(Run(twin, ALONE, seed)))}
         gains = [one["AP"] - alone[seed]["AP"] for seed, one in sorted(mine.items()) if seed in alone]
         compared = gains if row not in (ALONE, TEACHER) else []
         cells = [
@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = options(__doc__, out="runs/evidence", results="benchmarks/results/evidence", budget=480.0)
     parser.add_argument("--data", type=Path, default=os.environ.get("DETDISTILL_TEST_DATA", "."))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(MORE_SEEDS))
     chosen = parser.parse_args(arguments)
     places = Places(Path(chosen.data).resolve(), chosen.out.resolve(), chosen.results.resolve(), chosen.share)
     runs = planned(chosen.sets, chosen.seeds, rows=chosen.rows)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SEEDS = (0, 1, 2)
+MORE_SEEDS = (3, 4, 5, 6, 7, 8, *SEEDS)
 TEACHER, ALONE, DOUBLED, EQUAL_TIME = "teacher", "alone", "alone, twice the steps", "alone, equal time"
 FEATURES = ("hint", "frs", "ssim", "pkd", "fgd", "attention", "mgd")
 FEW = ("hint", "frs", "ssim", "pkd")
@@ -32,6 +33,7 @@ class Set:
         taught_by: the set whose teacher teaches; None for the first with the same source.
         alone: the set with the same students without a teacher; None for this one.
         wrong: share of the labels that were swapped or moved before the teacher learned from them.
+        seeds: that its students are trained with.
     """
 
     source: str
@@ -44,8 +46,11 @@ class Set:
     taught_by: str | None = None
     alone: str | None = None
     wrong: float = 0.0
+    seeds: tuple[int, ...] = SEEDS
 
 
+FADING = ("method.decay=last_third",)
+RUNNING = ("method.calibration=running",)
 BCCD = ("train.lr=4e-3",)
 DRAWN = ("train.lr=8e-3", "train.schedule=step")
 FIRST_40, FIRST_ALL = "bccd, 40 labels", "bccd"
@@ -53,7 +58,11 @@ SECOND, ERRING, SHORT = (
     f"{FIRST_40}, {note}" for note in ("second teacher", "teacher of wrong labels", "teacher of few steps")
 )
 SECOND_ALL, SECOND_80 = "bccd, second teacher", "bccd, 80 labels, second teacher"
-SECOND_DRAWN, DEMO = "drawn, second teachers", "drawn, 400 steps"
+THIRD, THIRD_80, ERRING_AGAIN = (
+    f"bccd, {note}"
+    for note in ("40 labels, third teacher", "80 labels, third teacher", "40 labels, second teacher of wrong labels")
+)
+SECOND_DRAWN, DEMO, DEMO_AGAIN = "drawn, second teachers", "drawn, 400 steps", "drawn, 400 steps, third teachers"
 SETS = {
     "drawn": Set("drawn", (96, 160), 200, 900, DRAWN, labels=300, each=True),
     "drawn, long": Set("drawn", (96, 160), 1200, 900, DRAWN, labels=300, each=True, taught_by=SECOND_DRAWN),
@@ -70,6 +79,12 @@ SETS = {
     SECOND_80: Set("bccd", (120, 160), 400, 1500, BCCD, labels=80, taught_by=SECOND, alone="bccd, 80 labels"),
     SECOND_ALL: Set("bccd", (120, 160), 800, 1500, BCCD, taught_by=SECOND, alone=FIRST_ALL),
     ERRING: Set("bccd", (120, 160), 400, 1500, BCCD, labels=40, taught_by=ERRING, alone=FIRST_40, wrong=0.1),
+    THIRD: Set("bccd", (120, 160), 400, 1500, BCCD, labels=40, taught_by=THIRD, seeds=MORE_SEEDS),
+    THIRD_80: Set("bccd", (120, 160), 400, 1500, BCCD, labels=80, taught_by=THIRD, alone="bccd, 80 labels"),
+    ERRING_AGAIN: Set(
+        "bccd", (120, 160), 400, 1500, BCCD, labels=40, taught_by=ERRING_AGAIN, alone=FIRST_40, wrong=0.1
+    ),
+    DEMO_AGAIN: Set("drawn", (96, 160), 400, 900, DRAWN, labels=300, each=True, taught_by=DEMO_AGAIN, alone=DEMO),
     SHORT: Set("bccd", (120, 160), 400, 300, BCCD, labels=40, taught_by=SHORT, alone=FIRST_40),
 }
 
@@ -109,76 +124,121 @@ def teacher_of(run: Run) -> Run:
     return Run(chosen.taught_by or first, TEACHER, run.seed if chosen.each else 0)
 
 
-def planned(sets: Sequence[str], seeds: Sequence[int], rows: Sequence[str] | None = None) -> list[Run]:
-    """All runs of these sets and rows, the most important first; None is all rows."""
+@dataclass(frozen=True)
+class Rows:
+    """Makes the runs of a row, one for each seed that its set is trained with.
 
-    def taught(name: str, methods: Sequence[str], *, note: str = "", **changes: Any) -> Iterator[Run]:
-        for seed in seeds:
+    Attributes:
+        seeds: that are asked for.
+    """
+
+    seeds: Sequence[int]
+
+    def of(self, name: str) -> list[int]:
+        return [seed for seed in SETS[name].seeds if seed in self.seeds]
+
+    def taught(self, name: str, methods: Sequence[str], *, note: str = "", **changes: Any) -> Iterator[Run]:
+        for seed in self.of(name):
             for method in methods:
                 yield Run(name, f"{method}{note}", seed, method, **changes)
 
-    def alone(name: str, row: str = ALONE, **changes: Any) -> Iterator[Run]:
-        return (Run(name, row, seed, **changes) for seed in seeds)
+    def alone(self, name: str, row: str = ALONE, **changes: Any) -> Iterator[Run]:
+        return (Run(name, row, seed, **changes) for seed in self.of(name))
 
-    def rescaled(name: str) -> Iterator[Run]:
+    def rescaled(self, name: str) -> Iterator[Run]:
         """The methods whose features are on one scale at a strength, with features as they are."""
         for method in ("frs", "ssim", "fgd", "mgd", "attention"):
-            for seed in seeds:
+            for seed in self.of(name):
                 yield Run(name, f"{method}, raw", seed, f"{method}(features=raw)")
 
-    runs: list[Run] = [*alone("drawn"), *alone("bccd, 40 labels")]
-    runs += [*taught("drawn", FEATURES), *rescaled("drawn")]
-    runs += taught("bccd, 40 labels", FEW)
-    runs += taught("bccd, 40 labels", ("hint", "frs", "pkd"), note=" + unlabelled", unlabelled=True)
-    runs += [*alone("bccd"), *taught("bccd", FEW)]
-    runs += [*alone("microcontrollers"), *taught("microcontrollers", FEW)]
-    runs += taught("bccd, 40 labels", ("fgd", "attention", "cwd"))
-    runs += alone("drawn, long")
+
+def first_rows(rows: Rows) -> list[Run]:
+    """What answers most."""
+    runs = [*rows.alone("drawn"), *rows.alone("bccd, 40 labels")]
+    runs += [*rows.taught("drawn", FEATURES), *rows.rescaled("drawn")]
+    runs += rows.taught("bccd, 40 labels", FEW)
+    runs += rows.taught("bccd, 40 labels", ("hint", "frs", "pkd"), note=" + unlabelled", unlabelled=True)
+    runs += [*rows.alone("bccd"), *rows.taught("bccd", FEW)]
+    runs += [*rows.alone("microcontrollers"), *rows.taught("microcontrollers", FEW)]
+    runs += rows.taught("bccd, 40 labels", ("fgd", "attention", "cwd"))
+    runs += rows.alone("drawn, long")
     for name in ("bccd, 40 labels", "bccd", "microcontrollers"):
-        runs += alone(name, DOUBLED, times=2.0)
-    runs += alone("bccd, 40 labels", EQUAL_TIME)
-    runs += [*alone("carla_sim"), *alone("bccd, 80 labels")]
-    runs += taught("drawn", ("hint", "frs", "pkd"), note=", strength 1", strength="1")
-    # With other teachers, since those of the rows above were not kept.
+        runs += rows.alone(name, DOUBLED, times=2.0)
+    runs += rows.alone("bccd, 40 labels", EQUAL_TIME)
+    runs += [*rows.alone("carla_sim"), *rows.alone("bccd, 80 labels")]
+    runs += rows.taught("drawn", ("hint", "frs", "pkd"), note=", strength 1", strength="1")
+    return runs
+
+
+def second_rows(rows: Rows) -> list[Run]:
+    """With other teachers, since those of the rows above were not kept."""
+    runs: list[Run] = []
     weighed = ("aid(frs)", "aid(frs, control=true)", "frs + ssim", "ikd(frs)")
-    running, fading = ("method.calibration=running",), ("method.decay=last_third",)
-    runs += taught(SECOND, ("frs", "fgd", "hint"))
-    runs += taught(SECOND, ("frs", "fgd"), note=" + unlabelled", unlabelled=True)
-    runs += [*taught(SECOND_DRAWN, ("hint", "frs")), *alone(DEMO)]
+    runs += rows.taught(SECOND, ("frs", "fgd", "hint"))
+    runs += rows.taught(SECOND, ("frs", "fgd"), note=" + unlabelled", unlabelled=True)
+    runs += [*rows.taught(SECOND_DRAWN, ("hint", "frs")), *rows.alone(DEMO)]
     for name in (SECOND, SECOND_DRAWN):
-        runs += taught(name, ("hint", "frs"), note=", calibration running", settings=running)
-        runs += taught(name, ("hint", "frs"), note=", decay last_third", settings=fading)
+        runs += rows.taught(name, ("hint", "frs"), note=", calibration running", settings=RUNNING)
+        runs += rows.taught(name, ("hint", "frs"), note=", decay last_third", settings=FADING)
         for strength in ("10", "0.3"):
             methods = ("frs",) if name == SECOND else ("hint", "frs")
-            runs += taught(name, methods, note=f", strength {strength}", strength=strength)
-    runs += taught(DEMO, ("frs",))
-    runs += [Run(DEMO, "frs, the demo's searched gains", seed, SEARCHED, "published") for seed in seeds]
-    runs += taught("drawn, long", ("hint", "frs"))
+            runs += rows.taught(name, methods, note=f", strength {strength}", strength=strength)
+    runs += rows.taught(DEMO, ("frs",))
+    for name in (DEMO, DEMO_AGAIN):
+        runs += [Run(name, "frs, the demo's searched gains", seed, SEARCHED, "published") for seed in rows.of(name)]
+    runs += rows.taught("drawn, long", ("hint", "frs"))
     for name in (ERRING, SHORT):
-        runs += taught(name, ("frs", "aid(frs, alpha=auto)", "aid(frs, alpha=auto, control=true)"))
-    runs += taught(SECOND, weighed)
-    runs += taught("carla_sim", ("hint", "frs"))
-    runs += taught(SECOND_ALL, FEW)
+        runs += rows.taught(name, ("frs", "aid(frs, alpha=auto)", "aid(frs, alpha=auto, control=true)"))
+    runs += rows.taught(SECOND, weighed)
+    runs += rows.taught("carla_sim", ("hint", "frs"))
+    runs += rows.taught(SECOND_ALL, FEW)
     for alpha in ("1", "5"):
         for name in (ERRING, SHORT):
-            runs += taught(name, (f"aid(frs, alpha={alpha})", f"aid(frs, alpha={alpha}, control=true)"))
-    runs += taught(DEMO, ("frs",), note=" + unlabelled, equal time", unlabelled=True, times=UNLABELLED_STEPS)
-    runs += taught(SECOND_80, FEW)
-    runs += taught(SECOND, ("pkd", "ssim"))
-    runs += taught("carla_sim", ("ssim", "pkd"))
-    runs += alone("carla_sim", DOUBLED, times=2.0)
+            runs += rows.taught(name, (f"aid(frs, alpha={alpha})", f"aid(frs, alpha={alpha}, control=true)"))
+    runs += rows.taught(DEMO, ("frs",), note=" + unlabelled, equal time", unlabelled=True, times=UNLABELLED_STEPS)
+    runs += rows.taught(SECOND_80, FEW)
+    runs += rows.taught(SECOND, ("pkd", "ssim"))
+    runs += rows.taught("carla_sim", ("ssim", "pkd"))
+    runs += rows.alone("carla_sim", DOUBLED, times=2.0)
     for alpha in ("0.5", "0.1"):
         for name in (ERRING, SHORT):
-            runs += taught(name, (f"aid(frs, alpha={alpha})", f"aid(frs, alpha={alpha}, control=true)"))
-    runs += taught("drawn, long", ("pkd",))
+            runs += rows.taught(name, (f"aid(frs, alpha={alpha})", f"aid(frs, alpha={alpha}, control=true)"))
+    runs += rows.taught("drawn, long", ("pkd",))
     for strength in ("1", "10", "0.3", "published"):
         for name in (SECOND, SECOND_DRAWN):
-            runs += taught(name, FEW, note=f", strength {strength}", strength=strength)
-    runs += alone("drawn, long", DOUBLED, times=2.0)
+            runs += rows.taught(name, FEW, note=f", strength {strength}", strength=strength)
+    runs += rows.alone("drawn, long", DOUBLED, times=2.0)
     for name in (SECOND_ALL, "carla_sim"):
-        runs += taught(name, ("fgd", "attention", "cwd", *weighed))
-    runs += rescaled(SECOND)
-    runs = list(dict.fromkeys(runs))
+        runs += rows.taught(name, ("fgd", "attention", "cwd", *weighed))
+    runs += rows.rescaled(SECOND)
+    return runs
+
+
+def third_rows(rows: Rows) -> list[Run]:
+    """With further teachers, for the same reason, and more seeds where few labels make them differ."""
+    runs: list[Run] = []
+    runs += [
+        *rows.taught(DEMO_AGAIN, ("frs",)),
+        *rows.taught(DEMO_AGAIN, ("frs",), note=", strength 10", strength="10"),
+    ]
+    runs += [
+        *rows.alone(THIRD),
+        *rows.taught(THIRD, ("fgd",)),
+        *rows.taught(THIRD, ("fgd",), note=" + unlabelled", unlabelled=True),
+    ]
+    runs += rows.taught(THIRD, ("fgd",), note=", calibration running", settings=RUNNING)
+    runs += [*rows.taught(THIRD, ("frs", "ssim")), *rows.taught(THIRD_80, ("fgd", "frs", "ssim"))]
+    runs += rows.taught(ERRING_AGAIN, ("frs", "aid(frs)", "aid(frs, control=true)"))
+    for alpha in ("1", "5"):
+        runs += rows.taught(ERRING_AGAIN, (f"aid(frs, alpha={alpha})", f"aid(frs, alpha={alpha}, control=true)"))
+    runs += rows.taught(THIRD, ("ikd(frs)",))
+    return runs
+
+
+def planned(sets: Sequence[str], seeds: Sequence[int], rows: Sequence[str] | None = None) -> list[Run]:
+    """All runs of these sets and rows, the most important first; None is all rows."""
+    every = Rows(seeds)
+    runs = list(dict.fromkeys([*first_rows(every), *second_rows(every), *third_rows(every)]))
     runs = [run for run in runs if run.set in sets and (not rows or run.row in rows)]
     teachers = dict.fromkeys(teacher_of(run) for run in runs if run.method is not None)
     return [*teachers, *runs]

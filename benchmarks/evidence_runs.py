@@ -112,7 +112,7 @@ def prepare(places: Places, sets: Sequence[str], seeds: Sequence[int], *, jobs: 
     plan = DemoPlan()
     for name in sets:
         chosen = SETS[name]
-        for seed in seeds:
+        for seed in (one for one in chosen.seeds if one in seeds):
             folder = places.folder(chosen, seed)
             if chosen.source == "drawn":
                 scenes = [max(8, round(count * places.share)) for count in (plan.train_scenes, plan.val_scenes)]
@@ -133,7 +133,7 @@ def prepare(places: Places, sets: Sequence[str], seeds: Sequence[int], *, jobs: 
                 write_labels(folder, chosen.labels, seed)
             if chosen.wrong:
                 write_wrong(folder, chosen.wrong)
-    folders = {places.folder(SETS[name], seed) for name in sets for seed in seeds}
+    folders = {places.folder(SETS[name], seed) for name in sets for seed in SETS[name].seeds if seed in seeds}
     keep_decoded(file for folder in sorted(folders) for file in sorted(folder.rglob("images/*")) if often(file))
 
 

@@ -132,7 +132,10 @@ def planned(seeds: Sequence[int]) -> list[PairRun]:
         named = {"teachers": ("teacher, fcos",), "by_predictions": True}
         yield run("predictions of fcos → fcos, boxes", "boxes", **named)
         yield run("predictions of fcos → fcos, boxes + unlabelled", "boxes", unlabelled=True, **named)
-        yield run("rt-detr → rt-detr, queries", "queries", kind=DETR, teachers=("teacher, rt-detr",))
+        same = {"kind": DETR, "teachers": ("teacher, rt-detr",)}
+        yield run("rt-detr → rt-detr, queries", "queries", **same)
+        published = ("method.strength=published",)
+        yield run("rt-detr → rt-detr, queries, published gains", "queries", settings=published, **same)
 
     runs = [run for seed in seeds for run in rows(seed)]
     return sorted(runs, key=lambda run: not run.row.startswith("teacher"))

@@ -39,10 +39,10 @@ from detdistill.jobs import tune  # noqa: E402
 from detdistill.methods.catalogue import parse_method  # noqa: E402
 from detdistill.training.launch import own_device  # noqa: E402
 from evidence import interval  # noqa: E402
-from evidence_plan import ALONE, FEW, SECOND, SECOND_ALL, SEEDS, SETS, Run, teacher_of  # noqa: E402
+from evidence_plan import ALONE, FEW, SECOND, SECOND_ALL, SEEDS, SETS, THIRD, Run, teacher_of  # noqa: E402
 from evidence_runs import Listening, Places, config_of, make, prepare  # noqa: E402
 
-SEARCHED = (SECOND_ALL, SECOND)
+SEARCHED = (SECOND_ALL, SECOND, THIRD)
 STRENGTHS = (3.0, 1.0, 10.0, 0.3)
 
 
@@ -105,7 +105,7 @@ def searched(name: str, seed: int, places: Places, shared: Shared) -> dict[str, 
     file = places.result(run)
     if not file.is_file():
         config = config_of(run, places)
-        search = tune.Search(tuple(map(parse_method, FEW)), STRENGTHS, budget=4.0, held_out=0.25, jobs=1)
+        search = tune.Search(tuple(map(parse_method, FEW)), STRENGTHS, budget=None, held_out=0.25, jobs=1)
         found = tune.tune_job(config, search, resume=config.out.is_dir(), progress=Telling(run.name))
         content = {"set": name, "seed": seed, **found.as_dict(), "machine": machine(own_device(config.train))}
         write_json(file, content)
@@ -189,10 +189,10 @@ def main() -> None:
         prepare(places, chosen.sets, chosen.seeds, jobs=1)
         shared = Shared(chosen.jobs)
         tune.side_by_side = shared.side_by_side  # type: ignore[assignment]
-        teacher = teacher_of(Run(SECOND, ALONE, 0))
-        if not made.trained(teacher):
-            with shared.turn:
-                write_json(made.result(teacher), shared.one(partial(make, teacher, made)))
+        for teacher in dict.fromkeys(teacher_of(Run(name, ALONE, 0)) for name in chosen.sets):
+            if not made.trained(teacher):
+                with shared.turn:
+                    write_json(made.result(teacher), shared.one(partial(make, teacher, made)))
         print(f"searches begin after {time.monotonic() - began:.0f} s", flush=True)
         ways = [(name, seed) for name in chosen.sets for seed in chosen.seeds]
         threads = [Thread(target=study, args=(*way, places, made, shared), daemon=True) for way in ways]

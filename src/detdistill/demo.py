@@ -18,6 +18,7 @@ from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job,
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.stages import held, report
 from detdistill.json_text import used_as
+from detdistill.methods.catalogue import MethodSettings
 from detdistill.methods.frs import FRSSettings
 from detdistill.progress import Progress, Silence
 from detdistill.report.tables import Table, results_json, side_by_side
@@ -53,7 +54,7 @@ class DemoPlan:
     student: str = "fcos/tiny"
     teacher_training: TrainSettings = replace(_TRAINING, steps=900, warmup_steps=100, ema_decay=0.99)
     student_training: TrainSettings = replace(_TRAINING, schedule="step", warmup_steps=50, ema_decay=0.98)
-    method: FRSSettings = FRSSettings(feature_gain=0.02, class_gain=1.5, standardize=True, aligner="conv1x1")
+    method: MethodSettings = FRSSettings(feature_gain=0.02, class_gain=1.5, standardize=True, aligner="conv1x1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ SMALL += (
     "train.ema_decay=0",
     "train.threads=1",
 )
-SEARCH = Search((parse_method("hint"), parse_method("frs")), (3.0, 1.0), budget=4.0, held_out=0.5, jobs=1)
+SEARCH = Search((parse_method("hint"), parse_method("frs")), (3.0, 1.0), budget=4.0, held_out=0.5, jobs=1, folds=1)
 NAMES = ["alone", "hint(strength=3)", "frs(strength=3)", "hint(strength=1)", "frs(strength=1)"]
 
 
@@ -117,9 +117,52 @@ def test_an_interrupted_search_goes_on(home: Path, tmp_path: Path, monkeypatch: 
     assert again == []
 
 
+def test_few_held_out_images_are_judged_in_folds_and_an_interrupted_search_goes_on_in_them(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best trial of the first fold loses where other images are held out, and the student alone wins."""
+    search = replace(SEARCH, budget=None, folds=None, held_out=0.25)
+    config, ran = config_of(home, tmp_path / "tuned"), list[tuple[str, int, int]]()
+
+    def run(trial: Trial, steps: int) -> float:
+        ran.append((trial.name, trial.fold, steps))
+        if len(ran) == dies_at:
+            raise KeyboardInterrupt
+        return {ALONE: 5.0}.get(trial.name, 9.0 if trial.fold == 0 else 3.0)
+
+    monkeypatch.setattr(Trial, "run", run)
+    watcher, dies_at = Watcher(), 12
+    with pytest.raises(KeyboardInterrupt):
+        tune_job(config, search)
+    cut, dies_at = ran[-1], 0
+    found = tune_job(config, search, resume=True, progress=watcher)
+    assert search.folds_of(sum(found.images)) == 4
+    assert len(found.folds[ALONE]) == 4
+    best = next(name for name in found.folds if name != ALONE)
+    assert found.folds == {ALONE: (5.0,) * 4, best: (9.0, 3.0, 3.0, 3.0)}
+    assert (found.winner, found.ap[best]) == (None, 4.5)
+    assert found.trainings <= 4 + 6
+    assert f"on {4 * found.images[1]} images held out of training, {found.images[1]} of them in each of 4 runs" in (
+        found.sentence()
+    )
+    again = [one for one in ran if one[1]]
+    assert again.count(cut) == 2
+    assert sorted(set(again)) == sorted((name, fold, 6) for name in (ALONE, best) for fold in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("budget", "images", "folds"),
+    [(None, 40, 3), (None, 120, 1), (4.0, 40, 1), (7.0, 40, 3), (6.0, 40, 2), (None, 3, 3)],
+)
+def test_folds_are_what_makes_thirty_images_within_the_budget(budget: float | None, images: int, folds: int) -> None:
+    assert replace(SEARCH, budget=budget, folds=None, held_out=0.25).folds_of(images) == folds
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"folds": 3}, "--folds must be 1 to 2, since each holds out 0.5 of the images, got 3"),
+        ({"folds": 2}, "--budget must be above 4 and at most 1000"),
         ({"budget": 2.0}, "--budget must be above 2"),
         ({"held_out": 1.0}, "--held-out must be a share"),
         ({"jobs": 0}, "--jobs must be 1 to 64"),

@@ -24,8 +24,9 @@ def tune(
     classes_map: str | None = None,
     methods: Sequence[str] = ("hint", "frs", "ssim", "pkd"),
     strengths: Sequence[float] = (3.0, 1.0, 10.0, 0.3),
-    budget: float = 4.0,
+    budget: float | None = None,
     held_out: float = 0.25,
+    folds: int | None = None,
     jobs: int = 1,
     init: Source | None = None,
     out: Place | None = None,
@@ -51,8 +52,10 @@ def tune(
         classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.
         methods: What to try, each at every strength; `detdistill methods` lists all.
         strengths: How strong each is tried, in that order; the student alone, strength 0, is tried in any case.
-        budget: What the search may cost, in trainings of all steps.
+        budget: What the search may cost, in trainings of all steps; 4 unless told, and two more for each further fold.
         held_out: Share of the training images to judge by.
+        folds: How often the best trial and the student alone are trained, with other images held out each time; unless
+            told, as often as makes 30 held-out images.
         jobs: Trials at a time, each in a process of its own.
         init: Start from the weights of a run, a checkpoint or torchvision:NAME; without --student, of the same kind.
         out: Folder of the search, which gets tuned.yaml for `detdistill distill`.
@@ -99,6 +102,6 @@ def tune(
         seed=seed,
         allow_problems=allow_problems,
     )
-    search = Search(tuple(map(parse_method, methods)), tuple(strengths), budget, held_out, jobs)
+    search = Search(tuple(map(parse_method, methods)), tuple(strengths), budget, held_out, jobs, folds)
     with going_on():
         return tune_job(config, search, resume=resume, progress=progress)

@@ -11,7 +11,14 @@ from detdistill.errors import DataError
 _DRAWS = 100
 
 
-def hold_out(annotations: Annotations, share: float, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def held_images(count: int, share: float) -> int:
+    """How many of `count` images are held out: at least one, and one less than all at most."""
+    return min(max(round(share * count), 1), count - 1)
+
+
+def hold_out(
+    annotations: Annotations, share: float, *, seed: int, fold: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows of the images to learn from and of those held out, each in the split's order.
 
     Of a hundred draws that the seed decides, the first is taken whose held-out part has the most classes among its
@@ -19,18 +26,24 @@ def hold_out(annotations: Annotations, share: float, *, seed: int) -> tuple[NDAr
 
     Args:
         share: of the images that is held out, above 0 and below 1; at least one image stays on each side.
+        fold: holds out none of the images that the folds before it do.
 
     Raises:
-        DataError: there are fewer than two images, or none of the draws has a box on both sides.
+        DataError: there are fewer than two images, too few for so many folds, or none of the draws has a box on both
+            sides.
     """
     count = len(annotations)
-    held = min(max(round(share * count), 1), count - 1)
+    held = held_images(count, share)
+    free = np.ones(count, dtype=np.bool_)
+    for before in range(fold):
+        free[hold_out(annotations, share, seed=seed, fold=before)[1]] = False
     random = np.random.default_rng(seed)
     owners = annotations.owners()
     labels = np.where(annotations.ignored, -1, annotations.labels)
     best, found = 0, None
-    for _ in range(_DRAWS if count > 1 else 0):
+    for _ in range(_DRAWS if count > 1 and free.sum() >= held else 0):
         order = random.permutation(count)
+        order = order[free[order]]
         apart = np.zeros(count, dtype=np.bool_)
         apart[order[:held]] = True
         inside = apart[owners]

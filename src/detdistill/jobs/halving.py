@@ -137,6 +137,15 @@ class Study:
         with self._told():
             self._trial(number).report(value, steps)
 
+    def fold(self, number: int, fold: int) -> float | None:
+        """What a trial measured in a fold beyond the first; None where it did not yet."""
+        return self._trials()[number].user_attrs.get(f"fold_{fold}")
+
+    def report_fold(self, number: int, fold: int, value: float) -> None:
+        """Takes in what a trial measured in a fold beyond the first."""
+        with self._told():
+            self._trial(number).set_user_attr(f"fold_{fold}", value)
+
     def prune(self) -> list[int]:
         """Ends the trials that do not go on from the rung that all running ones have reached; returns which."""
         ended = [number for number in self.running() if self._trial(number).should_prune()]

@@ -125,10 +125,10 @@ class Opened:
         )
 
 
-def held_out(opened: Opened, share: float) -> Opened:
-    """The same inputs with a share of the training images as the validation images."""
+def held_out(opened: Opened, share: float, *, fold: int = 0) -> Opened:
+    """The same inputs with a share of the training images as the validation images, others in every fold."""
     data, seed = opened.data, opened.config.seed
-    learned, judged = hold_out(data.train, share, seed=seed)
+    learned, judged = hold_out(data.train, share, seed=seed, fold=fold)
     mixture = data.mixture
     if mixture is not None:
         edges = accumulate(mixture.sizes, initial=0)

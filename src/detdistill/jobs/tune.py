@@ -7,12 +7,15 @@ order as the student alone, which is the first of them and may win.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from detdistill.data.held_out import held_images
 from detdistill.errors import ConfigError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import stages
@@ -31,6 +34,10 @@ from detdistill.store.checkpoints import read_record
 from detdistill.store.searches import SearchFolder
 
 ALONE = "alone"
+BUDGET = 4.0
+"""What a search costs unless told, in trainings of all steps, with two more for every fold beyond the first."""
+JUDGED = 30
+"""Held-out images that the last comparison is made on, in as many folds as that takes."""
 _METHOD, _STRENGTH = "method", "strength"
 
 
@@ -41,16 +48,19 @@ class Search:
     Attributes:
         methods: each at every strength.
         strengths: above 0; the student alone is strength 0 of them all.
-        budget: what the search may cost, in trainings of all steps.
+        budget: what the search may cost, in trainings of all steps; None for `BUDGET`.
         held_out: share of the training images that trials are judged on.
         jobs: trials at a time, each in a process of its own.
+        folds: how many times images are held out, others each time, for the student alone and the best trial; None for
+            as many as make `JUDGED` images, as far as the budget goes.
     """
 
     methods: tuple[MethodSettings, ...]
     strengths: tuple[float, ...]
-    budget: float
+    budget: float | None
     held_out: float
     jobs: int
+    folds: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
@@ -62,16 +72,31 @@ class Search:
                 f"--strengths must be numbers above 0 and at most 1000, got {list(self.strengths)}. Leave it "
                 "out, or write for example --strengths 1 --strengths 3; the student alone is tried in any case."
             )
-        if not 2 < self.budget <= 1000:
+        if self.folds is not None and not 1 <= self.folds <= int(1 / self.held_out):
             raise ConfigError(
-                f"--budget must be above 2 and at most 1000 trainings, one for the student alone and one for the best "
-                f"trial, got {self.budget:g}. Give 4."
+                f"--folds must be 1 to {int(1 / self.held_out)}, since each holds out {self.held_out:g} of the images, "
+                f"got {self.folds}. Leave it out."
+            )
+        least = 2 * (self.folds or 1)
+        if self.budget is not None and not least < self.budget <= 1000:
+            raise ConfigError(
+                f"--budget must be above {least} and at most 1000 trainings, one for the student alone and one for the "
+                f"best trial in every fold, got {self.budget:g}. Give {least + 2}."
             )
 
     def as_dict(self) -> dict[str, Any]:
         """What must be the same when a search goes on."""
         methods = [method_text(one) for one in self.methods]
-        return {"methods": methods, "strengths": list(self.strengths), "budget": self.budget, "held_out": self.held_out}
+        asked = {"methods": methods, "strengths": list(self.strengths), "held_out": self.held_out}
+        return asked | {"budget": self.budget or BUDGET} | ({"folds": self.folds} if self.folds else {})
+
+    def folds_of(self, images: int) -> int:
+        """In how many folds the last comparison is made, where there are so many training images."""
+        if self.folds is not None:
+            return self.folds
+        held = held_images(images, self.held_out)
+        wanted = min(math.ceil(JUDGED / held), images // held, int(1 / self.held_out))
+        return wanted if self.budget is None else min(wanted, max(math.ceil(self.budget / 2) - 1, 1))
 
     def trials(self) -> list[MethodSettings]:
         """Every method at every strength, the strength that is tried first changing last."""
@@ -92,15 +117,17 @@ class Trial:
         config: as the final training's, but for method and folder.
         name: its method with its strength.
         held_out: share of the training images that it is judged on.
+        fold: which of them.
     """
 
     config: RunConfig
     name: str
     held_out: float
+    fold: int = 0
 
     def run(self, steps: int) -> float:
         """AP in percent on the held-out images after so many steps, on from the trial's last checkpoint."""
-        opened = held_out(stages.open_inputs(self.config, resume=True), self.held_out)
+        opened = held_out(stages.open_inputs(self.config, resume=True), self.held_out, fold=self.fold)
         fitted = stages.fit(stages.prove(stages.build(opened)), until=steps)
         return stages.measure(opened, {ALONE: fitted.student})[ALONE].metrics.ap or 0.0
 
@@ -113,9 +140,11 @@ class TuneOutcome:
         out: its folder.
         tuned: the settings that `distill` takes.
         winner: the method's text with its strength; None where the student alone is as good as the best trial.
-        ap: on the held-out images after all steps, of the student alone and of every trial that got there, by name.
-        trials: AP of every trial by steps, by name.
-        images: learned from, and held out.
+        ap: on the held-out images after all steps, of the student alone and of every trial that got there, by name; of
+            the student alone and the best of them the mean over all folds.
+        trials: AP of every trial by steps, by name, in the first fold.
+        folds: AP of the student alone and of the best trial in each fold, by name.
+        images: learned from, and held out, in one fold.
         trainings: what the search cost in steps, as a multiple of one training.
         seconds: that its trainings took.
     """
@@ -125,15 +154,18 @@ class TuneOutcome:
     winner: str | None
     ap: Mapping[str, float]
     trials: Mapping[str, Mapping[int, float]]
+    folds: Mapping[str, tuple[float, ...]]
     images: tuple[int, int]
     trainings: float
     seconds: float
 
     def sentence(self) -> str:
         """What was found, in one sentence."""
-        best = max((name for name in self.ap if name != ALONE), key=lambda name: self.ap[name])
+        best = next(name for name in self.folds if name != ALONE)
         against = f"{self.ap[best]:.1f} AP against {self.ap[ALONE]:.1f} alone"
-        where = f"on {counted(self.images[1], 'image')} held out of training, one run each"
+        count = len(self.folds[ALONE])
+        where = f"on {counted(self.images[1] * count, 'image')} held out of training, "
+        where += "one run each" if count == 1 else f"{self.images[1]} of them in each of {count} runs"
         if self.winner is None:
             return f"nothing helped: the best trial, {best}, has {against} {where}; train the student alone"
         return f"{best} helps most: {against} {where}"
@@ -160,6 +192,7 @@ class TuneOutcome:
             "sentence": self.sentence(),
             "ap": dict(self.ap),
             "trials": {name: {str(step): ap for step, ap in curve.items()} for name, curve in self.trials.items()},
+            "folds": {name: list(values) for name, values in self.folds.items()},
             "images": {"learned": self.images[0], "held_out": self.images[1]},
             "trainings": round(self.trainings, 3),
             "seconds": round(self.seconds, 2),
@@ -182,7 +215,6 @@ def tune_job(
         Interrupted: stopped by a signal; every trial has its checkpoint.
     """
     watcher, methods, place = progress or Silence(), search.trials(), SearchFolder(config.out)
-    rungs = rungs_of(len(methods), steps=config.train.steps, budget=search.budget)
     asked = json.loads(json.dumps({**search.as_dict(), "run": written_from(config.as_dict(), place.path)}, default=str))
     place.require(asked, resume=resume)
     inputs = stages.open_inputs(replace(config, out=place.trial(0)), resume=True, progress=watcher)
@@ -190,7 +222,15 @@ def tune_job(
     # So that no trial chooses a size of its own by the images that it is left with.
     config = replace(config, data=replace(config.data, image=opened.data.image))
     images = len(opened.data.train), len(opened.data.val)
+    folds = search.folds_of(sum(images))
+    early = BUDGET if search.budget is None else search.budget - 2 * (folds - 1)
+    rungs = rungs_of(len(methods), steps=config.train.steps, budget=early)
     watcher.say(f"{counted(images[0], 'training image')} to learn from, {images[1]} held out to judge by")
+    if folds > 1:
+        watcher.say(
+            f"the best trial and the student alone are trained {folds} times, each time with other {images[1]} images "
+            f"held out; the search costs {early + 2 * (folds - 1):g} trainings"
+        )
     names = [ALONE, *map(method_text, methods)]
     configs = [config.untaught(), *(replace(config, method=one) for one in methods)]
     trials = [
@@ -203,7 +243,15 @@ def tune_job(
         place.begin(asked)
         study = Study(place.study, choices, rungs)
         _climb(study, trials, rungs, search.jobs, watcher)
-        return _report(study, methods, replace(config, out=place.final), images, place)
+        again = {
+            (number, fold): replace(trial, fold=fold, config=replace(trial.config, out=place.trial(number, fold)))
+            for fold in range(1, folds)
+            for number, trial in enumerate(trials)
+            if number in (0, _best(study, config.train.steps))
+        }
+        if again:
+            _again(study, again, config.train.steps, search.jobs, watcher)
+        return _report(study, methods, replace(config, out=place.final), images, place, folds=folds)
 
 
 def _climb(study: Study, trials: Sequence[Trial], rungs: Sequence[Rung], jobs: int, watcher: Progress) -> None:
@@ -229,29 +277,58 @@ def _climb(study: Study, trials: Sequence[Trial], rungs: Sequence[Rung], jobs: i
     watcher.finish()
 
 
+def _best(study: Study, steps: int) -> int:
+    """The trial with the highest AP after all steps, the student alone aside; of equal ones the first."""
+    return max(
+        (number for number, curve in enumerate(study.curves()) if number and steps in curve),
+        key=lambda number: study.curves()[number][steps],
+    )
+
+
+def _again(study: Study, trials: Mapping[tuple[int, int], Trial], steps: int, jobs: int, watcher: Progress) -> None:
+    """Trains trials, by number and fold, with other images held out: one split alone does not say what helps."""
+    work = {key: partial(trial.run, steps) for key, trial in trials.items() if study.fold(*key) is None}
+    done = (len(trials) - len(work)) * steps
+    watcher.start("tune, other images held out", len(trials) * steps)
+    for key, ap in side_by_side(work, jobs):
+        study.report_fold(*key, ap)
+        done += steps
+        watcher.say(f"{trials[key].name} with other images held out: AP {ap:.1f}")
+        watcher.advance(done)
+    watcher.finish()
+
+
 def _report(
     study: Study,
     methods: Sequence[MethodSettings],
     config: RunConfig,
     images: tuple[int, int],
     place: SearchFolder,
+    *,
+    folds: int,
 ) -> TuneOutcome:
     names = [ALONE, *map(method_text, methods)]
     curves, steps = study.curves(), config.train.steps
     ap = {number: curve[steps] for number, curve in enumerate(curves) if steps in curve}
     for number in study.running():
         study.finish(number, ap[number])
-    best = max((number for number in ap if number), key=lambda number: ap[number])
+    best = _best(study, steps)
+    judged = {
+        number: (ap[number], *(study.fold(number, fold) or 0.0 for fold in range(1, folds))) for number in (0, best)
+    }
+    ap |= {number: mean(values) for number, values in judged.items()}
     winner = best if ap[best] > ap[0] else None
+    places = (place.trial(number, fold) for number in range(len(names)) for fold in range(folds))
     found = TuneOutcome(
         place.path,
         place.tuned,
         None if winner is None else names[winner],
         {names[number]: value for number, value in ap.items()},
         dict(zip(names, curves, strict=True)),
+        {names[number]: values for number, values in judged.items()},
         images,
-        sum(max(curve, default=0) for curve in curves) / steps,
-        sum(map(_seconds, filter(Path.is_dir, map(place.trial, range(len(names)))))),
+        sum(max(curve, default=0) for curve in curves) / steps + 2 * (folds - 1),
+        sum(map(_seconds, filter(Path.is_dir, places))),
     )
     chosen = methods[best - 1] if winner is not None else replace(methods[best - 1], strength=0.0)
     tree = written_from(replace(config, method=chosen).as_dict(), place.path)

@@ -45,9 +45,9 @@ class SearchFolder:
         """The run folder of the final training, unless it is told another."""
         return self.path / "final"
 
-    def trial(self, number: int) -> Path:
-        """The run folder of a trial."""
-        return self.path / "trials" / f"{number:03d}"
+    def trial(self, number: int, fold: int = 0) -> Path:
+        """The run folder of a trial, in each fold another."""
+        return self.path / "trials" / (f"{number:03d}" if fold == 0 else f"{number:03d}_fold_{fold}")
 
     def require(self, asked: Mapping[str, Any], *, resume: bool) -> None:
         """Refuses a folder that holds something else, or a search for something else.
