@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from detdistill.detectors.hf.objective import Layer, Match, Objective, focal
 from detdistill.types import ClassKind, Pyramid
 
 Labels = list[dict[str, Tensor]]
@@ -104,3 +105,20 @@ class Architecture(ABC):
         """What multiplies the losses that the model's loss gives by name; those of its last layer alone."""
         config = self.config
         return {"loss_ce": 1, "loss_bbox": config.bbox_loss_coefficient, "loss_giou": config.giou_loss_coefficient}
+
+    def objective(self) -> Objective:
+        """The model's own loss for objects that count by a weight."""
+        config, weights = self.config, self.weights()
+        softmax = self.kind is ClassKind.SOFTMAX
+        match = Match(config.class_cost, config.bbox_cost, config.giou_cost)
+        gains = (weights["loss_ce"], weights["loss_bbox"], weights["loss_giou"])
+        if softmax:
+            return Objective(replace(match, focal=None), *gains, nothing=config.eos_coefficient)
+        return Objective(match, *gains, cost=focal(config.focal_alpha))
+
+    def layers(self, said: Mapping[str, Any]) -> list[Layer]:
+        """What each layer's queries say, without those of noisy labels, of the loss's arguments; the last first."""
+        last = Layer(said["logits"], said["pred_boxes"])
+        if said.get("outputs_class") is None or not self.config.auxiliary_loss:
+            return [last]
+        return [last, *map(Layer, said["outputs_class"][:-1], said["outputs_coord"][:-1])]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from detdistill.detectors.hf.architecture import Architecture, Labels, Said
+from detdistill.detectors.hf.objective import Layer, Local, Match, Objective, clamped, parted, varifocal
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.types import ClassKind, Pyramid
 
@@ -86,6 +87,47 @@ class HybridEncoder(Architecture):
     def weights(self) -> dict[str, float]:
         """See `Architecture.weights`: these models' losses are weighed already."""
         return {"loss_vfl": 1, "loss_bbox": 1, "loss_giou": 1}
+
+    def objective(self) -> Objective:
+        """See `Architecture.objective`."""
+        config = self.config
+        sigmoid = (config.matcher_alpha, config.matcher_gamma) if config.use_focal_loss else None
+        return Objective(
+            Match(config.matcher_class_cost, config.matcher_bbox_cost, config.matcher_giou_cost, focal=sigmoid),
+            config.weight_loss_vfl,
+            config.weight_loss_bbox,
+            config.weight_loss_giou,
+            cost=varifocal(config.focal_loss_alpha, config.focal_loss_gamma),
+        )
+
+    def layers(self, said: Mapping[str, Any]) -> list[Layer]:
+        """See `Architecture.layers`; the cells that became queries are the last of them."""
+        last = Layer(parted(said, "logits", 1), parted(said, "pred_boxes", 1))
+        if not self.config.auxiliary_loss:
+            return [last]
+        logits, boxes = parted(said, "outputs_class", 2), parted(said, "outputs_coord", 2)
+        between = [Layer(logits[:, at], boxes[:, at]) for at in range(logits.shape[1] - 1)]
+        return [last, *between, Layer(said["enc_topk_logits"], said["enc_topk_bboxes"])]
+
+
+class DFine(HybridEncoder):
+    """D-FINE: a hybrid encoder's, whose layers also say their edges as distributions."""
+
+    def objective(self) -> Objective:
+        """See `Architecture.objective`."""
+        config = self.config
+        local = Local(config.weight_loss_fgl, config.weight_loss_ddf, config.max_num_bins, config.reg_scale, config.up)
+        return replace(super().objective(), local=local)
+
+    def layers(self, said: Mapping[str, Any]) -> list[Layer]:
+        """See `Architecture.layers`."""
+        last, *others = map(clamped, super().layers(said))
+        if not others:
+            return [last]
+        corners, points = parted(said, "predicted_corners", 2), parted(said, "initial_reference_points", 2)
+        *between, cells = others
+        seen = [replace(one, corners=corners[:, at], points=points[:, at]) for at, one in enumerate(between)]
+        return [replace(last, corners=corners[:, -1]), *seen, cells]
 
 
 def _shrunk(inside: Tensor, grid: Sequence[int]) -> Tensor:
@@ -320,7 +362,7 @@ class Yolos(Architecture):
 ARCHITECTURES: Mapping[str, type[Architecture]] = {
     "rt_detr": HybridEncoder,
     "rt_detr_v2": HybridEncoder,
-    "d_fine": HybridEncoder,
+    "d_fine": DFine,
     "detr": Detr,
     "deformable_detr": DeformableDetr,
     "yolos": Yolos,

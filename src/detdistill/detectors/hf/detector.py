@@ -26,6 +26,7 @@ from detdistill.detectors.base import (
 )
 from detdistill.detectors.hf.architecture import Labels, Said
 from detdistill.detectors.hf.architectures import ARCHITECTURES
+from detdistill.detectors.hf.objective import Objects
 from detdistill.detectors.preprocess import Normaliser, outside_image
 from detdistill.detectors.rcnn_losses import Stream, mixed_seed
 from detdistill.detectors.settings import DetectorSettings
@@ -60,6 +61,8 @@ class HFDetector(Detector):
         slots: the model's own class index of every label; None: the label.
     """
 
+    weighs_objects = True
+
     def __init__(
         self, model: Any, class_names: Sequence[str], *, settings: DetectorSettings, slots: Sequence[int] | None = None
     ) -> None:
@@ -90,18 +93,24 @@ class HFDetector(Detector):
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """See `Detector.observe`: whatever is asked for, the queries run once."""
-        if not needs & _SEEN:
+        learns = Need.FOUND_LOSS in needs and batch.found is not None
+        if not (needs & _SEEN or learns):
             return Observation(pyramid)
-        labels = self._labels(batch) if needs & LOSS_NEEDS else None
+        # Objects that a teacher found are no labels that could be made noisy.
+        certain = all(one.scores is None for one in batch.targets)
+        labels = self._labels(batch) if needs & LOSS_NEEDS and certain else None
         said = self._said(pyramid, batch, labels)
-        logits = queries = loss = None
+        logits = queries = loss = found = None
         if Need.CLASS_LOGITS in needs and said.cells is not None:
             logits = ClassLogits(self._cells(said.cells, pyramid, batch), pyramid.strides, ClassKind.SIGMOID)
         if Need.QUERIES in needs:
             queries = self._queries(said, batch)
-        if labels is not None:
-            loss = self._task_loss(said, labels, per_image=Need.IMAGE_LOSSES in needs)
-        return Observation(pyramid, class_logits=logits, task_loss=loss, queries=queries)
+        if needs & LOSS_NEEDS:
+            objects = labels or self._objects(batch)
+            loss = self._task_loss(said, objects, per_image=Need.IMAGE_LOSSES in needs)
+        if learns:
+            found = self._task_loss(said, self._objects(batch.against_found), per_image=True)
+        return Observation(pyramid, class_logits=logits, task_loss=loss, queries=queries, found_loss=found)
 
     def detect(self, batch: Batch) -> tuple[Detections, ...]:
         """See `Detector.detect`: of a query with sigmoid scores every class counts, of one with shares the largest."""
@@ -182,6 +191,22 @@ class HFDetector(Detector):
             found.append({"class_labels": slots[taught.labels], "boxes": boxes})
         return found
 
+    def _objects(self, batch: Batch) -> list[Objects]:
+        """What each image teaches by weights and distributions; an object of no weight is none."""
+        slots, classes = sent(torch.tensor(self.slots), batch.images.device), int(self.model.config.num_labels)
+        found = []
+        for target, frame in zip(batch.targets, self._frames(batch), strict=True):
+            taught = target.taught()
+            weights = torch.ones_like(taught.boxes[:, 0]) if taught.scores is None else taught.scores
+            said = taught.probabilities
+            said = functional.one_hot(taught.labels, len(slots)) if said is None else said
+            shares = weights.new_zeros(len(weights), classes).index_copy(1, slots, said.to(weights))
+            boxes = box_convert(taught.boxes.float() / frame, "xyxy", "cxcywh")
+            doubtful = boxes[:0] if taught.doubtful is None else taught.doubtful.float() / frame
+            some = weights > 0
+            found.append(Objects(boxes[some], shares[some], weights[some], doubtful))
+        return found
+
     def _queries(self, said: Said, batch: Batch) -> Queries:
         return Queries(self._class_logits(said.logits), self._in_pixels(said.boxes, batch), self.parts.kind)
 
@@ -210,7 +235,7 @@ class HFDetector(Detector):
             first += rows * columns
         return tuple(levels)
 
-    def _task_loss(self, said: Said, labels: Labels, *, per_image: bool) -> TaskLoss:
+    def _task_loss(self, said: Said, labels: Labels | list[Objects], *, per_image: bool) -> TaskLoss:
         """The model's own loss, in float32; each image alone from the same outputs, matched anew."""
         with torch.autocast(said.logits.device.type, enabled=False):
             total = self._loss(said.loss, labels)[0]
@@ -222,13 +247,19 @@ class HFDetector(Detector):
         rest = (whole - classes - boxes).clamp(min=0.0)
         return TaskLoss(total, self.parts.strides, none, none, classes, boxes, other={"auxiliary": rest})
 
-    def _loss(self, arguments: Mapping[str, Any], labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(
+        self, arguments: Mapping[str, Any], labels: Sequence[Mapping[str, Tensor] | Objects]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The whole loss, and the last layer's class and box losses in it."""
         given = {name: value.float() if _is_floating(value) else value for name, value in arguments.items()}
         logits, boxes = given.pop("logits"), given.pop("pred_boxes")
         if not bool(torch.isfinite(boxes).all() & torch.isfinite(logits).all()):
             spoilt = logits.sum() + boxes.sum() + torch.nan  # no match can be made of it; the step is left out
             return spoilt, spoilt, spoilt
+        objects = [one for one in labels if isinstance(one, Objects)]
+        if objects:
+            layers = self.parts.layers({**given, "logits": logits, "pred_boxes": boxes})
+            return self.parts.objective()(layers, objects)
         total, parts, _ = self.model.loss_function(logits, labels, logits.device, boxes, self.model.config, **given)
         weights = self.parts.weights()
         classes = sum(weights[name] * parts[name] for name in ("loss_vfl", "loss_ce") if name in weights)
