@@ -27,6 +27,7 @@ WITHOUT_ROW = {
         "Install it: pip install 'detdistill[detr]'.",
         "Install it with: pip install tensorboard.",
         "Install it with: pip install optuna.",
+        "Install it with: pip install av.",
         "Install it with: pip install 'detdistill[export]'.",
     ),
     "a file that finds less than PyTorch: tests/integration/test_export.py": (

@@ -26,6 +26,11 @@ FOUND = (
         "predict {home}/teacher {home}/scenes/images --out {home}/drawn",
     ),
     Row(
+        "predict {home}/teacher {home}/clip.mp4 --coco {home}/found.json",
+        "Leave it out, and pass --out DIR.",
+        "predict {home}/teacher {home}/clip.mp4 --out {home}/drawn",
+    ),
+    Row(
         distill(teacher="told.json"),
         "Distil by --method boxes.",
         distill(teacher="told.json", method="boxes"),

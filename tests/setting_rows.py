@@ -315,6 +315,7 @@ WORDS: dict[str, Word] = {
     "evaluate backend": Word(_EVALUATE, "--backend pycocotools"),
     "evaluate agnostic": Word(_EVALUATE, "--agnostic"),
     "evaluate confusion": Word(_EVALUATE, "--confusion OUT/confusion.png", FILES),
+    "evaluate curves": Word(_EVALUATE, "--curves OUT/curves.png", FILES),
     "evaluate score": Word(f"{_EVALUATE} {_JSON} --score 0.9", "--score 0.001", FILES),
     "evaluate interval": Word(_EVALUATE, "--interval"),
     "evaluate json": Word(_EVALUATE, _JSON, FILES),
@@ -330,6 +331,7 @@ WORDS: dict[str, Word] = {
     "predict class-scores": Word(
         "predict {teacher} {data}/../more/images/val_0.png --score 0 --coco {data}/../more/told.json", "--class-scores"
     ),
+    "predict frames": Word(f"{_PREDICT} {{home}}/clip.mp4", "--frames", FILES),
     "predict json": Word(_PREDICT, _JSON, FILES),
     "methods name": Word("methods", "frs"),
     "methods pair": Word("methods", "--pair fcos/tiny gfl/tiny"),

@@ -35,8 +35,8 @@ _REMEDIES = {
 _AT_ONCE, _PIECES = 1 << 20, 1 << 12
 # By these it is known what this package made, and may make anew.
 PACKAGE, SOFTWARE = "detdistill", "Software"
-_WRITTEN_BY, _BEGINNING = "written_by", 512
-DRAWING, SHEET, CONFUSION = "drawing", "comparison sheet", "confusion matrix"
+_WRITTEN_BY, _BEGINNING = "written_by", 4096
+DRAWING, SHEET, CONFUSION, CURVES = "drawing", "comparison sheet", "confusion matrix", "curves of precision"
 
 
 def _write(descriptor: int, content: bytes) -> None:
@@ -229,18 +229,35 @@ def write_once(path: Path, content: bytes) -> bytes:
     return content
 
 
+@contextmanager
+def byte_stream(path: Path, size: int = 0) -> Iterator[Callable[[bytes], None]]:
+    """Yields what adds to a new file, `size` bytes or more, that gets its name and place when the block ends well."""
+    added = 0
+
+    def add(content: bytes) -> None:
+        nonlocal added
+        added += len(content)
+        _write(descriptor, content)
+
+    try:
+        with _beside(path) as partial:
+            with _opened(partial) as descriptor:
+                yield add
+            _sync(partial)
+            os.replace(partial, path)
+            _sync(path.parent)
+    except OSError as error:
+        raise refused(path, error, size=max(size, added)) from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file, whole or not at all; its folder is made where needed.
 
     Raises:
         DiskError: the disk refuses; what was there before is there still.
     """
-    with _telling(path, len(content)), _beside(path) as partial:
-        with _opened(partial) as descriptor:
-            _write(descriptor, content)
-        _sync(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
+    with byte_stream(path, len(content)) as add:
+        add(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -363,24 +380,6 @@ def require_own(path: Path, option: str, begins: bytes) -> None:
                     f"{option} must be a new file, or one that this command wrote, got {path}, which is another. "
                     "Give another name, or move that file away."
                 )
-
-
-def drawn(kind: str) -> bytes:
-    """What stands in the beginning of a PNG of ours of that kind."""
-    return f"tEXt{SOFTWARE}\0{PACKAGE}: {kind}".encode()
-
-
-def require_png(path: Path, kind: str, *, option: str) -> None:
-    """Refuses the name of a picture that is not a PNG's, or is that of a file that is no picture of ours of that kind.
-
-    Raises:
-        ConfigError: it has another ending, or is another file; `option` is where it was given.
-        DiskError: the place cannot be written to.
-    """
-    if path.suffix.lower() != ".png":
-        name = path.with_suffix(".png").name if path.stem else "picture.png"
-        raise ConfigError(f"{option} must be a file name that ends in .png, got {path}. Write for example {name}.")
-    require_own(path, option, drawn(kind))
 
 
 def figures_of(command: str) -> bytes:

@@ -27,6 +27,7 @@ from detdistill.jobs import export, measuring
 from detdistill.papers import data as paper_data
 from detdistill.papers import reproduce, rows
 from detdistill.papers.traffic_filter import TRAFFIC_CLASSES
+from films import film
 from full_disk import DiskFull
 from run_files import contents
 
@@ -56,6 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a.jpg", "a.png", "a_2.png", "B.png", "b.jpg"):
         (folder / "photos").mkdir(exist_ok=True)
         Image.fromarray(np.full((48, 48, 3), 90, dtype=np.uint8)).save(folder / "photos" / name)
+    film(folder / "photos" / "clip.mov", frames=1)
     content = json.loads((folder / "data" / "train.json").read_text())
     content["categories"] = [{"id": number, "name": name} for number, name in enumerate(TRAFFIC_CLASSES, start=1)]
     for box in content["annotations"]:

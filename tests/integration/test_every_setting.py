@@ -34,6 +34,7 @@ from detdistill.settings.reading import hints_of
 from detdistill.settings.trees import default_of
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import find_weights
+from films import film
 from scenes_in_memory import scene_batch
 from setting_rows import (
     DETECTORS,
@@ -77,6 +78,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     draw_data(folder / "data")
     draw_data(folder / "other")
     draw_data(folder / "more")
+    film(folder / "clip.mp4", frames=1)
     content = json.loads((folder / "other/train.json").read_text())
     for name, kept in (("other", 0.5), ("broken", 0.1)):
         (folder / name).mkdir(exist_ok=True)

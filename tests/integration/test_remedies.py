@@ -19,6 +19,7 @@ from detdistill import build_detector, convert_data, parse_detector, save_detect
 from detdistill.cli import main
 from detdistill.jobs import stages
 from detdistill.scenes import SCENE_CLASSES, make_scenes
+from films import film
 from remedies_without_row import WITHOUT_ROW
 from remedy_rows import ROWS
 from remedy_words import Row, train
@@ -55,6 +56,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes, well and spoiled; a teacher for them, and others that do not fit in one way each."""
     folder = tmp_path_factory.mktemp("home")
     make_scenes(folder / "scenes", train=3, val=2, seed=0)
+    film(folder / "clip.mp4", frames=1)
     shutil.copytree(folder / "scenes", folder / "more")
     shutil.copytree(folder / "scenes", folder / "unnamed")
     (folder / "unnamed/train.json").rename(folder / "unnamed/one.json")

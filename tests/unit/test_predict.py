@@ -80,7 +80,7 @@ def test_photos_are_drawn_upright(tmp_path):
 
 def test_a_folder_without_images_is_refused(tmp_path):
     write(tmp_path / "note.txt", "hello")
-    with pytest.raises(ConfigError, match="must hold images to predict on"):
+    with pytest.raises(ConfigError, match="must hold images or videos to predict on"):
         predict.predict_job("x", [tmp_path], out=tmp_path / "out")
 
 

@@ -40,6 +40,7 @@ def evaluate(
     backend: Literal["hotcoco", "faster", "pycocotools"] = "hotcoco",
     agnostic: bool = False,
     confusion: Place | None = None,
+    curves: Place | None = None,
     score: float = 0.3,
     interval: bool = False,
     progress: Progress | None = None,
@@ -56,6 +57,7 @@ def evaluate(
         backend: What computes COCO's figures; all three agree.
         agnostic: Suppress boxes across classes, for classes that look alike and pile up on one object.
         confusion: The PNG to draw the confusion matrix to: which class is taken for which, at IoU 0.5.
+        curves: The PNG to draw precision against recall to, of every class, at IoU 0.5.
         score: For the confusion matrix: leave out what the detector is less sure of, 0 to 1.
         interval: Also tell how far COCO's figures may be off for these few images: 95 % intervals by a bootstrap.
 
@@ -74,6 +76,7 @@ def evaluate(
         backend=backend,
         agnostic=agnostic,
         confusion=None if confusion is None else Path(confusion),
+        curves=None if curves is None else Path(curves),
         score=score,
         interval=interval,
         progress=progress,
@@ -90,13 +93,14 @@ def predict(
     agnostic: bool = False,
     coco: Place | None = None,
     class_scores: bool = False,
+    frames: bool = False,
     progress: Progress | None = None,
 ) -> PredictOutcome:
-    """Draw what a detector finds on images, and write it as JSON.
+    """Draw what a detector finds on images and videos, and write it as JSON.
 
     Args:
         checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
-        images: Image files, or folders of them.
+        images: Image and video files, or folders of them.
         data: A data set, all images of whose splits are looked at too.
         out: Folder for the drawings and predictions.json; without it nothing is drawn.
         score: Leave out what the detector is less sure of, 0 to 1.
@@ -104,6 +108,7 @@ def predict(
         coco: Also write what was found as a COCO JSON that --data and --teacher read, in a folder with all images in
             or below it.
         class_scores: Write the score of every class of each box into that JSON too, where the detector says them.
+        frames: Draw each frame of a video to a PNG, in a folder of its own, instead of a video.
 
     Example:
         >>> outcome = detdistill.predict("runs/teacher", "photos", out="drawn")
@@ -122,6 +127,7 @@ def predict(
         agnostic=agnostic,
         coco=labels,
         class_scores=class_scores,
+        frames=frames,
         progress=progress,
     )
 

@@ -18,10 +18,11 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections, coco_dict
 from detdistill.evaluation.label_errors import KINDS, NOTHING_THERE, WRONG_CLASS, LabelError, find_label_errors
 from detdistill.evaluation.shared import require_score
-from detdistill.files import SHEET, drawn, figures_of, require_own, write_figures, write_text
+from detdistill.files import SHEET, figures_of, require_own, write_figures, write_text
 from detdistill.jobs.opening import acquainted, detect, open_detector, read_split, seen_size
 from detdistill.progress import Progress, Silence, counted
 from detdistill.report.audit import audit_sheet
+from detdistill.report.palette import drawn
 from detdistill.report.tables import Table
 
 FINDINGS, PROPOSALS, PICTURES = "findings.csv", "proposals.json", "findings.png"

@@ -12,12 +12,15 @@ from detdistill.evaluation.coco import Backend, CocoMetrics
 from detdistill.evaluation.confusion import ConfusionMatrix, confusion_matrix
 from detdistill.evaluation.error_types import ErrorTypes, error_types
 from detdistill.evaluation.intervals import image_intervals
+from detdistill.evaluation.precision_recall import precision_recall
 from detdistill.evaluation.protocols import PROTOCOLS, Metrics, Protocol
 from detdistill.evaluation.shared import require_score
-from detdistill.files import CONFUSION, require_png
+from detdistill.files import CONFUSION, CURVES
 from detdistill.jobs.opening import acquainted, detect, open_detector, seen_size
 from detdistill.progress import Progress, Silence, counted
 from detdistill.report.confusion import draw_confusion
+from detdistill.report.palette import require_png
+from detdistill.report.precision_recall import draw_precision_recall
 from detdistill.report.tables import AGNOSTIC, error_costs, per_class, side_by_side
 from detdistill.store.best import Best, chosen_as
 
@@ -31,6 +34,7 @@ class EvaluateOutcome:
         agnostic: whether boxes were suppressed across classes.
         confusion: which class is taken for which, where the protocol's classes are the detector's.
         picture: where that was drawn.
+        curves: where precision was drawn against recall.
         intervals: 95 % intervals of the figures over the images, where they were asked for.
         errors: what kinds of errors there are and what they cost, by COCO's rules alone.
     """
@@ -46,6 +50,7 @@ class EvaluateOutcome:
     picture: Path | None = None
     intervals: Mapping[str, tuple[float, float]] | None = None
     errors: ErrorTypes | None = None
+    curves: Path | None = None
 
     def table(self) -> list[str]:
         """By whose rules and on how many images, then the figures, all and by class."""
@@ -54,7 +59,9 @@ class EvaluateOutcome:
         by = f" ({self.backend})" if self.protocol.backends else ""
         lines = [f"{self.checkpoint} on {images} by the rules of {self.protocol.rules}{by}, in percent{note}"]
         lines += ["", *([] if self.best is None else [f"{self.checkpoint}: {self.best.text()}", ""])]
-        last = [] if self.picture is None else ["", f"confusion matrix in {self.picture}"]
+        drawn = {"confusion matrix": self.picture, "precision against recall": self.curves}
+        last = [f"{what} in {path}" for what, path in drawn.items() if path is not None]
+        last = ["", *last] if last else []
         if not isinstance(self.metrics, CocoMetrics):
             return [*lines, *self.metrics.text().splitlines(), *last]
         named = {self.checkpoint: self.metrics}
@@ -97,6 +104,7 @@ def evaluate_job(
     backend: Backend = "hotcoco",
     agnostic: bool = False,
     confusion: Path | None = None,
+    curves: Path | None = None,
     score: float = 0.3,
     interval: bool = False,
     progress: Progress | None = None,
@@ -107,11 +115,13 @@ def evaluate_job(
     require_score(score)
     if interval and rules.name != "coco":
         raise ConfigError(f"--interval must come with COCO's rules, got {rules.name}. Add --protocol coco.")
-    if confusion is not None:
-        require_png(confusion, CONFUSION, option="--confusion")
+    for picture, kind, option in ((confusion, CONFUSION, "--confusion"), (curves, CURVES, "--curves")):
+        if picture is None:
+            continue
+        require_png(picture, kind, option=option)
         if not rules.same_classes:
             raise ConfigError(
-                f"--confusion must come with a protocol over the data's own classes, got {rules.name}. "
+                f"{option} must come with a protocol over the data's own classes, got {rules.name}. "
                 "Add --protocol coco."
             )
     loaded = open_detector(checkpoint, progress=watcher)
@@ -124,6 +134,8 @@ def evaluate_job(
     matrix = confusion_matrix(truth, found, score=score) if rules.same_classes else None
     if matrix is not None and confusion is not None:
         draw_confusion({checkpoint: matrix}, confusion)
+    if curves is not None:
+        draw_precision_recall(precision_recall(truth, found), curves, title=f"{checkpoint}, IoU 0.5")
     return EvaluateOutcome(
         checkpoint,
         examination.measure(found),
@@ -134,6 +146,7 @@ def evaluate_job(
         agnostic=agnostic,
         confusion=matrix,
         picture=confusion,
+        curves=curves,
         intervals=image_intervals(truth, found, progress=watcher) if interval else None,
         errors=error_types(truth, found) if rules.name == "coco" else None,
     )

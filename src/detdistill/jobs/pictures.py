@@ -10,9 +10,10 @@ from typing import Any
 from detdistill.data.annotations import Annotations
 from detdistill.data.classes import take_classes
 from detdistill.evaluation.coco import ImageDetections
-from detdistill.files import SHEET, require_png
+from detdistill.files import SHEET
 from detdistill.jobs.opening import acquainted, detect, in_data_classes, open_detector, read_split, seen_size
 from detdistill.progress import Progress, Silence
+from detdistill.report.palette import require_png
 from detdistill.report.qualitative import Pick, choose_pictures, draw_pictures
 from detdistill.report.tables import AGNOSTIC, Cell, Table
 from detdistill.store.students import load_detector

@@ -1,10 +1,10 @@
-"""Draws what a detector finds on images, and writes it as JSON."""
+"""Draws what a detector finds on images and videos, and writes it as JSON."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from detdistill.data.image_files import settled_size
 from detdistill.data.listing import IMAGE_SUFFIXES, is_companion
 from detdistill.data.problems import Problems
 from detdistill.data.sources import open_split, present_splits
+from detdistill.data.videos import VIDEO_SUFFIXES, Video
 from detdistill.errors import ConfigError, DataError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.shared import require_score
 from detdistill.files import (
     DRAWING,
-    drawn,
     figures_of,
     read_json,
     require_own,
@@ -31,10 +31,11 @@ from detdistill.files import (
     write_figures,
     write_json,
 )
+from detdistill.jobs.films import Film, film_places, require_pixels, watch
 from detdistill.jobs.opening import acquainted, detect, open_detector, seen_size
-from detdistill.progress import Progress, Silence
+from detdistill.progress import Progress, Silence, counted
 from detdistill.report.draw import draw_detections
-from detdistill.report.palette import png_of
+from detdistill.report.palette import drawn, png_of
 from detdistill.report.tables import AGNOSTIC, Table
 
 PREDICTIONS = "predictions.json"
@@ -43,7 +44,7 @@ _COMMAND = "predict --coco"
 
 @dataclass(frozen=True, slots=True)
 class PredictOutcome:
-    """What was found above the score in every image that can be read, in the order given.
+    """What was found above the score in every image that can be read, in the order given, and in every video.
 
     The drawings lie in `out`, where one was asked for.
 
@@ -59,6 +60,7 @@ class PredictOutcome:
     problems: Problems = field(default_factory=Problems)
     coco: Path | None = None
     class_scores: bool = False
+    films: tuple[Film, ...] = ()
 
     @property
     def failure(self) -> str | None:
@@ -66,25 +68,31 @@ class PredictOutcome:
         return _unreadable(self.problems, len(self.images))
 
     def table(self) -> list[str]:
-        """One line per image, then where the drawings are."""
+        """One line per image and video, then where the drawings are."""
         rows = []
-        for path, one in zip(self.images, self.found, strict=True):
-            labels, counts = np.unique(one.labels, return_counts=True)
+        seen = [(str(path), one.labels) for path, one in zip(self.images, self.found, strict=True)]
+        for film in self.films:
+            every = np.concatenate([one.labels for one in film.found])
+            seen.append((f"{film.path}, {counted(len(film.found), 'frame')}", every))
+        for name, every in seen:
+            labels, counts = np.unique(every, return_counts=True)
             named = (f"{self.class_names[label]} {count}" for label, count in zip(labels, counts, strict=True))
-            rows.append((str(path), len(one.labels), ", ".join(named)))
+            rows.append((name, len(every), ", ".join(named)))
         table = Table(("image", "boxes", "classes"), tuple(rows)).text(decimals=0)
         piled = [AGNOSTIC] if self.agnostic else []
         told = self.problems.summary()
-        every = any(one.probabilities is not None for one in self.found)
-        note = f"; {'each' if every else 'none'} with the score of every class" if self.class_scores else ""
+        scored = any(one.probabilities is not None for one in self.found)
+        note = f"; {'each' if scored else 'none'} with the score of every class" if self.class_scores else ""
         told += [] if self.coco is None else [f"the boxes as a data set: --data {self.coco}{note}"]
         told += [] if self.out is None else [f"drawings and {PREDICTIONS} in {self.out}"]
         return [*table.splitlines(), *piled, "", *told]
 
     def as_dict(self) -> Mapping[str, Any]:
-        """Boxes (x1, y1, x2, y2 in pixels of the image, upright), scores and class names by file."""
+        """Boxes (x1, y1, x2, y2 of the image, upright), scores and class names by file, of videos by FILE#FRAME."""
+        entries = [(str(path), one) for path, one in zip(self.images, self.found, strict=True)]
+        entries += [(f"{film.path}#{one.image_id}", one) for film in self.films for one in film.found]
         return {
-            str(path): [
+            name: [
                 {
                     "box": [round(float(edge), 2) for edge in box],
                     "score": float(score),
@@ -92,7 +100,7 @@ class PredictOutcome:
                 }
                 for box, score, label in zip(one.boxes, one.scores, one.labels, strict=True)
             ]
-            for path, one in zip(self.images, self.found, strict=True)
+            for name, one in entries
         }
 
 
@@ -106,22 +114,30 @@ def predict_job(
     agnostic: bool = False,
     coco: Path | None = None,
     class_scores: bool = False,
+    frames: bool = False,
     progress: Progress | None = None,
 ) -> PredictOutcome:
-    """Runs a detector on images, draws and writes what it finds; the words are those of `detdistill.predict`."""
+    """Runs a detector, draws and writes what it finds; the words are those of `detdistill.predict`."""
     _require_asked(images, data, out, coco, class_scores=class_scores)
     require_score(score)
     watcher = progress or Silence()
     problems = Problems()
-    files = _image_files(images, problems)
+    given = _given_files(images, problems)
+    files = [path for path in given if not _is_video(path)]
+    clips = [path for path in given if _is_video(path)]
+    _require_fitting(clips, coco, frames=frames)
+    videos = [Video.of(path) for path in clips]
     loaded = open_detector(checkpoint, progress=watcher)
-    given = {path.resolve() for path in files}
+    if videos:
+        require_pixels(loaded, checkpoint)
     sizes = {path: upright for path in files if (upright := _size(path, problems)) is not None}
     sizes |= {} if data is None else _data_images(data, watcher)
     files = list(sizes)
-    if not files:
+    if not files and not videos:
         raise DataError(_unreadable(problems, 0))
-    drawings = [] if out is None else _drawings(files, out, given=given | {path.resolve() for path in files})
+    inputs = {path.resolve() for path in (*given, *files)}
+    drawings = [] if out is None else _drawings(files, out, given=inputs)
+    places = [None] * len(clips) if out is None else film_places(clips, out, frames=frames, given=inputs)
     if coco is not None:
         _require_beside(coco, files)
         require_own(coco, "--coco", figures_of(_COMMAND))
@@ -130,10 +146,13 @@ def predict_job(
     resolved = {str(path.resolve()): size for path, size in sizes.items()}
     annotations = Annotations.without_boxes(Path("/"), resolved, loaded.class_names)
     loaded = acquainted(loaded, {"images": annotations}, progress=watcher)
-    size = seen_size(loaded, annotations, source=checkpoint, progress=watcher)
-    everything = detect(
-        loaded.detector, annotations, size, label=f"detect with {checkpoint}", agnostic=agnostic, progress=watcher
+    looked_at = Annotations.without_boxes(
+        Path("/"), {**resolved, **{str(one.path.resolve()): one.size for one in videos}}, loaded.class_names
     )
+    size, label = seen_size(loaded, looked_at, source=checkpoint, progress=watcher), f"detect with {checkpoint}"
+    everything: list[ImageDetections] = []
+    if files:
+        everything = detect(loaded.detector, annotations, size, label=label, agnostic=agnostic, progress=watcher)
     found = tuple(one.above(score) for one in everything)
     outcome = PredictOutcome(
         out, tuple(files), found, loaded.class_names, agnostic, problems, coco, class_scores=class_scores
@@ -142,6 +161,9 @@ def predict_job(
         picture = Image.fromarray(read_image(path, image_id=one.image_id, size=sizes[path]).permute(1, 2, 0).numpy())
         shown = draw_detections(picture, one, class_names=loaded.class_names, score_threshold=score)
         write_bytes(drawing, png_of(shown, DRAWING))
+    if videos:
+        said: dict[str, Any] = {"score": score, "frames": frames, "agnostic": agnostic, "label": label}
+        outcome = replace(outcome, films=watch(loaded, videos, places, size, **said, progress=watcher))
     if out is not None:
         write_json(out / PREDICTIONS, outcome.as_dict())
     if coco is not None:
@@ -163,6 +185,16 @@ def _require_asked(
         raise ConfigError("predict must be told where to write what it finds, got no --out. Pass --out DIR.")
     if class_scores and coco is None:
         raise ConfigError("--class-scores must come with the file that they are for, got none. Pass --coco FILE.")
+
+
+def _require_fitting(clips: Sequence[Path], coco: Path | None, *, frames: bool) -> None:
+    """Refuses what is asked of videos alone where there is none, and what there is for images alone."""
+    if coco is not None and clips:
+        raise ConfigError(
+            f"--coco must come with images alone, got the video {clips[0]}. Leave it out, and pass --out DIR."
+        )
+    if frames and not clips:
+        raise ConfigError("--frames must come with a video, got none. Leave it out.")
 
 
 def _data_images(data: Path, progress: Progress) -> dict[Path, tuple[int, int]]:
@@ -241,24 +273,31 @@ def _require_own_predictions(path: Path) -> None:
         )
 
 
-def _image_files(given: Sequence[Path], problems: Problems) -> list[Path]:
+def _given_files(given: Sequence[Path], problems: Problems) -> list[Path]:
     files: dict[Path, None] = {}
     for path in given:
         if path.is_dir():
             inside = sorted(path.iterdir())
-            images = [one for one in inside if _is_image(one)]
+            images = [one for one in inside if _is_image(one) or _is_video(one)]
             if not images:
-                raise ConfigError(f"Folder {path} must hold images to predict on, got none. Give another folder.")
-            for one in inside:
-                if not _is_image(one):
-                    what = "a folder; name it to predict on its images" if one.is_dir() else "no image by its name"
-                    problems.add("passed over", str(one), what=what, action="kept")
+                raise ConfigError(
+                    f"Folder {path} must hold images or videos to predict on, got none. Give another folder."
+                )
+            for one in sorted({*inside} - {*images}):
+                what = "a folder; name it to predict on its images" if one.is_dir() else "no image by its name"
+                problems.add("passed over", str(one), what=what, action="kept")
             files |= dict.fromkeys(images)
         elif path.is_file():
             files[path] = None
         else:
-            raise ConfigError(f"{path} must be an image or a folder of images, got nothing there. Check the path.")
+            raise ConfigError(
+                f"{path} must be an image, a video or a folder of these, got nothing there. Check the path."
+            )
     return list(files)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and not is_companion(path.name) and path.is_file()
 
 
 def _is_image(path: Path) -> bool:

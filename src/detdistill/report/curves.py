@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.errors import ConfigError
-from detdistill.files import require_regular, write_bytes
-from detdistill.report.palette import LINE_COLOURS
+from detdistill.files import SOFTWARE, require_regular, write_bytes
+from detdistill.report.palette import LINE_COLOURS, marked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,10 +83,10 @@ def learning_curves(
     write_figure(figure, out)
 
 
-def write_figure(figure: Figure, out: Path) -> None:
-    """Writes a figure as a PNG."""
+def write_figure(figure: Figure, out: Path, *, kind: str = "") -> None:
+    """Writes a figure as a PNG, known again as one of that kind."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    figure.savefig(content, format="png", metadata={SOFTWARE: marked(kind)} if kind else None)
     write_bytes(out, content.getvalue())
 
 

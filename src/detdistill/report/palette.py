@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers can tell apart, the font of all pictures, and how they are written."""
+"""Colours that colour-blind readers can tell apart, the font of all pictures, how they are written and known again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFont, PngImagePlugin
 
-from detdistill.files import PACKAGE, SOFTWARE
+from detdistill.errors import ConfigError
+from detdistill.files import PACKAGE, SOFTWARE, require_own
 
 Colour = tuple[int, int, int]
 
@@ -53,9 +54,32 @@ def font(size_px: int, *, bold: bool = False) -> Font:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size_px)
 
 
+def marked(kind: str) -> str:
+    """What a picture or a video of ours of that kind says of itself."""
+    return f"{PACKAGE}: {kind}"
+
+
+def drawn(kind: str) -> bytes:
+    """What stands in the beginning of a PNG of ours of that kind."""
+    return f"tEXt{SOFTWARE}\0{marked(kind)}".encode()
+
+
+def require_png(path: Path, kind: str, *, option: str) -> None:
+    """Refuses the name of a picture that is not a PNG's, or is that of a file that is no picture of ours of that kind.
+
+    Raises:
+        ConfigError: it has another ending, or is another file; `option` is where it was given.
+        DiskError: the place cannot be written to.
+    """
+    if path.suffix.lower() != ".png":
+        name = path.with_suffix(".png").name if path.stem else "picture.png"
+        raise ConfigError(f"{option} must be a file name that ends in .png, got {path}. Write for example {name}.")
+    require_own(path, option, drawn(kind))
+
+
 def png_of(picture: Image.Image, kind: str) -> bytes:
     """The file of a picture, which says what it is, so that its like may take its place."""
     told, content = PngImagePlugin.PngInfo(), io.BytesIO()
-    told.add_text(SOFTWARE, f"{PACKAGE}: {kind}")
+    told.add_text(SOFTWARE, marked(kind))
     picture.save(content, format="PNG", pnginfo=told)
     return content.getvalue()
