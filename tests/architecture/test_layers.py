@@ -46,7 +46,7 @@ WRITING |= {"os.replace", "os.rename", "os.makedirs", "os.write", "json.dump", "
 WRITING |= {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copyfileobj", "copytree", "move")}
 WRITING |= {"SummaryWriter", "FileHandler", "NamedTemporaryFile", "mkstemp"}
 BY_NAME = {"write_text", "write_bytes", "save"}  # the functions of `files`, and of safetensors, which makes bytes
-IN_MEMORY = {"content", "buffer"}
+IN_MEMORY = {"content", "buffer", "_Sink(add)"}  # the last hands what it gets to `files`
 
 # What the layout calls files; its folders "twins" and "tensorboard" are also words of the settings.
 RUN_FILES = {
