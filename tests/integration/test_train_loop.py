@@ -24,6 +24,7 @@ from detdistill.training.launch import device_kind, make_fabric, require_precisi
 from detdistill.training.logs import read_rows
 from detdistill.training.optimizer import learning_rate
 from detdistill.training.settings import OptimizerName
+from detdistill.training.signals import Interrupted
 from detdistill.types import Batch, Clock, StepReport
 from scenes_in_memory import scene_batch, tiny_student
 from tiny_training import (
@@ -323,6 +324,25 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Sig
     result = run_tiny(tmp_path / "cut", settings, resume=True)
     assert 0 < result.resumed_from < 60
     assert not differing(checkpoint_tensors(tmp_path / "whole", 60), checkpoint_tensors(tmp_path / "cut", 60))
+
+
+@pytest.mark.usefixtures("hearing")
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 2, "processes": 2}])
+def test_a_stop_breaks_off_an_evaluation_and_saves(tmp_path: Path, changes: dict[str, int]) -> None:
+    settings = tiny_settings(evaluate_every=4, **changes)
+    run_tiny(tmp_path / "whole", settings, evaluate=lambda student: {"AP": 1.0})
+
+    def stopped(student: nn.Module) -> dict[str, float | None]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        return {}
+
+    with pytest.raises(Interrupted, match=r"interrupted after step 4; .*step_0000004"):
+        run_tiny(tmp_path / "cut", settings, evaluate=stopped)
+    result = run_tiny(tmp_path / "cut", settings, resume=True, evaluate=lambda student: {"AP": 1.0})
+    assert result.resumed_from == 4
+    assert [row["step"] for row in read_rows(tmp_path / "cut" / "evaluations.csv")] == [4, 8, 12]
+    assert not differing(checkpoint_tensors(tmp_path / "whole", 12), checkpoint_tensors(tmp_path / "cut", 12))
 
 
 def test_signal_handlers_and_the_global_generator_are_as_before(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import time
 import traceback
@@ -16,6 +17,7 @@ from detdistill.errors import ConfigError, DataError, DistillError
 from detdistill.progress import ScreenProgress, Silence
 from detdistill.training import launch, lifelines, world
 from detdistill.training.launch import forks, local_devices, make_fabric, own_device, processes
+from detdistill.training.signals import watch_signals
 from tiny_training import tiny_settings
 
 
@@ -66,6 +68,13 @@ def test_without_torchrun_a_process_is_alone() -> None:
     assert isinstance(world.watched_by_leader(None), Silence)
 
 
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is nobody's worker."""
+    monkeypatch.setattr(world, "end_with", lambda parent: None)
+
+
+@pytest.mark.usefixtures("unwatched")
 def test_what_torchrun_says_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in environment(5, ranks=8, local_ranks=4).items():
         monkeypatch.setenv(name, value)
@@ -79,6 +88,7 @@ def test_what_torchrun_says_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (fabric.world_size, fabric.global_rank) == (8, 5)
 
 
+@pytest.mark.usefixtures("unwatched")
 @pytest.mark.parametrize(("devices", "ranks"), [(3, 8), (1, 6)])
 def test_a_contradiction_is_refused(monkeypatch: pytest.MonkeyPatch, devices: int, ranks: int) -> None:
     for name, value in environment(0, ranks=ranks, local_ranks=4).items():
@@ -176,19 +186,46 @@ def test_forked_ranks_end_with_their_parent_before_they_train(tmp_path: Path, mo
         (tmp_path / str(os.getpid())).touch()
         time.sleep(60)
 
-    def ranks() -> list[int]:
-        return [int(path.name) for path in tmp_path.iterdir()]
+    end_with_their_parent(tmp_path, lambda: launch.launch(rank, tiny_settings(processes=2)), processes=2)
 
-    def left() -> list[int]:
-        return [one for one in ranks() if Path(f"/proc/{one}").exists()]
+
+def test_what_torchrun_started_ends_with_its_agent_wherever_it_is(tmp_path: Path) -> None:
+    """At its start; in an evaluation, which it breaks off; after its end, where torch waits for the agent."""
+
+    def worker(work: Callable[[], object]) -> None:
+        os.environ.update(environment(0))
+        assert world.leads()
+        (tmp_path / str(os.getpid())).touch()
+        work()
+
+    def train() -> None:
+        with watch_signals() as stop:
+            assert stop.breaking(lambda: time.sleep(60)) is None
+            (tmp_path / "saved").mkdir()
 
     context = multiprocessing.get_context("fork")
-    parent = context.Process(target=lambda: launch.launch(rank, tiny_settings(processes=2)))
+    phases = (lambda: time.sleep(60), train, lambda: context.Event().wait(60))
+
+    def agent() -> None:
+        for phase in phases:
+            context.Process(target=worker, args=(phase,)).start()
+
+    end_with_their_parent(tmp_path, agent, processes=len(phases))
+    assert (tmp_path / "saved").exists()
+
+
+def end_with_their_parent(folder: Path, work: Callable[[], object], *, processes: int) -> None:
+    """Kills what does the work once so many processes of it have a file of their number, and waits for their end."""
+
+    def numbers() -> list[int]:
+        return [int(path.name) for path in folder.iterdir() if path.is_file()]
+
+    parent = multiprocessing.get_context("fork").Process(target=work)
     parent.start()
-    wait_for(lambda: len(ranks()) == 2)
+    wait_for(lambda: len(numbers()) == processes)
     parent.kill()
     parent.join()
-    wait_for(lambda: not left())
+    wait_for(lambda: not any(Path(f"/proc/{one}").exists() for one in numbers()))
 
 
 def wait_for(what: Callable[[], bool]) -> None:
@@ -204,6 +241,7 @@ def test_who_waits_ends_when_torchrun_is_gone() -> None:
         assert world.world().rank == rank
         world.store()
         if rank == 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which a training takes
             os.getppid = lambda: 1
             with pytest.raises(DistillError, match=r"got: torchrun, which started this process, is gone\. Another one"):
                 world.meet()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from threading import Thread
 from types import MappingProxyType
 from typing import TypeVar
 
 from detdistill.detectors.own_code import trust_keys, trusted
 from detdistill.errors import DistillError
-from detdistill.training.signals import watch_signals
+from detdistill.training.signals import end_with, watch_signals
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
@@ -88,17 +85,4 @@ def _stop() -> None:
 def _begin(parent: int, known: frozenset[str]) -> None:
     """What a process begins with: the word for code of others that its parent has."""
     trust_keys(known)
-    _end_with(parent)
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process, once its training has saved a checkpoint, where its parent is gone: nobody could stop it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        while True:  # again, until no training takes it any more
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-
-    Thread(target=watch, daemon=True).start()
+    end_with(parent)

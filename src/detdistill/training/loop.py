@@ -96,7 +96,7 @@ def train(
         with (
             torch.random.fork_rng(devices),
             _threads(settings.threads),
-            watch_signals(orphans_stop=fabric.world_size > 1) as stop,
+            watch_signals() as stop,
             writing(folder) if fabric.is_global_zero else nullcontext(),
         ):
             watcher = progress or Silence()

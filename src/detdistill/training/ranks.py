@@ -8,10 +8,12 @@ from typing import Literal, final
 
 from lightning_fabric.strategies.ddp import DDPStrategy
 
+from detdistill.training.signals import end_with
+
 
 @final
 class Ranks(DDPStrategy):
-    """Processes that are forked from this one, and end with it at once until their training has something to save."""
+    """Processes that are forked from this one, and end with it, once their training has saved what there is to save."""
 
     def __init__(self, *, start_method: Literal["fork", "popen"], backend: str) -> None:
         super().__init__(start_method=start_method, process_group_backend=backend, find_unused_parameters=True)
@@ -22,6 +24,5 @@ class Ranks(DDPStrategy):
         if os.getpid() != self._parent:
             for number in (signal.SIGINT, signal.SIGTERM):  # torch sends the first where the parent is gone
                 signal.signal(number, signal.SIG_DFL)
-            if os.getppid() != self._parent:
-                os._exit(1)
+            end_with(self._parent)
         super().setup_environment()

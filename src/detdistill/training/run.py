@@ -145,7 +145,7 @@ class _Run:
             self.progress.start(self.label, settings.steps, done=start)
             for warning in self.warnings:
                 self.progress.say(warning)
-        enough = self._evaluate_if_due(start)
+        enough = self._evaluate_if_due(start, stop)
         batches = self._batches(stop)
         before, done = self.seconds, start
         for index in range(start, start if enough else self.until):
@@ -161,9 +161,9 @@ class _Run:
                 self._save(done)
             if stopping and self.checkpoint is not None:
                 raise Interrupted(done, self.checkpoint)
-            if enough := self._evaluate_if_due(done):
+            if enough := self._evaluate_if_due(done, stop):
                 break
-        if enough and self.checkpoint != RunFolder(self.folder).checkpoint(done):
+        if enough:
             self._save(done)
         if self.checkpoint is None:
             raise DistillError("a finished run must have a checkpoint, got none. Report this as a bug.")
@@ -244,14 +244,12 @@ class _Run:
         self._say(self.calibration.settle())
         row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate, "total": total}
         if what:
-            skipped = self.left_out.add(index + 1, what, buffers=buffers, kept=self.kept)
-            self._say(skipped)
+            self._say(self.left_out.add(index + 1, what, buffers=buffers, kept=self.kept))
             if self.scaler is not None and self.settings.clip_norm:
                 self.scaler.update()  # it was told of this step's gradient already
             return row | {"total": None}, stopping
         if norm is not None:
-            said = self.clipping.add(length, task=mean_norm(tasks, ranks=self.fabric.world_size))
-            self._say(said)
+            self._say(self.clipping.add(length, task=mean_norm(tasks, ranks=self.fabric.world_size)))
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.student)
@@ -319,8 +317,10 @@ class _Run:
             if log is not None and self._is_logged(done) and not displaced(self.folder):
                 log.append(row | {"seconds": self.seconds})
 
-    def _save(self, done: int) -> None:
-        self.checkpoint = self._by_leader(lambda: self._write_checkpoint(done))
+    def _save(self, done: int) -> Path:
+        if self.checkpoint is None or self.checkpoint != RunFolder(self.folder).checkpoint(done):
+            self.checkpoint = self._by_leader(lambda: self._write_checkpoint(done))
+        return self.checkpoint
 
     def _write_checkpoint(self, done: int) -> Path:
         self._require_place(done)
@@ -345,22 +345,28 @@ class _Run:
             save = partial(self.save_student, student)
             return write_checkpoint(folder, snapshot, save_student=save, keep=keep)
 
-    def _evaluate_if_due(self, done: int) -> bool:
+    def _evaluate_if_due(self, done: int, stop: StopFlag) -> bool:
         """Evaluates the student where it is time to and that was not done yet; returns whether the run is to end."""
         every = self.settings.evaluate_every
         if done == 0 or not every or not (_due(done, every) or done == self.settings.steps):
             return False
         # However long that takes: a collective call of the others would run out of time.
         share = by_leader if launched_by_torchrun() else self._by_leader
-        return share(lambda: self._evaluated(done))
+        ends = share(lambda: self._evaluated(done, stop))
+        if ends is None:
+            raise Interrupted(done, self._save(done))
+        return ends
 
-    def _evaluated(self, done: int) -> bool:
-        if self.evaluate is None or self.evaluations is None:
+    def _evaluated(self, done: int, stop: StopFlag) -> bool | None:
+        evaluate = self.evaluate
+        if evaluate is None or self.evaluations is None:
             return False
         if not self.evaluations.has(done):
             began = time.perf_counter()
             with self._plain_student() as student:
-                self.last_metrics = found = dict(self.evaluate(student))
+                if (found := stop.breaking(lambda: dict(evaluate(student)))) is None:
+                    return None
+                self.last_metrics = found
                 row = {"step": done, "seconds": self.seconds, **found}
                 self._require_place(done)
                 self.evaluations.add(row, partial(self.save_student, student))

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the step in hand is finished and a checkpoint saved before a run ends."""
+"""Ctrl-C, SIGTERM and SIGHUP, and a parent that is gone: a run finishes the step in hand and saves before it ends."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import final
+from typing import TypeVar, final
+
+Outcome = TypeVar("Outcome")
+_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_SIGNALS = 0.1, 1.0
 
 
 @final
@@ -32,31 +36,45 @@ class Interrupted(Exception):
 
 @final
 class StopFlag:
-    """Whether the run is to stop.
+    """Whether the run is to stop: `requested`."""
 
-    Args:
-        orphans_stop: whether it also is where the process that started this one is gone: torchrun, or the parent of
-            forked ranks. Nobody could stop the rest any more, and a resumed run would write into the same folder.
-    """
+    def __init__(self) -> None:
+        self.requested = self._breaks = False
 
-    def __init__(self, *, orphans_stop: bool) -> None:
-        self.asked = False
-        self._parent = os.getppid() if orphans_stop else None
+    def request(self) -> None:
+        """Asks it to.
 
-    @property
-    def requested(self) -> bool:
-        """Whether it is so now."""
-        return self.asked or self._parent not in (None, os.getppid())
+        Raises:
+            KeyboardInterrupt: to break off what it is at.
+        """
+        self.requested = True
+        if self._breaks:
+            raise KeyboardInterrupt
+
+    def breaking(self, work: Callable[[], Outcome]) -> Outcome | None:
+        """What `work` returns; None where a stop ended it, which it does at once, or had been asked for before."""
+        if self.requested:
+            return None
+        self._breaks = True
+        try:
+            try:
+                return work()
+            finally:
+                self._breaks = False
+        except KeyboardInterrupt:
+            if not self.requested:
+                raise
+            return None
 
 
 @contextmanager
-def watch_signals(*, orphans_stop: bool = False) -> Iterator[StopFlag]:
+def watch_signals() -> Iterator[StopFlag]:
     """Yields a flag that Ctrl-C, SIGTERM and SIGHUP (the terminal is gone) raise.
 
     A second Ctrl-C ends the run at once (KeyboardInterrupt). Outside the main thread, where Python delivers no signals,
     they do not raise it.
     """
-    flag = StopFlag(orphans_stop=orphans_stop)
+    flag = StopFlag()
     interrupts = 0
 
     def stop(number: int) -> None:
@@ -64,10 +82,26 @@ def watch_signals(*, orphans_stop: bool = False) -> Iterator[StopFlag]:
         interrupts += number == signal.SIGINT
         if interrupts > 1:
             raise KeyboardInterrupt
-        flag.asked = True
+        flag.request()
 
     with _handling(stop):
         yield flag
+
+
+def end_with(parent: int) -> None:
+    """Ends this process, once its training has saved a checkpoint, where its `parent` is gone.
+
+    Nobody could stop it any more, and a resumed run would write into the same folder.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        while True:  # again, until no training takes it any more
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(_SECONDS_BETWEEN_SIGNALS)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def forward_signals() -> AbstractContextManager[None]:

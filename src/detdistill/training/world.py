@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from detdistill.errors import DistillError
 from detdistill.progress import Progress, Silence
 from detdistill.training.lifelines import LATE_AFTER_S, Lifelines
+from detdistill.training.signals import end_with
 
 if TYPE_CHECKING:  # torch is imported where it is needed: the command line asks who leads
     from torch.distributed.distributed_c10d import Store
@@ -51,7 +52,7 @@ def launched_by_torchrun() -> bool:
 
 
 def world() -> World:
-    """Who this process is, as torchrun says in its environment."""
+    """Who this process is, as torchrun's environment says. From the first time on it ends with torchrun's agent."""
     if launched_by_torchrun():
         _agent(os.getpid())
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
@@ -62,7 +63,9 @@ def world() -> World:
 def _agent(process: int) -> int:
     """Number of the process that started this one, which is `process`, as it was when this was first asked."""
     del process
-    return os.getppid()
+    agent = os.getppid()
+    end_with(agent)
+    return agent
 
 
 def leads() -> bool:
