@@ -34,13 +34,7 @@ ADVERSARIAL = {"command": "distill", "method": "ikd(hint)"}
 DISTILLED: dict[str, Any] = {"command": "distill"}
 TEACHERS_SIZE = ("teacher.image.short_side=48", "teacher.image.long_side=96")
 EVERYTHING = ("student.score_threshold=0",)
-DIVERGING = (
-    "train.optimizer=sgd",
-    "train.lr=1000",
-    "train.warmup_steps=0",
-    "train.clip_norm=0",
-    "train.schedule=constant",
-)
+SPOILT: dict[str, Any] = {"command": "distill", "method": "spoilt"}
 MERGED = ("teacher.source={stranger}", "teacher.classes_map=cat=bar, dog=bar")
 EVALUATED = ("train.evaluate_every=1",)
 UNLABELLED = ("data.unlabelled.source={data}/../more/images",)
@@ -107,8 +101,8 @@ ROWS: dict[str, Row] = {
     "train.keep": Row("best", RESULTS, EVALUATED),
     "train.best_metric": Row("AP50", RESULTS, ("train.keep=best", *EVALUATED)),
     "train.patience": Row("1", RESULTS, ("train.lr=1e-12", *EVALUATED)),
-    "train.nan": Row("skip", "allowed", DIVERGING),
-    "train.nan_skips": Row("3", "allowed", ("train.nan=skip", "train.nan_skips=1", *DIVERGING)),
+    "train.nan": Row("skip", "allowed", **SPOILT),
+    "train.nan_skips": Row("2", "allowed", ("train.nan=skip", "train.nan_skips=1"), **SPOILT),
     "train.tensorboard": Row("true", FILES),
     "evaluate.backend": Row("pycocotools", SAID),
     "evaluate.batch_size": Row("1", SAID),

@@ -51,6 +51,7 @@ from setting_rows import (
     WORDS,
     Row,
 )
+from spoilt_method import SPOILT
 
 IMAGE = {"short_side": 32, "long_side": 48}
 SMALL = ("data.image.short_side=32", "data.image.long_side=48", "train.batch_size=4", "train.log_every=4")
@@ -73,7 +74,7 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("home")
     draw_data(folder / "data")
     draw_data(folder / "other")
@@ -101,7 +102,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     made = Home(folder)
     assert run(made, "train", out=folder / "alone")["code"] == 0
     assert run(made, "distill", out=folder / "taught")["code"] == 0
-    return made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(METHODS, "_added", {})
+        METHODS.register(SPOILT)
+        yield made
 
 
 def run(
