@@ -25,7 +25,7 @@ WITHOUT_ROW = {
         "Install it: pip install {}.",
         "Install it: pip install 'detdistill[onnx]'.",
         "Install it: pip install 'detdistill[detr]'.",
-        "Install it with: pip install tensorboard.",
+        "Install it with: pip install 'detdistill[{}]'.",
         "Install it with: pip install optuna.",
         "Install it with: pip install av.",
         "Install it with: pip install 'detdistill[export]'.",

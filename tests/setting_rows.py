@@ -104,6 +104,7 @@ ROWS: dict[str, Row] = {
     "train.nan": Row("skip", "allowed", **SPOILT),
     "train.nan_skips": Row("2", "allowed", ("train.nan=skip", "train.nan_skips=1"), **SPOILT),
     "train.tensorboard": Row("true", FILES),
+    "train.loggers": Row("[mlflow]", FILES),
     "evaluate.backend": Row("pycocotools", SAID),
     "evaluate.batch_size": Row("1", SAID),
     "evaluate.agnostic": Row("true", SAID),

@@ -23,6 +23,7 @@ from detdistill.store.best import Best, best_of, chosen_as
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import find_weights, save_detector
 from detdistill.training.logs import read_rows
+from detdistill.training.trackers import mlflow_tracker
 from scenes_in_memory import tiny_teacher
 from tiny_training import KILLED, checkpoint_tensors, die_before, differing, fork, run_tiny, tiny_settings
 from watched_jobs import Watcher
@@ -251,6 +252,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         patch.setattr(Axes, "axhline", lambda axes, y, **more: (levels.append(y), across(axes, y, **more)))
         train_job(run_of(folder, "alone"))
         settings = ("train.evaluate_every=2", "train.keep=best", "train.tensorboard=true", "alone_differs=true")
+        settings += ("train.loggers=[mlflow]",)
         options = {"teacher": folder / "teacher", "method": "hint", "alone": folder / "alone"}
         outcome = distill_job(run_of(folder, "distilled", *settings, **options), progress=watcher)
     return Lab(folder, outcome, watcher, levels)
@@ -274,6 +276,27 @@ def test_a_run_of_a_job_is_evaluated_on_its_validation_images(lab: Lab) -> None:
     assert [(event.step, event.value) for event in events.Scalars("AP")] == [
         (row["step"], pytest.approx(row["AP"])) for row in rows
     ]
+
+
+def test_loggers_hear_the_verdict_and_see_the_pictures(lab: Lab) -> None:
+    from mlflow.tracking import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = RunFolder(lab.folder / "distilled")
+    events = EventAccumulator(str(run.tensorboard)).Reload()
+    assert sorted(events.Tags()["images"]) == ["confusion", "curves", "pictures"]
+    assert events.Images("curves")[0].encoded_image_string == run.curves.read_bytes()
+    with mlflow_tracker._allowing_files():
+        client = MlflowClient(tracking_uri=(run.loggers / "mlflow").as_uri())
+        told = client.get_run(json.loads((run.loggers / "mlflow.json").read_text())["identity"])
+    assert told.data.tags["mlflow.note.content"] == "\n".join(lab.outcome.table())
+    assert told.data.params["train.steps"] == "4"
+    assert told.data.metrics["results/distilled/AP"] == lab.outcome.results["distilled"].ap
+    assert {one.path for one in client.list_artifacts(told.info.run_id)} == {
+        "confusion.png",
+        "curves.png",
+        "pictures.png",
+    }
 
 
 def test_what_suppresses_boxes_decides_which_student_is_kept(lab: Lab) -> None:

@@ -36,7 +36,7 @@ from detdistill.store.layout import ALONE_LONGER, LOCK, RunFolder
 from detdistill.store.lock import require_idle
 from detdistill.store.students import load_detector
 from detdistill.training.launch import own_device
-from detdistill.training.logs import require_tensorboard
+from detdistill.training.loggers import require_loggers
 from detdistill.training.world import by_leader, watched_by_leader
 
 
@@ -47,8 +47,7 @@ def open_inputs(config: RunConfig, *, resume: bool = False, progress: Progress |
     if resume:
         _require_same_longer(config)
     own_device(config.train)
-    if config.train.tensorboard:
-        require_tensorboard()
+    require_loggers(config.train)
     choice, teacher, same_classes = config.teacher, None, True
     if choice is not None:
         require_turns(choice, config.train.steps)

@@ -31,6 +31,7 @@ from detdistill.jobs.outcomes import (
 from detdistill.jobs.plan import announce
 from detdistill.jobs.profile import ProfileOutcome, profiled
 from detdistill.jobs.settings import RunConfig, TeacherSettings
+from detdistill.jobs.tracked import tell_loggers
 from detdistill.progress import Progress
 from detdistill.proof.diagnosis import Diagnosis
 from detdistill.report.climb import Climb, climb_of
@@ -96,7 +97,9 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
         found={STUDENT: measured.kept(opened)},
     )
     curves = stages.report(found.out, found.as_dict(), curves={STUDENT: config.out})
-    return replace(found, undrawn=stages.count_confusion(opened, {STUDENT: measured}) or curves)
+    found = replace(found, undrawn=stages.count_confusion(opened, {STUDENT: measured}) or curves)
+    tell_loggers(config, found, progress)
+    return found
 
 
 def distill_job(
@@ -201,7 +204,9 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
             stages.draw_pictures(opened, shown),
             stages.count_confusion(opened, shown),
         )
-        return replace(found, undrawn=next((one for one in undrawn if one is not None), None))
+        found = replace(found, undrawn=next((one for one in undrawn if one is not None), None))
+        tell_loggers(config, found, progress)
+        return found
 
     return by_leader(outcome)
 

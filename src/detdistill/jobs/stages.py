@@ -302,6 +302,7 @@ def fit(proved: Proved, *, until: int | None = None, progress: Progress | None =
         evaluate=evaluation(opened) if settings.evaluate_every else None,
         brought_up=brought_up,
         until=until,
+        config=_as_run(opened).as_dict(),
     )
     return Fitted(training=result)
 

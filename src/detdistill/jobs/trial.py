@@ -31,6 +31,7 @@ _PLAIN: Mapping[str, Any] = {
     "best_metric": "AP",
     "patience": 0,
     "tensorboard": False,
+    "loggers": (),
 }
 
 

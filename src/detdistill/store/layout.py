@@ -56,6 +56,7 @@ class RunFolder:
         confusion: which class each detector of the run takes for which, drawn; `confusion_counts` has the numbers.
         inherited: what the student took over from its teacher before the first step.
         tensorboard: the folder of TensorBoard's events.
+        loggers: the folder of what the other loggers keep, and by what name each is gone on with.
         twins: the folder of the training images' twins, where the run keeps its own.
         unlabelled: from which scores on the teacher's boxes count in the images without labels.
         finds: the folder of what the teacher found in the images, where the run keeps its own.
@@ -75,6 +76,7 @@ class RunFolder:
     confusion_counts = _Inside("confusion.json")
     inherited = _Inside("inherited.json")
     tensorboard = _Inside("tensorboard")
+    loggers = _Inside("loggers")
     twins = _Inside("twins")
     unlabelled = _Inside("unlabelled.json")
     finds = _Inside("finds")

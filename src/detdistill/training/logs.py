@@ -6,14 +6,15 @@ import csv
 import io
 import os
 import socket
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
-from detdistill.errors import DataError, DiskError, MissingDependencyError
+from detdistill.errors import DataError, DiskError
 from detdistill.files import append_bytes, require_regular, write_text
+from detdistill.training.trackers.base import tracked
 
 _EVENTS = "brain.Event:2"
 
@@ -107,31 +108,16 @@ def _lines(rows: Sequence[Mapping[str, str]], columns: Sequence[str]) -> str:
     return buffer.getvalue()
 
 
-def require_tensorboard() -> None:
-    """Refuses to write its events where it is not installed (MissingDependencyError)."""
-    try:
-        import_module("tensorboard.summary.writer.record_writer")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "train.tensorboard must be false where tensorboard is not installed, got true. "
-            "Install it with: pip install tensorboard."
-        ) from error
-
-
 @final
 class TensorboardLog:
-    """The same figures as TensorBoard events; needs the package tensorboard.
+    """The same figures as TensorBoard events, by their `tracked` names; needs the package tensorboard.
 
     Args:
         folder: for event files; a new one is opened in it.
         step: events of later steps, left by a run that was killed, are hidden.
-
-    Raises:
-        MissingDependencyError: tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        require_tensorboard()
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -146,11 +132,19 @@ class TensorboardLog:
     def append(self, row: Row) -> None:
         """Adds every figure of a row under its name, at the row's `step`."""
         figures = [
-            self._summary.Value(tag=name, simple_value=value)
+            self._summary.Value(tag=tracked(name), simple_value=value)
             for name, value in row.items()
             if name != "step" and value is not None
         ]
         self._write(self._event(wall_time=time.time(), step=row["step"], summary=self._summary(value=figures)))
+
+    def picture(self, step: int, path: Path) -> None:
+        """Adds a PNG under its file's name."""
+        content = path.read_bytes()
+        width, height = struct.unpack(">II", content[16:24])  # of its header
+        shown = self._summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
+        summary = self._summary(value=[self._summary.Value(tag=path.stem, image=shown)])
+        self._write(self._event(wall_time=time.time(), step=step, summary=summary))
 
     def _write(self, event: Any) -> None:
         """Adds an event to the file at once: TensorBoard's own writer does so in a thread, whose errors end nothing."""
@@ -173,8 +167,12 @@ class Spared:
 
     def append(self, row: Row) -> None:
         """Adds a row, or does without."""
+        self.spared(lambda: self._log.append(row))
+
+    def spared(self, write: Callable[[], None]) -> None:
+        """Writes to the log, or does without."""
         try:
-            self._log.append(row)
+            write()
         except DiskError as error:
             if not self._told:
                 self._say(f"{error.said} The run goes on; rows that cannot be written are left out of this file.")

@@ -21,7 +21,8 @@ from detdistill.training.launch import launch, processes, require_precision
 from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
 from detdistill.training.run import _Run
 from detdistill.training.settings import FREE_ON_RESUME, TrainSettings, as_recorded
-from detdistill.training.signals import watch_signals
+from detdistill.training.signals import Interrupted, watch_signals
+from detdistill.training.trackers.base import Ending
 from detdistill.training.world import by_leader
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def train(
     identity: Mapping[str, Any] | None = None,
     brought_up: BringUp = dict,
     until: int | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Trains a step's parameters and leaves checkpoints from which the run can go on exactly.
 
@@ -69,6 +71,7 @@ def train(
         identity: what else must be the same on resume (data, recipe, teacher's digest), as JSON.
         brought_up: the identity that an earlier version stored → what this version would have stored for that run.
         until: end with a checkpoint after so many steps, as a run that goes on later; None for all of the settings'.
+        config: what the run is, as JSON, for those who are told its figures.
 
     Raises:
         ConfigError: the folder holds a run that was not to be resumed, or one with other settings; or evaluations are
@@ -115,11 +118,18 @@ def train(
                 resumable,
                 lambda stored: brought_up(as_recorded(stored, resumable)),
                 min(until or settings.steps, settings.steps),
+                config or {},
             )
+            ending: Ending = "failed"
             try:
-                return run.execute(stop)
+                found = run.execute(stop)
+                ending = "finished"
+                return found
+            except (Interrupted, KeyboardInterrupt):
+                ending = "interrupted"
+                raise
             finally:
-                run.close()
+                run.close(ending)
 
     return launch(rank, settings)
 

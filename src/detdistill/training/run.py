@@ -35,7 +35,7 @@ from detdistill.training.evaluations import Evaluations, require_readable
 from detdistill.training.finite import LeftOut
 from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.gradients import added_gradients, mean_norm
-from detdistill.training.logs import MetricsLog, Spared, TensorboardLog
+from detdistill.training.loggers import Loggers
 from detdistill.training.memory import explaining
 from detdistill.training.optimizer import build_optimizer, learning_rate
 from detdistill.training.pace import Pace
@@ -43,6 +43,7 @@ from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, T
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
 from detdistill.training.state import Ema, TrainingState
+from detdistill.training.trackers.base import Ending
 from detdistill.training.world import attempted, by_leader, launched_by_torchrun, settled
 from detdistill.types import Batch, Clock
 
@@ -71,6 +72,7 @@ class _Run:
     identity: Mapping[str, Any]
     brought_up: BringUp
     until: int
+    config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         fabric, settings, step = self.fabric, self.settings, self.step
@@ -96,12 +98,13 @@ class _Run:
         if self.writes:
             self.begin()
         self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
-        run = RunFolder(self.folder)
-        say = self.progress.say
-        self.metrics = Spared(MetricsLog(run.metrics, step=start), say) if self.writes else None
-        self.evaluations = Evaluations(self.folder, settings, step=start) if self.writes else None
-        events = self.writes and settings.tensorboard
-        self.tensorboard = Spared(TensorboardLog(run.tensorboard, step=start), say) if events else None
+        self.loggers: Loggers | None = None
+        self.evaluations: Evaluations | None = None
+        if self.writes:
+            say = self.progress.say
+            # It reads the tables before rows of later steps are dropped.
+            self.loggers = Loggers(self.folder, settings, self.config, step=start, resume=self.resume, say=say)
+            self.evaluations = Evaluations(self.folder, settings, step=start)
 
     def _begin(self) -> int:
         """Restores the latest checkpoint, which rank 0 alone need have on its disk; returns the step to go on from."""
@@ -186,8 +189,10 @@ class _Run:
             strength=self.calibration.as_dict(),
         )
 
-    def close(self) -> None:
-        """Ends progress."""
+    def close(self, ending: Ending) -> None:
+        """Ends loggers and progress."""
+        if self.loggers is not None:
+            self.loggers.close(ending)
         if self.writes:
             self.progress.finish()
 
@@ -313,9 +318,8 @@ class _Run:
             self.progress.say(said)
         total = row["total"]
         self.progress.advance(done, f"{rate:.0f} images/s, {'left out' if total is None else f'loss {total:.3f}'}")
-        for log in (self.metrics, self.tensorboard):
-            if log is not None and self._is_logged(done) and not displaced(self.folder):
-                log.append(row | {"seconds": self.seconds})
+        if self.loggers is not None and self._is_logged(done) and not displaced(self.folder):
+            self.loggers.log(row | {"seconds": self.seconds})
 
     def _save(self, done: int) -> Path:
         if self.checkpoint is None or self.checkpoint != RunFolder(self.folder).checkpoint(done):
@@ -370,8 +374,8 @@ class _Run:
                 row = {"step": done, "seconds": self.seconds, **found}
                 self._require_place(done)
                 self.evaluations.add(row, partial(self.save_student, student))
-            if self.tensorboard is not None:
-                self.tensorboard.append(row)
+            if self.loggers is not None:
+                self.loggers.evaluated(row)
             figures = ", ".join(f"{name} {value:.1f}" for name, value in found.items() if value is not None)
             took = time.perf_counter() - began
             self.progress.say(f"step {done}: {figures or 'no figures'} (evaluated in {took:.1f} s)")

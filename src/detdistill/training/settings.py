@@ -19,6 +19,7 @@ ScheduleName = Literal["cosine", "step", "constant"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Keep = Literal["last", "best"]
 WhereNotFinite = Literal["stop", "skip"]
+LoggerName = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 BestMetric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -31,6 +32,7 @@ _LEAST |= {"patience": 0, "nan_skips": 1}
 
 FREE_ON_RESUME = frozenset(
     {"workers", "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "tensorboard"}
+    | {"loggers"}
     | {"nan", "nan_skips"}
 )
 """Settings that a resumed run may change: none of them touches a weight of a run that ends, but `evaluate_every` where
@@ -75,7 +77,8 @@ class TrainSettings:
         patience: evaluations in a row that are no better than the best before the run stops early; 0 never stops it.
         nan: what a step does whose loss or gradient is not finite: stop the run, or skip, that is change nothing.
         nan_skips: steps that are skipped at most where `nan` is skip; the next one stops the run.
-        tensorboard: write TensorBoard events beside the CSV file.
+        tensorboard: the same as tensorboard among the loggers.
+        loggers: who is told the figures beside the CSV files: tensorboard, mlflow, wandb, trackio; any of them.
 
     Raises:
         ConfigError: a value is out of range.
@@ -110,6 +113,7 @@ class TrainSettings:
     nan: WhereNotFinite = "stop"
     nan_skips: Annotated[int, Within(1, 1e9)] = 10
     tensorboard: bool = False
+    loggers: tuple[LoggerName, ...] = ()
 
     def __post_init__(self) -> None:
         for name, bound in _LEAST.items():
@@ -129,6 +133,9 @@ class TrainSettings:
                 raise ConfigError(
                     f"train.{name} must be one of {', '.join(known)}, got '{value}'. Choose one of these."
                 )
+        if strange := [name for name in self.loggers if name not in get_args(LoggerName)]:
+            listed = ", ".join(get_args(LoggerName))
+            raise ConfigError(f"train.loggers must be among {listed}, got {', '.join(strange)}. Choose of these.")
         self._check_device()
         if self.lr == 0:
             raise ConfigError("train.lr must be above 0, got 0. Set a learning rate such as 0.01.")
@@ -171,6 +178,12 @@ class TrainSettings:
                 f"train.best_metric must be AP where neither train.keep nor train.patience looks at it, got "
                 f"{self.best_metric}. Set train.keep to best as well."
             )
+
+    @property
+    def told(self) -> tuple[LoggerName, ...]:
+        """Who is told the figures, each once."""
+        first: tuple[LoggerName, ...] = ("tensorboard",) if self.tensorboard else ()
+        return tuple(dict.fromkeys((*first, *self.loggers)))
 
     @property
     def selects(self) -> bool:
