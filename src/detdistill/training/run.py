@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -42,7 +41,7 @@ from detdistill.training.pace import Pace
 from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import Interrupted, StopFlag
-from detdistill.training.state import Ema, TrainingState
+from detdistill.training.state import Ema, TrainingState, plain
 from detdistill.training.trackers.base import Ending
 from detdistill.training.world import attempted, by_leader, launched_by_torchrun, settled
 from detdistill.types import Batch, Clock
@@ -345,7 +344,7 @@ class _Run:
         tensors = self.state.tensors()
         snapshot = Snapshot(done, self.seconds, self.identity, counters, tensors)
         keep = self.settings.keep_checkpoints
-        with self._plain_student() as student:
+        with plain(self.student, self.ema) as student:
             save = partial(self.save_student, student)
             return write_checkpoint(folder, snapshot, save_student=save, keep=keep)
 
@@ -367,7 +366,7 @@ class _Run:
             return False
         if not self.evaluations.has(done):
             began = time.perf_counter()
-            with self._plain_student() as student:
+            with plain(self.student, self.ema) as student:
                 if (found := stop.breaking(lambda: dict(evaluate(student)))) is None:
                     return None
                 self.last_metrics = found
@@ -384,20 +383,6 @@ class _Run:
         metric, patience = self.settings.best_metric, self.settings.patience
         self.progress.say(f"step {done}: stopped early, {metric} was no better in {patience} evaluations")
         return True
-
-    @contextmanager
-    def _plain_student(self) -> Iterator[nn.Module]:
-        """The student that counts, in eval mode; the trained one gets every mode back as it was."""
-        if self.ema is not None:
-            yield self.ema.student
-            return
-        modes = [(module, module.training) for module in self.student.modules()]
-        self.student.eval()
-        try:
-            yield self.student
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
 
 def _due(done: int, every: int) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, final
 
 import torch
@@ -128,3 +129,18 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Checkpoi
     # With the module's own version marks, no layer takes these names for those of an older release.
     current.update(tensors)
     module.load_state_dict(current)
+
+
+@contextmanager
+def plain(student: nn.Module, ema: Ema | None) -> Iterator[nn.Module]:
+    """The student that counts, in eval mode; the trained one gets every mode back as it was."""
+    if ema is not None:
+        yield ema.student
+        return
+    modes = [(module, module.training) for module in student.modules()]
+    student.eval()
+    try:
+        yield student
+    finally:
+        for module, mode in modes:
+            module.training = mode
