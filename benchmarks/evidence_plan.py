@@ -58,10 +58,8 @@ SECOND, ERRING, SHORT = (
     f"{FIRST_40}, {note}" for note in ("second teacher", "teacher of wrong labels", "teacher of few steps")
 )
 SECOND_ALL, SECOND_80 = "bccd, second teacher", "bccd, 80 labels, second teacher"
-THIRD, THIRD_80, ERRING_AGAIN = (
-    f"bccd, {note}"
-    for note in ("40 labels, third teacher", "80 labels, third teacher", "40 labels, second teacher of wrong labels")
-)
+THIRD, THIRD_80 = f"{FIRST_40}, third teacher", "bccd, 80 labels, third teacher"
+ERRING_AGAIN, SHORTER = (f"{FIRST_40}, {note}" for note in ("second teacher of wrong labels", "teacher of 120 steps"))
 SECOND_DRAWN, DEMO, DEMO_AGAIN = "drawn, second teachers", "drawn, 400 steps", "drawn, 400 steps, third teachers"
 SETS = {
     "drawn": Set("drawn", (96, 160), 200, 900, DRAWN, labels=300, each=True),
@@ -84,6 +82,7 @@ SETS = {
     ERRING_AGAIN: Set(
         "bccd", (120, 160), 400, 1500, BCCD, labels=40, taught_by=ERRING_AGAIN, alone=FIRST_40, wrong=0.1
     ),
+    SHORTER: Set("bccd", (120, 160), 400, 120, BCCD, labels=40, taught_by=SHORTER, alone=FIRST_40),
     DEMO_AGAIN: Set("drawn", (96, 160), 400, 900, DRAWN, labels=300, each=True, taught_by=DEMO_AGAIN, alone=DEMO),
     SHORT: Set("bccd", (120, 160), 400, 300, BCCD, labels=40, taught_by=SHORT, alone=FIRST_40),
 }
@@ -228,9 +227,11 @@ def third_rows(rows: Rows) -> list[Run]:
     ]
     runs += rows.taught(THIRD, ("fgd",), note=", calibration running", settings=RUNNING)
     runs += [*rows.taught(THIRD, ("frs", "ssim")), *rows.taught(THIRD_80, ("fgd", "frs", "ssim"))]
-    runs += rows.taught(ERRING_AGAIN, ("frs", "aid(frs)", "aid(frs, control=true)"))
-    for alpha in ("1", "5"):
-        runs += rows.taught(ERRING_AGAIN, (f"aid(frs, alpha={alpha})", f"aid(frs, alpha={alpha}, control=true)"))
+    for name in (ERRING_AGAIN, SHORTER):
+        runs += rows.taught(name, ("frs", "aid(frs)", "aid(frs, control=true)"))
+        for alpha in ("1", "5"):
+            runs += rows.taught(name, (f"aid(frs, alpha={alpha})", f"aid(frs, alpha={alpha}, control=true)"))
+    runs += rows.taught(THIRD, ("fgd",), note=", strength 10", strength="10")
     runs += rows.taught(THIRD, ("ikd(frs)",))
     return runs
 

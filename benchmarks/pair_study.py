@@ -118,6 +118,7 @@ def planned(seeds: Sequence[int]) -> list[PairRun]:
             return PairRun("pairs", row, seed, method, **changes)
 
         yield run("teacher, rt-detr", kind=DETR, own_steps=1300)
+        yield run("teacher, rt-detr, 800 steps", kind=DETR, own_steps=800)
         yield run("teacher, fcos", own_steps=900)
         for name, classes in SPECIALISTS.items():
             yield run(f"teacher, {name}", own_steps=900, classes=classes)
@@ -132,7 +133,7 @@ def planned(seeds: Sequence[int]) -> list[PairRun]:
         named = {"teachers": ("teacher, fcos",), "by_predictions": True}
         yield run("predictions of fcos → fcos, boxes", "boxes", **named)
         yield run("predictions of fcos → fcos, boxes + unlabelled", "boxes", unlabelled=True, **named)
-        same = {"kind": DETR, "teachers": ("teacher, rt-detr",)}
+        same = {"kind": DETR, "teachers": ("teacher, rt-detr, 800 steps",)}
         yield run("rt-detr → rt-detr, queries", "queries", **same)
         published = ("method.strength=published",)
         yield run("rt-detr → rt-detr, queries, published gains", "queries", settings=published, **same)

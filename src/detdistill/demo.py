@@ -54,7 +54,7 @@ class DemoPlan:
     student: str = "fcos/tiny"
     teacher_training: TrainSettings = replace(_TRAINING, steps=900, warmup_steps=100, ema_decay=0.99)
     student_training: TrainSettings = replace(_TRAINING, schedule="step", warmup_steps=50, ema_decay=0.98)
-    method: MethodSettings = FRSSettings(feature_gain=0.02, class_gain=1.5, standardize=True, aligner="conv1x1")
+    method: MethodSettings = FRSSettings(strength=10)
 
 
 @dataclass(frozen=True, slots=True)
