@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones pairs settings dist check-dist clean
+.PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones pairs settings docs method-pictures dist check-dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,13 @@ pairs: .venv/.runtime  ## the page of who can teach whom, docs/pairs.md
 
 settings: .venv/.runtime  ## the page of all settings, docs/settings.md
 	.venv/bin/detdistill settings --markdown > docs/settings.md.partial && mv docs/settings.md.partial docs/settings.md
+
+docs: .venv/.dev  ## the documentation site, in build/docs/site
+	$(PYTHON) -m docs.tools.staging build/docs
+	.venv/bin/zensical build --strict --clean -f build/docs/zensical.toml
+
+method-pictures: .venv/.runtime  ## docs/methods/*.webp, from what `make demo` leaves (some ten minutes)
+	$(PYTHON) benchmarks/method_pictures.py --demo runs/demo
 
 dist: build/.tools  ## the source archive and the wheel, which is made of it, in dist/
 	rm -rf dist

@@ -1,0 +1,1 @@
+"""What makes the documentation site of the repository's own pages."""
