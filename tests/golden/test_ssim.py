@@ -13,7 +13,7 @@ from torch import Tensor
 from detdistill.distillation.pair import Pair
 from detdistill.errors import ConfigError
 from detdistill.methods.parts.compare import rescale
-from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
+from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, mean_dissimilarity, ssim_map
 from detdistill.methods.ssim import SSIMSettings, build_ssim
 from detdistill.types import Clock
 from made_up_steps import Known, lit, step_of
@@ -178,3 +178,48 @@ def test_other_exponents_are_refused() -> None:
     assert str(caught.value) == (
         "One of SSIM's exponents alpha, beta and gamma must be 1, got 0 for all. Leave one out."
     )
+
+
+SIZES = [(1, 1), (5, 9), (12, 7), (20, 300)]
+
+
+@pytest.mark.parametrize("alpha", [0, 1])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_mean_computed_at_once_is_that_of_the_map(size: tuple[int, int], alpha: int, channels: int) -> None:
+    """Value and gradient, in images of different sizes, and where the last piece of channels is smaller."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 2, channels, *size, generator=generator)
+    cells = inside(x)
+    cells[1, :, :, 1 + size[1] // 2 :] = cells[1, :, 1 + size[0] // 2 :] = False
+    components = Components(alpha=alpha)
+    weights, found = torch.tensor([1.0, -3.0]), []
+    for at_once in (True, False):
+        ours = x.clone().requires_grad_()
+        if at_once:
+            means = mean_dissimilarity(ours, y, cells, components=components)
+        else:
+            costs = dissimilarity(ssim_map(ours, y, cells, components=components))
+            means = (costs * cells).flatten(1).sum(1) / (channels * cells.flatten(1).sum(1))
+        (means * weights).sum().backward()
+        found.append((means.detach(), ours.grad))
+    torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=1e-10)
+    assert torch.equal(mean_dissimilarity(x, y, cells, components=components), found[0][0]), "without a gradient"
+
+
+@pytest.mark.parametrize("components", [Components(), Components(alpha=0), Components(gamma=0)])
+def test_its_gradient_is_the_values_own(components: Components) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.rand(2, 2, 2, 6, 5, generator=generator)
+    cells = inside(x)
+    cells[1, :, 4:] = False
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(lambda ours: mean_dissimilarity(ours, y, cells, components=components), (x,))
+
+
+def test_it_keeps_one_map_for_the_way_back() -> None:
+    kept: list[Tensor] = []
+    x, y = torch.rand(2, 1, 4, 9, 9, generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        mean_dissimilarity(x.requires_grad_(), y, inside(x))
+    assert sum(one.shape == x.shape for one in kept) == 1

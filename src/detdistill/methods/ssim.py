@@ -8,12 +8,19 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from detdistill.detectors.base import DetectorSpec
+from detdistill.distillation.pair import Level, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
-from detdistill.methods.features import cellwise, feature_term, on_one_scale, recipe_of, require_gain, require_one_of
+from detdistill.methods.features import (
+    feature_term,
+    full_precision,
+    on_one_scale,
+    recipe_of,
+    require_gain,
+    require_one_of,
+)
 from detdistill.methods.method import FeatureSettings, Method
-from detdistill.methods.parts import normalize
 from detdistill.methods.parts.compare import rescale
-from detdistill.methods.parts.structural import Components, dissimilarity, gaussian_taps, ssim_map
+from detdistill.methods.parts.structural import Components, gaussian_taps, mean_dissimilarity
 from detdistill.settings.bounds import Gain, Within
 
 _AXES = {"image": (1, 2, 3), "channel": (2, 3), "batch": (0, 1, 2, 3)}
@@ -73,20 +80,15 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
     require_gain("gain", settings.gain)
     axes = _AXES[settings.rescale_over]
 
-    def structural(ours: Tensor, theirs: Tensor, inside: Tensor) -> Tensor:
-        similarity = ssim_map(
-            rescale(ours, inside, axes=axes),
-            rescale(theirs, inside, axes=axes),
-            inside,
-            window=settings.window,
-            components=components,
-        )
-        return dissimilarity(similarity)
+    def structural(level: Level, _pair: Pair) -> Tensor:
+        with full_precision(level.teacher):
+            ours, theirs = (rescale(one, level.inside, axes=axes) for one in (level.student, level.teacher))
+            return mean_dissimilarity(ours, theirs, level.inside, window=settings.window, components=components)
 
     term = feature_term(
         student,
         teacher,
-        cellwise(structural, normalize.by_cells),
+        structural,
         aligner=settings.aligner,
         # Each channel's own range is the same whatever its scale: nothing would change.
         standardized=on_one_scale(settings) and settings.rescale_over != "channel",

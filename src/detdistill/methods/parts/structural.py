@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from detdistill.errors import ConfigError
 
 _C1 = 0.01**2
 _C2 = 0.03**2
 _C3 = _C2 / 2
+# Values of a map that are worked on at a time: with all that is made of them they stay in a CPU core's own cache.
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,7 @@ def ssim_map(
     if components.beta != components.gamma:
         # Alone, contrast and structure take roots of small differences, which single precision turns into noise.
         student, teacher = student.double(), teacher.double()
-    taps = gaussian_taps(window, device=student.device, dtype=student.dtype)
-    down = reflecting_blur(inside[:, 0, :, 0].sum(1), inside.shape[2], taps=taps)[:, None]
-    across = reflecting_blur(inside[:, 0, 0].sum(1), inside.shape[3], taps=taps)[:, None].mT
+    down, across = (one[:, None] for one in _blurs(inside, window, student.dtype))
 
     def blur(maps: Tensor) -> Tensor:
         return down @ maps @ across
@@ -157,3 +159,132 @@ def dissimilarity(similarity: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"
         Cost in [0, 1].
     """
     return ((1 - similarity) / 2).clamp(0, 1)
+
+
+def mean_dissimilarity(
+    student: Float[Tensor, "b c h w"],
+    teacher: Float[Tensor, "b c h w"],
+    inside: Bool[Tensor, "b 1 h w"],
+    *,
+    window: int = 11,
+    components: Components | None = None,
+) -> Float[Tensor, " b"]:
+    """The mean of `dissimilarity` of `ssim_map` over channels and inside cells, of each image; 0 where there are none.
+
+    Where contrast and structure are both on, value and gradient are computed together in pieces that stay in a cache,
+    and one map is kept for the way back: the gradient.
+
+    Args:
+        student: rescaled student map; gradients flow.
+        teacher: rescaled teacher map, constant.
+        inside: cells inside the image: a rectangle at the top left.
+        window: taps of the window, odd.
+        components: which components count; all by default.
+
+    Returns:
+        Costs in [0, 1].
+
+    Raises:
+        ConfigError: the window is not a positive odd number.
+
+    Source:
+        Wang et al., IEEE TIP 2004, as used by de Rijk et al., NeurIPS 2022. With a = 2 μx μy + C1, b = μx² + μy² + C1,
+        d = 2 σxy + C2, e = σx² + σy² + C2: S = a d / (b e), and for blurs as matrices the gradient is
+        Gᵀ[2 μy (d − a)/(b e) + 2 μx S (b − e)/(b e)] − 2 x Gᵀ[S/e] + 2 y Gᵀ[a/(b e)].
+    """
+    components = components or Components()
+    channels, cells = student.shape[1], inside.flatten(1).sum(1).clamp(min=1)
+    if components.beta and components.gamma:
+        down, across = _blurs(inside, window, student.dtype)
+        mask = inside[:, 0].to(student.dtype)
+        total: Tensor = _Dissimilarity.apply(student, teacher, (mask, down, across), bool(components.alpha))
+    else:
+        similarity = ssim_map(student, teacher, inside, window=window, components=components)
+        total = torch.where(inside, dissimilarity(similarity), 0.0).flatten(1).sum(1)
+    return total / (channels * cells)
+
+
+def _blurs(
+    inside: Bool[Tensor, "b 1 h w"], window: int, dtype: torch.dtype
+) -> tuple[Float[Tensor, "b h h"], Float[Tensor, "b w w"]]:
+    """What blurs maps from the left, down their columns, and from the right."""
+    taps = gaussian_taps(window, device=inside.device, dtype=dtype)
+    down = reflecting_blur(inside[:, 0, :, 0].sum(1), inside.shape[2], taps=taps)
+    return down, reflecting_blur(inside[:, 0, 0].sum(1), inside.shape[3], taps=taps).mT.contiguous()
+
+
+class _Dissimilarity(torch.autograd.Function):
+    """Sums over channels and inside cells, (b,)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, teacher: Tensor, grid: tuple[Tensor, Tensor, Tensor], luminance: bool
+    ) -> Tensor:
+        """`grid` is 1 for cells inside, (b, h, w), and what `_blurs` says."""
+        mask, down, across = grid
+        images, channels, height, width = student.shape
+        learns = ctx.needs_input_grad[0]
+        some = channels if student.is_cuda else max(1, min(channels, _AT_ONCE // (height * width)))
+        gradient = student.new_empty(student.shape if learns else 0)
+        rooms = tuple(student.new_empty(4 * some * height * width) for _ in range(3))
+        total = student.new_zeros(images)
+        for image in range(images):
+            there, back = (down[image], across[image]), (down[image].mT.contiguous(), across[image].mT.contiguous())
+            for first in range(0, channels, some):
+                ours, theirs = (one[image, first : first + some] for one in (student, teacher))
+                maps = rooms[0][: 4 * ours.numel()].view(4, *ours.shape)
+                maps[0], maps[1] = ours, theirs
+                torch.mul(maps[0], maps[0], out=maps[2]).addcmul_(maps[1], maps[1])
+                torch.mul(maps[0], maps[1], out=maps[3])
+                similarity, slopes = _slopes(_blurred(maps, *there, *rooms[1:]), maps[:3], mask[image], luminance)
+                total[image] += similarity.neg_().add_(mask[image]).clamp_(0, 2).sum() / 2
+                if learns:
+                    of_mean, of_squares, of_product = _blurred(slopes, *back, *rooms[1:])
+                    grown = torch.mul(of_squares, ours, out=gradient[image, first : first + some])
+                    grown.add_(of_mean).addcmul_(of_product, theirs, value=-1)
+        if learns:
+            ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grown: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grown[:, None, None, None], None, None, None
+
+
+def _blurred(maps: Tensor, down: Tensor, across: Tensor, between: Tensor, out: Tensor) -> Tensor:
+    """Maps (k, c, h, w) of one image, in the memory of `out`; that of `between` is used too."""
+    count, height, width = maps.shape[0] * maps.shape[1], *maps.shape[2:]
+    rows = torch.mm(maps.view(-1, width), across, out=between[: maps.numel()].view(-1, width))
+    whole = out[: maps.numel()].view(count, height, width)
+    return torch.bmm(down.expand(count, -1, -1), rows.view(count, height, width), out=whole).view(maps.shape)
+
+
+def _slopes(statistics: Tensor, out: Tensor, mask: Tensor, luminance: bool) -> tuple[Tensor, Tensor]:
+    """SSIM, and minus half of its slopes against blurred x, half of its against x² + y², half against x · y; 0 outside.
+
+    Args:
+        statistics: blurred x, y, x² + y² and x · y; they are written over.
+        out: where the slopes go.
+        mask: 1 inside.
+        luminance: whether that component counts.
+    """
+    mean_s, mean_t, contrast, structure = statistics
+    product, squares = mean_s * mean_t, (mean_s * mean_s).addcmul_(mean_t, mean_t)
+    contrast.sub_(squares).add_(_C2)
+    structure.sub_(product).mul_(2).add_(_C2)
+    if luminance:
+        upper, lower = product.mul_(2).add_(_C1), squares.add_(_C1)
+        inverse = torch.mul(lower, contrast).reciprocal_().mul_(mask)
+        torch.mul(upper, inverse, out=out[2])
+        similarity = structure * out[2]
+        torch.mul(inverse, lower, out=out[1]).mul_(similarity)
+        torch.sub(contrast, lower, out=out[0]).mul_(mean_s).mul_(similarity)
+        out[0].addcmul_(upper.sub_(structure), mean_t).mul_(inverse)
+    else:
+        inverse = torch.reciprocal(contrast, out=out[2]).mul_(mask)
+        similarity = structure * inverse
+        torch.mul(inverse, similarity, out=out[1])
+        torch.mul(mean_s, similarity, out=out[0]).neg_().add_(mean_t).mul_(inverse)
+    return similarity, out
