@@ -6,10 +6,11 @@ Boxes are x1, y1, x2, y2 in pixels of the padded batch image. Labels are 0..K-1;
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -122,6 +123,8 @@ class Batch:
         found: what the teacher found in each image, in pixels of this grid: objects with scores, and probabilities
             where it says them, made one with the labels as the recipe has it. It followed the image through flips,
             scales and crops as the labels did. None where nobody asked for it.
+        kept: for each image the number of what its teachers showed of it before, among what is kept of that; -1 where
+            they have to look. None where nothing is kept.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -134,6 +137,7 @@ class Batch:
     teacher: Batch | None = None
     unlabelled: Batch | None = None
     found: tuple[Targets, ...] | None = None
+    kept: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -162,22 +166,33 @@ class Batch:
 
     def part(self, first: int, last: int) -> Batch:
         """The images `first` to `last` (not included), on the same padded grid, with their share of the unlabelled."""
-        part, beside = slice(first, last), self.unlabelled
+        beside = self.unlabelled
         if beside is not None:
             start, end = (len(beside) * edge // len(self) for edge in (first, last))
             beside = beside.part(start, end) if end > start else None
-        return replace(
-            self,
-            images=self.images[part],
-            sizes=self.sizes[part],
-            stored_sizes=self.stored_sizes[part],
-            targets=self.targets[part],
-            image_ids=self.image_ids[part],
-            seeds=self.seeds[part],
-            twins={name: images[part] for name, images in self.twins.items()},
-            teacher=None if self.teacher is None else self.teacher.part(first, last),
-            unlabelled=beside,
-            found=None if self.found is None else self.found[part],
+        whole, rows = slice(first, last), range(len(self))[first:last]
+        twins = {name: images[whole] for name, images in self.twins.items()}
+        theirs = None if self.teacher is None else self.teacher.part(first, last)
+        return replace(self.only(rows, images=self.images[whole]), twins=twins, teacher=theirs, unlabelled=beside)
+
+    def only(self, rows: Sequence[int], *, images: Float[Tensor, "_b 3 h w"] | None = None) -> Batch:
+        """Some of the images by their places, on the same padded grid, without what is beside them.
+
+        Twins, the teacher's view and unlabelled images are. `images` are theirs, where they are at hand.
+        """
+
+        def some(column: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(column[row] for row in rows)
+
+        return Batch(
+            images=self.images[list(rows)] if images is None else images,
+            sizes=some(self.sizes),
+            stored_sizes=some(self.stored_sizes),
+            targets=some(self.targets),
+            image_ids=some(self.image_ids),
+            seeds=some(self.seeds),
+            found=None if self.found is None else some(self.found),
+            kept=None if self.kept is None else some(self.kept),
         )
 
     def image(self, index: int) -> Batch:

@@ -72,6 +72,9 @@ TwinReader = Callable[[int], UInt8[Tensor, "3 h w"]]
 # What a teacher found in the image at an index of the data set, in pixels of the stored image.
 FoundReader = Callable[[int], Targets]
 
+# The number of what is kept of the image at an index of the data set where it was augmented so; -1 where nothing is.
+KeptPlaces = Callable[[int, Augmentation | None], int]
+
 
 @dataclass(frozen=True, slots=True)
 class Draw:
@@ -95,6 +98,7 @@ class Sample:
         twins: further versions of `image` that underwent the same, by name.
         teacher: the same at the teacher's size, where that is another one.
         found: what a teacher found, in pixels of `image`; None where nobody asked.
+        kept: see `Batch.kept`.
     """
 
     image: UInt8[Tensor, "3 h w"]
@@ -106,6 +110,7 @@ class Sample:
     twins: Mapping[str, UInt8[Tensor, "3 h w"]] = field(default_factory=lambda: MappingProxyType({}))
     teacher: Sample | None = None
     found: Targets | None = None
+    kept: int | None = None
 
 
 @contextmanager
@@ -196,6 +201,7 @@ class DetectionDataset(Dataset[Sample]):
             by (seed, epoch, index) too.
         twins: readers of further versions of every image, by name.
         found: reads what a teacher found in every image; None where nobody asks.
+        kept: where what teachers showed is kept; None where it is not.
     """
 
     def __init__(
@@ -209,10 +215,11 @@ class DetectionDataset(Dataset[Sample]):
         sample_transform: SampleTransform | None = None,
         twins: Mapping[str, TwinReader] = MappingProxyType({}),
         found: FoundReader | None = None,
+        kept: KeptPlaces | None = None,
     ) -> None:
         self.annotations, self.image, self.augment, self.seed = annotations, image, augment, seed
         self.teacher_image = teacher_image
-        self.sample_transform, self.twins, self.found = sample_transform, dict(twins), found
+        self.sample_transform, self.twins, self.found, self.kept = sample_transform, dict(twins), found, kept
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -227,7 +234,7 @@ class DetectionDataset(Dataset[Sample]):
         image_id = int(annotations.image_ids[index])
         height, width = (int(side) for side in annotations.sizes[index])
         path, labelled = annotations.path(index), annotations.labelled
-        image = read_image(path, image_id=image_id, size=(height, width), labelled=labelled)
+        image = plain = read_image(path, image_id=image_id, size=(height, width), labelled=labelled)
         objects = annotations.objects(index)
         targets = Targets(
             boxes=torch.tensor(annotations.boxes[objects], dtype=torch.float32).reshape(-1, 4),
@@ -265,6 +272,8 @@ class DetectionDataset(Dataset[Sample]):
         theirs = self.teacher_image
         other = None if theirs is None else shown(theirs, drawn and drawn.at(theirs, drawn_for=self.image))
         sample = shown(self.image, drawn, other)
+        if self.kept is not None:
+            sample = replace(sample, kept=self.kept(index, drawn) if image is plain else -1)
         if found is None:
             return sample
         size = (image.shape[1], image.shape[2])

@@ -78,6 +78,7 @@ class _Packed:
     twins: dict[str, UInt8[Tensor, "b 3 h w"]]
     teacher: _Packed | None
     found: _Objects | None
+    kept: tuple[int, ...] | None
     unlabelled: _Packed | None = None
 
     def unpack(self) -> Batch:
@@ -92,6 +93,7 @@ class _Packed:
             teacher=None if self.teacher is None else self.teacher.unpack(),
             unlabelled=None if self.unlabelled is None else self.unlabelled.unpack(),
             found=None if self.found is None else self.found.unpack(),
+            kept=self.kept,
         )
 
 
@@ -117,6 +119,7 @@ def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int |
         twins={name: padded([sample.twins[name] for sample in samples]) for name in samples[0].twins},
         teacher=_pack(theirs, teachers_multiple or pad_multiple) if theirs else None,
         found=_Objects.pack(found) if found else None,
+        kept=tuple(sample.kept for sample in samples if sample.kept is not None) or None,
     )
 
 

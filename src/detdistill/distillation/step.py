@@ -18,6 +18,7 @@ from detdistill.distillation.calibration import Calibration, inner_products
 from detdistill.distillation.found import as_found, each_alone
 from detdistill.distillation.pair import Heads, Pair
 from detdistill.distillation.recipe import Recipe, WeightedTerm
+from detdistill.distillation.replay import Replay
 from detdistill.distillation.several import alike, even_shares
 from detdistill.distillation.sizes import enlarged, in_students_frame, with_students_twins
 from detdistill.distillation.view import CLEAN, View
@@ -148,6 +149,8 @@ class DistillationStep(nn.Module):
         self.student = student
         self.teachers = tuple(teacher) if isinstance(teacher, Sequence) else (teacher,)
         self.recipe = recipe
+        # What is read in the place of a teacher's looking, by its number.
+        self.replays: Mapping[int, Replay] = {}
         self.choice = choice
         self.pseudo_gain = pseudo_gain
         self.terms = nn.ModuleDict({_key(weighted): weighted.term for weighted in recipe.terms})
@@ -207,7 +210,7 @@ class DistillationStep(nn.Module):
             if view == CLEAN and self.choice is not None:
                 needs |= self.choice.needs
             looks = bool(needs) or recipe.looks(view, index)  # not where nobody reads it
-            theirs = teacher.observe(view(batch.for_teacher), needs) if looks else Observation()
+            theirs = self._shown(index, view, batch, needs) if looks else Observation()
             if looks and batch.teacher is not None:
                 theirs = in_students_frame(theirs, students[view], batch, factor=teacher.spec.factor)
             teachers[view] = theirs
@@ -215,6 +218,13 @@ class DistillationStep(nn.Module):
         if asked:  # the student's features lie on the student's grid
             judged = teacher.observe_pyramid(students[CLEAN].maps, enlarged(batch, teacher.spec.factor), asked)
         return Seen(batch, students, teachers, judged=judged, heads=teacher.observe_towers)
+
+    def _shown(self, index: int, view: View, batch: Batch, needs: frozenset[Need]) -> Observation:
+        """What a teacher sees on a view, or showed before where that is kept."""
+        teacher, seen, replay = self.teachers[index], view(batch.for_teacher), self.replays.get(index)
+        if replay is None or batch.kept is None or view != CLEAN:
+            return teacher.observe(seen, needs)
+        return replay.observe(teacher, seen, batch.kept, needs)
 
     def _sights(self, batch: Batch, recipe: Recipe) -> list[Seen]:
         """What both see of the labelled images and, apart, of the unlabelled ones, where these teach something.

@@ -45,7 +45,7 @@ def finds_identity(opened: Opened) -> dict[str, Any]:
 def finds_folder(opened: Opened) -> Path:
     """Where the teacher's finds are kept."""
     choice = opened.config.teacher
-    return (None if choice is None else choice.cache) or RunFolder(opened.config.out).finds
+    return (None if choice is None else choice.cache_folder) or RunFolder(opened.config.out).finds
 
 
 def finds(opened: Opened, images: Annotations, *, teacher: str, label: str, progress: Progress) -> list[Detections]:

@@ -250,8 +250,8 @@ def _open(config: RunConfig, study: Study, *, resume: bool, progress: Progress) 
     if config.twins.folder is None and plan_of(distilled).twins is not None:
         config = replace(config, twins=replace(config.twins, folder=place.twins))
     looks = distilled.built.changes.found is not None or opened.unlabelled is not None
-    if looks and config.teacher is not None and config.teacher.cache is None:
-        config = replace(config, teacher=replace(config.teacher, cache=place.finds))
+    if config.teacher is not None and config.teacher.cache_folder is None and (looks or config.teacher.cache == "maps"):
+        config = replace(config, teacher=replace(config.teacher, cache_folder=place.finds))
     distilled = replace(distilled, built=replace(distilled.built, opened=replace(opened, config=config)))
     seeds = tuple(range(config.seed, config.seed + study.seeds))
     runs = {(seed, name): _run(place, config, seed, name) for seed in seeds for name in (ALONE, DISTILLED)}

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, Draw, FoundReader, SampleTransform, TwinReader, read_image
+from detdistill.data.dataset import (
+    DetectionDataset,
+    Draw,
+    FoundReader,
+    KeptPlaces,
+    SampleTransform,
+    TwinReader,
+    read_image,
+)
 from detdistill.data.held_out import hold_out
 from detdistill.data.loader import Beside, collate, evaluation_loader, training_loader
 from detdistill.data.mixture import Mixture
@@ -147,12 +155,14 @@ class SampleChanges:
         until: share of the run after which samples come plain: without transform and twins.
         twins: readers of further versions of every image, by name.
         found: reads what is learned of the teacher's finds in every image; None where nothing is.
+        kept: where what the teachers showed is kept; None where it is not.
     """
 
     transform: SampleTransform | None = None
     until: float = 1.0
     twins: Mapping[str, TwinReader] = field(default_factory=lambda: MappingProxyType({}))
     found: FoundReader | None = None
+    kept: KeptPlaces | None = None
 
     def identity(self) -> dict[str, Any]:
         """What of it must be the same on resume."""
@@ -198,6 +208,7 @@ def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
         sample_transform=changes.transform,
         twins=changes.twins,
         found=changes.found,
+        kept=changes.kept,
     )
 
 

@@ -16,7 +16,7 @@ from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, typed
 from detdistill.methods.composition import MethodSettings
 from detdistill.methods.parts.choose import Choose
-from detdistill.settings import PLACE, as_tree, given
+from detdistill.settings import PLACE, as_tree, given, once
 from detdistill.settings.bounds import Factor, Gain, Images, Share
 from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.training.settings import TrainSettings
@@ -150,8 +150,10 @@ class TeacherSettings:
             for none; classes that it does not name go by equal names. None: all go by equal names.
         classes_merge: how class scores are merged where several of its classes are one of the data's: ``sum`` their
             odds, or ``max``.
-        cache: folder in which what it found in the images is kept, once for all runs that name it; None for ``finds``
-            in the run's folder.
+        cache: what is kept of it for every image, instead of asking it again: ``boxes`` that it found, where a run
+            reads them, or ``maps`` too, what it showed of the image as stored and flipped, in half precision.
+        cache_folder: folder in which that is kept, once for all runs that name it; None for ``finds`` in the run's
+            folder.
     """
 
     source: str | tuple[str, ...] = field(metadata={PLACE: True})
@@ -164,7 +166,8 @@ class TeacherSettings:
     std: tuple[Share, Share, Share] | None = None
     classes_map: str | None = None
     classes_merge: Merge = "sum"
-    cache: Path | None = None
+    cache: Literal["boxes", "maps"] = "boxes"
+    cache_folder: Path | None = field(default=None, metadata=once("cache"))
 
     def __post_init__(self) -> None:
         read_pairs(self.classes_map or "")

@@ -42,6 +42,7 @@ from detdistill.jobs.finds import Learned, Looking, finds, finds_identity
 from detdistill.jobs.grids import require_grids
 from detdistill.jobs.identity import brought_up, outermost, own_identity
 from detdistill.jobs.inputs import open_inputs
+from detdistill.jobs.maps import maps_identity, open_maps, require_maps
 from detdistill.jobs.measuring import Measured, count_confusion, draw_pictures, evaluation, measure, report
 from detdistill.jobs.own import check_own
 from detdistill.jobs.paths import written_from
@@ -160,6 +161,7 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     ratio = sizes.ratio_between(data.image, opened.taught_at, data.train)
     precision = _AUTOCAST.get(config.train.precision)
     teachers = [FrozenTeacher(one.detector, autocast=precision, ratio=ratio) for one in opened.teachers]
+    require_maps(opened, teachers)
     recipes = [build_recipe(method, student.spec, one.spec, seed=config.seed) for one in teachers]
     recipe = together(recipes, windows(config.teacher))
     choice = build_choice(config.teacher.choose, student.spec, [one.spec for one in teachers])
@@ -284,9 +286,13 @@ def fit(proved: Proved, *, until: int | None = None, progress: Progress | None =
             return first_on_machine(lambda: samples.open_twins(step.recipe, step.teacher, opened, images, watcher))
 
         twins = twins_of(data.train)
+        kept = first_on_machine(lambda: open_maps(opened, step, teacher=teacher, progress=watcher))
+        if kept is not None:
+            step.replays, changes = kept.replays, replace(changes, kept=kept.labelled)
         if images is not None:
             others, size = twins_of(images), settings.batch_size
-            unlabelled = beside(opened, images, changes, twins=others, found=theirs, batch_size=size)
+            places = None if kept is None else kept.unlabelled
+            unlabelled = beside(opened, images, changes, twins=others, found=theirs, kept=places, batch_size=size)
         changes = replace(changes, twins=twins)
     result = train(
         step,
@@ -328,6 +334,7 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
             **({"teacher_image": asdict(theirs)} if (theirs := opened.found_at or opened.teacher_image) else {}),
             **({"twins": sorted(samples.kept_twins(step.recipe, opened))} if step.recipe.twins else {}),
             **({} if step.recipe.learnable is None else {"finds": finds_identity(opened)}),
+            **maps_identity(opened, step),
         }
     if opened.resume:
         by_leader(lambda: require_resumable(config.out, config.train, identity=identity, brought_up=brought_up))

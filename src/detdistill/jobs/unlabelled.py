@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detdistill.data.annotations import Annotations
-from detdistill.data.dataset import DetectionDataset, FoundReader, TwinReader
+from detdistill.data.dataset import DetectionDataset, FoundReader, KeptPlaces, TwinReader
 from detdistill.data.loader import Beside
 from detdistill.data.unlabelled import digest, read_unlabelled
 from detdistill.detectors.base import Detector
@@ -218,6 +218,7 @@ def beside(
     *,
     twins: Mapping[str, TwinReader],
     found: FoundReader | None,
+    kept: KeptPlaces | None = None,
     batch_size: int,
 ) -> Beside:
     """What a batch of so many labelled images has of the unlabelled ones, which are varied as those are.
@@ -237,5 +238,6 @@ def beside(
         sample_transform=changes.transform,
         twins=twins,
         found=found,
+        kept=kept,
     )
     return Beside(dataset, settings.count(batch_size))

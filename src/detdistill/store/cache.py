@@ -184,6 +184,18 @@ def image_digest(annotations: Annotations, index: int) -> bytes:
     return hashlib.sha256(content).digest()
 
 
+def image_name(annotations: Annotations, index: int) -> str:
+    """SHA-256 over an image's file and the size that it is taken to have, as hex."""
+    height, width = annotations.sizes[index].tolist()
+    return hexed(image_digest(annotations, index) + f"{height}x{width}".encode())
+
+
+def others(folder: Path) -> str:
+    """How many others there are in a cache's folder; empty for none."""
+    count = len(list(folder.glob(f"*/{INDEX}"))) if folder.is_dir() else 0
+    return "" if not count else f"{count} other{'s' if count > 1 else ''}"
+
+
 def hexed(content: bytes) -> str:
     """SHA-256 as hex."""
     return hashlib.sha256(content).hexdigest()

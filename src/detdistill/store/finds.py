@@ -18,7 +18,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.errors import DataError
 from detdistill.files import require_regular, write_bytes, write_json
 from detdistill.progress import Progress
-from detdistill.store.cache import INDEX, Kind, Shelf, hexed, image_digest, watched
+from detdistill.store.cache import INDEX, Kind, Shelf, hexed, image_name, others, watched
 from detdistill.types import Detections
 
 # Raise it when what is found changes in a way that neither the teacher's digest nor its settings show.
@@ -63,25 +63,13 @@ def kept_finds(
     """
     shelf = Shelf.of(folder, {"format": _FORMAT, **identity})
     images = range(len(annotations))
-    names = [_name(annotations, index) for index in watched(images, "look for the teacher's finds", progress)]
-    if not shelf.home.exists() and (others := _others(folder)):
-        there = f"the cache {folder} holds what {others} found"
+    names = [image_name(annotations, index) for index in watched(images, "look for the teacher's finds", progress)]
+    if not shelf.home.exists() and (count := others(folder)):
+        there = f"the cache {folder} holds what {count} found"
         progress.say(f"{there}, and nothing of this teacher as it sees images now: it looks at them anew")
     finds = _Finds(names, annotations.image_ids.tolist(), look, batch_size)
     known = shelf.filled(finds, names, batch_size=batch_size, progress=progress)
     return [known[name] for name in names]
-
-
-def _name(annotations: Annotations, index: int) -> str:
-    """SHA-256 over the image file and the size that it is taken to have, as hex."""
-    height, width = annotations.sizes[index].tolist()
-    return hexed(image_digest(annotations, index) + f"{height}x{width}".encode())
-
-
-def _others(folder: Path) -> str:
-    """How many others there are in a cache's folder; empty for none."""
-    count = len(list(folder.glob(f"*/{INDEX}"))) if folder.is_dir() else 0
-    return "" if not count else f"{count} other{'s' if count > 1 else ''}"
 
 
 @final
