@@ -35,4 +35,9 @@ FOUND = (
         "Distil by --method boxes.",
         distill(teacher="told.json", method="boxes"),
     ),
+    Row(
+        distill("teacher.cache=maps", teacher="told.json", method="boxes"),
+        "Set teacher.cache=boxes.",
+        distill("teacher.cache=boxes", teacher="told.json", method="boxes"),
+    ),
 )

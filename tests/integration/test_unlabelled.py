@@ -255,7 +255,7 @@ def test_what_a_teacher_found_is_a_data_set_that_a_run_reads(lab: Lab, monkeypat
 
 def test_boxes_teach_labelled_and_unlabelled_images_alike_and_a_resume_ends_with_the_same_bits(lab: Lab) -> None:
     """The labels are objects with what was found beside them; of the others all that was found is."""
-    shared = f"teacher.cache={lab.folder / 'shared'}"
+    shared = f"teacher.cache_folder={lab.folder / 'shared'}"
     whole = lab.fit("by_boxes", shared, method="boxes(score=0.5, doubtful=0.2)")
     said = lab.watcher.text()
     assert "training images: what the teacher finds in 10 images, kept in" in said

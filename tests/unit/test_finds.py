@@ -201,7 +201,7 @@ def test_a_teacher_that_finds_nothing_at_all_is_told(
     annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(looking, "kept_finds", lambda *_, **__: [*Teacher()([0] * 4), *Teacher()([count])])
-    config = SimpleNamespace(teacher=SimpleNamespace(cache=tmp_path), evaluate=SimpleNamespace(batch_size=2))
+    config = SimpleNamespace(teacher=SimpleNamespace(cache_folder=tmp_path), evaluate=SimpleNamespace(batch_size=2))
     opened: Any = SimpleNamespace(config=config, teacher=None)
     said = Watcher()
     looking.finds(opened, annotations, teacher="a", label="training images", progress=said)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float16, Float32
@@ -42,7 +43,8 @@ def kept_needs(recipe: Recipe, teacher: int, *, beside: frozenset[Need] = frozen
         beside: what else is read, by a choice among teachers.
     """
     needs = recipe.teacher_needs(CLEAN, teacher) | beside
-    return (needs & _PARTS.keys()) | ({Need.PYRAMID} if needs - _PARTS.keys() else frozenset())
+    kept = needs.intersection(_PARTS)
+    return kept if kept == needs else kept | {Need.PYRAMID}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,10 @@ class Form:
         return found
 
 
-class Rows(Protocol):
+class Rows(ABC):
     """Reads what is kept."""
 
+    @abstractmethod
     def __call__(self, places: Sequence[int], grid: Grid, *, half: bool) -> dict[str, Tensor] | None:
         """The maps of a batch on a grid, zero in the padding and of images of place -1, by name.
 

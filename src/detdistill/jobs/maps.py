@@ -47,13 +47,13 @@ class Flips:
     first: int = 0
 
     @classmethod
-    def of(cls, settings: AugmentSettings, image: ImageSettings) -> Flips:
+    def of(cls, settings: AugmentSettings, image: ImageSettings, first: int = 0) -> Flips:
         """Those that a run can draw."""
 
         def drawn(share: float) -> list[bool]:
             return [way for way, chance in ((False, 1 - share), (True, share)) if chance > 0]
 
-        return cls(tuple(product(drawn(settings.flip), drawn(settings.flip_vertical))), image)
+        return cls(tuple(product(drawn(settings.flip), drawn(settings.flip_vertical))), image, first)
 
     def __call__(self, index: int, drawn: Augmentation | None) -> int:
         """The number of the entry of an image that was augmented so; -1 where there is none. See `KeptPlaces`."""
@@ -225,7 +225,7 @@ def open_maps(opened: Opened, step: DistillationStep, *, teacher: str, progress:
         like = one.observe(views.batch([0]).to(opened.first_device), wanted)
         replays[number] = Replay(wanted, like, rows)
     labelled = len(opened.data.train) * len(flips.ways)
-    return Kept(replays, flips, Flips(flips.ways, flips.image, first=labelled))
+    return Kept(replays, flips, Flips.of(augment, opened.data.image, labelled))
 
 
 def _look(opened: Opened, teacher: FrozenTeacher, needs: frozenset[Need], views: _Views) -> Look:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from detdistill.data.transforms import ImageSettings
-from detdistill.distillation.step import SupervisedStep
+from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.files import existing
 from detdistill.jobs import samples, stages
 from detdistill.jobs.inputs import require_free
+from detdistill.jobs.maps import kept_bytes, maps_folder, maps_identity
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.trial import tried
 from detdistill.progress import Progress, counted, duration, in_bytes
@@ -52,6 +53,8 @@ class RunPlan:
         free_bytes: on the disk of the run folder.
         twin_bytes: that the twins still to be made take at least, on the disk of `twins`.
         twins: the folder of their cache; None without one.
+        map_bytes: that the teacher's maps still to be made take, about, on the disk of `maps`.
+        maps: the folder of their cache; None without one.
         step_seconds: that one step takes, where it was measured.
         generations: how many such runs there are, one after the other.
         then: what else is trained, which `seconds` does not count.
@@ -82,6 +85,8 @@ class RunPlan:
     then: tuple[str, ...] = ()
     twin_bytes: int = 0
     twins: Path | None = None
+    map_bytes: int = 0
+    maps: Path | None = None
     unlabelled: tuple[int, int] | None = None
 
     @property
@@ -112,6 +117,8 @@ class RunPlan:
         ]
         if self.twins is not None:
             lines.append(f"  twins: at least {in_bytes(self.twin_bytes)} to make in {self.twins}")
+        if self.maps is not None:
+            lines.append(f"  maps of the teacher: about {in_bytes(self.map_bytes)} to make in {self.maps}")
         if self.generations > 1:
             lines.append(f"  generations: {self.generations} such runs, each taught by the one before")
         lines += [f"  then: {one}" for one in self.then]
@@ -128,14 +135,15 @@ class RunPlan:
 
     def as_dict(self) -> Mapping[str, Any]:
         """Every figure by its name."""
-        twins = None if self.twins is None else str(self.twins)
-        return {**asdict(self), "out": str(self.out), "twins": twins, "seconds": self.seconds}
+        places = {name: None if (place := getattr(self, name)) is None else str(place) for name in ("twins", "maps")}
+        return {**asdict(self), "out": str(self.out), **places, "seconds": self.seconds}
 
     def require_room(self, runs: int = 1) -> None:
         """Refuses a run that its disks have no room for, or so many such runs, of which this is the first.
 
         Raises:
-            ConfigError: what is free is less than the checkpoints alone will take, and the twins at the least.
+            ConfigError: what is free is less than the checkpoints alone will take, and the twins at the least, and the
+                teacher's maps.
         """
         require_room([self], runs=runs)
 
@@ -153,7 +161,7 @@ class _Room:
     place: Path
     needed: int = 0
     checkpoints: int = 0
-    twins: bool = False
+    cached: tuple[str, ...] = ()
 
 
 def require_room(plans: Sequence[RunPlan], *, runs: int = 1) -> None:
@@ -168,14 +176,16 @@ def require_room(plans: Sequence[RunPlan], *, runs: int = 1) -> None:
         room, count = on_disk_of(plan.out), plan.checkpoints_to_come(runs)
         room.checkpoints += count
         room.needed += count * plan.checkpoint_bytes
-    for folder, bytes_there in {plan.twins: plan.twin_bytes for plan in plans}.items():
+    caches = {(plan.twins, "twins"): plan.twin_bytes for plan in plans}
+    caches |= {(plan.maps, "maps of the teacher"): plan.map_bytes for plan in plans}
+    for (folder, what), bytes_there in caches.items():
         if folder is not None and bytes_there:
             room = on_disk_of(folder)
-            room.needed, room.twins = room.needed + bytes_there, True
+            room.needed, room.cached = room.needed + bytes_there, (*room.cached, what)
     for room in rooms.values():
         if room.needed > (free := shutil.disk_usage(room.place).free):
             share = [counted(room.checkpoints, "checkpoint")] if room.checkpoints else []
-            share += ["twins"] if room.twins else []
+            share += room.cached
             raise ConfigError(
                 f"The disk of {room.place} must have at least {in_bytes(room.needed)} free for {' and '.join(share)}, "
                 f"got {in_bytes(free)}. Make room there, or name a folder on another disk."
@@ -210,6 +220,7 @@ def plan_of(proved: stages.Proved) -> RunPlan:
     batch, own = settings.batch_size * together, opened.data.image
     kind, alone = device_kind(settings), together == 1
     recipe = None if isinstance(step, SupervisedStep) else step.recipe
+    maps = isinstance(step, DistillationStep) and bool(maps_identity(opened, step))
     verb = "train" if isinstance(step, SupervisedStep) else "distil"
     return RunPlan(
         label=f"{verb} {config.student.detector}{f' by {built.method}' if built.method else ''}",
@@ -235,6 +246,8 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         then=_then(config),
         twin_bytes=0 if recipe is None else samples.least_of_twins(recipe, opened),
         twins=None if recipe is None else samples.twins_folder(recipe, opened),
+        map_bytes=kept_bytes(opened, step) if maps and isinstance(step, DistillationStep) else 0,
+        maps=maps_folder(opened) if maps else None,
         unlabelled=_beside(opened, batch=batch),
     )
 

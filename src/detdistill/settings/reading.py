@@ -189,10 +189,14 @@ def renamed(section: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     known, hints = {one.name: one for one in fields(kind)}, hints_of(kind)
     former = {one.metadata[ONCE]: key for key, one in known.items() if ONCE in one.metadata}
 
+    def fits(key: str, value: Any) -> bool:
+        members = get_args(hints[key]) if get_origin(bare(hints[key])) in _UNIONS else (hints[key],)
+        return any(_plain(member, value) is not None for member in members)
+
     def now(key: str, value: Any) -> str:
         new = former.get(key, key)
-        taken = new == key or new in section or (key in known and _plain(hints[key], value) is not None)
-        return key if taken or _plain(hints[new], value) is None else new
+        taken = new == key or new in section or (key in known and fits(key, value))
+        return new if not taken and fits(new, value) else key
 
     return {now(key, value): value for key, value in section.items()}
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from detdistill.distillation.replay import Form, Grid, dtype_of, of_grid
+from detdistill.distillation.replay import Form, Grid, Rows, dtype_of, of_grid
 from detdistill.errors import DataError
 from detdistill.files import require_regular, write_bytes, write_json
 from detdistill.progress import Progress
@@ -247,8 +247,8 @@ class _File:
 
 
 @final
-class KeptMaps:
-    """Reads the maps of entries by their numbers; a `Rows`.
+class KeptMaps(Rows):
+    """Reads the maps of entries by their numbers.
 
     Args:
         files: the files that hold them.
