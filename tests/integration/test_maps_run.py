@@ -16,6 +16,7 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
+from detdistill.jobs.plan import plan_of
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
 from scenes_in_memory import tiny_student
@@ -64,6 +65,7 @@ class Lab:
         self.watcher.lines.clear()
         opened = stages.open_inputs(config, resume=resume, progress=self.watcher)
         proved = stages.prove(stages.build(opened, progress=self.watcher), progress=self.watcher)
+        self.plan = plan_of(proved)
         stages.fit(proved, progress=self.watcher)
         return checkpoint_tensors(self.folder / out, 2)
 
@@ -84,7 +86,10 @@ def test_maps_teach_labelled_and_unlabelled_images_without_a_look_and_a_resume_e
     said = lab.watcher.text()
     assert "teacher.cache: maps of 23 images as stored and flipped, kept in" in said
     assert "46 maps of the teacher to make: about" in said
-    assert len(list((lab.folder / "shared/maps").glob("*/*.safetensors"))) == 1
+    (shard,) = (lab.folder / "shared/maps").glob("*/*.safetensors")
+    assert lab.plan.maps == lab.folder / "shared/maps"
+    assert lab.plan.map_bytes == pytest.approx(shard.stat().st_size, rel=0.05)
+    assert any(line.startswith("  maps of the teacher: about ") for line in lab.plan.table())
     for name, one in live.items():
         if one.is_floating_point():
             assert torch.allclose(one, whole[name], rtol=0.02, atol=0.002), name

@@ -71,7 +71,7 @@ class Form:
         for name, one in maps.items():
             lies = one.permute(0, 2, 3, 1) if one.ndim == 4 else one
             rows[dtype_of(name)].append(lies.reshape(batch, -1).to(dtype_of(name)))
-        halves, singles = (torch.cat(some, dim=1) if some else torch.zeros(batch, 0) for some in rows.values())
+        halves, singles = (torch.cat([*some, torch.zeros(batch, 0, dtype=kind)], dim=1) for kind, some in rows.items())
         return halves, singles
 
     def views(self, halves: Float16[Tensor, " n"], singles: Float32[Tensor, " m"]) -> dict[str, Tensor]:

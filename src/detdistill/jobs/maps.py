@@ -9,6 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
+
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
 from detdistill.data.loader import collate
@@ -116,19 +118,18 @@ def _needs(opened: Opened, step: DistillationStep) -> dict[int, frozenset[Need]]
 
 def kept_bytes(opened: Opened, step: DistillationStep) -> int:
     """Bytes that the maps still to be made take, about."""
+    sizes = np.concatenate([images.sizes[:] for images in _images(opened)])
     entries = sum(
-        _entry_bytes(step.teachers[number].spec.at_ratio(1.0), needs, opened.taught_at.resized(*map(int, size)), opened)
+        int(count) * _entry_bytes(step.teachers[number].spec, needs, (int(height), int(width)), opened)
         for number, needs in _needs(opened, step).items()
-        for images in _images(opened)
-        for size in images.sizes[:]
+        for (height, width), count in zip(*np.unique(sizes, axis=0, return_counts=True), strict=True)
     )
     made = sum(path.stat().st_size for path in maps_folder(opened).glob("*/*.safetensors"))
     return max(0, len(Flips.of(opened.config.data.augment, opened.data.image).ways) * entries - made)
 
 
 def _entry_bytes(spec: DetectorSpec, needs: frozenset[Need], size: tuple[int, int], opened: Opened) -> int:
-    multiple = opened.taught_at.pad_multiple
-    height, width = (math.ceil(side / multiple) * multiple for side in size)
+    height, width = _grid(opened.taught_at, size)
     numbers = 0
     for stride in spec.maps.strides:
         own = stride * spec.factor
@@ -146,6 +147,13 @@ def _entry_bytes(spec: DetectorSpec, needs: frozenset[Need], size: tuple[int, in
     if spec.queries is not None and Need.QUERIES in needs:
         numbers += spec.queries.count * (len(spec.queries.classes) + 8)
     return 2 * numbers
+
+
+def _grid(settings: ImageSettings, size: tuple[int, int]) -> tuple[int, int]:
+    """The padded grid of a stored image of this height and width by itself."""
+    multiple = settings.pad_multiple
+    height, width = (math.ceil(side / multiple) * multiple for side in settings.resized(*size))
+    return height, width
 
 
 def _images(opened: Opened) -> list[Annotations]:
@@ -283,9 +291,8 @@ class _Views:
     def grid(self, entry: int) -> tuple[int, int]:
         """The padded grid on which it is seen by itself."""
         number, index, _ = self._place(entry)
-        multiple = self._size.pad_multiple
-        height, width = self._size.resized(*map(int, self._images[number].sizes[index]))
-        return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple
+        height, width = map(int, self._images[number].sizes[index])
+        return _grid(self._size, (height, width))
 
     def by_grid(self, entries: Sequence[int]) -> dict[tuple[int, int], list[int]]:
         """Some entries by the grid on which each is seen by itself."""
