@@ -21,6 +21,8 @@ TABLES = (
 )
 # What every page has of a method on its own, beside it with images that nobody labelled.
 BESIDE = ("", " + unlabelled")
+# What pulls in the picture of a method that wraps.
+DRAWN = {"aid": "`aid(frs)` pulls", "ikd": "`ikd(frs)` pulls on the image's adversarial twin"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Measured:
     def gain(self) -> str:
         """AP against the same student alone."""
         return self.cells.get("against alone", "")
+
+    @property
+    def seeds(self) -> int:
+        """Over how many it is a mean."""
+        return len(self.cells.get("each seed", self.cells.get("seeds", "")).split(","))
 
     @property
     def spread(self) -> str:
@@ -68,20 +75,35 @@ def of_method(rows: list[Measured], method: RecipeDescription) -> list[Measured]
     return [one for one in rows if one.row in wanted or one.row.split(", ")[-1] in wanted]
 
 
-def verdict(rows: list[Measured]) -> str:
-    """What the intervals of the first table say, in a sentence or two; "" where there are none."""
-    said: dict[str, list[str]] = {"gains": [], "loses": [], "has no measurable effect": []}
+def verdict(rows: list[Measured]) -> list[str]:
+    """What the intervals of rows say, a point for each of gains, losses, and neither; none where there are none."""
+    said: dict[str, list[str]] = {"It gains": [], "It loses": [], "Its interval holds 0": []}
     for one in rows:
         ends = re.fullmatch(r"([+-][\d.]+) to ([+-][\d.]+)", one.cells.get("95 % interval", ""))
-        if ends is None:
+        if ends is not None:
+            low, high = map(float, ends.groups())
+            kind = "It gains" if low > 0 else "It loses" if high < 0 else "Its interval holds 0"
+            extra = ", with images without labels" if one.row.endswith("unlabelled") else ""
+            said[kind].append(f"{one.data}{extra} ({one.gain})")
+    return [f"- **{kind}** on {'; '.join(where)}." for kind, where in said.items() if where]
+
+
+def beside(rows: list[Measured], everything: list[Measured]) -> list[str]:
+    """How far what wraps is from what it wraps, and from its control, where as many seeds of both were trained."""
+    known = {(one.data, one.row): one for one in everything}
+    points = []
+    for one in rows:
+        inside = re.fullmatch(r"\w+\((.*?)(?:, \w+=\S+)*\)", one.row)
+        if inside is None or "control=true" in one.row:
             continue
-        low, high = map(float, ends.groups())
-        kind = "gains" if low > 0 else "loses" if high < 0 else "has no measurable effect"
-        extra = " with images without labels" if one.row.endswith("unlabelled") else ""
-        extra = extra or (f" as `{one.row}`" if "(" in one.row else "")
-        said[kind].append(f"{one.data}{extra} ({one.gain} AP)")
-    sentences = [f"It {kind} on {'; '.join(where)}." for kind, where in said.items() if where]
-    return " ".join(sentences)
+        controls = (f"{one.row[:-1]}, control=true)", f"control of {one.row}")
+        others = [(f"`{inside[1]}`", inside[1]), *(("its control", control) for control in controls)]
+        there = [(told, known[one.data, row]) for told, row in others if (one.data, row) in known]
+        gaps = [(told, float(one.gain) - float(other.gain)) for told, other in there if other.seeds == one.seeds]
+        if gaps:
+            said = ", ".join(f"{gap:+.1f} AP against {told}" for told, gap in gaps)
+            points.append(f"- `{one.row}` on {one.data}: {said}.")
+    return points
 
 
 def page(method: RecipeDescription) -> str:
@@ -92,9 +114,9 @@ def page(method: RecipeDescription) -> str:
         lines += [
             f"![How hard {name} pulls at each cell of the student's maps]({name}.webp)",
             "",
-            "How hard it pulls at each cell of the student's maps, light is hard, each level on its own scale: the "
-            "length of the gradient of its terms, on one of the demo's scenes, at the demo's student that learned "
-            "alone ([how it was drawn](index.md#the-pictures)).",
+            f"How hard {DRAWN.get(name, 'it pulls')} at each cell of the student's maps, light is hard, each level on "
+            "its own scale: the length of the gradient of its terms, on one of the demo's scenes, at a student that "
+            "learned alone ([how it was drawn](index.md#the-pictures)).",
             "",
         ]
     lines += ["## Formula", "", "```text", method.formula, "```", ""]
@@ -117,12 +139,13 @@ def page(method: RecipeDescription) -> str:
 
 def _evidence(method: RecipeDescription) -> list[str]:
     lines: list[str] = []
-    for file, title, told in TABLES:
-        rows = of_method(list(measured(RESULTS / file)), method)
+    for file, heading, told in TABLES:
+        everything = list(measured(RESULTS / file))
+        rows = of_method(everything, method)
         if not rows:
             continue
-        said = verdict(rows)
-        lines += [*([said, ""] if said else []), f"**{title}** ({told}):", ""]
+        points = beside(rows, everything) if method.wraps else verdict(rows)
+        lines += [f"**{heading}** ({told}):", "", *points, *([""] if points else [])]
         lines += ["| data | what | AP | against alone | how sure |", "|---|---|---|---|---|"]
         lines += [f"| {one.data} | `{one.row}` | {one.cells['AP']} | {one.gain} | {one.spread} |" for one in rows]
         lines.append("")

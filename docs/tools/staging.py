@@ -14,15 +14,17 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from docs.tools.method_pages import pages
 
 ROOT = Path(__file__).resolve().parents[2]
+EACH_METHOD = "methods/*.md"
 # In this order; a page that is not there is left out, and one that is not listed stands under "More".
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("index.md", "my_data.md", "install.md", "coming_from.md")),
-    ("Methods", ("methods/index.md", "methods/*.md", "training.md", "boxes.md", "teachers.md", "pairs.md")),
+    ("Methods", ("methods/index.md", EACH_METHOD, "training.md", "boxes.md", "teachers.md", "pairs.md")),
     ("Detectors", ("detectors.md", "own_detector.md", "detr.md", "black_box.md", "sizes.md")),
     ("Data", ("data.md", "videos.md")),
     ("Runs", ("runs.md", "starting.md", "launching.md", "loggers.md", "config.md", "cache.md")),
@@ -81,21 +83,16 @@ def title(text: str) -> str:
 
 def navigation(pages: Mapping[str, str]) -> str:
     """The value of `nav` for pages with these titles."""
-    left, sections = list(pages), []
+    left, sections = dict(pages), []
     for heading, names in (*SECTIONS, ("More", ("*.md",))):
-        there = [page for name in names for page in _matching(name, left)]
-        left = [page for page in left if page not in there]
-        if there:
-            entries = [f"{{ {json.dumps(pages[page])} = {json.dumps(page)} }}" for page in there]
+        entries = []
+        for name in names:
+            there = {page: left.pop(page) for page in list(left) if fnmatchcase(page, name)}
+            some = ", ".join(f"{{ {json.dumps(told)} = {json.dumps(page)} }}" for page, told in there.items())
+            entries += [f'{{ "Each method" = [{some}] }}' if name == EACH_METHOD else some] if there else []
+        if entries:
             sections.append(f"  {{ {json.dumps(heading)} = [{', '.join(entries)}] }},\n")
     return f"[\n{''.join(sections)}]"
-
-
-def _matching(name: str, pages: list[str]) -> list[str]:
-    if "*" not in name:
-        return [name] if name in pages else []
-    start, end = name.split("*")
-    return [page for page in pages if page.startswith(start) and page.endswith(end) and page != f"{start}index.md"]
 
 
 def _within_site(text: str, source: Path, name: str, homes: dict[Path, str], files: dict[str, Path]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from docs.tools.method_pages import RESULTS, Measured, measured, verdict
+from docs.tools.method_pages import RESULTS, Measured, beside, measured, verdict
 from docs.tools.staging import ROOT, SECTIONS, navigation, sources, stage, title
 
 import detdistill
@@ -39,7 +39,7 @@ NEEDS = {
     "another machine": r"torchrun|train\.processes",
 }
 # Queries are no cells of a map.
-WITHOUT_PICTURE = {"queries", "ld"}
+WITHOUT_PICTURE = {"queries"}
 SHORT = ("train.batch_size=2", "train.threads=1", "train.device=cpu", "train.ema_decay=0")
 TRAINING = ("train", "distill", "prove", "doctor", "tune")
 
@@ -145,8 +145,16 @@ def test_a_verdict_says_what_the_intervals_say() -> None:
         return Measured(data, "x", {"against alone": gain, "95 % interval": interval})
 
     rows = [row("a", "+2.0", "+1.0 to +3.0"), row("b", "-2.0", "-3.0 to -1.0"), row("c", "+0.1", "-1.0 to +1.2")]
-    expected = "It gains on a (+2.0 AP). It loses on b (-2.0 AP). It has no measurable effect on c (+0.1 AP)."
+    expected = ["- **It gains** on a (+2.0).", "- **It loses** on b (-2.0).", "- **Its interval holds 0** on c (+0.1)."]
     assert verdict([*rows, row("d", "+9.0", "")]) == expected
+
+
+def test_what_wraps_is_compared_with_what_it_wraps_and_its_control() -> None:
+    gains = {"frs": "+2.0", "aid(frs, alpha=2)": "+2.5", "aid(frs, alpha=2, control=true)": "+2.6", "aid(ssim)": "+1.0"}
+    rows = [Measured("a", name, {"against alone": gain}) for name, gain in gains.items()]
+    rows.append(Measured("a", "aid(frs)", {"against alone": "+9.0", "each seed": "+9.0, +9.0"}))
+    expected = "- `aid(frs, alpha=2)` on a: +0.5 AP against `frs`, -0.1 AP against its control."
+    assert beside(rows[1:], rows) == [expected]
 
 
 def test_links_lead_to_pages_and_headings(tmp_path: Path) -> None:
