@@ -73,15 +73,16 @@ def pictures_job(
     annotations, notes = take_classes(annotations, load_detector(alone).class_names, source=data)
     for note in notes:
         watcher.say(f"val data: {note}")
-    first, second = (_found(str(source), annotations, agnostic, watcher) for source in (alone, distilled))
-    third = _found(teacher, annotations, agnostic, watcher)
+    first, second = (found_by(str(source), annotations, agnostic, watcher) for source in (alone, distilled))
+    third = found_by(teacher, annotations, agnostic, watcher)
     picks = choose_pictures(annotations, alone=first, distilled=second, seed=seed, images=images, score=score)
     draw_pictures(out, annotations, picks, alone=first, distilled=second, teacher=third, score=score)
     names = tuple(annotations.file_name(pick.index) for pick in picks)
     return PicturesOutcome(out, names, tuple(picks), agnostic=agnostic)
 
 
-def _found(source: str, annotations: Annotations, agnostic: bool, progress: Progress) -> list[ImageDetections]:
+def found_by(source: str, annotations: Annotations, agnostic: bool, progress: Progress) -> list[ImageDetections]:
+    """What the detector of a text finds in these images, in their classes and at its own size."""
     loaded = acquainted(open_detector(source, progress=progress), {"validation images": annotations}, progress=progress)
     loaded, _ = in_data_classes(loaded, annotations.class_names, source=source, choice=None, progress=progress)
     size = seen_size(loaded, annotations, source=source, progress=progress)

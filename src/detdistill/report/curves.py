@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
 _AP = "AP"
-_NO_CURVE, _FIRST, _LAST = ("step", "seconds"), (_AP, "total", "task"), ("lr",)
+_NO_CURVE, FIRST, LAST = ("step", "seconds"), (_AP, "total", "task"), ("lr",)
 _MOST_PANELS = 9
 # What is logged below a loss, such as frs.features/cost_stride_8, comes after the losses.
-_BELOW = "/"
+BELOW = "/"
 
 
 def learning_curves(
@@ -56,7 +56,7 @@ def learning_curves(
     curves = {label: read_curves(path) if path.is_file() else {} for label, path in runs.items()}
     for label, path in (evaluations or {}).items():
         curves[label] |= {name: series for name, series in read_curves(path).items() if name == _AP}
-    names = _panel_names(curves)
+    names = panel_names(curves)
     columns = min(3, max(1, len(names)))
     lines = max(1, math.ceil(len(names) / columns))
     figure = Figure(figsize=(5.0 * columns, 3.3 * lines + 0.5), dpi=110, layout="constrained")
@@ -136,11 +136,12 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _panel_names(curves: Mapping[str, Mapping[str, Series]]) -> list[str]:
+def panel_names(curves: Mapping[str, Mapping[str, Series]], *, most: int = _MOST_PANELS) -> list[str]:
+    """The columns of some runs in the order in which they are shown, at most so many."""
     names = list(dict.fromkeys(name for of_run in curves.values() for name in of_run))
-    middle = sorted((name for name in names if name not in _FIRST + _LAST), key=lambda name: _BELOW in name)
-    first, last = ([name for name in wanted if name in names] for wanted in (_FIRST, _LAST))
-    return first + middle[: _MOST_PANELS - len(first) - len(last)] + last
+    middle = sorted((name for name in names if name not in FIRST + LAST), key=lambda name: BELOW in name)
+    first, last = ([name for name in wanted if name in names] for wanted in (FIRST, LAST))
+    return first + middle[: most - len(first) - len(last)] + last
 
 
 def _draw_panel(
@@ -150,13 +151,13 @@ def _draw_panel(
 
     for label, (steps, values) in found.items():
         colour = colours[label]
-        if len(steps) > 40 and name not in _LAST:
+        if len(steps) > 40 and name not in LAST:
             axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.3)
-            axes.plot(steps, _running_mean(values), color=colour, linewidth=1.8)
+            axes.plot(steps, running_mean(values), color=colour, linewidth=1.8)
         else:
             axes.plot(steps, values, color=colour, linewidth=1.8, marker="o" if len(steps) <= 12 else "", markersize=4)
     everything = np.concatenate([values for _, values in found.values()])
-    if name not in (*_LAST, _AP) and everything.min() > 0 and everything.max() > 10 * everything.min():
+    if name not in (*LAST, _AP) and everything.min() > 0 and everything.max() > 10 * everything.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -167,7 +168,8 @@ def _draw_panel(
     axes.grid(visible=True, which="both", alpha=0.25)
 
 
-def _running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of every value and some of its neighbours, the more the longer the curve."""
     half = len(values) // 40 + 1
     sums = np.concatenate([[0.0], np.cumsum(values)])
     first = np.maximum(np.arange(len(values)) - half, 0)

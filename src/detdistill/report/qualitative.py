@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
 from detdistill.errors import ConfigError
@@ -16,7 +17,7 @@ from detdistill.report.sheet import comparison_sheet, sheet_row
 
 HIT_IOU = 0.5
 ALONE, DISTILLED, TEACHER = "student alone", "distilled student", "teacher"
-_RANDOM, _FIXED, _BROKEN = "random", "fixed most", "broken most"
+RANDOM, FIXED, BROKEN = "random", "fixed most", "broken most"
 # Wide pictures, as a driving camera takes them, are unreadable in panels of the usual width.
 _WIDE, _PANEL_PX, _WIDE_PANEL_PX = 2.0, 480, 720
 
@@ -58,32 +59,43 @@ class Pick:
         return f"{self.reason} · alone {self.alone.text()} → distilled {self.distilled.text()} ({self.change:+d})"
 
 
-def count_hits(annotations: Annotations, index: int, found: ImageDetections | None, *, score: float) -> Counts:
-    """Counts what was found in one image, and what is wrong.
+HIT, WRONG, EXCUSED = 1, 0, -1
+
+
+def judge_boxes(annotations: Annotations, index: int, found: ImageDetections) -> NDArray[np.int8]:
+    """What each detection in an image is: a hit, wrong, or excused; leaving out unsure ones changes no other.
 
     Best detections first, each takes the free object of its class that it overlaps most, if by 0.5 or more. One that
     gets none is wrong, unless it lies on an ignored object of its class by half of its own area.
+
+    Returns:
+        `HIT`, `WRONG` or `EXCUSED`; (n,).
     """
     rows = annotations.objects(index)
     boxes, labels, ignored = annotations.boxes[rows], annotations.labels[rows], annotations.ignored[rows]
-    objects = int((~ignored).sum())
-    if found is None:
-        return Counts(0, objects, 0)
-    kept = found.above(score)
-    overlaps = overlap(kept.boxes, boxes)
-    own_area = np.clip(kept.boxes[:, 2:] - kept.boxes[:, :2], 1e-6, None).prod(axis=1)
-    on_ignored = intersections(kept.boxes, boxes) / own_area[:, None] >= HIT_IOU
-    free, hits, wrong = ~ignored, 0, 0
-    for guess in np.argsort(-kept.scores, kind="stable").tolist():
-        own = labels == kept.labels[guess]
+    overlaps = overlap(found.boxes, boxes)
+    own_area = np.clip(found.boxes[:, 2:] - found.boxes[:, :2], 1e-6, None).prod(axis=1)
+    on_ignored = intersections(found.boxes, boxes) / own_area[:, None] >= HIT_IOU
+    free, told = ~ignored, np.full(len(found.scores), WRONG, dtype=np.int8)
+    for guess in np.argsort(-found.scores, kind="stable").tolist():
+        own = labels == found.labels[guess]
         candidates = np.where(own & free, overlaps[guess], -1.0)
         best = int(candidates.argmax()) if len(candidates) else -1
         if best >= 0 and candidates[best] >= HIT_IOU:
             free[best] = False
-            hits += 1
-        elif not (on_ignored[guess] & own & ignored).any():
-            wrong += 1
-    return Counts(hits, objects, wrong)
+            told[guess] = HIT
+        elif (on_ignored[guess] & own & ignored).any():
+            told[guess] = EXCUSED
+    return told
+
+
+def count_hits(annotations: Annotations, index: int, found: ImageDetections | None, *, score: float) -> Counts:
+    """Counts what was found in one image, and what is wrong, by `judge_boxes`."""
+    objects = int((~annotations.ignored[annotations.objects(index)]).sum())
+    if found is None:
+        return Counts(0, objects, 0)
+    told = judge_boxes(annotations, index, found.above(score))
+    return Counts(int((told == HIT).sum()), objects, int((told == WRONG).sum()))
 
 
 def choose_pictures(
@@ -115,8 +127,8 @@ def choose_pictures(
     ]
     changes = np.array([after.balance - before.balance for before, after in counted])
     drawn = np.random.default_rng(seed).permutation(len(annotations))[:images]
-    picked: dict[int, str] = dict.fromkeys(np.sort(drawn).tolist(), _RANDOM)
-    for reason, signed in ((_FIXED, changes), (_BROKEN, -changes)):
+    picked: dict[int, str] = dict.fromkeys(np.sort(drawn).tolist(), RANDOM)
+    for reason, signed in ((FIXED, changes), (BROKEN, -changes)):
         order = np.argsort(-signed, kind="stable").tolist()
         fresh = [index for index in order if signed[index] > 0 and index not in picked]
         picked.update(dict.fromkeys(fresh[:extremes], reason))

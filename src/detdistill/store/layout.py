@@ -20,6 +20,7 @@ SUMS = "sums.json"
 CHECKPOINTS, BEST, LATEST = "checkpoints", "best", "latest.json"
 # Says which process works in a folder; `store.lock` alone opens it.
 LOCK = "run.lock"
+PAGE = "report.html"
 # The run of the student alone for longer, in the folder of the distillation that it stands beside.
 ALONE_LONGER = "alone_longer"
 # The run of a student in the folder of a chain, by its number from 1.
@@ -52,6 +53,7 @@ class RunFolder:
         evaluations: figures of the evaluations during training, row by row.
         curves: the learning curves, drawn.
         pictures: the same images as every detector of the run sees them.
+        page: all of it for a browser.
         init: what the student took over from the detector that the run started from.
         confusion: which class each detector of the run takes for which, drawn; `confusion_counts` has the numbers.
         inherited: what the student took over from its teacher before the first step.
@@ -71,6 +73,7 @@ class RunFolder:
     evaluations = _Inside("evaluations.csv")
     curves = _Inside("curves.png")
     pictures = _Inside("pictures.png")
+    page = _Inside(PAGE)
     init = _Inside("init.json")
     confusion = _Inside("confusion.png")
     confusion_counts = _Inside("confusion.json")
@@ -120,6 +123,7 @@ class StudyFolder:
         path: the folder; it need not exist.
         verdict: what was found.
         picture: the same, drawn.
+        page: all of it for a browser.
         twins: the folder of the training images' twins, which its runs share.
         finds: the folder of what the teacher found in the images, which they share too.
     """
@@ -127,6 +131,7 @@ class StudyFolder:
     path: Path
     verdict = _Inside("verdict.json")
     picture = _Inside("verdict.png")
+    page = _Inside(PAGE)
     twins = _Inside("twins")
     finds = _Inside("finds")
 
@@ -143,7 +148,7 @@ class StudyFolder:
 
     def owns(self, name: str) -> bool:
         """Whether a study has something of that name in its folder."""
-        own = {one.name for one in (self.verdict, self.picture, self.twins, self.finds)}
+        own = {one.name for one in (self.verdict, self.picture, self.page, self.twins, self.finds)}
         return name in own or _SEED.fullmatch(name) is not None
 
 
