@@ -14,6 +14,7 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import is_partial, read_json, require_writable, write_bytes, write_json
 from detdistill.jobs.longer import ALONE_EQUAL_TIME, equal_time_config
+from detdistill.jobs.page import write_page
 from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job, train_job
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
 from detdistill.jobs.stages import held, report
@@ -110,6 +111,8 @@ def demo_job(
             if undrawn is not None:
                 raise undrawn
         write_bytes(RunFolder(out).pictures, RunFolder(distilled.out).pictures.read_bytes())
+        found = {**distilled.found, ALONE_EQUAL_TIME: runs[ALONE_EQUAL_TIME].found[STUDENT]}
+        write_page(out, looks=found, progress=progress)
         return outcome
 
 
@@ -149,6 +152,7 @@ def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig
     training, teachers = (replace(one, seed=seed) for one in (plan.student_training, plan.teacher_training))
     alone = RunConfig(replace(data, train=out / LABELLED), student=student, train=training, out=out / ALONE)
     distilled = replace(alone, teacher=TeacherSettings(str(out / TEACHER)), method=plan.method, alone=out / ALONE)
+    distilled = replace(distilled, report=False)  # the demo has one page of its own
     return {
         TEACHER: RunConfig(data, student=teacher, train=teachers, out=out / TEACHER),
         ALONE: alone,

@@ -14,6 +14,7 @@ from detdistill.api.checking import doctor
 from detdistill.api.pieces import Place, Source, typed
 from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
+from detdistill.api.showing import write_report
 
 if TYPE_CHECKING:
     from detdistill.jobs.audit import AuditOutcome
@@ -185,6 +186,7 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
         "settings": describe_settings,
         "profile": profile,
         "pictures": pictures,
+        "report": write_report,
         "diagnose": diagnose,
         "export": export_detector,
         "data check": check_data,

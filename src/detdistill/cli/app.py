@@ -57,6 +57,7 @@ def build_app() -> App:
         (app, "profile", detdistill.profile),
         (app, "reproduce", commands.reproduce),
         (app, "pictures", detdistill.pictures),
+        (app, "report", detdistill.write_report),
         (app, "diagnose", detdistill.diagnose),
         (app, "export", detdistill.export_detector),
         (make, "scenes", commands.make_scenes),

@@ -79,6 +79,7 @@ class Pair:
         self._heads = heads
         self._known: dict[Hashable, Any] = {}
         self._grad = torch.is_grad_enabled()
+        self.looked: dict[tuple[str, int], Tensor] | None = None
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives, computed when the key is first asked for, with gradients if the pair was made with them.
@@ -92,6 +93,16 @@ class Pair:
                 self._known[key] = make()
         found: T = self._known[key]
         return found
+
+    def look(self, what: str, stride: int, mask: Tensor) -> None:
+        """Says how much a term looks at each cell of a level; it is kept where somebody watches: `looked` is no None.
+
+        Args:
+            what: the mask is, in words.
+            mask: ≥ 0, over any channels; (b, _k, h, w).
+        """
+        if self.looked is not None:
+            self.looked[what, stride] = mask.detach().float().amax(dim=1)
 
     def level(
         self, stride: int, *, select: Select = pyramid, align: Align | None = None, standardized: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from detdistill.errors import ConfigError, DistillError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections
@@ -24,6 +24,8 @@ from detdistill.proof.thresholds import WORTH
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
 
+T = TypeVar("T")
+
 
 def explained(
     built: stages.Built,
@@ -34,8 +36,10 @@ def explained(
     run: Path,
     students: Mapping[str, Path],
     progress: Progress | None = None,
-) -> tuple[Differences, Diagnosis | None]:
+) -> tuple[tuple[Differences, Differences | None], Diagnosis | None]:
     """How much better a distilled student is, and why it gained nothing; None where it gained, or nobody can tell.
+
+    The first is over the same steps, the second over the same time, where that was measured.
 
     Args:
         built: the distillation.
@@ -52,16 +56,17 @@ def explained(
         return differences([Twins(0, matched[other], matched[name])], progress=progress)
 
     steps, longer = minus(DISTILLED, against), ALONE_EQUAL_TIME in students and against != ALONE_EQUAL_TIME
+    time = minus(DISTILLED, ALONE_EQUAL_TIME) if longer else None
     figures = evidence.of_figures(
         steps,
         teacher=results.get(TEACHER),
         alone=results[against],
         distilled=results[DISTILLED],
         worth=WORTH,
-        same_time=minus(DISTILLED, ALONE_EQUAL_TIME) if longer else None,
+        same_time=time,
     )
     if diagnose(figures) is None:
-        return steps, None
+        return (steps, time), None
     known = put_together(evidence.of_setup(built, run), figures)
     if TEACHER in matched:
         known = replace(known, headroom=minus(TEACHER, against).figures.get("AP"))
@@ -70,7 +75,7 @@ def explained(
         known = replace(known, sizes=replace(known.sizes, own_ap=own.ap, seen_ap=known.teacher_ap))
     known = evidence.with_teacher(known, built.opened, progress=progress or Silence())
     known = put_together(known, evidence.of_run(run, written, alone=students[against]))
-    return steps, diagnose(evidence.with_end(known, built, run))
+    return (steps, time), diagnose(evidence.with_end(known, built, run))
 
 
 def diagnose_runs(
@@ -121,7 +126,7 @@ def diagnose_runs(
     if run is None:
         return diagnose(known)
     try:
-        built = _built(read_run_config(RunFolder(run).config, purpose="distill"), progress)
+        built = built_apart(read_run_config(RunFolder(run).config, purpose="distill"), progress)
     except DistillError:  # its data or teacher are not here any more
         return diagnose(known)
     known = put_together(known, evidence.of_setup(built, run))
@@ -129,7 +134,7 @@ def diagnose_runs(
     return diagnose(evidence.with_end(known, built, run))
 
 
-def sparing(find: Callable[[], Diagnosis | None], progress: Progress | None) -> Diagnosis | None:
+def sparing(find: Callable[[], T | None], progress: Progress | None) -> T | None:
     """What is found, of a training that is over: what stands in the way is said, and ends nothing."""
     try:
         return find()
@@ -181,11 +186,11 @@ def diagnose_job(run: Path, *, alone: Path | None = None, progress: Progress | N
         ConfigError: there is no such run, or nothing to compare it with.
     """
     config, twin = _config(run, alone=alone)
-    built = _built(config, progress)
+    built = built_apart(config, progress)
     others, at = measuring.beside(built.opened)
     detectors = {**others, DISTILLED: load_detector(run).detector}
     looks = measuring.measure(built.opened, detectors, at=at, progress=progress)
-    found, why = explained(
+    (found, _), why = explained(
         built,
         {name: one.found for name, one in looks.items()},
         {name: one.metrics for name, one in looks.items()},
@@ -197,7 +202,7 @@ def diagnose_job(run: Path, *, alone: Path | None = None, progress: Progress | N
     return DiagnoseOutcome(run, twin, found, why)
 
 
-def _built(config: RunConfig, progress: Progress | None) -> stages.Built:
+def built_apart(config: RunConfig, progress: Progress | None) -> stages.Built:
     """A distillation that lies somewhere, built as it was before its first step, without touching its folder."""
     with TemporaryDirectory() as nowhere:
         apart = replace(config, out=Path(nowhere) / "run")

@@ -236,16 +236,24 @@ def with_end(known: Evidence, built: stages.Built, run: Path) -> Evidence:
     return replace(known, pulls=pulls)
 
 
-def _last_pulls(built: stages.Built, run: Path) -> Mapping[str, tuple[float, float]]:
-    opened, step = built.opened, built.step
-    settings = opened.config.train
+def as_it_ended(built: stages.Built, run: Path) -> DistillationStep | None:
+    """The step of a distillation as its last checkpoint has it, in train mode; None where there is none."""
+    step = built.step
     checkpoint, _ = find_checkpoint(run)
     if checkpoint is None or not isinstance(step, DistillationStep):
-        return {}
-    device = opened.first_device
-    step.to(device).train()
-    TrainingState(step, build_optimizer(step, settings), ema=None, scaler=None).restore(checkpoint)
+        return None
+    step.to(built.opened.first_device).train()
+    optimizer = build_optimizer(step, built.opened.config.train)
+    TrainingState(step, optimizer, ema=None, scaler=None).restore(checkpoint)
     step.calibration.restore(checkpoint.snapshot.counters.get("calibration"))
+    return step
+
+
+def _last_pulls(built: stages.Built, run: Path) -> Mapping[str, tuple[float, float]]:
+    opened, step = built.opened, as_it_ended(built, run)
+    settings, device = opened.config.train, opened.first_device
+    if step is None:
+        return {}
     # The teacher may have to look itself, which loader workers cannot.
     few = replace(settings, batch_size=_IMAGES, accumulate=1, workers=0)
     batches = islice(samples.batches_for(opened, built.changes, few)(0, 0, 1), _BATCHES)

@@ -16,6 +16,7 @@ from detdistill.jobs.found import Found, read_results
 from detdistill.jobs.inputs import open_data_sets, require_free
 from detdistill.jobs.opening import detect, open_detector, read_split, seen_size
 from detdistill.jobs.outcomes import ALONE, DISTILLED
+from detdistill.jobs.page import write_page
 from detdistill.jobs.settings import RunConfig
 from detdistill.jobs.verdicts import ProveOutcome, judged, require_measurable
 from detdistill.progress import Progress, Silence
@@ -75,6 +76,7 @@ def compare_job(
         pairs = [*zip(against, runs, strict=True)]
         outcome = judged(out, truth, looks, worth=worth, twins=twins, places=pairs, progress=watcher)
         outcome.write()
+        write_page(out, truth=truth, progress=watcher)
         return outcome
 
 

@@ -16,6 +16,7 @@ from detdistill.jobs.found import Found
 from detdistill.jobs.profile import ProfileOutcome
 from detdistill.progress import counted
 from detdistill.proof.diagnosis import Diagnosis
+from detdistill.proof.verdict import Verdict
 from detdistill.report.climb import Climb, climb_lines
 from detdistill.report.tables import AGNOSTIC, Table, class_change, error_costs, per_class, results_json, side_by_side
 from detdistill.store.best import Best
@@ -51,6 +52,7 @@ class RunOutcome:
         undrawn: why pictures of the run are missing; None where all are there.
         climbs: whether students were still climbing when their training ended, by the names of `results`.
         errors: what kinds of errors the detectors make and what these cost, by the names of `results`.
+        gain: whether distillation gained over the student alone, for this one seed; None where nobody can tell.
         diagnosis: why distillation did not help; None where it did, or there is no student alone.
         found: what each measured detector found in the validation images, by the names of `results`.
     """
@@ -74,6 +76,7 @@ class RunOutcome:
     undrawn: DiskError | None = None
     climbs: Mapping[str, Climb] = field(default_factory=dict)
     errors: Mapping[str, ErrorTypes] = field(default_factory=dict)
+    gain: Verdict | None = None
     diagnosis: Diagnosis | None = None
     found: Mapping[str, Found] = field(default_factory=dict, repr=False, compare=False)
 
@@ -170,6 +173,8 @@ class RunOutcome:
         if self.longer:
             training = self._training().items()
             found["training"] = {name: {"steps": steps, "seconds": round(took, 2)} for name, (steps, took) in training}
+        if self.gain is not None:
+            found["gain"] = self.gain.as_dict()
         if self.diagnosis is not None:
             found["diagnosis"] = self.diagnosis.as_dict()
         if self.costs:

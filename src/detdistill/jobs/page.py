@@ -16,16 +16,18 @@ from detdistill.files import require_own, write_text
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.found import Found, read_found
 from detdistill.jobs.inputs import open_data_sets
+from detdistill.jobs.looks import looks_of
 from detdistill.jobs.pictures import found_by
-from detdistill.jobs.settings import RunConfig
 from detdistill.progress import Progress, Silence, counted, in_bytes
 from detdistill.proof.differences import Differences, Twins, differences
 from detdistill.proof.verdict import judge
 from detdistill.report.page import sections
 from detdistill.report.page.content import Looks, Page, Pictures, Section, named
+from detdistill.report.page.figures import difference_rows, figures
 from detdistill.report.page.gather import ALONE, DISTILLED, EQUAL_TIME, TEACHER, Gathered, gather
 from detdistill.report.page.pictures import Shown, choose, pictures
 from detdistill.report.page.render import MADE, render
+from detdistill.report.qualitative import Pick
 from detdistill.settings.calls import NAME
 from detdistill.store.layout import RunFolder, StudyFolder
 
@@ -81,21 +83,26 @@ def report_job(
 
 
 def write_page(
-    path: Path, *, truth: Annotations, looks: Mapping[str, Found] | None = None, progress: Progress | None = None
+    path: Path,
+    *,
+    truth: Annotations | None = None,
+    looks: Mapping[str, Found] | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Writes the page of a run that has just ended; what stands in the way is said, and ends nothing.
 
     Args:
-        truth: its validation images.
+        truth: its validation images; None for those that its settings name.
         looks: what its detectors found in them, by the names of results; None where its folder has that.
     """
     watcher = progress or Silence()
     try:
         found, place = gather(path), RunFolder(path).page
         require_own(place, f"{place.name} of {path}", MADE)
-        shown = _kept(found, truth) if looks is None else Shown(truth, {name: one.images for name, one in looks.items()})
+        images = _truth(found, Silence()) if truth is None else truth
+        shown = _kept(found, images) if looks is None else Shown(images, {k: one.images for k, one in looks.items()})
         _written(found, _in_order(shown), out=place, images=IMAGES, progress=watcher)
-    except DistillError as error:
+    except (DistillError, OSError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         watcher.say(f"{RunFolder(path).page.name} is not written: {error}")
 
 
@@ -104,14 +111,15 @@ def _written(
 ) -> ReportOutcome:
     if shown is not None and found.verdict is None:
         found = replace(found, verdict=_judged(found, shown, progress))
-    drawn = None
+    drawn: Pictures | None = None
+    looks, rows = tuple[Looks, ...](), list[int]()
     if shown is not None and shown.found and images:
-        drawn = _pictures(found, shown, images)
-    looks: tuple[Looks, ...] = ()
+        picks, score = _picks(found, shown, images)
+        rows = [pick.index for pick in picks]
+        chosen = f"At first boxes are drawn from score {score:.2f}, where the {named(found.main)} student's F1 is best."
+        drawn = pictures(shown, picks, score=score, chosen=chosen)
     if looked_at:
-        from detdistill.jobs.looks import looks_of
-
-        looks = looks_of(found, shown, progress=progress)
+        looks = looks_of(found, rows=rows, progress=progress)
     page = _page(found, shown, drawn, looks)
     text = render(page)
     write_text(out, text)
@@ -122,7 +130,7 @@ def _page(found: Gathered, shown: Shown | None, drawn: Pictures | None, looks: S
     verdict, settings = found.verdict or {}, found.settings
     parts: list[Section | None] = []
     if found.figures:
-        parts.append(sections.figures(found))
+        parts.append(figures(found))
     parts.append(sections.why(found))
     curves = [*sections.learning(found)]
     parts += [one for one in curves if one.anchor == "curves"]
@@ -144,15 +152,16 @@ def _page(found: Gathered, shown: Shown | None, drawn: Pictures | None, looks: S
         str(verdict.get("verdict", "measured" if found.figures else "not measured")),
         _sentence(found, shown),
         limits=sections.limits(found),
-        figure=sections.difference_rows(verdict) if verdict else None,
+        figure=difference_rows(verdict) if verdict else None,
         models=tuple(found.figures),
         sections=tuple(one for one in parts if one is not None),
     )
 
 
 _LOOKED = (
-    "Over each image, level by level: the mask of a term that has one, and where the term pulls the student, as large as "
-    "its gradient at the student's maps. Strong where the colour is."
+    "Over each image, level by level: the mask of a term that has one, and where the term pulls the student, which is "
+    "as large as its gradient at the student's maps. Yellow is strong; "
+    "the levels of a row share one scale."
 )
 
 
@@ -193,7 +202,7 @@ def _sentence(found: Gathered, shown: Shown | None) -> str:
 def _judged(found: Gathered, shown: Shown, progress: Progress) -> Mapping[str, Any] | None:
     """The verdict of a run on what its detectors found; None where nobody can tell."""
     looks, against = shown.found, found.against
-    if DISTILLED not in looks or against not in looks:
+    if DISTILLED not in looks or against is None or against not in looks:
         return None
     matched = {name: match(shown.annotations, looks[name]) for name in {DISTILLED, against, EQUAL_TIME} & looks.keys()}
 
@@ -202,18 +211,18 @@ def _judged(found: Gathered, shown: Shown, progress: Progress) -> Mapping[str, A
 
     try:
         time = minus(EQUAL_TIME) if EQUAL_TIME in matched and against != EQUAL_TIME else None
-        return judge(minus(str(against)), time).as_dict()
+        return judge(minus(against), time).as_dict()
     except DataError:  # there is too little to measure
         return None
 
 
-def _pictures(found: Gathered, shown: Shown, images: int) -> Pictures:
+def _picks(found: Gathered, shown: Shown, images: int) -> tuple[list[Pick], float]:
+    """So many images, and the score from which on boxes are drawn at first."""
     models = [name for name in shown.found if name in (ALONE, DISTILLED, found.main, found.against)]
     main = found.main if found.main in shown.found else next(iter(shown.found))
     alone = next((name for name in models if name != main), main)
     score = shown.working_score(main)
-    chosen = f"At first boxes are drawn from score {score:.2f}, where the {named(main)} student's F1 is best."
-    return pictures(shown, choose(shown, alone=alone, distilled=main, images=images, score=score), score=score, chosen=chosen)
+    return choose(shown, alone=alone, distilled=main, images=images, score=score), score
 
 
 def _in_order(shown: Shown) -> Shown:
@@ -228,13 +237,21 @@ def _shown(found: Gathered, progress: Progress) -> Shown | None:
         progress.say("images are left out of the page: no settings in the folder name them")
         return None
     try:
-        config = read_run_config(found.config, purpose="train")
-        truth = open_data_sets(config.data, progress=progress)[2]
-        shown = _kept(found, truth) if found.seeds else _looked(found, config, truth, progress)
+        truth = _truth(found, progress)
+        shown = _kept(found, truth) if found.seeds else _looked(found, truth, progress)
     except DistillError as error:
         progress.say(f"images are left out of the page: {error}")
         return None
     return _in_order(shown)
+
+
+def _truth(found: Gathered, progress: Progress) -> Annotations:
+    """The validation images that a run's settings name."""
+    if found.config is None:
+        raise ConfigError(
+            f"{found.path} must hold a run's settings, which name its images, got none. Give the folder as it was made."
+        )
+    return open_data_sets(read_run_config(found.config, purpose="train").data, progress=progress)[2]
 
 
 def _kept(found: Gathered, truth: Annotations) -> Shown:
@@ -248,7 +265,7 @@ def _kept(found: Gathered, truth: Annotations) -> Shown:
     return Shown(truth, looks)
 
 
-def _looked(found: Gathered, config: RunConfig, truth: Annotations, progress: Progress) -> Shown:
+def _looked(found: Gathered, truth: Annotations, progress: Progress) -> Shown:
     sources = {name: str(places[-1]) for name, places in found.runs.items() if name in found.figures}
     teacher = found.settings.get("teacher")
     if TEACHER in found.figures and found.config is not None and teacher is not None:
@@ -257,7 +274,7 @@ def _looked(found: Gathered, config: RunConfig, truth: Annotations, progress: Pr
     looks = dict[str, Sequence[ImageDetections]]()
     for name, source in sources.items():
         try:
-            looks[name] = found_by(source, truth, config.evaluate.agnostic, progress)
+            looks[name] = found_by(source, truth, bool(found.results.get("agnostic", False)), progress)
         except DistillError as error:
             progress.say(f"{named(name)} is left out of the images: {error}")
     return Shown(truth, looks)

@@ -17,6 +17,7 @@ from detdistill.jobs.found import read_found
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.longer import ALONE_EQUAL_TIME
 from detdistill.jobs.outcomes import ALONE, DISTILLED, STUDENT, TEACHER, RunOutcome
+from detdistill.jobs.page import write_page
 from detdistill.jobs.plan import MEASURED, RunPlan, plan_of, require_room, saves_of
 from detdistill.jobs.run import distill_job, train_job
 from detdistill.jobs.samples import Opened
@@ -218,6 +219,8 @@ def prove_job(
         _train(waiting, [runs[key] for key in runs if key not in waiting], study.jobs, watcher)
         outcome = _judged(place, runs, annotations, study.worth, watcher)
         outcome.write()
+        if config.report:
+            write_page(place.path, truth=annotations, progress=watcher)
         return outcome
 
 
@@ -277,7 +280,8 @@ def _require_own(config: RunConfig) -> None:
 
 
 def _run(place: StudyFolder, config: RunConfig, seed: int, name: str) -> StudyRun:
-    config = replace(config, out=place.run(seed, name), train=replace(config.train, seed=seed))
+    # The study has one page of its own.
+    config = replace(config, out=place.run(seed, name), train=replace(config.train, seed=seed), report=False)
     if name == ALONE:
         return StudyRun(place, seed, name, config.untaught())
     # Weights that are inherited are the teaching's: the student alone has none of them.

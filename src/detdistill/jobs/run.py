@@ -28,12 +28,14 @@ from detdistill.jobs.outcomes import (
     GenerationsOutcome,
     RunOutcome,
 )
+from detdistill.jobs.page import write_page
 from detdistill.jobs.plan import announce
 from detdistill.jobs.profile import ProfileOutcome, profiled
 from detdistill.jobs.settings import RunConfig, TeacherSettings
 from detdistill.jobs.tracked import tell_loggers
 from detdistill.progress import Progress
 from detdistill.proof.diagnosis import Diagnosis
+from detdistill.proof.verdict import Verdict, judge
 from detdistill.report.climb import Climb, climb_of
 from detdistill.store.best import chosen_as
 from detdistill.store.checkpoints import read_record
@@ -192,7 +194,8 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
         )
         twin = {} if config.alone is None else {ALONE: config.alone}
         if students := {**twin, **{name: one.out for name, one in longer.items()}}:
-            found = replace(found, diagnosis=_why(built, found, students, progress))
+            gain, why = _gain(built, found, students, progress)
+            found = replace(found, gain=gain, diagnosis=why)
         curves = {**{name: one.out for name, one in longer.items()}, DISTILLED: config.out}
         if config.alone is not None and RunFolder(config.alone).metrics.is_file():
             curves = {ALONE: config.alone, **curves}
@@ -206,22 +209,24 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
         )
         found = replace(found, undrawn=next((one for one in undrawn if one is not None), None))
         tell_loggers(config, found, progress)
+        if config.report:
+            write_page(found.out, truth=opened.data.val, looks=found.found, progress=progress)
         return found
 
     return by_leader(outcome)
 
 
-def _why(
+def _gain(
     built: stages.Built, found: RunOutcome, students: Mapping[str, Path], progress: Progress | None
-) -> Diagnosis | None:
-    """Why a distillation gained nothing over the students alone, of which the first counts."""
+) -> tuple[Verdict | None, Diagnosis | None]:
+    """Whether a distillation gained over the students alone, of which the first counts, and why not."""
     looks, told = {name: one.images for name, one in found.found.items()}, found.as_dict()
 
-    def find() -> Diagnosis | None:
-        _, why = explained(built, looks, found.results, told, run=found.out, students=students, progress=progress)
-        return why
+    def find() -> tuple[Verdict | None, Diagnosis | None]:
+        gain, why = explained(built, looks, found.results, told, run=found.out, students=students, progress=progress)
+        return judge(*gain) if "AP" in gain[0].figures else None, why
 
-    return sparing(find, progress)
+    return sparing(find, progress) or (None, None)
 
 
 def _climb(run: Path, steps: int | None) -> Climb:
@@ -280,4 +285,6 @@ def generations_job(
         curves = {one.out.name: one.out for one in found}
         if refused := stages.report(outcome.out, outcome.as_dict(), curves=curves, levels=outcome.results):
             raise refused
+        if config.report:
+            write_page(outcome.out, looks=found[-1].found, progress=watcher)
     return outcome

@@ -23,10 +23,10 @@ from detdistill.training.settings import TrainSettings
 
 # How a config file is laid out.
 _ORDER: tuple[str, ...] = ("data", "student", "teacher", "method", "twins", "inherit", "init")
-_ORDER += ("seed", "train", "evaluate", "out", "alone", "alone_differs", "equal_time", "longer")
+_ORDER += ("seed", "train", "evaluate", "out", "alone", "alone_differs", "equal_time", "longer", "report")
 
 TAUGHT_KEYS: tuple[str, ...] = ("teacher", "method", "alone", "alone_differs", "equal_time", "longer", "twins")
-TAUGHT_KEYS += ("inherit", "data.unlabelled")
+TAUGHT_KEYS += ("inherit", "data.unlabelled", "report")
 """What of a run `train` passes over: only teaching reads it."""
 
 
@@ -262,6 +262,7 @@ class RunConfig:
         alone_differs: whether `alone` may have been trained otherwise, which then stands beside the figures.
         equal_time: train the student alone as well, for as long as its distillation took.
         longer: train the student alone as well, for so many times the steps, such as 2; None for no such run.
+        report: whether a distillation leaves report.html at its end, a page of all that it came to.
     """
 
     data: DataSettings = field(metadata=given("Pass --data FOLDER, or write it in the config file"))
@@ -278,6 +279,7 @@ class RunConfig:
     alone_differs: bool = False
     equal_time: bool = False
     longer: Factor | None = None
+    report: bool = True
 
     def __post_init__(self) -> None:
         if self.alone_differs and self.alone is None:
@@ -315,7 +317,7 @@ class RunConfig:
         tree |= {"student": {"detector": self.student.detector, **tree["student"]["settings"]}}
         tree |= {"seed": tree["train"].pop("seed"), "out": self.out, "alone": self.alone}
         if self.method is None:
-            tree |= {"twins": None, "inherit": None, "equal_time": None}
+            tree |= {"twins": None, "inherit": None, "equal_time": None, "report": None}
         if self.alone is None:
             tree |= {"alone_differs": None}
         return {key: tree[key] for key in _ORDER if tree[key] is not None}

@@ -103,4 +103,5 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "--init": ("fine-tune", "start from a checkpoint"),
     "--alone": ("baseline", "comparison"),
     "--score": ("confidence threshold",),
+    "report": ("html", "dashboard", "web page", "summary"),
 }

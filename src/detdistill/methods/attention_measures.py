@@ -68,6 +68,7 @@ class MaskedFeatures:
         """The cost of each image; no gradient flows through the masks."""
         with full_precision(level.teacher):
             cells, channels = self.masks(level, pair)
+            pair.look("attention of both", level.stride, cells)
             weighed = level.without_padding((level.student - level.teacher) * cells.sqrt())
             by_channel = torch.linalg.vector_norm(weighed, dim=(2, 3))
             if channels is not None:

@@ -40,6 +40,8 @@ def cellwise(compare: Compare, normalize: Normalize, focus: Focus | None = None)
         with full_precision(level.teacher):
             cost = compare(level.student, level.teacher, level.inside)
             mask = level.inside.float() if focus is None else focus(level, pair) * level.inside
+            if focus is not None:
+                pair.look(focus.__name__, level.stride, mask)
             return normalize(torch.where(level.inside, cost * mask, 0.0), mask, level.inside)
 
     return measure

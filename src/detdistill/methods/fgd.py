@@ -152,7 +152,11 @@ class Attentions:
 
         def measure(level: Level, pair: Pair) -> Float[Tensor, " b"]:
             with full_precision(level.teacher):
-                return (focus(level, pair) * self._error(level, pair)).flatten(1).sum(1)
+                where = focus(level, pair)
+                if pair.looked is not None:
+                    cells, _ = teachers_attentions(level, pair, temperature=self.temperature)
+                    pair.look(f"{focus.__name__} times the teacher's attention", level.stride, where * cells)
+                return (where * self._error(level, pair)).flatten(1).sum(1)
 
         return measure
 

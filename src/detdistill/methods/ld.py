@@ -175,6 +175,7 @@ class DistributionTerm(Term):
                         f"{tuple(student_maps.shape)}. Build the recipe for the specs of these two detectors."
                     )
                 marked = level_at(marks, stride)
+                pair.look("cells that are taught", stride, marked[:, None])
                 where = places(marked != 0)
                 weights = marked[where]
                 if scores is not None:

@@ -124,6 +124,7 @@ class MaskedGeneration(nn.Module):
             drop=self.drop,
             device=level.teacher.device,
         )
+        pair.look("cells that are kept", level.stride, kept)
         painted = at_stride(self.generators, level.stride)(level.student, kept, level.inside)
         with full_precision(painted):
             return level.without_padding(painted.float() - level.teacher).square().flatten(1).sum(1)

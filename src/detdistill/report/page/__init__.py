@@ -1,1 +1,1 @@
-"""One HTML file that tells what a run came to, and needs no network: what stands on it, its drawings, and how it is made."""
+"""One HTML file that tells what a run came to and needs no network: what stands on it, and how it is drawn."""

@@ -152,7 +152,9 @@ def _chain(path: Path) -> Gathered:
     folders = [path / GENERATION.format(number) for number in range(1, count + 1)]
     last, before = _run(folders[-1]), folders[:-1]
     figures = {name: CocoMetrics.from_dict(results[name]) for name in (TEACHER, ALONE) if results.get(name)}
-    between = {one.name: CocoMetrics.from_dict(of_one) for one, of_one in zip(before, results["generations"], strict=False)}
+    between = {
+        one.name: CocoMetrics.from_dict(of_one) for one, of_one in zip(before, results["generations"], strict=False)
+    }
     every = {**figures, **between, DISTILLED: CocoMetrics.from_dict(results["generations"][-1])}
     runs = {**{one.name: (one,) for one in before}, **last.runs}
     kept = {name: one for name, one in last.errors.items() if name != TEACHER}

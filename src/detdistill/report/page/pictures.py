@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,9 @@ class Shown:
 
     def working_score(self, model: str) -> float:
         """From which score on a detector's boxes are the best mixture of hits and wrong ones, by F1, of some images."""
-        rows = np.unique(np.linspace(0, len(self.annotations) - 1, min(len(self.annotations), _LOOKED)).round().astype(int))
+        rows = np.unique(
+            np.linspace(0, len(self.annotations) - 1, min(len(self.annotations), _LOOKED)).round().astype(int)
+        )
         scores, states, objects = list[NDArray[np.float32]](), list[NDArray[np.int8]](), 0
         for row in rows.tolist():
             found = self.found[model][row]
@@ -53,13 +56,13 @@ class Shown:
 
 def choose(shown: Shown, *, alone: str, distilled: str, images: int, score: float) -> list[Pick]:
     """So many images: those that distillation fixed most and broke most, and a few at random."""
-    sides = {"alone": shown.found[alone], "distilled": shown.found[distilled]}
-    if alone == distilled:
-        return choose_pictures(shown.annotations, **sides, images=images, score=score)
-    few = max(1, images // 5)
-    picks = choose_pictures(
-        shown.annotations, **sides, images=few, extremes=max(0, images - few + 1) // 2, score=score
+    choosing = partial(
+        choose_pictures, shown.annotations, alone=shown.found[alone], distilled=shown.found[distilled], score=score
     )
+    if alone == distilled:
+        return choosing(images=images)
+    few = max(1, images // 5)
+    picks = choosing(images=few, extremes=max(0, images - few + 1) // 2)
     return [*picks[few:], *picks[:few]][:images]
 
 

@@ -33,10 +33,10 @@ def render(page: Page) -> str:
     )
     return environment.from_string(_own("page.html.j2")).render(
         page=page,
-        made=Markup(MADE.decode()),  # noqa: S704
-        policy=Markup(policy),  # noqa: S704
-        style=Markup(style),  # noqa: S704
-        script=Markup(script),  # noqa: S704
+        made=Markup(MADE.decode()),
+        policy=Markup(policy),
+        style=Markup(style),
+        script=Markup(script),
     )
 
 
