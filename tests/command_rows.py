@@ -35,7 +35,7 @@ _SMALL = (
 )
 
 ROWS = {
-    "report": Row("{home}/reported --images 2 --out {out}/page.html"),
+    "report": Row("{home}/taught --images 0 --out {out}/page.html"),
     "demo": Row("--out {out}", shared=False, long=True),
     "train": Row(f"--detector fcos/test_resnet --data {{home}}/data --out {{out}} {_SMALL}", shared=False, long=True),
     "distill": Row(

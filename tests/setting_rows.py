@@ -132,6 +132,7 @@ ROWS: dict[str, Row] = {
     "alone_differs": Row("true", "allowed", ("alone={tutor}",), **DISTILLED),
     "equal_time": Row("true", RESULTS, **DISTILLED),
     "longer": Row("2", RESULTS, **DISTILLED),
+    "report": Row("false", FILES, **DISTILLED),
 }
 
 # By family, beside what all share, which is shown on the first.

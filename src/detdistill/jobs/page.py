@@ -24,7 +24,7 @@ from detdistill.proof.verdict import judge
 from detdistill.report.page import sections
 from detdistill.report.page.content import Looks, Page, Pictures, Section, named
 from detdistill.report.page.figures import difference_rows, figures
-from detdistill.report.page.gather import ALONE, DISTILLED, EQUAL_TIME, TEACHER, Gathered, gather
+from detdistill.report.page.gather import ALONE, DISTILLED, EQUAL_TIME, STUDENT, TEACHER, Gathered, gather
 from detdistill.report.page.pictures import Shown, choose, pictures
 from detdistill.report.page.render import MADE, render
 from detdistill.report.qualitative import Pick
@@ -116,7 +116,7 @@ def _written(
     if shown is not None and shown.found and images:
         picks, score = _picks(found, shown, images)
         rows = [pick.index for pick in picks]
-        chosen = f"At first boxes are drawn from score {score:.2f}, where the {named(found.main)} student's F1 is best."
+        chosen = f"At first boxes are drawn from score {score:.2f}, where the {_student(found.main)}'s F1 is best."
         drawn = pictures(shown, picks, score=score, chosen=chosen)
     if looked_at:
         looks = looks_of(found, rows=rows, progress=progress)
@@ -193,10 +193,20 @@ def _sentence(found: Gathered, shown: Shown | None) -> str:
         return "Nothing is measured yet: the run is not over, or its validation images show no object."
     images = "the validation images" if shown is None else counted(len(shown.annotations), "validation image")
     against = None if found.against is None else found.figures[found.against][0].ap
-    said = f"The {named(found.main)} student has {own[0].ap:.1f} AP on {images}"
+    said = f"The {_student(found.main)} has {own[0].ap:.1f} AP on {images}"
     if found.main == DISTILLED and against is not None:
-        return f"{said}, {own[0].ap - against:+.1f} against the student {named(str(found.against))}.".replace("-", "−")
+        return f"{said}, {own[0].ap - against:+.1f} against the {_student(str(found.against))}.".replace("-", "−")
     return f"{said}."
+
+
+def _student(model: str) -> str:
+    return (
+        "student"
+        if model == STUDENT
+        else f"{named(model)} student"
+        if model == DISTILLED
+        else f"student {named(model)}"
+    )
 
 
 def _judged(found: Gathered, shown: Shown, progress: Progress) -> Mapping[str, Any] | None:

@@ -166,7 +166,7 @@ def provenance(found: Gathered, *, version: str, val: str = "") -> Section:
     blocks += [Lines(tuple(dict.fromkeys(told)))] if told else []
     if found.config is not None:
         text = found.config.read_text(encoding="utf-8", errors="replace")
-        blocks.append(Text(f"{found.config.name} of the {named(found.main)} student", text))
+        blocks.append(Text(f"{found.config.name} of the {named(found.main)} run", text))
     return Section("provenance", "Provenance", "Configuration and provenance", tuple(blocks))
 
 
