@@ -34,6 +34,11 @@ WITHOUT_ROW = {
         "Add --allow-worse to have it all the same.",
     ),
     "a shell that does not tell its name: tests/unit/test_packaging.py": ("Write --install-completion --shell bash.",),
+    "what the page of a run tells": (
+        "Train it with detdistill train, and pass its folder as --alone.",
+        "Whether the student alone would get as far in the time that the distillation took was not judged; "
+        "--equal-time measures it.",
+    ),
     "advice in a table": (
         "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
     ),

@@ -23,6 +23,16 @@ GPU_OR_PROCESSES = (
 
 _SETTINGS = (
     Row(
+        "report {home}/scenes",
+        "Give the folder that was passed as --out.",
+        "report {home}/begun --images 0 --out {home}/run/page.html",
+    ),
+    Row(
+        "report {home}/begun --images 0 --out {home}/run/page.pdf",
+        "Write --out {home}/run/page.html.",
+        "report {home}/begun --images 0 --out {home}/run/page.html",
+    ),
+    Row(
         distill(*SMALL, student="hf:rtdetr_v2_tiny", method="hint"),
         "Set student.config.num_queries=21.",
         distill(*SMALL, "student.config.num_queries=21", student="hf:rtdetr_v2_tiny", method="hint"),

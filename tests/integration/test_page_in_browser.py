@@ -61,7 +61,8 @@ def test_the_page_in_a_browser(html: Path, browser: Any) -> None:
     def seen(selector: str) -> int:
         return int(
             page.evaluate(
-                "s => [...document.querySelectorAll(s)].filter(e => e.getBoundingClientRect().width > 0).length", selector
+                "s => [...document.querySelectorAll(s)].filter(e => e.getBoundingClientRect().width > 0).length",
+                selector,
             )
         )
 
