@@ -257,6 +257,7 @@ _PICTURES = (
     "pictures --alone {alone} --distilled {alone} --teacher {teacher} --data {data} --out OUT/found.png --score 0"
 )
 _DIAGNOSE = "diagnose {taught} --alone {alone}"
+_REPORT = "report {taught} --images 0 --out OUT/page.html"
 _SCENES = "data make scenes --out OUT/scenes --train 2 --val 1"
 _BROKEN = "data.train={broken}/train.json"
 _AS_MADE = "data.image.short_side=32 data.image.long_side=48 train.batch_size=4"
@@ -354,6 +355,11 @@ WORDS: dict[str, Word] = {
     "diagnose run": Word(_DIAGNOSE, "{tutor}", refused="without config.yaml"),
     "diagnose alone": Word(_DIAGNOSE, "--alone {tutor}"),
     "diagnose json": Word(_DIAGNOSE, _JSON, FILES),
+    "report run": Word(_REPORT, "{tutor}", refused="must be the folder of a training"),
+    "report out": Word(_REPORT, "--out OUT/other.html", FILES),
+    "report images": Word(_REPORT, "--images 1", FILES),
+    "report looked-at": Word(_REPORT, "--looked-at", FILES),
+    "report json": Word(_REPORT, _JSON, FILES),
     "data check path": Word("data check {data}", "{other}"),
     "data check json": Word("data check {data}", _JSON, FILES),
     "data convert path": Word(_CONVERT, "{other}", FILES),

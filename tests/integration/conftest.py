@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from detdistill import demo
 from detdistill.files import write_bytes
-from detdistill.jobs import page
+from detdistill.jobs import given_runs, prove, run
+from detdistill.report.page.render import MADE
+from detdistill.store.layout import RunFolder
 
 
-def _blank(*_: object, out: Path, **__: object) -> page.ReportOutcome:
-    write_bytes(out, page.MADE)
-    return page.ReportOutcome(out, "", 0, len(page.MADE))
+def _blank(path: Path, **_: object) -> None:
+    write_bytes(RunFolder(path).page, MADE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,5 +25,6 @@ def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not getattr(request.module, "DRAWN", False):
             patch.setattr(Figure, "draw", lambda _figure, _renderer: None)
-            patch.setattr(page, "_written", _blank)
+            for job in (demo, given_runs, prove, run):
+                patch.setattr(job, "write_page", _blank)
         yield
