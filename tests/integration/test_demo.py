@@ -44,7 +44,7 @@ def test_results_name_the_four_detectors(finished: Path) -> None:
     for name in ("teacher", "alone", "alone_equal_time", "distilled"):
         assert {"AP", "AP50"} <= set(results[name])
         assert results["training"][name]["seconds"] > 0
-    for name in ("pictures.png", "curves.png", "teacher/config.yaml", "distilled/results.json"):
+    for name in ("report.html", "pictures.png", "curves.png", "teacher/config.yaml", "distilled/results.json"):
         assert (finished / name).is_file()
 
 

@@ -165,7 +165,7 @@ def test_no_checkpoint_holds_a_tensor_of_the_teacher(lab: Lab) -> None:
         ]
         assert not copies
     others = {path.suffix for path in (lab.folder / "distilled").rglob("*") if path.is_file()}
-    assert others <= {".safetensors", ".json", ".csv", ".yaml", ".png"}
+    assert others <= {".safetensors", ".json", ".csv", ".yaml", ".png", ".html"}
 
 
 def test_a_step_moved_to_meta_takes_the_teacher_along(lab: Lab) -> None:
@@ -229,7 +229,7 @@ def test_the_run_folder_holds_what_it_should(lab: Lab) -> None:
     run = lab.folder / "distilled"
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     told = {"method", "steps", "seconds", "clipping", "strength", "alone_run", "climb", "error_types", *COMPARED}
-    assert {"teacher", "alone", "distilled", *told} == results.keys() - {"diagnosis"}
+    assert {"teacher", "alone", "distilled", *told} == results.keys() - {"diagnosis", "gain"}
     assert results["clipping"] == {**results["clipping"], "steps": 3, "limit": 10.0}
     assert (results["alone_run"]["twin"], results["alone_run"]["differences"]) == (True, [])
     assert (results["method"], results["steps"]) == ("frs", 3)
@@ -242,6 +242,7 @@ def test_the_run_folder_holds_what_it_should(lab: Lab) -> None:
         with Image.open(run / name) as picture:
             assert picture.format == "PNG"
             assert min(picture.size) > 100
+    assert 'class="sentence"' in (run / "report.html").read_text(encoding="utf-8")
     assert (run / "metrics.csv").is_file()
     assert lab.outcome.as_dict()["distilled"] == results["distilled"]
     assert [row for row in lab.outcome.table() if row.startswith(("teacher", "alone", "distilled"))]
