@@ -43,6 +43,9 @@ def test_a_budget_without_room_is_refused_with_one_that_has_it() -> None:
         rungs_of(40, steps=20, budget=2.1)
     least = float(str(found.value).split("at least ")[1].split()[0])
     assert rungs_of(40, steps=20, budget=least)
+    with pytest.raises(ConfigError, match=f"at least {least + 4:g} .* got {least:g}"):
+        rungs_of(40, steps=20, budget=least, reserved=4)
+    assert rungs_of(40, steps=20, budget=least + 4, reserved=4) == rungs_of(40, steps=20, budget=least)
 
 
 def climb(study: Study, rungs: tuple[Rung, ...], values: list[float]) -> list[list[int]]:

@@ -35,7 +35,7 @@ class Rung:
     trials: int
 
 
-def rungs_of(trials: int, *, steps: int, budget: float) -> tuple[Rung, ...]:
+def rungs_of(trials: int, *, steps: int, budget: float, reserved: float = 0.0) -> tuple[Rung, ...]:
     """The rungs of a search that trains its last trial, and the student alone beside it, for all steps.
 
     One in four goes on at each rung, and every rung but the last is three times as long as the one before. Lengths are
@@ -45,6 +45,7 @@ def rungs_of(trials: int, *, steps: int, budget: float) -> tuple[Rung, ...]:
         trials: without the student alone.
         steps: of the training that is searched for.
         budget: what the search may cost, in trainings of that many steps.
+        reserved: how much of it other trainings than these cost.
 
     Raises:
         ConfigError: the budget has no room for the student alone, a winner, and a step of everything else.
@@ -57,9 +58,9 @@ def rungs_of(trials: int, *, steps: int, budget: float) -> tuple[Rung, ...]:
         return (Rung(steps, 1),)
     # In units of the first rung: all early rungs, less what the winner has then done of its last.
     units = sum(counts[k] * (_LONGER**k - (_LONGER ** (k - 1) if k else 0)) for k in early) - _LONGER ** early[-1]
-    first = (budget - 2) * steps / units
+    first = (budget - reserved - 2) * steps / units
     if first < 1:
-        least = math.ceil(10 * (2 + units / steps)) / 10
+        least = math.ceil(10 * (reserved + 2 + units / steps)) / 10
         raise ConfigError(
             f"--budget must be at least {least:g} trainings for {trials} trials of {steps} steps, got {budget:g}. Give "
             "that, or search among fewer methods and strengths."

@@ -223,13 +223,13 @@ def tune_job(
     config = replace(config, data=replace(config.data, image=opened.data.image))
     images = len(opened.data.train), len(opened.data.val)
     folds = search.folds_of(sum(images))
-    early = BUDGET if search.budget is None else search.budget - 2 * (folds - 1)
-    rungs = rungs_of(len(methods), steps=config.train.steps, budget=early)
+    budget, reserved = (BUDGET, 0) if search.budget is None else (search.budget, 2 * (folds - 1))
+    rungs = rungs_of(len(methods), steps=config.train.steps, budget=budget, reserved=reserved)
     watcher.say(f"{counted(images[0], 'training image')} to learn from, {images[1]} held out to judge by")
     if folds > 1:
         watcher.say(
             f"the best trial and the student alone are trained {folds} times, each time with other {images[1]} images "
-            f"held out; the search costs {early + 2 * (folds - 1):g} trainings"
+            f"held out; the search costs {search.budget or budget + 2 * (folds - 1):g} trainings"
         )
     names = [ALONE, *map(method_text, methods)]
     configs = [config.untaught(), *(replace(config, method=one) for one in methods)]
