@@ -19,6 +19,8 @@ from pathlib import Path
 
 from docs.tools.method_pages import pages
 
+import detdistill
+
 ROOT = Path(__file__).resolve().parents[2]
 EACH_METHOD = "methods/*.md"
 # In this order; a page that is not there is left out, and one that is not listed stands under "More".
@@ -48,7 +50,16 @@ def sources() -> dict[str, tuple[Path, str]]:
     """Every page by its name in the site: where its links count from, and its text."""
     found = {path.relative_to(ROOT / "docs").as_posix(): path for path in sorted((ROOT / "docs").rglob("*.md"))}
     written = {name: (path, path.read_text(encoding="utf-8")) for name, path in (found | OTHERS).items()}
+    path, text = written["api.md"]
+    written["api.md"] = path, text + _names_left_out(text)
     return written | {name: (ROOT / "docs" / name, text) for name, text in pages().items()}
+
+
+def _names_left_out(text: str) -> str:
+    """The end of the reference: public names that it has no place for yet."""
+    told = set(re.findall(r"^::: detdistill\.(\w+)$", text, flags=re.MULTILINE))
+    left = sorted(set(detdistill.__all__) - told - {"__version__"})
+    return "".join(["\n## More\n\n", *(f"::: detdistill.{name}\n" for name in left)]) if left else ""
 
 
 def stage(folder: Path) -> list[str]:
