@@ -30,8 +30,9 @@ class Row:
 
 
 _SMALL = (
-    "data.image.short_side=32 data.image.long_side=48 train.batch_size=4 train.log_every=1 train.steps=2 "
-    "train.checkpoint_every=1 train.device=cpu train.tensorboard=true train.evaluate_every=1 train.keep=best"
+    "student.fpn_channels=16 student.head_depth=1 data.image.short_side=32 data.image.long_side=48 train.batch_size=4 "
+    "train.log_every=1 train.steps=2 train.checkpoint_every=1 train.device=cpu train.tensorboard=true "
+    "train.evaluate_every=1 train.keep=best"
 )
 
 ROWS = {

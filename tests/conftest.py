@@ -8,26 +8,33 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import jaxtyping
-import pytest
-import torch
-
-import checked_shapes
-
-# Before anything imports them: every annotated shape of these packages is checked wherever a test calls them.
-checked_shapes.check(("detdistill.methods", "detdistill.gfl", "detdistill.distillation"))
-
-torch.set_num_threads(1)
-gc.disable()  # until the tests are collected: what is imported until then stays
-
 ROOT = Path(__file__).resolve().parents[1]
+# Each look through what lives costs the time of a test: after so many new objects, instead of 700.
+GARBAGE_AFTER = 20_000
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What tests need, in whoever runs some: not in the process that only hands them out."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import torch
+
+    import checked_shapes
+
+    # Before anything imports them: every annotated shape of these packages is checked wherever a test calls them.
+    checked_shapes.check(("detdistill.methods", "detdistill.gfl", "detdistill.distillation"))
+    torch.set_num_threads(1)
+    gc.disable()  # until the tests are collected: what is imported until then stays
 
 
 def pytest_collection_finish() -> None:
     """What is imported by now is not looked through at each collection of garbage."""
     gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER)
     gc.enable()
 
 
@@ -47,6 +54,8 @@ def real_data() -> Path:
 @pytest.fixture
 def without_type_checks() -> Iterator[None]:
     """For tests of what is said to somebody who gives values of a wrong type, and for those of settings alone."""
+    import jaxtyping
+
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         yield

@@ -118,8 +118,9 @@ def on_this_rank(fabric: Fabric, case: Case) -> dict[str, Tensor]:
     return found
 
 
-def in_one_process(case: Case) -> dict[str, Tensor]:
-    """The oracle: plain PyTorch, the halves one after the other."""
+@functools.cache
+def in_one_process(case: Case) -> tuple[DistillationStep, dict[str, Tensor]]:
+    """The oracle: plain PyTorch, the halves one after the other; the step as it ends, and what it went through."""
     step = step_of(case)
     optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=LR, momentum=0.9)
     found: dict[str, Tensor] = {}
@@ -130,7 +131,7 @@ def in_one_process(case: Case) -> dict[str, Tensor]:
             (step(seen, Clock(step=index, total_steps=STEPS)).total / RANKS).backward()
         optimizer.step()
         found |= snapshot(step, index)
-    return found
+    return step, found
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +164,12 @@ def test_all_recipes_are_here_and_one_rank_is_without_boxes() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_two_ranks_equal_one_process(case: Case, ranks: list[dict[str, Tensor]]) -> None:
-    expected = in_one_process(case)
+    step, expected = in_one_process(case)
     own = [
         {name.split("/", 1)[1]: tensor for name, tensor in found.items() if name.startswith(f"{case.name}/")}
         for found in ranks
     ]
-    step, last = step_of(case), Clock(step=STEPS - 1, total_steps=STEPS)
+    last = Clock(step=STEPS - 1, total_steps=STEPS)
     trained = {name: p for name, p in step.named_parameters() if p.requires_grad}
     # ikd's term is over by the last step: nobody asks for its gradients any more.
     over = {id(p) for weighted in step.recipe.terms if not weighted.active(last) for p in weighted.term.parameters()}
@@ -194,6 +195,6 @@ def test_the_halves_matter() -> None:
     case = CASES[1]
     step = step_of(case)
     step(half(0, 0), Clock(step=0, total_steps=STEPS)).total.backward()
-    whole = in_one_process(case)
+    _, whole = in_one_process(case)
     alone = {name: p.grad for name, p in step.named_parameters() if p.grad is not None}
     assert any((whole[f"0.gradient.{name}"] - grad).abs().max() > 1e-3 for name, grad in alone.items())

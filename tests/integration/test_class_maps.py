@@ -13,8 +13,9 @@ from detdistill.cli import main
 from detdistill.store.students import save_detector
 from scenes_in_memory import tiny_student
 
-SMALL = ("student.head_depth=1", "data.image.short_side=32", "data.image.long_side=48", "train.batch_size=2")
-SMALL += ("train.steps=2", "train.warmup_steps=1", "train.threads=1", "train.device=cpu", "evaluate.backend=faster")
+SMALL = ("student.head_depth=1", "student.fpn_channels=16", "data.image.short_side=32", "data.image.long_side=48")
+SMALL += ("train.batch_size=2", "train.steps=2", "train.warmup_steps=1", "train.threads=1")
+SMALL += ("train.device=cpu", "evaluate.backend=faster")
 
 
 def test_a_run_with_a_class_map(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from afresh import ran_afresh
 from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.frozen import FrozenTeacher
@@ -196,9 +195,9 @@ assert loaded.report.fraction == 1.0 and not loaded.report.missing and not loade
 outcome = predict_job(".", [Path("image.png")], out=Path("found"), score=0.0)
 print(len(outcome.found[0].boxes), ",".join(outcome.class_names))
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found, names = done.stdout.split()
+    code, said, errors = ran_afresh(program, cwd=tmp_path)
+    assert code == 0, errors
+    found, names = said.split()
     assert names == ",".join(CLASSES)
     written = json.loads((tmp_path / "found" / "predictions.json").read_text(encoding="utf-8"))
     assert len(written["image.png"]) == int(found) > 0

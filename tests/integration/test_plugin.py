@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from afresh import ran_afresh
+
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"bar": (220, 60, 40), "square": (40, 90, 210)}
 QUICK = ["train.batch_size=2", "train.threads=1", "train.device=cpu", "train.ema_decay=0", "train.log_every=1"]
@@ -80,8 +82,7 @@ def run(home: Path) -> Run:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
     def started(*words: str, module: str = "detdistill") -> str:
-        program = ["-m", module] if module else ["-c"]
-        return finished([sys.executable, *program, *words], cwd=home, env=environment)
+        return finished([sys.executable, "-m", module, *words], cwd=home, env=environment)
 
     return started
 
@@ -98,9 +99,11 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_the_method_is_listed_and_tells_its_formula(run: Run) -> None:
+def test_the_method_is_listed_and_tells_its_formula(home: Path) -> None:
     program = "from detdistill.cli import main; assert main(['methods']) == 0; print('<>'); main(['methods', 'cosine'])"
-    listing, told = run(program, module="").split("<>\n")
+    code, said, errors = ran_afresh(program, cwd=home, paths=[home / "site"])
+    assert code == 0, errors
+    listing, told = said.split("<>\n")
     assert {line.split()[0] for line in listing.splitlines() if line} >= {"cosine", "frs", "aid"}
     for expected in ("Formula:\n  L = gain · Σ_levels", "Needs:\n", "Source:\n", "Differs", "  aligner = conv1x1"):
         assert expected in told

@@ -22,7 +22,7 @@ from watched_jobs import Watcher
 
 SMALL = ("student.head_depth=1", "data.image.short_side=32", "data.image.long_side=48", "train.batch_size=2")
 SMALL += ("train.steps=4", "train.warmup_steps=1", "train.threads=1", "train.device=cpu", "evaluate.backend=faster")
-SMALL += ("train.log_every=1", "train.checkpoint_every=1", "student.strides=[8,16,32]")
+SMALL += ("train.log_every=1", "train.checkpoint_every=1", "student.strides=[8,16,32]", "student.fpn_channels=16")
 
 
 @pytest.fixture(scope="module")
