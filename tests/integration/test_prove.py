@@ -166,15 +166,27 @@ def test_a_study_that_was_killed_comes_to_the_same_verdict(
             process.join()
             assert process.exitcode == KILLED
         else:
+            begun_anew(done[0], out)
             dying(patch, at=4)
             with pytest.raises(KeyboardInterrupt):
-                prove_job(config, TWO)
+                prove_job(config, TWO, resume=True)
             patch.undo()
         assert not StudyFolder(out).verdict.exists()
         prove_job(config, TWO, resume=True)
         prove_job(replace(config, out=whole), TWO, resume=True)
     assert verdict_of(out) == verdict_of(whole)
     assert StudyFolder(out).picture.read_bytes() == StudyFolder(whole).picture.read_bytes()
+
+
+def begun_anew(done: Path, out: Path) -> None:
+    """The study as it was when all but its last run had been trained, and nothing had been found."""
+    shutil.copytree(done, out)
+    place = StudyFolder(out)
+    for seed in (4, 5):
+        shutil.rmtree(place.found(seed, "alone").parent)
+    shutil.rmtree(place.run(5, "distilled"))
+    place.verdict.unlink()
+    place.picture.unlink()
 
 
 def dying(patch: pytest.MonkeyPatch, *, at: int) -> None:

@@ -43,7 +43,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "set"
-    draw_data(folder, train=1, val=24)
+    draw_data(folder, train=1, val=12)
     return folder
 
 

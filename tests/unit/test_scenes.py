@@ -356,7 +356,7 @@ def test_an_interrupted_run_leaves_no_folder(tmp_path: Path, workers: int) -> No
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_scenes(tmp_path / "s", train=60, val=1, seed=0, workers=workers, progress=stop)
+        make_scenes(tmp_path / "s", train=12, val=1, seed=0, workers=workers, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 
