@@ -184,6 +184,7 @@ def fork(work: Callable[[], object]) -> multiprocessing.process.BaseProcess:
     """Starts `work` in a forked process, which ends with 0, with 130 where it was interrupted, else with 1."""
 
     def run() -> None:
+        torch.cuda._is_in_bad_fork = lambda: False  # it may fork ranks of its own, all without a GPU
         code = 1
         try:
             work()

@@ -273,12 +273,7 @@ def test_a_killed_worker_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
 def test_two_ranks_are_interrupted_together(tmp_path: Path) -> None:
     """Only the parent gets the signal; its ranks stop at the same step and save."""
     settings = tiny_settings(steps=400, batch_size=2, processes=2)
-
-    def run() -> None:
-        torch.cuda._is_in_bad_fork = lambda: False  # this process has ranks of its own, all without a GPU
-        run_tiny(tmp_path, settings, loader=tiny_loader(settings, wait=0.02))
-
-    process = fork(run)
+    process = fork(lambda: run_tiny(tmp_path, settings, loader=tiny_loader(settings, wait=0.02)))
     try:
         wait_for(tmp_path / "checkpoints" / "latest.json", seconds=60)
         os.kill(process.pid or 0, signal.SIGINT)
