@@ -2,8 +2,8 @@
 
     python benchmarks/export_study.py --out runs/export_study --results benchmarks/results/export_study.json
 
-Each family's smallest preset is trained, then exported raw and with suppression inside, in 32, 16 and 8 bits, and
-proved on the validation images through the shipped runtime. What is finished is not made again.
+Each family's smallest preset is trained, then exported raw and with suppression inside, in 32, 16 and 8 bits, and to
+OpenVINO and ExecuTorch, and proved on the validation images through the shipped runtime. What is finished is not made again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ FORMS: dict[str, dict[str, Any]] = {
     "nms inside": {"nms": "inside"},
     "raw, 8 bits": {"int8": True},
     "raw, 16 bits": {"half": True},
+    "OpenVINO": {"to": "openvino"},
+    "OpenVINO, nms inside": {"to": "openvino", "nms": "inside"},
+    "OpenVINO, 8 bits": {"to": "openvino", "int8": True},
+    "ExecuTorch": {"to": "executorch"},
 }
+ENDINGS = {"openvino": ".xml", "executorch": ".pte"}
 
 
 def main() -> None:
@@ -34,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/export_study.json"))
     given = parser.parse_args()
     data = given.out / "scenes"
@@ -46,9 +52,11 @@ def main() -> None:
             settings += ["data.image.short_side=160", "data.image.long_side=240", "train.lr=0.002"]
             detdistill.train(*settings, detector=model, data=data, out=run, progress=detdistill.ScreenProgress())
     rows = []
-    for form, words in FORMS.items():
+    for form in given.forms:
+        words = FORMS[form]
         for model, run in runs.items():
-            out = run.with_name(f"{run.name}_{form.replace(', ', '_').replace(' ', '_')}.onnx")
+            ending = ENDINGS.get(words.get("to", "onnx"), ".onnx")
+            out = run.with_name(f"{run.name}_{form.replace(', ', '_').replace(' ', '_')}{ending}")
             proof = out.with_suffix(".parity.json")
             if not proof.is_file():
                 outcome = detdistill.export_detector(run, out=out, allow_worse=True, **words)

@@ -26,6 +26,7 @@ WITHOUT_ROW = {
         "Install it: pip install 'detdistill[onnx]'.",
         "Install it: pip install 'detdistill[detr]'.",
         "Install it with: pip install 'detdistill[{}]'.",
+        "Install it with: pip install 'detdistill[export,{}]'.",
         "Install it with: pip install optuna.",
         "Install it with: pip install av.",
         "Install it with: pip install 'detdistill[export]'.",
@@ -39,6 +40,7 @@ WITHOUT_ROW = {
         "Whether the student alone would get as far in the time that the distillation took was not judged; "
         "--equal-time measures it.",
     ),
+    "a lowering that takes minutes: tests/integration/test_export.py": ("Leave --nms out.", "Write --to onnx."),
     "advice in a table": (
         "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
     ),

@@ -379,6 +379,18 @@ _DATA = (
         "export {home}/others --out {home}/x.onnx --data {home}/scenes",
         then="cat",
     ),
+    Row(
+        "export {home}/others --out {home}/x.tflite --to litert",
+        "Write --to executorch and an --out that ends in .pte for a phone.",
+        "export {home}/others --out {home}/x.pte --to executorch",
+        then="Add --data FOLDER.",
+    ),
+    Row(
+        "export {home}/others --out {home}/x.pte --to executorch --int8",
+        "Leave --int8 out, or write --to onnx.",
+        "export {home}/others --out {home}/x.pte --to executorch",
+        then="Add --data FOLDER.",
+    ),
     Row(train("out={home}/scenes"), "Choose another --out.", train()),
     Row(train("out={home}/scenes", "--resume"), "Choose another --out.", train("--resume")),
     Row(

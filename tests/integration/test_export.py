@@ -26,7 +26,7 @@ from detdistill.detectors import catalogue
 from detdistill.detectors.base import Detector
 from detdistill.detectors.suppression import sorted_out
 from detdistill.errors import CapabilityError
-from detdistill.export import graph, runtime
+from detdistill.export import executorch_file, graph, openvino_file, runtime, targets
 from detdistill.jobs import export
 from scenes_in_memory import FAMILIES, scene_batch, tiny_settings
 
@@ -194,7 +194,8 @@ def test_the_programs_of_the_documentation_run(world: World, tmp_path: Path) -> 
 def made(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter, which takes long, makes the file that it made before."""
     content = world.file.read_bytes()
-    monkeypatch.setattr(export, "export_onnx", lambda *_: content)
+    for module in (targets, openvino_file):
+        monkeypatch.setattr(module, "export_onnx", lambda *_: content)
 
 
 @pytest.mark.usefixtures("made")
@@ -250,6 +251,81 @@ def test_eight_bits_are_calibrated_on_training_images(world: World, tmp_path: Pa
     assert runtime.Detector(out).class_names == list(CLASSES)
     assert {one.op_type for one in onnx.load(out).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
     assert outcome.agreement.matched > 0.5 * (outcome.agreement.matched + outcome.agreement.one_alone)
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("int8", [False, True], ids=["32 bits", "8 bits"])
+def test_openvinos_file_finds_what_pytorch_finds(world: World, tmp_path: Path, int8: bool) -> None:
+    out = tmp_path / "model.xml"
+    form = {"nms": "inside", "int8": int8, "calibration": 3, "allow_worse": int8}
+    outcome = detdistill.export_detector(world.home / "run", data=world.home / "data", out=out, to="openvino", **form)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin", "model.parity.json"}
+    found, told = outcome.agreement, outcome.as_dict()
+    assert (told["to"], told["opset"], "openvino" in told["machine"]) == ("openvino", 18, True)
+    assert told["exported"]["bytes"] == out.stat().st_size + out.with_suffix(".bin").stat().st_size
+    if not int8:
+        assert (found.one_alone, found.other_alone) == (0, 0)
+        assert (found.box < 0.05, found.score < 1e-4, abs(outcome.lost) < 0.1) == (True, True, True)
+    assert outcome.table()[0].startswith(
+        "fcos/test_resnet as OpenVINO, in 8" if int8 else "fcos/test_resnet as OpenVINO"
+    )
+    model = targets.open_exported(out)
+    assert (model.class_names, model.limits["most"]) == (list(CLASSES), 20)
+    if not int8:
+        agrees(model, world.detector, count=4, grid=(96, 64))
+    # What it wrote it may write over; somebody's weights it may not.
+    target = targets.target("openvino")
+    export._require_words(out, target, half=False, int8=False, calibration=1)
+    outcome.proof.unlink()
+    with pytest.raises(detdistill.errors.ConfigError, match=r"--out must be a new file, .* got .*model\.bin, which is"):
+        export._require_words(out, target, half=False, int8=False, calibration=1)
+
+
+def test_a_format_that_cannot_be_made_is_refused_in_a_sentence(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(world.home, "--to", "litert", out="a.tflite")) == 2
+    assert capsys.readouterr().err == (
+        "error: --to must be onnx, openvino or executorch, got litert, whose converter litert-torch takes no torch "
+        "from 2.15 on. Write --to executorch and an --out that ends in .pte for a phone.\n"
+    )
+    assert main(words(world.home, "--to", "executorch", out="a.onnx")) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: --out must be a file name that ends in .pte, got ")
+    assert told.endswith("a.pte.\n")
+    assert main(words(world.home, "--to", "executorch", "--int8", out="a.pte")) == 2
+    assert capsys.readouterr().err.endswith("Leave --int8 out, or write --to onnx.\n")
+    assert main(words(world.home, "--to", "executorch", "--nms", "inside", out="a.pte")) == 2
+    assert "must be suppressed outside, as it has no operator for that, got --nms inside. Leave --nms out.\n" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(
+        detdistill.errors.ConfigError, match=r"^An exported file must be an \.onnx, \.xml or \.pte that"
+    ):
+        targets.open_exported(tmp_path / "a.pt")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(
+        detdistill.errors.MissingDependencyError, match=r"pip install 'detdistill\[export,openvino\]'\.$"
+    ):
+        targets.require_target("openvino")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["fcos", "gfl"])
+def test_executorchs_program_finds_what_pytorch_finds(family: str, tmp_path: Path) -> None:
+    detector = build(family)
+    draw_data(tmp_path / "data", train=2, val=3)
+    detdistill.save_detector(detector, tmp_path / "run", image=IMAGE)
+    out = tmp_path / "model.pte"
+    outcome = detdistill.export_detector(tmp_path / "run", data=tmp_path / "data", out=out, to="executorch")
+    assert {path.name for path in tmp_path.glob("model.*")} == {"model.pte", "model.json", "model.parity.json"}
+    found = outcome.agreement
+    assert (found.one_alone, found.other_alone, found.matched > 10) == (0, 0, True)
+    assert (found.box < 0.05, found.score < 1e-4, abs(outcome.lost) < 0.1) == (True, True, True)
+    assert "opset" not in outcome.as_dict()
+    assert len(executorch_file.load(out.read_bytes(), out.with_suffix(".json").read_bytes()).class_names) == len(
+        CLASSES
+    )
 
 
 @pytest.mark.usefixtures("made")

@@ -282,7 +282,7 @@ def export_detector(
     /,
     *,
     out: Place,
-    to: Literal["onnx"] = "onnx",
+    to: Literal["onnx", "openvino", "executorch", "litert"] = "onnx",
     data: Place | None = None,
     nms: Literal["outside", "inside"] = "outside",
     normalise: Literal["inside", "outside"] = "inside",
@@ -296,8 +296,9 @@ def export_detector(
 
     Args:
         checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], or MODULE:CLASS=WEIGHTS.
-        out: The file to write, such as model.onnx; its figures come beside it, in model.parity.json.
-        to: The format.
+        out: The file to write, such as model.onnx, model.xml (openvino) or model.pte (executorch); its figures come
+            beside it, in model.parity.json.
+        to: The format; each is proved by its own package. litert does not install beside the torch of today.
         data: Data set folder, COCO JSON, or data.yaml, on whose validation images the file is proved; without it the
             run's own.
         nms: Where boxes suppress each other: outside, in the program that runs the file, which gets the boxes and
@@ -313,9 +314,9 @@ def export_detector(
         >>> outcome.agreement.box < 0.05
         True
     """
-    from detdistill.export.graph import require_exporter
+    from detdistill.export.targets import require_target
 
-    require_exporter()
+    require_target(to)
     from detdistill.jobs.export import export_job
 
     form: dict[str, Any] = {"to": to, "nms": nms, "normalise": normalise, "half": half, "int8": int8}

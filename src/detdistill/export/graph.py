@@ -134,27 +134,27 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
         except Exception as error:  # whatever the exporter stumbles over
             raise CapabilityError(
                 f"A detector to export must be one that torch's exporter takes, got {detector.spec.name}: "
-                f"{_reason(error)}. Export another detector."
+                f"{reason(error)}. Export another detector."
             ) from error
     assert program is not None
     proto: Any = program.model_proto
     _name_sides(proto, names)
     _bare(proto)
     proto.producer_name, proto.producer_version = PACKAGE, import_module(PACKAGE).__version__
-    for key, value in _metadata(graph, detector, image).items():
+    for key, value in metadata(graph, detector, image).items():
         proto.metadata_props.add(key=key, value=json.dumps(value))
     content: bytes = proto.SerializeToString()
     return content
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The first line of what went wrong first."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:300].rstrip('.')}"
 
 
-def _metadata(graph: Graph, detector: Detector, image: ImageSettings) -> dict[str, Any]:
+def metadata(graph: Graph, detector: Detector, image: ImageSettings) -> dict[str, Any]:
     """What whoever runs the file has to know; `outside` is how pixels in [0, 1] are normalised before."""
     form, limits = graph.form, graph.limits
     mean, std = (one.flatten().tolist() for one in (graph.mean, graph.std))

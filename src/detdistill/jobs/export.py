@@ -1,4 +1,4 @@
-"""Writes a detector as an ONNX file, and proves on the validation images that the file finds what PyTorch finds."""
+"""Writes a detector as a file for other programs, and proves on validation images that it finds what PyTorch does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +25,9 @@ from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_co
 from detdistill.evaluation.protocols import PROTOCOLS
 from detdistill.export import runtime
 from detdistill.export.eight_bits import Inputs, quantised
-from detdistill.export.graph import INPUTS, MADE, OPSET, Form, export_onnx
+from detdistill.export.graph import INPUTS, OPSET, Form
 from detdistill.export.parity import Agreement, agreement
+from detdistill.export.targets import Format, Target, package_version, require_target, target
 from detdistill.files import figures_of, require_own, write_bytes, write_figures
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.inputs import open_data_sets
@@ -40,8 +40,8 @@ COMMAND = "export"
 MOST_LOST, MOST_LOST_INT8 = 0.1, 0.5
 """By so many points of AP a file may be below PyTorch."""
 _TIMED, _WARM_UP = 20, 2
-_SUFFIX = ".onnx"
 _CPU = torch.device("cpu")
+_NOBODYS = b"\0nobody's"
 
 Place = Literal["inside", "outside"]
 
@@ -64,12 +64,14 @@ class ExportOutcome:
     """What a file finds beside what PyTorch finds on the same images.
 
     Attributes:
+        to: the format.
         int8: on how many training images it was calibrated; 0 where it is not in 8 bits.
         written: whether it was written; a worse one is not, unless it was allowed.
     """
 
     out: Path
     detector: str
+    to: Format
     form: Form
     int8: int
     images: int
@@ -105,8 +107,8 @@ class ExportOutcome:
         """What was written, the figures of both, how far they agree, and how to run the file."""
         bits = f"8 bits, calibrated on {self.int8} training images" if self.int8 else self.form.bits
         lines = [
-            f"{self.detector} as ONNX, opset {OPSET}, in {bits}; boxes suppressed {self.form.nms}, pixels normalised "
-            f"{'inside' if self.form.normalise else 'outside'}; {self.images} validation images, on the CPU",
+            f"{self.detector} as {target(self.to).name}, in {bits}; boxes suppressed {self.form.nms}, pixels "
+            f"normalised {'inside' if self.form.normalise else 'outside'}; {self.images} validation images, on the CPU",
             "",
         ]
         sides = {"PyTorch": self.pytorch, self.out.name: self.file}
@@ -117,7 +119,7 @@ class ExportOutcome:
         title = ("", *self.pytorch.metrics.figures(), "ms an image", "size")
         lines += [*Table(title, tuple(rows)).text(decimals=2).splitlines(), "", self.agreement.text()]
         if self.written:
-            lines += [f"{self.out}, its figures in {self.proof}", f"python {runtime.__file__} {self.out} IMAGE runs it"]
+            lines += [f"{self.out}, its figures in {self.proof}", target(self.to).how(self.out)]
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,7 +127,8 @@ class ExportOutcome:
         return {
             "file": self.out.name,
             "detector": self.detector,
-            "opset": OPSET,
+            "to": self.to,
+            **({} if self.to == "executorch" else {"opset": OPSET}),
             "nms": self.form.nms,
             "normalise": "inside" if self.form.normalise else "outside",
             "bits": 8 if self.int8 else 16 if self.form.half else 32,
@@ -135,7 +138,7 @@ class ExportOutcome:
             "exported": self.file.as_dict(),
             "ap_lost": self.lost,
             "agreement": self.agreement.as_dict(),
-            "machine": {**self.machine, "onnxruntime": version("onnxruntime")},
+            "machine": {**self.machine, target(self.to).package: package_version(target(self.to))},
         }
 
 
@@ -148,7 +151,7 @@ def export_job(
     source: str,
     *,
     out: Path,
-    to: Literal["onnx"] = "onnx",
+    to: Format = "onnx",
     data: Path | None = None,
     nms: Place = "outside",
     normalise: Place = "inside",
@@ -159,18 +162,21 @@ def export_job(
     progress: Progress | None = None,
 ) -> ExportOutcome:
     """Exports a detector and measures the file; the words are those of `detdistill.export_detector`."""
-    del to  # one of one
-    watcher, form = progress or Silence(), Form(nms, normalise == "inside", half)
-    _require_words(out, half=half, int8=int8, calibration=calibration)
+    require_target(to)
+    watcher, form, kind = progress or Silence(), Form(nms, normalise == "inside", half), target(to)
+    _require_words(out, kind, half=half, int8=int8, calibration=calibration)
     loaded = open_detector(source, progress=watcher)
     detector = loaded.detector.to(_CPU)
     detector.limits()  # refused before the data is read
     truth, training = _data(source, data, loaded.class_names, progress=watcher)
     image = seen_size(loaded, truth, source=source, progress=watcher)
     watcher.say(f"{source}: its graph is made by torch's exporter, which takes from half a minute to some minutes")
-    content = export_onnx(detector, image, form)
     used = 0
-    if int8:
+
+    def eight_bits(content: bytes) -> bytes:
+        nonlocal used
+        if not int8:
+            return content
         chosen = training()
         used = min(calibration, len(chosen))
         watcher.start("calibrate", used, unit="image")
@@ -178,31 +184,40 @@ def export_job(
             inputs = _inputs(runtime.Detector(content), chosen, used, progress=watcher)
             content = quantised(content, inputs, scratch=Path(scratch))
         watcher.finish()
-    model = runtime.Detector(content, threads=torch.get_num_threads(), providers=["CPUExecutionProvider"])
+        return content
+
+    files = kind.make(detector, image, form, eight_bits)
+    model = kind.load(files, torch.get_num_threads())
     ours = detect(detector, truth, image, label=f"PyTorch {source}", batch_size=1, device=_CPU, progress=watcher)
-    theirs = _found(model, truth, label=f"onnxruntime {out.name}", progress=watcher)
+    theirs = _found(model, truth, label=f"{kind.package} {out.name}", progress=watcher)
     seconds = _seconds(detector, model, truth, image)
     weights = sum(one.numel() * one.element_size() for one in detector.state_dict().values())
     sides = (
         Side(evaluate_coco(truth, ours), seconds[0], weights),
-        Side(evaluate_coco(truth, theirs), seconds[1], len(content)),
+        Side(evaluate_coco(truth, theirs), seconds[1], sum(map(len, files.values()))),
     )
-    outcome = partial(ExportOutcome, out, detector.spec.name, form, used, len(truth), *sides)
+    outcome = partial(ExportOutcome, out, detector.spec.name, to, form, used, len(truth), *sides)
     found = outcome(agreement(ours, theirs), machine(_CPU), written=True)
     if not allow_worse and found.lost > (MOST_LOST_INT8 if int8 else MOST_LOST):
         return outcome(found.agreement, found.machine, written=False)
-    write_bytes(out, content)
+    for ending, content in reversed(list(files.items())):
+        write_bytes(out.with_suffix(ending), content)
     write_figures(found.proof, found.as_dict(), command=COMMAND, option="--out")
     return found
 
 
-def _require_words(out: Path, *, half: bool, int8: bool, calibration: int) -> None:
-    if out.suffix != _SUFFIX:
-        name = out.with_suffix(_SUFFIX) if out.stem else Path("model.onnx")
-        raise ConfigError(f"--out must be a file name that ends in .onnx, got {out}. Write --out {name}.")
-    require_own(out, "--out", MADE)
+def _require_words(out: Path, kind: Target, *, half: bool, int8: bool, calibration: int) -> None:
+    if out.suffix != kind.endings[0]:
+        name = (out if out.stem else Path("model")).with_suffix(kind.endings[0])
+        raise ConfigError(f"--out must be a file name that ends in {kind.endings[0]}, got {out}. Write --out {name}.")
     proof = proof_of(out)
     require_own(proof, f"{proof.name}, beside --out,", figures_of(COMMAND))
+    for path in map(out.with_suffix, kind.endings):
+        marked = kind.begins is not None and path == out
+        if marked or not proof.is_file():  # what cannot say whose it is lies beside figures that can
+            require_own(path, "--out", (kind.begins if marked else None) or _NOBODYS)
+    if int8 and not kind.eight_bits:
+        raise ConfigError(f"--int8 must be left out of {kind.name}, got it. Leave --int8 out, or write --to onnx.")
     if half and int8:
         raise ConfigError("The bits of a file must be either 16 or 8, got --half and --int8. Leave --half out.")
     if calibration < 1:
