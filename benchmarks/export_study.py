@@ -3,7 +3,8 @@
     python benchmarks/export_study.py --out runs/export_study --results benchmarks/results/export_study.json
 
 Each family's smallest preset is trained, then exported raw and with suppression inside, in 32, 16 and 8 bits, and to
-OpenVINO and ExecuTorch, and proved on the validation images through the shipped runtime. What is finished is not made again.
+OpenVINO and ExecuTorch, and proved on the validation images through the shipped runtime. What is finished is not made
+again.
 """
 
 from __future__ import annotations
