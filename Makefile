@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: help demo test test-all attack check format bench study-demo study-photos study-methods study-coverage study-audit study-pairs sweep-backbones pairs settings docs method-pictures dist check-dist clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.runtime  ## teacher, student alone and distilled student on drawn scenes (about 10 minutes)
 	.venv/bin/detdistill demo
