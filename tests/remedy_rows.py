@@ -7,6 +7,7 @@ that have none.
 from __future__ import annotations
 
 from remedy_rows_of_boxes import FOUND
+from remedy_rows_of_export import EXPORTED
 from remedy_rows_of_own import OWN
 from remedy_rows_of_teachers import OTHERS, TEACHERS
 from remedy_words import Row, distill, evaluate, train
@@ -361,36 +362,6 @@ _DATA = (
         PLAIN + " data.train={home}/scenes/train.json data.val={home}/scenes/val.json",
     ),
     Row(train("out={home}/scenes/val.json"), "Choose another --out.", train()),
-    Row(
-        "export {home}/others --out {home}/x.pt",
-        "Write --out {home}/x.onnx.",
-        "export {home}/others --out {home}/x.onnx",
-        then="Add --data FOLDER.",
-    ),
-    Row(
-        "export {home}/others --out {home}/x.onnx --half --int8",
-        "Leave --half out.",
-        "export {home}/others --out {home}/x.onnx --int8",
-        then="Add --data FOLDER.",
-    ),
-    Row(
-        "export {home}/others --out {home}/x.onnx",
-        "Add --data FOLDER.",
-        "export {home}/others --out {home}/x.onnx --data {home}/scenes",
-        then="cat",
-    ),
-    Row(
-        "export {home}/others --out {home}/x.tflite --to litert",
-        "Write --to executorch and an --out that ends in .pte for a phone.",
-        "export {home}/others --out {home}/x.pte --to executorch",
-        then="Add --data FOLDER.",
-    ),
-    Row(
-        "export {home}/others --out {home}/x.pte --to executorch --int8",
-        "Leave --int8 out, or write --to onnx.",
-        "export {home}/others --out {home}/x.pte --to executorch",
-        then="Add --data FOLDER.",
-    ),
     Row(train("out={home}/scenes"), "Choose another --out.", train()),
     Row(train("out={home}/scenes", "--resume"), "Choose another --out.", train("--resume")),
     Row(
@@ -418,4 +389,4 @@ _DATA = (
     ),
 )
 
-ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND, *TEACHERS, *OWN)
+ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND, *TEACHERS, *OWN, *EXPORTED)
