@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from typing import Any, final
 
@@ -32,7 +32,7 @@ class TrackioTracker:
         trackio: Any = import_module("trackio")
         self._image = trackio.Image
         self.identity = opening.identity or f"{opening.name}-{uuid.uuid4().hex[:6]}"
-        with redirect_stdout(sys.stderr):  # it says where it writes; results have standard output to themselves
+        with redirect_stdout(StringIO()):  # results have standard output to themselves
             self._run = trackio.init(
                 project=where(),
                 name=self.identity,
@@ -57,7 +57,7 @@ class TrackioTracker:
 
     def close(self, ending: Ending) -> None:
         """Sends the rest."""
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(StringIO()):
             self._run.finish()
 
 
