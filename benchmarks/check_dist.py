@@ -26,6 +26,7 @@ COMMANDS = (
     ("data", "make", "scenes", "--out", "scenes", "--train", "4", "--val", "2"),
     ("train", "--detector", "fcos/tiny", "--data", "scenes", "--out", "run", "--steps", "2", "train.batch_size=2"),
     ("evaluate", "run", "--data", "scenes"),
+    ("report", "run"),
     ("reproduce", "aid", "--scale", "full", "--plan", "--data", "nowhere"),
 )
 
