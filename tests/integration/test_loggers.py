@@ -182,6 +182,19 @@ def test_a_tracker_that_was_lost_is_told_on_resume_what_it_missed(
     assert (first.rows, second.rows) == ([2], [4, 6, 8, 10, 12, -1])
 
 
+def test_a_tracker_that_never_knew_the_run_is_not_told_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(opening: Opening) -> Stub:
+        raise OSError("the server is gone")
+
+    monkeypatch.setattr(mlflow_tracker, "open_tracker", gone)
+    settings, said = tiny_settings(loggers=("mlflow",)), Watcher()
+    run_tiny(tmp_path, settings, progress=said)
+    loggers = Loggers(tmp_path, settings, {}, step=12, resume=True, say=said.say, anew=False)
+    loggers.end(12, {"student": {"AP": 3.5}}, verdict="better", pictures=[])
+    loggers.close("finished")
+    assert sum("mlflow failed: the server is gone." in line for line in said.lines) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "package"),
     [

@@ -19,7 +19,7 @@ def tell_loggers(config: RunConfig, found: RunOutcome, progress: Progress | None
     if not config.train.told or displaced(run.path):
         return
     say: Callable[[str], None] = (progress or Silence()).say
-    loggers = Loggers(run.path, config.train, {}, step=found.steps, resume=True, say=say)
+    loggers = Loggers(run.path, config.train, {}, step=found.steps, resume=True, say=say, anew=False)
     pictures: list[Path] = [path for path in (run.curves, run.pictures, run.confusion) if path.is_file()]
     loggers.end(found.steps, found.as_dict(), verdict="\n".join(found.table()), pictures=pictures)
     loggers.close("finished")

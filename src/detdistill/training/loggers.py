@@ -73,6 +73,7 @@ class Loggers:
             done again are not told again. A new one is told of the tables' rows until `step`.
         resume: whether to go on with those that know the run.
         say: hears where each is, and why one was lost.
+        anew: whether trackers that do not know the run begin it; else they are left out.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Loggers:
         step: int,
         resume: bool,
         say: Callable[[str], None],
+        anew: bool = True,
     ) -> None:
         self._run, self._trackers = RunFolder(folder), dict[str, Threaded]()
         self._known: dict[str, dict[str, int]] = {}
@@ -93,7 +95,7 @@ class Loggers:
         if not resume and self._run.loggers.is_dir():
             shutil.rmtree(self._run.loggers, ignore_errors=True)
         for name in settings.told:
-            if name != _TENSORBOARD:
+            if name != _TENSORBOARD and (anew or (self._run.loggers / f"{name}.json").is_file()):
                 self._open(name, config, step, say)
         self._metrics = Spared(MetricsLog(self._run.metrics, step=step), say)
 
