@@ -78,13 +78,19 @@ def refusal(config: RunConfig) -> str:
 )
 def test_every_setting_that_touches_the_students_weights_counts(home: Path, changes: list[str], found: str) -> None:
     config = distillation(home, *changes)
-    said = refusal(config)
+    opened = stages.open_inputs(config)
+    with pytest.raises(ConfigError) as refused:
+        stages.build(opened)
+    assert not config.out.exists()
+    said = str(refused.value)
     assert said.startswith(
         f"The student alone in {home / 'alone'} must be trained as this run's student is but for the teacher, got "
     )
     assert found in said
     assert "pass --alone-differs" in said
-    assert not comparison(config).twin
+    alone = stages.build(replace(opened, config=replace(config, alone_differs=True))).alone
+    assert alone is not None
+    assert not alone.twin
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from scenes_in_memory import tiny_teacher
 from tiny_training import KILLED, checkpoint_tensors, die_before, differing, fork, run_tiny, tiny_settings
 from watched_jobs import Watcher
 
+CURVES = True
 Evaluate = Callable[[nn.Module], dict[str, float | None]]
 
 
