@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -11,19 +13,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import detdistill
 from detdistill.cli import main
 from detdistill.data.annotations import Annotations
+from detdistill.data.dataset import DetectionDataset
+from detdistill.data.loader import evaluation_loader
+from detdistill.data.transforms import ImageSettings
+from detdistill.distillation.looks import PULL, Look, Weighed
 from detdistill.errors import ConfigError
 from detdistill.files import read_json, write_json, write_text
 from detdistill.jobs import page as jobs
 from detdistill.jobs.found import Found
 from detdistill.jobs.given_runs import compare_job
+from detdistill.jobs.looks import looks_on
 from detdistill.jobs.page import report_job, write_page
 from detdistill.report.page.charts import Line, Mark, curves, ends, strip
+from detdistill.report.page.content import Page, Section
 from detdistill.report.page.gather import gather
 from detdistill.report.page.pictures import Shown, choose, pictures
+from detdistill.report.page.render import render
 from page_by_hand import HOSTILE, finished, hostile_data, made_up
 
 
@@ -278,6 +289,26 @@ def test_looking_needs_a_distillation(data: tuple[Path, Annotations], tmp_path: 
     write_text(folder / "config.yaml", config.yaml())
     with pytest.raises(ConfigError, match=r"--looked-at must come with a distillation, got .* Leave it out"):
         report_job(folder, images=0, looked_at=True)
+
+
+def test_masks_lie_over_the_image_alone_and_weights_stand_beside(data: tuple[Path, Annotations]) -> None:
+    images = data[1].of(np.array([1]))
+    batch = next(iter(evaluation_loader(DetectionDataset(images, image=ImageSettings(32, 48, 32)), batch_size=1)))
+    assert batch.sizes == ((32, 48),)
+    mask = torch.arange(32.0).reshape(1, 4, 8)  # a grid for 64 pixels across, of which the image has 48
+    maps = [Look("frs.features", "richness", 8, mask), Look("frs.features", PULL, 16, torch.ones(1, 2, 4))]
+    weights = [Weighed("frs.features", (8, 16, None), torch.tensor([[0.25, 1.0, 0.5]]))]
+    shown = looks_on(images, 0, batch, maps, weights)
+    richness, pull = shown.maps
+    assert [one.most for one in (richness.levels[0], pull.levels[0])] == [29.0, 1.0]
+    assert richness.levels[0].across == (96.0, 64.0)  # of the stored image: twice as large
+    with Image.open(io.BytesIO(base64.b64decode(richness.levels[0].uri.partition(",")[2]))) as picture:
+        assert picture.size == (6, 4)
+        assert picture.getpixel((0, 0))[3] == 0
+        assert picture.getpixel((5, 3))[3] == 235
+    text = render(Page("a", "measured", "b", sections=(Section("looked-at", "Looked at", "Looked at", (shown,)),)))
+    for told in ('<th scope="row">frs.features</th>', "<td>0.25</td>", "no level", PULL, "stride 16, at most 1"):
+        assert told in text
 
 
 def test_drawings_are_within_their_frame_and_escape() -> None:

@@ -60,13 +60,14 @@ def looks_of(found: Gathered, *, rows: Sequence[int], progress: Progress) -> tup
     with needing_memory("an image to look at", remedy="Free memory"):
         for index, batch in enumerate(evaluation_loader(shown, batch_size=1)):
             maps, weights = looks(step, batch.to(opened.first_device))
-            made.append(_looks(images, index, batch, maps, weights))
+            made.append(looks_on(images, index, batch, maps, weights))
             progress.advance(index + 1)
     progress.finish()
     return tuple(made)
 
 
-def _looks(images: Annotations, index: int, batch: Batch, maps: Sequence[Look], weights: Sequence[Weighed]) -> Looks:
+def looks_on(images: Annotations, index: int, batch: Batch, maps: Sequence[Look], weights: Sequence[Weighed]) -> Looks:
+    """Maps and weights of a batch of image `index` alone, over that image as it is stored."""
     # Its number must be no other picture's.
     one = picture(Shown(images, {}), index, reason="", number=1000 + index, score=0.0)
     kinds: dict[tuple[str, str], dict[int, NDArray[np.float32]]] = {}
