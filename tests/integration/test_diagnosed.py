@@ -260,7 +260,7 @@ def test_a_gain_is_not_explained(lab: Lab) -> None:
     found = [_everything(truth, row) for row in range(len(truth))]
     looks = {ALONE: [], DISTILLED: found}
     results = {name: evaluate_coco(truth, one) for name, one in looks.items()}
-    steps, why = explained(built, looks, results, {}, run=lab.folder, students={ALONE: lab.folder / "alone"})
+    (steps, time), why = explained(built, looks, results, {}, run=lab.folder, students={ALONE: lab.folder / "alone"})
     assert steps.figures["AP"].mean == pytest.approx(100.0)
     assert why is None
 
