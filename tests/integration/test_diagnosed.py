@@ -262,7 +262,7 @@ def test_a_gain_is_not_explained(lab: Lab) -> None:
     results = {name: evaluate_coco(truth, one) for name, one in looks.items()}
     (steps, time), why = explained(built, looks, results, {}, run=lab.folder, students={ALONE: lab.folder / "alone"})
     assert steps.figures["AP"].mean == pytest.approx(100.0)
-    assert why is None
+    assert time is why is None
 
 
 def test_a_run_that_lies_in_a_folder_is_explained_as_it_was(lab: Lab) -> None:
