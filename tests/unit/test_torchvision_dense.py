@@ -223,10 +223,11 @@ def test_fcos_matches_by_hand() -> None:
     point = torch.tensor([(x, y) for y in (0.0, 8.0, 16.0) for x in (0.0, 8.0, 16.0)])
     anchors = torch.cat([point - 4, point + 4], dim=1)
     boxes = torch.tensor([[2.0, 2.0, 22.0, 20.0], [6.0, 6.0, 10.0, 10.0]])
-    matched = match_by_centre(boxes, anchors, counts=(9,), radius=1.5)
+    (matched,) = match_by_centre([boxes], anchors, counts=(9,), radius=1.5)
     # inside the large box: (8,8) (16,8) (8,16) (16,16), all within 12 of (12, 11); the small one takes (8, 8).
     assert matched.tolist() == [-1, -1, -1, -1, 1, 0, -1, 0, 0]
-    assert match_by_centre(boxes, anchors, counts=(9,), radius=0.25).tolist() == [-1, -1, -1, -1, 1, -1, -1, -1, -1]
+    (near,) = match_by_centre([boxes], anchors, counts=(9,), radius=0.25)
+    assert near.tolist() == [-1, -1, -1, -1, 1, -1, -1, -1, -1]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -242,7 +243,7 @@ def test_fcos_matches_are_torchvisions_for_boxes_of_every_size(seed: int, monkey
     theirs = torchvision_losses(built, pyramid, batch)[0]  # type: ignore[index]
     counts = tuple(level.shape[2] * level.shape[3] for level in pyramid.levels)
     anchors = torchvision_outputs(built.model, pyramid, batch)[1][0]
-    ours = match_by_centre(target.boxes, anchors, counts=counts, radius=1.5)
+    (ours,) = match_by_centre([target.boxes], anchors, counts=counts, radius=1.5)
     assert torch.equal(ours, theirs)
     assert all((level >= 0).any() for level in ours.split(counts))
 

@@ -24,8 +24,8 @@ from detdistill.data.transforms import (
     AugmentSettings,
     ImageSettings,
     draw_augmentation,
-    transform_sample,
-    transform_targets,
+    transform_image,
+    transform_several,
 )
 from detdistill.errors import DataError
 from detdistill.files import require_regular
@@ -254,30 +254,27 @@ class DetectionDataset(Dataset[Sample]):
             drawn = draw_augmentation(augment, generator, targets=targets, size=(image.shape[1], image.shape[2]))
 
         def shown(settings: ImageSettings, drawn: Augmentation | None, teacher: Sample | None = None) -> Sample:
-            seen, objects = transform_sample(image, targets, settings=settings, drawn=drawn)
+            seen = transform_image(image, settings=settings, drawn=drawn)
+            several = (targets,) if found is None or settings is not self.image else (targets, found)
+            objects = transform_several(several, (image.shape[1], image.shape[2]), settings=settings, drawn=drawn)
             return Sample(
                 image=seen,
-                targets=objects,
+                targets=objects[0],
                 size=(seen.shape[1], seen.shape[2]),
                 stored_size=(height, width),
                 image_id=image_id,
                 seed=draw_seed(self.seed, draw.epoch, index),
-                twins={
-                    name: transform_sample(twin, targets, settings=settings, drawn=drawn)[0]
-                    for name, twin in twins.items()
-                },
+                twins={name: transform_image(twin, settings=settings, drawn=drawn) for name, twin in twins.items()},
                 teacher=teacher,
+                found=objects[1] if len(objects) > 1 else None,
             )
 
         theirs = self.teacher_image
         other = None if theirs is None else shown(theirs, drawn and drawn.at(theirs, drawn_for=self.image))
         sample = shown(self.image, drawn, other)
-        if self.kept is not None:
-            sample = replace(sample, kept=self.kept(index, drawn) if image is plain else -1)
-        if found is None:
+        if self.kept is None:
             return sample
-        size = (image.shape[1], image.shape[2])
-        return replace(sample, found=transform_targets(found, size, settings=self.image, drawn=drawn))
+        return replace(sample, kept=self.kept(index, drawn) if image is plain else -1)
 
     def _generator(self, draw: Draw, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(draw_seed(self.seed, draw.epoch, draw.index, stream))

@@ -274,16 +274,6 @@ def _centred(boxes: Float[Tensor, "n 4"], window: Window) -> Bool[Tensor, " n"]:
     return (x > left) & (x < left + columns) & (y > top) & (y < top + rows)
 
 
-def _cut(targets: Targets, window: Window) -> Targets:
-    """The objects whose centre a window holds, in its pixels; what is ignored only has to reach into it."""
-    top, left, rows, columns = window
-    keep = _centred(targets.boxes, window) | targets.ignored
-    boxes = targets.boxes - targets.boxes.new_tensor([left, top, left, top])
-    boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
-    keep &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    return targets.only(keep, boxes=boxes)
-
-
 def _blurred(image: UInt8[Tensor, "3 h w"], deviation: float) -> UInt8[Tensor, "3 h w"]:
     """Blurred by so many pixels, as far as the image is larger than the kernel."""
     reach = min(math.ceil(3 * deviation), min(image.shape[1:]) - 1)
@@ -320,31 +310,54 @@ def transform_sample(
         The image (not padded) and its targets, in pixels of that image. Resizing alone scales each axis by
         new size / stored size exactly, so detections map back by the inverse.
     """
-    drawn = drawn or Augmentation()
     moved = transform_targets(targets, (image.shape[-2], image.shape[-1]), settings=settings, drawn=drawn)
+    return transform_image(image, settings=settings, drawn=drawn), moved
+
+
+def transform_image(
+    image: UInt8[Tensor, "3 h w"], *, settings: ImageSettings, drawn: Augmentation | None = None
+) -> UInt8[Tensor, "3 _h _w"]:
+    """The pixels alone of `transform_sample`."""
+    drawn = drawn or Augmentation()
     whole = settings.resized(*image.shape[-2:], short_side=drawn.short_side)
     if drawn.window is not None:
         top, left, rows, columns = drawn.window
         image = image[:, top : top + rows, left : left + columns]
     size, crop = _sizes((image.shape[-2], image.shape[-1]), whole, drawn)
     image = _placed(F.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True), crop, drawn)
-    return _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn), moved
+    return _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn)
 
 
 def transform_targets(
     targets: Targets, stored: tuple[int, int], *, settings: ImageSettings, drawn: Augmentation | None = None
 ) -> Targets:
     """The boxes alone of an image of this height and width, exactly as `transform_sample` moves them."""
+    return transform_several((targets,), stored, settings=settings, drawn=drawn)[0]
+
+
+def transform_several(
+    several: Sequence[Targets], stored: tuple[int, int], *, settings: ImageSettings, drawn: Augmentation | None = None
+) -> tuple[Targets, ...]:
+    """The same of several targets of one image, at the price of one."""
     drawn = drawn or Augmentation()
     whole = settings.resized(*stored, short_side=drawn.short_side)
+    boxes = torch.cat([one.boxes for one in several])
+    kept = torch.ones(len(boxes), dtype=torch.bool)
     if drawn.window is not None:
-        targets, stored = _cut(targets, drawn.window), drawn.window[2:]
+        # The objects whose centre a window holds; what is ignored only has to reach into it.
+        kept = _centred(boxes, drawn.window) | torch.cat([one.ignored for one in several])
+        top, left, rows, columns = drawn.window
+        stored = (rows, columns)
+        boxes = boxes - boxes.new_tensor([left, top, left, top])
+        boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
+        kept &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     size, crop = _sizes(stored, whole, drawn)
-    boxes = F.resize(tv_tensors.BoundingBoxes(targets.boxes, format="XYXY", canvas_size=stored), size)
-    boxes = _placed(boxes, crop, drawn)
-    clipped: Tensor = F.clamp_bounding_boxes(boxes).as_subclass(Tensor)
-    keep = (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
-    return targets.only(keep, boxes=clipped)
+    moved = _placed(F.resize(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=stored), size), crop, drawn)
+    clipped: Tensor = F.clamp_bounding_boxes(moved).as_subclass(Tensor)
+    kept &= (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
+    counts = [len(one.labels) for one in several]
+    rows_of = zip(several, torch.split(kept, counts), torch.split(clipped, counts), strict=True)
+    return tuple(one.only(keep, boxes=own) for one, keep, own in rows_of)
 
 
 def _placed(resized: Tensor, crop: Window | None, drawn: Augmentation) -> Tensor:

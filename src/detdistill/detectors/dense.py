@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.backbones import group_norm
@@ -44,11 +45,14 @@ from detdistill.types import (
     Targets,
     TaskLoss,
     Towers,
+    sent,
 )
 
 FOCAL_ALPHA = 0.25
 BACKGROUND = -1
 LEFT_OUT = -2
+# Pairs of a cell and a box that are compared at once: where images are small, more of them take no longer than one.
+_AT_ONCE = 1 << 16
 
 
 class DenseHeads(Protocol):
@@ -329,14 +333,13 @@ def assign(
         counts: anchors per level.
         points: the anchors' centres in pixels: background where a teacher has doubts is left out. None leaves none out.
     """
-    firsts = accumulate((len(target.boxes) for target in targets[:-1]), initial=0)
-    matched = torch.stack(
-        [torch.where(match >= 0, match + first, match) for match, first in zip(matches, firsts, strict=True)]
-    )
-    for row, target in enumerate(targets):
-        if target.doubtful is not None and points is not None:
-            doubt = within_any(points, target.doubtful) & (matched[row] == BACKGROUND)
-            matched[row] = torch.where(doubt, LEFT_OUT, matched[row])
+    firsts = list(accumulate((len(target.boxes) for target in targets[:-1]), initial=0))
+    matched = torch.stack(list(matches))
+    matched = torch.where(matched >= 0, matched + sent(torch.tensor(firsts)[:, None], matched.device), matched)
+    doubtful = [target.boxes[:0] if target.doubtful is None else target.doubtful for target in targets]
+    if points is not None and any(map(len, doubtful)):
+        doubt = torch.cat([within_any(points, some) for some in together(doubtful, cells=len(points))])
+        matched = torch.where(doubt & (matched == BACKGROUND), LEFT_OUT, matched)
     image, anchor = places(matched >= 0)
     boxes = torch.cat([target.boxes for target in targets]).float()
     labels = torch.cat([target.labels for target in targets])
@@ -348,10 +351,18 @@ def assign(
     return Assignment(matched, boxes, labels, image, anchor, counts, worth, classes)
 
 
-def within_any(points: Float[Tensor, "n 2"], boxes: Float[Tensor, "m 4"]) -> Bool[Tensor, " n"]:
-    """Which points lie in one of the boxes, or in several."""
-    first, last = boxes[:, None, :2], boxes[:, None, 2:]
-    return ((points >= first) & (points < last)).all(dim=2).any(dim=0)
+def within_any(points: Float[Tensor, "n 2"], boxes: Float[Tensor, "*b m 4"]) -> Bool[Tensor, "*b n"]:
+    """Which points lie in one of the boxes of each image, or in several."""
+    first, last = boxes[..., None, :2], boxes[..., None, 2:]
+    return ((points >= first) & (points < last)).all(dim=-1).any(dim=-2)
+
+
+def together(boxes: Sequence[Float[Tensor, "_m 4"]], *, cells: int) -> Iterator[Float[Tensor, "_b _m 4"]]:
+    """The boxes of as many images at a time as can be held against so many cells at once, filled up by empty ones."""
+    most = max((len(one) for one in boxes), default=0)
+    count = max(1, _AT_ONCE // max(1, cells * most))
+    for first in range(0, len(boxes), count):
+        yield pad_sequence(list(boxes[first : first + count]), batch_first=True)
 
 
 def centres(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2"]:

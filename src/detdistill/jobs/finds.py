@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.dataset import FoundReader
 from detdistill.detectors.base import Detector
 from detdistill.distillation.found import Learnable
 from detdistill.jobs.opening import detect
@@ -107,44 +108,49 @@ def _looked(opened: Opened, images: Annotations) -> list[Detections]:
 @final
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """Reads what is learned of every image of a data set; can be sent to loader workers.
+    """Reads what is learned of every image of a data set, made once; can be sent to loader workers.
 
     Attributes:
-        annotations: the images and their labels.
-        learnable: what becomes of the finds.
-        edges: where each image's begin; the rest has one row a box that is not left out.
+        edges: where each image's objects begin.
+        rows: the objects of all images in a row, in pixels of the stored images: labels, and what was found beside.
     """
 
-    annotations: Annotations
-    learnable: Learnable
-    edges: Int64[Tensor, " e"]
-    boxes: Float[Tensor, "n 4"]
-    scores: Float[Tensor, " n"]
-    labels: Int64[Tensor, " n"]
-    probabilities: Float[Tensor, "n k"] | None
+    edges: tuple[int, ...]
+    rows: Targets
 
     @classmethod
     def of(cls, annotations: Annotations, learnable: Learnable, found: Sequence[Detections]) -> Learned:
         """The reader of what a teacher found in the images, in their order."""
-        kept = [one.scores >= learnable.doubtful for one in found]
-        told = [(_NOTHING, torch.zeros(0, dtype=torch.bool)), *zip(found, kept, strict=True)]
-        said = [one.probabilities[keep] for one, keep in told if one.probabilities is not None]
+        objects = [_objects(annotations, learnable, one, index) for index, one in enumerate(found)]
+        columns = ([getattr(one, name) for one in objects] for name in ("boxes", "labels", "ignored"))
+        boxes, labels, ignored = map(torch.cat, columns)
+        scores, classes = (
+            [one for each in objects if (one := getattr(each, name)) is not None]
+            for name in ("scores", "probabilities")
+        )
+        edges = accumulate((len(one.labels) for one in objects), initial=0)
         return cls(
-            annotations,
-            learnable,
-            torch.tensor([int(keep.sum()) for _, keep in told]).cumsum(0),
-            torch.cat([one.boxes[keep] for one, keep in told]),
-            torch.cat([one.scores[keep] for one, keep in told]),
-            torch.cat([one.labels[keep] for one, keep in told]),
-            torch.cat(said) if said else None,
+            tuple(edges),
+            Targets(
+                boxes,
+                labels,
+                ignored,
+                scores=torch.cat(scores) if scores else None,
+                probabilities=torch.cat(classes) if classes else None,
+            ),
         )
 
     def __call__(self, index: int) -> Targets:
         """The objects of an image in its stored pixels: labels, and what was found beside them."""
-        rows = slice(int(self.edges[index]), int(self.edges[index + 1]))
-        classes = None if self.probabilities is None else self.probabilities[rows]
-        found = Detections(self.boxes[rows], self.scores[rows], self.labels[rows], classes)
-        return _objects(self.annotations, index, found, self.learnable)
+        some = slice(self.edges[index], self.edges[index + 1])
+        rows = self.rows
+        return Targets(
+            rows.boxes[some],
+            rows.labels[some],
+            rows.ignored[some],
+            scores=None if rows.scores is None else rows.scores[some],
+            probabilities=None if rows.probabilities is None else rows.probabilities[some],
+        )
 
 
 @final
@@ -161,18 +167,16 @@ class Looking:
         if index not in self.seen:
             train = self.opened.data.train
             (found,) = _looked(self.opened, train.of(np.array([index])))
-            self.seen[index] = _objects(train, index, found, self.learnable)
+            self.seen[index] = _objects(train, self.learnable, found, index)
         return self.seen[index]
 
 
-def labels_alone(images: Annotations, learnable: Learnable | None) -> Learned | None:
+def labels_alone(images: Annotations, learnable: Learnable | None) -> FoundReader | None:
     """Reads the labels as what is learned: a step then takes as long as with finds, and no teacher looks."""
-    if learnable is None:
-        return None
-    return Learned.of(images, learnable, [_NOTHING] * len(images))
+    return None if learnable is None else partial(_objects, images, learnable, _NOTHING)
 
 
-def _objects(annotations: Annotations, index: int, found: Detections, learnable: Learnable) -> Targets:
+def _objects(annotations: Annotations, learnable: Learnable, found: Detections, index: int) -> Targets:
     objects = annotations.objects(index) if annotations.labelled else slice(0)
     labels = Targets(
         torch.tensor(annotations.boxes[objects], dtype=torch.float32).reshape(-1, 4),

@@ -15,7 +15,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import BACKGROUND, all_background, assign, centres, focal_cells
+from detdistill.detectors.dense import BACKGROUND, all_background, assign, centres, focal_cells, together
 from detdistill.detectors.settings import Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, overlap_costs
@@ -79,7 +79,7 @@ def fcos_loss(
     """
     anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)
     radius = model.center_sampling_radius
-    matches = [match_by_centre(target.boxes, anchors, counts=counts, radius=radius) for target in targets]
+    matches = match_by_centre([target.boxes for target in targets], anchors, counts=counts, radius=radius)
     given = assign(matches, targets, counts=counts, points=centres(anchors))
     own = anchors[given.anchor]
     boxes = given.truth(own)
@@ -98,29 +98,33 @@ def fcos_loss(
 
 
 def match_by_centre(
-    boxes: Float[Tensor, "m 4"], anchors: Float[Tensor, "n 4"], *, counts: tuple[int, ...], radius: float
-) -> Int64[Tensor, " n"]:
-    """The matches of one image: cells near a box's centre, on the level that fits the box's size.
+    boxes: Sequence[Float[Tensor, "_m 4"]], anchors: Float[Tensor, "n 4"], *, counts: tuple[int, ...], radius: float
+) -> list[Int64[Tensor, " n"]]:
+    """The matches of each image: cells near a box's centre, on the level that fits the box's size.
 
     A cell learns a box when it lies inside it, at most `radius` anchor sides from its centre, and the farthest
     edge is 4 to 8 anchor sides away (no lower end on the finest level, no upper end on the coarsest). Of
     several boxes it takes the smallest. The anchors, so many per level, are squares as wide as the level's stride.
     """
-    if len(boxes) == 0:
-        return all_background(anchors)
-    boxes = boxes.float()
     points = ((anchors[:, :2] + anchors[:, 2:]) / 2)[:, None]
     sides = anchors[:, 2:3] - anchors[:, :1]
     lower, upper = sides * 4, sides * 8
     lower[: counts[0]] = 0
     upper[sum(counts) - counts[-1] :] = float("inf")
-    edges = box_distances(boxes, points)
-    nearest, farthest = edges.amin(dim=2), edges.amax(dim=2)
-    off_centre = (points - (boxes[:, :2] + boxes[:, 2:]) / 2).abs().amax(dim=2)
-    learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    best, matched = (learns * (_LARGEST_AREA - areas)).max(dim=1)
-    return torch.where(best < 1e-5, BACKGROUND, matched)
+    found = []
+    for group in together(boxes, cells=len(anchors)):
+        if group.shape[1] == 0:
+            found += [all_background(anchors)] * len(group)
+            continue
+        some = group.float()[:, None]
+        edges = box_distances(some, points)
+        nearest, farthest = edges.amin(dim=3), edges.amax(dim=3)
+        off_centre = (points - (some[..., :2] + some[..., 2:]) / 2).abs().amax(dim=3)
+        learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
+        areas = (some[..., 2] - some[..., 0]) * (some[..., 3] - some[..., 1])
+        best, matched = (learns * (_LARGEST_AREA - areas)).max(dim=2)
+        found += torch.where(best < 1e-5, BACKGROUND, matched).unbind()
+    return found
 
 
 def _centreness(boxes: Float[Tensor, "p 4"], anchors: Float[Tensor, "p 4"]) -> Float[Tensor, " p"]:
