@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, fcos_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.image_list import ImageList
 
+from detdistill.detectors import dense
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.families.fcos import fcos_loss, match_by_centre
@@ -347,3 +348,21 @@ def test_torchvisions_own_builders(family: str) -> None:
     total = sum(torchvision_losses(built, seen.pyramid, theirs).values())
     torch.testing.assert_close(seen.task_loss.total, total, rtol=1e-5, atol=0)
     assert built.spec.pyramid.channels == 256
+
+
+def test_objects_of_several_images_are_matched_as_each_image_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images without objects among them, objects of one place, and as few at a time as are held at once."""
+    draw = torch.Generator().manual_seed(3)
+    centres = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)) * 8
+    anchors = torch.cat((centres - 4, centres + 4), dim=1)
+    boxes = []
+    for count in (3, 0, 5, 1):
+        corners = 28 * torch.rand((count, 2), generator=draw)
+        own = torch.cat((corners, corners + 30 * torch.rand((count, 2), generator=draw)), dim=1)
+        boxes.append(torch.cat((own, own[:1])))
+    alone = [match_by_centre([one], anchors, counts=(16,), radius=1.5)[0] for one in boxes]
+    assert any(bool((one >= 0).any()) for one in alone)
+    for held in (1, 1 << 16):
+        monkeypatch.setattr(dense, "_AT_ONCE", held)
+        matched = match_by_centre(boxes, anchors, counts=(16,), radius=1.5)
+        assert all(torch.equal(*both) for both in zip(matched, alone, strict=True))
