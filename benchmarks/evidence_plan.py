@@ -61,6 +61,7 @@ SECOND_ALL, SECOND_80 = "bccd, second teacher", "bccd, 80 labels, second teacher
 THIRD, THIRD_80 = f"{FIRST_40}, third teacher", "bccd, 80 labels, third teacher"
 ERRING_AGAIN, SHORTER = (f"{FIRST_40}, {note}" for note in ("second teacher of wrong labels", "teacher of 120 steps"))
 SECOND_DRAWN, DEMO, DEMO_AGAIN = "drawn, second teachers", "drawn, 400 steps", "drawn, 400 steps, third teachers"
+LONG_AGAIN = "drawn, long, fourth teachers"
 SETS = {
     "drawn": Set("drawn", (96, 160), 200, 900, DRAWN, labels=300, each=True),
     "drawn, long": Set("drawn", (96, 160), 1200, 900, DRAWN, labels=300, each=True, taught_by=SECOND_DRAWN),
@@ -83,6 +84,9 @@ SETS = {
         "bccd", (120, 160), 400, 1500, BCCD, labels=40, taught_by=ERRING_AGAIN, alone=FIRST_40, wrong=0.1
     ),
     SHORTER: Set("bccd", (120, 160), 400, 120, BCCD, labels=40, taught_by=SHORTER, alone=FIRST_40),
+    LONG_AGAIN: Set(
+        "drawn", (96, 160), 1200, 900, DRAWN, labels=300, each=True, taught_by=LONG_AGAIN, alone="drawn, long"
+    ),
     DEMO_AGAIN: Set("drawn", (96, 160), 400, 900, DRAWN, labels=300, each=True, taught_by=DEMO_AGAIN, alone=DEMO),
     SHORT: Set("bccd", (120, 160), 400, 300, BCCD, labels=40, taught_by=SHORT, alone=FIRST_40),
 }
@@ -217,6 +221,7 @@ def third_rows(rows: Rows) -> list[Run]:
     """With further teachers, for the same reason, and more seeds where few labels make them differ."""
     runs: list[Run] = []
     runs += [
+        *rows.taught(LONG_AGAIN, ("frs", "fgd")),
         *rows.taught(DEMO_AGAIN, ("frs",)),
         *rows.taught(DEMO_AGAIN, ("frs",), note=", strength 10", strength="10"),
     ]
