@@ -191,6 +191,10 @@ def mean_dissimilarity(
         Wang et al., IEEE TIP 2004, as used by de Rijk et al., NeurIPS 2022. With a = 2 μx μy + C1, b = μx² + μy² + C1,
         d = 2 σxy + C2, e = σx² + σy² + C2: S = a d / (b e), and for blurs as matrices the gradient is
         Gᵀ[2 μy (d − a)/(b e) + 2 μx S (b − e)/(b e)] − 2 x Gᵀ[S/e] + 2 y Gᵀ[a/(b e)].
+
+    Differs from the source:
+        As `ssim_map` does: windows reflect at the image's own border. The gradient is the closed form above instead of
+        one through every operation; values and gradients are those of `ssim_map` but for rounding.
     """
     components = components or Components()
     channels, cells = student.shape[1], inside.flatten(1).sum(1).clamp(min=1)
