@@ -27,6 +27,7 @@ PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path i
 ELSEWHERE = {
     "black_box.md": "tests/integration/test_black_box.py",
     "detr.md": "tests/integration/test_detr_runs.py",
+    "export.md": "tests/integration/test_export.py",
     "launching.md": "tests/integration/test_torchrun.py",
     "own_detector.md": "tests/integration/test_documents.py",
     "papers.md": "tests/integration/test_reproduce_smoke.py",
