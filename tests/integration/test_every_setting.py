@@ -12,10 +12,10 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import pytest
 import torch
@@ -26,8 +26,10 @@ from detdistill import build_detector, load_detector, save_detector
 from detdistill.cli import main
 from detdistill.cli.app import build_app
 from detdistill.detectors.catalogue import FAMILIES
+from detdistill.jobs import stages
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import METHODS
+from detdistill.progress import Progress
 from detdistill.settings.calls import written
 from detdistill.settings.meanings import OPTION_NAMES
 from detdistill.settings.reading import hints_of
@@ -108,8 +110,33 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         yield made
 
 
+class Trained(BaseException):
+    """A run is trained, and the rest of it is not asked for."""
+
+
+@contextmanager
+def ended_after_training() -> Iterator[None]:
+    """Neither the others are measured before a training nor anything after it, which takes longer than 4 steps."""
+    fit = stages.fit
+
+    def fitted(proved: stages.Proved, *, progress: Progress | None = None) -> NoReturn:
+        fit(proved, progress=progress)
+        raise Trained
+
+    with pytest.MonkeyPatch.context() as patch, suppress(Trained):
+        patch.setattr(stages, "measure", lambda *_, **__: {})
+        patch.setattr(stages, "fit", fitted)
+        yield
+
+
 def run(
-    home: Home, command: str, *settings: str, out: Path, method: str = "hint", family: str = "fcos"
+    home: Home,
+    command: str,
+    *settings: str,
+    out: Path,
+    method: str = "hint",
+    family: str = "fcos",
+    whole: bool = True,
 ) -> dict[str, Any]:
     """Runs a command for 4 steps and tells what it left, without what time and place change."""
     own = {one.partition("=")[0] for one in settings}
@@ -129,8 +156,8 @@ def run(
             else ["--teacher", str(home.folder / (family if family in ("gfl", "hf") else "teacher"))]
         )
         words += [] if "method" in own else ["--method", method]
-    printed = io.StringIO()
-    with redirect_stdout(printed), redirect_stderr(printed):
+    printed, code = io.StringIO(), 0
+    with redirect_stdout(printed), redirect_stderr(printed), nullcontext() if whole else ended_after_training():
         code = main([*words, *([] if "out" in own else ["--out", str(out)])])
     place = next((Path(one.partition("=")[2]) for one in settings if one.startswith("out=")), out)
     text = re.sub(
@@ -138,7 +165,7 @@ def run(
     )
     found: dict[str, Any] = {"code": code, SAID: sorted(set(text.splitlines())), "error": printed.getvalue()}
     if code == 0:
-        results = json.loads(RunFolder(place).results.read_text())
+        results = json.loads(RunFolder(place).results.read_text()) if whole else {}
         found[RESULTS] = {key: value for key, value in results.items() if "seconds" not in key}
         table = RunFolder(place).metrics
         found[METRICS] = len(table.read_text().splitlines()) if table.is_file() else 0
@@ -184,14 +211,17 @@ def compare(
     home: Home, tmp_path: Path, row: Row, settings: Sequence[str], *, key: str, family: str = "fcos", method: str = ""
 ) -> None:
     """Runs with the row's setting and without, and tells the two apart."""
+    whole = bool(row.refused) or row.shows not in (WEIGHTS, FOUND, METRICS)
     beside = tuple(home.place(one) for one in row.beside)
-    base = (row.command, *beside, row.method, family)
+    base = (row.command, *beside, row.method, family, whole)
     if base not in _RUNS:
-        _RUNS[base] = run(home, row.command, *beside, out=tmp_path / "before", method=row.method, family=family)
+        before = tmp_path / "before"
+        _RUNS[base] = run(home, row.command, *beside, out=before, method=row.method, family=family, whole=whole)
     own = {one.partition("=")[0] for one in settings}
     others = [one for one in beside if one.partition("=")[0] not in own]
     used = method or row.method
-    changed = run(home, row.command, *others, *settings, out=tmp_path / "changed", method=used, family=family)
+    after = tmp_path / "changed"
+    changed = run(home, row.command, *others, *settings, out=after, method=used, family=family, whole=whole)
     tell(home, row, changed, _RUNS[base], key)
 
 
@@ -283,6 +313,9 @@ def test_every_word_has_a_row() -> None:
     assert words == set(WORDS)
 
 
+_SAID: dict[str, dict[str, Any]] = {}
+
+
 def say(home: Home, line: Sequence[str], out: Path) -> dict[str, Any]:
     """What a command prints, and the content of what it leaves, in a folder of its own."""
     out.mkdir()
@@ -291,9 +324,9 @@ def say(home: Home, line: Sequence[str], out: Path) -> dict[str, Any]:
         code = main([home.place(word).replace("OUT", str(out)) for word in line])
     text = re.sub(_PASSING, "", printed.getvalue().replace(str(out), "OUT"))
     files = [path for path in out.rglob("*") if path.is_file() and path.name not in ("metrics.csv", "training.json")]
-    content = {str(path.relative_to(out)): path.read_bytes() for path in files}
+    content = {str(path.relative_to(out)): path.read_bytes().replace(str(out).encode(), b"OUT") for path in files}
     for name in [name for name in content if name.endswith(".json")]:
-        content[name] = re.sub(rb"seconds.*", b"", content[name].replace(str(out).encode(), b"OUT"))
+        content[name] = re.sub(rb"seconds.*", b"", content[name])
     return {"code": code, SAID: sorted(set(text.splitlines())), FILES: content, "error": printed.getvalue()}
 
 
@@ -311,7 +344,9 @@ def test_a_commands_word_does_what_it_names(home: Home, tmp_path: Path, name: st
         line = [*base[:at], option, *base[at + 1 :]]
     else:
         line = [*base, *given]
-    before, changed = say(home, base, tmp_path / "before"), say(home, line, tmp_path / "changed")
+    if word.base not in _SAID:
+        _SAID[word.base] = say(home, base, tmp_path / "before")
+    before, changed = _SAID[word.base], say(home, line, tmp_path / "changed")
     if word.refused:
         assert changed["code"] == 2, changed["error"]
         assert word.refused in changed["error"]
