@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed import run as torchrun
 
 from coco_by_hand import draw_data
 from detdistill.cli import main
@@ -32,21 +33,24 @@ KILLED = -signal.SIGKILL
 
 
 class Node:
-    """A machine's agent of torchrun, with one worker, in a folder of the machine's own."""
+    """A machine's agent of torchrun, forked from this process, with one worker, in a folder of the machine's own."""
 
     def __init__(self, folder: Path, rank: int, port: int, words: list[str]) -> None:
         folder.mkdir(exist_ok=True)
         self.said = folder / "said"
         where = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)]
         where += ["--master-addr", "127.0.0.1", "--master-port", str(port)]
-        with self.said.open("w") as said:
-            self.agent = subprocess.Popen(
-                [sys.executable, "-m", "torch.distributed.run", *where, "-m", "detdistill", *words],
-                cwd=folder,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
+
+        def run() -> None:
+            with self.said.open("w") as said:
+                for stream in (1, 2):
+                    os.dup2(said.fileno(), stream)
+            os.chdir(folder)
+            os.environ["OMP_NUM_THREADS"] = "1"
+            torchrun.main([*where, "-m", "detdistill", *words])
+
+        self.agent = multiprocessing.get_context("fork").Process(target=run)
+        self.agent.start()
 
     def lose_power(self) -> None:
         """Agent and worker are gone at once."""
@@ -67,9 +71,11 @@ def start(folder: Path, words: list[str]) -> tuple[Node, Node]:
     return Node(folder / "first", 0, port, words), Node(folder / "second", 1, port, words)
 
 
-def ends(nodes: tuple[Node, Node]) -> list[int]:
+def ends(nodes: tuple[Node, Node]) -> list[Any]:
     try:
-        return [node.agent.wait(240) for node in nodes]
+        for node in nodes:
+            node.agent.join(240)
+        return [node.agent.exitcode for node in nodes]
     finally:
         for node in nodes:
             node.agent.kill()

@@ -18,7 +18,6 @@ from detdistill.data.summary import summarise
 from detdistill.errors import DataError, DistillError
 from detdistill.jobs.data import convert_data_job
 from folders_by_hand import MAKERS
-from thorough import cases
 
 SUFFIXES = (".json", ".xml", ".txt", ".yaml", ".png", ".data", ".names")
 WRITTEN = ("coco", "voc", "yolo", "kitti")
@@ -112,7 +111,7 @@ def damage_and_read(folder: Path, *, seeds: range) -> Counter[str]:
 
 
 def test_damaged_folders(tmp_path):
-    count = cases(160, 400)
+    count = 160
     ends = damage_and_read(tmp_path / "data", seeds=range(count))
     assert ends.total() == count
     # Damage of every outcome is among them.
@@ -120,6 +119,6 @@ def test_damaged_folders(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_thousand_damaged_folders(tmp_path):
-    ends = damage_and_read(tmp_path / "data", seeds=range(1000, 3000))
-    assert ends.total() == 2000
+def test_more_damaged_folders(tmp_path):
+    ends = damage_and_read(tmp_path / "data", seeds=range(1000, 1640))
+    assert ends.total() == 640
