@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,6 +169,12 @@ def test_a_notebook_registers_one_of_each(monkeypatch: pytest.MonkeyPatch) -> No
         detdistill.register_detector(FAMILIES["fcos"])
     assert describe("mine").formula == describe("hint").formula
     assert build_recipe("mine(gain=2)", spec(), spec()).terms[0].gain == 2
+
+    def quiet(*given: Any) -> Any:
+        return MINE.build(*given)
+
+    detdistill.register_method(replace(MINE, build=quiet))
+    assert (describe("mine").summary, describe("mine").formula) == ("", "")
 
 
 def test_a_name_that_there_is_not_is_answered_with_the_closest() -> None:

@@ -188,7 +188,7 @@ def describe(name: str) -> RecipeDescription:
     return RecipeDescription(
         name=name,
         wraps=method.wraps,
-        summary=text.splitlines()[0],
+        summary=text.partition("\n")[0],
         **{key: _section(text, title) for key, title in _SECTIONS.items()},
         defaults={field.name: getattr(default, field.name) for field in in_order(type(default)) if field.name != INNER},
     )
