@@ -112,7 +112,7 @@ def test_distill_reads_a_file_and_settings(monkeypatch: pytest.MonkeyPatch, tmp_
     assert (job.call_args.args[0].method.warmup_steps, job.call_args.args[0].seed) == (9, 1)
 
 
-MEASURED = {"agnostic": False, "confusion": None, "score": 0.3, "interval": False}
+MEASURED = {"agnostic": False, "confusion": None, "curves": None, "score": 0.3, "interval": False}
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,22 @@ MEASURED = {"agnostic": False, "confusion": None, "score": 0.3, "interval": Fals
                 "confusion": Path("c.png"),
                 "score": 0.5,
                 "interval": False,
+                "curves": None,
             },
         ),
         (
             "jobs.predict.predict_job",
             ["predict", "runs/x", "a.png", "folder", "--out", "o", "--score", "0.5", "--agnostic"],
             ("runs/x", (Path("a.png"), Path("folder"))),
-            {"data": None, "out": Path("o"), "coco": None, "class_scores": False, "score": 0.5, "agnostic": True},
+            {
+                "data": None,
+                "out": Path("o"),
+                "coco": None,
+                "class_scores": False,
+                "frames": False,
+                "score": 0.5,
+                "agnostic": True,
+            },
         ),
         (
             "scenes.write.make_scenes_job",

@@ -29,7 +29,7 @@ def script() -> Any:
 
 
 def test_teachers_come_first_and_every_run_has_its_own_place(script: Any) -> None:
-    runs = script.planned(list(script.SETS), script.SEEDS)
+    runs = script.planned(list(script.SETS), script.MORE_SEEDS)
     assert len({run.name for run in runs}) == len(runs)
     assert {sys.modules["evidence_plan"].teacher_of(run) for run in runs if run.method is not None} <= set(runs)
     firsts = [run.row == script.TEACHER for run in runs]
