@@ -22,8 +22,9 @@ from coco_by_hand import CLASSES, draw_data
 from command_rows import ROWS, commands
 from detdistill import build_detector, demo, files, save_detector
 from detdistill.cli import main
+from detdistill.export import targets
 from detdistill.export.graph import export_onnx
-from detdistill.jobs import export, measuring
+from detdistill.jobs import measuring
 from detdistill.papers import data as paper_data
 from detdistill.papers import reproduce, rows
 from detdistill.papers.traffic_filter import TRAFFIC_CLASSES
@@ -97,7 +98,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     row = f"{{title: A, metric: VOC AP50, data: kitti, {size}, student: {model[:-1]}, published: 80.0}}}}"
     files.write_text(papers / "aid" / "01-alone.yaml", row)
     monkeypatch.setattr(reproduce, "read_paper", lambda paper, folder: rows.read_paper(paper, folder=papers))
-    monkeypatch.setattr(export, "export_onnx", exported_once)
+    monkeypatch.setattr(targets, "export_onnx", exported_once)
     monkeypatch.setattr(measuring, "learning_curves", lambda runs, out, **_: files.write_bytes(out, b"curves"))
 
 
