@@ -21,7 +21,9 @@ from detdistill.bench.machine import machine
 from detdistill.files import write_json
 from detdistill.scenes import make_scenes
 
-MODELS = ("fcos/tiny", "retinanet/tiny", "gfl/tiny", "faster_rcnn/small")
+DETRS = ("hf:rtdetr_v2_tiny", "hf:d_fine_tiny", "hf:detr_tiny", "hf:deformable_detr_tiny")
+MODELS = ("fcos/tiny", "retinanet/tiny", "gfl/tiny", "faster_rcnn/small", *DETRS)
+DENSE_RATE, DETR_RATE = ("train.lr=0.002",), ("train.optimizer=adamw", "train.lr=0.001", "train.clip_norm=1")
 FORMS: dict[str, dict[str, Any]] = {
     "raw": {},
     "nms inside": {"nms": "inside"},
@@ -46,11 +48,12 @@ def main() -> None:
     data = given.out / "scenes"
     if not data.is_dir():
         make_scenes(data, train=120, val=40, seed=0)
-    runs = {model: given.out / model.replace("/", "_") for model in given.models}
+    runs = {model: given.out / model.replace("/", "_").replace(":", "_") for model in given.models}
     for model, run in runs.items():
         if not (run / "results.json").is_file():
             settings = [f"train.steps={given.steps}", "train.batch_size=8", "train.device=cpu"]
-            settings += ["data.image.short_side=160", "data.image.long_side=240", "train.lr=0.002"]
+            settings += ["data.image.short_side=160", "data.image.long_side=240"]
+            settings += DETR_RATE if model in DETRS else DENSE_RATE
             detdistill.train(*settings, detector=model, data=data, out=run, progress=detdistill.ScreenProgress())
     rows = []
     for form in given.forms:

@@ -194,12 +194,14 @@ class Detector(nn.Module, ABC):
         agnostic: whether boxes of all classes suppress each other in `detect`, not those of a class alone; None: it
             cannot be asked for. A family whose `detect` ends in `suppress` sets it to False.
         weighs_objects: whether the losses count every object as much as `Targets.scores` says.
+        compiled_graph: whether `candidates` runs code that takes shapes for numbers, which only a compiler can trace.
     """
 
     spec: DetectorSpec
     settings: DetectorSettings | None = None
     agnostic: bool | None = None
     weighs_objects: bool = False
+    compiled_graph: bool = False
 
     @abstractmethod
     def extract(self, batch: Batch) -> Pyramid:

@@ -118,7 +118,7 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
     names = RAW if form.nms == "outside" else DETECTED
     with torch.no_grad(), silenced(), unchecked_shapes():
         try:
-            traced = torch.export.export(graph, (pixels, sizes), dynamic_shapes=shapes, strict=False)
+            traced = torch.export.export(graph, (pixels, sizes), dynamic_shapes=shapes, strict=detector.compiled_graph)
             program = torch.onnx.export(
                 traced,
                 (pixels, sizes),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from detdistill.detectors.hf.architecture import Architecture, Labels, Said
@@ -168,7 +169,7 @@ class Detr(Architecture):
         """See `Architecture.says`."""
         core, (only,) = model.model, maps.levels
         mask = _shrunk(inside, only.shape[-2:])
-        asked = core.query_position_embeddings.weight.unsqueeze(0).repeat(len(only), 1, 1)
+        asked = core.query_position_embeddings.weight.unsqueeze(0).repeat(only.shape[0], 1, 1)
         out = core.decoder(
             inputs_embeds=torch.zeros_like(asked),
             attention_mask=None,
@@ -212,11 +213,15 @@ class DeformableDetr(Architecture):
         for level, (one, mask) in enumerate(zip(sources, grid.masks, strict=True)):
             place = core.position_embedding(shape=one.shape, device=one.device, dtype=one.dtype, mask=mask)
             places.append(place.flatten(2).transpose(1, 2) + core.level_embed[level])
-        tokens = core.encoder(
-            inputs_embeds=_flat(sources),
-            spatial_position_embeddings=torch.cat(places, 1),
-            **grid.said("attention_mask"),
-        ).last_hidden_state
+        encoder, points = core.encoder, grid.points()
+        tokens = torch.nn.functional.dropout(_flat(sources), p=encoder.dropout, training=encoder.training)
+        for layer in encoder.layers:
+            tokens = layer(
+                tokens,
+                spatial_position_embeddings=torch.cat(places, 1),
+                reference_points=points,
+                **grid.said("attention_mask", ratios=False),
+            )
         cells = [height * width for height, width in grid.shapes]
         levels = [
             one.transpose(1, 2).reshape(source.shape)
@@ -232,7 +237,7 @@ class DeformableDetr(Architecture):
             target, asked, points = self._proposed(core, tokens, grid)
         else:
             asked, target = core.query_position_embeddings.weight.split(config.d_model, dim=1)
-            asked, target = (one.unsqueeze(0).expand(len(tokens), -1, -1) for one in (asked, target))
+            asked, target = (one.unsqueeze(0).expand(tokens.shape[0], -1, -1) for one in (asked, target))
             points = core.reference_points(asked).sigmoid()
         out = core.decoder(
             inputs_embeds=target,
@@ -285,17 +290,32 @@ class _Grid:
         self.shapes = [(one.shape[-2], one.shape[-1]) for one in levels]
         self.masks = [_shrunk(inside, shape) for shape in self.shapes]
         self.mask = torch.cat([one.flatten(1) for one in self.masks], 1)
-        sizes = torch.as_tensor(self.shapes, dtype=torch.long, device=first.device)
+        sizes = torch.empty((len(self.shapes), 2), dtype=torch.long, device=first.device)
+        for level, sides in enumerate(self.shapes):  # as an exporter can trace it
+            sizes[level, 0], sizes[level, 1] = sides
+        self._ratios = torch.stack([core.get_valid_ratio(one, dtype=first.dtype) for one in self.masks], 1)
         self._common = {
             "spatial_shapes": sizes,
             "spatial_shapes_list": self.shapes,
             "level_start_index": torch.cat((sizes.new_zeros((1,)), sizes.prod(1).cumsum(0)[:-1])),
-            "valid_ratios": torch.stack([core.get_valid_ratio(one, dtype=first.dtype) for one in self.masks], 1),
         }
 
-    def said(self, mask: str) -> dict[str, Any]:
+    def said(self, mask: str, *, ratios: bool = True) -> dict[str, Any]:
         """The arguments; `mask` is what the layers call the mask."""
-        return {mask: self.mask, **self._common}
+        return {mask: self.mask, **self._common, **({"valid_ratios": self._ratios} if ratios else {})}
+
+    def points(self) -> Float[Tensor, "b n l 2"]:
+        """The middle of every cell, x and y as shares of what each level has of the image."""
+        levels = []
+        for level, (height, width) in enumerate(self.shapes):
+            sides = (
+                (torch.arange(side, device=self.mask.device) + 0.5).to(self._ratios.dtype) for side in (height, width)
+            )
+            down, right = torch.meshgrid(*sides, indexing="ij")
+            share = self._ratios[:, None, level]
+            places = (right.reshape(-1)[None] / (share[..., 0] * width), down.reshape(-1)[None] / (share[..., 1] * height))
+            levels.append(torch.stack(places, -1))
+        return torch.cat(levels, 1)[:, :, None] * self._ratios[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +360,7 @@ class Yolos(Architecture):
         tokens = model.vit(pixels).last_hidden_state
         rows, columns = (side // self.multiple for side in pixels.shape[-2:])
         patches = tokens[:, 1 : -self.queries].transpose(1, 2)
-        grid = patches.reshape(len(tokens), -1, rows, columns)
+        grid = patches.reshape(tokens.shape[0], -1, rows, columns)
         return TokenMaps((grid,), self.strides, tokens[:, -self.queries :])
 
     def says(self, model: Any, maps: Pyramid, inside: Tensor, labels: Labels | None) -> Said:

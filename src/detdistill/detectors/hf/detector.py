@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_convert, clip_boxes_to_image
@@ -21,17 +21,20 @@ from detdistill.detectors.base import (
     ClassLayout,
     Detector,
     DetectorSpec,
+    Limits,
     PyramidLayout,
     QueryLayout,
 )
 from detdistill.detectors.hf.architecture import Labels, Said
 from detdistill.detectors.hf.architectures import ARCHITECTURES
 from detdistill.detectors.hf.objective import Objects
-from detdistill.detectors.preprocess import Normaliser, outside_image
+from detdistill.detectors.preprocess import Normaliser, beyond, outside_image
 from detdistill.detectors.rcnn_losses import Stream, mixed_seed
 from detdistill.detectors.settings import DetectorSettings
+from detdistill.detectors.torchvision_parts import clipped
 from detdistill.types import (
     Batch,
+    Candidates,
     ClassKind,
     ClassLogits,
     Detections,
@@ -62,6 +65,7 @@ class HFDetector(Detector):
     """
 
     weighs_objects = True
+    compiled_graph = True
 
     def __init__(
         self, model: Any, class_names: Sequence[str], *, settings: DetectorSettings, slots: Sequence[int] | None = None
@@ -84,11 +88,8 @@ class HFDetector(Detector):
 
     def extract(self, batch: Batch) -> Pyramid:
         """See `Detector.extract`; images are padded further with zeros where the model needs other sides."""
-        pixels = self._pixels(batch)
-        height, width = self._frame(batch)
-        pixels = functional.pad(pixels, (0, width - pixels.shape[-1], 0, height - pixels.shape[-2]))
         with self._drawing(batch, Stream.MAPS):
-            maps = self.parts.maps(self.model, pixels, self._inside(batch))
+            maps = self.parts.maps(self.model, self._framed(self._pixels(batch), batch), self._inside(batch))
         return _cut(maps, batch)
 
     def observe(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
@@ -117,12 +118,7 @@ class HFDetector(Detector):
         queries = self._queries(self._said(self.extract(batch), batch, None), batch)
         shares, boxes = queries.shares.float(), queries.boxes
         classes = shares.shape[2]
-        if self.parts.kind is ClassKind.SOFTMAX:
-            shares_of_best = shares.max(dim=2, keepdim=True).values
-            scores = torch.where(shares == shares_of_best, shares, 0.0).flatten(1)
-        else:
-            scores = shares.flatten(1)
-        found = []
+        scores, found = self._scores(shares).flatten(1), []
         for image, size in enumerate(batch.sizes):
             best = scores[image].sort(descending=True, stable=True)
             kept = best.indices[: self._most][best.values[: self._most] > self._least]
@@ -130,6 +126,29 @@ class HFDetector(Detector):
             shown = clip_boxes_to_image(boxes[image][query], size)
             found.append(Detections(shown, scores[image][kept], label, shares[image][query]))
         return tuple(found)
+
+    def _scores(self, shares: Float[Tensor, "b q k"]) -> Float[Tensor, "b q k"]:
+        if self.parts.kind is not ClassKind.SOFTMAX:
+            return shares
+        return torch.where(shares == shares.amax(dim=2, keepdim=True), shares, 0.0)
+
+    def candidates(self, batch: Batch, sizes: Int64[Tensor, "b 2"]) -> Candidates:
+        """See `Detector.candidates`: every query's box."""
+        images = batch.images
+        inside = self._framed((~beyond(sizes, *images.shape[-2:])[:, 0]).to(images.dtype), batch)
+        pixels = self._framed(self._pixels(batch), batch)
+        said = self.parts.says(self.model, self.parts.maps(self.model, pixels, inside), inside, None)
+        if self.parts.own_frame:
+            frames = sizes.flip(1).repeat(1, 2)[:, None]
+        else:
+            frames = sizes.new_tensor([*reversed(self._frame(batch))] * 2)
+        boxes: Tensor = box_convert(said.boxes.float(), "cxcywh", "xyxy") * frames
+        shares = Queries(self._class_logits(said.logits), boxes, self.parts.kind).shares.float()
+        return Candidates(clipped(boxes, sizes), self._scores(shares))
+
+    def limits(self) -> Limits:
+        """See `Detector.limits`: no box suppresses another."""
+        return Limits(self._least, None, self._most)
 
     def in_backbone(self, tensor: str) -> bool:
         """See `Detector.in_backbone`."""
@@ -152,11 +171,15 @@ class HFDetector(Detector):
         height, width = (-(-side // self.parts.multiple) * self.parts.multiple for side in batch.images.shape[-2:])
         return height, width
 
-    def _inside(self, batch: Batch) -> Float[Tensor, "b h w"]:
+    def _framed(self, values: Float[Tensor, "b ... h w"], batch: Batch) -> Float[Tensor, "b ... h2 w2"]:
+        """With zeros up to the sides that the model needs."""
         height, width = self._frame(batch)
+        return functional.pad(values, (0, width - values.shape[-1], 0, height - values.shape[-2]))
+
+    def _inside(self, batch: Batch) -> Float[Tensor, "b h w"]:
         outside, images = outside_image(batch), batch.images
         inside = images.new_ones(len(batch), *images.shape[-2:]) if outside is None else (~outside[:, 0]).float()
-        return functional.pad(inside, (0, width - inside.shape[-1], 0, height - inside.shape[-2]))
+        return self._framed(inside, batch)
 
     def _frames(self, batch: Batch) -> Float[Tensor, "b 1 4"]:
         """Width, height, width and height in pixels of what the model's boxes are shares of."""
