@@ -16,7 +16,8 @@ from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.families.hf import HFSettings
 from detdistill.detectors.hf.detector import HFDetector
 from detdistill.detectors.hf.presets import PRESETS
-from detdistill.errors import ConfigError
+from detdistill.detectors.suppression import sorted_out
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, ClassKind, Need, Pyramid
 from scenes_in_memory import CLASSES, scene_batch
@@ -196,6 +197,29 @@ def test_a_step_reaches_what_learns_and_draws_by_the_batchs_seeds_alone(batch: B
     torch.testing.assert_close(sum(one.sum() for one in parts_of(alone)), alone.total, rtol=1e-5, atol=1e-4)
     first.total.backward()
     assert not [name for name, one in detector.named_parameters() if one.grad is None]
+
+
+def test_sorted_candidates_are_the_detections(detector: HFDetector, batch: Batch) -> None:
+    """What `export` makes a graph of finds what `detect` finds."""
+    detector._least, detector._most = 0.0, 15
+    with torch.no_grad():
+        found = detector.detect(batch)
+        candidates = detector.candidates(batch, torch.tensor(batch.sizes))
+    assert candidates.boxes.shape[:2] == candidates.scores.shape[:2] == (3, detector.spec.queries.count)
+    _, scores, _, counts = sorted_out(candidates, detector.limits())
+    assert counts.tolist() == [len(one.scores) for one in found]
+    for row, one in enumerate(found):
+        torch.testing.assert_close(scores[row, : counts[row]], one.scores)
+        # A fresh model's scores are often equal, in whatever order: every box is a query's that says this score of it.
+        near = (candidates.boxes[row][:, None] - one.boxes).abs().amax(dim=2) < 1e-3
+        alike = (candidates.scores[row][:, one.labels] - one.scores).abs() < 1e-5
+        assert (near & alike).any(dim=0).all()
+
+
+def test_a_graph_of_one_size_is_refused_by_a_sentence() -> None:
+    config = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 20}
+    with pytest.raises(CapabilityError, match=r"must be a graph for images of any size, got hf:deformable_detr_tiny"):
+        built("deformable_detr_tiny", config=config).limits()
 
 
 @pytest.mark.parametrize("name", ["rtdetr_v2_tiny", "detr_tiny"])

@@ -267,7 +267,7 @@ class Detector(nn.Module, ABC):
     def _no_graph(self) -> CapabilityError:
         return CapabilityError(
             f"A detector to export must be a graph of tensors, got {self.spec.name}, whose family has none. "
-            "Take one of the families fcos, retinanet, gfl and faster_rcnn."
+            "Take one of the families fcos, retinanet, gfl, faster_rcnn and hf."
         )
 
     def in_backbone(self, tensor: str) -> bool:

@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -32,6 +33,8 @@ MADE = b"\x12" + bytes([len(PACKAGE)]) + PACKAGE.encode()
 """What stands in the beginning of a file of ours: ONNX's field 2, who produced it."""
 # Any image: neither sides nor number are taken over from it.
 _TRIED = (2, 96, 160)
+# Of such an image, on strides of 8 to 32.
+_CELLS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,9 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
     require_exporter()
     graph = Graph(detector, form)
     count, height, width = _TRIED
+    queries = 0 if detector.spec.queries is None else detector.spec.queries.count
+    times = math.ceil(math.sqrt(max(1.0, queries / _CELLS)))  # so that each query finds a cell
+    height, width = times * height, times * width
     pixels, sizes = torch.rand(count, 3, height, width), torch.tensor([[height, width], [height - 10, width - 20]])
     dim = torch.export.Dim
     batch, free = dim("batch"), dim.DYNAMIC

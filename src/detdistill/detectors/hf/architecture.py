@@ -58,6 +58,7 @@ class Architecture(ABC):
             shares of the whole padded grid.
         reads_maps: whether what its queries say can be had of any maps of its layout.
         scores_cells: whether it scores the classes at every cell of its maps.
+        one_size: why it is a graph for images of one size alone; empty where it is one for any.
     """
 
     kind: ClassKind = ClassKind.SIGMOID
@@ -65,6 +66,7 @@ class Architecture(ABC):
     own_frame: bool = False
     reads_maps: bool = True
     scores_cells: bool = False
+    one_size: str = ""
 
     def __init__(self, config: Any) -> None:
         self.config = config

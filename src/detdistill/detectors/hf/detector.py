@@ -32,6 +32,7 @@ from detdistill.detectors.preprocess import Normaliser, beyond, outside_image
 from detdistill.detectors.rcnn_losses import Stream, mixed_seed
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import clipped
+from detdistill.errors import CapabilityError
 from detdistill.types import (
     Batch,
     Candidates,
@@ -148,6 +149,11 @@ class HFDetector(Detector):
 
     def limits(self) -> Limits:
         """See `Detector.limits`: no box suppresses another."""
+        if self.parts.one_size:
+            raise CapabilityError(
+                f"A detector to export must be a graph for images of any size, got {self.spec.name}, "
+                f"{self.parts.one_size}. Take hf:rtdetr_v2_small."
+            )
         return Limits(self._least, None, self._most)
 
     def in_backbone(self, tensor: str) -> bool:
