@@ -26,7 +26,8 @@ pytest.importorskip("transformers")
 
 # RT-DETR of the first version goes the way of the second.
 TINY = ("rtdetr_v2_tiny", "d_fine_tiny", "detr_tiny", "deformable_detr_tiny")
-STRIDES = {"detr_tiny": (32,), "deformable_detr_tiny": (8, 16, 32, 64)}
+WHOLE = ("conditional_detr_tiny", "dab_detr_tiny", "table_transformer_tiny")
+STRIDES = {"deformable_detr_tiny": (8, 16, 32, 64), **dict.fromkeys(("detr_tiny", *WHOLE), (32,))}
 SCORED = ("rtdetr_v2_tiny", "d_fine_tiny")
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 SEEN = LOSSES | {Need.CLASS_LOGITS, Need.QUERIES}
@@ -39,7 +40,7 @@ def built(name: str, *, seed: int = 0, **changes: Any) -> HFDetector:
     return detector
 
 
-@pytest.fixture(scope="module", params=TINY)
+@pytest.fixture(scope="module", params=TINY + WHOLE)
 def detector(request: pytest.FixtureRequest) -> HFDetector:
     """In eval mode, with statistics as after a batch; tests leave it as it is."""
     made = built(request.param)
@@ -130,6 +131,10 @@ def test_what_is_asked_for_is_answered_and_nothing_else(detector: HFDetector, ba
 def test_heads_read_any_maps_of_the_layout(detector: HFDetector, batch: Batch) -> None:
     own = detector.extract(batch)
     foreign = Pyramid(tuple(torch.rand_like(level).requires_grad_() for level in own.levels), own.strides)
+    if not detector.parts.reads_maps:
+        with pytest.raises(CapabilityError, match=r"must be its own, as it runs as a whole, got others"):
+            detector.observe(foreign, batch, LOSSES)
+        return
     total = detector.observe(foreign, batch, LOSSES).task_loss.total
     gradients = torch.autograd.grad(total, foreign.levels)
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
@@ -206,6 +211,10 @@ def test_sorted_candidates_are_the_detections(detector: HFDetector, batch: Batch
         found = detector.detect(batch)
         candidates = detector.candidates(batch, torch.tensor(batch.sizes))
     assert candidates.boxes.shape[:2] == candidates.scores.shape[:2] == (3, detector.spec.queries.count)
+    if detector.parts.one_size:
+        with pytest.raises(CapabilityError, match=r"got hf:.*, whose model runs as a whole. Take hf:rtdetr_v2_small"):
+            detector.limits()
+        return
     _, scores, _, counts = sorted_out(candidates, detector.limits())
     assert counts.tolist() == [len(one.scores) for one in found]
     for row, one in enumerate(found):

@@ -17,7 +17,7 @@ from scenes_in_memory import CLASSES, scene_batch
 
 pytest.importorskip("transformers")
 
-KINDS = ("rtdetr_v2_tiny", "d_fine_tiny", "detr_tiny", "deformable_detr_tiny")
+KINDS = ("rtdetr_v2_tiny", "d_fine_tiny", "detr_tiny", "deformable_detr_tiny", "conditional_detr_tiny")
 FOUND = frozenset({Need.FOUND_LOSS})
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from detdistill.detectors.hf.architecture import Architecture, Labels, Said
 from detdistill.detectors.hf.deformable import DeformableDetr, shrunk
 from detdistill.detectors.hf.objective import Layer, Local, Match, Objective, clamped, parted, varifocal
+from detdistill.detectors.hf.whole import TableTransformer, Whole
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.types import ClassKind, Pyramid
 
@@ -251,6 +252,9 @@ ARCHITECTURES: Mapping[str, type[Architecture]] = {
     "d_fine": DFine,
     "detr": Detr,
     "deformable_detr": DeformableDetr,
+    "conditional_detr": Whole,
+    "dab-detr": Whole,
+    "table-transformer": TableTransformer,
     "yolos": Yolos,
 }
 """By transformers' own name of the kind of model."""

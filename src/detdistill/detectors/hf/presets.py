@@ -104,11 +104,11 @@ def _resnet(sizes: list[int], depths: list[int], *, out: list[str]) -> dict[str,
     }
 
 
-def _detr(width: int, *, queries: int) -> dict[str, Any]:
+def _detr(width: int, *, queries: int, width_key: str = "d_model") -> dict[str, Any]:
     """A small DETR or Deformable DETR, without its backbone."""
     sides = ("encoder", "decoder")
     return {
-        "d_model": width,
+        width_key: width,
         "num_queries": queries,
         **{f"{part}_layers": 2 for part in sides},
         **{f"{part}_ffn_dim": 2 * width for part in sides},
@@ -146,6 +146,21 @@ PRESETS: Mapping[str, Preset] = {
     "deformable_detr_tiny": Preset(
         "deformable_detr",
         {"backbone_config": _resnet(_TINY, [1, 1, 1, 1], out=_LAST_THREE), **_detr(32, queries=20)},
+        _IMAGENET,
+    ),
+    "conditional_detr_tiny": Preset(
+        "conditional_detr",
+        {"backbone_config": _resnet(_TINY, [1, 1, 1, 1], out=_LAST), **_detr(32, queries=20)},
+        _IMAGENET,
+    ),
+    "dab_detr_tiny": Preset(
+        "dab-detr",
+        {"backbone_config": _resnet(_TINY, [1, 1, 1, 1], out=_LAST), **_detr(32, queries=20, width_key="hidden_size")},
+        _IMAGENET,
+    ),
+    "table_transformer_tiny": Preset(
+        "table-transformer",
+        {"backbone_config": _resnet(_TINY, [1, 1, 1, 1], out=_LAST), **_detr(32, queries=20)},
         _IMAGENET,
     ),
     **{f"rtdetr_v2_r{depth}vd": Preset("rt_detr_v2", _rt_detr(depth), small=False) for depth in (18, 34, 50, 101)},
