@@ -8,7 +8,8 @@ import torch
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.catalogue import build_detector, parse_detector
-from detdistill.export import graph, runtime
+from detdistill.errors import CapabilityError
+from detdistill.export import executorch_file, graph, runtime
 from detdistill.types import Need
 from scenes_in_memory import CLASSES, scene_batch
 
@@ -38,3 +39,11 @@ def test_a_file_says_what_pytorch_says(name: str) -> None:
         for ours, theirs, most in ((wanted.boxes, said[0], 0.05), (wanted.scores, said[1], 1e-4)):
             apart = np.abs(ours.numpy()[:, :, None] - theirs[:, None]).max(axis=3)
             assert max(apart.min(axis=1).max(), apart.min(axis=2).max()) < most
+
+
+@pytest.mark.parametrize("name", ["detr_tiny"])
+def test_a_program_of_executorch_is_refused_by_a_sentence(name: str) -> None:
+    pytest.importorskip("executorch")
+    detector = build_detector(parse_detector(f"hf:{name}"), CLASSES, seed=0)
+    with pytest.raises(CapabilityError, match=r"got hf:detr_tiny: its code takes shapes for numbers.* Write --to onnx"):
+        executorch_file.TARGET.make(detector, ImageSettings(96, 128), graph.Form(), lambda content: content)

@@ -30,6 +30,8 @@ def _make(detector: Detector, image: ImageSettings, form: Form, eight_bits: Call
     count = max(1, min(most, 96 // pad))
     pixels, sizes = torch.rand(1, 3, count * pad, count * pad), torch.tensor([[count * pad, count * pad]])
     sides = {2 + axis: pad * torch.export.Dim(name, min=1, max=most) for axis, name in enumerate(("high", "wide"))}
+    if detector.compiled_graph:
+        raise refuse(detector, "executorch", "its code takes shapes for numbers, which a program of any size cannot")
     with torch.no_grad(), silenced(), unchecked_shapes():
         try:
             traced = torch.export.export(

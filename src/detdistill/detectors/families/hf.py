@@ -1,4 +1,4 @@
-"""transformers' detectors: RT-DETR, RT-DETRv2, D-FINE, DETR and Deformable DETR, by ``hf:NAME``."""
+"""transformers' detectors, by ``hf:NAME``."""
 
 from __future__ import annotations
 

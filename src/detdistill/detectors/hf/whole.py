@@ -66,7 +66,7 @@ class Whole(Architecture):
         if not isinstance(maps, HeardMaps) or maps.said is None:
             raise CapabilityError(
                 f"The maps that the queries of {self.config.model_type} read must be its own, as it runs as a whole, "
-                "got others. Let it read its own features."
+                "got others. Let the teacher read its own features."
             )
         return maps.said
 
