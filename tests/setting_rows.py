@@ -120,6 +120,7 @@ ROWS: dict[str, Row] = {
     "teacher.classes_merge": Row("max", beside=MERGED, command="distill", method="frs"),
     "teacher.cache": Row("maps", FILES, command="distill"),
     "teacher.cache_folder": Row("{home}/finds", FILES, command="distill", method="boxes"),
+    "teacher.fold": Row("true", **DISTILLED),
     "teacher.mean": Row("[0.1, 0.2, 0.3]", **DISTILLED),
     "teacher.std": Row("[0.5, 0.4, 0.3]", **DISTILLED),
     "method": Row("frs", **DISTILLED),

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from detdistill.detectors.base import Detector, DetectorSpec
+from detdistill.detectors.folding import folded
 from detdistill.detectors.preprocess import normaliser_of
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.types import Batch, Detections, Need, Observation, Pyramid, TaskLoss
@@ -32,15 +33,20 @@ class FrozenTeacher:
         autocast: the teacher computes under autocast of this dtype, whatever the caller's; None for full precision.
         ratio: how many pixels of the images that it is shown lie along one pixel of the student's. Its spec and what
             it observes then name levels by the stride in the student's pixels; see `DetectorSpec.at_ratio`.
+        fold: whether it observes by a copy with its batch norms in its convolutions (`folding.folded`), the same but
+            for rounding, where no tower is read; `folded` tells how many.
 
     Raises:
         CapabilityError: a stride would be no whole number of the student's pixels.
     """
 
-    def __init__(self, detector: Detector, *, autocast: torch.dtype | None = None, ratio: float = 1.0) -> None:
+    def __init__(
+        self, detector: Detector, *, autocast: torch.dtype | None = None, ratio: float = 1.0, fold: bool = False
+    ) -> None:
         detector.spec.at_ratio(ratio)  # refuses what cannot be, before it takes the detector over
         self._ratio = ratio
         self._detector = detector.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._looker, self.folded = folded(self._detector) if fold else (self._detector, 0)
         self._autocast = autocast
 
     @property
@@ -56,7 +62,8 @@ class FrozenTeacher:
     def observe(self, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher sees on its own features, given targets where losses are asked for. No gradient flows."""
         with self._looking(batch) as (detector, seeded):
-            return self._named(detector(seeded, needs))
+            looker = detector if Need.TOWERS in needs else self._looker
+            return self._named(looker(seeded, needs))
 
     def observe_pyramid(self, pyramid: Pyramid, batch: Batch, needs: Set[Need]) -> Observation:
         """What the teacher's heads see on a given pyramid of the batch, such as the student's. No gradient flows.
@@ -114,6 +121,7 @@ class FrozenTeacher:
     def to(self, device: torch.device | str) -> FrozenTeacher:
         """Moves the teacher to a device, in place; its dtype stays. Returns itself."""
         self._detector.to(device=torch.device(device))
+        self._looker.to(device=torch.device(device))
         return self
 
     def digest(self) -> str:

@@ -220,6 +220,7 @@ def open_maps(opened: Opened, step: DistillationStep, *, teacher: str, progress:
             "precision": opened.config.train.precision,
             "image": asdict(opened.taught_at),
             "kept": sorted(need.value for need in wanted),
+            **({"fold": True} if one.folded else {}),
         }
         rows = kept_maps(
             folder,

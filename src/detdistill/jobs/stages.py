@@ -160,7 +160,10 @@ def build(opened: Opened, *, progress: Progress | None = None) -> Built:
     inherited = inherit(student, bare(opened.teacher.detector), source=text) if config.inherit else None
     ratio = sizes.ratio_between(data.image, opened.taught_at, data.train)
     precision = _AUTOCAST.get(config.train.precision)
-    teachers = [FrozenTeacher(one.detector, autocast=precision, ratio=ratio) for one in opened.teachers]
+    seen: dict[str, Any] = {"autocast": precision, "ratio": ratio, "fold": config.teacher.fold}
+    teachers = [FrozenTeacher(one.detector, **seen) for one in opened.teachers]
+    for teacher in teachers if config.teacher.fold else ():
+        watcher.say(f"{teacher.spec.name}: {counted(teacher.folded, 'batch norm')} folded into its convolutions")
     require_maps(opened, teachers)
     recipes = [build_recipe(method, student.spec, one.spec, seed=config.seed) for one in teachers]
     recipe = together(recipes, windows(config.teacher))
@@ -328,6 +331,7 @@ def require_same_run(proved: Proved) -> dict[str, Any]:
         identity |= {
             "method": outermost(method_tree(require_method(config))),
             "teacher": step.digest(),
+            **({"fold": True} if config.teacher is not None and config.teacher.fold else {}),
             **_class_identity(opened),
             **built.changes.identity(),
             **unlabelled_identity(opened),
