@@ -37,6 +37,7 @@ _SMALL = (
 
 ROWS = {
     "report": Row("{home}/taught --images 0 --out {out}/page.html"),
+    "push": Row("{home}/taught hf:me/street --to-folder {out}", shared=False),
     "demo": Row("--out {out}", shared=False, long=True),
     "train": Row(f"--detector fcos/test_resnet --data {{home}}/data --out {{out}} {_SMALL}", shared=False, long=True),
     "distill": Row(

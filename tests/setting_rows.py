@@ -384,7 +384,7 @@ WORDS: dict[str, Word] = {
 }
 
 
-# These train or export for minutes or want COCO itself: their words are shown by tests of their own.
+# These train or export for minutes, or want COCO or a hub: their words are shown by tests of their own.
 def _looked_at(text: str) -> str:
     """What the doctor is asked of the same run."""
     return text.replace("distill ", "doctor ", 1).removesuffix(" --dry-run")
@@ -397,4 +397,4 @@ WORDS |= {
 }
 WORDS["doctor out"] = replace(WORDS["doctor out"], given="--out {taught}", refused="must be new or empty")
 WORDS["doctor teachers"] = Word(_looked_at(_DISTILL), "--teachers {tutor}", refused="--teacher must be left out")
-SHOWN_ELSEWHERE = ("demo", "reproduce", "prove", "tune", "export", "data make coco-traffic")
+SHOWN_ELSEWHERE = ("demo", "reproduce", "prove", "tune", "export", "push", "data make coco-traffic")

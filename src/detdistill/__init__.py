@@ -36,7 +36,7 @@ from detdistill.api.pieces import (
 )
 from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
-from detdistill.api.showing import write_report
+from detdistill.api.showing import push, write_report
 from detdistill.api.tuning import tune
 from detdistill.threads import quiet_threads
 
@@ -114,7 +114,7 @@ _HOMES = {
 # What the commands do, the stages of a run, a loop of one's own, and what flows in it.
 __all__ = ["describe_methods", "describe_settings", "distill", "evaluate", "pictures", "predict", "profile", "train"]
 __all__ += ["audit_data", "check_data", "convert_data", "diagnose", "doctor", "export_detector", "prove", "tune"]
-__all__ += ["write_report"]
+__all__ += ["push", "write_report"]
 __all__ += ["Interrupted", "RunFolder", "ScreenProgress", "errors", "quiet_threads", "run_config", "stages"]
 __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_detector", "save_detector"]
 __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]

@@ -14,7 +14,7 @@ from detdistill.api.checking import doctor
 from detdistill.api.pieces import Place, Source, typed
 from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
-from detdistill.api.showing import write_report
+from detdistill.api.showing import push, write_report
 
 if TYPE_CHECKING:
     from detdistill.jobs.audit import AuditOutcome
@@ -187,6 +187,7 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
         "profile": profile,
         "pictures": pictures,
         "report": write_report,
+        "push": push,
         "diagnose": diagnose,
         "export": export_detector,
         "data check": check_data,
@@ -320,9 +321,8 @@ def export_detector(
     from detdistill.jobs.export import export_job
 
     form: dict[str, Any] = {"to": to, "nms": nms, "normalise": normalise, "half": half, "int8": int8}
-    place = None if data is None else Path(data)
-    proof: dict[str, Any] = {"data": place, "calibration": calibration, "allow_worse": allow_worse}
-    return export_job(str(checkpoint), out=Path(out), **form, **proof, progress=progress)
+    proof: dict[str, Any] = {"data": None if data is None else Path(data), "calibration": calibration}
+    return export_job(str(checkpoint), out=Path(out), **form, **proof, allow_worse=allow_worse, progress=progress)
 
 
 def check_data(path: Place, /, *, progress: Progress | None = None) -> DataOutcome:

@@ -1,4 +1,4 @@
-"""The command that shows a run in a browser, callable; see `api.commands`."""
+"""The commands that show a run to others, in a browser or a hub, callable; see `api.commands`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from detdistill.api.pieces import Place
 
 if TYPE_CHECKING:
     from detdistill.jobs.page import ReportOutcome
+    from detdistill.jobs.push import PushOutcome
     from detdistill.progress import Progress
 
 
@@ -38,3 +39,35 @@ def write_report(
 
     place = None if out is None else Path(out)
     return report_job(Path(run), out=place, images=images, looked_at=looked_at, progress=progress)
+
+
+def push(
+    run: Place,
+    name: str,
+    /,
+    *,
+    to_folder: Place | None = None,
+    licence: str | None = None,
+    public: bool = False,
+    progress: Progress | None = None,
+) -> PushOutcome:
+    """Put a run's student into the Hugging Face Hub: its weights, what rebuilds it, and a model card; nothing else.
+
+    Args:
+        run: Folder of a training or a distillation.
+        name: The repository, hf:OWNER/NAME; a new one, or one that this command wrote.
+        to_folder: A new or empty folder to write the same files to; then nothing is uploaded.
+        licence: The licence on the card, as the hub writes it, such as apache-2.0; unknown without it.
+        public: Let everybody see a new repository; else it is private.
+
+    Example:
+        >>> outcome = detdistill.push("runs/distilled", "hf:me/street", to_folder="street")
+        >>> sorted(outcome.sizes)
+        ['README.md', 'student.json', 'student.safetensors']
+        >>> detdistill.load_detector("hf:street").image["short_side"]
+        96
+    """
+    from detdistill.jobs.push import push_job
+
+    folder = None if to_folder is None else Path(to_folder)
+    return push_job(Path(run), name, to_folder=folder, licence=licence, public=public, progress=progress)

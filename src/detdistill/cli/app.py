@@ -58,6 +58,7 @@ def build_app() -> App:
         (app, "reproduce", commands.reproduce),
         (app, "pictures", detdistill.pictures),
         (app, "report", detdistill.write_report),
+        (app, "push", detdistill.push),
         (app, "diagnose", detdistill.diagnose),
         (app, "export", detdistill.export_detector),
         (make, "scenes", commands.make_scenes),

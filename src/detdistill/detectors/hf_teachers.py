@@ -1,9 +1,10 @@
-"""transformers' detectors with weights: ``hf:FOLDER`` that `save_pretrained` wrote, or ``hf:OWNER/NAME``."""
+"""Detectors of a hub, ``hf:FOLDER`` or ``hf:OWNER/NAME``: where they lie, and transformers' own with weights."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ def load_hf(text: str, *, allow: frozenset[str] = frozenset()) -> LoadedDetector
         ConfigError: there is no such detector, its weights are in no safetensors, or they do not fit.
         MissingDependencyError: transformers or scipy is not installed.
     """
-    name = text.removeprefix(PREFIX)
-    folder = Path(name).expanduser() if is_folder(name) else _fetched(name)
+    folder = hub_folder(text)
     found = read_folder(folder)
     require_safe(folder)
     classes = int(found.config["num_labels"])
@@ -59,29 +59,52 @@ def settings_of_folder(found: Described, *, frozen: bool = False) -> HFSettings:
 
 def saved_hf_settings(text: str) -> HFSettings:
     """What ``hf:FOLDER`` or ``hf:OWNER/NAME`` is built from, for a student of its kind that learns all of it."""
+    return settings_of_folder(read_folder(hub_folder(text)))
+
+
+def hub_folder(text: str, *, also: Sequence[str] = ()) -> Path:
+    """The folder of ``hf:FOLDER``, or of ``hf:OWNER/NAME`` in the hub's cache, downloaded where it is not there yet.
+
+    Args:
+        also: files by which a folder is known, and that are downloaded, beside transformers' own; never a pickle.
+
+    Raises:
+        ConfigError: there is neither, or it cannot be downloaded.
+    """
     name = text.removeprefix(PREFIX)
-    return settings_of_folder(read_folder(Path(name).expanduser() if is_folder(name) else _fetched(name)))
-
-
-def _fetched(name: str) -> Path:
-    """The hub's files in its cache, downloaded where they are not there yet; never a pickle."""
     path = Path(name).expanduser()
+    if is_folder(name) or any((path / one).is_file() for one in also):
+        return path
     if path.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         raise ConfigError(
-            f"{PREFIX}{name} must be {PREFIX}FOLDER that transformers' save_pretrained wrote, or {PREFIX}OWNER/NAME of "
+            f"{PREFIX}{name} must be {PREFIX}FOLDER that push or save_pretrained wrote, or {PREFIX}OWNER/NAME of "
             f"the hub, got {'a path without config.json' if path.exists() else 'nothing there'}. Check the path."
         )
-    with transformers():
-        from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download
 
+    with without_bars():
         try:
-            return Path(snapshot_download(name, allow_patterns=_FILES))
+            return Path(snapshot_download(name, allow_patterns=[*_FILES, *also]))
         except Exception as error:  # of the network, the hub or the cache
             said = " ".join(str(error).split()).partition(". ")[0]
             raise ConfigError(
-                f"The weights of {PREFIX}{name} must be in the hub's cache or downloadable, got: {said}. Save the "
-                f"model by save_pretrained on another machine, and pass {PREFIX}FOLDER."
+                f"The weights of {PREFIX}{name} must be in the hub's cache or downloadable, got: {said}. Download the "
+                f"repository on another machine, and pass {PREFIX}FOLDER."
             ) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """The hub's package draws no bars within."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
 
 
 def _filled(folder: Path, config: Any, *, source: str) -> tuple[Any, LoadReport]:

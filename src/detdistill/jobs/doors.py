@@ -13,7 +13,7 @@ from detdistill.detectors.called import BlackBox, load_called
 from detdistill.detectors.families.own import moved
 from detdistill.detectors.hf.files import PREFIX as HF
 from detdistill.detectors.hf.files import moved as moved_hf
-from detdistill.detectors.hf_teachers import load_hf, saved_hf_settings
+from detdistill.detectors.hf_teachers import hub_folder, load_hf, saved_hf_settings
 from detdistill.detectors.load_report import LoadedDetector
 from detdistill.detectors.onnx_detector import load_onnx
 from detdistill.detectors.own_code import imported, names_code, taken_apart
@@ -21,6 +21,7 @@ from detdistill.detectors.predictions import load_predictions
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision, untrained_torchvision
 from detdistill.errors import ConfigError, either
+from detdistill.store.layout import DESCRIPTION
 from detdistill.store.own import load_own, own_settings
 from detdistill.store.students import load_detector, saved_settings
 
@@ -75,11 +76,28 @@ TORCHVISION = Door(
     moved=file_behind,
 )
 
-TRANSFORMERS = Door(
+
+def _ours(text: str) -> Path | None:
+    """The folder of a hub's detector that this package wrote; None where it is one of transformers'."""
+    folder = hub_folder(text, also=(DESCRIPTION,))
+    return folder if (folder / DESCRIPTION).is_file() else None
+
+
+def _open_hub(text: str, allow: frozenset[str]) -> LoadedDetector:
+    folder = _ours(text)
+    return load_hf(text, allow=allow) if folder is None else load_detector(folder, allow=allow)
+
+
+def _hub_settings(text: str) -> DetectorSettings:
+    folder = _ours(text)
+    return saved_hf_settings(text) if folder is None else saved_settings(folder)
+
+
+HUB = Door(
     form="hf:FOLDER",
     recognises=lambda text: text.startswith(HF),
-    open=lambda text, allow: load_hf(text, allow=allow),
-    settings=saved_hf_settings,
+    open=_open_hub,
+    settings=_hub_settings,
     moved=moved_hf,
 )
 
@@ -138,7 +156,7 @@ def _no_torchscript(text: str, _: frozenset[str]) -> LoadedDetector:
 
 TORCHSCRIPT = Door(form="", recognises=_is_torchscript, open=_no_torchscript)
 
-DOORS: tuple[Door, ...] = (TORCHVISION, TRANSFORMERS, CALLED, OWN, PREDICTIONS, ONNX, TORCHSCRIPT, RUN)
+DOORS: tuple[Door, ...] = (TORCHVISION, HUB, CALLED, OWN, PREDICTIONS, ONNX, TORCHSCRIPT, RUN)
 """All of them; the first that recognises a text opens it."""
 
 

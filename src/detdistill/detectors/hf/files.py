@@ -46,9 +46,9 @@ def is_folder(name: str) -> bool:
 
 
 def moved(text: str, change: Callable[[str], str]) -> str:
-    """A text ``hf:FOLDER`` with its path changed; one that names no folder as it is."""
+    """A text ``hf:FOLDER`` with its path changed; one that names no folder that is there as it is."""
     name = text.removeprefix(PREFIX)
-    return f"{PREFIX}{change(name)}" if is_folder(name) else text
+    return f"{PREFIX}{change(name)}" if Path(name).expanduser().is_dir() and not name.startswith("~") else text
 
 
 def read_folder(name: str | Path) -> Described:
