@@ -34,6 +34,7 @@ WITHOUT_ROW = {
     "a file that finds less than PyTorch: tests/integration/test_export.py": (
         "Add --allow-worse to have it all the same.",
     ),
+    "a hub that cannot be reached: tests/unit/test_push.py": ("Unset it, or add --to-folder FOLDER.",),
     "a shell that does not tell its name: tests/unit/test_packaging.py": ("Write --install-completion --shell bash.",),
     "what the page of a run tells": (
         "Train it with detdistill train, and pass its folder as --alone.",

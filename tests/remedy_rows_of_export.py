@@ -6,6 +6,12 @@ from remedy_words import Row
 
 EXPORTED = (
     Row(
+        "push {home}/begun hf:me/x --to-folder {home}/run --licence MIT!",
+        "Write for example --licence apache-2.0.",
+        "push {home}/begun hf:me/x --to-folder {home}/run --licence apache-2.0",
+        then="Give the folder of a run that has saved at least one checkpoint.",
+    ),
+    Row(
         "export {home}/others --out {home}/x.pt",
         "Write --out {home}/x.onnx.",
         "export {home}/others --out {home}/x.onnx",

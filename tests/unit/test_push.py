@@ -1,4 +1,4 @@
-"""A student in a hub of models: what is written, read back to the bit, uploaded and refused. Nothing needs a network."""
+"""A student in a hub of models: what is written, read back to the bit, uploaded and refused; without a network."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_what_cannot_be_pushed_is_refused_and_nothing_written(
     hub = tmp_path / "hub"
     with pytest.raises(ConfigError, match="Unset it, or add --to-folder FOLDER"):
         detdistill.push(run, "hf:me/street")
-    with pytest.raises(ConfigError, match="Write for example --licence apache-2.0"):
+    with pytest.raises(ConfigError, match="Write for example --licence"):
         detdistill.push(run, "hf:me/street", to_folder=hub, licence="MIT: yes\n")
     with pytest.raises(ConfigError, match="must be the folder of a training"):
         detdistill.push(tmp_path / "nowhere", "hf:me/street", to_folder=hub)

@@ -96,7 +96,7 @@ def hub_folder(text: str, *, also: Sequence[str] = ()) -> Path:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """The hub's package draws no bars within."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     before = are_progress_bars_disabled()
     disable_progress_bars()
