@@ -24,7 +24,7 @@ from detdistill.store.students import load_detector, save_detector
 CARD = "README.md"
 FILES = (CARD, DESCRIPTION, WEIGHTS)
 """All that leaves this machine."""
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,94}[A-Za-z0-9_]", flags=re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9]([\w.-]{0,94}\w)?", flags=re.ASCII)
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 
