@@ -73,3 +73,14 @@ def test_rare_classes_are_judged_where_they_can_be() -> None:
 def test_too_few_images_are_refused(counts: list[int]) -> None:
     with pytest.raises(DataError, match=f"with a box on both sides, got {len(counts)} images with {sum(counts)} boxes"):
         hold_out(split(counts), 0.25, seed=0)
+
+
+def test_folds_hold_out_other_images_each_and_are_drawn_at_once() -> None:
+    """Twenty folds of a twentieth are the whole set; the last takes no longer than twenty draws."""
+    whole = split([1] * 40)
+    held = [hold_out(whole, 0.05, seed=3, fold=fold)[1].tolist() for fold in range(20)]
+    assert sorted(index for one in held for index in one) == list(range(40))
+    learned, judged = hold_out(whole, 0.05, seed=3, fold=19)
+    assert sorted([*learned.tolist(), *judged.tolist()]) == list(range(40))
+    with pytest.raises(DataError, match="must be enough to hold some out"):
+        hold_out(whole, 0.05, seed=3, fold=20)

@@ -32,11 +32,17 @@ def hold_out(
         DataError: there are fewer than two images, too few for so many folds, or none of the draws has a box on both
             sides.
     """
+    free = np.ones(len(annotations), dtype=np.bool_)
+    for _ in range(fold):
+        free &= ~_drawn(annotations, share, free, seed=seed)
+    apart = _drawn(annotations, share, free, seed=seed)
+    return np.flatnonzero(~apart), np.flatnonzero(apart)
+
+
+def _drawn(annotations: Annotations, share: float, free: NDArray[np.bool_], *, seed: int) -> NDArray[np.bool_]:
+    """Which images are held out, of those that are free."""
     count = len(annotations)
     held = held_images(count, share)
-    free = np.ones(count, dtype=np.bool_)
-    for before in range(fold):
-        free[hold_out(annotations, share, seed=seed, fold=before)[1]] = False
     random = np.random.default_rng(seed)
     owners = annotations.owners()
     labels = np.where(annotations.ignored, -1, annotations.labels)
@@ -55,4 +61,4 @@ def hold_out(
             f"The training images must be enough to hold some out, with a box on both sides, got {count} images with "
             f"{int((labels >= 0).sum())} boxes. Label more images."
         )
-    return np.flatnonzero(~found), np.flatnonzero(found)
+    return found

@@ -243,11 +243,13 @@ def tune_job(
         place.begin(asked)
         study = Study(place.study, choices, rungs)
         _climb(study, trials, rungs, search.jobs, watcher)
+        compared = (0, _best(study.curves(), config.train.steps))
         again = {
-            (number, fold): replace(trial, fold=fold, config=replace(trial.config, out=place.trial(number, fold)))
+            (number, fold): replace(
+                trials[number], fold=fold, config=replace(trials[number].config, out=place.trial(number, fold))
+            )
             for fold in range(1, folds)
-            for number, trial in enumerate(trials)
-            if number in (0, _best(study, config.train.steps))
+            for number in compared
         }
         if again:
             _again(study, again, config.train.steps, search.jobs, watcher)
@@ -277,12 +279,10 @@ def _climb(study: Study, trials: Sequence[Trial], rungs: Sequence[Rung], jobs: i
     watcher.finish()
 
 
-def _best(study: Study, steps: int) -> int:
+def _best(curves: Sequence[Mapping[int, float]], steps: int) -> int:
     """The trial with the highest AP after all steps, the student alone aside; of equal ones the first."""
-    return max(
-        (number for number, curve in enumerate(study.curves()) if number and steps in curve),
-        key=lambda number: study.curves()[number][steps],
-    )
+    ended = (number for number, curve in enumerate(curves) if number and steps in curve)
+    return max(ended, key=lambda number: curves[number][steps])
 
 
 def _again(study: Study, trials: Mapping[tuple[int, int], Trial], steps: int, jobs: int, watcher: Progress) -> None:
@@ -312,7 +312,7 @@ def _report(
     ap = {number: curve[steps] for number, curve in enumerate(curves) if steps in curve}
     for number in study.running():
         study.finish(number, ap[number])
-    best = _best(study, steps)
+    best = _best(curves, steps)
     judged = {
         number: (ap[number], *(study.fold(number, fold) or 0.0 for fold in range(1, folds))) for number in (0, best)
     }
