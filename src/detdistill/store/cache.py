@@ -190,10 +190,22 @@ def image_name(annotations: Annotations, index: int) -> str:
     return hexed(image_digest(annotations, index) + f"{height}x{width}".encode())
 
 
-def others(folder: Path) -> str:
-    """How many others there are in a cache's folder; empty for none."""
+def say_others(folder: Path, shelf: Shelf, did: str, progress: Progress) -> None:
+    """Says that a cache's folder holds what other teachers did, where it holds nothing of this one."""
     count = len(list(folder.glob(f"*/{INDEX}"))) if folder.is_dir() else 0
-    return "" if not count else f"{count} other{'s' if count > 1 else ''}"
+    if count and not shelf.home.exists():
+        others = f"{count} other{'s' if count > 1 else ''}"
+        progress.say(
+            f"the cache {folder} holds what {others} {did}, and nothing of this teacher as it sees images now: it "
+            "looks at them anew"
+        )
+
+
+def say_damaged(damaged: Sequence[Path], what: str, progress: Progress) -> None:
+    """Says which files of a teacher's cache were not as they were written, where there are any."""
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        progress.say(f"damaged in the cache of the teacher's {what}: {damaged[0]}{more}; it looks at those images anew")
 
 
 def hexed(content: bytes) -> str:

@@ -18,7 +18,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.errors import DataError
 from detdistill.files import require_regular, write_bytes, write_json
 from detdistill.progress import Progress
-from detdistill.store.cache import INDEX, Kind, Shelf, hexed, image_name, others, watched
+from detdistill.store.cache import INDEX, Kind, Shelf, hexed, image_name, say_damaged, say_others, watched
 from detdistill.types import Detections
 
 # Raise it when what is found changes in a way that neither the teacher's digest nor its settings show.
@@ -64,9 +64,7 @@ def kept_finds(
     shelf = Shelf.of(folder, {"format": _FORMAT, **identity})
     images = range(len(annotations))
     names = [image_name(annotations, index) for index in watched(images, "look for the teacher's finds", progress)]
-    if not shelf.home.exists() and (count := others(folder)):
-        there = f"the cache {folder} holds what {count} found"
-        progress.say(f"{there}, and nothing of this teacher as it sees images now: it looks at them anew")
+    say_others(folder, shelf, "found", progress)
     finds = _Finds(names, annotations.image_ids.tolist(), look, batch_size)
     known = shelf.filled(finds, names, batch_size=batch_size, progress=progress)
     return [known[name] for name in names]
@@ -126,11 +124,7 @@ class _Finds(Kind[Detections, Detections]):
             except (SafetensorError, LookupError, ValueError, RuntimeError):
                 path.unlink(missing_ok=True)
                 damaged.append(path)
-        if damaged:
-            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            progress.say(
-                f"damaged in the cache of the teacher's finds: {damaged[0]}{more}; it looks at those images anew"
-            )
+        say_damaged(damaged, "finds", progress)
         there = [index for index, name in enumerate(names) if name in known]
         if not damaged and known and len(there) < len(names):
             progress.say(

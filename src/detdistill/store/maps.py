@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import random
@@ -23,7 +22,8 @@ from detdistill.distillation.replay import Form, Grid, Rows, dtype_of, of_grid
 from detdistill.errors import DataError
 from detdistill.files import require_regular, write_bytes, write_json
 from detdistill.progress import Progress
-from detdistill.store.cache import INDEX, Kind, Shelf, hexed, others, watched
+from detdistill.store.cache import INDEX, Kind, Shelf, hexed, say_damaged, say_others, watched
+from detdistill.store.sums import digest
 
 # Raise it when what is shown changes in a way that neither the teacher's digest nor its settings show.
 _FORMAT = 1
@@ -101,11 +101,7 @@ def kept_maps(
             things now.
     """
     shelf = Shelf.of(folder, {"format": _FORMAT, **identity})
-    if not shelf.home.exists() and (count := others(folder)):
-        progress.say(
-            f"the cache {folder} holds what {count} showed, and nothing of this teacher as it sees images now: it "
-            "looks at them anew"
-        )
+    say_others(folder, shelf, "showed", progress)
     maps = _Maps(names, called, look)
     shelf.filled(maps, names, batch_size=batch_size, progress=progress)
     return KeptMaps.of([maps.places[name] for name in names])
@@ -178,9 +174,9 @@ class _Maps(Kind[_Row, bool]):
         damaged = []
         files = sorted(home.glob(f"*{_SUFFIX}"))
         for path in watched(files, "check the teacher's maps", progress) if files else ():
-            require_regular(path)
+            require_regular(path)  # beside the damaged: it is somebody's, and stays
             try:
-                if _sum(path) != path.stem:
+                if digest(path) != path.stem:
                     raise ValueError("other content")
                 held = _File.of(path).names
             except (SafetensorError, LookupError, ValueError, TypeError):
@@ -188,11 +184,7 @@ class _Maps(Kind[_Row, bool]):
                 damaged.append(path)
             else:
                 self.places.update({row.tobytes().hex(): (path, number) for number, row in enumerate(held)})
-        if damaged:
-            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            progress.say(
-                f"damaged in the cache of the teacher's maps: {damaged[0]}{more}; it looks at those images anew"
-            )
+        say_damaged(damaged, "maps", progress)
         there = [index for index, name in enumerate(names) if name in self.places]
         if not damaged and self.places and len(there) < len(names):
             progress.say(
@@ -300,8 +292,3 @@ class KeptMaps(Rows):
                         target = target[..., : held.shape[-2], : held.shape[-1]]
                     target.copy_(held)
         return found
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
