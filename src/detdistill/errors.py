@@ -57,6 +57,16 @@ class MissingDependencyError(DistillError, ImportError):
     """An optional package is needed and not installed."""
 
 
+def reason(error: BaseException) -> str:
+    """What went wrong first, in a line without its full stop: ``"ValueError: no such width"``."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Where the first line is a place in somebody's C++, the last says why.
+    said = next((line for line in lines[:1] if not line.endswith(":")), lines[-1] if lines else "")
+    return f"{type(error).__name__}: {said}"[:300].rstrip(".: ")
+
+
 def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
     """The remedy sentence for a misspelt name: ``"Did you mean 'x'?"`` where one is close, else all known names.
 

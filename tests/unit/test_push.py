@@ -15,9 +15,11 @@ import yaml
 
 import detdistill
 from detdistill import files
+from detdistill.detectors.frozen import digest
 from detdistill.errors import ConfigError
 from detdistill.jobs.doors import door_of
 from detdistill.report.card import literal
+from detdistill.store.sums import digest as digest_of_file
 
 REAL = huggingface_hub.HfApi
 HOSTILE = ("car", "a|b", "---", "<script>alert(1)</script>", "[x](http://evil.example)", "*bold*: yes", "two\nlines")
@@ -44,6 +46,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     figures |= {"per_class": dict.fromkeys(HOSTILE[:2], 40.0)}
     files.write_json(folder / "results.json", {"alone": figures, "distilled": figures, "method": "frs", "gain": GAIN})
     return folder
+
+
+def proved(run: Path, path: Path, **changed: object) -> Path:
+    """What `detdistill export RUN --out PATH` leaves, with some figures changed; those that are None left out."""
+    path.write_bytes(b"onnx" * 256)
+    sides = {
+        "pytorch": {"AP": 23.61, "AP50": 40.0, "bytes": 2048},
+        "exported": {"AP": 23.5, "AP50": None, "bytes": 1024},
+    }
+    found = {"matched": 7, "one_alone": 0, "other_alone": 0, "box": 0.002, "box_99": 0.001, "score": 1e-6}
+    told = {"opset": 18, "bits": 8, "nms": "inside", "images": 40, "ap_lost": 0.11, "agreement": found, **sides}
+    told |= {"sha256": digest_of_file(path), "student_sha256": digest(detdistill.load_detector(run).detector)}
+    told = {key: value for key, value in (told | changed).items() if value is not None}
+    files.write_figures(path.with_suffix(".parity.json"), told, command="export", option="--out")
+    return path
 
 
 class Hub:
@@ -134,12 +151,54 @@ def test_the_students_files_alone_are_uploaded(run: Path, online: Any, there: li
     outcome = detdistill.push(run, "hf:me/street")
     assert outcome.place == "https://huggingface.co/me/street"
     assert hub.taken.keys() == {"README.md", "student.json", "student.safetensors"}
-    assert hub.asked["upload_folder"]["allow_patterns"] == ["README.md", "student.json", "student.safetensors"]
+    given = ["README.md", "student.json", "student.safetensors", "model.onnx"]
+    assert hub.asked["upload_folder"]["allow_patterns"] == given
+    assert hub.asked["upload_folder"]["delete_patterns"] == ["model.onnx"]  # it would be of the student before
     assert hub.asked["upload_folder"]["repo_id"] == hub.asked["create_repo"]["repo_id"] == "me/street"
     assert hub.asked["create_repo"]["private"] is True
     assert json.loads(hub.taken["student.json"])["class_names"] == list(HOSTILE)
     detdistill.push(run, "hf:me/street", public=True)
     assert hub.asked["create_repo"]["private"] is False
+
+
+def test_an_exported_file_goes_along_with_its_figures(run: Path, tmp_path: Path, online: Any) -> None:
+    model = proved(run, tmp_path / "small.onnx")
+    outcome = detdistill.push(run, "hf:me/street", to_folder=tmp_path / "hub", onnx=model)
+    assert outcome.sizes["model.onnx"] == model.stat().st_size
+    assert (tmp_path / "hub/model.onnx").read_bytes() == model.read_bytes()
+    text = (tmp_path / "hub/README.md").read_text()
+    assert "`model.onnx` (opset 18, 8 bits, boxes suppressed inside) needs numpy, Pillow and onnxruntime" in text
+    assert "on 40 validation images: all 7 boxes matched; largest difference of a box 0.002 px" in text
+    assert "| PyTorch | 23.61 | 40.00 | 2.0 KB |" in text
+    assert "| model.onnx | 23.50 | not measured | 1.0 KB |" in text
+    assert detdistill.load_detector(f"hf:{tmp_path / 'hub'}").class_names == HOSTILE
+    hub = online(Hub())
+    detdistill.push(run, "hf:me/street", onnx=model)
+    assert hub.taken.keys() == {"README.md", "student.json", "student.safetensors", "model.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"ap_lost": 0.6}, r"must be at most 0\.5 points below PyTorch's, got 0\.60 below\. Leave --onnx out\.$"),
+        (
+            {"student_sha256": "0"},
+            r"which holds another student\. Write detdistill export .*run --out .*small\.onnx first",
+        ),
+        ({"sha256": "0"}, r"which is another than small\.parity\.json tells of\. Write detdistill export"),
+        ({"student_sha256": None}, r"without its figures in small\.parity\.json\. Write detdistill export"),
+        (None, r"which is no \.onnx that is there\. Write detdistill export"),
+    ],
+)
+def test_a_file_that_is_not_the_students_stays(
+    run: Path, tmp_path: Path, changed: dict[str, object] | None, why: str
+) -> None:
+    model = proved(run, tmp_path / "small.onnx", **(changed or {}))
+    if changed is None:
+        model.unlink()
+    with pytest.raises(ConfigError, match=why):
+        detdistill.push(run, "hf:me/street", to_folder=tmp_path / "hub", onnx=model)
+    assert not (tmp_path / "hub").exists()
 
 
 def test_a_repository_of_other_files_is_left_alone(run: Path, online: Any) -> None:

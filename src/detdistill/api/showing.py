@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detdistill.api.pieces import Place
 
@@ -47,16 +47,18 @@ def push(
     /,
     *,
     to_folder: Place | None = None,
+    onnx: Place | None = None,
     licence: str | None = None,
     public: bool = False,
     progress: Progress | None = None,
 ) -> PushOutcome:
-    """Put a run's student into the Hugging Face Hub: its weights, what rebuilds it, and a model card; nothing else.
+    """Put a run's student into the Hugging Face Hub: its weights, what rebuilds it, a card, and its ONNX file if asked.
 
     Args:
         run: Folder of a training or a distillation.
         name: The repository, hf:OWNER/NAME; a new one, or one that this command wrote.
         to_folder: A new or empty folder to write the same files to; then nothing is uploaded.
+        onnx: The same student as detdistill export wrote it, to go along as model.onnx with the figures of its proof.
         licence: The licence on the card, as the hub writes it, such as apache-2.0; unknown without it.
         public: Let everybody see a new repository; else it is private.
 
@@ -70,4 +72,6 @@ def push(
     from detdistill.jobs.push import push_job
 
     folder = None if to_folder is None else Path(to_folder)
-    return push_job(Path(run), name, to_folder=folder, licence=licence, public=public, progress=progress)
+    exported = None if onnx is None else Path(onnx)
+    words: dict[str, Any] = {"onnx": exported, "licence": licence, "public": public, "progress": progress}
+    return push_job(Path(run), name, to_folder=folder, **words)

@@ -20,7 +20,7 @@ from detdistill.detectors.load_report import LoadedDetector, LoadReport
 from detdistill.detectors.onnx_boxes import Fit, detections, fitted
 from detdistill.detectors.onnx_settings import Graph, OnnxSettings, Port, graph_of, recognised
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.errors import ConfigError, MissingDependencyError
+from detdistill.errors import ConfigError, MissingDependencyError, reason
 from detdistill.settings import as_tree, build
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.types import Batch, Detections, sent
@@ -99,7 +99,7 @@ class OnnxDetector(BoxesAlone):
                 shapes = ", ".join(str(list(one.shape)) for one in outputs)
                 raise ConfigError(
                     f"The outputs of {self.graph.path} must be {self.settings_of_file.text()}, got {shapes} "
-                    f"({str(error)[:120]}). Say in {self.where} what they are."
+                    f"({reason(error)}). Say in {self.where} what they are."
                 ) from error
         return tuple(found)
 
@@ -132,12 +132,13 @@ class OnnxDetector(BoxesAlone):
         if graph.sizes is not None:
             kind = np.int32 if graph.sizes.kind == "int32" else np.int64
             inputs[graph.sizes.name] = np.array([fit.image[::-1]], dtype=kind)
+        session = self._session(image.device)
         try:
-            outputs = self._session(image.device).run(list(settings.outputs or ()), inputs)
+            outputs = session.run(list(settings.outputs or ()), inputs)
         except Exception as error:  # onnxruntime's own have no common base
             raise ConfigError(
                 f"{graph.path} must compute on images of {fit.input[0]} x {fit.input[1]} pixels, got: "
-                f"{str(error)[:200]}. Say in {self.where} what it takes."
+                f"{reason(error)}. Say in {self.where} what it takes."
             ) from error
         found = (sent(torch.from_numpy(np.ascontiguousarray(one)), image.device) for one in outputs)
         # An output may have an axis of images.
@@ -162,7 +163,7 @@ def _session(path: Path, device: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     providers = ["CPUExecutionProvider"]
     if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")
@@ -170,8 +171,7 @@ def _session(path: Path, device: str) -> Any:
         return onnxruntime.InferenceSession(str(path), sess_options=options, providers=providers)
     except Exception as error:  # onnxruntime's own have no common base
         raise ConfigError(
-            f"{path} must be an ONNX model that onnxruntime can run, got: {str(error)[:200].rstrip('.')}. "
-            "Export it anew."
+            f"{path} must be an ONNX model that onnxruntime can run, got: {reason(error)}. Export it anew."
         ) from error
 
 

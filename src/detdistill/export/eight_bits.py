@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detdistill.errors import CapabilityError, DistillError, reason
 from detdistill.export.graph import silenced
 from detdistill.files import refused, write_bytes
 
@@ -37,6 +38,7 @@ def quantised(model: bytes, inputs: Iterable[Inputs], *, scratch: Path) -> bytes
         scratch: a folder for files in passing.
 
     Raises:
+        CapabilityError: onnxruntime does not quantise it.
         DiskError: they could not be written.
     """
     onnx, quantization = import_module("onnx"), import_module("onnxruntime.quantization")
@@ -59,6 +61,13 @@ def quantised(model: bytes, inputs: Iterable[Inputs], *, scratch: Path) -> bytes
         after = onnx.load(str(target))
     except OSError as error:
         raise refused(target, error) from error
+    except DistillError:  # of an input
+        raise
+    except Exception as error:  # onnxruntime's own have no common base
+        raise CapabilityError(
+            f"A detector to export in 8 bits must be one that onnxruntime quantises, got: {reason(error)}. "
+            "Leave --int8 out."
+        ) from error
     after.producer_name, after.producer_version = before.producer_name, before.producer_version
     del after.metadata_props[:]
     after.metadata_props.extend(before.metadata_props)

@@ -12,8 +12,8 @@ import torch
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
-from detdistill.errors import CapabilityError
-from detdistill.export.graph import INPUTS, Form, Graph, metadata, reason, silenced, unchecked_shapes
+from detdistill.errors import CapabilityError, reason
+from detdistill.export.graph import INPUTS, Form, Graph, metadata, silenced, unchecked_shapes
 from detdistill.export.targets import Files, Target, bound, refuse
 
 

@@ -22,7 +22,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.preprocess import beyond, normaliser_of
 from detdistill.detectors.suppression import sorted_out
-from detdistill.errors import CapabilityError, MissingDependencyError
+from detdistill.errors import CapabilityError, MissingDependencyError, reason
 from detdistill.files import PACKAGE
 from detdistill.types import Batch
 
@@ -151,13 +151,6 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
         proto.metadata_props.add(key=key, value=json.dumps(value))
     content: bytes = proto.SerializeToString()
     return content
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what went wrong first."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0][:300].rstrip('.')}"
 
 
 def metadata(graph: Graph, detector: Detector, image: ImageSettings) -> dict[str, Any]:

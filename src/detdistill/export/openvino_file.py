@@ -13,6 +13,7 @@ import numpy as np
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
+from detdistill.errors import reason
 from detdistill.export.graph import DETECTED, RAW, Form, export_onnx
 from detdistill.export.targets import Files, Target, bound, refuse
 from detdistill.files import PACKAGE
@@ -21,13 +22,18 @@ _TOLD = [PACKAGE]
 
 
 def _make(detector: Detector, image: ImageSettings, form: Form, eight_bits: Callable[[bytes], bytes]) -> Files:
-    openvino, onnx = import_module("openvino"), import_module("onnx")
     content = eight_bits(export_onnx(detector, image, form))
-    told = {one.key: json.loads(one.value) for one in onnx.load_from_string(content).metadata_props}
     try:
-        model = openvino.Core().read_model(content)
+        return converted(content)
     except RuntimeError as error:
-        raise refuse(detector, "openvino", str(error).strip().splitlines()[-1]) from error
+        raise refuse(detector, "openvino", reason(error)) from error
+
+
+def converted(content: bytes) -> Files:
+    """An ONNX file with its metadata as OpenVINO's files; RuntimeError where OpenVINO does not take it."""
+    openvino, onnx = import_module("openvino"), import_module("onnx")
+    told = {one.key: json.loads(one.value) for one in onnx.load_from_string(content).metadata_props}
+    model = openvino.Core().read_model(content)
     model.set_friendly_name(PACKAGE)
     model.set_rt_info(json.dumps(told), _TOLD)
     with tempfile.TemporaryDirectory() as scratch:

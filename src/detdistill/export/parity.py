@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detdistill.evaluation.coco import ImageDetections
 
+MOST_LOST, MOST_LOST_INT8 = 0.1, 0.5
+"""By so many points of AP a file may be below PyTorch."""
+COMMAND, STUDENT = "export", "student_sha256"
 _SAME_OVERLAP = 0.5
+
+
+def proof_of(out: Path) -> Path:
+    """Where the figures of an exported file are."""
+    return out.with_suffix(".parity.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,10 @@ class Detector:
 
     def __init__(self, model: str | Path | bytes, threads: int = 0, providers: Sequence[str] | None = None) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 3, threads
+        options.log_severity_level, options.intra_op_num_threads = 4, threads
         content = model if isinstance(model, bytes) else str(model)
         self.session: Any = onnxruntime.InferenceSession(content, options, providers=providers)
-        said = self.session.get_modelmeta().custom_metadata_map
-        told = {key: json.loads(text) for key, text in said.items()}
+        told = {key: json.loads(text) for key, text in self.session.get_modelmeta().custom_metadata_map.items()}
         self.class_names: list[str] = told["class_names"]
         self.image, self.limits, self.nms = told["image"], told["limits"], told["nms"]
         self.mean, self.std = (np.array(told["outside"][name], dtype=np.float32) for name in ("mean", "std"))
@@ -94,9 +93,8 @@ class Detector:
     @staticmethod
     def stored(found: Found, size: np.ndarray, stored: tuple[int, ...]) -> Found:
         """What was found in an image of `size`, height and width in pixels, in pixels of the image as stored."""
-        limit = np.array([stored[1], stored[0]] * 2, dtype=np.float32)
-        boxes = found.boxes * (limit / np.array([size[1], size[0]] * 2, dtype=np.float32))
-        return found._replace(boxes=boxes.clip(0, limit))
+        seen, limit = (np.array([one[1], one[0]] * 2, dtype=np.float32) for one in (size, stored))
+        return found._replace(boxes=(found.boxes * (limit / seen)).clip(0, limit))
 
 
 def overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -114,8 +112,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def _rows(image: np.ndarray, count: int) -> np.ndarray:
     if (old := len(image)) == count:
         return image
-    scale = old / count
-    reach, centres = max(scale, 1.0), scale * (np.arange(count) + 0.5)
+    reach, centres = max(old / count, 1.0), old / count * (np.arange(count) + 0.5)
     first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
     taken = np.minimum((centres + reach + 0.5).astype(np.int64), old) - first
     taps = np.arange(taken.max())
@@ -139,11 +136,16 @@ def main(arguments: Sequence[str]) -> None:
     """Prints what is in an image."""
     if len(arguments) < 2:
         sys.exit(__doc__)
-    detector, least = Detector(arguments[0]), float([*arguments, "0.3"][2])
-    for box, sure, label in zip(*detector(read(arguments[1])), strict=True):
+    try:
+        least, found = float([*arguments, "0.3"][2]), (detector := Detector(arguments[0]))(read(arguments[1]))
+    except Exception as error:  # onnxruntime's own have no common base
+        given = f"{' '.join(arguments)}: {error}".partition("\n")[0].rstrip(".")
+        raise SystemExit(
+            f"A model by detdistill, an image and a score must be given, got {given}. Check them."
+        ) from error
+    for box, sure, label in zip(*found, strict=True):
         if sure >= least:
-            corners = " ".join(f"{edge:.1f}" for edge in box)
-            sys.stdout.write(f"{detector.class_names[label]} {sure:.3f} {corners}\n")
+            sys.stdout.write(f"{detector.class_names[label]} {sure:.3f} {' '.join(f'{edge:.1f}' for edge in box)}\n")
 
 
 if __name__ == "__main__":

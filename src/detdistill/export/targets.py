@@ -14,7 +14,7 @@ import numpy as np
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
-from detdistill.errors import CapabilityError, ConfigError, MissingDependencyError
+from detdistill.errors import CapabilityError, ConfigError, MissingDependencyError, reason
 from detdistill.export.graph import MADE, OPSET, Form, export_onnx, require_exporter
 
 Format = Literal["onnx", "openvino", "executorch", "litert"]
@@ -50,6 +50,48 @@ class Target:
     make: Callable[[Detector, ImageSettings, Form, Callable[[bytes], bytes]], Files]
     load: Callable[[Files, int], Any]
     how: Callable[[Path], str]
+
+    def opened(self, files: Files, threads: int = 0, *, name: str, remedy: str = "") -> Any:
+        """Files of the format as the shipped runtime has them; what its package stumbles over is said in a sentence.
+
+        Args:
+            files: of all its endings.
+            threads: how many it may use where the format can say so; 0 for all.
+            name: what messages call the file.
+            remedy: what to do then; by itself, to make the file, or the images that it is given, anew.
+
+        Raises:
+            ConfigError: the package does not load them; from what is returned: it does not compute on some images.
+            MissingDependencyError: the package is not installed.
+        """
+        try:
+            found = self.load(files, threads)
+        except ImportError as error:
+            extra = "export" if self.package == "onnxruntime" else f"export,{self.package}"
+            raise MissingDependencyError(
+                f"The package {error.name or self.package} must be installed to run {name}, got {error}. "
+                f"Install it with: pip install 'detdistill[{extra}]'."
+            ) from error
+        except Exception as error:  # the packages' own have no common base
+            raise ConfigError(
+                f"{name} must be {self.name} as detdistill exports it, which {self.package} loads, got: "
+                f"{reason(error)}. {remedy or 'Export it anew.'}"
+            ) from error
+        run = found.session.run
+
+        def told(names: None, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+            try:
+                said: Sequence[np.ndarray] = run(names, inputs)
+            except Exception as error:
+                shape = " x ".join(map(str, inputs["images"].shape))
+                raise ConfigError(
+                    f"{name} must compute in {self.package} on images of {shape}, got: {reason(error)}. "
+                    f"{remedy or 'Give it what its method prepare makes of images.'}"
+                ) from error
+            return said
+
+        found.session = SimpleNamespace(run=told)
+        return found
 
 
 def require_target(to: str) -> None:
@@ -87,14 +129,19 @@ def open_exported(path: str | Path, threads: int = 0) -> Any:
         threads: how many it may use where the format can say so; 0 for all.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: it is no such file, or what belongs to it is not there; from what is returned: it does not
+            compute on some images.
+        MissingDependencyError: the package that runs it is not installed.
     """
     path = Path(path)
     kinds = {target(to).endings: target(to) for to in ("onnx", "openvino", "executorch")}
     found = next((one for endings, one in kinds.items() if endings[0] == path.suffix), None)
     if found is None or not path.is_file():
         raise ConfigError(f"An exported file must be an .onnx, .xml or .pte that is there, got {path}. Check its name.")
-    return found.load({ending: path.with_suffix(ending).read_bytes() for ending in found.endings}, threads)
+    parts = {ending: path.with_suffix(ending) for ending in found.endings}
+    if absent := next((part for part in parts.values() if not part.is_file()), None):
+        raise ConfigError(f"{absent}, a part of {path}, must be beside it, got no such file. Copy both there.")
+    return found.opened({ending: part.read_bytes() for ending, part in parts.items()}, threads, name=str(path))
 
 
 def bound(told: Mapping[str, Any], run: Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]) -> Any:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +22,15 @@ from detdistill.data.dataset import DetectionDataset, read_image
 from detdistill.data.loader import evaluation_loader
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector, evaluating
+from detdistill.detectors.frozen import digest
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
+from detdistill.evaluation.detect import detect_split
 from detdistill.evaluation.protocols import PROTOCOLS
 from detdistill.export import runtime
 from detdistill.export.eight_bits import Inputs, quantised
 from detdistill.export.graph import INPUTS, OPSET, Form
-from detdistill.export.parity import Agreement, agreement
+from detdistill.export.parity import COMMAND, MOST_LOST, MOST_LOST_INT8, STUDENT, Agreement, agreement, proof_of
 from detdistill.export.targets import Format, Target, package_version, require_target, target
 from detdistill.files import figures_of, require_own, write_bytes, write_figures
 from detdistill.jobs.config import read_run_config
@@ -35,11 +39,9 @@ from detdistill.jobs.opening import detect, open_detector, read_split, seen_size
 from detdistill.progress import Progress, Silence, in_bytes
 from detdistill.report.tables import Table
 from detdistill.store.layout import RunFolder
+from detdistill.store.sums import SHA256
 
-COMMAND = "export"
-MOST_LOST, MOST_LOST_INT8 = 0.1, 0.5
-"""By so many points of AP a file may be below PyTorch."""
-_TIMED, _WARM_UP = 20, 2
+_TIMED, _WARM_UP, _AT_ONCE = 20, 2, 4
 _CPU = torch.device("cpu")
 _NOBODYS = b"\0nobody's"
 
@@ -59,6 +61,13 @@ class Side:
         return {**self.metrics.as_dict(), "seconds_per_image": self.seconds, "bytes": self.size}
 
 
+class Together(NamedTuple):
+    """How both agree on several images that they are given at once."""
+
+    images: int
+    agreement: Agreement
+
+
 @dataclass(frozen=True, slots=True)
 class ExportOutcome:
     """What a file finds beside what PyTorch finds on the same images.
@@ -66,6 +75,11 @@ class ExportOutcome:
     Attributes:
         to: the format.
         int8: on how many training images it was calibrated; 0 where it is not in 8 bits.
+        images: on how many both ran, one at a time.
+        agreement: of what both found there.
+        together: the same of the first of them, given at once.
+        student: `digest` of the detector.
+        digest: SHA-256 of the file that --out names.
         written: whether it was written; a worse one is not, unless it was allowed.
     """
 
@@ -78,6 +92,9 @@ class ExportOutcome:
     pytorch: Side
     file: Side
     agreement: Agreement
+    together: Together
+    student: str
+    digest: str
     machine: Mapping[str, str | int]
     written: bool
 
@@ -118,6 +135,7 @@ class ExportOutcome:
         ]
         title = ("", *self.pytorch.metrics.figures(), "ms an image", "size")
         lines += [*Table(title, tuple(rows)).text(decimals=2).splitlines(), "", self.agreement.text()]
+        lines += [f"{self.together.images} images at once: {self.together.agreement.text()}"]
         if self.written:
             lines += [f"{self.out}, its figures in {self.proof}", target(self.to).how(self.out)]
         return lines
@@ -138,13 +156,11 @@ class ExportOutcome:
             "exported": self.file.as_dict(),
             "ap_lost": self.lost,
             "agreement": self.agreement.as_dict(),
+            "at_once": {"images": self.together.images, **self.together.agreement.as_dict()},
+            STUDENT: self.student,
+            SHA256: self.digest,
             "machine": {**self.machine, target(self.to).package: package_version(target(self.to))},
         }
-
-
-def proof_of(out: Path) -> Path:
-    """Where the figures of an exported file are."""
-    return out.with_suffix(".parity.json")
 
 
 def export_job(
@@ -171,7 +187,7 @@ def export_job(
     truth, training = _data(source, data, loaded.class_names, progress=watcher)
     image = seen_size(loaded, truth, source=source, progress=watcher)
     watcher.say(f"{source}: its graph is made by torch's exporter, which takes from half a minute to some minutes")
-    used = 0
+    used, remedy = 0, _remedy(to, form, int8=int8)
 
     def eight_bits(content: bytes) -> bytes:
         nonlocal used
@@ -181,13 +197,14 @@ def export_job(
         used = min(calibration, len(chosen))
         watcher.start("calibrate", used, unit="image")
         with tempfile.TemporaryDirectory() as scratch:
-            inputs = _inputs(runtime.Detector(content), chosen, used, progress=watcher)
+            whole = target("onnx").opened({".onnx": content}, name=str(out), remedy=remedy)
+            inputs = _inputs(whole, chosen, used, progress=watcher)
             content = quantised(content, inputs, scratch=Path(scratch))
         watcher.finish()
         return content
 
     files = kind.make(detector, image, form, eight_bits)
-    model = kind.load(files, torch.get_num_threads())
+    model = kind.opened(files, torch.get_num_threads(), name=str(out), remedy=remedy)
     ours = detect(detector, truth, image, label=f"PyTorch {source}", batch_size=1, device=_CPU, progress=watcher)
     theirs = _found(model, truth, label=f"{kind.package} {out.name}", progress=watcher)
     seconds = _seconds(detector, model, truth, image)
@@ -196,14 +213,24 @@ def export_job(
         Side(evaluate_coco(truth, ours), seconds[0], weights),
         Side(evaluate_coco(truth, theirs), seconds[1], sum(map(len, files.values()))),
     )
-    outcome = partial(ExportOutcome, out, detector.spec.name, to, form, used, len(truth), *sides)
-    found = outcome(agreement(ours, theirs), machine(_CPU), written=True)
+    digests = digest(detector), hashlib.sha256(files[kind.endings[0]]).hexdigest()
+    agreed = agreement(ours, theirs), _together(detector, model, truth, image)
+    about = out, detector.spec.name, to, form, used, len(truth)
+    found = ExportOutcome(*about, *sides, *agreed, *digests, machine(_CPU), written=True)
     if not allow_worse and found.lost > (MOST_LOST_INT8 if int8 else MOST_LOST):
-        return outcome(found.agreement, found.machine, written=False)
+        return replace(found, written=False)
     for ending, content in reversed(list(files.items())):
         write_bytes(out.with_suffix(ending), content)
     write_figures(found.proof, found.as_dict(), command=COMMAND, option="--out")
     return found
+
+
+def _remedy(to: Format, form: Form, *, int8: bool) -> str:
+    """What to do where a runtime stumbles over what was made: the likeliest cause is left out."""
+    left_out = {"int8": int8, "half": form.half, "nms": form.nms == "inside"}
+    if named := next((word for word, given in left_out.items() if given), None):
+        return f"Leave --{named} out."
+    return "Export another detector." if to == "onnx" else "Write --to onnx."
 
 
 def _require_words(out: Path, kind: Target, *, half: bool, int8: bool, calibration: int) -> None:
@@ -259,13 +286,32 @@ def _inputs(model: runtime.Detector, chosen: Annotations, count: int, *, progres
 def _found(model: runtime.Detector, truth: Annotations, *, label: str, progress: Progress) -> list[ImageDetections]:
     """What the file finds in every image."""
     progress.start(label, len(truth), unit="image")
-    found = []
-    for index, image_id in enumerate(truth.image_ids.tolist()):
-        one = model(_image(truth, index))
-        found.append(ImageDetections(image_id, one.boxes.astype(np.float32), one.scores.astype(np.float32), one.labels))
+    found = list[ImageDetections]()
+    for index in range(len(truth)):
+        found += _at_once(model, truth, [index])
         progress.advance(index + 1)
     progress.finish()
     return found
+
+
+def _at_once(model: runtime.Detector, truth: Annotations, indices: Sequence[int]) -> list[ImageDetections]:
+    """What the file finds in images that it is given as one batch."""
+    images = [_image(truth, index) for index in indices]
+    batch, sizes = model.prepare(images)
+    found = []
+    for index, image, size, one in zip(indices, images, sizes, model.find(batch, sizes), strict=True):
+        stored = model.stored(one, size, image.shape[:2])
+        edges, scores = (part.astype(np.float32) for part in (stored.boxes, stored.scores))
+        found.append(ImageDetections(int(truth.image_ids[index]), edges, scores, stored.labels))
+    return found
+
+
+def _together(detector: Detector, model: runtime.Detector, truth: Annotations, image: ImageSettings) -> Together:
+    """The agreement on the first images, padded to one grid."""
+    count = min(_AT_ONCE, len(truth))
+    loader = evaluation_loader(DetectionDataset(truth, image=image), batch_size=count)
+    ours = detect_split(detector, islice(loader, 1), device=_CPU)
+    return Together(count, agreement(ours, _at_once(model, truth, range(count))))
 
 
 def _seconds(

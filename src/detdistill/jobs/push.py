@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Mapping
@@ -11,19 +12,23 @@ from typing import Any
 
 from detdistill.data.writing import require_empty
 from detdistill.detectors.families.own import OwnSettings
+from detdistill.detectors.frozen import digest
 from detdistill.detectors.hf.files import PREFIX
 from detdistill.detectors.hf_teachers import without_bars
 from detdistill.errors import ConfigError
-from detdistill.files import atomic_folder, write_text
+from detdistill.export.parity import MOST_LOST, MOST_LOST_INT8, STUDENT, Agreement, proof_of
+from detdistill.files import atomic_folder, read_json, write_bytes, write_text
 from detdistill.progress import Progress, Silence, in_bytes
-from detdistill.report.card import model_card
+from detdistill.report.card import Exported, model_card
 from detdistill.report.page.gather import gather
 from detdistill.store.layout import DESCRIPTION, WEIGHTS, RunFolder
 from detdistill.store.students import load_detector, save_detector
+from detdistill.store.sums import SHA256
 
 CARD = "README.md"
+EXPORTED = "model.onnx"
 FILES = (CARD, DESCRIPTION, WEIGHTS)
-"""All that leaves this machine."""
+"""All that leaves this machine, and EXPORTED where it is asked for."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9]([\w.-]{0,94}\w)?", flags=re.ASCII)
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
@@ -58,6 +63,7 @@ def push_job(
     text: str,
     *,
     to_folder: Path | None = None,
+    onnx: Path | None = None,
     licence: str | None = None,
     public: bool = False,
     progress: Progress | None = None,
@@ -73,13 +79,13 @@ def push_job(
     if to_folder is not None:
         require_empty(to_folder)
         with atomic_folder(to_folder) as folder:
-            sizes = _filled(folder, path, name, licence)
+            sizes = _filled(folder, path, name, licence, onnx)
         return PushOutcome(name, str(to_folder), sizes)
     token = _token(name)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        sizes = _filled(folder, path, name, licence)
-        watcher.say(f"uploading {', '.join(FILES)} to {name}")
+        sizes = _filled(folder, path, name, licence, onnx)
+        watcher.say(f"uploading {', '.join(sizes)} to {name}")
         place = _uploaded(folder, name, token=token, public=public)
     return PushOutcome(name, place, sizes)
 
@@ -94,7 +100,7 @@ def _name(text: str) -> str:
     return name
 
 
-def _filled(folder: Path, path: Path, name: str, licence: str | None) -> dict[str, int]:
+def _filled(folder: Path, path: Path, name: str, licence: str | None, onnx: Path | None) -> dict[str, int]:
     """Writes the files of a run's student, and returns their sizes in bytes."""
     found = gather(path)
     if not RunFolder(path).config.is_file():
@@ -108,6 +114,10 @@ def _filled(folder: Path, path: Path, name: str, licence: str | None) -> dict[st
             f"The student of {path} must be of a family that detdistill builds, got code of your own, which is not "
             "uploaded. Copy its run together with that code."
         )
+    proof = None
+    if onnx is not None:
+        proof, content = _proved(onnx, run=path, student=digest(loaded.detector))
+        write_bytes(folder / EXPORTED, content)
     save_detector(loaded.detector, folder, image=loaded.image)
     data = found.settings.get("data", {})
     source = next((str(data[key]) for key in ("folder", "val", "train") if data.get(key)), "")
@@ -120,9 +130,41 @@ def _filled(folder: Path, path: Path, name: str, licence: str | None) -> dict[st
         parameters=sum(one.numel() for one in loaded.detector.parameters()),
         data=Path(source).name or "not recorded",
         licence=licence,
+        exported=proof,
     )
     write_text(folder / CARD, card)
-    return {one: (folder / one).stat().st_size for one in FILES}
+    return {one: (folder / one).stat().st_size for one in (*FILES, EXPORTED) if (folder / one).is_file()}
+
+
+def _proved(path: Path, *, run: Path, student: str) -> tuple[Exported, bytes]:
+    """An exported file's figures, and its content.
+
+    Args:
+        student: the digest of the run's student, which it must be.
+
+    Raises:
+        ConfigError: it is no such file, another than its figures are of, or worse than PyTorch.
+    """
+    figures, content, why = proof_of(path), b"", None
+    proof = read_json(figures) if figures.is_file() else None
+    if path.suffix != ".onnx" or not path.is_file():
+        why = "which is no .onnx that is there"
+    elif not isinstance(proof, dict) or not {STUDENT, SHA256} <= proof.keys():
+        why = f"without its figures in {figures.name}"
+    elif proof[SHA256] != hashlib.sha256(content := path.read_bytes()).hexdigest():
+        why = f"which is another than {figures.name} tells of"
+    elif proof[STUDENT] != student:
+        why = "which holds another student"
+    if why is not None:
+        raise ConfigError(
+            f"--onnx must be what detdistill export made of {run}, got {path}, {why}. "
+            f"Write detdistill export {run} --out {path.with_suffix('.onnx')} first."
+        )
+    if (lost := proof["ap_lost"]) > (most := MOST_LOST_INT8 if proof["bits"] == 8 else MOST_LOST):
+        raise ConfigError(
+            f"The AP of {path} must be at most {most} points below PyTorch's, got {lost:.2f} below. Leave --onnx out."
+        )
+    return Exported(EXPORTED, proof, Agreement(**proof["agreement"]).text()), content
 
 
 def _token(name: str) -> str:
@@ -159,7 +201,8 @@ def _uploaded(folder: Path, name: str, *, token: str, public: bool) -> str:
                 repo_id=name,
                 folder_path=folder,
                 repo_type="model",
-                allow_patterns=list(FILES),
+                allow_patterns=[*FILES, EXPORTED],
+                delete_patterns=[EXPORTED],  # of the student that was there before
                 commit_message="A detector by detdistill",
             )
     except ConfigError:

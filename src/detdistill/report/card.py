@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from string import punctuation
 from typing import Any
 
+from detdistill.progress import in_bytes
 from detdistill.report.page.gather import DISTILLED, Gathered
 
 _PLAIN = frozenset("-,")
 _NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A file for other programs beside the weights: its name, the figures of its proof, and how it agrees in words."""
+
+    name: str
+    proof: Mapping[str, Any]
+    agreement: str
 
 
 def literal(text: str) -> str:
@@ -29,6 +40,7 @@ def model_card(
     parameters: int,
     data: str,
     licence: str | None,
+    exported: Exported | None = None,
 ) -> str:
     """The README.md of a detector in a hub.
 
@@ -41,6 +53,7 @@ def model_card(
         parameters: how many.
         data: the name of the data set.
         licence: as the hub writes it, such as ``"apache-2.0"``; None where nobody said.
+        exported: the detector as a file for other programs, where there is one.
     """
     head = {
         "license": licence or "unknown",
@@ -68,6 +81,7 @@ def model_card(
     )
     lines += ["", "## How to load it", "", "```python", "import detdistill", ""]
     lines += [f'loaded = detdistill.load_detector("hf:{name}")', "```", ""]
+    lines += [] if exported is None else _exported(exported)
     lines += ["## What was not measured", "", *(f"- {one}" for one in _limits(found))]
     return "\n".join(lines) + "\n"
 
@@ -98,6 +112,31 @@ def _figures(found: Gathered) -> list[str]:
     return ["COCO's average precision in percent, on the validation images:", "", *_table(("", *columns), rows)]
 
 
+def _exported(one: Exported) -> list[str]:
+    """How the exported file is run, and what it finds beside PyTorch."""
+    proof = one.proof
+    columns = tuple(key for key in proof["pytorch"] if key.startswith("AP"))
+    rows = [
+        (name, *(_number(proof[side].get(key), 2) for key in columns), in_bytes(proof[side]["bytes"]))
+        for name, side in (("PyTorch", "pytorch"), (one.name, "exported"))
+    ]
+    form = f"opset {proof['opset']}, {proof['bits']} bits, boxes suppressed {proof['nms']}"
+    return [
+        "## Without detdistill",
+        "",
+        f"`{one.name}` ({form}) needs numpy, Pillow and onnxruntime, and detdistill's `export/runtime.py`, one file:",
+        "",
+        "```bash",
+        f"python runtime.py {one.name} image.jpg",
+        "```",
+        "",
+        f"Beside PyTorch, on {proof['images']} validation images: {one.agreement}.",
+        "",
+        *_table(("", *columns, "size"), rows),
+        "",
+    ]
+
+
 def _limits(found: Gathered) -> list[str]:
     told = ["Images of any other source than the data above.", "Speed on your machine, and fairness between groups."]
     if found.main == DISTILLED and found.verdict is None:
@@ -111,8 +150,8 @@ def _limits(found: Gathered) -> list[str]:
     return told
 
 
-def _number(value: float | None) -> str:
-    return _NOT_MEASURED if value is None else f"{value:.1f}"
+def _number(value: float | None, decimals: int = 1) -> str:
+    return _NOT_MEASURED if value is None else f"{value:.{decimals}f}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
