@@ -139,10 +139,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         least, found = float([*arguments, "0.3"][2]), (detector := Detector(arguments[0]))(read(arguments[1]))
     except Exception as error:  # onnxruntime's own have no common base
-        given = f"{' '.join(arguments)}: {error}".partition("\n")[0].rstrip(".")
-        raise SystemExit(
-            f"A model by detdistill, an image and a score must be given, got {given}. Check them."
-        ) from error
+        said = f"{' '.join(arguments)}: {error}".partition("\n")[0].rstrip(".")
+        raise SystemExit(f"A model by detdistill and an image must be given, got {said}. Give such.") from error
     for box, sure, label in zip(*found, strict=True):
         if sure >= least:
             sys.stdout.write(f"{detector.class_names[label]} {sure:.3f} {' '.join(f'{edge:.1f}' for edge in box)}\n")
