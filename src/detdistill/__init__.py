@@ -19,7 +19,6 @@ from detdistill.api.commands import (
     describe_settings,
     diagnose,
     evaluate,
-    export_detector,
     pictures,
     predict,
     profile,
@@ -36,7 +35,7 @@ from detdistill.api.pieces import (
 )
 from detdistill.api.proving import prove
 from detdistill.api.runs import distill, train
-from detdistill.api.showing import push, write_report
+from detdistill.api.showing import export_detector, push, write_report
 from detdistill.api.tuning import tune
 from detdistill.threads import quiet_threads
 

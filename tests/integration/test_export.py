@@ -275,10 +275,10 @@ def test_openvinos_file_finds_what_pytorch_finds(world: World, tmp_path: Path, i
         agrees(model, world.detector, count=4, grid=(96, 64))
     # What it wrote it may write over; somebody's weights it may not.
     target = targets.target("openvino")
-    export._require_words(out, target, half=False, int8=False, calibration=1)
+    export._require_words(out, target, graph.Form(), int8=False, calibration=1)
     outcome.proof.unlink()
     with pytest.raises(detdistill.errors.ConfigError, match=r"--out must be a new file, .* got .*model\.bin, which is"):
-        export._require_words(out, target, half=False, int8=False, calibration=1)
+        export._require_words(out, target, graph.Form(), int8=False, calibration=1)
 
 
 def test_a_format_that_cannot_be_made_is_refused_in_a_sentence(

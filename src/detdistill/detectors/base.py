@@ -195,6 +195,8 @@ class Detector(nn.Module, ABC):
             cannot be asked for. A family whose `detect` ends in `suppress` sets it to False.
         weighs_objects: whether the losses count every object as much as `Targets.scores` says.
         compiled_graph: whether `candidates` runs code that takes shapes for numbers, which only a compiler can trace.
+        one_size: why `candidates` is a graph for images of one size alone, in words that follow its name; empty where
+            it is one for any.
     """
 
     spec: DetectorSpec
@@ -202,6 +204,7 @@ class Detector(nn.Module, ABC):
     agnostic: bool | None = None
     weighs_objects: bool = False
     compiled_graph: bool = False
+    one_size: str = ""
 
     @abstractmethod
     def extract(self, batch: Batch) -> Pyramid:

@@ -18,7 +18,7 @@ from detdistill.export.targets import Files, Target, bound, refuse
 
 
 def _make(detector: Detector, image: ImageSettings, form: Form, eight_bits: Callable[[bytes], bytes]) -> Files:
-    """One image at a time, of any height and width up to the long side, both divisible as the image settings say."""
+    """One image at a time, of the form's size, or of any up to the long side that divides as the image settings say."""
     del eight_bits
     if form.nms == "inside":
         raise CapabilityError(
@@ -28,14 +28,16 @@ def _make(detector: Detector, image: ImageSettings, form: Form, eight_bits: Call
     graph, pad = Graph(detector, form), image.pad_multiple
     most = -(-image.long_side // pad)
     count = max(1, min(most, 96 // pad))
-    pixels, sizes = torch.rand(1, 3, count * pad, count * pad), torch.tensor([[count * pad, count * pad]])
+    high, wide = form.size or (count * pad, count * pad)
+    pixels, sizes = torch.rand(1, 3, high, wide), torch.tensor([[high, wide]])
     sides = {2 + axis: pad * torch.export.Dim(name, min=1, max=most) for axis, name in enumerate(("high", "wide"))}
-    if detector.compiled_graph:
+    free = most > 1 and form.size is None
+    if detector.compiled_graph and form.size is None:
         raise refuse(detector, "executorch", "its code takes shapes for numbers, which a program of any size cannot")
     with torch.no_grad(), silenced(), unchecked_shapes():
         try:
             traced = torch.export.export(
-                graph, (pixels, sizes), dynamic_shapes={"images": sides if most > 1 else {}, "sizes": {}}, strict=False
+                graph, (pixels, sizes), dynamic_shapes={"images": sides if free else {}, "sizes": {}}, strict=False
             )
             exir = import_module("executorch.exir")
             xnnpack = import_module("executorch.backends.xnnpack.partition.xnnpack_partitioner")

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -45,11 +45,13 @@ class Form:
         nms: where boxes are suppressed: in the graph, or outside, by whoever runs it.
         normalise: whether the graph normalises pixels, which are in [0, 1] then.
         half: whether weights and maps are in 16 bits; pixels, boxes and scores are in 32 all the same.
+        size: height and width in pixels of the padded images that it takes; None for any.
     """
 
     nms: Literal["inside", "outside"] = "outside"
     normalise: bool = True
     half: bool = False
+    size: tuple[int, int] | None = None
 
     @property
     def bits(self) -> str:
@@ -103,7 +105,7 @@ def require_exporter() -> None:
 
 
 def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
-    """The detector as an ONNX file: any number of images of any size, which are an input.
+    """The detector as an ONNX file: any number of images, of any size or of the form's.
 
     Its metadata say what `runtime.py` needs. Nothing is printed, and the detector stays as it is.
 
@@ -116,15 +118,17 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
     count, height, width = _TRIED
     queries = 0 if detector.spec.queries is None else detector.spec.queries.count
     times = math.ceil(math.sqrt(max(1.0, queries / _CELLS)))  # so that each query finds a cell
-    height, width = times * height, times * width
+    height, width = form.size or (times * height, times * width)
     pixels, sizes = torch.rand(count, 3, height, width), torch.tensor([[height, width], [height - 10, width - 20]])
     dim = torch.export.Dim
-    batch, free = dim("batch"), dim.DYNAMIC
-    shapes = {"images": {0: batch, 2: free, 3: free}, "sizes": {0: batch}}
+    batch, free = dim("batch"), {} if form.size else {2: dim.DYNAMIC, 3: dim.DYNAMIC}
+    shapes = {"images": {0: batch, **free}, "sizes": {0: batch}}
     names = RAW if form.nms == "outside" else DETECTED
     with torch.no_grad(), silenced(), unchecked_shapes():
         try:
-            traced = torch.export.export(graph, (pixels, sizes), dynamic_shapes=shapes, strict=detector.compiled_graph)
+            traced = torch.export.export(
+                graph, (pixels, sizes), dynamic_shapes=shapes, strict=detector.compiled_graph and not form.size
+            )
             program = torch.onnx.export(
                 traced,
                 (pixels, sizes),
@@ -144,7 +148,7 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
             ) from error
     assert program is not None
     proto: Any = program.model_proto
-    _name_sides(proto, names)
+    _name_sides(proto, names, axes={0: "batch"} if form.size else {0: "batch", 2: "height", 3: "width"})
     _bare(proto)
     proto.producer_name, proto.producer_version = PACKAGE, import_module(PACKAGE).__version__
     for key, value in metadata(graph, detector, image).items():
@@ -160,23 +164,29 @@ def metadata(graph: Graph, detector: Detector, image: ImageSettings) -> dict[str
     return {
         "detector": detector.spec.name,
         "class_names": detector.spec.class_names,
-        "image": {"short_side": image.short_side, "long_side": image.long_side, "pad_multiple": image.pad_multiple},
+        "image": {
+            **{"short_side": image.short_side, "long_side": image.long_side, "pad_multiple": image.pad_multiple},
+            **({"size": form.size} if form.size else {}),
+        },
         "limits": {"score": limits.score, "overlap": limits.overlap, "most": limits.most},
         "nms": form.nms,
         "outside": {"mean": (0, 0, 0), "std": (1, 1, 1)} if form.normalise else {"mean": mean, "std": std},
     }
 
 
-def _name_sides(proto: Any, names: tuple[str, ...]) -> None:
+def _name_sides(proto: Any, names: tuple[str, ...], *, axes: Mapping[int, str]) -> None:
     """Says the shapes of inputs and outputs in words; the exporter's formulas of outputs are left out.
+
+    Args:
+        axes: of the images that are free.
 
     Raises:
         CapabilityError: the exporter made a constant of what must be free.
     """
     images, sizes = proto.graph.input
-    for value, axes in ((images, {0: "batch", 2: "height", 3: "width"}), (sizes, {0: "batch"})):
+    for value, free in ((images, axes), (sizes, {0: "batch"})):
         shape = value.type.tensor_type.shape.dim
-        for axis, word in axes.items():
+        for axis, word in free.items():
             if not shape[axis].dim_param:
                 raise CapabilityError(
                     f"The {word} of an exported detector must be free, got {shape[axis].dim_value} alone from torch's "

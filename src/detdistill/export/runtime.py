@@ -38,8 +38,7 @@ class Detector:
     def __init__(self, model: str | Path | bytes, threads: int = 0, providers: Sequence[str] | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, threads
-        content = model if isinstance(model, bytes) else str(model)
-        self.session: Any = onnxruntime.InferenceSession(content, options, providers=providers)
+        self.session: Any = onnxruntime.InferenceSession(model, options, providers=providers)
         told = {key: json.loads(text) for key, text in self.session.get_modelmeta().custom_metadata_map.items()}
         self.class_names: list[str] = told["class_names"]
         self.image, self.limits, self.nms = told["image"], told["limits"], told["nms"]
@@ -54,7 +53,8 @@ class Detector:
         """Images (h, w, 3) resized, and padded at the bottom and right to one grid: (b, 3, h, w) and their sizes."""
         resized = [resize(one, *self.resized(*one.shape[:2])) for one in images]
         sizes = np.array([one.shape[:2] for one in resized], dtype=np.int64)
-        height, width = (sizes.max(axis=0) + -sizes.max(axis=0) % self.image["pad_multiple"]).tolist()
+        grid = sizes.max(axis=0) + -sizes.max(axis=0) % self.image["pad_multiple"]
+        height, width = self.image.get("size") or grid.tolist()
         batch = np.zeros((len(resized), 3, height, width), dtype=np.float32)
         for row, one in zip(batch, resized, strict=True):
             pixels = (one.astype(np.float32) / np.float32(255) - self.mean) / self.std
@@ -62,10 +62,10 @@ class Detector:
         return batch, sizes
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after the resize: the short side is as set, unless the long side became too long."""
-        short, long = min(height, width), max(height, width)
-        wanted, longest = self.image["short_side"], self.image["long_side"]
-        new, old = (wanted, short) if long * wanted <= longest * short else (longest, long)
+        """Height and width after the resize: the largest that no side forbids, nor the grid where that is fixed."""
+        ratios = [(self.image["short_side"], min(height, width)), (self.image["long_side"], max(height, width))]
+        ratios += zip(self.image.get("size", ()), (height, width), strict=False)
+        new, old = min(ratios, key=lambda one: one[0] / one[1])
         return max((2 * height * new + old) // (2 * old), 1), max((2 * width * new + old) // (2 * old), 1)
 
     def find(self, images: np.ndarray, sizes: np.ndarray) -> list[Found]:

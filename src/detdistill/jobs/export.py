@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,7 +24,7 @@ from detdistill.data.loader import evaluation_loader
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector, evaluating
 from detdistill.detectors.frozen import digest
-from detdistill.errors import ConfigError
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.evaluation.detect import detect_split
 from detdistill.evaluation.protocols import PROTOCOLS
@@ -35,13 +36,14 @@ from detdistill.export.targets import Format, Target, package_version, require_t
 from detdistill.files import figures_of, require_own, write_bytes, write_figures
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.inputs import open_data_sets
-from detdistill.jobs.opening import detect, open_detector, read_split, seen_size
+from detdistill.jobs.opening import LARGEST_LONG_SIDE, detect, open_detector, read_split, seen_size
 from detdistill.progress import Progress, Silence, in_bytes
 from detdistill.report.tables import Table
 from detdistill.store.layout import RunFolder
 from detdistill.store.sums import SHA256
+from detdistill.types import Batch
 
-_TIMED, _WARM_UP, _AT_ONCE = 20, 2, 4
+_TIMED, _WARM_UP, _AT_ONCE, _LARGEST = 20, 2, 4, 10_000
 _CPU = torch.device("cpu")
 _NOBODYS = b"\0nobody's"
 
@@ -123,8 +125,9 @@ class ExportOutcome:
     def table(self) -> list[str]:
         """What was written, the figures of both, how far they agree, and how to run the file."""
         bits = f"8 bits, calibrated on {self.int8} training images" if self.int8 else self.form.bits
+        images = f"images of {self.form.size[0]} x {self.form.size[1]} alone; " if self.form.size else ""
         lines = [
-            f"{self.detector} as {target(self.to).name}, in {bits}; boxes suppressed {self.form.nms}, pixels "
+            f"{self.detector} as {target(self.to).name}, in {bits}; {images}boxes suppressed {self.form.nms}, pixels "
             f"normalised {'inside' if self.form.normalise else 'outside'}; {self.images} validation images, on the CPU",
             "",
         ]
@@ -148,6 +151,7 @@ class ExportOutcome:
             "to": self.to,
             **({} if self.to == "executorch" else {"opset": OPSET}),
             "nms": self.form.nms,
+            "size": self.form.size,
             "normalise": "inside" if self.form.normalise else "outside",
             "bits": 8 if self.int8 else 16 if self.form.half else 32,
             "calibration_images": self.int8,
@@ -174,16 +178,23 @@ def export_job(
     half: bool = False,
     int8: bool = False,
     calibration: int = 100,
+    size: tuple[int, int] | None = None,
     allow_worse: bool = False,
     progress: Progress | None = None,
 ) -> ExportOutcome:
     """Exports a detector and measures the file; the words are those of `detdistill.export_detector`."""
     require_target(to)
-    watcher, form, kind = progress or Silence(), Form(nms, normalise == "inside", half), target(to)
-    _require_words(out, kind, half=half, int8=int8, calibration=calibration)
+    watcher, form, kind = progress or Silence(), Form(nms, normalise == "inside", half, size), target(to)
+    _require_words(out, kind, form, int8=int8, calibration=calibration)
     loaded = open_detector(source, progress=watcher)
     detector = loaded.detector.to(_CPU)
     detector.limits()  # refused before the data is read
+    if detector.one_size and form.size is None:
+        most = loaded.image.get("long_side", LARGEST_LONG_SIDE) if loaded.image else LARGEST_LONG_SIDE
+        raise CapabilityError(
+            f"A detector to export must be a graph for images of any size, got {detector.spec.name}, "
+            f"{detector.one_size}. Add --size {most} {most}."
+        )
     truth, training = _data(source, data, loaded.class_names, progress=watcher)
     image = seen_size(loaded, truth, source=source, progress=watcher)
     watcher.say(f"{source}: its graph is made by torch's exporter, which takes from half a minute to some minutes")
@@ -207,14 +218,18 @@ def export_job(
     model = kind.opened(files, torch.get_num_threads(), name=str(out), remedy=remedy)
     ours = detect(detector, truth, image, label=f"PyTorch {source}", batch_size=1, device=_CPU, progress=watcher)
     theirs = _found(model, truth, label=f"{kind.package} {out.name}", progress=watcher)
-    seconds = _seconds(detector, model, truth, image)
+    batches = partial(_fixed, model, truth) if form.size else partial(_batches, truth, image)
+    same = detect_split(detector, batches(1), device=_CPU) if form.size else ours
+    seconds = _seconds(detector, model, truth, batches(1))
     weights = sum(one.numel() * one.element_size() for one in detector.state_dict().values())
     sides = (
         Side(evaluate_coco(truth, ours), seconds[0], weights),
         Side(evaluate_coco(truth, theirs), seconds[1], sum(map(len, files.values()))),
     )
     digests = digest(detector), hashlib.sha256(files[kind.endings[0]]).hexdigest()
-    agreed = agreement(ours, theirs), _together(detector, model, truth, image)
+    first = list(islice(batches(_AT_ONCE), 1))
+    together = agreement(detect_split(detector, first, device=_CPU), _at_once(model, truth, range(len(first[0]))))
+    agreed = agreement(same, theirs), Together(len(first[0]), together)
     about = out, detector.spec.name, to, form, used, len(truth)
     found = ExportOutcome(*about, *sides, *agreed, *digests, machine(_CPU), written=True)
     if not allow_worse and found.lost > (MOST_LOST_INT8 if int8 else MOST_LOST):
@@ -233,7 +248,7 @@ def _remedy(to: Format, form: Form, *, int8: bool) -> str:
     return "Export another detector." if to == "onnx" else "Write --to onnx."
 
 
-def _require_words(out: Path, kind: Target, *, half: bool, int8: bool, calibration: int) -> None:
+def _require_words(out: Path, kind: Target, form: Form, *, int8: bool, calibration: int) -> None:
     if out.suffix != kind.endings[0]:
         name = (out if out.stem else Path("model")).with_suffix(kind.endings[0])
         raise ConfigError(f"--out must be a file name that ends in {kind.endings[0]}, got {out}. Write --out {name}.")
@@ -245,8 +260,11 @@ def _require_words(out: Path, kind: Target, *, half: bool, int8: bool, calibrati
             require_own(path, "--out", (kind.begins if marked else None) or _NOBODYS)
     if int8 and not kind.eight_bits:
         raise ConfigError(f"--int8 must be left out of {kind.name}, got it. Leave --int8 out, or write --to onnx.")
-    if half and int8:
+    if form.half and int8:
         raise ConfigError("The bits of a file must be either 16 or 8, got --half and --int8. Leave --half out.")
+    if form.size is not None and not all(0 < side <= _LARGEST for side in form.size):
+        given = " ".join(map(str, form.size))
+        raise ConfigError(f"--size must be 1 to {_LARGEST} pixels high and wide, got {given}. Write --size 640 640.")
     if calibration < 1:
         raise ConfigError(f"--calibration must be 1 image or more, got {calibration}. 100 is usual.")
 
@@ -306,24 +324,32 @@ def _at_once(model: runtime.Detector, truth: Annotations, indices: Sequence[int]
     return found
 
 
-def _together(detector: Detector, model: runtime.Detector, truth: Annotations, image: ImageSettings) -> Together:
-    """The agreement on the first images, padded to one grid."""
-    count = min(_AT_ONCE, len(truth))
-    loader = evaluation_loader(DetectionDataset(truth, image=image), batch_size=count)
-    ours = detect_split(detector, islice(loader, 1), device=_CPU)
-    return Together(count, agreement(ours, _at_once(model, truth, range(count))))
+def _batches(truth: Annotations, image: ImageSettings, count: int) -> Iterable[Batch]:
+    """The images, so many at a time, as PyTorch sees them."""
+    return evaluation_loader(DetectionDataset(truth, image=image), batch_size=count)
+
+
+def _fixed(model: runtime.Detector, truth: Annotations, count: int) -> Iterator[Batch]:
+    """The same on the one grid that a file of fixed size takes, resized as the file's own runtime does it."""
+    plain = copy.copy(model)
+    plain.mean, plain.std = np.zeros_like(model.mean), np.ones_like(model.std)
+    for first in range(0, len(truth), count):
+        stored = [_image(truth, index) for index in range(first, min(first + count, len(truth)))]
+        images, sizes = plain.prepare(stored)
+        seen, before = ([(int(one[0]), int(one[1])) for one in each] for each in (sizes, [one.shape for one in stored]))
+        ids = truth.image_ids[first : first + count].tolist()
+        yield Batch(torch.from_numpy(images), tuple(seen), tuple(before), (), tuple(ids), (0,) * len(ids))
 
 
 def _seconds(
-    detector: Detector, model: runtime.Detector, truth: Annotations, image: ImageSettings
+    detector: Detector, model: runtime.Detector, truth: Annotations, batches: Iterable[Batch]
 ) -> tuple[float, float]:
     """Median time of an image that is read and resized already, in PyTorch and in the file, of the first images."""
     count = min(_TIMED, len(truth))
-    loader = evaluation_loader(DetectionDataset(truth, image=image), batch_size=1)
-    batches = [batch for _, batch in zip(range(count), loader, strict=False)]
+    seen = list(islice(batches, count))
     inputs = [model.prepare([_image(truth, index)]) for index in range(count)]
     with evaluating(detector):
-        ours = _median([partial(detector.detect, batch) for batch in batches])
+        ours = _median([partial(detector.detect, batch) for batch in seen])
     return ours, _median([partial(model.find, *one) for one in inputs])
 
 

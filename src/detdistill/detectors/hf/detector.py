@@ -32,7 +32,6 @@ from detdistill.detectors.preprocess import Normaliser, beyond, outside_image
 from detdistill.detectors.rcnn_losses import Stream, mixed_seed
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import clipped
-from detdistill.errors import CapabilityError
 from detdistill.types import (
     Batch,
     Candidates,
@@ -147,13 +146,13 @@ class HFDetector(Detector):
         shares = Queries(self._class_logits(said.logits), boxes, self.parts.kind).shares.float()
         return Candidates(clipped(boxes, sizes), self._scores(shares))
 
+    @property
+    def one_size(self) -> str:  # type: ignore[override]
+        """See `Detector.one_size`."""
+        return self.parts.one_size
+
     def limits(self) -> Limits:
         """See `Detector.limits`: no box suppresses another."""
-        if self.parts.one_size:
-            raise CapabilityError(
-                f"A detector to export must be a graph for images of any size, got {self.spec.name}, "
-                f"{self.parts.one_size}. Take hf:rtdetr_v2_small."
-            )
         return Limits(self._least, None, self._most)
 
     def in_backbone(self, tensor: str) -> bool:
