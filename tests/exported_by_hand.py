@@ -13,8 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 IMAGE = {"short_side": 64, "long_side": 96, "pad_multiple": 32}
 
 
-def exported(class_names: Sequence[str], *, nms: str = "outside", only: int | None = None) -> bytes:
-    """One sure box of the first class in every image; `only`: how many pixels wide images have to be, else it fails."""
+def exported(class_names: Sequence[str], *, only: int | None = None, size: tuple[int, int] | None = None) -> bytes:
+    """One sure box of the first class in every image.
+
+    Args:
+        only: how many pixels wide images have to be, or it fails.
+        size: the one that its metadata name.
+    """
     scores = np.zeros((1, 1, len(class_names)), np.float32)
     scores[..., 0] = 0.9
     constants = {
@@ -51,10 +56,10 @@ def exported(class_names: Sequence[str], *, nms: str = "outside", only: int | No
     told: dict[str, Any] = {
         "detector": "by/hand",
         "class_names": list(class_names),
-        "image": IMAGE,
+        "image": IMAGE | ({"size": size} if size else {}),
         "limits": {"score": 0.1, "overlap": 0.5, "most": 10},
-        "nms": nms,
-        "outside": {"mean": [0, 0, 0], "std": [1, 1, 1]},
+        "nms": "outside",
+        "outside": {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.25, 0.125]},
     }
     for key, value in told.items():
         proto.metadata_props.add(key=key, value=json.dumps(value))

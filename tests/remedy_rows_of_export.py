@@ -24,6 +24,12 @@ EXPORTED = (
         then="Add --data FOLDER.",
     ),
     Row(
+        "export {home}/others --out {home}/x.onnx --size 0 96",
+        "Write --size 640 640.",
+        "export {home}/others --out {home}/x.onnx --size 640 640",
+        then="Add --data FOLDER.",
+    ),
+    Row(
         "export {home}/others --out {home}/x.onnx",
         "Add --data FOLDER.",
         "export {home}/others --out {home}/x.onnx --data {home}/scenes",

@@ -54,6 +54,24 @@ def test_images_are_padded_to_one_grid_and_normalised_as_told() -> None:
     assert not batch[1, :, :, 20:].any()
 
 
+def test_a_fixed_grid_makes_what_does_not_fit_smaller_and_nothing_larger() -> None:
+    told = {"short_side": 96, "long_side": 160, "pad_multiple": 32, "size": [96, 128]}
+    fixed, free = bare(image=told), bare(image={key: told[key] for key in ("short_side", "long_side", "pad_multiple")})
+    for stored, wanted in (
+        ((100, 100), (96, 96)),
+        ((200, 100), (96, 48)),
+        ((100, 200), (64, 128)),
+        ((90, 120), (96, 128)),
+    ):
+        assert fixed.resized(*stored) == wanted
+        assert all(one <= other for one, other in zip(wanted, free.resized(*stored), strict=True))
+    batch, sizes = fixed.prepare([np.full((200, 100, 3), 255, np.uint8), np.full((30, 40, 3), 255, np.uint8)])
+    assert batch.shape == (2, 3, 96, 128)
+    assert sizes.tolist() == [[96, 48], [96, 128]]
+    assert batch[0].sum() == 3 * 96 * 48
+    assert fixed.prepare([np.zeros((10, 50, 3), np.uint8)])[0].shape == (1, 3, 96, 128)
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_suppression_is_torchvisions(own: bool) -> None:
     corners = RANDOM.uniform(0, 60, (300, 3, 2) if own else (300, 2)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from PIL import Image
 import detdistill
 from coco_by_hand import CLASSES, draw_data
 from detdistill.cli import main
+from detdistill.data.sources import open_split
 from detdistill.errors import ConfigError, MissingDependencyError, reason
-from detdistill.export import openvino_file, runtime, targets
+from detdistill.export import graph, openvino_file, runtime, targets
 from detdistill.jobs import export
 from exported_by_hand import IMAGE, exported
 
@@ -124,6 +126,43 @@ def test_a_proof_that_cannot_be_made_says_what_to_leave_out(
     assert SENTENCE.fullmatch(error.removeprefix("error: ")) or "in 8 bits" in error
     assert error.endswith(remedy)
     assert not out.parent.exists()
+
+
+def test_a_file_of_one_size_is_proved_on_its_own_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[graph.Form]()
+
+    def made(_: object, __: object, form: graph.Form) -> bytes:
+        asked.append(form)
+        return exported(CLASSES, only=64, size=(64, 64))
+
+    monkeypatch.setattr(targets, "export_onnx", made)
+    draw_data(tmp_path / "data", train=1, val=6)
+    detdistill.save_detector(detdistill.build_detector("fcos/tiny", CLASSES, seed=0), tmp_path / "run", image=IMAGE)
+    words = {"data": tmp_path / "data", "out": tmp_path / "model.onnx", "size": (64, 64), "allow_worse": True}
+    outcome = detdistill.export_detector(tmp_path / "run", **words)
+    assert (asked[0].size, outcome.together.images, outcome.images) == ((64, 64), 4, 6)
+    assert "images of 64 x 64 alone; " in outcome.table()[0]
+    assert json.loads(outcome.proof.read_text())["size"] == [64, 64]
+    model, (truth, _) = targets.open_exported(outcome.out), open_split(tmp_path / "data", "val")
+    (first, second) = export._fixed(model, truth, 4)
+    assert (len(first), len(second), first.images.shape[1:]) == (4, 2, (3, 64, 64))
+    assert second.image_ids == tuple(truth.image_ids[4:].tolist())
+    (height, width), stored = first.sizes[0], first.stored_sizes[0]
+    assert (width, stored) == (64, tuple(truth.sizes[0]))
+    pixels = runtime.resize(runtime.read(truth.path(0)), height, width)
+    assert np.allclose(first.images[0, :, :height].permute(1, 2, 0).numpy() * 255, pixels)
+    assert not first.images[0, :, height:].any()
+
+
+def test_a_detector_of_one_size_is_told_to_have_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    detector = detdistill.build_detector("hf:conditional_detr_tiny", CLASSES, seed=0)
+    detdistill.save_detector(detector, tmp_path / "run", image=IMAGE)
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "model.onnx")]) == 2
+    assert capsys.readouterr().err.endswith(
+        "error: A detector to export must be a graph for images of any size, got hf:conditional_detr_tiny, whose model "
+        "runs as a whole. Add --size 96 96.\n"
+    )
 
 
 def test_the_shipped_script_ends_in_a_sentence(file: Path, tmp_path: Path) -> None:

@@ -211,10 +211,6 @@ def test_sorted_candidates_are_the_detections(detector: HFDetector, batch: Batch
         found = detector.detect(batch)
         candidates = detector.candidates(batch, torch.tensor(batch.sizes))
     assert candidates.boxes.shape[:2] == candidates.scores.shape[:2] == (3, detector.spec.queries.count)
-    if detector.parts.one_size:
-        with pytest.raises(CapabilityError, match=r"got hf:.*, whose model runs as a whole. Take hf:rtdetr_v2_small"):
-            detector.limits()
-        return
     _, scores, _, counts = sorted_out(candidates, detector.limits())
     assert counts.tolist() == [len(one.scores) for one in found]
     for row, one in enumerate(found):
@@ -225,10 +221,11 @@ def test_sorted_candidates_are_the_detections(detector: HFDetector, batch: Batch
         assert (near & alike).any(dim=0).all()
 
 
-def test_a_graph_of_one_size_is_refused_by_a_sentence() -> None:
+def test_a_graph_of_one_size_says_why() -> None:
     config = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 20}
-    with pytest.raises(CapabilityError, match=r"must be a graph for images of any size, got hf:deformable_detr_tiny"):
-        built("deformable_detr_tiny", config=config).limits()
+    assert built("deformable_detr_tiny", config=config).one_size == "whose first stage counts the cells of one size"
+    assert built("conditional_detr_tiny").one_size == "whose model runs as a whole"
+    assert not built("deformable_detr_tiny").one_size
 
 
 @pytest.mark.parametrize("name", ["rtdetr_v2_tiny", "detr_tiny"])
