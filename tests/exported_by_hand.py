@@ -36,7 +36,10 @@ def exported(class_names: Sequence[str], *, only: int | None = None, size: tuple
         # So that it is not left out: what is reshaped counts for nothing.
         helper.make_node("Reshape", ["images" if only else "box", "grid" if only else "flat"], ["whole"]),
         helper.make_node("ReduceMax", ["whole"], ["most"], keepdims=0),
-        helper.make_node("Mul", ["most", "nought"], ["nothing"]),
+        helper.make_node("Cast", ["sizes"], ["sides"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["sides"], ["longest"], keepdims=0),
+        helper.make_node("Add", ["most", "longest"], ["sum"]),
+        helper.make_node("Mul", ["sum", "nought"], ["nothing"]),
         helper.make_node("Add", ["sure", "nothing"], ["scores"]),
     ]
     constants |= {"nought": np.array(0, np.float32), "flat": np.array([-1], np.int64)}

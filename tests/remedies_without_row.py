@@ -39,7 +39,7 @@ WITHOUT_ROW = {
         "Leave --onnx out.",
         "Write detdistill export {} --out {} first.",
     ),
-    "a detector whose graph is of one size: tests/unit/test_exported_files.py": ("Add --size {} {}.",),
+    "a detector whose graph is of one size: tests/unit/test_hf.py": ("Add --size {} {}.",),
     "a runtime that stumbles: tests/unit/test_exported_files.py": ("Leave --int8 out.",),
     "a shell that does not tell its name: tests/unit/test_packaging.py": ("Write --install-completion --shell bash.",),
     "what the page of a run tells": (

@@ -18,6 +18,7 @@ from detdistill.detectors.hf.detector import HFDetector
 from detdistill.detectors.hf.presets import PRESETS
 from detdistill.detectors.suppression import sorted_out
 from detdistill.errors import CapabilityError, ConfigError
+from detdistill.jobs.export import export_job
 from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, ClassKind, Need, Pyramid
 from scenes_in_memory import CLASSES, scene_batch
@@ -226,6 +227,12 @@ def test_a_graph_of_one_size_says_why() -> None:
     assert built("deformable_detr_tiny", config=config).one_size == "whose first stage counts the cells of one size"
     assert built("conditional_detr_tiny").one_size == "whose model runs as a whole"
     assert not built("deformable_detr_tiny").one_size
+
+
+def test_a_detector_of_one_size_is_told_to_have_one(tmp_path: Path) -> None:
+    save_detector(built("conditional_detr_tiny"), tmp_path / "run", image={"short_side": 64, "long_side": 96})
+    with pytest.raises(CapabilityError, match=r"any size, got hf:conditional.*runs as a whole\. Add --size 96 96\.$"):
+        export_job(str(tmp_path / "run"), out=tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("name", ["rtdetr_v2_tiny", "detr_tiny"])

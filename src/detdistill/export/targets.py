@@ -82,6 +82,8 @@ class Target:
         def told(names: None, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
             try:
                 said: Sequence[np.ndarray] = run(names, inputs)
+                if {len(one) for one in said} != {count := len(inputs["images"])}:
+                    raise ValueError(f"outputs of another number of images than {count}")  # OpenVINO does so
             except Exception as error:
                 shape = " x ".join(map(str, inputs["images"].shape))
                 raise ConfigError(

@@ -146,7 +146,7 @@ def _proved(path: Path, *, run: Path, student: str) -> tuple[Exported, bytes]:
         ConfigError: it is no such file, another than its figures are of, or worse than PyTorch.
     """
     figures, content, why = proof_of(path), b"", None
-    proof = read_json(figures) if figures.is_file() else None
+    proof: Any = read_json(figures) if figures.is_file() else None
     if path.suffix != ".onnx" or not path.is_file():
         why = "which is no .onnx that is there"
     elif not isinstance(proof, dict) or not {STUDENT, SHA256} <= proof.keys():
