@@ -11,6 +11,9 @@ WITHOUT_ROW = {
     "a teacher that says boxes alone: tests/unit/test_boxes_alone.py": ("Distil from it by --method boxes.",),
     "a folder of transformers': tests/unit/test_hf_teachers.py": ("Write for example --student {}rtdetr_v2_small.",),
     "a pair that is made in Python: runs show a teacher in the data's classes": ("Name it by --classes-map.",),
+    "words of Python alone: tests/integration/test_callbacks.py": (
+        "Start the script by torchrun, or set train.processes=1.",
+    ),
     "a proof that is not finite": (
         "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`.",
     ),

@@ -71,6 +71,23 @@ class TinyStep(nn.Module):
         )
 
 
+class NamedStep(TinyStep):
+    """Its parts and figures are named as a recipe's are."""
+
+    def forward(self, batch: Batch, clock: Clock) -> StepReport:
+        report = super().forward(batch, clock)
+        figure: Tensor = report.diagnostics["seen"]
+        return StepReport(
+            total=report.total,
+            parts={"task": report.parts["task"], "frs.features": report.parts["hint"]},
+            diagnostics={"frs.features/cost_stride_8": figure, "frs.features@2/cost_stride_8": figure},
+        )
+
+
+def tiny_evaluate(student: Any) -> dict[str, float | None]:
+    return {"AP": float(student.first.weight.sum() * 1e5) % 100, "APl": None}
+
+
 def tiny_settings(**changes: Any) -> TrainSettings:
     plain: dict[str, Any] = {
         "steps": 12,

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from detdistill.methods.catalogue import Method, build_recipe, method_text, parse_method
     from detdistill.progress import ScreenProgress
     from detdistill.store.layout import RunFolder
+    from detdistill.training.callbacks import EvaluationFigures, StepFigures
     from detdistill.training.signals import Interrupted
     from detdistill.types import (
         Batch,
@@ -92,6 +93,7 @@ _HOMES = {
     "methods.catalogue": ("Method", "build_recipe", "method_text", "parse_method"),
     "progress": ("ScreenProgress",),
     "store.layout": ("RunFolder",),
+    "training.callbacks": ("EvaluationFigures", "StepFigures"),
     "training.signals": ("Interrupted",),
     "types": (
         "Batch",
@@ -115,6 +117,7 @@ __all__ = ["describe_methods", "describe_settings", "distill", "evaluate", "pict
 __all__ += ["audit_data", "check_data", "convert_data", "diagnose", "doctor", "export_detector", "prove", "tune"]
 __all__ += ["push", "write_report"]
 __all__ += ["Interrupted", "RunFolder", "ScreenProgress", "errors", "quiet_threads", "run_config", "stages"]
+__all__ += ["EvaluationFigures", "StepFigures"]
 __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_detector", "save_detector"]
 __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]
 __all__ += ["Family", "Format", "Method", "register_detector", "register_format", "register_method"]

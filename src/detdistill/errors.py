@@ -53,6 +53,44 @@ class DiskError(DistillError):
         return DiskError(self.path, self.said, self.remedy, self.size, resumes=True)
 
 
+class OutsideError(DistillError):
+    """Code from outside detdistill raised an error: a detector of one's own, another package's, a function of a user.
+
+    Attributes:
+        raised: the error's type and message, and the file and line of that code.
+        trace: the calls that led there, as Python shows them.
+        code: what raised it.
+        where: during what of a run, such as ``"step 3 of 100"``; empty outside a training.
+        kept: what of the run there is to go on from; empty outside a training.
+        resumes: whether the command goes on by --resume.
+    """
+
+    def __init__(  # noqa: PLR0917 - an error is made anew of its arguments in another process
+        self,
+        raised: str,
+        trace: str,
+        code: str = "code from outside detdistill",
+        where: str = "",
+        kept: str = "",
+        resumes: bool = False,
+    ) -> None:
+        super().__init__(raised, trace, code, where, kept, resumes)
+        self.raised, self.trace, self.code, self.where, self.kept, self.resumes = self.args
+
+    def __str__(self) -> str:
+        who = f"{self.where}: {self.code}" if self.where else f"{self.code[0].upper()}{self.code[1:]}"
+        then = f"go on by --resume; {self.kept}" if self.kept else "give the same command again"
+        again = " with --resume" if self.resumes and not self.kept else ""
+        return f"{who} must run without an error, got {self.raised}. Repair it and {then}{again}."
+
+    def during(self, where: str = "", kept: str = "") -> OutsideError:
+        """The same, said of a run, and of what in it where that was not said before."""
+        where, kept = self.where or where, self.kept or kept
+        found = OutsideError(self.raised, self.trace, self.code, where, kept, resumes=True)
+        found.__cause__ = self.__cause__
+        return found
+
+
 class MissingDependencyError(DistillError, ImportError):
     """An optional package is needed and not installed."""
 

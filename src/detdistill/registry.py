@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 from detdistill.errors import ConfigError, suggestion
+from detdistill.outside import count_as_outside
 
 
 class Named(Protocol):
@@ -111,6 +112,7 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
 
 def _loaded(point: importlib.metadata.EntryPoint, what: str) -> object:
+    count_as_outside(point.module)
     try:
         return point.load()
     except _UNLOADABLE as error:

@@ -157,7 +157,7 @@ def deterministic() -> Iterator[None]:
             torch.use_deterministic_algorithms(False)
 
 
-class _Cut(Exception):
+class _Cut(BaseException):
     pass
 
 

@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from detdistill.data.dataset import Stored
 from detdistill.data.transforms import ImageSettings
-from detdistill.errors import DistillError
+from detdistill.errors import DistillError, OutsideError
 from detdistill.jobs import opening
 from detdistill.progress import Silence
+from detdistill.store.layout import RunFolder
+from detdistill.training.clipping import Clipping
 from detdistill.training.logs import read_rows
 from detdistill.training.settings import TrainSettings
 from detdistill.training.signals import watch_signals
@@ -26,6 +30,7 @@ from tiny_training import (
     TinyStep,
     checkpoint_tensors,
     differing,
+    disk_loader,
     fork,
     images_on_disk,
     run_tiny,
@@ -96,7 +101,7 @@ def test_all_ranks_leave_out_the_step_of_one(tmp_path: Path) -> None:
 class Greedy(TinyStep):
     """Has no memory for its fourth step."""
 
-    def __init__(self, error: Exception | None) -> None:
+    def __init__(self, error: BaseException | None) -> None:
         super().__init__()
         self.error = error
 
@@ -131,9 +136,42 @@ def test_no_memory_for_an_evaluation_is_told(tmp_path: Path, monkeypatch: pytest
         opening.detect(tiny_student("fcos"), annotations, ImageSettings(12, 16, 4), label="look", progress=Silence())
 
 
-def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="something else"):
-        run_tiny(tmp_path, tiny_settings(), step=Greedy(RuntimeError("something else")))
+def test_an_error_of_code_from_outside_is_told_with_its_place_and_one_of_ours_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = (
+        r"^step 4 of 12: code from outside detdistill must run without an error, got LookupError: something else "
+        r"\(.*test_failures\.py, line \d+\)\. Repair it and go on by --resume; the last checkpoint is .*_0000002\.$"
+    )
+    error = LookupError("something else.")
+    for number in (1, 2):
+        settings, folder = tiny_settings(checkpoint_every=2, processes=number), tmp_path / str(number)
+        with pytest.raises(OutsideError, match=said) as told:
+            run_tiny(folder, settings, step=Greedy(error))
+        assert "raise self.error" in told.value.trace
+    assert RunFolder(folder).steps() == [2]
+    for ends in (SystemExit(0), KeyError("name")):
+        with pytest.raises(OutsideError, match=r"there is no checkpoint yet\.$"):
+            run_tiny(tmp_path / type(ends).__name__, tiny_settings(), step=Greedy(ends))
+    monkeypatch.setattr(Clipping, "add", Mock(side_effect=RuntimeError("a mistake of ours")))
+    with pytest.raises(RuntimeError, match=r"^a mistake of ours$"):
+        run_tiny(tmp_path / "ours", tiny_settings())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_what_changes_a_sample_is_told_with_its_place(tmp_path: Path, workers: int) -> None:
+    """Whichever process reads the images."""
+
+    def change(stored: Stored, generator: torch.Generator) -> Stored:
+        raise ValueError("no such change")
+
+    images = images_on_disk(tmp_path / "images")
+    images.sample_transform = change
+    settings = tiny_settings(workers=workers)
+    with pytest.raises(
+        OutsideError, match=r"^step 1 of 12: .* got ValueError: no such change \(.*test_failures\.py, l"
+    ):
+        run_tiny(tmp_path / "run", settings, loader=disk_loader(images, settings))
 
 
 def test_a_lost_terminal_is_heard_but_where_the_user_asked_not_to() -> None:

@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from detdistill.errors import ConfigError, DataError, MissingDependencyError
 from detdistill.store.layout import RunFolder
@@ -22,8 +21,8 @@ from detdistill.training.logs import read_rows
 from detdistill.training.settings import TrainSettings
 from detdistill.training.trackers import mlflow_tracker, thread
 from detdistill.training.trackers.base import Opening, tracked
-from detdistill.types import Batch, Clock, StepReport
-from tiny_training import TinyStep, checkpoint_tensors, differing, run_tiny, tiny_loader, tiny_settings
+from detdistill.types import Batch
+from tiny_training import NamedStep, checkpoint_tensors, differing, run_tiny, tiny_evaluate, tiny_loader, tiny_settings
 from watched_jobs import Watcher
 
 COLUMNS = (
@@ -31,23 +30,6 @@ COLUMNS = (
     *("frs.features", "frs.features/cost_stride_8", "frs.features@2", "frs.features@2/cost_stride_8"),
     *("frs/scale", "frs/ratio", "frs@2/cosine", "boxes.objects/cost_stride_None", "hint.features/weight_sd"),
 )
-
-
-class NamedStep(TinyStep):
-    """Its parts and figures are named as a recipe's are."""
-
-    def forward(self, batch: Batch, clock: Clock) -> StepReport:
-        report = super().forward(batch, clock)
-        figure: Tensor = report.diagnostics["seen"]
-        return StepReport(
-            total=report.total,
-            parts={"task": report.parts["task"], "frs.features": report.parts["hint"]},
-            diagnostics={"frs.features/cost_stride_8": figure, "frs.features@2/cost_stride_8": figure},
-        )
-
-
-def evaluate(student: Any) -> dict[str, float | None]:
-    return {"AP": float(student.first.weight.sum() * 1e5) % 100, "APl": None}
 
 
 def dying(settings: TrainSettings, at: int) -> Callable[[int, int, int], Iterator[Batch]]:
@@ -90,10 +72,11 @@ def test_no_name_is_the_folder_of_another() -> None:
 
 def test_mlflow_and_wandb_hold_the_tables_figures_over_an_interruption(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
+    from wandb.util import get_core_path
 
     folder, watcher = tmp_path / "a run", Watcher()
     settings = tiny_settings(evaluate_every=6, loggers=("mlflow", "wandb"))
-    options = {"evaluate": evaluate, "config": {"seed": 3, "train": {"lr": 0.1}}, "progress": watcher}
+    options = {"evaluate": tiny_evaluate, "config": {"seed": 3, "train": {"lr": 0.1}}, "progress": watcher}
     # It dies after step 9, and goes on after step 5: steps 6 and 8 are done again.
     with pytest.raises(DataError, match="an image must be there"):
         run_tiny(folder, settings, step=NamedStep(), loader=dying(settings, 9), **options)
@@ -120,7 +103,8 @@ def test_mlflow_and_wandb_hold_the_tables_figures_over_an_interruption(tmp_path:
     assert len(logs) == 2
     for log in logs:
         assert log.name == f"run-{json.loads((run.loggers / 'wandb.json').read_text())['identity']}.wandb"
-        inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+        # As `wandb leet inspect --json` calls it, which imports all of wandb before.
+        inspect = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", log, log.parent]
         for line in subprocess.run(inspect, capture_output=True, text=True, check=True).stdout.splitlines():
             if (record := json.loads(line))["type"] == "history":
                 for name, value in record["history"]["item"].items():

@@ -117,3 +117,55 @@ def test_a_mistake_is_said_before_anything_is_trained(capsys: pytest.CaptureFixt
     told = said(capsys, "train", *QUICK, "--detector", "wrong.py:CenterNet", "--out", "nothing", code=2)
     assert "The task loss of wrong.py:CenterNet must be a scalar, got (2,). Add it up, or take its mean." in told
     assert not Path("nothing").exists()
+
+
+FLAWS = {
+    "def loss(self, heat, size, batch):": (
+        "self.calls = getattr(self, 'calls', 0) + self.training",
+        "if self.calls == 3 and Path('early').exists():",
+        "    raise ValueError('no third time')",
+    ),
+    "def detect(self, batch):": (
+        "if Path('late').exists() and Path('broken/checkpoints/step_0000004').is_dir():",
+        "    [].pop()",
+    ),
+}
+
+
+def test_a_mistake_that_shows_later_is_told_with_its_place_and_the_run_goes_on(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = FILE.read_text(encoding="utf-8").replace("import torch\n", "from pathlib import Path\n\nimport torch\n", 1)
+    for head, lines in FLAWS.items():
+        code = code.replace(f"{head}\n", "\n        ".join((head, *lines)) + "\n")
+    Path("broken.py").write_text(code, encoding="utf-8")
+    places = {what: code[: code.index(what)].count("\n") + 1 for what in ("raise ValueError", "[].pop()")}
+    often = [word for word in QUICK if "checkpoint_every" not in word]
+    command = ["train", *often, "--detector", "broken.py:CenterNet", "--steps", "4", "--out", "broken"]
+    command += ["train.checkpoint_every=1", "train.evaluate_every=4"]
+    Path("early").touch()
+    told = said(capsys, *command, code=2)
+    assert told.endswith(
+        "error: step 3 of 4: code from outside detdistill must run without an error, got ValueError: no third time "
+        f"(broken.py, line {places['raise ValueError']}). Repair it and go on by --resume; the last checkpoint is "
+        "broken/checkpoints/step_0000002. --traceback shows the calls.\n"
+    )
+    assert "Traceback" not in told
+    Path("early").unlink()
+    Path("late").touch()
+    told = said(capsys, *command, "--resume", "--traceback", code=2)
+    place = f"got IndexError: pop from empty list (broken.py, line {places['[].pop()']}). Repair it and"
+    assert (
+        f"error: the evaluation after step 4 of 4: code from outside detdistill must run without an error, {place}"
+        in told
+    )
+    assert (
+        told.index("Traceback (most recent call last)") < told.index("in detect") < told.index("error: the evaluation")
+    )
+    told = said(capsys, "evaluate", "broken.py:CenterNet=broken", "--data", "data", code=2)
+    assert (
+        f"error: Code from outside detdistill must run without an error, {place} give the same command again. --"
+        in told
+    )
+    Path("late").unlink()
+    said(capsys, *command, "--resume")

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from broken_code import broken
 from coco_by_hand import CLASSES, HEIGHT, WIDTH, draw_data
 from detdistill import distill, prove, run_config
 from detdistill.cli import main
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, OutsideError
 from detdistill.jobs import prove as jobs_prove
 from detdistill.jobs.config import read_run_config
 from detdistill.jobs.found import Found, read_found, read_results
@@ -217,8 +218,8 @@ def test_an_error_of_one_run_ends_the_others_and_a_run_waits_for_what_it_needs()
     work = {name: partial(began.append, name) for name in ("a", "b")}
     assert [key for key, _ in side_by_side(work, 1, after={"b": "a"})] == began == ["a", "b"]
     started = time.monotonic()
-    failing = {"slow": partial(time.sleep, 600), "bad": partial(int, "no number"), "later": partial(time.sleep, 600)}
-    with pytest.raises(ValueError, match="no number"):
+    failing = {"slow": partial(time.sleep, 600), "bad": broken, "later": partial(time.sleep, 600)}
+    with pytest.raises(OutsideError, match=r"got ValueError: no number \(.*broken_code\.py, line 8\)\. Repair"):
         list(side_by_side(failing, 2, after={"later": "slow"}))
     assert time.monotonic() - started < 60
 

@@ -34,7 +34,7 @@ TYPED = re.compile(
 NO_ERRORS = ("On the command line: ", "Join them by +")
 
 
-class ReachedTheTraining(Exception):
+class ReachedTheTraining(BaseException):
     """Everything that can be refused before the first step was accepted."""
 
 

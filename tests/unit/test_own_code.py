@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -13,6 +15,7 @@ import torch
 
 import detdistill
 from coco_by_hand import draw_data
+from detdistill import outside
 from detdistill.detectors import own_code
 from detdistill.detectors.catalogue import parse_detector
 from detdistill.detectors.own_code import OwnCode, names_code, taken_apart, with_arguments
@@ -242,3 +245,25 @@ def test_one_behind_a_class_map_is_looked_at_too(here: Path) -> None:
         config = detdistill.run_config("train.batch_size=2", purpose="distill", teacher=teacher, **words)
         with pytest.raises(CapabilityError, match=said) if said else nullcontext():
             stages.build(stages.open_inputs(config))
+
+
+def test_installed_code_is_from_outside_where_it_was_named_or_wrapped(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The innermost line of such code is where an error is told to be; a library's below it is not."""
+    package = here / "lib" / "site-packages" / "some_nets"
+    package.mkdir(parents=True)
+    lines = ["from torch import nn, zeros", "class Net(nn.Sequential):", "    def fail(self):", "        zeros(-1)"]
+    (package / "__init__.py").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setattr(outside, "_packages", set())
+    net = importlib.import_module("some_nets").Net(torch.nn.Conv2d(3, 4, 8, stride=8))
+
+    def place() -> str:
+        with pytest.raises(RuntimeError) as told:
+            net.fail()
+        return outside.place_of(told.value).rpartition(" (")[2]
+
+    assert re.fullmatch(r"(.*/)?test_own_code\.py, line \d+\)", place())
+    detdistill.wrap(net, class_names=CLASSES, pyramid={8: "0"}, loss=print, detect=print)
+    assert place() == "lib/site-packages/some_nets/__init__.py, line 4)"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from detdistill.api.pieces import Place, Source, run_config
-from detdistill.errors import ConfigError, DiskError
+from detdistill.errors import ConfigError, DiskError, OutsideError
+from detdistill.outside import telling
 
 if TYPE_CHECKING:
     from detdistill.jobs.keys import SettingsOutcome
     from detdistill.jobs.plan import RunPlan
     from detdistill.jobs.run import GenerationsOutcome, RunOutcome
     from detdistill.progress import Progress
+    from detdistill.training.callbacks import EvaluationFigures, StepFigures
 
 
 def train(
@@ -29,6 +31,8 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     keys: bool = False,
+    on_step: Callable[[StepFigures], object] | None = None,
+    on_evaluation: Callable[[EvaluationFigures], object] | None = None,
     progress: Progress | None = None,
 ) -> RunOutcome | RunPlan | SettingsOutcome:
     """Train a detector without a teacher.
@@ -46,6 +50,8 @@ def train(
         resume: Go on from the run's last checkpoint; where there is none, start.
         dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
         keys: List every word and every KEY=VALUE of this command with its meaning, and stop.
+        on_step: In Python: told every row of metrics.csv (train.log_every); where it returns True, the run stops.
+        on_evaluation: In Python: told every row of evaluations.csv (train.evaluate_every), likewise.
 
     Example:
         >>> outcome = detdistill.train("seed=3", detector="fcos/tiny", data="my_data", out="runs/alone", steps=2)
@@ -58,6 +64,7 @@ def train(
         return command_settings("train", train, detector=detector)
     from detdistill.jobs.plan import plan_job
     from detdistill.jobs.run import train_job
+    from detdistill.training.callbacks import Callbacks
 
     config = run_config(
         *settings,
@@ -71,17 +78,20 @@ def train(
         seed=seed,
         allow_problems=allow_problems,
     )
+    callbacks = Callbacks(on_step, on_evaluation)
+    callbacks.require(config.train)
     if dry_run:
         return plan_job(config.untaught(), resume=resume, progress=progress)
     with going_on():
-        return train_job(config, resume=resume, progress=progress)
+        return train_job(config, resume=resume, callbacks=callbacks, progress=progress)
 
 
 @contextmanager
 def going_on() -> Iterator[None]:
-    """What the disk refuses a run ends it, and it goes on by --resume."""
+    """What the disk refuses a run, or code from outside fails at, ends it, and it goes on by --resume."""
     try:
-        yield
+        with telling(OutsideError.during):
+            yield
     except DiskError as error:
         raise error.of_run() from error
 
@@ -112,6 +122,8 @@ def distill(
     resume: bool = False,
     dry_run: bool = False,
     keys: bool = False,
+    on_step: Callable[[StepFigures], object] | None = None,
+    on_evaluation: Callable[[EvaluationFigures], object] | None = None,
     progress: Progress | None = None,
 ) -> RunOutcome | GenerationsOutcome | RunPlan | SettingsOutcome:
     """Train a student with a teacher's help, and compare both.
@@ -143,6 +155,8 @@ def distill(
         resume: Go on from the run's last checkpoint; where there is none, start.
         dry_run: Check everything, tell where, how long and on what it would train, and write nothing.
         keys: List every word and every KEY=VALUE of this command with its meaning, and stop.
+        on_step: In Python: told every row of metrics.csv (train.log_every); where it returns True, the run stops.
+        on_evaluation: In Python: told every row of evaluations.csv (train.evaluate_every), likewise.
 
     Example:
         >>> outcome = detdistill.distill(
@@ -158,6 +172,7 @@ def distill(
         return command_settings("distill", distill, detector=student, method=method)
     from detdistill.jobs.plan import plan_job
     from detdistill.jobs.run import distill_job, generations_job
+    from detdistill.training.callbacks import Callbacks
 
     if generations != 1 and not itself:
         raise ConfigError(f"--generations must come with --self, got {generations} generations without it. Add --self.")
@@ -185,9 +200,11 @@ def distill(
         seed=seed,
         allow_problems=allow_problems,
     )
+    callbacks = Callbacks(on_step, on_evaluation)
+    callbacks.require(config.train)
     if dry_run:
         return plan_job(config, resume=resume, generations=generations, progress=progress)
     with going_on():
         if generations == 1:
-            return distill_job(config, resume=resume, progress=progress)
-        return generations_job(config, generations=generations, resume=resume, progress=progress)
+            return distill_job(config, resume=resume, callbacks=callbacks, progress=progress)
+        return generations_job(config, generations=generations, resume=resume, callbacks=callbacks, progress=progress)

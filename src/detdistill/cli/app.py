@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,15 +14,16 @@ from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import detdistill
 from detdistill.cli import commands
-from detdistill.errors import ConfigError, DistillError, suggestion
+from detdistill.errors import ConfigError, DistillError, OutsideError, suggestion
 from detdistill.output import GONE, LOST, OUTPUT, unfailing
+from detdistill.outside import telling
 from detdistill.threads import quiet_threads
 from detdistill.training.world import says
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 # Of a message that quotes what is longer than anybody reads, so much of its beginning and of its end.
 _FIRST, _LAST = 2500, 1000
-TRUST = "--trust-code"
+TRUST, TRACEBACK = "--trust-code", "--traceback"
 
 
 def build_app() -> App:
@@ -29,7 +31,8 @@ def build_app() -> App:
     app = App(
         name="detdistill",
         help="Make a small object detector better by distilling a large one into it.\n\n"
-        f"{TRUST}, with any command: import the code that checkpoints and runs name for detectors of your own.",
+        f"{TRUST}, with any command: import the code that checkpoints and runs name for detectors of your own.\n\n"
+        f"{TRACEBACK}, with any command: show the calls that led to an error before its sentence.",
         version=lambda: detdistill.__version__,
         help_format="plaintext",
         default_parameter=Parameter(negative=()),
@@ -113,21 +116,22 @@ def _run(arguments: list[str]) -> int:
     gc.set_threshold(10_000)
     # Data-parallel training would warn once per process that all parameters were used.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    tokens = _trusting(_help_as_option(arguments))
+    tokens = [token for token in _trusting(_help_as_option(arguments)) if token != TRACEBACK]
     code = BAD_INPUT
     try:
         command, bound, _ = build_app().parse_args(tokens, exit_on_error=False, print_error=False)
-        if isinstance(command, commands.Command):
-            command(bound)
-        else:  # --help or --version
-            command(*bound.args, **bound.kwargs)
+        with telling(lambda error: error):
+            if isinstance(command, commands.Command):
+                command(bound)
+            else:  # --help or --version
+                command(*bound.args, **bound.kwargs)
         return DONE
     except UnknownCommandError as error:
         message = f"error: {_unknown_command(error)}"
     except CycloptsError as error:
         message = f"error: {' '.join(str(error).split())} Add --help to see what there is."
     except DistillError as error:
-        message = f"error: {error}"
+        message = _failed(error, traced=TRACEBACK in arguments)
     except UnicodeEncodeError as error:
         message = (
             f"error: The name {error.object!a} must be one that this process can write, got the encoding "
@@ -142,6 +146,13 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt as stopped:
         message, code = str(stopped) or "interrupted", INTERRUPTED
     return _said(message, code)
+
+
+def _failed(error: DistillError, *, traced: bool) -> str:
+    """What is said of an error, behind the calls that led there where these are asked for."""
+    if traced:
+        print(error.trace if isinstance(error, OutsideError) else traceback.format_exc(), file=sys.stderr)
+    return f"error: {error}{f' {TRACEBACK} shows the calls.' if isinstance(error, OutsideError) and not traced else ''}"
 
 
 def _trusting(tokens: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ from typing import (
 from cyclopts import Parameter
 
 from detdistill.errors import ConfigError, DataError, DiskError
-from detdistill.settings.meanings import OPTION_NAMES
+from detdistill.settings.meanings import OPTION_NAMES, PYTHON_ALONE
 from detdistill.training.world import leads, watched_by_leader
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ class Failing(Protocol):
 class Command:
     """A function as the command line runs it, with a signature and documentation for cyclopts to read.
 
-    Its parameter `progress`, where it has one, is the screen's; every other one is an option.
+    Its parameter `progress`, where it has one, is the screen's; every other one is an option, but for Python's own.
     """
 
     def __init__(self, name: str, function: Callable[..., Outcome]) -> None:
         self.name, self.function = name, function
         given = inspect.signature(function).parameters
-        names = [name for name in given if name != "progress"]
+        names = [name for name in given if name not in PYTHON_ALONE]
         self.watched = "progress" in given
         written = SimpleNamespace(__annotations__={name: given[name].annotation for name in names})
         hints = get_type_hints(written, globalns=inspect.unwrap(function).__globals__)

@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
 from detdistill.data.mixture import Mixture
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, DistillError
+from detdistill.outside import STOPPED, as_outside
 from detdistill.random import draw_seed
 from detdistill.types import Batch, Targets
 
@@ -147,19 +148,23 @@ class Beside:
 _Draws = tuple[list[Draw], list[Draw]]
 
 
-class _BatchData(Dataset["_Packed | DataError"]):
+class _BatchData(Dataset["_Packed | DistillError"]):
     """What a worker does: reads the samples of one batch and packs them."""
 
     def __init__(self, dataset: DetectionDataset, beside: DetectionDataset | None = None) -> None:
         self.dataset, self.beside = dataset, beside
 
-    def __getitem__(self, draws: _Draws) -> _Packed | DataError:
+    def __getitem__(self, draws: _Draws) -> _Packed | DistillError:
         # The error travels as a value: DataLoader would wrap its message into a worker's traceback.
         try:
             packed = _packed(self.dataset, draws[0])
             return packed if self.beside is None else replace(packed, unlabelled=_packed(self.beside, draws[1]))
         except DataError as error:
             return error
+        except STOPPED as error:
+            if (told := as_outside(error)) is None:
+                raise
+            return told
 
 
 def _packed(dataset: DetectionDataset, draws: Sequence[Draw]) -> _Packed:
@@ -237,7 +242,7 @@ class BatchLoader(Iterable[Batch]):
         batches = iter(self._loader)
         try:
             for packed in batches:
-                if isinstance(packed, DataError):
+                if isinstance(packed, DistillError):
                     raise packed
                 yield packed.unpack()
         finally:

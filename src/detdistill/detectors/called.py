@@ -16,8 +16,8 @@ from torch import Tensor
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.boxes_alone import BoxesAlone
 from detdistill.detectors.load_report import LoadedDetector, LoadReport
-from detdistill.detectors.own_code import STOPPED, place_of
 from detdistill.errors import CapabilityError, ConfigError, either
+from detdistill.outside import STOPPED, place_of
 from detdistill.types import Batch, Detections, sent
 
 PREFIX = "python:"

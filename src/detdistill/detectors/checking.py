@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detdistill.detectors.base import Detector, DetectorSpec, evaluating
 from detdistill.detectors.boxes_checking import check_boxes, wrong
-from detdistill.detectors.own_code import place_of
 from detdistill.errors import CapabilityError, DataError, DistillError, either
+from detdistill.outside import place_of
 from detdistill.types import Batch, Need, Observation, Pyramid, Targets, TaskLoss
 
 _LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})

@@ -12,8 +12,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from detdistill.errors import ConfigError, suggestion
+from detdistill.outside import STOPPED, count_as_outside, place_of
 from detdistill.settings.calls import read_keywords, written
 from detdistill.settings.strict_yaml import parse_yaml
 
@@ -30,8 +29,6 @@ _TEXT = re.compile(
 )
 _OF_OTHERS = ("torchvision:", "hf:")
 _FLAG = "--trust-code"
-STOPPED = (Exception, SystemExit)
-"""What somebody's code can end in: a script that calls ``sys.exit`` must not end the command as if all were well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,24 +193,10 @@ def digest_of(code: OwnCode) -> str | None:
     return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def place_of(error: BaseException) -> str:
-    """What went wrong in somebody's code, and where: ``ValueError: no such width (file.py, line 12)``."""
-    files = [one for one in traceback.extract_tb(error.__traceback__) if _is_theirs(one.filename)]
-    # A syntax error says itself where it is.
-    where = f" ({Path(files[-1].filename).name}, line {files[-1].lineno})" if files else ""
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}{': ' if said else ''}{said}{where}"
-
-
-def _is_theirs(file: str) -> bool:
-    """Whether a file is neither of this package, nor of Python or what is installed beside it."""
-    installed = (str(Path(__file__).parents[1]), *(sysconfig.get_path(one) for one in ("stdlib", "purelib", "platlib")))
-    return not file.startswith(("<", *installed))
-
-
 def _module(code: OwnCode) -> ModuleType:
     try:
         if not code.is_file:
+            count_as_outside(code.home)
             _add_to_path(Path.cwd())
             return importlib.import_module(code.home)
         path = Path(code.home).expanduser().resolve()

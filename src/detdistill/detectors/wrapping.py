@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, DetectorSpec, PyramidLayout, evaluating
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.errors import CapabilityError, ConfigError, suggestion
+from detdistill.outside import count_as_outside
 from detdistill.types import Batch, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
 
 _PART = re.compile(r"(?P<name>[\w.]+)(?:\[(?P<index>\d+)\])?")
@@ -119,6 +120,7 @@ class WrappedDetector(Detector):
     ) -> None:
         super().__init__()
         self.module = module
+        count_as_outside(type(module).__module__)
         self._places, self._backbone = dict(places), backbone
         self._task, self._found, self._logits = functions
         self._pixels = pixels

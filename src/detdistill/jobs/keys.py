@@ -21,7 +21,7 @@ from detdistill.jobs.synonyms import SYNONYMS
 from detdistill.methods.catalogue import METHODS
 from detdistill.settings.bounds import bare, within
 from detdistill.settings.calls import INNER, written
-from detdistill.settings.meanings import OPTION_NAMES, meanings_in, meanings_of
+from detdistill.settings.meanings import OPTION_NAMES, PYTHON_ALONE, meanings_in, meanings_of
 from detdistill.settings.trees import default_of, hints_of, in_order, section_in
 
 _UNIONS = (Union, UnionType)
@@ -165,7 +165,7 @@ def command_words(commands: Mapping[str, Callable[..., Any]]) -> tuple[Setting, 
     for command, function in commands.items():
         meanings = meanings_in(function.__doc__ or "", "Args")
         for name, one in inspect.signature(function).parameters.items():
-            if name == "progress":
+            if name in PYTHON_ALONE:
                 continue
             key = name.upper()
             if one.kind is inspect.Parameter.KEYWORD_ONLY:

@@ -40,6 +40,7 @@ from detdistill.report.climb import Climb, climb_of
 from detdistill.store.best import chosen_as
 from detdistill.store.checkpoints import read_record
 from detdistill.store.layout import GENERATION, RunFolder
+from detdistill.training.callbacks import Callbacks
 from detdistill.training.launch import forks, own_device
 from detdistill.training.logs import read_rows
 from detdistill.training.world import by_leader, leads, watched_by_leader
@@ -60,22 +61,24 @@ __all__ = [
 _ROUNDS = 5
 
 
-def train_job(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> RunOutcome:
+def train_job(
+    config: RunConfig, *, resume: bool = False, callbacks: Callbacks | None = None, progress: Progress | None = None
+) -> RunOutcome:
     """Trains a detector alone, whatever teacher and method the run has, measures it, and leaves a run folder."""
     with ExitStack() as locks:
-        built, fitted = _trained(config.untaught(), locks, resume=resume, progress=progress)
+        built, fitted = _trained(config.untaught(), locks, resume=resume, callbacks=callbacks, progress=progress)
         return by_leader(lambda: _measured_alone(built, fitted, config.student.detector, progress))
 
 
 def _trained(
-    config: RunConfig, locks: ExitStack, *, resume: bool, progress: Progress | None
+    config: RunConfig, locks: ExitStack, *, resume: bool, callbacks: Callbacks | None, progress: Progress | None
 ) -> tuple[stages.Built, stages.Fitted]:
     """A detector that nobody taught; its folder is held until `locks` are closed."""
     built = stages.build(stages.open_inputs(config, resume=resume, progress=progress), progress=progress)
     proved = stages.prove(built, progress=progress)
     announce(proved, progress=progress)
     locks.enter_context(stages.held(config.out))
-    return built, stages.fit(proved, progress=progress)
+    return built, stages.fit(proved, callbacks=callbacks, progress=progress)
 
 
 def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progress: Progress | None) -> RunOutcome:
@@ -105,12 +108,17 @@ def _measured_alone(built: stages.Built, fitted: stages.Fitted, name: str, progr
 
 
 def distill_job(
-    config: RunConfig, *, resume: bool = False, runs: int = 1, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    runs: int = 1,
+    callbacks: Callbacks | None = None,
+    progress: Progress | None = None,
 ) -> RunOutcome:
     """Distils a teacher into a student, and measures all on the same validation images.
 
     Before the first step it proves that every term of the recipe reaches the student, and that the disk has room for
-    so many such `runs`, of which this is the first.
+    so many such `runs`, of which this is the first. The `callbacks` hear of every training that it does.
     """
     stages.require_method(config)
     require_measurable(config)
@@ -120,10 +128,12 @@ def distill_job(
     tell(early_checks(proved), progress)
     with ExitStack() as locks:
         locks.enter_context(stages.held(config.out))
-        return _distilled(proved, locks, resume=resume, progress=progress)
+        return _distilled(proved, locks, resume=resume, callbacks=callbacks, progress=progress)
 
 
-def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progress: Progress | None) -> RunOutcome:
+def _distilled(
+    proved: stages.Proved, locks: ExitStack, *, resume: bool, callbacks: Callbacks | None, progress: Progress | None
+) -> RunOutcome:
     """Trains and measures a student whose terms were proved; further folders are held until `locks` are closed."""
     built = proved.built
     opened, config = built.opened, built.opened.config
@@ -134,10 +144,10 @@ def _distilled(proved: stages.Proved, locks: ExitStack, *, resume: bool, progres
     before = stages.measure(opened, others, at=at, progress=progress) if early else {}
     figures = {name: one.metrics for name, one in before.items()}
     tell(measured_checks(opened, figures.get(TEACHER), figures.get(ALONE)), progress)
-    fitted = stages.fit(proved, progress=progress)
+    fitted = stages.fit(proved, callbacks=callbacks, progress=progress)
     watcher, seconds = watched_by_leader(progress), fitted.training.seconds
     further = {
-        name: _trained(one, locks, resume=resume, progress=progress)
+        name: _trained(one, locks, resume=resume, callbacks=callbacks, progress=progress)
         for name, one in longer_configs(built, seconds=seconds, progress=watcher).items()
     }
 
@@ -253,7 +263,12 @@ def _costs(opened: samples.Opened, student: Detector) -> dict[str, ProfileOutcom
 
 
 def generations_job(
-    config: RunConfig, *, generations: int, resume: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    generations: int,
+    resume: bool = False,
+    callbacks: Callbacks | None = None,
+    progress: Progress | None = None,
 ) -> GenerationsOutcome:
     """Distils a student from its teacher, the next student from that one, and so on.
 
@@ -277,7 +292,7 @@ def generations_job(
             out = config.out / GENERATION.format(number)
             watcher.say(f"generation {number} of {generations}: {out}")
             taught, left = replace(config, out=out, teacher=teacher), generations - number + 1
-            found.append(distill_job(taught, resume=resume, runs=left, progress=watcher))
+            found.append(distill_job(taught, resume=resume, runs=left, callbacks=callbacks, progress=watcher))
             if teacher is not None:
                 # A student saw the data's own size.
                 teacher = TeacherSettings(str(out))

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from detdistill.detectors.own_code import trust_keys, trusted
-from detdistill.errors import DistillError
+from detdistill.errors import DistillError, OutsideError
+from detdistill.outside import telling
 from detdistill.training.signals import end_with, watch_signals
 
 Key = TypeVar("Key", bound=Hashable)
@@ -59,7 +60,7 @@ def side_by_side(
                 undone = {*waiting, *running.values()}
                 ready = [key for key in waiting if after.get(key) not in undone]
                 for key in ready[: jobs - len(running)]:
-                    running[pool.submit(waiting.pop(key))] = key
+                    running[pool.submit(_done, waiting.pop(key))] = key
                 finished, _ = wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
                 look()
                 if stop.requested:
@@ -75,6 +76,12 @@ def side_by_side(
             if running:
                 _stop()
             pool.shutdown(cancel_futures=True)
+
+
+def _done(work: Callable[[], Result]) -> Result:
+    """What a piece returns, in a process of its own: what code from outside raised there is told here."""
+    with telling(OutsideError.during):
+        return work()
 
 
 def _stop() -> None:

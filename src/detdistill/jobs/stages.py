@@ -64,6 +64,7 @@ from detdistill.settings.strict_yaml import dump_yaml
 from detdistill.store.layout import RunFolder
 from detdistill.store.lock import hold
 from detdistill.store.students import load_detector, save_detector
+from detdistill.training.callbacks import Callbacks
 from detdistill.training.loop import TrainResult, require_resumable, train
 from detdistill.training.memory import needing_memory
 from detdistill.training.world import by_leader, first_on_machine, watched_by_leader
@@ -248,13 +249,16 @@ def _weighing_notes(step: DistillationStep) -> Iterator[str]:
         yield f"boxes: the loss of {step.student.spec.name} weighs no object by its score: each counts fully"
 
 
-def fit(proved: Proved, *, until: int | None = None, progress: Progress | None = None) -> Fitted:
+def fit(
+    proved: Proved, *, until: int | None = None, callbacks: Callbacks | None = None, progress: Progress | None = None
+) -> Fitted:
     """Trains into the run's folder, which gets ``config.yaml``, checkpoints and ``metrics.csv``.
 
     Whoever has more to do there afterwards keeps the folder to itself by `held`.
 
     Args:
         until: end with a checkpoint after so many steps, to go on later; None for all steps.
+        callbacks: functions that hear its figures; None for none.
 
     Raises:
         ConfigError: other settings than those of the run that is resumed.
@@ -312,6 +316,7 @@ def fit(proved: Proved, *, until: int | None = None, progress: Progress | None =
         brought_up=brought_up,
         until=until,
         config=_as_run(opened).as_dict(),
+        callbacks=callbacks,
     )
     return Fitted(training=result)
 

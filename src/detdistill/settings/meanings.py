@@ -9,6 +9,9 @@ from typing import Any
 OPTION_NAMES = {"itself": "self"}
 """How the command line calls a function's word, where it is not the option of the same name."""
 
+PYTHON_ALONE = frozenset({"progress", "on_step", "on_evaluation"})
+"""Words of a function that are no options of its command."""
+
 _STARTED = re.compile(r"(\w+): (.*)")
 
 

@@ -14,6 +14,7 @@ from detdistill.errors import ConfigError, DiskError, MissingDependencyError
 from detdistill.files import read_json, write_json
 from detdistill.store.layout import RunFolder
 from detdistill.store.lock import displaced
+from detdistill.training.callbacks import Listening
 from detdistill.training.logs import MetricsLog, Row, Spared, TensorboardLog, as_read, read_rows
 from detdistill.training.settings import TrainSettings
 from detdistill.training.trackers.base import Ending, Opening, Tracker, flat, tracked
@@ -74,6 +75,7 @@ class Loggers:
         resume: whether to go on with those that know the run.
         say: hears where each is, and why one was lost.
         anew: whether trackers that do not know the run begin it; else they are left out.
+        heard: a user's functions, which are told last; None for none.
     """
 
     def __init__(
@@ -86,8 +88,9 @@ class Loggers:
         resume: bool,
         say: Callable[[str], None],
         anew: bool = True,
+        heard: Listening | None = None,
     ) -> None:
-        self._run, self._trackers = RunFolder(folder), dict[str, Threaded]()
+        self._run, self._trackers, self._heard = RunFolder(folder), dict[str, Threaded](), heard
         self._known: dict[str, dict[str, int]] = {}
         events = _TENSORBOARD in settings.told
         self._events = TensorboardLog(self._run.tensorboard, step=step) if events else None
@@ -135,10 +138,14 @@ class Loggers:
         """Writes a row of ``metrics.csv``, and tells it."""
         self._metrics.append(row)
         self._row(row, _METRICS)
+        if self._heard is not None:
+            self._heard.stepped(row)
 
-    def evaluated(self, row: Row) -> None:
-        """Tells a row that ``evaluations.csv`` has."""
+    def evaluated(self, row: Row, *, is_best: bool) -> None:
+        """Tells a row that ``evaluations.csv`` has, and whether it is the best so far."""
         self._row(row, _EVALUATIONS)
+        if self._heard is not None:
+            self._heard.evaluated(row, is_best=is_best)
 
     def _row(self, row: Row, what: str) -> None:
         if self._sparing is not None:

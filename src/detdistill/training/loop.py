@@ -17,6 +17,7 @@ from detdistill.progress import Progress, Silence
 from detdistill.store.checkpoints import recorded_identity, require_same
 from detdistill.store.layout import RunFolder
 from detdistill.store.lock import writing
+from detdistill.training.callbacks import Callbacks
 from detdistill.training.launch import launch, processes, require_precision
 from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
 from detdistill.training.run import _Run
@@ -47,6 +48,7 @@ def train(
     brought_up: BringUp = dict,
     until: int | None = None,
     config: Mapping[str, Any] | None = None,
+    callbacks: Callbacks | None = None,
 ) -> TrainResult:
     """Trains a step's parameters and leaves checkpoints from which the run can go on exactly.
 
@@ -72,13 +74,15 @@ def train(
         brought_up: the identity that an earlier version stored → what this version would have stored for that run.
         until: end with a checkpoint after so many steps, as a run that goes on later; None for all of the settings'.
         config: what the run is, as JSON, for those who are told its figures.
+        callbacks: functions that are told them on rank 0, behind all others; None for none.
 
     Raises:
         ConfigError: the folder holds a run that was not to be resumed, or one with other settings; or evaluations are
             asked for and there is no `evaluate`.
         DataError: the loader ended early, or every checkpoint is damaged.
         DistillError: a loss or gradient is not finite.
-        Interrupted: Ctrl-C or SIGTERM; the checkpoint was saved.
+        Interrupted: Ctrl-C, SIGTERM or a callback that asked for it; the checkpoint was saved.
+        OutsideError: code from outside failed; where it was a callback, the checkpoint was saved.
     """
     if "student" not in dict(step.named_children()):
         raise ConfigError("a step must have a submodule named student, got none. Use DistillationStep.")
@@ -119,6 +123,7 @@ def train(
                 lambda stored: brought_up(as_recorded(stored, resumable)),
                 min(until or settings.steps, settings.steps),
                 config or {},
+                callbacks or Callbacks(),
             )
             ending: Ending = "failed"
             try:

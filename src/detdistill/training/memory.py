@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from detdistill.errors import DistillError
+from detdistill.outside import telling
 from detdistill.training.settings import TrainSettings
 
 # How torch says it where the error has no class of its own: on the CPU, in cuDNN and in cuBLAS.
@@ -38,7 +39,7 @@ def needing_memory(what: str, *, remedy: str) -> Iterator[None]:
 
 @contextmanager
 def explaining(settings: TrainSettings, *, where: Callable[[], str], kept: Callable[[], str]) -> Iterator[None]:
-    """Says in a sentence, where a step does not fit into memory, what is to be done.
+    """Says in a sentence, where a step does not fit into memory or runs code that fails, what is to be done.
 
     Args:
         where: such as ``"step 3 of 100"``.
@@ -46,19 +47,22 @@ def explaining(settings: TrainSettings, *, where: Callable[[], str], kept: Calla
 
     Raises:
         DistillError: it does not fit.
+        OutsideError: code from outside failed.
     """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        size, parts = settings.batch_size, settings.accumulate
-        more = next((number for number in range(parts + 1, size + 1) if size % number == 0), None)
-        remedy = "Choose smaller images" if more is None else f"Set train.accumulate={more} in a new run"
-        raise DistillError(
-            f"{where()}: {size // parts} of {size} images (train.batch_size={size}, train.accumulate={parts}) must fit "
-            f"into memory at a time, got too little of it. {remedy}, or free memory and go on by --resume; {kept()}."
-        ) from error
+    with telling(lambda error: error.during(where(), kept())):
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size, parts = settings.batch_size, settings.accumulate
+            more = next((number for number in range(parts + 1, size + 1) if size % number == 0), None)
+            remedy = "Choose smaller images" if more is None else f"Set train.accumulate={more} in a new run"
+            raise DistillError(
+                f"{where()}: {size // parts} of {size} images (train.batch_size={size}, train.accumulate={parts}) must "
+                "fit into memory at a time, got too little of it. "
+                f"{remedy}, or free memory and go on by --resume; {kept()}."
+            ) from error
 
 
 def forget_peak() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from detdistill.distillation.calibration import Calibration
 from detdistill.errors import DataError, DistillError
+from detdistill.outside import telling
 from detdistill.progress import Progress
 from detdistill.random import draw_seed
 from detdistill.store.checkpoints import (
@@ -29,6 +30,7 @@ from detdistill.store.checkpoints import (
 )
 from detdistill.store.layout import RunFolder
 from detdistill.store.lock import displaced, saved_beside
+from detdistill.training.callbacks import Callbacks, Listening
 from detdistill.training.clipping import Clipping
 from detdistill.training.evaluations import Evaluations, require_readable
 from detdistill.training.finite import LeftOut
@@ -40,7 +42,7 @@ from detdistill.training.optimizer import build_optimizer, learning_rate
 from detdistill.training.pace import Pace
 from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
 from detdistill.training.settings import TrainSettings
-from detdistill.training.signals import Interrupted, StopFlag
+from detdistill.training.signals import StopFlag
 from detdistill.training.state import Ema, TrainingState, plain
 from detdistill.training.trackers.base import Ending
 from detdistill.training.world import attempted, by_leader, launched_by_torchrun, settled
@@ -72,6 +74,7 @@ class _Run:
     brought_up: BringUp
     until: int
     config: Mapping[str, Any]
+    callbacks: Callbacks
 
     def __post_init__(self) -> None:
         fabric, settings, step = self.fabric, self.settings, self.step
@@ -97,12 +100,13 @@ class _Run:
         if self.writes:
             self.begin()
         self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
+        self.heard = Listening(self.callbacks, self.folder, settings)
         self.loggers: Loggers | None = None
         self.evaluations: Evaluations | None = None
         if self.writes:
-            say = self.progress.say
+            told: dict[str, Any] = {"resume": self.resume, "say": self.progress.say, "heard": self.heard}
             # It reads the tables before rows of later steps are dropped.
-            self.loggers = Loggers(self.folder, settings, self.config, step=start, resume=self.resume, say=say)
+            self.loggers = Loggers(self.folder, settings, self.config, step=start, **told)
             self.evaluations = Evaluations(self.folder, settings, step=start)
 
     def _begin(self) -> int:
@@ -159,18 +163,19 @@ class _Run:
                 row, stopping = self._advance(index, batch, stop)
                 self.seconds += time.perf_counter() - began
                 self._report(done, row, rate=(done - start) * images / max(self.seconds - before, 1e-9))
+                stopping |= self.heard.stops and self.fabric.world_size == 1  # several agree in the step after
             if stopping or done == self.until or _due(done, settings.checkpoint_every):
                 self._save(done)
             if stopping and self.checkpoint is not None:
-                raise Interrupted(done, self.checkpoint)
+                raise self.heard.ending(done, self.checkpoint)
             if enough := self._evaluate_if_due(done, stop):
                 break
         if enough:
             self._save(done)
         if self.checkpoint is None:
             raise DistillError("a finished run must have a checkpoint, got none. Report this as a bug.")
-        if stop.requested:
-            raise Interrupted(done, self.checkpoint)
+        if stop.requested or self.heard.stops:
+            raise self.heard.ending(done, self.checkpoint)
         best = self.evaluations.best if self.evaluations is not None and settings.keep == "best" else None
         return TrainResult(
             steps=done,
@@ -285,7 +290,7 @@ class _Run:
         save and stop.
         """
         total = figures["total"]["total"]
-        ending = stop.requested or (self.writes and displaced(self.folder))
+        ending = stop.requested or self.heard.stops or (self.writes and displaced(self.folder))
         signs = [~total.isfinite(), total.new_full((), ending, dtype=torch.bool)]
         if norm is not None and self.scaler is None:
             signs.append(~norm.isfinite())
@@ -357,7 +362,7 @@ class _Run:
         share = by_leader if launched_by_torchrun() else self._by_leader
         ends = share(lambda: self._evaluated(done, stop))
         if ends is None:
-            raise Interrupted(done, self._save(done))
+            raise self.heard.ending(done, self._save(done))
         return ends
 
     def _evaluated(self, done: int, stop: StopFlag) -> bool | None:
@@ -366,18 +371,22 @@ class _Run:
             return False
         if not self.evaluations.has(done):
             began = time.perf_counter()
-            with plain(self.student, self.ema) as student:
+            where = f"the evaluation after step {done} of {self.settings.steps}"
+            with telling(lambda error: error.during(where, self.kept)), plain(self.student, self.ema) as student:
                 if (found := stop.breaking(lambda: dict(evaluate(student)))) is None:
                     return None
                 self.last_metrics = found
                 row = {"step": done, "seconds": self.seconds, **found}
                 self._require_place(done)
                 self.evaluations.add(row, partial(self.save_student, student))
-            if self.loggers is not None:
-                self.loggers.evaluated(row)
             figures = ", ".join(f"{name} {value:.1f}" for name, value in found.items() if value is not None)
             took = time.perf_counter() - began
             self.progress.say(f"step {done}: {figures or 'no figures'} (evaluated in {took:.1f} s)")
+            if self.loggers is not None:
+                best = self.evaluations.best
+                self.loggers.evaluated(row, is_best=best is not None and best.step == done)
+            if self.heard.stops:
+                return None
         if not self.evaluations.exhausted or done == self.settings.steps:
             return False
         metric, patience = self.settings.best_metric, self.settings.patience

@@ -12,9 +12,10 @@ from torch import nn
 from detdistill.detectors.base import Detector
 from detdistill.detectors.boxes_alone import BoxesAlone
 from detdistill.detectors.catalogue import Family, Naming
-from detdistill.detectors.own_code import STOPPED, OwnCode, imported, names_code, place_of, taken_apart
+from detdistill.detectors.own_code import OwnCode, imported, names_code, taken_apart
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
+from detdistill.outside import STOPPED, place_of
 
 _NAMES, _SETTINGS = "class_names", "settings"
 
