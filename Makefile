@@ -34,9 +34,19 @@ format: .venv/.dev  ## bring the style in order
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-bench: .venv/.runtime  ## what a distillation step costs beside its floor, and what aid, attention and ikd add
-	$(PYTHON) -m detdistill.bench step --methods "hint,frs,ssim,attention,aid(frs),fgd" --json runs/bench/step.json
+METHODS := hint,frs,ssim,attention,fgd,mgd,pkd,cwd,crosskd,boxes,aid(frs),ikd(frs)
+STEP := $(PYTHON) -m detdistill.bench step
+
+bench: .venv/.runtime  ## every ratio of time with its goal, measured anew, in one table (about half an hour)
+	$(STEP) --methods "$(METHODS)" --json runs/bench/step.json
+	$(STEP) --teacher fcos/small --student fcos/tiny --methods "$(METHODS)" --json runs/bench/step_small.json
+	$(STEP) --teacher gfl/resnet50 --student gfl/resnet18 --methods ld --json runs/bench/step_gfl.json
 	$(PYTHON) -m detdistill.bench overhead --json runs/bench/overhead.json
+	$(PYTHON) benchmarks/frozen_teacher.py --json runs/bench/frozen_teacher.json
+	$(PYTHON) benchmarks/ssim.py --json runs/bench/ssim.json
+	$(PYTHON) benchmarks/teacher_cache.py --runs runs/bench/cache --json runs/bench/teacher_cache.json
+	$(PYTHON) benchmarks/cost_growth.py --json runs/bench/cost_growth.json
+	$(PYTHON) benchmarks/bench_table.py runs/bench benchmarks/results --json runs/bench/table/table.json
 
 # The studies go on where they were stopped. Those on photographs need DETDISTILL_TEST_DATA, the folder of data sets.
 

@@ -18,15 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.profiler import ProfilerActivity, profile
 
-from detdistill.bench.machine import machine
+from detdistill.bench.machine import machine, peak_mb
+from detdistill.bench.rows import ROWS, row
 from detdistill.files import write_json
 from detdistill.methods.parts.structural import dissimilarity, gaussian_taps, mean_dissimilarity, ssim_map
 
 SIDES, BATCH, CHANNELS = (64, 32, 16), 2, 256
 Way = Callable[[Tensor, Tensor], Tensor]
 OURS = "mean_dissimilarity"
+GOAL = 3.0
 
 
 def inside(maps: Tensor) -> Tensor:
@@ -70,18 +71,6 @@ def ways() -> dict[str, Way]:
     return found
 
 
-def peak(run: Callable[[], object]) -> float:
-    """The most memory in MB that tensors made meanwhile hold at a time."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        run()
-    held = most = 0
-    for event in seen.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most / 1e6
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
@@ -89,6 +78,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     table: dict[str, dict[str, dict[str, object]]] = {}
+    rows, hardware = [], machine(torch.device("cpu"))
     for side in SIDES:
         x, y = torch.rand(2, BATCH, CHANNELS, side, side, generator=torch.Generator().manual_seed(0))
         x.requires_grad_()
@@ -109,7 +99,10 @@ def main() -> None:
         for name, way in named.items():
             ratios = [other / ours for other, ours in zip(times[name], times[OURS], strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4)
-            memory = peak(lambda way=way: step(way))
+            if name not in (OURS, "ssim_map"):
+                what = f"{name}'s SSIM ÷ ours, {BATCH} × {CHANNELS} × {side} × {side}"
+                rows.append(row(what, ratios, hardware=hardware, at_least=GOAL))
+            memory = peak_mb(lambda way=way: step(way))
             table[str(side)][name] = {
                 "ms": round(statistics.median(times[name]), 2),
                 "over_ours": [round(one, 2) for one in (low, middle, high)],
@@ -121,7 +114,7 @@ def main() -> None:
             )
     if chosen.json is not None:
         shape = {"batch": BATCH, "channels": CHANNELS, "rounds": chosen.rounds, "threads": 1}
-        write_json(chosen.json, {"machine": machine(torch.device("cpu")), "settings": shape, "sides": table})
+        write_json(chosen.json, {"machine": hardware, "settings": shape, "sides": table, ROWS: rows})
 
 
 if __name__ == "__main__":

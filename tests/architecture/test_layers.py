@@ -31,7 +31,7 @@ PLAIN_PARTS = {
     "align": {"per_stride", "at_stride", "IdentityAlign", "ConvAlign"},
     "attention": {"teachers_attentions", "inside_mean"},
     "choose": {"build_choice"},
-    "compare": {"squared", "absolute", "bce"},
+    "compare": {"squared", "absolute", "squared_sums", "bce_sums"},
     "normalize": {"plain_sum", "by_cells", "by_mask_sum", "by_batch_mask_sum"},
     "select": {"class_logits", "class_distributions", "box_distributions"},
     "sets": {"Matched", "box_shares", "giou"},

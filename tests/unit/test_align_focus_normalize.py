@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detdistill.distillation.pair import Level, Pair, inside_cells, standardize
 from detdistill.distillation.term import LevelTerm
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.methods.parts import select
+from detdistill.methods.parts import compare, select
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.focus import richness
@@ -240,7 +240,28 @@ def test_nothing_to_divide_by_is_a_finite_zero_in_the_graph(divide: object) -> N
     assert divide(cost[:0], nothing[:0], nothing[:0] > 0).shape == (0,)  # type: ignore[operator]
 
 
-# compare's statistics
+# compare's sums and statistics
+
+
+@pytest.mark.parametrize("name", ["squared_sums", "bce_sums"])
+def test_sums_over_channels_are_those_of_the_whole_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Piece by piece, with a last piece that is smaller."""
+    monkeypatch.setattr(compare, "_AT_ONCE", 16)
+    ours, theirs = 3 * levels(5, (5, 6))[0], levels(5, (5, 6))[0].flip(0)
+    ours, theirs = (one.to(memory_format=torch.channels_last).requires_grad_() for one in (ours, theirs))
+    inside = torch.ones(2, 1, 5, 6, dtype=torch.bool)
+    grown = torch.rand(2, 1, 5, 6)
+    found = getattr(compare, name)(ours, theirs.detach(), inside)
+    maps = (
+        F.binary_cross_entropy_with_logits(ours, theirs.detach().sigmoid(), reduction="none")
+        if name == "bce_sums"
+        else (ours - theirs.detach()).square()
+    )
+    torch.testing.assert_close(found, maps.sum(dim=1, keepdim=True))
+    (gradient,) = torch.autograd.grad(found, ours, grown)
+    (expected,) = torch.autograd.grad(maps, ours, grown.expand_as(maps))
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+    assert not getattr(compare, name)(ours.detach(), theirs.detach(), inside).requires_grad
 
 
 @pytest.mark.parametrize("change", [standardize, rescale])

@@ -118,7 +118,7 @@ def test_nothing_is_checked_where_it_is_switched_off(module):
 
 
 @pytest.mark.parametrize(
-    "function", [compare.bce, losses.overlap_costs, term.paired_strides], ids=["methods", "gfl", "distillation"]
+    "function", [compare.bce_sums, losses.overlap_costs, term.paired_strides], ids=["methods", "gfl", "distillation"]
 )
 def test_the_packages_of_the_pipeline_are_checked(function):
     names = list(inspect.signature(function).parameters)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmarks import bench_table
 
-from detdistill.bench import overhead, rounds
+from detdistill.bench import rounds
 from detdistill.bench.__main__ import BAD_INPUT, main
 from detdistill.bench.overhead import bench_overhead
 from detdistill.bench.rounds import BenchOutcome, BenchSettings, Ratio, interleaved, noise_batch
+from detdistill.bench.rows import ROWS, row
 from detdistill.bench.step import separate
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.distillation.step import DistillationStep
@@ -23,13 +27,16 @@ from detdistill.types import Batch, Need
 from scenes_in_memory import tiny_student
 
 TINY = BenchSettings(teacher="retinanet/tiny", student="retinanet/tiny", batch_size=2, image_px=64, rounds=2)
-NAMES = ["aid_frs", "aid_frs_plain", "aid_attention", "aid_attention_plain", "attention", "ikd_fgd"]
+NAMES = ["aid_frs", "aid_frs_plain", "aid_attention", "aid_attention_plain", "attention", "ikd(fgd)"]
 LOSSES = {Need.TASK_LOSS, Need.IMAGE_LOSSES}
 STUDENT = "student step (plain)"
 
 
+MADE_UP = {"device": "made up", "cores": 2, "threads": 1, "torch": "2.0"}
+
+
 def outcome(milliseconds: Mapping[str, list[float]], compared: Mapping[str, Ratio]) -> BenchOutcome:
-    return BenchOutcome(TINY, milliseconds, compared, {"device": "made up"})
+    return BenchOutcome(TINY, milliseconds, compared, MADE_UP)
 
 
 def test_a_ratio_is_taken_in_every_round() -> None:
@@ -40,7 +47,7 @@ def test_a_ratio_is_taken_in_every_round() -> None:
     told = measured.as_dict()
     assert told["ratios"] == {"x": 1.5}
     assert told["milliseconds"]["a"]["all"] == [3.0, 12.0]
-    assert told["compared"]["x"] == {"step": "a", "floor": ("b", "c"), "meaning": "a ÷ (b + c)"}
+    assert told["compared"]["x"] == {"step": "a", "floor": ("b", "c"), "meaning": "a ÷ (b + c)", "at_most": None}
     assert any(line.split()[:2] == ["x", "1.500"] for line in measured.table())
 
 
@@ -101,7 +108,7 @@ def test_each_part_does_what_its_name_says(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(rounds, "interleaved", once)
     compared = bench_overhead(TINY).compared
     assert list(compared) == NAMES
-    assert seen[STUDENT] == seen["student forward-backward on the twins"] == ([], [])
+    assert seen[STUDENT] == seen["student forward-backward for ikd(fgd) on the twins"] == ([], [])
     for method, own in (("frs", {Need.PYRAMID, Need.CLASS_LOGITS}), ("attention", {Need.PYRAMID})):
         assert seen[f"step {method}"] == ([method], [(True, own)])
         fuller = f"step {method}, the teacher asked for what aid needs"
@@ -115,19 +122,19 @@ def test_each_part_does_what_its_name_says(monkeypatch: pytest.MonkeyPatch) -> N
     assert compared["attention"].step == "step attention"
     assert compared["attention"].floor == (STUDENT, "teacher.observe for attention")
     # The twins are at hand: the step makes none, and looks at them once.
-    floor = compared["ikd_fgd"].floor
-    assert floor[::2] == (STUDENT, "student forward-backward on the twins")
-    assert seen[compared["ikd_fgd"].step] == (["ikd(fgd)"], seen[floor[1]][1] + seen[floor[3]][1])
+    floor = compared["ikd(fgd)"].floor
+    assert floor[::2] == (STUDENT, "student forward-backward for ikd(fgd) on the twins")
+    assert seen[compared["ikd(fgd)"].step] == (["ikd(fgd)"], seen[floor[1]][1] + seen[floor[3]][1])
     assert [on_clean for on_clean, _ in seen["step ikd(fgd)"][1]] == [True, False]
 
 
 def test_the_second_view_is_computed_forward_and_back() -> None:
     student = tiny_student("retinanet")
     batch = noise_batch(2, 64, boxes=1, classes=1)
-    overhead._forward_backward(student, batch, overhead.CLEAN, needs=frozenset({Need.CLASS_LOGITS}))()
+    rounds.forward_backward(student, batch, needs=frozenset({Need.CLASS_LOGITS}))()
     first = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
     assert any("body" in name and grad.any() for name, grad in first.items())
-    overhead._forward_backward(student, batch, overhead.CLEAN, needs=frozenset())()
+    rounds.forward_backward(student, batch, needs=frozenset())()
     # Gradients of one pass do not pile up on the next, and only what is read is gone back from.
     assert all(p.grad is None for name, p in student.named_parameters() if "classification_head" in name)
 
@@ -171,3 +178,36 @@ def test_any_methods_step_is_measured_against_its_floor(tmp_path: Any, capsys: p
     assert told["compared"]["hint"]["floor"] == [STUDENT, "teacher.observe for hint"]
     assert main(["step", *tiny, "--methods", "hnit", "--rounds", "2"]) == BAD_INPUT
     assert "got 'hnit'" in capsys.readouterr().err
+
+
+def test_a_ratio_says_its_goal_and_where_it_was_measured() -> None:
+    cheap = row("a ÷ b", [1.0, 1.02, 1.04], hardware=MADE_UP, at_most=1.03)
+    assert cheap["hardware"] == "made up, 2 cores, 1 threads, torch 2.0"
+    assert (cheap["ratio"], cheap["quartiles"], cheap["rounds"]) == (1.02, [1.0, 1.04], 3)
+    assert (cheap["target"], cheap["met"]) == ("≤ 1.03", True)
+    assert row("b ÷ a", [1.0, 3.0], hardware=MADE_UP, at_least=3)["met"] is False
+    assert row("a ÷ b", [1.0, 3.0], hardware=MADE_UP)["met"] is None
+
+
+def test_one_table_has_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh, kept, page = tmp_path / "fresh", tmp_path / "kept", tmp_path / "page.md"
+    fresh.mkdir()
+    kept.mkdir()
+    missed = row("a ÷ b", [2.0, 2.0], hardware=MADE_UP, at_most=1.0, tried="twice")
+    (fresh / "a.json").write_text(json.dumps({ROWS: [missed]}))
+    (kept / "a.json").write_text(json.dumps({ROWS: [row("a ÷ b", [9.0, 9.0], hardware=MADE_UP)]}))
+    (kept / "b.json").write_text(json.dumps({ROWS: [row("b ÷ c", [1.5, 1.5], hardware=MADE_UP, at_least=1.0)]}))
+    (kept / "other.json").write_text("[]")
+    page.write_text(f"before\n{bench_table.BEGIN}\nold\n{bench_table.END}\nafter\n")
+    words = [str(fresh), str(kept), "--json", str(tmp_path / "table.json"), "--markdown", str(page)]
+    monkeypatch.setattr(sys, "argv", ["bench_table.py", *words])
+    bench_table.main()
+    table = json.loads((tmp_path / "table.json").read_text())["table"]
+    assert [(one["what"], one["ratio"], one["met"]) for one in table] == [("a ÷ b", 2.0, False), ("b ÷ c", 1.5, True)]
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| a ÷ b | 2.000 | 2.000 to 2.000 | 2 | ≤ 1 | not met |" in text
+    assert "- a ÷ b: twice" in text
+    assert "made up" in text

@@ -28,10 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (step, overhead):
         command.add_argument("--teacher", default="retinanet/resnet50")
         command.add_argument("--student", default="retinanet/resnet18")
-        command.add_argument("--batch-size", type=int, default=8)
+        command.add_argument("--batch-size", type=int, default=2)
         command.add_argument("--image-px", type=int, default=256)
         command.add_argument("--classes", type=int, default=5)
         command.add_argument("--rounds", type=int, default=20)
+        command.add_argument("--threads", type=int, default=1)
         command.add_argument("--json", type=Path, default=None, help="also write the figures to this file")
     chosen = parser.parse_args(arguments)
     written = {"command": f"bench {chosen.command}", "option": "--json"}

@@ -1,13 +1,15 @@
-"""What a figure was measured on."""
+"""What a figure was measured on, and how much memory tensors hold."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
@@ -26,6 +28,18 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "torchvision": version("torchvision"),
         "detdistill": version("detdistill"),
     }
+
+
+def peak_mb(run: Callable[[], object]) -> float:
+    """The most memory in MB that tensors made meanwhile on the CPU hold at a time."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        run()
+    held = most = 0
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most / 1e6
 
 
 def _processor() -> str:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn, optim
 
 from detdistill.bench.machine import machine
+from detdistill.bench.rows import ROWS, Row, row
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.frozen import FrozenTeacher
-from detdistill.detectors.torchvision_dense import torchvision_loss
+from detdistill.detectors.torchvision_dense import DenseDetector, torchvision_loss
 from detdistill.distillation.recipe import Recipe
-from detdistill.distillation.step import DistillationStep
+from detdistill.distillation.step import DistillationStep, SupervisedStep
+from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
+from detdistill.methods.catalogue import build_recipe
 from detdistill.progress import Progress
-from detdistill.types import Batch, Clock, Targets
+from detdistill.types import Batch, Clock, Need, Targets
 
 Part = Callable[[], object]
 STUDENT = "student step (plain)"
 _WARM_UP_ROUNDS = 2
 _FEWEST_ROUNDS = 2
+_CLOCK = Clock(step=1000, total_steps=2000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +38,24 @@ class BenchSettings:
     """What is measured.
 
     Attributes:
-        teacher: detector of the teacher, RetinaNet or FCOS.
-        student: detector of the student, RetinaNet or FCOS.
+        teacher: detector of the teacher.
+        student: detector of the student. The plain step of a RetinaNet or an FCOS is torchvision's own.
         batch_size: images a step.
         image_px: height and width of the images.
         classes: number of classes.
         boxes: objects an image.
         rounds: interleaved rounds, at least 2; quartiles need about 20.
+        threads: of the CPU.
     """
 
     teacher: str = "retinanet/resnet50"
     student: str = "retinanet/resnet18"
-    batch_size: int = 8
+    batch_size: int = 2
     image_px: int = 256
     classes: int = 5
     boxes: int = 6
     rounds: int = 20
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.rounds < _FEWEST_ROUNDS:
@@ -63,11 +70,13 @@ class Ratio:
         step: the part on top.
         floor: the parts below, added up.
         meaning: for people.
+        at_most: what it should not exceed; None where nothing is asked of it.
     """
 
     step: str
     floor: tuple[str, ...]
     meaning: str
+    at_most: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +134,15 @@ class BenchOutcome:
                 for name, times in self.milliseconds.items()
             },
             "compared": {name: asdict(ratio) for name, ratio in self.compared.items()},
+            ROWS: [self._row(self.compared[name], values) for name, values in self.ratios().items()],
             "settings": asdict(self.settings),
             "machine": dict(self.machine),
         }
+
+    def _row(self, ratio: Ratio, values: Sequence[float]) -> Row:
+        asked = self.settings
+        where = f"{asked.teacher} → {asked.student}, {asked.batch_size} × {asked.image_px} px"
+        return row(f"{ratio.meaning}; {where}", values, hardware=self.machine, at_most=ratio.at_most)
 
 
 @final
@@ -143,6 +158,7 @@ class Bench:
 
     def __init__(self, settings: BenchSettings) -> None:
         self.settings = settings
+        torch.set_num_threads(settings.threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         names = tuple(f"class {index}" for index in range(settings.classes))
         batch = noise_batch(settings.batch_size, settings.image_px, boxes=settings.boxes, classes=settings.classes)
@@ -150,16 +166,58 @@ class Bench:
         detector = build_detector(parse_detector(settings.teacher), names, seed=0)
         self.teacher = FrozenTeacher(detector).to(self.device)
         self.student: Detector = build_detector(parse_detector(settings.student), names, seed=1).to(self.device)
+        # As a training lays it out.
+        self.student.to(memory_format=torch.channels_last)
+        alone = SupervisedStep(self.student)
+        torchvisions = isinstance(self.student, DenseDetector)
         self.parts: dict[str, Part] = {
-            STUDENT: _training_step(self.student, lambda: torchvision_loss(self.student, self.batch))
+            STUDENT: _training_step(
+                self.student,
+                lambda: torchvision_loss(self.student, self.batch) if torchvisions else alone(self.batch, _CLOCK).total,
+            )
         }
         self.compared: dict[str, Ratio] = {}
 
-    def step(self, recipe: Recipe, *, batch: Batch | None = None) -> Part:
-        """A training step at 1000 of 2000 steps: past every warm-up, with everything on."""
+    def recipe(self, method: str) -> Recipe:
+        """The recipe of a method's text, for the two detectors."""
+        return build_recipe(method, self.student.spec, self.teacher.spec)
+
+    def step(self, recipe: Recipe) -> Part:
+        """A training step past every warm-up, with everything on and its twins at hand."""
         step = DistillationStep(self.student, self.teacher, recipe).to(self.device)
-        clock, shown = Clock(step=1000, total_steps=2000), self.batch if batch is None else batch
-        return _training_step(step, lambda: step(shown, clock).total)
+        step.to(memory_format=torch.channels_last)
+        batch = self.ready(recipe)
+        return _training_step(step, lambda: step(batch, _CLOCK).total)
+
+    def ready(self, recipe: Recipe) -> Batch:
+        """The batch with the twins that a recipe looks at."""
+        twins = {str(view.twin): 1 - self.batch.images for view in recipe.views() if view != CLEAN}
+        return replace(self.batch, twins=twins)
+
+    def add(self, method: str, *, at_most: float) -> None:
+        """A method's step, and what it is measured by: what must be computed for it whatever the method does.
+
+        That is the student's plain step, the teacher's observation of exactly what is read (or its detections, where
+        boxes alone are learned), and both on the twins.
+        """
+        recipe = self.recipe(method)
+        batch, floor = self.ready(recipe), [STUDENT]
+        for view in (CLEAN, *(view for view in recipe.views() if view != CLEAN)):
+            seen, where = view(batch), "" if view == CLEAN else " on the twins"
+            if view != CLEAN:
+                floor.append(f"student forward-backward for {method}{where}")
+                self.parts[floor[-1]] = forward_backward(self.student, seen, needs=recipe.student_needs(view))
+            if recipe.looks(view):
+                floor.append(f"teacher.observe for {method}{where}")
+                self.parts[floor[-1]] = partial(self.teacher.observe, seen, recipe.teacher_needs(view))
+        if recipe.learnable is not None:
+            floor.append(f"teacher.detect for {method}")
+            self.parts[floor[-1]] = partial(self.teacher.detect, batch)
+        self.parts.setdefault(f"step {method}", self.step(recipe))
+        added = " + ".join(sorted({part.partition(" for ")[0] for part in floor[1:]}, reverse=True))
+        self.compared[method] = Ratio(
+            f"step {method}", tuple(floor), f"{method} ÷ (plain student step + {added})", at_most=at_most
+        )
 
     def measured(self, progress: Progress) -> BenchOutcome:
         """Every part's times, and what they are compared with."""
@@ -191,11 +249,25 @@ def interleaved(
 
 
 def _time(run: Part, device: torch.device) -> float:
-    began = time.perf_counter()
+    """On a CPU the process's own time, in which others that use the machine do not count."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
+    began = clock()
     run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (clock() - began)
+
+
+def forward_backward(student: Detector, batch: Batch, *, needs: Set[Need]) -> Part:
+    """The student on a batch, and back from everything that is read of it."""
+
+    def run() -> None:
+        student.train().zero_grad()
+        seen = student(batch, needs)
+        shown = [*seen.maps.levels, *(() if seen.class_logits is None else seen.class_logits.levels)]
+        torch.autograd.backward(shown, [torch.ones_like(level) for level in shown])
+
+    return run
 
 
 def _training_step(module: nn.Module, loss: Callable[[], Tensor]) -> Part:

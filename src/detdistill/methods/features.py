@@ -18,7 +18,8 @@ from detdistill.methods.method import PUBLISHED, FeatureSettings
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.types import Need
 
-# (student, teacher, cells inside) → cost of the maps' shape; (cost · mask, mask, cells inside) → one number per image.
+# (student, teacher, cells inside) → cost of the maps' shape, or summed over channels;
+# (cost · mask, mask, cells inside) → one number per image.
 Compare = Callable[[Tensor, Tensor, Tensor], Tensor]
 Normalize = Callable[[Tensor, Tensor, Tensor], Tensor]
 # → a mask ≥ 0; padding never counts, whatever it says.
@@ -39,10 +40,11 @@ def cellwise(compare: Compare, normalize: Normalize, focus: Focus | None = None)
     def measure(level: Level, pair: Pair) -> Float[Tensor, " b"]:
         with full_precision(level.teacher):
             cost = compare(level.student, level.teacher, level.inside)
-            mask = level.inside.float() if focus is None else focus(level, pair) * level.inside
+            mask = level.inside.float() if focus is None else level.without_padding(focus(level, pair))
             if focus is not None:
                 pair.look(focus.__name__, level.stride, mask)
-            return normalize(torch.where(level.inside, cost * mask, 0.0), mask, level.inside)
+                cost = cost * mask
+            return normalize(level.without_padding(cost), mask, level.inside)
 
     return measure
 

@@ -125,7 +125,7 @@ def build_frs(student: DetectorSpec, teacher: DetectorSpec, settings: FRSSetting
     features = feature_term(
         student,
         teacher,
-        cellwise(compare.squared, divide, richness),
+        cellwise(compare.squared_sums, divide, richness),
         aligner=settings.aligner,
         relu=settings.relu,
         standardized=on_one_scale(settings, own=settings.standardize or None),
@@ -156,7 +156,7 @@ def _class_term(student: DetectorSpec, teacher: DetectorSpec, divide: Normalize)
         student, teacher, recipe="frs", remedy="Write frs(class_gain=0) to imitate features only."
     )
     return LevelTerm(
-        cellwise(compare.bce, divide, richness),
+        cellwise(compare.bce_sums, divide, richness),
         strides=shared_strides(student, teacher),
         align=IdentityAlign(),
         select=select.class_logits,

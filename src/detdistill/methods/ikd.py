@@ -169,7 +169,7 @@ def _adversarial_term(student: DetectorSpec, teacher: DetectorSpec) -> LevelTerm
     last = _TWO_STAGE_LEVELS if student.two_stage else None
     strides = shared_strides(student, teacher, last=last)
     align = aligner_for(student, teacher, "auto", strides=strides)
-    return LevelTerm(cellwise(compare.squared, plain_sum), strides=strides, align=align)
+    return LevelTerm(cellwise(compare.squared_sums, plain_sum), strides=strides, align=align)
 
 
 METHOD = Method(name="ikd", settings=IKDSettings, build=wrap_ikd)

@@ -1,4 +1,4 @@
-"""HOW two maps differ: a cost ≥ 0 of the same shape, computed in float32. Student before teacher, always.
+"""HOW two maps differ: a cost ≥ 0 of the same shape, or of each cell, in float32. Student before teacher, always.
 
 Gradients flow to the aligned student map; the teacher's is constant. Every comparison gets `inside`, the cells inside
 the image, because statistics over cells must not see padding.
@@ -6,13 +6,22 @@ the image, because statistics over cells must not see padding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Maps = Float[Tensor, "b c h w"]
+Cells = Float[Tensor, "b 1 h w"]
 Inside = Bool[Tensor, "b 1 h w"]
+# (student, teacher) → what each value costs, and how that grows with the student's.
+Piece = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# Values that are worked on at a time: with all that is made of them they stay in a CPU core's own cache.
+_AT_ONCE = 1 << 16
 
 
 def squared(student: Maps, teacher: Maps, inside: Inside) -> Maps:
@@ -27,14 +36,63 @@ def absolute(student: Maps, teacher: Maps, inside: Inside) -> Maps:
     return (student - teacher).abs()
 
 
-def bce(student: Maps, teacher: Maps, inside: Inside) -> Maps:
-    """Binary cross-entropy of the student's scores to the teacher's, from logits.
+def squared_sums(student: Maps, teacher: Maps, inside: Inside) -> Cells:
+    """Σ over channels of (student − teacher)² at every cell."""
+    del inside
+    return _summed(student, teacher, _squared)
 
-    −(y log p + (1 − y) log(1 − p)) with p = sigmoid(student), y = sigmoid(teacher). Its minimum is the teacher's
+
+def bce_sums(student: Maps, teacher: Maps, inside: Inside) -> Cells:
+    """Binary cross-entropy of the student's scores to the teacher's, from logits, summed over channels at every cell.
+
+    −Σ (y log p + (1 − y) log(1 − p)) with p = sigmoid(student), y = sigmoid(teacher). Its minimum is the teacher's
     entropy, not 0: a declared exception to "a comparison is 0 at equality".
     """
     del inside
-    return F.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
+    return _summed(student, teacher, _bce)
+
+
+def _squared(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    difference = student - teacher
+    return difference.square(), 2 * difference
+
+
+def _bce(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    wanted = teacher.sigmoid()
+    return (1 - wanted) * student - F.logsigmoid(student), student.sigmoid() - wanted
+
+
+def _summed(student: Tensor, teacher: Tensor, piece: Piece) -> Tensor:
+    batch, channels, *grid = student.shape
+    ours, theirs = (maps.movedim(1, -1).reshape(-1, channels) for maps in (student, teacher))
+    found: Tensor = _Sums.apply(ours, theirs, piece)
+    return found.view(batch, 1, *grid)
+
+
+class _Sums(torch.autograd.Function):
+    """The sum over each row of what two rows cost, in pieces that stay in a cache; the slopes alone are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, piece: Piece) -> Tensor:
+        rows, channels = student.shape
+        # A GPU takes all at once.
+        step = max(1, _AT_ONCE // max(1, channels)) if student.device.type == "cpu" else max(1, rows)
+        sums = student.new_empty(rows)
+        slopes = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        for first in range(0, rows, step):
+            some = slice(first, first + step)
+            costs, slope = piece(student[some], teacher[some])
+            torch.sum(costs, dim=1, out=sums[some])
+            if slopes is not None:
+                slopes[some] = slope
+        ctx.save_for_backward(slopes)
+        return sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return slopes * gradient[:, None], None, None
 
 
 def quality_focal(student: Float[Tensor, "*p"], teacher: Float[Tensor, "*p"], *, beta: float) -> Float[Tensor, "*p"]:
