@@ -69,6 +69,7 @@ def test_they_are_told_what_the_tables_have_once_it_is_there_and_change_no_weigh
     best = [max(row["AP"] for row in rows[: index + 1]) == row["AP"] for index, row in enumerate(rows)]
     assert [one.is_best for one in evaluations] == best
     assert evaluations[0].figures["APl"] is None
+    assert [{"a": pytest.approx(row["AP"])} for row in rows] == [one.by_class for one in evaluations]
 
 
 @pytest.mark.parametrize("answer", [True, np.True_])
@@ -165,4 +166,5 @@ def test_the_documented_functions_hear_of_every_training_of_a_command(
     exec(compile(block.replace("distill(", f"distill({short}"), "loggers.md", "exec"), names)
     heard = [(one.run.name, one.step, one.steps) for one in names["history"]]
     assert heard == [("distilled", 1, 1), (ALONE_LONGER, 1, 2), (ALONE_LONGER, 2, 2)]
-    assert capsys.readouterr().out.count("AP") == 3
+    told = capsys.readouterr().out
+    assert told.count("AP") == told.count("'traffic light'") == 3

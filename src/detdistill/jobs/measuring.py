@@ -48,8 +48,8 @@ class Measured:
 def evaluation(opened: Opened) -> Evaluate:
     """Measures a student in training on the run's validation images, where it is."""
 
-    def evaluate(student: Detector) -> dict[str, float | None]:
-        return _measured(opened, student, "", next(student.parameters()).device, Silence()).metrics.figures()
+    def evaluate(student: Detector) -> dict[str, Any]:
+        return _measured(opened, student, "", next(student.parameters()).device, Silence()).metrics.as_dict()
 
     return evaluate
 

@@ -52,6 +52,7 @@ class EvaluationFigures:
         step: how many steps are done, of `steps`.
         seconds: training time so far.
         figures: COCO's, in percent, by name: ``"AP"``, ``"AP50"`` ...; None for one that the images cannot tell.
+        by_class: AP of each class, in percent, likewise; ``evaluations.csv`` has none.
         is_best: whether it is the best of the run so far by ``train.best_metric``.
     """
 
@@ -60,6 +61,7 @@ class EvaluationFigures:
     steps: int
     seconds: float
     figures: Mapping[str, float | None]
+    by_class: Mapping[str, float | None]
     is_best: bool
 
 
@@ -127,13 +129,13 @@ class Listening:
         told = StepFigures(self._run, step, self._steps, seconds, lr, total, losses, figures)
         self._hear("on_step", step, lambda: call(told))
 
-    def evaluated(self, row: Row, *, is_best: bool) -> None:
-        """Tells a row that ``evaluations.csv`` has."""
+    def evaluated(self, row: Row, by_class: Mapping[str, float | None], *, is_best: bool) -> None:
+        """Tells a row that ``evaluations.csv`` has, AP by class, and whether it is the best so far."""
         if (call := self._callbacks.on_evaluation) is None:
             return
         read = as_read(row)
         step, seconds = int(read.pop("step") or 0), read.pop("seconds") or 0.0
-        told = EvaluationFigures(self._run, step, self._steps, seconds, read, is_best)
+        told = EvaluationFigures(self._run, step, self._steps, seconds, read, by_class, is_best)
         self._hear("on_evaluation", step, lambda: call(told))
 
     def _hear(self, name: str, step: int, call: Callable[[], object]) -> None:

@@ -141,11 +141,11 @@ class Loggers:
         if self._heard is not None:
             self._heard.stepped(row)
 
-    def evaluated(self, row: Row, *, is_best: bool) -> None:
-        """Tells a row that ``evaluations.csv`` has, and whether it is the best so far."""
+    def evaluated(self, row: Row, by_class: Mapping[str, float | None], *, is_best: bool) -> None:
+        """Tells a row that ``evaluations.csv`` has; a user's function also AP by class and whether it is the best."""
         self._row(row, _EVALUATIONS)
         if self._heard is not None:
-            self._heard.evaluated(row, is_best=is_best)
+            self._heard.evaluated(row, by_class, is_best=is_best)
 
     def _row(self, row: Row, what: str) -> None:
         if self._sparing is not None:

@@ -66,7 +66,8 @@ def train(
         folder: the run's; takes ``checkpoints/``, ``metrics.csv``, ``evaluations.csv`` and ``best/``.
         resume: go on from the latest checkpoint; without one, begin.
         evaluate: called with the student (the average where one is kept) in eval mode, on rank 0, whenever the settings
-            say so; what it returns is in percent, by name. Its time is no training time.
+            say so; what it returns is in percent, by name, and by class under ``"per_class"``. Its time is no training
+            time.
         begin: called on rank 0 before the first step, when a run that is resumed was found to be this one.
         progress: None is silent.
         label: what progress calls the run.

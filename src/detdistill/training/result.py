@@ -13,7 +13,8 @@ from detdistill.types import Batch
 
 Loader = Callable[[int, int, int], Iterable[Batch]]
 SaveStudent = Callable[[Any, Path], None]
-Evaluate = Callable[[Any], Mapping[str, float | None]]
+# Figures in percent by name, and under "per_class", which need not be there, AP by class; None for what nobody knows.
+Evaluate = Callable[[Any], Mapping[str, Any]]
 BringUp = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 

@@ -375,7 +375,7 @@ class _Run:
             with telling(lambda error: error.during(where, self.kept)), plain(self.student, self.ema) as student:
                 if (found := stop.breaking(lambda: dict(evaluate(student)))) is None:
                     return None
-                self.last_metrics = found
+                by_class, self.last_metrics = found.pop("per_class", {}), found
                 row = {"step": done, "seconds": self.seconds, **found}
                 self._require_place(done)
                 self.evaluations.add(row, partial(self.save_student, student))
@@ -384,7 +384,7 @@ class _Run:
             self.progress.say(f"step {done}: {figures or 'no figures'} (evaluated in {took:.1f} s)")
             if self.loggers is not None:
                 best = self.evaluations.best
-                self.loggers.evaluated(row, is_best=best is not None and best.step == done)
+                self.loggers.evaluated(row, by_class, is_best=best is not None and best.step == done)
             if self.heard.stops:
                 return None
         if not self.evaluations.exhausted or done == self.settings.steps:
