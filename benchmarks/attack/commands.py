@@ -40,7 +40,7 @@ class Writing:
         return {name: digest for name, digest in digests(out).items() if Path(name).name not in self.varies}
 
 
-_TIMED = ("training.json", "metrics.csv", "results.json", "curves.png", "evaluations.csv", "config.yaml")
+_TIMED = ("training.json", "metrics.csv", "results.json", "curves.png", "evaluations.csv", "config.yaml", "report.html")
 _TRAIN = ("train", "--detector", "fcos/test_resnet", "--data", "{data}", "--steps", "2", "--seed", "4", *SMALL)
 _DISTILL = (
     "distill",

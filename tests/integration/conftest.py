@@ -1,10 +1,11 @@
-"""Figures and pages of whole runs are written, but not drawn."""
+"""Figures and pages of whole runs are written, but not drawn; detectors are counted once and timed briefly."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
@@ -20,16 +21,33 @@ def _blank() -> bytes:
 BLANK = _blank()
 
 
+COUNTED: dict[str, Any] = {}
+
+
+def counted_once(detector: Any, **size: int) -> Any:
+    """What torch's counter says of a detector of these settings, classes and size, which are all that decides it."""
+    from detdistill.detectors.complexity import complexity
+
+    settings = getattr(detector, "settings", None)
+    key = f"{settings} {detector.spec.class_names} {size}"
+    if settings is None or key not in COUNTED:
+        COUNTED[key] = complexity(detector, **size)
+    return COUNTED[key]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Most of a tiny run's time goes into drawing its figures, which others test.
 
-    A module may have them `DRAWN`, or its `CURVES` laid out.
+    A module may have them `DRAWN`, or its `CURVES` laid out. Sheets and matrices are laid out, but for a module that
+    looks at its `SHEETS` their pixels are not packed into the PNG.
     """
     # Not before the tests' own checks of shapes are set up.
     from detdistill import demo
+    from detdistill.detectors import complexity
     from detdistill.files import write_bytes
-    from detdistill.jobs import given_runs, measuring, prove, run
+    from detdistill.jobs import given_runs, measuring, profile, prove, run
+    from detdistill.report import confusion, palette, sheet
     from detdistill.report.page.render import MADE
     from detdistill.store.layout import RunFolder
 
@@ -39,7 +57,16 @@ def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     def blank_curves(_runs: object, out: Path, **_: object) -> None:
         write_bytes(out, BLANK)
 
+    def blank_picture(_picture: Image.Image, kind: str) -> bytes:
+        return palette.png_of(Image.new("RGB", (1, 1)), kind)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_ROUNDS", 1)
+        patch.setattr(complexity, "_WARM_UP", 0)
+        patch.setattr(profile, "complexity", counted_once)
+        if not getattr(request.module, "DRAWN", False) and not getattr(request.module, "SHEETS", False):
+            for picture in (confusion, sheet):
+                patch.setattr(picture, "png_of", blank_picture)
         if not getattr(request.module, "DRAWN", False):
             patch.setattr(Figure, "draw", lambda _figure, _renderer: None)
             for job in (demo, given_runs, prove, run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import io
 import json
 import re
 import tempfile
@@ -72,6 +73,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def blank_curves(_runs: Any, out: Path, **_: Any) -> None:
+    Image.new("RGB", (1, 1)).save(made := io.BytesIO(), format="PNG")
+    files.write_bytes(out, made.getvalue())
+
+
 EXPORTED: list[bytes] = []
 
 
@@ -99,7 +105,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     files.write_text(papers / "aid" / "01-alone.yaml", row)
     monkeypatch.setattr(reproduce, "read_paper", lambda paper, folder: rows.read_paper(paper, folder=papers))
     monkeypatch.setattr(targets, "export_onnx", exported_once)
-    monkeypatch.setattr(measuring, "learning_curves", lambda runs, out, **_: files.write_bytes(out, b"curves"))
+    monkeypatch.setattr(measuring, "learning_curves", blank_curves)
 
 
 def typed(name: str, home: Path, out: Path, *more: str) -> list[str]:

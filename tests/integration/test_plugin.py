@@ -85,8 +85,8 @@ def run(home: Path) -> Run:
     paths = [str(ROOT / "src"), str(home / "site"), str(ROOT / "tests")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
-    def started(*words: str, module: str = "detdistill") -> str:
-        return finished([sys.executable, "-m", module, *words], cwd=home, env=environment)
+    def started(*words: str, option: tuple[str, str] = ("-m", "detdistill")) -> str:
+        return finished([sys.executable, *option, *words], cwd=home, env=environment)
 
     return started
 
@@ -102,7 +102,7 @@ def taught(home: Path, run: Run) -> Path:
         [*line, *shared, *(["--teacher", "teacher"] if line is not first else [])] for line in (first, same, other)
     ]
     lines.append(["evaluate", "same", "--data", "tables", "--json", "measured.json"])
-    run(COMMANDS, json.dumps(lines), module="")
+    run(json.dumps(lines), option=("-c", COMMANDS))
     return home
 
 
@@ -162,7 +162,7 @@ def test_its_detector_teaches_one_of_ours_by_methods_of_both(taught: Path) -> No
 @pytest.mark.slow
 def test_it_keeps_what_every_method_and_every_detector_promises(run: Run) -> None:
     """The suites find what is installed by themselves."""
-    told = run(*SUITES, "-vv", module="pytest")
+    told = run(*SUITES, "-vv", option=("-m", "pytest"))
     assert " passed" in told
     for case in ("test_detectors.py::test_image_losses_are_each_image_alone[centre]", "cosine-fcos", "cosine-centre"):
         assert f"{case}" in told

@@ -15,6 +15,7 @@ from detdistill.papers.reproduce import reproduce_job
 from detdistill.scenes import make_scenes
 
 MODEL = "detector: fcos/tiny, train: {epochs: 1, drops: [], lr: 0.01, batch_size: 4, accumulate: 2, warmup_steps: 1}"
+SHEETS = True
 IMAGE = "image: {short_side: 48, long_side: 96}"
 ROWS = {
     "01-alone": f"{{title: A, metric: VOC AP50, data: kitti, {IMAGE}, student: {{{MODEL}, published: 80.0}}}}",

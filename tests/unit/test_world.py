@@ -214,6 +214,39 @@ def test_what_torchrun_started_ends_with_its_agent_wherever_it_is(tmp_path: Path
     assert (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize(
+    ("first", "agent"),
+    [
+        (b"/usr/bin/tini\0--\0python\0-m\0torch.distributed.run", world._NOBODY),
+        (None, world._NOBODY),
+        (b"/opt/bin/python3\0/opt/bin/torchrun\0", 1),
+    ],
+)
+def test_an_agent_that_was_gone_before_its_worker_asked_is_not_the_systems_first_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes | None, agent: int
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(world, "_FIRST", tmp_path / "cmdline")
+    if first is not None:
+        world._FIRST.write_bytes(first)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "end_with", asked.append)
+        assert world._agent.__wrapped__(os.getpid()) == agent
+        assert asked == [agent]
+
+    def worker() -> None:
+        os.environ.update(environment(0))
+        assert world.leads()
+        time.sleep(60)
+
+    if agent == world._NOBODY:
+        process = multiprocessing.get_context("fork").Process(target=worker)
+        process.start()
+        process.join(30)
+        assert process.exitcode == -signal.SIGTERM
+
+
 def end_with_their_parent(folder: Path, work: Callable[[], object], *, processes: int) -> None:
     """Kills what does the work once so many processes of it have a file of their number, and waits for their end."""
 

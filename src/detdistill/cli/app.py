@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -26,8 +27,9 @@ _FIRST, _LAST = 2500, 1000
 TRUST, TRACEBACK = "--trust-code", "--traceback"
 
 
+@functools.cache
 def build_app() -> App:
-    """The application with all its commands."""
+    """The application with all its commands, built once a process."""
     app = App(
         name="detdistill",
         help="Make a small object detector better by distilling a large one into it.\n\n"

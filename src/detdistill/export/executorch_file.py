@@ -55,7 +55,8 @@ def load(program: bytes, told: bytes) -> Any:
         program: content of the PTE.
         told: content of the JSON beside it.
     """
-    runtime = import_module("executorch.runtime")
+    with silenced():
+        runtime = import_module("executorch.runtime")
     # It names what it cannot use of the machine on standard error, below Python's.
     method = (
         runtime.Runtime.get().load_program(program, verification=runtime.Verification.Minimal).load_method("forward")

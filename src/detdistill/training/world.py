@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from detdistill.errors import DistillError
@@ -28,6 +29,9 @@ if TYPE_CHECKING:  # torch is imported where it is needed: the command line asks
 Outcome = TypeVar("Outcome")
 _MEETINGS = itertools.count()  # every process comes to the same meetings in the same order
 _SECONDS_BETWEEN_LOOKS = 0.05
+# What the system's first process was started by, which takes over those whose parent is gone.
+_FIRST = Path("/proc/1/cmdline")
+_NOBODY = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +65,23 @@ def world() -> World:
 
 @functools.cache
 def _agent(process: int) -> int:
-    """Number of the process that started this one, which is `process`, as it was when this was first asked."""
+    """Number of the process that started this one, which is `process`; nobody's where that was gone when first asked.
+
+    The system's first process is torchrun's agent in a container that runs nothing else: as a program of Python's.
+    """
     del process
     agent = os.getppid()
+    if agent == 1 and not _begun_by_python():
+        agent = _NOBODY
     end_with(agent)
     return agent
+
+
+def _begun_by_python() -> bool:
+    try:
+        return b"python" in _FIRST.read_bytes().partition(b"\0")[0].rpartition(b"/")[2]
+    except OSError:  # another user's
+        return False
 
 
 def leads() -> bool:
