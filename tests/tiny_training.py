@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import dropout
+from torch.utils.data._utils import worker
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset
@@ -203,6 +204,7 @@ def fork(work: Callable[[], object]) -> multiprocessing.process.BaseProcess:
 
     def run() -> None:
         torch.cuda._is_in_bad_fork = lambda: False  # it may fork ranks of its own, all without a GPU
+        worker.MP_STATUS_CHECK_INTERVAL = 0.2  # seconds in which a loader's worker sees that this process was killed
         code = 1
         try:
             work()

@@ -21,7 +21,7 @@ def main() -> int:
     memory = Path("/dev/shm")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attacks", nargs="*", default=list(ATTACKS), help=f"of {', '.join(ATTACKS)}; all by default")
-    parser.add_argument("--number", type=int, help="attempts of each; its own number by default")
+    parser.add_argument("--number", type=int, nargs="+", help="attempts, of all or of each; its own number by default")
     parser.add_argument("--seed", type=int, default=0, help="decides every attempt")
     parser.add_argument("--again", action="store_true", help="make the attempts with faults once more")
     parser.add_argument("--backwards", action="store_true", help="the last first: a second process beside another")
@@ -34,6 +34,11 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := sorted(set(options.attacks) - set(ATTACKS)):
         parser.error(f"no attack is called {', '.join(unknown)}; there are {', '.join(ATTACKS)}")
+    numbers = options.number or [None]
+    numbers = numbers * len(options.attacks) if len(numbers) == 1 else numbers
+    if len(numbers) != len(options.attacks):
+        parser.error(f"--number must be one number, or {len(options.attacks)}, as many as attacks, got {len(numbers)}")
+    options.number = dict(zip(options.attacks, numbers, strict=True))
     home = options.home / str(os.getpid())
     try:
         held = run_attacks(options, home=home)

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.attack.processes import HANGS_AFTER_S, Ended, Forked, children
 
 NODES = "two torchrun nodes"
-_AGENTS_ALONE_S = 15.0
+_AGENTS_ALONE_S = 5.0
 
 
 class Nodes:

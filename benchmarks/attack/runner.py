@@ -39,7 +39,8 @@ def run_attacks(options: argparse.Namespace, *, home: Path) -> bool:
         records = Records(own, others=files)
         if options.again:
             print(f"{name}: {records.forget_faulty()} attempts are made once more")
-        wanted[name] = attack.number if options.number is None else options.number
+        number = options.number[name]
+        wanted[name] = attack.number if number is None else number
         try:
             if todo := list(records.todo(wanted[name])):
                 until = time.monotonic() + 60 * (options.minutes or float("inf"))

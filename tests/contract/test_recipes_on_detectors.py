@@ -22,6 +22,7 @@ from every_method import (
     TWIN,
     WRAPPING,
     families_of,
+    one_family,
     require_equal_in_any_batch,
     require_equal_without_padding,
     trained_by,
@@ -44,6 +45,11 @@ CASES += [
     for family in FAMILIES
     for name in [[one for one in ALONE if family in families_of(one)][FAMILIES.index(family)]]
 ]
+# Whole steps take most of the time: in `make test`, each recipe on one detector, and both wrappers on every detector.
+STEPPED = [(name, one_family(name, index)) for index, name in enumerate(ALONE)] + [
+    case for case in CASES if "(" in case[0]
+]
+STEPS = [case if case in STEPPED else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 
 def found(given: tuple[str, str]) -> tuple[Recipe, Couple]:
@@ -84,7 +90,7 @@ def test_levels_meet_by_stride(case: tuple[Recipe, Couple]) -> None:
     require_paired_by_stride(*case)
 
 
-@pytest.mark.parametrize(("method", "family"), CASES)
+@pytest.mark.parametrize(("method", "family"), STEPS)
 def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: str, family: str) -> None:
     pair = known_pair(family, family)
     student, recipe = copy.deepcopy(student_of(family)), pair.awake_recipe(method)
@@ -111,8 +117,9 @@ def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: st
     assert not pair.teacher._detector.training
 
 
-def test_each_term_alone_reaches_the_students_weights(case: tuple[Recipe, Couple]) -> None:
-    recipe, pair = case
+@pytest.mark.parametrize(("method", "family"), STEPS)
+def test_each_term_alone_reaches_the_students_weights(method: str, family: str) -> None:
+    recipe, pair = found((method, family))
     first = next(p for name, p in pair.student.named_parameters() if ".body." in name)
     for view in recipe.views():
         batch = view(pair.seen.batch)

@@ -126,12 +126,13 @@ def remedies() -> Iterator[tuple[str, str]]:
     for path in sorted(SOURCES.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         nodes = list(ast.walk(tree))
+        texts = [node for node in nodes if isinstance(node, ast.JoinedStr | ast.Constant)]
         bodies = [body for node in nodes if isinstance(body := getattr(node, "body", None), list)]
         left_out = {id(one.value) for body in bodies for one in body if isinstance(one, ast.Expr)}
-        for node in nodes:
+        for node in texts:
             if isinstance(node, ast.JoinedStr):
                 left_out |= {id(part) for part in ast.walk(node) if part is not node}
-        for node in nodes:
+        for node in texts:
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             if id(node) in left_out or not all(isinstance(one, ast.Constant | ast.FormattedValue) for one in parts):
                 continue

@@ -31,6 +31,9 @@ from tiny_training import (
     tiny_settings,
 )
 
+# Of the operations on files, so many are passed over between two at which a process dies.
+EVERY = 10
+
 
 @pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.0}, {"optimizer": "adamw"}, {"accumulate": 2}])
 def test_resume_is_exact(tmp_path: Path, changes: dict[str, object]) -> None:
@@ -147,11 +150,11 @@ def test_an_evaluation_that_a_kill_took_is_made_on_resume(tmp_path: Path) -> Non
     assert [row["step"] for row in read_rows(tmp_path / "evaluations.csv")] == [5, 10, 12]
 
 
-@pytest.mark.parametrize("start", [0, *(pytest.param(start, marks=pytest.mark.slow) for start in range(1, 5))])
+@pytest.mark.parametrize("start", [0, *(pytest.param(start, marks=pytest.mark.slow) for start in range(1, EVERY))])
 def test_a_death_before_any_file_operation_of_a_checkpoint(
     tmp_path: Path, start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process ends before the n-th operation on the run's files, and is resumed, for every fifth n from `start` on.
+    """The process ends before the n-th operation on the run's files, and is resumed, for every tenth n from `start` on.
 
     Three steps with a checkpoint after each (two kept), so that the operations of a first, a second, and a
     third checkpoint with its removal of an older one, and of the log, are all among them.
@@ -179,8 +182,8 @@ def test_a_death_before_any_file_operation_of_a_checkpoint(
             "step_0000003",
         ]
         assert [row["step"] for row in read_rows(folder / "metrics.csv")] == [1, 2, 3]
-        deaths += 5
-    sys.stdout.write(f"deaths before each fifth of {deaths} operations, resumed from {sorted(resumed_from)}\n")
+        deaths += EVERY
+    sys.stdout.write(f"deaths before each tenth of {deaths} operations, resumed from {sorted(resumed_from)}\n")
     assert deaths > 80
     assert resumed_from == {0, 1, 2, 3}
 

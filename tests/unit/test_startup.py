@@ -17,19 +17,22 @@ from detdistill.errors import DistillError
 from detdistill.methods.catalogue import build_recipe
 from detdistill.types import Need
 from every_method import ALONE, CLOCK, aligned_by, both_wrappers, families_of, first_family, one_family
+from pairs_in_memory import teacher_of
 from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 
 FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
 
 
 # Every recipe on every detector, on one of them in `make test`; each once in both wrappers, with twins made on the fly.
-# That each reaches the student on every detector is in tests/contract/test_recipes_on_detectors.py too.
+# That each reaches the student's maps on every detector is in tests/contract/test_recipes_on_detectors.py too.
 WRAPPED = [both_wrappers(name)[0] for name in ALONE]
 TWICE = [both_wrappers(name)[1] for name in ("frs + ssim", "fgd")]
 FIRST = [(name, one_family(name, index)) for index, name in enumerate(ALONE)]
 CASES = [(name, family) for name in ALONE for family in families_of(name)]
 CASES = [case if case in FIRST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 CASES += [(name, one_family(name, index)) for index, name in enumerate(WRAPPED)]
+# What does not depend on the recipe is seen with some of them in `make test`.
+SOME = [pytest.param(name, marks=pytest.mark.slow) if index % 4 else name for index, name in enumerate(ALONE)]
 
 
 def step_of(method: str, student: Detector, teacher: FrozenTeacher, *, aligner: str | None = None) -> DistillationStep:
@@ -43,7 +46,7 @@ def twin_of(student: Detector) -> FrozenTeacher:
 
 @pytest.mark.parametrize(("name", "family"), CASES)
 def test_every_recipe_proves_that_it_teaches(name: str, family: str) -> None:
-    step = step_of(name, tiny_student(family), tiny_teacher(family))
+    step = step_of(name, tiny_student(family), teacher_of(family))
     proofs = prove(step, scene_batch())
     assert [proof.name for proof in proofs] == [term.name for term in step.recipe.terms]
     for proof in proofs:
@@ -56,7 +59,7 @@ def test_every_recipe_proves_that_it_teaches(name: str, family: str) -> None:
 def test_the_figures_are_the_bare_terms(name: str) -> None:
     """Before gain, warm-up and weight: recomputed from the term and plain autograd."""
     family = first_family(name)
-    step = step_of(name, tiny_student(family, norm="group"), tiny_teacher(family))
+    step = step_of(name, tiny_student(family, norm="group"), teacher_of(family))
     batch = scene_batch()
     proofs = prove(step, batch)
     shown = step.see(batch, step.recipe)
@@ -102,7 +105,7 @@ def spoilt(teacher: FrozenTeacher, value: float = float("nan")) -> FrozenTeacher
     return teacher
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", SOME)
 def test_a_teacher_of_nans_is_refused_with_the_remedy(name: str) -> None:
     family = first_family(name)
     step = step_of(name, tiny_student(family), spoilt(tiny_teacher(family)))
@@ -149,7 +152,14 @@ def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [*((name, norm) for name in ALONE for norm in ("group", "frozen")), *((method, "group") for method in TWICE)],
+    [
+        *((name, "group") for name in ALONE),
+        *(
+            pytest.param(name, "frozen", marks=pytest.mark.slow if index % 4 else ())
+            for index, name in enumerate(ALONE)
+        ),
+        *((method, "group") for method in TWICE),
+    ],
 )
 def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm: str) -> None:
     student = tiny_student("retinanet" if "retinanet" in families_of(name) else first_family(name), norm=norm)
@@ -168,7 +178,7 @@ def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm:
         assert "student equals teacher here: proved on a perturbed observation" in str(proof)
 
 
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", SOME)
 def test_rounding_does_not_hide_that_both_are_equal(name: str) -> None:
     """A teacher in bfloat16 differs from its equal by rounding, whose gradient would prove nothing."""
     student = tiny_student(first_family(name), norm="group")
