@@ -44,6 +44,7 @@ NEEDS = {
 # Queries are no cells of a map.
 WITHOUT_PICTURE = {"queries"}
 SHORT = ("train.batch_size=2", "train.threads=1", "train.device=cpu", "train.ema_decay=0")
+SMALL = ("data.image.short_side=96", "data.image.long_side=160")
 TRAINING = ("train", "distill", "prove", "doctor", "tune")
 
 
@@ -209,7 +210,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     shutil.copy(min((folder / "my_data/images").rglob("*.png")), folder / "photos/street.png")
     runs, data = folder / "runs", folder / "my_data"
-    short = ("--steps", "2", *SHORT)
+    short = ("--steps", "2", *SHORT, *SMALL)
     assert main(["train", "--detector", "fcos/small", "--data", str(data), "--out", str(runs / "teacher"), *short]) == 0
     assert main(["train", "--detector", "fcos/tiny", "--data", str(data), "--out", str(runs / "alone"), *short]) == 0
     told = ["--teacher", str(runs / "teacher"), "--student", "fcos/tiny", "--method", "frs", "--data", str(data)]
@@ -218,14 +219,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """A command with as little training as there can be."""
+    """A command with as little training as there can be, of small images and a small student."""
     if words[0] not in TRAINING or (words[1:2] and words[1].endswith(".yaml")):
         return words
     words = list(words)
     for option, least in (("--steps", "2"), ("--seeds", "2")):
         if option in words:
             words[words.index(option) + 1] = least
+    words = ["fcos/tiny" if word == "fcos/resnet18" else word for word in words]
     words += ["--budget", "16.5"] if words[0] == "tune" else []
+    words += [] if "--runs" in words or any("image" in word for word in words) else SMALL
     steps = () if "--steps" in words or "--runs" in words else ("--steps", "2")
     return [*words, *steps, *(() if "--runs" in words else SHORT)]
 
