@@ -8,11 +8,14 @@ teacher, and with kept maps that lie in memory ready to be compared, which is wh
 Medians and quartiles of the ratios of a round, and that of the fastest epochs, which others' work disturbs least.
 
     python benchmarks/teacher_cache.py --runs FOLDER --json benchmarks/results/teacher_cache.json
+    python benchmarks/teacher_cache.py --runs OTHER --json benchmarks/results/teacher_cache.json --table "320 px" \
+        --sides 192 320 --student fcos/resnet18 --teacher fcos/resnet50 --teacher-steps 2 --only "boxes, kept"
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -51,7 +54,9 @@ def main() -> None:
     """Measures, prints the ratios, and writes the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=Path, required=True, help="folder of the scenes and the teacher")
-    arguments.add_argument("--json", type=Path, help="where to write the figures")
+    arguments.add_argument("--json", type=Path, help="where to write the figures, beside those of other tables")
+    arguments.add_argument("--table", default="tiny", help="what these figures are called there")
+    arguments.add_argument("--only", nargs="+", choices=(BOXES, KEPT, READY, LIVE), help="beside the student alone")
     arguments.add_argument("--images", type=int, default=120, help="of an epoch")
     arguments.add_argument("--rounds", type=int, default=20, help="epochs of each training")
     arguments.add_argument("--method", default="hint", help="that reads maps")
@@ -66,7 +71,8 @@ def main() -> None:
         print(f"{name}: {row['seconds']:.2f} s, {row['ratio']:.3f} times the student alone ({spread})")
     print(f"seconds for the teacher to look at {given.images} images once: {found['looks']}")
     if given.json is not None:
-        write_json(given.json, found)
+        known = json.loads(given.json.read_text()) if given.json.is_file() else {}
+        write_json(given.json, known | {given.table: found})
 
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:
@@ -82,6 +88,8 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     epochs, looks, folder = {}, {}, Path(tempfile.mkdtemp(dir=given.runs))
     methods = {ALONE: None, BOXES: "boxes", KEPT: given.method, READY: given.method, LIVE: given.method}
     for name, method in methods.items():
+        if given.only and name not in (ALONE, *given.only):
+            continue
         options = {"student": given.student, "data": scenes, "out": folder / str(len(epochs))}
         options |= {} if method is None else {"teacher.source": teacher, "method": method}
         options |= {"teacher.cache": "maps"} if name in (KEPT, READY) else {}
@@ -106,7 +114,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         for name in list(epochs)[:: 1 if number % 2 else -1]:
             took[name].append(epochs[name]())
     rows = {name: _row(times[1:], took[ALONE][1:]) for name, times in took.items()}
-    asked = {key: value for key, value in vars(given).items() if key not in ("runs", "json")}
+    asked = {key: value for key, value in vars(given).items() if key not in ("runs", "json", "table")}
     return {"machine": machine(torch.device("cpu")), "asked": asked, "epochs": rows, "looks": looks}
 
 

@@ -58,7 +58,7 @@ TEACHERS = (
         distill("data.unlabelled=null", teacher="some", method="boxes"),
     ),
     Row(
-        distill("--then", "{home}/teacher"),
+        distill("--then", "{home}/more/../teacher/"),
         "Leave one of them out, or name one by --teacher.",
         distill(),
     ),

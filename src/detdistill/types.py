@@ -83,6 +83,8 @@ class Targets:
 
     def only(self, keep: Tensor, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
         """Some of the objects, by indices or a mask, with all their boxes as they are or as they are given."""
+        if keep.dtype == torch.bool:
+            keep = keep.nonzero()[:, 0]
         scores, classes = (None if one is None else one[keep] for one in (self.scores, self.probabilities))
         shown = self.boxes if boxes is None else boxes
         return Targets(shown[keep], self.labels[keep], self.ignored[keep], scores=scores, probabilities=classes)
@@ -92,7 +94,10 @@ class Targets:
         found = self.only(~self.ignored if self.kept is None else self.kept)
         if self.scores is None:
             return found
-        return replace(found, doubtful=torch.where(self.ignored[:, None], self.boxes, 0.0))
+        # To count those in doubt the host would wait for a GPU.
+        alone = self.boxes.device.type == "cpu"
+        doubtful = self.boxes[self.ignored] if alone else torch.where(self.ignored[:, None], self.boxes, 0.0)
+        return replace(found, doubtful=doubtful)
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device, where `taught` waits for nothing: what it keeps is looked up here."""

@@ -85,6 +85,48 @@ def test_labels_that_a_teacher_is_sure_of_cost_what_the_task_does(family: str) -
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_labels_and_finds_cost_at_once_what_each_costs_alone(family: str) -> None:
+    """One of the images has nothing found, one no labels, one doubtful boxes; gradients agree too."""
+    student, batch = known(family), scene_batch()
+    first, second, third = batch.targets
+    nothing = third.only(torch.tensor([], dtype=torch.int64))
+    doubtful = replace(certain(second, score=0.6), ignored=torch.arange(len(second.labels)) == 0)
+    found = (
+        certain(nothing),
+        doubtful,
+        replace(certain(first), probabilities=torch.full((len(first.labels), 3), 1 / 3)),
+    )
+    batch = replace(batch, targets=(first, second, nothing))
+    both = student(replace(batch, found=found), LOSSES | {Need.FOUND_LOSS})
+    pairs = ((both.task_loss, student(batch, LOSSES).task_loss), (both.found_loss, against(student, batch, found)))
+    tensors = [p for p in student.parameters() if p.requires_grad]
+    for one, alone in pairs:
+        assert one is not None
+        assert alone is not None
+        torch.testing.assert_close(cost_of(one).values, cost_of(alone).values, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.total, alone.total, rtol=1e-5, atol=1e-6)
+        ours, theirs = (
+            torch.autograd.grad(cost_of(loss).values.sum(), tensors, allow_unused=True, retain_graph=True)
+            for loss in (one, alone)
+        )
+        for mine, other in zip(ours, theirs, strict=True):
+            assert (mine is None) == (other is None)
+            if mine is not None:
+                torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["fcos", "retinanet", "gfl"])
+def test_labels_and_finds_are_lost_in_one_call(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, batch, asked = known(family), scene_batch(), []
+    losses = student.dense_losses
+    monkeypatch.setattr(student, "dense_losses", lambda *given: asked.append(len(given[3])) or losses(*given))
+    found = tuple(map(certain, batch.targets))
+    student(replace(batch, found=found), frozenset({Need.TASK_LOSS, Need.FOUND_LOSS}))
+    student(batch, frozenset({Need.TASK_LOSS}))
+    assert asked == [2, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_cost_grows_with_the_score_and_what_is_doubted_costs_nothing(family: str) -> None:
     batch = scene_batch().image(0)
 

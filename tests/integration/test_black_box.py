@@ -96,6 +96,12 @@ def test_a_box_by_its_import_path_and_what_checks_say_of_it(
         file.write("\nteacher = detdistill.BlackBox(find, CLASSES)\n")
     assert main(["evaluate", f"{tmp_path / 'finder.py'}:teacher", "--data", str(data)]) == 0
     assert "the function find, classes square, bar" in capsys.readouterr().err
+    words = ["--self", "--data", str(data), "--method", "boxes", "--out", str(tmp_path / "run")]
+    assert main(["distill", "--teacher", f"{tmp_path / 'finder.py'}:teacher", *words]) == 2
+    assert re.search(
+        r"must be a model, got .*finder\.py:teacher, a function that says boxes alone\. Choose a student by --student",
+        capsys.readouterr().err,
+    )
     box = detdistill.load_detector(f"{tmp_path / 'finder.py'}:teacher").detector
     batch = next(iter(detdistill.open_data(data, split="val").batches(2)))
     assert detdistill.check_detector(box, batch).problems == ()

@@ -77,6 +77,14 @@ def test_it_learns_teaches_and_is_measured_by_its_import_path(alone: str, capsys
     assert list(Path("drawn").iterdir())
 
 
+def test_settings_with_a_dot_may_follow_its_arguments(project: Path) -> None:
+    arguments = ["width=8", "train.lr=0.5", "train.steps=7"]
+    config = detdistill.run_config(purpose="train", student=OWN, student_args=arguments, data="data", out="unused")
+    assert config.student.detector == "own_detector.py:CenterNet(width=8)"
+    assert config.train.lr == 0.5
+    assert config.train.steps == 7
+
+
 @pytest.mark.slow
 def test_a_resumed_run_of_it_is_the_same_run(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
     said(capsys, "distill", *taught(alone), "--steps", "4", "--out", "whole", "--alone", "own", "--alone-differs")

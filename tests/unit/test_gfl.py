@@ -13,7 +13,15 @@ from detdistill.detectors.families.fcos import FCOSSettings
 from detdistill.detectors.families.gfl import GFLDetector, first_logits
 from detdistill.detectors.torchvision_dense import torchvision_loss
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.gfl.assign import box_distances, box_overlaps, boxes_at, make_cells, match_by_atss
+from detdistill.gfl.assign import (
+    box_distances,
+    box_overlaps,
+    boxes_at,
+    cells_within_any,
+    make_cells,
+    match_by_atss,
+    within_any,
+)
 from detdistill.gfl.losses import expected_distances
 from detdistill.types import Batch, Need
 from scenes_in_memory import CLASSES, scene_batch, targets_of, tiny_settings, tiny_student
@@ -210,3 +218,17 @@ def test_it_learns_a_batch_by_heart() -> None:
             assert overlaps.numel()
             assert overlaps.max() > 0.9
     assert not (found[-1].scores > 0.5).any()
+
+
+def test_cells_in_boxes_are_those_whose_points_are() -> None:
+    points = make_cells([(9, 14), (5, 7)], [8, 16], device=torch.device("cpu")).points + 4
+    draw = torch.Generator().manual_seed(2)
+    boxes = []
+    for count in (40, 0, 3):
+        corners = 100 * torch.rand((count, 2), generator=draw).round(decimals=2)
+        boxes.append(torch.cat((corners, corners + 30 * torch.rand((count, 2), generator=draw)), dim=1))
+    boxes[2][0] = torch.tensor([4.0, 4.0, 12.0, 20.0])  # whose edges are points: the first is in it, the last is not
+    found = cells_within_any(points, boxes)
+    assert torch.equal(found, torch.stack([within_any(points, one) for one in boxes]))
+    assert found.any(dim=1).tolist() == [True, False, True]
+    assert not found.all()

@@ -308,7 +308,11 @@ def test_a_configuration_is_changed_by_its_keys() -> None:
     ("changes", "said"),
     [
         ({"num_querries": 12}, "student.config must have keys of rt_detr_v2's configuration, got 'num_querries'"),
-        ({"num_queries": -1}, "student.config must fit together as .*, got: -1 queries, of which it needs one"),
+        (
+            {"num_queries": -1},
+            "student.config must fit together as .*, got: -1 queries, of which it can have 1 to 10000",
+        ),
+        ({"num_queries": 10**9}, "student.config must fit together as .*, got: 1000000000 queries, of which it can"),
         ({"d_model": "wide"}, "student.config must fit together as a configuration of rt_detr_v2, got"),
         ({"decoder_in_channels": [1, 2, 3]}, "student.config must fit together as a configuration of rt_detr_v2, got"),
     ],

@@ -147,8 +147,15 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def labelled(data: Path) -> Batch:
+    return next(iter(detdistill.open_data(data, split="val").batches(8)))
+
+
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_description_shows_on_labelled_images(sample: Sample, tmp_path: Path, what: str) -> None:
+def test_a_wrong_description_shows_on_labelled_images(
+    sample: Sample, labelled: Batch, tmp_path: Path, what: str
+) -> None:
     form, traits, remedy = WRONG[what]
     loaded = load_onnx(Path(seeing(tmp_path / "d.onnx", form, **traits)))
     at = ImageSettings(**loaded.image) if loaded.image else AT
@@ -159,10 +166,17 @@ def test_a_wrong_description_shows_on_labelled_images(sample: Sample, tmp_path: 
     assert check.remedy.startswith(remedy.format(tmp_path / "d.yaml"))
     assert check.figures["ap"] < 60
     assert max(one["ap"] for one in check.figures["others"]) > 90
+    (problem,) = detdistill.check_detector(loaded.detector, labelled).problems
+    assert problem.startswith("What d.onnx takes and gives must be as ")
+    told = "Write size: [128, 192], resize: letterbox in {}." if "teacher." in remedy else remedy
+    assert f". {told.format(tmp_path / 'd.yaml')}" in problem
 
 
-def test_a_right_description_is_the_best(sample: Sample, tmp_path: Path) -> None:
+def test_a_right_description_is_the_best(sample: Sample, labelled: Batch, tmp_path: Path) -> None:
     detector = load_onnx(Path(seeing(tmp_path / "d.onnx", "rows"))).detector
+    before = detector.settings_of_file, detector.pixels.numbers()
+    assert detdistill.check_detector(detector, labelled).problems == ()
+    assert (detector.settings_of_file, detector.pixels.numbers()) == before
     read = other_readings(sample, detector, AT)
     assert read is not None
     check = readings(*read)
@@ -171,13 +185,15 @@ def test_a_right_description_is_the_best(sample: Sample, tmp_path: Path) -> None
     assert other_readings(sample, tiny_student("fcos", classes=CLASSES), AT) is None
 
 
-def test_a_wrong_normalisation_shows_on_labelled_images(sample: Sample, tmp_path: Path) -> None:
+def test_a_wrong_normalisation_shows_on_labelled_images(sample: Sample, labelled: Batch, tmp_path: Path) -> None:
     loaded = load_onnx(Path(seeing(tmp_path / "d.onnx", "rows", std=(1 / 255,) * 3)))
     found, others = other_pixels(sample, loaded.detector, AT)
     assert found is not None
     check = normalisation("its own", "its own", found, others)
     assert check.state == LOOK
     assert check.remedy == "Set teacher.mean=[0,0,0] teacher.std=[0.00392157,0.00392157,0.00392157]."
+    (problem,) = detdistill.check_detector(loaded.detector, labelled).problems
+    assert problem.endswith(f". Write white: 255 in {tmp_path / 'd.yaml'}.")
     said = {"white": 255} | {key: [value * 255 for value in one] for key, one in IMAGENET.items()}
     right = load_onnx(Path(seeing(tmp_path / "e.onnx", "rows", said=said, **IMAGENET)))
     found, others = other_pixels(sample, right.detector, AT)

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchvision.models.detection import FCOS, fcos_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.image_list import ImageList
 
-from detdistill.detectors import dense
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.families.fcos import fcos_loss, match_by_centre
 from detdistill.detectors.families.retinanet import retinanet_loss
 from detdistill.detectors.torchvision_dense import DenseDetector
 from detdistill.errors import ConfigError
+from detdistill.gfl import assign as assigning
 from detdistill.types import Batch, ClassKind, Need, Pyramid, Targets, TaskLoss
 
 CLASSES = ("a", "b", "c")
@@ -363,6 +363,6 @@ def test_objects_of_several_images_are_matched_as_each_image_alone(monkeypatch: 
     alone = [match_by_centre([one], anchors, counts=(16,), radius=1.5)[0] for one in boxes]
     assert any(bool((one >= 0).any()) for one in alone)
     for held in (1, 1 << 16):
-        monkeypatch.setattr(dense, "_AT_ONCE", held)
+        monkeypatch.setattr(assigning, "_AT_ONCE", held)
         matched = match_by_centre(boxes, anchors, counts=(16,), radius=1.5)
         assert all(torch.equal(*both) for both in zip(matched, alone, strict=True))

@@ -125,6 +125,7 @@ def test_images_of_two_sets_are_told(folders: dict[str, Path], tmp_path: Path) -
             {"folder": (Path("a"), Path("b"), Path("a"))},
             r"The train data must be different data sets, got a twice\. Leave",
         ),
+        ({"folder": (Path("a"), Path("b/../a/"))}, r"The train data must be different data sets, got b/\.\./a twice"),
         ({"folder": ()}, r"data\.folder must be a data set folder or a COCO JSON, got nothing"),
         (
             {"folder": Path("a"), "weights": (1.0,)},

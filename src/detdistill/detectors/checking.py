@@ -12,6 +12,8 @@ from torch import Tensor
 
 from detdistill.detectors.base import Detector, DetectorSpec, evaluating
 from detdistill.detectors.boxes_checking import check_boxes, wrong
+from detdistill.detectors.onnx_detector import OnnxDetector
+from detdistill.detectors.onnx_readings import check_readings
 from detdistill.errors import CapabilityError, DataError, DistillError, either
 from detdistill.outside import place_of
 from detdistill.types import Batch, Need, Observation, Pyramid, Targets, TaskLoss
@@ -71,17 +73,23 @@ def check_detector(detector: Detector, batch: Batch, *, name: str | None = None)
         return DetectorCheck((wrong(called, "be a DetectorSpec", type(spec).__name__, "Set it in __init__."),), ())
     devices = [] if batch.images.device.type == "cpu" else [batch.images.device]
     with torch.random.fork_rng(devices=devices):
-        found = tuple(_found(detector, spec, shown, name or spec.name))
+        found = tuple(_found(detector, spec, shown, name or spec.name, batch))
     return DetectorCheck(found, tuple(_shows(spec)))
 
 
-def _found(detector: Detector, spec: DetectorSpec, batch: Batch, name: str) -> Iterator[str]:
-    """At most one sentence of each kind; what cannot be looked at behind a mistake is left out."""
+def _found(detector: Detector, spec: DetectorSpec, batch: Batch, name: str, whole: Batch) -> Iterator[str]:
+    """At most one sentence of each kind; what cannot be looked at behind a mistake is left out.
+
+    `whole` is what the two images of the batch are made of.
+    """
     try:
         # The gradients that it holds are no part of it.
         like = copy.deepcopy(detector).requires_grad_(True) if _frozen(detector) else copy.deepcopy(detector)
     except Exception as error:  # noqa: BLE001 - whatever somebody's code raises
         yield wrong(name, "be copyable, as a moving average copies it", place_of(error), "Keep no such thing in it.")
+        return
+    if isinstance(like, OnnxDetector) and (problem := _first(check_readings, like, whole, name, "detect")) is not None:
+        yield problem
         return
     first, rest = (_FIRST, _REST) if spec.pyramid is not None else ((), _REST[-1:])
     for what, look in first:

@@ -7,17 +7,16 @@ batch's loss and each image's and level's share of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Protocol, cast
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.backbones import group_norm
@@ -31,7 +30,8 @@ from detdistill.detectors.base import (
     TowerLayout,
 )
 from detdistill.detectors.settings import HeadNorm
-from detdistill.gfl.assign import places
+from detdistill.detectors.towers import begun, heard
+from detdistill.gfl.assign import cells_within_any, places
 from detdistill.types import (
     Batch,
     BoxDistributions,
@@ -51,12 +51,16 @@ from detdistill.types import (
 FOCAL_ALPHA = 0.25
 BACKGROUND = -1
 LEFT_OUT = -2
-# Pairs of a cell and a box that are compared at once: where images are small, more of them take no longer than one.
-_AT_ONCE = 1 << 16
+
+Asked = tuple[Batch, bool]
+"""What a loss is asked for: a batch, and whether each image's and level's part is wanted too."""
 
 
 class DenseHeads(Protocol):
-    """A detector whose heads say something at every cell, as `observe_dense` asks it."""
+    """A detector whose heads say something at every cell, as `observe_dense` asks it.
+
+    One may have `dense_losses` too: `dense_loss` of several `Asked` of the same images at once.
+    """
 
     spec: DetectorSpec
 
@@ -103,13 +107,12 @@ def observe_dense(
     box_pyramid = pyramid if box_pyramid is None else box_pyramid
     needs = needs if spec.towers else needs - {Need.TOWERS, Need.BOXES}
     with ExitStack() as listening:
-        heard = [listening.enter_context(_heard(*one)) for one in towered.towers()] if Need.TOWERS in needs else []
-        classes = detector.class_outputs(pyramid) if loses or heard or Need.CLASS_LOGITS in needs else None
-        reads_boxes = loses or heard or shows_boxes or Need.BOXES in needs
+        maps = [listening.enter_context(heard(*one)) for one in towered.towers()] if Need.TOWERS in needs else []
+        classes = detector.class_outputs(pyramid) if loses or maps or Need.CLASS_LOGITS in needs else None
+        reads_boxes = loses or maps or shows_boxes or Need.BOXES in needs
         boxes: Any = detector.box_outputs(box_pyramid) if reads_boxes else None
-    towers = Towers(*(tuple(Pyramid(tuple(said), strides) for said in one) for one in heard)) if heard else None
-    logits = distributions = decoded = None
-    losses: list[TaskLoss | None] = [None, None]
+    towers = Towers(*(tuple(Pyramid(tuple(said), strides) for said in one) for one in maps)) if maps else None
+    logits = distributions = decoded = loss = found = None
     if Need.CLASS_LOGITS in needs:
         logits = ClassLogits(detector.class_maps(classes, pyramid), strides, ClassKind.SIGMOID)
     if shows_boxes:
@@ -117,13 +120,19 @@ def observe_dense(
     if Need.BOXES in needs:
         decoded = Boxes(towered.box_maps(boxes, box_pyramid), strides)
     if loses:
+        asked = [(batch, Need.IMAGE_LOSSES in needs)] if needs & LOSS_NEEDS else []
+        asked += [(batch.against_found, True)] if learns else []
         with torch.autocast(batch.images.device.type, enabled=False):
-            if needs & LOSS_NEEDS:
-                per_image = Need.IMAGE_LOSSES in needs
-                losses[0] = detector.dense_loss(classes, boxes, pyramid, batch, per_image=per_image)
-            if learns:
-                losses[1] = detector.dense_loss(classes, boxes, pyramid, batch.against_found, per_image=True)
-    return Observation(pyramid, logits, distributions, losses[0], decoded, towers, losses[1])
+            said = _losses(detector, classes, boxes, pyramid, asked)
+        loss, found = said[0] if needs & LOSS_NEEDS else None, said[-1] if learns else None
+    return Observation(pyramid, logits, distributions, loss, decoded, towers, found)
+
+
+def _losses(detector: DenseHeads, classes: Any, boxes: Any, pyramid: Pyramid, asked: Sequence[Asked]) -> list[TaskLoss]:
+    at_once = getattr(detector, "dense_losses", None)
+    if at_once is not None:
+        return cast(list[TaskLoss], at_once(classes, boxes, pyramid, asked))
+    return [detector.dense_loss(classes, boxes, pyramid, batch, per_image=each) for batch, each in asked]
 
 
 def observe_dense_towers(
@@ -132,41 +141,8 @@ def observe_dense_towers(
     """`Detector.observe_towers` for dense detectors."""
     with ExitStack() as cut:
         for owner, name in detector.towers():
-            cut.enter_context(_begun(owner, name, after))
+            cut.enter_context(begun(owner, name, after))
         return observe_dense(detector, classes, batch, needs - LOSS_NEEDS - {Need.FOUND_LOSS}, box_pyramid=boxes)
-
-
-@contextmanager
-def _heard(owner: nn.Module, name: str) -> Iterator[list[list[Tensor]]]:
-    """What each block of a tower says within, of every map that the tower reads."""
-    whole = getattr(owner, name)
-    said: list[list[Tensor]] = [[] for _ in block_ends(whole)]
-
-    def listen(at: list[Tensor]) -> Any:
-        return lambda module, given, out: at.append(out)
-
-    hooks = [whole[end - 1].register_forward_hook(listen(at)) for end, at in zip(block_ends(whole), said, strict=True)]
-    try:
-        yield said
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def _begun(owner: nn.Module, name: str, after: int) -> Iterator[None]:
-    """Within, a tower begins behind its first `after` blocks."""
-    whole = getattr(owner, name)
-    setattr(owner, name, whole[([0, *block_ends(whole)])[after] :])
-    try:
-        yield
-    finally:
-        setattr(owner, name, whole)
-
-
-def block_ends(whole: nn.Sequential) -> list[int]:
-    """Behind which layers of a tower a convolution with its norm and activation ends."""
-    return [at for at, layer in enumerate(whole, start=1) if isinstance(layer, (nn.ReLU, nn.Sequential))]
 
 
 def find_best(
@@ -242,16 +218,17 @@ def prior_bias(probability: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Which object every anchor of every image learns.
+    """Which object every anchor of every image learns; of the same images perhaps against several sets of targets.
 
     Attributes:
-        matched: index into `boxes`, BACKGROUND, or LEFT_OUT of the loss.
+        matched: index into `boxes`, BACKGROUND, or LEFT_OUT of the loss; all images of one set after those of another.
         boxes: the taught boxes of all images in a row, in pixels; `labels` are their class slots.
-        image: which image, and with `anchor` which of its anchors, each row is: a positive one, or each there is (see
-            `gfl.assign.places`), of which only `positive` ones count.
+        image: which of `matched`'s rows, and with `anchor` which anchor, each row is: a positive one, or each there is
+            (see `gfl.assign.places`), of which only `positive` ones count.
         counts: anchors per level.
         worth: how much each object counts; None for 1.
         classes: how probable each slot is to be each object's class; None where `labels` are certain.
+        images: how many images there are; None for as many as `matched` has.
     """
 
     matched: Int64[Tensor, "b n"]
@@ -262,6 +239,20 @@ class Assignment:
     counts: tuple[int, ...]
     worth: Float[Tensor, " m"] | None = None
     classes: Float[Tensor, "m k"] | None = None
+    images: int | None = None
+
+    @property
+    def sets(self) -> int:
+        """How many sets of targets there are."""
+        return 1 if self.images is None else len(self.matched) // self.images
+
+    def apart(self, values: Shaped[Tensor, "b ..."]) -> Sequence[Shaped[Tensor, "_b ..."]]:
+        """What belongs to each set of targets."""
+        return (values,) if self.sets == 1 else values.tensor_split(self.sets)
+
+    def repeated(self, values: Shaped[Tensor, "_b ..."]) -> Shaped[Tensor, "b ..."]:
+        """What is said of the images, for each set of targets. Gradients flow."""
+        return values if self.sets == 1 else values.repeat(self.sets, *(1,) * (values.dim() - 1))
 
     @property
     def objects(self) -> Int64[Tensor, " p"]:
@@ -273,9 +264,9 @@ class Assignment:
         """Which rows are positive."""
         return self.matched[self.image, self.anchor] >= 0
 
-    def rows(self, values: Float[Tensor, "b n ..."]) -> Float[Tensor, "p ..."]:
-        """What every row says. Gradients flow."""
-        return values[self.image, self.anchor]
+    def rows(self, values: Float[Tensor, "_b n ..."]) -> Float[Tensor, "p ..."]:
+        """What the images say at every row. Gradients flow."""
+        return values[self.image if self.sets == 1 else self.image % len(values), self.anchor]
 
     def truth(self, own: Float[Tensor, "p 4"]) -> Float[Tensor, "p 4"]:
         """The box that each row learns; its `own` anchor where it learns none, so that no cost of it is infinite."""
@@ -326,43 +317,52 @@ def assign(
     *,
     counts: tuple[int, ...],
     points: Float[Tensor, "n 2"] | None = None,
+    images: int | None = None,
 ) -> Assignment:
     """Joins the images' matches: indices into their own taught boxes (labels are class slots), BACKGROUND or LEFT_OUT.
 
     Args:
         counts: anchors per level.
+        images: how many there are, where matches and targets are of several sets in a row; see `Assignment`.
         points: the anchors' centres in pixels: background where a teacher has doubts is left out. None leaves none out.
     """
     firsts = list(accumulate((len(target.boxes) for target in targets[:-1]), initial=0))
     matched = torch.stack(list(matches))
     matched = torch.where(matched >= 0, matched + sent(torch.tensor(firsts)[:, None], matched.device), matched)
     doubtful = [target.boxes[:0] if target.doubtful is None else target.doubtful for target in targets]
-    if points is not None and any(map(len, doubtful)):
-        doubt = torch.cat([within_any(points, some) for some in together(doubtful, cells=len(points))])
-        matched = torch.where(doubt & (matched == BACKGROUND), LEFT_OUT, matched)
+    rows = [row for row, some in enumerate(doubtful) if len(some)]
+    if points is not None and rows:
+        among = slice(rows[0], rows[-1] + 1)
+        doubt = cells_within_any(points, doubtful[among])
+        matched[among].masked_fill_(doubt & (matched[among] == BACKGROUND), LEFT_OUT)
     image, anchor = places(matched >= 0)
     boxes = torch.cat([target.boxes for target in targets]).float()
     labels = torch.cat([target.labels for target in targets])
-    given = [target.scores for target in targets if target.scores is not None]
-    said = [target.probabilities for target in targets if target.probabilities is not None]
-    worth, classes = (torch.cat(some) if some else None for some in (given, said))
+    worth, classes = _counts(targets, labels)
     if not len(boxes):  # for rows that learn nothing
         boxes, labels, worth, classes = boxes.new_zeros(1, 4), labels.new_zeros(1), None, None
-    return Assignment(matched, boxes, labels, image, anchor, counts, worth, classes)
+    return Assignment(matched, boxes, labels, image, anchor, counts, worth, classes, images)
 
 
-def within_any(points: Float[Tensor, "n 2"], boxes: Float[Tensor, "*b m 4"]) -> Bool[Tensor, "*b n"]:
-    """Which points lie in one of the boxes of each image, or in several."""
-    first, last = boxes[..., None, :2], boxes[..., None, 2:]
-    return ((points >= first) & (points < last)).all(dim=-1).any(dim=-2)
+def _counts(targets: Sequence[Targets], labels: Int64[Tensor, " m"]) -> tuple[Tensor | None, Tensor | None]:
+    """How much all objects count, and the shares of their classes; objects that are certain beside others have all."""
+    said = [target.probabilities for target in targets]
+    slots = torch.arange(next((one.shape[1] for one in said if one is not None), 0), device=labels.device)
+    worth = _column([target.scores for target in targets], targets, lambda own: torch.ones_like(own).float())
+    return worth, _column(said, targets, lambda own: (own[:, None] == slots).float())
 
 
-def together(boxes: Sequence[Float[Tensor, "_m 4"]], *, cells: int) -> Iterator[Float[Tensor, "_b _m 4"]]:
-    """The boxes of as many images at a time as can be held against so many cells at once, filled up by empty ones."""
-    most = max((len(one) for one in boxes), default=0)
-    count = max(1, _AT_ONCE // max(1, cells * most))
-    for first in range(0, len(boxes), count):
-        yield pad_sequence(list(boxes[first : first + count]), batch_first=True)
+def _column(
+    given: Sequence[Tensor | None], targets: Sequence[Targets], certain: Callable[[Tensor], Tensor]
+) -> Tensor | None:
+    """What images give in a row, and what is certain of the labels of those that give nothing; None where none does."""
+    if all(one is None for one in given):
+        return None
+    parts = []
+    for absent, run in groupby(zip(given, targets, strict=True), key=lambda one: one[0] is None):
+        some = torch.cat([target.labels if one is None else one for one, target in run])
+        parts.append(certain(some) if absent else some)
+    return torch.cat(parts)
 
 
 def centres(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 2"]:
@@ -375,7 +375,7 @@ def all_background(anchors: Float[Tensor, "n _"]) -> Int64[Tensor, " n"]:
     return torch.full((anchors.shape[0],), BACKGROUND, dtype=torch.int64, device=anchors.device)
 
 
-def focal_cells(logits: Float[Tensor, "b n k"], assignment: Assignment) -> Float[Tensor, "b n"]:
+def focal_cells(logits: Float[Tensor, "_b n k"], assignment: Assignment) -> Float[Tensor, "b n"]:
     """The focal loss of every anchor, summed over classes (alpha 0.25, gamma 2), equal to torchvision's.
 
     cost(z) = alpha_t · sigmoid(z)² · log(1 + exp(z)), where z is the logit, negated at an anchor's own class. Where
@@ -384,7 +384,8 @@ def focal_cells(logits: Float[Tensor, "b n k"], assignment: Assignment) -> Float
     if assignment.classes is not None:
         said = assignment.rows(logits)
         mixed = assignment.mixed(FOCAL_ALPHA * _focal(-said), (1 - FOCAL_ALPHA) * _focal(said))
-        return assignment.counted((1 - FOCAL_ALPHA) * _focal(logits).sum(dim=2) + mixed)
+        return assignment.counted(assignment.repeated((1 - FOCAL_ALPHA) * _focal(logits).sum(dim=2)) + mixed)
+    logits = assignment.repeated(logits)
     own = (assignment.image, assignment.anchor, assignment.labels[assignment.objects])
     said = logits[own]
     costs = _focal(logits.index_put(own, torch.where(assignment.positive, -said, said)))

@@ -46,10 +46,7 @@ class OnnxDetector(BoxesAlone):
     def __init__(self, graph: Graph, settings: OnnxSettings, *, where: str, session: Any = None) -> None:
         super().__init__(graph.path.name, tuple(settings.classes or ()))
         self.graph, self.settings_of_file, self.where = graph, settings, where
-        mean, std = (tuple(value / settings.white for value in one) for one in (settings.mean, settings.std))
-        turned = slice(None, None, -1 if settings.channels == "bgr" else 1)
-        # In the order red, green, blue, as everybody else's.
-        self.pixels = Normaliser(mean[turned], std[turned])
+        self.pixels = Normaliser(*settings.pixels())
         told = repr(as_tree(replace(settings, model=None))).encode()
         self.register_buffer("content", torch.tensor(list(_digest(graph.path, told)), dtype=torch.uint8))
         # A process forked from one that runs a session makes its own.

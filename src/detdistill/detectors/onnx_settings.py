@@ -22,6 +22,7 @@ Three = tuple[Value, Value, Value]
 
 _MOST_ROWS, _LONGEST = 1000, 1333
 _GREY = 114 / 255
+_DARK = 0.01  # below which a standard deviation is of pixels up to 255
 _ORDER: Mapping[Form, tuple[str, ...]] = MappingProxyType(
     {"detections": ("boxes", "scores", "labels"), "queries": ("logits", "boxes"), "cells": ("",), "rows": ("",)}
 )
@@ -90,6 +91,23 @@ class OnnxSettings:
             return None
         short, long = sorted(self.size)
         return ImageSettings(short, max(long, _LONGEST) if self.resize == "stretch" else long)
+
+    def pixels(self) -> tuple[Three, Three]:
+        """Mean and std of pixels in [0, 1], in the order red, green, blue, as everybody else's."""
+        (first, second, third), (one, two, three) = self._turned(self.mean), self._turned(self.std)
+        white = self.white
+        return (first / white, second / white, third / white), (one / white, two / white, three / white)
+
+    def with_pixels(self, mean: Three, std: Three) -> dict[str, Any]:
+        """The keys that say the same of such a mean and std."""
+        white = 255 if max(std) < _DARK else 1
+        given = {"mean": self._turned(mean), "std": self._turned(std)}
+        scaled = {key: tuple(round(value * white, 4) for value in values) for key, values in given.items()}
+        return {"white": white, **scaled}
+
+    def _turned(self, values: Three) -> Three:
+        """From the order of its channels to red, green, blue, or back."""
+        return values if self.channels == "rgb" else (values[2], values[1], values[0])
 
     def text(self) -> str:
         """In words what it takes and gives, once nothing is null."""

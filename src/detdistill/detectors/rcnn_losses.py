@@ -20,8 +20,9 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import boxes as box_ops
 
-from detdistill.detectors.dense import centres, within_any
+from detdistill.detectors.dense import centres
 from detdistill.detectors.torchvision_parts import encoded
+from detdistill.gfl.assign import within_any
 from detdistill.types import Targets, sent
 
 # torchvision's smooth L1 turns from quadratic to linear here.

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from detdistill.detectors.backbones import PyramidBackbone
 from detdistill.detectors.base import Detector, Limits, TowerLayout
 from detdistill.detectors.dense import (
-    block_ends,
+    Asked,
     dense_spec,
     find_best,
     observe_dense,
@@ -26,15 +26,16 @@ from detdistill.detectors.dense import (
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.settings import PyramidSettings
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, clipped
+from detdistill.detectors.towers import block_ends
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Candidates, Detections, Need, Observation, Pyramid, TaskLoss
 
-DenseLoss = Callable[..., TaskLoss]
-"""A family's loss of (model, rows, levels, targets, *, strides, per_image).
+DenseLoss = Callable[..., list[TaskLoss]]
+"""A family's losses of (model, rows, levels, targets, *, strides, per_image).
 
 `rows` are the head's outputs by torchvision's names, in float32, and gradients flow to them; `levels` the anchors
-(n, 4) of every level; `targets` the taught objects of every image, labels in the model's slots; `per_image` asks for
-each image's and level's part too.
+(n, 4) of every level; `targets` the taught objects of every image, labels in the model's slots, one set of all images
+after the other; `per_image` asks of each set whether each image's and level's part is wanted too.
 """
 
 
@@ -190,10 +191,17 @@ class DenseDetector(Detector):
         self, classes: Tensor, boxes: Mapping[str, Tensor], pyramid: Pyramid, batch: Batch, *, per_image: bool
     ) -> TaskLoss:
         """The family's loss of what both towers said."""
+        return self.dense_losses(classes, boxes, pyramid, [(batch, per_image)])[0]
+
+    def dense_losses(
+        self, classes: Tensor, boxes: Mapping[str, Tensor], pyramid: Pyramid, asked: Sequence[Asked]
+    ) -> list[TaskLoss]:
+        """The same against the targets of several batches."""
         rows = {name: rows.float() for name, rows in {"cls_logits": classes, **boxes}.items()}
         anchors = self.model.anchor_generator.anchors(pyramid.levels)
-        targets = [self._slots.targets(target) for target in batch.targets]
-        return self._loss(self.model, rows, anchors, targets, strides=pyramid.strides, per_image=per_image)
+        targets = [self._slots.targets(target) for batch, _ in asked for target in batch.targets]
+        wanted = [each for _, each in asked]
+        return self._loss(self.model, rows, anchors, targets, strides=pyramid.strides, per_image=wanted)
 
 
 def dense_detector(

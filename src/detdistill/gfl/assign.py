@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 ANCHOR_SCALE = 8.0
 CANDIDATES = 9
 BACKGROUND = -1
 REGION_SHARE = 0.25
+# Pairs of a cell and a box that are compared at once: where images are small, more of them take no longer than one.
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,34 @@ def places(mask: Bool[Tensor, "*cells"]) -> tuple[Int64[Tensor, " p"], ...]:
         found.append(rest % size)
         rest = rest // size
     return tuple(reversed(found))
+
+
+def within_any(points: Float[Tensor, "n 2"], boxes: Float[Tensor, "*b m 4"]) -> Bool[Tensor, "*b n"]:
+    """Which points lie in one of the boxes of each image, or in several."""
+    (x, y), (left, top, right, bottom) = points.unbind(dim=1), boxes[..., None].unbind(dim=-2)
+    return ((x >= left) & (x < right) & (y >= top) & (y < bottom)).any(dim=-2)
+
+
+def cells_within_any(points: Float[Tensor, "n 2"], boxes: Sequence[Float[Tensor, "_m 4"]]) -> Bool[Tensor, "b n"]:
+    """The same of the cells of pyramids, whose points lie in few columns and rows, and of several images."""
+    if looks_everywhere(points.device):
+        return torch.cat([within_any(points, some) for some in together(boxes, cells=len(points))])
+    # A point is in a box where its column and its row are.
+    (columns, column), (rows, row) = (torch.unique(one, return_inverse=True) for one in points.unbind(dim=1))
+    found = []
+    for some in together(boxes, cells=len(columns) + len(rows)):
+        left, top, right, bottom = some[..., None].unbind(dim=2)
+        across, down = ((columns >= left) & (columns < right)).float(), ((rows >= top) & (rows < bottom)).float()
+        found.append((down.mT @ across)[:, row, column] > 0)
+    return torch.cat(found)
+
+
+def together(boxes: Sequence[Float[Tensor, "_m 4"]], *, cells: int) -> Iterator[Float[Tensor, "_b _m 4"]]:
+    """The boxes of as many images at a time as can be held against so many cells at once, filled up by empty ones."""
+    most = max((len(one) for one in boxes), default=0)
+    count = max(1, _AT_ONCE // max(1, cells * most))
+    for first in range(0, len(boxes), count):
+        yield pad_sequence(list(boxes[first : first + count]), batch_first=True)
 
 
 def box_distances(boxes: Float[Tensor, "*#p 4"], points: Float[Tensor, "*#p 2"]) -> Float[Tensor, "*p 4"]:

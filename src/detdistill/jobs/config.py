@@ -75,10 +75,13 @@ def read_run_config(
         options: values by dotted key, such as ``{"student.detector": "fcos/tiny"}``; None values are left out.
         itself: self-distillation: the student is what its teacher's checkpoint says that the teacher is. Without it a
             student that nobody names is what the checkpoint says that the run starts from.
-        arguments: further ones of a student of one's own, as ``width=24``.
+        arguments: further ones of a student of one's own, as ``width=24``; those with a dot in their key are settings.
         typed: whether a user gave file and words, so that code which they name may be imported.
     """
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in (options or {}).items()}
+    # No argument of Python's has a dot in its name.
+    dotted_ones = [one for one in arguments if "." in one.partition("=")[0] and "=" in one]
+    settings, arguments = (*settings, *dotted_ones), [one for one in arguments if one not in dotted_ones]
     given = [Override(tuple(key.split(".")), value, key) for key, value in plain.items() if value is not None]
     overrides = [_long_override(one) for one in (*given, *map(parse_override, settings))]
     named = str(file) if file is not None else _COMMAND_LINE

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile, is_zipfile
@@ -115,11 +116,21 @@ def _own(text: str, allow: frozenset[str]) -> LoadedDetector:
     return load_own(code, allow=allow)
 
 
+def _own_settings(text: str) -> DetectorSettings:
+    code = taken_apart(text)
+    if not code.weights and isinstance(imported(code), BlackBox):
+        raise ConfigError(
+            f"What a student is built like must be a model, got {text}, a function that says boxes alone. Choose a "
+            "student by --student, without --self."
+        )
+    return own_settings(code)
+
+
 OWN = Door(
     form="MODULE:CLASS=WEIGHTS",
     recognises=names_code,
     open=_own,
-    settings=lambda text: own_settings(taken_apart(text)),
+    settings=_own_settings,
     moved=moved,
 )
 
@@ -163,6 +174,12 @@ DOORS: tuple[Door, ...] = (TORCHVISION, HUB, CALLED, OWN, PREDICTIONS, ONNX, TOR
 def door_of(text: str) -> Door:
     """The way in which a text names a detector."""
     return next(door for door in DOORS if door.recognises(text))
+
+
+def named_twice(texts: Sequence[str]) -> str | None:
+    """The first text that names what one before it names, however its path is written; None where none does."""
+    places = [door_of(text).moved(text, os.path.realpath) for text in texts]
+    return next((text for number, text in enumerate(texts) if places[number] in places[:number]), None)
 
 
 def kinds_of_source() -> str:

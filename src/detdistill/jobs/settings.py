@@ -14,6 +14,7 @@ from detdistill.detectors.catalogue import namesake, parse_detector
 from detdistill.detectors.class_map import Merge, read_pairs
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, typed
+from detdistill.jobs.doors import named_twice
 from detdistill.methods.composition import MethodSettings
 from detdistill.methods.parts.choose import Choose
 from detdistill.settings import PLACE, as_tree, given, once
@@ -75,7 +76,8 @@ class DataSettings:
             )
         for split in ("train", "val"):
             places = self.sources(split)
-            if repeated := [str(path) for path in dict.fromkeys(places) if places.count(path) > 1]:
+            known = [path.resolve() for path in places]
+            if repeated := [path for number, path in enumerate(places) if known[number] in known[:number]]:
                 raise ConfigError(
                     f"The {split} data must be different data sets, got {repeated[0]} twice. "
                     "Leave one out; data.weights draws a set more often."
@@ -177,7 +179,7 @@ class TeacherSettings:
         if not isinstance(self.source, str) and len(self.source) == 1:
             object.__setattr__(self, "source", self.source[0])
         parts, shares, named = self.parts, self.shares, [self.source] if isinstance(self.source, str) else self.source
-        repeated = next((one for one in self.sources if self.sources.count(one) > 1), None)
+        repeated = named_twice(self.sources)
         if not named or repeated is not None:
             raise ConfigError(
                 f"teacher.source and teacher.then must name teachers, each once, got {repeated or 'none'}"

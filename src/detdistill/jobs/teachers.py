@@ -9,6 +9,7 @@ from typing import Any
 from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.jobs import stages
+from detdistill.jobs.doors import named_twice
 from detdistill.jobs.examine import Sample
 from detdistill.jobs.plan import MEASURED
 from detdistill.jobs.samples import Opened, held_out
@@ -153,7 +154,7 @@ def teachers_job(config: RunConfig, teachers: Sequence[str], *, progress: Progre
         ConfigError: fewer than two, or one of them twice.
         DistillError: one of them cannot teach this student on this data.
     """
-    if len({*teachers}) < max(2, len(teachers)):
+    if len(teachers) < 2 or named_twice(teachers):
         raise ConfigError(
             f"--teachers must be at least two different ones, got {', '.join(teachers) or 'none'}. Name them one by "
             "one, as --teachers runs/small --teachers runs/large."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Annotated, Literal
 
 import torch
@@ -15,11 +16,11 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import BACKGROUND, all_background, assign, centres, focal_cells, together
+from detdistill.detectors.dense import BACKGROUND, all_background, assign, centres, focal_cells
 from detdistill.detectors.settings import Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, overlap_costs
-from detdistill.gfl.assign import box_distances
+from detdistill.gfl.assign import together
 from detdistill.settings.bounds import Factor, Share, Within
 from detdistill.types import Targets, TaskLoss
 
@@ -71,8 +72,8 @@ def fcos_loss(
     targets: Sequence[Targets],
     *,
     strides: tuple[int, ...],
-    per_image: bool,
-) -> TaskLoss:
+    per_image: Sequence[bool],
+) -> list[TaskLoss]:
     """Focal, GIoU and centerness losses: the batch's sums per positive of the batch, as torchvision's.
 
     See `DenseLoss` for the arguments; the anchors are squares as wide as the stride.
@@ -80,7 +81,8 @@ def fcos_loss(
     anchors, counts = torch.cat(levels), tuple(level.shape[0] for level in levels)
     radius = model.center_sampling_radius
     matches = match_by_centre([target.boxes for target in targets], anchors, counts=counts, radius=radius)
-    given = assign(matches, targets, counts=counts, points=centres(anchors))
+    images = len(targets) // len(per_image)
+    given = assign(matches, targets, counts=counts, points=centres(anchors), images=images)
     own = anchors[given.anchor]
     boxes = given.truth(own)
     predicted = model.head.box_coder.decode(given.rows(rows["bbox_regression"]), own)
@@ -89,6 +91,19 @@ def fcos_loss(
     central = functional.binary_cross_entropy_with_logits(said, _centreness(boxes, own), reduction="none")
     classification = given.by_level(focal_cells(rows["cls_logits"], given))
     box, centre, positives = given.by_level(given.spread(overlap)), given.spread(central).sum(dim=1), given.positives()
+    parts = zip(*map(given.apart, (classification, box, centre, positives)), strict=True)
+    return [_loss_of(*one, strides=strides, per_image=each) for one, each in zip(parts, per_image, strict=True)]
+
+
+def _loss_of(
+    classification: Float[Tensor, "b l"],
+    box: Float[Tensor, "b l"],
+    centre: Float[Tensor, " b"],
+    positives: Int64[Tensor, " b"],
+    *,
+    strides: tuple[int, ...],
+    per_image: bool,
+) -> TaskLoss:
     total = (classification.sum() + box.sum() + centre.sum()) / positives.sum().clamp(min=1)
     if not per_image:
         return TaskLoss(total)
@@ -106,7 +121,7 @@ def match_by_centre(
     edge is 4 to 8 anchor sides away (no lower end on the finest level, no upper end on the coarsest). Of
     several boxes it takes the smallest. The anchors, so many per level, are squares as wide as the level's stride.
     """
-    points = ((anchors[:, :2] + anchors[:, 2:]) / 2)[:, None]
+    x, y = centres(anchors)[..., None].unbind(dim=1)
     sides = anchors[:, 2:3] - anchors[:, :1]
     lower, upper = sides * 4, sides * 8
     lower[: counts[0]] = 0
@@ -116,12 +131,12 @@ def match_by_centre(
         if group.shape[1] == 0:
             found += [all_background(anchors)] * len(group)
             continue
-        some = group.float()[:, None]
-        edges = box_distances(some, points)
-        nearest, farthest = edges.amin(dim=3), edges.amax(dim=3)
-        off_centre = (points - (some[..., :2] + some[..., 2:]) / 2).abs().amax(dim=3)
+        left, top, right, bottom = group.float()[:, None].unbind(dim=3)
+        edges = x - left, y - top, right - x, bottom - y
+        nearest, farthest = reduce(torch.minimum, edges), reduce(torch.maximum, edges)
+        off_centre = torch.maximum((x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs())
         learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
-        areas = (some[..., 2] - some[..., 0]) * (some[..., 3] - some[..., 1])
+        areas = (right - left) * (bottom - top)
         best, matched = (learns * (_LARGEST_AREA - areas)).max(dim=2)
         found += torch.where(best < 1e-5, BACKGROUND, matched).unbind()
     return found

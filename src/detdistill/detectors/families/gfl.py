@@ -15,6 +15,7 @@ from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import BoxLayout, Detector, Limits, TowerLayout
 from detdistill.detectors.catalogue import Family
 from detdistill.detectors.dense import (
+    Asked,
     Assignment,
     assign,
     dense_spec,
@@ -210,33 +211,36 @@ class GFLDetector(Detector):
 
         Cells in the padding are no negatives: they cost nothing.
         """
-        logits, targets = _rows(classes), [target.taught() for target in batch.targets]
+        return self.dense_losses(classes, boxes, pyramid, [(batch, per_image)])[0]
+
+    def dense_losses(
+        self, classes: tuple[Tensor, ...], boxes: tuple[Tensor, ...], pyramid: Pyramid, asked: Sequence[Asked]
+    ) -> list[TaskLoss]:
+        """The same against the targets of several batches."""
+        sizes = asked[0][0].sizes
+        logits, targets = _rows(classes), [target.taught() for batch, _ in asked for target in batch.targets]
         cells = cells_of(pyramid.levels, pyramid.strides)
         scale = self.settings.anchor_scale
         matches = [
             match_by_atss(target.boxes, cells, size=size, scale=scale).matched
-            for target, size in zip(targets, batch.sizes, strict=True)
+            for target, size in zip(targets, sizes * len(asked), strict=True)
         ]
-        given = assign(matches, targets, counts=cells.counts, points=cells.points)
+        given = assign(matches, targets, counts=cells.counts, points=cells.points, images=len(sizes))
         cell, edges = given.anchor, given.rows(_rows(boxes))
         points, strides = cells.points[cell], cells.strides[cell][:, None]
         truth = given.truth(cells.anchors(scale)[cell])
         iou, generalised = box_overlaps(boxes_at(expected_distances(edges) * strides, points), truth)
         weights = given.rows(logits).detach().amax(dim=1).sigmoid()
-        inside = torch.stack([cells.inside(size) for size in batch.sizes])
+        inside = given.repeated(torch.stack([cells.inside(size) for size in sizes]))
         costs = _quality(logits, torch.where(given.positive, iou, 0.0), given)
         quality = given.by_level(given.counted(costs).masked_fill(~inside, 0.0))
         overlap = given.by_level(given.spread(weights * overlap_costs(generalised)))
         shape = given.spread(weights * distribution_focal_costs(edges, box_distances(truth, points) / strides))
-        shape, mass = shape.sum(dim=1), given.spread(weights).sum(dim=1)
-        positives = given.positives().clamp(min=1)
-        total = quality.sum() / positives.sum()
-        total = total + (overlap.sum() + shape.sum()) / mass.sum().clamp(min=_LEAST)
-        if not per_image:
-            return TaskLoss(total=total)
-        mass = mass.clamp(min=_LEAST)
-        other = {"distribution": shape / mass}
-        return TaskLoss(total, pyramid.strides, quality / positives[:, None], overlap / mass[:, None], other=other)
+        sums = (quality, overlap, shape.sum(dim=1), given.spread(weights).sum(dim=1), given.positives().clamp(min=1))
+        parts = zip(*map(given.apart, sums), strict=True)
+        return [
+            _loss_of(*one, strides=pyramid.strides, per_image=each) for one, (_, each) in zip(parts, asked, strict=True)
+        ]
 
     def _find(
         self, scores: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4 bins"], cells: Cells, *, size: tuple[int, int]
@@ -260,14 +264,34 @@ class GFLDetector(Detector):
         )
 
 
-def _quality(logits: Float[Tensor, "b n k"], quality: Float[Tensor, " p"], given: Assignment) -> Float[Tensor, "b n"]:
+def _loss_of(
+    quality: Float[Tensor, "b l"],
+    overlap: Float[Tensor, "b l"],
+    shape: Float[Tensor, " b"],
+    mass: Float[Tensor, " b"],
+    positives: Int64[Tensor, " b"],
+    *,
+    strides: tuple[int, ...],
+    per_image: bool,
+) -> TaskLoss:
+    total = quality.sum() / positives.sum()
+    total = total + (overlap.sum() + shape.sum()) / mass.sum().clamp(min=_LEAST)
+    if not per_image:
+        return TaskLoss(total=total)
+    mass = mass.clamp(min=_LEAST)
+    other = {"distribution": shape / mass}
+    return TaskLoss(total, strides, quality / positives[:, None], overlap / mass[:, None], other=other)
+
+
+def _quality(logits: Float[Tensor, "_b n k"], quality: Float[Tensor, " p"], given: Assignment) -> Float[Tensor, "b n"]:
     """The quality focal loss of every cell; the mean over an object's classes, where they are a distribution."""
     if given.classes is None:
-        return quality_focal_cells(logits, quality, own=(given.image, given.anchor, given.labels[given.objects]))
+        of_own = (given.image, given.anchor, given.labels[given.objects])
+        return quality_focal_cells(given.repeated(logits), quality, own=of_own)
     said = given.rows(logits)
     own = quality_focal_costs(said, quality.detach()[:, None].expand_as(said))
     mixed = given.mixed(own, quality_focal_costs(said, torch.zeros_like(said)))
-    return quality_focal_costs(logits, torch.zeros_like(logits)).sum(dim=2) + mixed
+    return given.repeated(quality_focal_costs(logits, torch.zeros_like(logits)).sum(dim=2)) + mixed
 
 
 def _rows(levels: Sequence[Float[Tensor, "b 1 *says _h _w"]]) -> Float[Tensor, "b n *says"]:

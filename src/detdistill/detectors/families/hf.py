@@ -97,10 +97,8 @@ def build_hf(settings: HFSettings, class_names: Sequence[str]) -> HFDetector:
 
 def _try(detector: HFDetector) -> None:
     """Refuses a configuration that can be built and not run, on a blank image of as many cells as it needs."""
-    if (queries := detector.parts.queries) < 1:
-        raise unfit(detector.model.config.model_type, ValueError(f"{queries} queries, of which it needs one at least"))
     fewest = sum(1 / stride**2 for stride in detector.spec.maps.strides)
-    side = 128 * math.ceil(math.sqrt(queries / fewest) / 128)
+    side = 128 * math.ceil(math.sqrt(detector.parts.queries / fewest) / 128)
     device = next(detector.parameters()).device
     nothing = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
     size = ((side, side),)

@@ -87,8 +87,8 @@ def retinanet_loss(
     targets: Sequence[Targets],
     *,
     strides: tuple[int, ...],
-    per_image: bool,
-) -> TaskLoss:
+    per_image: Sequence[bool],
+) -> list[TaskLoss]:
     """Focal and box losses: the mean over images of each image's sums per positive of its own, as torchvision's.
 
     See `DenseLoss` for the arguments.
@@ -100,14 +100,18 @@ def retinanet_loss(
         else all_background(anchors)
         for target in targets
     ]
-    given = assign(matches, targets, counts=tuple(level.shape[0] for level in levels), points=centres(anchors))
+    counts, images = tuple(level.shape[0] for level in levels), len(targets) // len(per_image)
+    given = assign(matches, targets, counts=counts, points=centres(anchors), images=images)
     predicted, own = given.rows(rows["bbox_regression"]), anchors[given.anchor]
     costs = _offset_costs(model.head.regression_head, predicted, given.truth(own), own)
     each = given.positives().clamp(min=1)[:, None]
     classification = given.by_level(focal_cells(rows["cls_logits"], given)) / each
     box = given.by_level(given.spread(costs)) / each
-    total = (classification + box).sum(dim=1).mean()
-    return TaskLoss(total, strides, classification, box) if per_image else TaskLoss(total)
+    found = []
+    for classes, boxes, wanted in zip(given.apart(classification), given.apart(box), per_image, strict=True):
+        total = (classes + boxes).sum(dim=1).mean()
+        found.append(TaskLoss(total, strides, classes, boxes) if wanted else TaskLoss(total))
+    return found
 
 
 def _matched(matcher: Any, overlaps: Float[Tensor, "m n"]) -> Int64[Tensor, " n"]:

@@ -13,6 +13,7 @@ from detdistill.detectors.hf.architectures import ARCHITECTURES
 from detdistill.errors import ConfigError, MissingDependencyError, suggestion
 
 _NAMES = ("id2label", "label2id", "transformers_version", "architectures", "dtype", "_name_or_path")
+_MOST_QUERIES = 10_000
 _ANY_SIZE = {"anchor_image_size": None, "eval_size": None}
 
 
@@ -72,7 +73,10 @@ def config_of(kind: str, changes: Mapping[str, Any], *, classes: int, wanted: Ma
         given |= {key: value for key, value in {**_ANY_SIZE, **wanted}.items() if key in known}
         given.pop("model_type", None)
         try:
-            return package.AutoConfig.for_model(kind, **given)
+            found = package.AutoConfig.for_model(kind, **given)
+            if not 1 <= (queries := ARCHITECTURES[kind](found).queries) <= _MOST_QUERIES:
+                raise ValueError(f"{queries} queries, of which it can have 1 to {_MOST_QUERIES}")
+            return found
         except Exception as error:  # its checks raise what they like
             raise unfit(kind, error) from error
 

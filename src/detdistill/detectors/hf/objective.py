@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_convert, box_iou, generalized_box_iou
 
-from detdistill.detectors.dense import within_any
+from detdistill.gfl.assign import within_any
 
 ClassCosts = tuple[Float[Tensor, "m k"], Float[Tensor, "m k"]]
 """The cost of every class logit of a query that is of the class, and of one that is not."""
