@@ -180,7 +180,7 @@ def test_other_exponents_are_refused() -> None:
     )
 
 
-SIZES = [(1, 1), (5, 9), (12, 7), (20, 300)]
+SIZES = [(1, 1), (5, 9), (12, 7), (20, 300), (131, 8)]
 
 
 @pytest.mark.parametrize("alpha", [0, 1])

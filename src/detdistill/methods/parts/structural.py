@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,9 @@ _C2 = 0.03**2
 _C3 = _C2 / 2
 # Values of a map that are worked on at a time: with all that is made of them they stay in a CPU core's own cache.
 _AT_ONCE = 1 << 16
+# Cells of an axis that are blurred at a time where it is long: those out of the window's reach are not multiplied.
+_BAND = 32
+_Bands = tuple[tuple[slice, slice], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +205,9 @@ def mean_dissimilarity(
     if components.beta and components.gamma:
         down, across = _blurs(inside, window, student.dtype)
         mask = inside[:, 0].to(student.dtype)
-        total: Tensor = _Dissimilarity.apply(student, teacher, (mask, down, across), bool(components.alpha))
+        total: Tensor = _Dissimilarity.apply(
+            student, teacher, (mask, down, across, window // 2), bool(components.alpha)
+        )
     else:
         similarity = ssim_map(student, teacher, inside, window=window, components=components)
         total = torch.where(inside, dissimilarity(similarity), 0.0).flatten(1).sum(1)
@@ -222,15 +228,16 @@ class _Dissimilarity(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, grid: tuple[Tensor, Tensor, Tensor], luminance: bool
+        ctx: Any, student: Tensor, teacher: Tensor, grid: tuple[Tensor, Tensor, Tensor, int], luminance: bool
     ) -> Tensor:
-        """`grid` is 1 for cells inside, (b, h, w), and what `_blurs` says."""
-        mask, down, across = grid
+        """`grid` is 1 for cells inside, (b, h, w), what `_blurs` says, and how far a window reaches to each side."""
+        mask, down, across, reach = grid
         images, channels, height, width = student.shape
         learns = ctx.needs_input_grad[0]
         some = channels if student.is_cuda else max(1, min(channels, _AT_ONCE // (height * width)))
         gradient = student.new_empty(student.shape if learns else 0)
         rooms = tuple(student.new_empty(4 * some * height * width) for _ in range(3))
+        bands = tuple(_bands(side, reach, whole=student.is_cuda) for side in (height, width))
         total = student.new_zeros(images)
         for image in range(images):
             there, back = (down[image], across[image]), (down[image].mT.contiguous(), across[image].mT.contiguous())
@@ -240,10 +247,11 @@ class _Dissimilarity(torch.autograd.Function):
                 maps[0], maps[1] = ours, theirs
                 torch.mul(maps[0], maps[0], out=maps[2]).addcmul_(maps[1], maps[1])
                 torch.mul(maps[0], maps[1], out=maps[3])
-                similarity, slopes = _slopes(_blurred(maps, *there, *rooms[1:]), maps[:3], mask[image], luminance)
+                statistics = _blurred(maps, there, bands, rooms[1:])
+                similarity, slopes = _slopes(statistics, maps[:3], mask[image], luminance)
                 total[image] += similarity.neg_().add_(mask[image]).clamp_(0, 2).sum() / 2
                 if learns:
-                    of_mean, of_squares, of_product = _blurred(slopes, *back, *rooms[1:])
+                    of_mean, of_squares, of_product = _blurred(slopes, back, bands, rooms[1:])
                     grown = torch.mul(of_squares, ours, out=gradient[image, first : first + some])
                     grown.add_(of_mean).addcmul_(of_product, theirs, value=-1)
         if learns:
@@ -257,12 +265,26 @@ class _Dissimilarity(torch.autograd.Function):
         return gradient * grown[:, None, None, None], None, None, None
 
 
-def _blurred(maps: Tensor, down: Tensor, across: Tensor, between: Tensor, out: Tensor) -> Tensor:
-    """Maps (k, c, h, w) of one image, in the memory of `out`; that of `between` is used too."""
+def _bands(side: int, reach: int, *, whole: bool) -> _Bands:
+    """Cells of an axis and those that they are blurred from: all at once where they are few."""
+    step = side if whole or side < 3 * _BAND else _BAND
+    return tuple(
+        (slice(first, first + step), slice(max(0, first - reach), first + step + reach))
+        for first in range(0, side, step)
+    )
+
+
+def _blurred(maps: Tensor, blurs: Sequence[Tensor], bands: Sequence[_Bands], rooms: Sequence[Tensor]) -> Tensor:
+    """Maps (k, c, h, w) of one image, in the memory of the second of `rooms`; the first is written over too."""
+    (down, across), (between, out) = blurs, rooms
     count, height, width = maps.shape[0] * maps.shape[1], *maps.shape[2:]
-    rows = torch.mm(maps.view(-1, width), across, out=between[: maps.numel()].view(-1, width))
-    whole = out[: maps.numel()].view(count, height, width)
-    return torch.bmm(down.expand(count, -1, -1), rows.view(count, height, width), out=whole).view(maps.shape)
+    flat, rows = maps.view(-1, width), between[: maps.numel()].view(-1, width)
+    for cells, seen in bands[1]:
+        torch.mm(flat[:, seen], across[seen, cells], out=rows[:, cells])
+    columns, whole = (one[: maps.numel()].view(count, height, width) for one in (between, out))
+    for cells, seen in bands[0]:
+        torch.bmm(down[cells, seen].expand(count, -1, -1), columns[:, seen], out=whole[:, cells])
+    return whole.view(maps.shape)
 
 
 def _slopes(statistics: Tensor, out: Tensor, mask: Tensor, luminance: bool) -> tuple[Tensor, Tensor]:
