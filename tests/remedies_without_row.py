@@ -24,6 +24,10 @@ WITHOUT_ROW = {
         "Give --teacher, --then, teacher.shares and teacher.choose as in the run's config.yaml",
     ),
     "such data is refused before": ("Check the annotations with `detdistill data check DATA`.",),
+    "memory that is too small: tests/integration/test_decoded_runs.py": (
+        "Set data.cache=none, or data.cache=disk and a folder data.cache_folder.",
+        "Set data.cache=none.",
+    ),
     "an installation without it": (
         "Install it: pip install {}.",
         "Install it: pip install 'detdistill[onnx]'.",

@@ -7,6 +7,7 @@ that have none.
 from __future__ import annotations
 
 from remedy_rows_of_boxes import FOUND
+from remedy_rows_of_data import KEPT
 from remedy_rows_of_export import EXPORTED
 from remedy_rows_of_own import OWN
 from remedy_rows_of_teachers import OTHERS, TEACHERS
@@ -389,4 +390,4 @@ _DATA = (
     ),
 )
 
-ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND, *TEACHERS, *OWN, *EXPORTED)
+ROWS = (*_SETTINGS, *_STUDIES, *_METHODS, *_DETECTORS, *_DATA, *FOUND, *TEACHERS, *OWN, *EXPORTED, *KEPT)

@@ -48,12 +48,11 @@ from setting_rows import (
     RESULTS,
     ROWS,
     SAID,
-    SHOWN_ELSEWHERE,
     WEIGHTS,
-    WORDS,
     Row,
 )
 from spoilt_method import SPOILT
+from word_rows import SHOWN_ELSEWHERE, WORDS
 
 IMAGE = {"short_side": 32, "long_side": 48}
 SMALL = ("data.image.short_side=32", "data.image.long_side=48", "train.batch_size=4", "train.log_every=4")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,12 +19,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from detdistill.data.annotations import Annotations
+from detdistill.data.decoded import Kept
 from detdistill.data.image_files import UNREADABLE, Header, as_rgb
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,
     ImageSettings,
     draw_augmentation,
+    resized_to,
     transform_image,
     transform_several,
 )
@@ -143,11 +146,22 @@ def keep_decoded(paths: Iterable[Path]) -> int:
     return sum(image.numel() for image in _decoded.values())
 
 
-def read_image(path: Path, *, image_id: int, size: tuple[int, int], labelled: bool = True) -> UInt8[Tensor, "3 h w"]:
+def read_image(
+    path: Path,
+    *,
+    image_id: int,
+    size: tuple[int, int],
+    labelled: bool = True,
+    at_least: tuple[int, int] | None = None,
+) -> UInt8[Tensor, "3 h w"]:
     """Reads an image file as RGB, whatever it is stored as; its size must be the one that the annotations state.
 
     Grey, palette and deeper images are converted (`as_rgb`). A camera's orientation flag is undone unless the stated
     size tells that the annotations mean the stored pixels (`Header`). The header is checked before a pixel is decoded.
+
+    Args:
+        at_least: height and width that are enough: a JPEG file is decoded at a half, a quarter or an eighth of its
+            sides where that leaves as much. None for all pixels.
 
     Raises:
         DataError: the file is missing, broken, no image, too large to be one, or not of the stated size.
@@ -171,7 +185,11 @@ def read_image(path: Path, *, image_id: int, size: tuple[int, int], labelled: bo
                     f"{what} must be {size[1]}x{size[0]} pixels (width x height) as annotated,"
                     f" got {header.difference(size)}. {check}"
                 )
-            turn, rgb = header.turn(size), as_rgb(image)
+            turn = header.turn(size)
+            if at_least is not None:
+                rows, columns = at_least if header.size(size) == header.stored else at_least[::-1]
+                image.draft(None, (columns, rows))
+            rgb = as_rgb(image)
             return torch.from_numpy(np.array(rgb if turn is None else rgb.transpose(turn))).permute(2, 0, 1)
     except Image.DecompressionBombError as error:
         raise DataError(
@@ -202,6 +220,9 @@ class DetectionDataset(Dataset[Sample]):
         twins: readers of further versions of every image, by name.
         found: reads what a teacher found in every image; None where nobody asks.
         kept: where what teachers showed is kept; None where it is not.
+        decoded: the images that are kept once they were decoded, at the sizes that all samples of an image have, or
+            under None as stored.
+        reduced: whether JPEG files are decoded at a reduced scale where that is enough; see `scales_down`.
     """
 
     def __init__(
@@ -216,9 +237,11 @@ class DetectionDataset(Dataset[Sample]):
         twins: Mapping[str, TwinReader] = MappingProxyType({}),
         found: FoundReader | None = None,
         kept: KeptPlaces | None = None,
+        decoded: Kept = MappingProxyType({}),
+        reduced: bool = False,
     ) -> None:
         self.annotations, self.image, self.augment, self.seed = annotations, image, augment, seed
-        self.teacher_image = teacher_image
+        self.teacher_image, self.decoded, self.reduced = teacher_image, decoded, reduced
         self.sample_transform, self.twins, self.found, self.kept = sample_transform, dict(twins), found, kept
 
     def __len__(self) -> int:
@@ -232,9 +255,8 @@ class DetectionDataset(Dataset[Sample]):
     def _sample(self, draw: Draw) -> Sample:
         annotations, index = self.annotations, draw.index
         image_id = int(annotations.image_ids[index])
-        height, width = (int(side) for side in annotations.sizes[index])
-        path, labelled = annotations.path(index), annotations.labelled
-        image = plain = read_image(path, image_id=image_id, size=(height, width), labelled=labelled)
+        size = stored_size = (int(annotations.sizes[index, 0]), int(annotations.sizes[index, 1]))
+        whole = cache(partial(self._whole, index, stored_size))
         objects = annotations.objects(index)
         targets = Targets(
             boxes=torch.tensor(annotations.boxes[objects], dtype=torch.float32).reshape(-1, 4),
@@ -244,24 +266,36 @@ class DetectionDataset(Dataset[Sample]):
         )
         twins = {} if draw.plain else {name: read(index) for name, read in self.twins.items()}
         found = None if self.found is None else self.found(index)
+        changed: Tensor | None = None
         if self.sample_transform is not None and not draw.plain:
             generator = self._generator(draw, _SAMPLE_TRANSFORM_STREAM)
-            stored = self.sample_transform(Stored(image, targets, twins, found), generator)
-            image, targets, twins, found = stored.image, stored.targets, dict(stored.twins), stored.found
+            stored = self.sample_transform(Stored(whole(), targets, twins, found), generator)
+            targets, twins, found = stored.targets, dict(stored.twins), stored.found
+            if stored.image is not whole():
+                changed, size = stored.image, (stored.image.shape[1], stored.image.shape[2])
         augment, generator = self.augment, self._generator(draw, _AUGMENT_STREAM)
         drawn = None
         if augment is not None:
-            drawn = draw_augmentation(augment, generator, targets=targets, size=(image.shape[1], image.shape[2]))
+            drawn = draw_augmentation(augment, generator, targets=targets, size=size)
+
+        def pixels(settings: ImageSettings) -> UInt8[Tensor, "3 _h _w"]:
+            """The image before anything random, which may be resized already."""
+            if changed is not None:
+                return changed
+            kept = self.decoded.get(settings)
+            if kept is None:
+                return whole()
+            return kept(index, lambda: transform_image(whole(), settings=settings, stored=stored_size))
 
         def shown(settings: ImageSettings, drawn: Augmentation | None, teacher: Sample | None = None) -> Sample:
-            seen = transform_image(image, settings=settings, drawn=drawn)
+            seen = transform_image(pixels(settings), settings=settings, drawn=drawn, stored=size)
             several = (targets,) if found is None or settings is not self.image else (targets, found)
-            objects = transform_several(several, (image.shape[1], image.shape[2]), settings=settings, drawn=drawn)
+            objects = transform_several(several, size, settings=settings, drawn=drawn)
             return Sample(
                 image=seen,
                 targets=objects[0],
                 size=(seen.shape[1], seen.shape[2]),
-                stored_size=(height, width),
+                stored_size=stored_size,
                 image_id=image_id,
                 seed=draw_seed(self.seed, draw.epoch, index),
                 twins={name: transform_image(twin, settings=settings, drawn=drawn) for name, twin in twins.items()},
@@ -274,7 +308,47 @@ class DetectionDataset(Dataset[Sample]):
         sample = shown(self.image, drawn, other)
         if self.kept is None:
             return sample
-        return replace(sample, kept=self.kept(index, drawn) if image is plain else -1)
+        return replace(sample, kept=self.kept(index, drawn) if changed is None else -1)
+
+    def _whole(self, index: int, size: tuple[int, int]) -> UInt8[Tensor, "3 _h _w"]:
+        """The image as it is decoded, or was."""
+        annotations = self.annotations
+        read = partial(
+            read_image,
+            annotations.path(index),
+            image_id=int(annotations.image_ids[index]),
+            size=size,
+            labelled=annotations.labelled,
+            at_least=self._enough(size),
+        )
+        kept = self.decoded.get(None)
+        pixels = read() if kept is None else kept(index, read)
+        # A change to samples may write to them.
+        return pixels if kept is None or self.sample_transform is None else pixels.clone()
+
+    def _enough(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Height and width of a stored image that are enough for all samples of it; None where all its pixels count."""
+        if not self.scales_down:
+            return None
+        augment, theirs = self.augment or AugmentSettings(), self.teacher_image
+        highest = None if augment.short_sides is None else augment.short_sides[1]
+        most = Augmentation(scale=max(1.0, augment.scale_jitter[1]), short_side=highest)
+        rows, columns = resized_to(size, self.image, most)
+        if theirs is not None:
+            others = resized_to(size, theirs, most.at(theirs, drawn_for=self.image))
+            rows, columns = max(rows, others[0]), max(columns, others[1])
+        return rows, columns
+
+    @property
+    def scales_down(self) -> bool:
+        """Whether JPEG files are decoded at a reduced scale where that is enough.
+
+        Not where a part of an image may be enlarged, a change to samples counts stored pixels, or something was made of
+        all its pixels before: twins, or what a teacher showed.
+        """
+        enlarged = self.augment is not None and self.augment.crop > 0
+        made = bool(self.twins) or self.kept is not None
+        return self.reduced and not (enlarged or made) and self.sample_transform is None
 
     def _generator(self, draw: Draw, stream: int) -> torch.Generator:
         return torch.Generator().manual_seed(draw_seed(self.seed, draw.epoch, draw.index, stream))

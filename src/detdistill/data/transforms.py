@@ -139,6 +139,11 @@ class AugmentSettings:
                 f" {self.short_sides[0]}, {self.short_sides[1]}. Give for example [480,800]."
             )
 
+    @property
+    def resizes_alike(self) -> bool:
+        """Whether all samples of an image are of one size, and show all of it."""
+        return self.scale_jitter == (1.0, 1.0) and self.short_sides is None and not self.crop
+
 
 STRENGTHS: Mapping[str, AugmentSettings] = MappingProxyType(
     {
@@ -315,15 +320,24 @@ def transform_sample(
 
 
 def transform_image(
-    image: UInt8[Tensor, "3 h w"], *, settings: ImageSettings, drawn: Augmentation | None = None
+    image: UInt8[Tensor, "3 h w"],
+    *,
+    settings: ImageSettings,
+    drawn: Augmentation | None = None,
+    stored: tuple[int, int] | None = None,
 ) -> UInt8[Tensor, "3 _h _w"]:
-    """The pixels alone of `transform_sample`."""
+    """The pixels alone of `transform_sample`.
+
+    `stored` is the height and width of the image as stored where it was brought to another size already, which goes
+    with a window never.
+    """
     drawn = drawn or Augmentation()
-    whole = settings.resized(*image.shape[-2:], short_side=drawn.short_side)
+    cut = stored or (image.shape[-2], image.shape[-1])
+    whole = settings.resized(*cut, short_side=drawn.short_side)
     if drawn.window is not None:
         top, left, rows, columns = drawn.window
-        image = image[:, top : top + rows, left : left + columns]
-    size, crop = _sizes((image.shape[-2], image.shape[-1]), whole, drawn)
+        image, cut = image[:, top : top + rows, left : left + columns], (rows, columns)
+    size, crop = _sizes(cut, whole, drawn)
     image = _placed(F.resize(image, size, interpolation=v2.InterpolationMode.BILINEAR, antialias=True), crop, drawn)
     return _recolour(_blurred(image.contiguous(), drawn.blur * min(whole)), drawn)
 
@@ -369,6 +383,12 @@ def _placed(resized: Tensor, crop: Window | None, drawn: Augmentation) -> Tensor
     if drawn.flip_vertical:
         resized = F.vertical_flip(resized)
     return resized
+
+
+def resized_to(stored: tuple[int, int], settings: ImageSettings, drawn: Augmentation) -> tuple[int, int]:
+    """To which height and width a stored image is resized, before a crop of that, where it has no window."""
+    rows, columns = _sizes(stored, settings.resized(*stored, short_side=drawn.short_side), drawn)[0]
+    return rows, columns
 
 
 def _sizes(cut: tuple[int, int], whole: tuple[int, int], drawn: Augmentation) -> tuple[list[int], Window | None]:

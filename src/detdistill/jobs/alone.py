@@ -21,6 +21,7 @@ from detdistill.training.settings import as_recorded
 
 # What the parts of an identity are called in settings, and what has no setting.
 _CALLED = {"image": "data.image", "augment": "data.augment", "sample_specific": "data.sample_specific"}
+_CALLED |= {"decode": "data.decode"}
 _CALLED |= {"train.seed": "seed", "images": "the training images", "boxes": "the training boxes"}
 _CALLED |= {"annotations": "the digest of the training annotations", "init": "the digest of the weights of --init"}
 # How a step is computed; which images it learns from is their product, and what is left is rounding and statistics.

@@ -30,7 +30,7 @@ OWN_KEYS: tuple[str, ...] = (
     "sample_specific",
     "inherit",
 )
-OWN_KEYS += ("data", "init", "agnostic")
+OWN_KEYS += ("data", "init", "agnostic", "decode")
 """What `own_identity` may hold."""
 
 
@@ -51,6 +51,7 @@ def own_identity(opened: Opened) -> dict[str, Any]:
         **own_changes(config.data).identity(),
         **({"inherit": True} if config.inherit else {}),
         **({} if data.mixture is None else {"data": {"weights": data.mixture.weights, "images": data.mixture.sizes}}),
+        **({"decode": config.data.decode} if config.data.decode != "full" else {}),
         **({"init": opened.start.digest} if opened.start is not None else {}),
         # It decides which weights are the best.
         **({"agnostic": True} if config.evaluate.agnostic and config.train.selects else {}),

@@ -15,6 +15,7 @@ from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.errors import ConfigError
 from detdistill.files import existing
 from detdistill.jobs import samples, stages
+from detdistill.jobs.decoded import needed_bytes
 from detdistill.jobs.inputs import require_free
 from detdistill.jobs.maps import kept_bytes, maps_folder, maps_identity
 from detdistill.jobs.settings import RunConfig
@@ -27,6 +28,8 @@ from detdistill.training.world import by_leader, launched_by_torchrun, watched_b
 MEASURED = 4
 """Steps that are tried to know what one takes."""
 _MOMENTS = {"adamw": 2, "sgd": 1}
+# The figures that are the folder of a cache.
+_CACHES = ("twins", "maps", "decoded_folder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ class RunPlan:
         twins: the folder of their cache; None without one.
         map_bytes: that the teacher's maps still to be made take, about, on the disk of `maps`.
         maps: the folder of their cache; None without one.
+        decoded: in what training images are kept once they were decoded: `ram`, `disk` or `none`.
+        decoded_bytes: that they take there at most, beside those that are on the disk already.
+        decoded_folder: the folder on the disk; None without one.
         step_seconds: that one step takes, where it was measured.
         generations: how many such runs there are, one after the other.
         then: what else is trained, which `seconds` does not count.
@@ -87,6 +93,9 @@ class RunPlan:
     twins: Path | None = None
     map_bytes: int = 0
     maps: Path | None = None
+    decoded: str = "none"
+    decoded_bytes: int = 0
+    decoded_folder: Path | None = None
     unlabelled: tuple[int, int] | None = None
 
     @property
@@ -119,6 +128,10 @@ class RunPlan:
             lines.append(f"  twins: at least {in_bytes(self.twin_bytes)} to make in {self.twins}")
         if self.maps is not None:
             lines.append(f"  maps of the teacher: about {in_bytes(self.map_bytes)} to make in {self.maps}")
+        if self.decoded != "none":
+            folder = self.decoded_folder
+            where = "of memory, shared by all that load them" if folder is None else f"to make in {folder}"
+            lines.append(f"  decoded images: at most {in_bytes(self.decoded_bytes)} {where}")
         if self.generations > 1:
             lines.append(f"  generations: {self.generations} such runs, each taught by the one before")
         lines += [f"  then: {one}" for one in self.then]
@@ -135,7 +148,7 @@ class RunPlan:
 
     def as_dict(self) -> Mapping[str, Any]:
         """Every figure by its name."""
-        places = {name: None if (place := getattr(self, name)) is None else str(place) for name in ("twins", "maps")}
+        places = {name: None if (place := getattr(self, name)) is None else str(place) for name in _CACHES}
         return {**asdict(self), "out": str(self.out), **places, "seconds": self.seconds}
 
     def require_room(self, runs: int = 1) -> None:
@@ -178,6 +191,7 @@ def require_room(plans: Sequence[RunPlan], *, runs: int = 1) -> None:
         room.needed += count * plan.checkpoint_bytes
     caches = {(plan.twins, "twins"): plan.twin_bytes for plan in plans}
     caches |= {(plan.maps, "maps of the teacher"): plan.map_bytes for plan in plans}
+    caches |= {(plan.decoded_folder, "decoded images"): plan.decoded_bytes for plan in plans}
     for (folder, what), bytes_there in caches.items():
         if folder is not None and bytes_there:
             room = on_disk_of(folder)
@@ -248,6 +262,9 @@ def plan_of(proved: stages.Proved) -> RunPlan:
         twins=None if recipe is None else samples.twins_folder(recipe, opened),
         map_bytes=kept_bytes(opened, step) if maps and isinstance(step, DistillationStep) else 0,
         maps=maps_folder(opened) if maps else None,
+        decoded=config.data.cache,
+        decoded_bytes=needed_bytes(opened, built.changes),
+        decoded_folder=config.data.cache_folder,
         unlabelled=_beside(opened, batch=batch),
     )
 

@@ -23,6 +23,7 @@ from detdistill.data.dataset import (
     TwinReader,
     read_image,
 )
+from detdistill.data.decoded import Kept
 from detdistill.data.held_out import hold_out
 from detdistill.data.loader import Beside, collate, evaluation_loader, training_loader
 from detdistill.data.mixture import Mixture
@@ -156,6 +157,7 @@ class SampleChanges:
         twins: readers of further versions of every image, by name.
         found: reads what is learned of the teacher's finds in every image; None where nothing is.
         kept: where what the teachers showed is kept; None where it is not.
+        decoded: where training images are kept once they were decoded; empty where they are not.
     """
 
     transform: SampleTransform | None = None
@@ -163,6 +165,7 @@ class SampleChanges:
     twins: Mapping[str, TwinReader] = field(default_factory=lambda: MappingProxyType({}))
     found: FoundReader | None = None
     kept: KeptPlaces | None = None
+    decoded: Kept = field(default_factory=lambda: MappingProxyType({}))
 
     def identity(self) -> dict[str, Any]:
         """What of it must be the same on resume."""
@@ -209,6 +212,8 @@ def training_data(opened: Opened, changes: SampleChanges) -> DetectionDataset:
         twins=changes.twins,
         found=changes.found,
         kept=changes.kept,
+        decoded=changes.decoded,
+        reduced=opened.config.data.decode == "reduced",
     )
 
 

@@ -54,6 +54,11 @@ class DataSettings:
             brings this along (`ikd` does); None for none, ``{}`` for the published numbers.
         sample_specific_until: share of the run after which that is off, as it is in `ikd`, whose control it is.
         unlabelled: images without labels for the distillation; None for none.
+        cache: where training images are kept once they were decoded, for the passes that follow: ``ram``, which all
+            loader processes of a machine share; ``disk``, for other runs too; or ``none``. The pixels are the same.
+        cache_folder: folder in which ``disk`` keeps them, once for all runs that name it; None where nothing is.
+        decode: ``reduced`` decodes JPEG files at a half, a quarter or an eighth of their sides where training needs no
+            more pixels, which is faster and shows slightly other ones; ``full`` decodes all.
     """
 
     folder: Path | tuple[Path, ...] | None = None
@@ -67,8 +72,17 @@ class DataSettings:
     sample_specific: SampleSpecificSettings | None = None
     sample_specific_until: Share = 2 / 3
     unlabelled: UnlabelledSettings | None = None
+    cache: Literal["none", "ram", "disk"] = "none"
+    cache_folder: Path | None = None
+    decode: Literal["full", "reduced"] = "full"
 
     def __post_init__(self) -> None:
+        if (self.cache == "disk") != (self.cache_folder is not None):
+            needed, example = ("a folder", "FOLDER") if self.cache == "disk" else ("null", "null")
+            raise ConfigError(
+                f"data.cache_folder must be {needed} where data.cache is {self.cache}, got "
+                f"{self.cache_folder or 'nothing'}. Write data.cache_folder={example}."
+            )
         if not (self.sources("train") and self.sources("val")):
             raise ConfigError(
                 "data.folder must be a data set folder or a COCO JSON, got nothing. "

@@ -38,6 +38,7 @@ from detdistill.errors import ConfigError
 from detdistill.files import write_json, write_text
 from detdistill.jobs import samples, sizes
 from detdistill.jobs.alone import Comparison, compare_alone
+from detdistill.jobs.decoded import keep_images, say_scale
 from detdistill.jobs.finds import Learned, Looking, finds, finds_identity
 from detdistill.jobs.grids import require_grids
 from detdistill.jobs.identity import brought_up, outermost, own_identity
@@ -296,11 +297,16 @@ def fit(
         kept = first_on_machine(lambda: open_maps(opened, step, teacher=teacher, progress=watcher))
         if kept is not None:
             step.replays, changes = kept.replays, replace(changes, kept=kept.labelled)
+        changes = replace(changes, twins=twins)
         if images is not None:
             others, size = twins_of(images), settings.batch_size
             places = None if kept is None else kept.unlabelled
-            unlabelled = beside(opened, images, changes, twins=others, found=theirs, kept=places, batch_size=size)
-        changes = replace(changes, twins=twins)
+            decoded = keep_images(opened, changes, images)
+            unlabelled = beside(
+                opened, images, changes, twins=others, found=theirs, kept=places, decoded=decoded, batch_size=size
+            )
+    changes = replace(changes, decoded=keep_images(opened, changes, data.train))
+    say_scale(opened, changes, watcher)
     result = train(
         step,
         settings,

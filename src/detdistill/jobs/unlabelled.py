@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import DetectionDataset, FoundReader, KeptPlaces, TwinReader
+from detdistill.data.decoded import Kept
 from detdistill.data.loader import Beside
 from detdistill.data.unlabelled import digest, read_unlabelled
 from detdistill.detectors.base import Detector
@@ -219,6 +221,7 @@ def beside(
     twins: Mapping[str, TwinReader],
     found: FoundReader | None,
     kept: KeptPlaces | None = None,
+    decoded: Kept = MappingProxyType({}),
     batch_size: int,
 ) -> Beside:
     """What a batch of so many labelled images has of the unlabelled ones, which are varied as those are.
@@ -239,5 +242,7 @@ def beside(
         twins=twins,
         found=found,
         kept=kept,
+        decoded=decoded,
+        reduced=opened.config.data.decode == "reduced",
     )
     return Beside(dataset, settings.count(batch_size))

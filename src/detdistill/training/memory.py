@@ -15,6 +15,8 @@ from detdistill.errors import DistillError
 from detdistill.outside import telling
 from detdistill.training.settings import TrainSettings
 
+# What a container may take and has taken, on Linux.
+_GROUP = Path("/sys/fs/cgroup")
 # How torch says it where the error has no class of its own: on the CPU, in cuDNN and in cuBLAS.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
@@ -78,12 +80,34 @@ def peak_memory(device: torch.device) -> tuple[int, int]:
         return torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return peak, min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _limit())
+    return peak, min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), _group("memory.max", sys.maxsize))
 
 
-def _limit() -> int:
-    """Bytes that a container may take."""
+def free_memory() -> int:
+    """Bytes of memory that may still be taken, those that the system keeps of files included; the most that an integer
+    holds where nobody says.
+    """
     try:
-        return int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        said = Path("/proc/meminfo").read_text(encoding="ascii").partition("MemAvailable:")[2].split()
+        available = int(said[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        available = sys.maxsize
+    held = _group("memory.current") - _files_of_group()
+    return max(0, min(available, _group("memory.max", sys.maxsize) - held))
+
+
+def _files_of_group() -> int:
+    """Bytes that the system keeps of files for a container, and gives away where somebody needs them."""
+    try:
+        rows = (row.split() for row in (_GROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+        return sum(int(count) for name, count in rows if name in ("inactive_file", "active_file"))
     except (OSError, ValueError):
-        return sys.maxsize
+        return 0
+
+
+def _group(name: str, otherwise: int = 0) -> int:
+    """A number of bytes that a container's group says, such as what it may take."""
+    try:
+        return int((_GROUP / name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return otherwise
