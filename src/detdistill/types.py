@@ -81,9 +81,9 @@ class Targets:
     doubtful: Float[Tensor, "_d 4"] | None = None
     probabilities: Float[Tensor, "n k"] | None = None
 
-    def only(self, keep: Tensor, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
-        """Some of the objects, by indices or a mask, with all their boxes as they are or as they are given."""
-        if keep.dtype == torch.bool:
+    def only(self, keep: Tensor | slice, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
+        """Some of the objects, by indices, a mask or a slice, with all their boxes as they are or as they are given."""
+        if isinstance(keep, Tensor) and keep.dtype == torch.bool:
             keep = keep.nonzero()[:, 0]
         scores, classes = (None if one is None else one[keep] for one in (self.scores, self.probabilities))
         shown = self.boxes if boxes is None else boxes

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
 
 from detdistill.data.transforms import (
     Augmentation,
@@ -11,6 +14,7 @@ from detdistill.data.transforms import (
     ImageSettings,
     draw_augmentation,
     transform_sample,
+    transform_targets,
 )
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import read_run_config
@@ -293,3 +297,28 @@ def test_hue_keeps_grey_and_luma_and_turns_back():
     assert (turned[:, 0, 0].int() - image[:, 0, 0].int()).abs().max() > 10
     torch.testing.assert_close(luma @ turned[:, 0, 0].float(), luma @ image[:, 0, 0].float(), atol=1, rtol=0)
     assert (back.int() - image.int()).abs().max() <= 2
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_boxes_are_moved_to_the_bit_as_torchvisions_transforms_move_them(seed):
+    settings = AugmentSettings(flip=0.5, flip_vertical=0.5, scale_jitter=(0.6, 1.6) if seed % 3 else (1.0, 1.0))
+    image, random = ImageSettings(90, 160), np.random.default_rng(seed)
+    stored = (90, 160) if seed % 4 == 0 else (int(random.integers(40, 400)), int(random.integers(40, 400)))
+    corner = random.uniform(-9, [stored[1], stored[0]], (20, 2))
+    boxes = torch.tensor(
+        np.concatenate([corner, corner + random.uniform(0, 200, (20, 2))], axis=1), dtype=torch.float32
+    )
+    drawn = draw_augmentation(settings, generator(seed))
+    whole = image.resized(*stored)
+    size = [max(round(side * drawn.scale), 1) for side in whole]
+    rows, columns = (min(side, limit) for side, limit in zip(size, whole, strict=True))
+    moved = F.resize(tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=stored), size)
+    top, left = int(drawn.crop_y * (size[0] - rows + 1)), int(drawn.crop_x * (size[1] - columns + 1))
+    moved = moved if [rows, columns] == size else F.crop(moved, top, left, rows, columns)
+    moved = F.horizontal_flip(moved) if drawn.flip else moved
+    moved = F.vertical_flip(moved) if drawn.flip_vertical else moved
+    expected = F.clamp_bounding_boxes(moved).as_subclass(torch.Tensor)
+    kept = (expected[:, 2:] - expected[:, :2] >= 1).all(dim=1)
+    ours = transform_targets(targets_of(*boxes.tolist()), stored, settings=image, drawn=drawn)
+    assert ours.boxes.numpy().tobytes() == expected[kept].numpy().tobytes()
+    assert ours.labels.tolist() == torch.nonzero(kept)[:, 0].tolist()

@@ -63,12 +63,12 @@ class Decoded(ABC):
         if kept is not None:
             head, pixels = kept
             known = (*head, *stamp)
-            if self._seen.get(index) == known or zlib.crc32(pixels) == head[2]:
+            if self._seen.get(index) == known or zlib.crc32(pixels.data) == head[2]:
                 self._seen[index] = known
                 return self._shaped(pixels, head[0], head[1])
         made = make()
         pixels = np.ascontiguousarray((made.permute(1, 2, 0) if self.image is None else made).numpy()).reshape(-1)
-        head = (made.shape[1], made.shape[2], zlib.crc32(pixels))
+        head = (made.shape[1], made.shape[2], zlib.crc32(pixels.data))
         self._write(index, stamp, head, pixels)
         return made
 
@@ -91,7 +91,8 @@ def kept_bytes(annotations: Annotations, image: ImageSettings | None) -> NDArray
     """Bytes of every image in this form, (n,); at most those where images are decoded at a reduced scale."""
     sizes, inverse = np.unique(annotations.sizes, axis=0, return_inverse=True)
     seen = [(height, width) if image is None else image.resized(height, width) for height, width in sizes.tolist()]
-    return 3 * np.array(seen, dtype=np.int64).reshape(-1, 2).prod(1)[inverse.reshape(-1)]
+    pixels: NDArray[np.int64] = np.array(seen, dtype=np.int64).reshape(-1, 2).prod(1)
+    return np.asarray(3 * pixels[inverse.reshape(-1)])
 
 
 @final

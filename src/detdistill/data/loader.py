@@ -19,7 +19,7 @@ import torch
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from detdistill.data.dataset import DetectionDataset, Draw, Sample
 from detdistill.data.mixture import Mixture
@@ -105,7 +105,7 @@ def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int |
     found = [sample.found for sample in samples if sample.found is not None]
 
     def padded(images: Sequence[Tensor]) -> Tensor:
-        grid = torch.zeros((len(samples), 3, height, width), dtype=torch.uint8)
+        grid = _zeros((len(samples), 3, height, width))
         for place, image in zip(grid, images, strict=True):
             place[:, : image.shape[1], : image.shape[2]] = image
         return grid
@@ -122,6 +122,14 @@ def _pack(samples: Sequence[Sample], pad_multiple: int, teachers_multiple: int |
         found=_Objects.pack(found) if found else None,
         kept=tuple(sample.kept for sample in samples if sample.kept is not None) or None,
     )
+
+
+def _zeros(shape: tuple[int, ...]) -> UInt8[Tensor, "b 3 h w"]:
+    """In a worker in memory that it shares with the main process, so that nothing is copied on the way there."""
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=torch.uint8)
+    shared: torch.UntypedStorage = torch.UntypedStorage._new_shared(math.prod(shape))  # type: ignore[no-untyped-call]
+    return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)  # new shared memory is all zeros
 
 
 def collate(samples: Sequence[Sample], *, pad_multiple: int, teachers_multiple: int | None = None) -> Batch:
