@@ -214,21 +214,20 @@ def write_once(path: Path, content: bytes, *, flush: bool = True) -> bytes:
     """Writes a file unless there is one, and returns what is there: of two writers at once, the first one's.
 
     Where the disk knows no hard links, two writers that both found nothing may leave the later one's. Without `flush`
-    a machine that loses its power may leave it cut off, for whoever knows by a checksum.
+    a power cut may leave part of it.
     """
+    sync: Callable[[Path], None] = _sync if flush else lambda _: None
     with _telling(path, len(content)), _beside(path) as partial:
         with _opened(partial) as descriptor:
             _write(descriptor, content)
-        if flush:
-            _sync(partial)
+        sync(partial)
         try:
             os.link(partial, path)
         except OSError:  # there is one, or the disk knows no links
             if path.exists():
                 return path.read_bytes()
             os.replace(partial, path)
-        if flush:
-            _sync(path.parent)
+        sync(path.parent)
     return content
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from detdistill.data.dataset import Sample
 from detdistill.data.loader import collate
-from detdistill.data.transforms import ImageSettings, transform_sample
+from detdistill.data.resizing import transform_sample
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW, Detector
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.evaluation.detect import detect_split

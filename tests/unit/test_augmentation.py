@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from detdistill.data.resizing import transform_sample
 from detdistill.data.transforms import (
     STRENGTHS,
     Augmentation,
     AugmentSettings,
     ImageSettings,
     draw_augmentation,
-    transform_sample,
 )
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import read_run_config

@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision.ops import batched_nms
 
 from detdistill.data.dataset import read_image
-from detdistill.data.transforms import ImageSettings, transform_sample
+from detdistill.data.resizing import transform_sample
+from detdistill.data.transforms import ImageSettings
 from detdistill.export import runtime
 from plain_images import targets_of
 

@@ -8,13 +8,12 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
+from detdistill.data.resizing import transform_sample, transform_targets
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,
     ImageSettings,
     draw_augmentation,
-    transform_sample,
-    transform_targets,
 )
 from detdistill.errors import ConfigError
 from detdistill.jobs.config import read_run_config

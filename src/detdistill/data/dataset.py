@@ -21,14 +21,12 @@ from torch.utils.data import Dataset
 from detdistill.data.annotations import Annotations
 from detdistill.data.decoded import Kept
 from detdistill.data.image_files import UNREADABLE, Header, as_rgb
+from detdistill.data.resizing import resized_to, transform_image, transform_several
 from detdistill.data.transforms import (
     Augmentation,
     AugmentSettings,
     ImageSettings,
     draw_augmentation,
-    resized_to,
-    transform_image,
-    transform_several,
 )
 from detdistill.errors import DataError
 from detdistill.files import require_regular

@@ -54,11 +54,9 @@ class Decoded(ABC):
 
         A file that cannot be looked at, or whose pixels cannot be kept, is what it is without a cache.
         """
-        try:
-            found = os.stat(self.annotations.path(index))
-        except OSError:
+        stamp = self._stamp(index)
+        if stamp is None:
             return make()
-        stamp = (found.st_mtime_ns, found.st_ctime_ns, found.st_size)
         kept = self._read(index, stamp)
         if kept is not None:
             head, pixels = kept
@@ -71,6 +69,14 @@ class Decoded(ABC):
         head = (made.shape[1], made.shape[2], zlib.crc32(pixels.data))
         self._write(index, stamp, head, pixels)
         return made
+
+    def _stamp(self, index: int) -> tuple[int, int, int] | None:
+        """What tells that an image's file was changed; None where it cannot be looked at."""
+        try:
+            found = os.stat(self.annotations.path(index))
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
     def _shaped(self, pixels: NDArray[np.uint8], height: int, width: int) -> UInt8[Tensor, "3 h w"]:
         flat = torch.from_numpy(pixels)
@@ -149,6 +155,16 @@ class OnDisk(Decoded):
     def __init__(self, annotations: Annotations, image: ImageSettings | None, home: Path) -> None:
         super().__init__(annotations, image)
         self._home, self._place, self._full = home, os.path.realpath(annotations.images_dir), False
+
+    def missing_bytes(self) -> int:
+        """Bytes that the images take which are not kept yet, at most."""
+        there = {entry.name for entry in os.scandir(self._home)} if self._home.is_dir() else set[str]()
+        sizes = kept_bytes(self.annotations, self.image).tolist()
+        return sum(
+            size + _BYTES
+            for index, size in enumerate(sizes)
+            if (stamp := self._stamp(index)) is not None and self._path(index, stamp).name not in there
+        )
 
     def _path(self, index: int, stamp: tuple[int, int, int]) -> Path:
         height, width = self.annotations.sizes[index].tolist()

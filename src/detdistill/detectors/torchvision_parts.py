@@ -14,7 +14,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from detdistill.data.transforms import ImageSettings, transform_sample
+from detdistill.data.resizing import transform_sample
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
@@ -44,18 +43,16 @@ def needed_bytes(opened: Opened, changes: SampleChanges) -> int:
     """
     sizes, images = kept_sizes(opened, changes), [opened.data.train]
     images += [] if opened.unlabelled is None else [opened.unlabelled]
+    if opened.config.data.cache != "ram":
+        return sum(OnDisk(one, size, _home(opened, changes, size)).missing_bytes() for one in images for size in sizes)
     needed = sum(int(kept_bytes(one, size).sum()) for one in images for size in sizes)
-    if opened.config.data.cache == "ram":
-        needed *= world().local_ranks if launched_by_torchrun() else 1
-        if needed > (free := free_memory()):
-            raise ConfigError(
-                f"The memory must have {in_bytes(needed)} free for data.cache=ram, got {in_bytes(free)}. Set "
-                "data.cache=none, or data.cache=disk and a folder data.cache_folder."
-            )
-    else:
-        homes = [_home(opened, changes, size) for size in sizes]
-        needed -= sum(entry.stat().st_size for home in homes if home.is_dir() for entry in os.scandir(home))
-    return max(0, needed)
+    needed *= world().local_ranks if launched_by_torchrun() else 1
+    if needed > (free := free_memory()):
+        raise ConfigError(
+            f"The memory must have {in_bytes(needed)} free for data.cache=ram, got {in_bytes(free)}. Set "
+            "data.cache=none, or data.cache=disk and a folder data.cache_folder."
+        )
+    return needed
 
 
 def keep_images(opened: Opened, changes: SampleChanges, images: Annotations) -> Kept:

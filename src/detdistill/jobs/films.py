@@ -13,7 +13,8 @@ from PIL import Image
 
 from detdistill.data.dataset import Sample
 from detdistill.data.loader import collate
-from detdistill.data.transforms import ImageSettings, transform_sample
+from detdistill.data.resizing import transform_sample
+from detdistill.data.transforms import ImageSettings
 from detdistill.data.videos import Timed, Video, write_video
 from detdistill.detectors.load_report import LoadedDetector
 from detdistill.detectors.mapped import bare

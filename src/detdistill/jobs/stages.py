@@ -71,20 +71,8 @@ from detdistill.training.memory import needing_memory
 from detdistill.training.world import by_leader, first_on_machine, watched_by_leader
 from detdistill.types import Detections
 
-__all__ = [
-    "Measured",
-    "build",
-    "count_confusion",
-    "draw_pictures",
-    "fit",
-    "held",
-    "measure",
-    "open_inputs",
-    "prove",
-    "report",
-    "require_method",
-    "require_same_run",
-]
+__all__ = ["Measured", "build", "count_confusion", "draw_pictures", "fit", "held", "measure", "open_inputs", "prove"]
+__all__ += ["report", "require_method", "require_same_run"]
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
