@@ -28,16 +28,6 @@ WITHOUT_ROW = {
         "Set data.cache=none, or data.cache=disk and a folder data.cache_folder.",
         "Set data.cache=none.",
     ),
-    "an installation without it": (
-        "Install it: pip install {}.",
-        "Install it: pip install 'detdistill[onnx]'.",
-        "Install it: pip install 'detdistill[detr]'.",
-        "Install it with: pip install 'detdistill[{}]'.",
-        "Install it with: pip install 'detdistill[export,{}]'.",
-        "Install it with: pip install optuna.",
-        "Install it with: pip install av.",
-        "Install it with: pip install 'detdistill[export]'.",
-    ),
     "a file that finds less than PyTorch: tests/integration/test_export.py": (
         "Add --allow-worse to have it all the same.",
     ),

@@ -25,6 +25,11 @@ GPU_OR_PROCESSES = (
 
 _SETTINGS = (
     Row(
+        "evaluate fcos/tiny --data {home}/scenes",
+        "Train it first, by detdistill train --detector fcos/tiny, and give the run's folder.",
+        train(),
+    ),
+    Row(
         "report {home}/scenes",
         "Give the folder that was passed as --out.",
         "report {home}/begun --images 0 --out {home}/run/page.html",

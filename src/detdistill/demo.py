@@ -14,6 +14,7 @@ from detdistill.errors import ConfigError
 from detdistill.evaluation.coco import CocoMetrics
 from detdistill.files import is_partial, read_json, require_writable, write_bytes, write_json
 from detdistill.jobs.longer import ALONE_EQUAL_TIME, equal_time_config
+from detdistill.jobs.outcomes import page_line
 from detdistill.jobs.page import write_page
 from detdistill.jobs.run import ALONE, DISTILLED, STUDENT, TEACHER, distill_job, train_job
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice, TeacherSettings
@@ -75,7 +76,8 @@ class DemoOutcome:
             "",
             *Table(("model", "steps", "training seconds"), rows).text(decimals=0).splitlines(),
             "",
-            f"results, {folder.pictures.name} and {folder.curves.name} in {self.out}",
+            f"{folder.results.name}, {folder.pictures.name} and {folder.curves.name} in {self.out}",
+            *page_line(self.out),
         ]
 
     def as_dict(self) -> Mapping[str, Any]:

@@ -6,7 +6,12 @@ One sentence form: "<what and where> must be <expected>, got <actual>. <One reme
 from __future__ import annotations
 
 import difflib
+import shlex
+import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
 
 
 class DistillError(Exception):
@@ -105,6 +110,14 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}"[:300].rstrip(".: ")
 
 
+def installing(package: str) -> str:
+    """The remedy where a package, or an extra of ours, is missing: what installs it beside this very Python."""
+    python = shlex.quote(sys.executable)
+    # Environments that uv makes have no pip of their own.
+    how = f"{python} -m pip install" if find_spec("pip") else f"uv pip install --python {python}"
+    return f"Install it: {how} {shlex.quote(package)}."
+
+
 def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
     """The remedy sentence for a misspelt name: ``"Did you mean 'x'?"`` where one is close, else all known names.
 
@@ -115,6 +128,24 @@ def suggestion(word: str, known: Iterable[str], *, listed: bool = False) -> str:
     if close:
         return f"Did you mean '{close[0]}'?"
     return "Choose one of them." if listed else f"Known: {', '.join(names)}."
+
+
+def astray(path: Path | str) -> str:
+    """The remedy where nothing lies at a path: ``"Did you mean DATA?"`` where a name that is there is close to it."""
+    try:
+        return _nearest(Path(str(path).replace("\\", "/")))
+    except (OSError, ValueError):
+        return "Check the path."
+
+
+def _nearest(path: Path) -> str:
+    for missing in (*reversed(path.parents), path):
+        if not missing.exists():
+            known = (one.name for one in islice(missing.parent.iterdir(), 10_000) if one.name.isprintable())
+            close = difflib.get_close_matches(missing.name, list(known), n=1, cutoff=0.6)
+            path = missing.with_name(close[0]) / path.relative_to(missing) if close else path
+            break
+    return f"Did you mean {path}?" if path.exists() else "Check the path."
 
 
 def either(words: Iterable[str]) -> str:

@@ -62,7 +62,7 @@ def refusal(config: RunConfig) -> str:
         (["train.steps=3"], "got train.steps 2 (here 3). Train it"),
         (["train.lr=0.5"], "train.lr 0.001 (here 0.5)"),
         (["train.backbone_lr_factor=0.5"], "train.backbone_lr_factor 1.0 (here 0.5)"),
-        (["train.batch_size=4"], "images of a step 2 (here 4)"),
+        (["train.batch_size=4"], "images of a step (train.batch_size of all processes) 2 (here 4)"),
         (["train.ema_decay=0.5"], "train.ema_decay 0.998 (here 0.5)"),
         (["train.precision=bf16-mixed"], "train.precision 32-true (here bf16-mixed)"),
         (["train.evaluate_every=1", "train.patience=1"], "train.patience 0 (here 1)"),

@@ -33,7 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     demo_job(out=out, seed=3, plan=small)
     before = (out / "distilled/checkpoints/latest.json").stat().st_mtime_ns
-    demo_job(out=out, seed=3, plan=small)
+    again = demo_job(out=out, seed=3, plan=small)
+    assert again.table()[-1] == f"{out / 'report.html'} shows it all in a browser"
     assert (out / "distilled/checkpoints/latest.json").stat().st_mtime_ns == before
     return out
 

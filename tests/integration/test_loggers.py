@@ -193,7 +193,7 @@ def test_what_is_not_installed_is_refused(name: Any, package: str, monkeypatch: 
     with pytest.raises(
         MissingDependencyError,
         match=rf"^train\.loggers must name what is installed, got {name}, which is not \(.*\)\. "
-        rf"Install it with: pip install 'detdistill\[{name}\]'\.$",
+        rf"Install it: .* -m pip install 'detdistill\[{name}\]'\.$",
     ):
         require_loggers(tiny_settings(loggers=(name,)))
 

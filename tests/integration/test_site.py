@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cyclopts import CoercionError, MissingArgumentError
 from docs.tools.method_pages import RESULTS, Measured, beside, measured, verdict
 from docs.tools.staging import ROOT, SECTIONS, navigation, sources, stage, title
 
@@ -23,6 +25,7 @@ from detdistill.scenes import make_scenes
 from films import film
 
 PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+PAGES["README.md"] = (ROOT / "README.md").read_text()
 # Pages whose commands and code are run by other tests.
 ELSEWHERE = {
     "black_box.md": "tests/integration/test_black_box.py",
@@ -36,8 +39,7 @@ ELSEWHERE = {
 }
 # Lines that are not run, by what they need.
 NEEDS = {
-    "the network": r"torchvision:|pretrained=true",
-    "what stands for the rest": r"detdistill [^#]*\.\.\.",
+    "the network": r"torchvision:",
     "another machine": r"torchrun|train\.processes",
     "an installation": r"^pip ",
 }
@@ -45,6 +47,8 @@ NEEDS = {
 WITHOUT_PICTURE = {"queries"}
 SHORT = ("train.batch_size=2", "train.threads=1", "train.device=cpu", "train.ema_decay=0")
 SMALL = ("data.image.short_side=96", "data.image.long_side=160")
+# What stands for the rest of a distillation, and what it stands for.
+REST, MEANT = " ... ", " --teacher runs/teacher --student fcos/tiny --data my_data --method frs --out runs/{} "
 TRAINING = ("train", "distill", "prove", "doctor", "tune")
 
 
@@ -98,16 +102,28 @@ def test_a_block_that_is_not_run_says_why() -> None:
 
 
 def typed(command: str) -> list[str]:
-    return shlex.split(command, comments=True)[1:]
+    words = shlex.split(command, comments=True)
+    return words[words.index("detdistill") + 1 :]
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS if block.commands}))
+def inline(page: str) -> list[str]:
+    """What a page's sentences tell to type, but for what may be left out, and what stands for the rest."""
+    text = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    commands = [" ".join(one.split()) for one in re.findall(r"`((?:detdistill|make) [^`]+)`", text)]
+    return [one for one in commands if not re.search(r"\.\.\.|\|| \[", one)]
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
 def test_commands_have_the_words_that_there_are(page: str) -> None:
-    app = build_app()
-    for block in (one for one in BLOCKS if one.page == page):
-        for command in block.commands:
-            if command.startswith("detdistill ") and not re.search(NEEDS["what stands for the rest"], command):
-                app.parse_args(typed(command), exit_on_error=False, print_error=False)
+    app, targets = build_app(), re.findall(r"^([a-z-]+):.* ##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    blocks = [command for block in BLOCKS if block.page == page for command in block.commands]
+    for command in [*blocks, *inline(page)]:
+        if command.startswith("make "):
+            assert command.split()[1] in targets, command
+        elif re.match(r"detdistill |torchrun .*-m detdistill ", command):
+            # A sentence may name a command without all that it needs, and what stands for one of several words.
+            with suppress(*() if command in blocks else (MissingArgumentError, CoercionError)):
+                app.parse_args(typed(command.replace(REST, MEANT)), exit_on_error=False, print_error=False)
 
 
 def test_methods_in_the_text_are_methods() -> None:
@@ -126,6 +142,8 @@ def test_every_page_is_in_the_navigation_under_its_title() -> None:
         assert told.count(f'"{name}"') == 1, name
     listed = [name for _, names in SECTIONS for name in names]
     assert len(listed) == len(set(listed))
+    assert '"More"' not in told
+    assert all(name in known or "*" in name for name in listed)
 
 
 def test_every_method_has_a_page_of_all_that_is_known_of_it() -> None:
@@ -222,7 +240,7 @@ def shortened(words: list[str]) -> list[str]:
     """A command with as little training as there can be, of small images and a small student."""
     if words[0] not in TRAINING or (words[1:2] and words[1].endswith(".yaml")):
         return words
-    words = list(words)
+    words = [word for word in words if word != "student.pretrained=true"]
     for option, least in (("--steps", "2"), ("--seeds", "2")):
         if option in words:
             words[words.index(option) + 1] = least
@@ -256,6 +274,7 @@ def test_a_pages_commands_work_one_after_the_other(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
-    for line in lines:
+    for index, line in enumerate(lines):
         assert line.startswith("detdistill "), f"{page}: no test runs this: {line}"
-        assert main(shortened(typed(line))) == 0, f"{line}\n{capsys.readouterr().err}"
+        given = typed(line.replace(REST, MEANT.format(index)))
+        assert main(shortened(given)) == 0, f"{line}\n{capsys.readouterr().err}"

@@ -221,3 +221,34 @@ def test_resume_leaves_a_folder_alone_that_is_no_run(
         said = complaint([*command, "--resume"], capsys)
         assert f"The run folder {out} must hold a run to go on with, or nothing, got other files." in said
     assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(files, "mine")
+
+
+def test_a_path_that_is_not_quite_there(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    for line, meant in (
+        (["data", "check", "scnes"], "Did you mean scenes?"),
+        (["data", "check", "scnes/train.json"], "Did you mean scenes/train.json?"),
+        (["data", "check", "scenes\\val.json.bak"], "Did you mean scenes/val.json?"),
+        (["data", "check", "scenes/images"], "Give scenes instead."),
+        (["data", "check", "nowhere/near"], "got no such path. Check the path."),
+        (["evaluate", "teecher", "--data", "scenes"], "Did you mean teacher?"),
+        (["evaluate", "teacher\\", "--data", "scenes"], "got nothing there. Did you mean teacher?"),
+        (["predict", "teacher", "scene", "--out", "drawn"], "Did you mean scenes?"),
+        (["predict", "teacher", "scenes", "--out", "drawn"], "Give scenes/images."),
+    ):
+        assert complaint(line, capsys).endswith(meant), line
+
+
+def test_a_training_alone_is_no_distillation_to_diagnose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("paths_from: file\nstudent: fcos/tiny\n")
+    assert "got one without a teacher. Give the distilled student's." in complaint(["diagnose", str(tmp_path)], capsys)
+
+
+def test_a_detector_that_finds_nothing_says_what_to_try(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = str(min((home / "scenes/images").rglob("*.png")))
+    assert main(["predict", str(home / "teacher"), photo, "--out", str(tmp_path / "drawn"), "--score", "1"]) == 0
+    assert "nothing was found that surely: try a lower --score" in capsys.readouterr().out

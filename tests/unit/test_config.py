@@ -243,7 +243,10 @@ def test_the_short_form_needs_no_file() -> None:
         (["train.steps=true"], "train.steps must be a whole number, got true."),
         (["train.optimizer=sdg"], "train.optimizer must be sgd or adamw, got 'sdg'. Did you mean 'sgd'?"),
         (["train.milestones=3"], "train.milestones must be a list, got 3."),
-        (["train=3"], "train must be a section of keys, got 3. Write its keys indented below 'train:'."),
+        (
+            ["train=3"],
+            "train must be a section of keys, got 3. Write train.KEY=VALUE, in a file indented below ",
+        ),
         (["student.pretrained=[1]"], "student.pretrained must be true or false or text or null, got [1]."),
         (
             ["data.augment.scale_jitter=[1, 1, 1]"],

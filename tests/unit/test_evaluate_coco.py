@@ -242,7 +242,7 @@ def test_missing_backend_names_what_to_install(monkeypatch, package, backend, in
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError) as error:
         evaluate_coco(split([[(BOX, 0, False)]]), [], backend=backend)
-    assert str(error.value).endswith(f"Install it: {install}.")
+    assert str(error.value).endswith(f"Install it: {sys.executable} -m {install}.")
 
 
 def test_unknown_backend_gets_a_suggestion():

@@ -168,7 +168,9 @@ def test_words_that_do_not_go_together(tmp_path):
 def test_without_the_package_it_is_one_sentence(tmp_path, monkeypatch):
     clip = film(tmp_path / "clip.mp4")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingDependencyError, match=r"package av must be installed .* pip install av\."):
+    with pytest.raises(
+        MissingDependencyError, match=r"package av must be installed .* -m pip install 'detdistill\[video\]'\.$"
+    ):
         Video.of(clip)
 
 

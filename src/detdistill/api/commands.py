@@ -161,11 +161,11 @@ def describe_methods(
     return methods_job(name)
 
 
-def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> SettingsOutcome:
+def describe_settings(*words: str, markdown: bool = False) -> SettingsOutcome:
     """Find the setting for what you want, such as "early stop", "GPU 1" or "more augmentation".
 
     Args:
-        word: What it is about; without it all settings and words of commands are told.
+        words: What it is about; without any all settings and words of commands are told.
         markdown: Print a page of Markdown, as docs/settings.md is.
 
     Example:
@@ -193,7 +193,7 @@ def describe_settings(word: str | None = None, /, *, markdown: bool = False) -> 
         "data convert": convert_data,
         "data audit": audit_data,
     }
-    return settings_job(word, commands=commands, markdown=markdown)
+    return settings_job(" ".join(words) or None, commands=commands, markdown=markdown)
 
 
 def profile(

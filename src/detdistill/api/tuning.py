@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from detdistill.api.pieces import Place, Source, run_config
 from detdistill.api.runs import going_on
-from detdistill.errors import ConfigError, MissingDependencyError
+from detdistill.errors import ConfigError, MissingDependencyError, installing
 
 if TYPE_CHECKING:
     from detdistill.jobs.tune import TuneOutcome
@@ -80,7 +80,7 @@ def tune(
         if error.name is None or error.name.partition(".")[0] not in ("optuna", "sqlalchemy", "alembic"):
             raise
         raise MissingDependencyError(
-            f"The search must have {error.name}, got none installed. Install it with: pip install optuna."
+            f"The search must have {error.name}, got none installed. {installing('detdistill[tune]')}"
         ) from error
     if not methods:
         raise ConfigError(

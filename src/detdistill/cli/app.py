@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
+from cyclopts.exceptions import UnknownOptionError
 
 import detdistill
 from detdistill.cli import commands
@@ -25,6 +26,8 @@ DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 # Of a message that quotes what is longer than anybody reads, so much of its beginning and of its end.
 _FIRST, _LAST = 2500, 1000
 TRUST, TRACEBACK = "--trust-code", "--traceback"
+# The commands that take settings.
+TRAINING = {"train", "distill", "doctor", "prove", "tune"}
 
 
 @functools.cache
@@ -33,6 +36,8 @@ def build_app() -> App:
     app = App(
         name="detdistill",
         help="Make a small object detector better by distilling a large one into it.\n\n"
+        "First demo; then, on data of yours: data check, train (teacher, and student alone), doctor, distill, prove, "
+        "export. docs/my_data.md has these commands one after the other.\n\n"
         f"{TRUST}, with any command: import the code that checkpoints and runs name for detectors of your own.\n\n"
         f"{TRACEBACK}, with any command: show the calls that led to an error before its sentence.",
         version=lambda: detdistill.__version__,
@@ -130,6 +135,8 @@ def _run(arguments: list[str]) -> int:
         return DONE
     except UnknownCommandError as error:
         message = f"error: {_unknown_command(error)}"
+    except UnknownOptionError as error:
+        message = f"error: {_unknown_option(error)}"
     except CycloptsError as error:
         message = f"error: {' '.join(str(error).split())} Add --help to see what there is."
     except DistillError as error:
@@ -179,6 +186,15 @@ def _said(message: str, code: int) -> int:
     if says(message):
         print(message, file=sys.stderr)
     return code
+
+
+def _unknown_option(error: UnknownOptionError) -> str:
+    from detdistill.jobs.synonyms import key_called
+
+    said, key = " ".join(str(error).split()), None
+    if {*(error.command_chain or ())} & TRAINING and "Did you mean" not in said:
+        key = key_called((error.token.keyword or error.token.value).partition("=")[0].lstrip("-"))
+    return f"{said} {'Add --help to see what there is.' if key is None else f'Write it as the setting {key}=VALUE.'}"
 
 
 def _unknown_command(error: UnknownCommandError) -> str:

@@ -123,7 +123,8 @@ def _option(name: str, hint: Any) -> Any:
         first: Any = list[kinds[0]] if any(get_origin(kind) is Sequence for kind in kinds) else kinds[0]  # type: ignore[valid-type]
         hint = first | None if NoneType in kinds else first
     written = [_WRITTEN[name]] if name in _WRITTEN else []
-    flag = [Parameter(show_default=False)] if hint is bool else []  # a flag that is not given is off
+    # A flag that is not given is off, a list empty.
+    flag = [Parameter(show_default=False)] if hint is bool or get_origin(hint) is Sequence else []
     return Annotated[(hint, *written, *flag)] if written or flag else hint
 
 

@@ -14,7 +14,7 @@ from detdistill.data.formats import FORMATS, Format
 from detdistill.data.image_files import is_text
 from detdistill.data.label_text import head_of
 from detdistill.data.problems import Problems
-from detdistill.errors import ConfigError, DataError, either
+from detdistill.errors import ConfigError, DataError, astray, either
 
 
 def _by_precedence() -> list[Format]:
@@ -24,7 +24,7 @@ def _by_precedence() -> list[Format]:
 def recognise(data: Path) -> Format:
     """The format of a data set, given as a folder or a file."""
     if not data.exists():
-        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
+        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. {astray(data)}")
     for item in _by_precedence():
         if item.recognises(data):
             return item
@@ -46,9 +46,9 @@ def _of_no_format(data: Path) -> ConfigError:
         )
     names = sorted(filter(is_text, (path.name for path in data.iterdir())))
     among = f" among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" if names else " in an empty folder"
-    return ConfigError(
-        f"{data} must hold {listed}, got none of them{among}. Give the folder of a data set, or a file of one."
-    )
+    above = data.parent if any(item.recognises(data.parent) for item in FORMATS.values()) else None
+    remedy = "Give the folder of a data set, or a file of one." if above is None else f"Give {above} instead."
+    return ConfigError(f"{data} must hold {listed}, got none of them{among}. {remedy}")
 
 
 def _via_project(folder: Path) -> Path | None:

@@ -15,7 +15,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.image_files import settled_size, unsafe_name
 from detdistill.data.listing import IMAGE_SUFFIXES, files_below, read_list
 from detdistill.data.problems import Problems
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, astray
 from detdistill.settings import given
 from detdistill.settings.bounds import Gain, Share, Within
 
@@ -84,7 +84,7 @@ def read_unlabelled(
         got = "no such path" if not source.exists() else "another file"
         raise ConfigError(
             f"data.unlabelled.source {source} must be a folder of images, or a text file that names some, got {got}. "
-            "Check the path."
+            f"{astray(source)}"
         )
     taken = set(filter(None, map(_inode, known)))
     for where, name in entries:

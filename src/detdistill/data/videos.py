@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
-from detdistill.errors import DataError, MissingDependencyError
+from detdistill.errors import DataError, MissingDependencyError, installing
 from detdistill.files import byte_stream, require_regular
 
 VIDEO_SUFFIXES = frozenset(
@@ -141,7 +141,7 @@ def _library() -> ModuleType:
         import av.logging
     except ImportError as error:
         raise MissingDependencyError(
-            "The package av must be installed to read videos, got an import error. Install it with: pip install av."
+            f"The package av must be installed to read videos, got an import error. {installing('detdistill[video]')}"
         ) from error
     av.logging.set_level(None)
     return av

@@ -21,7 +21,7 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from detdistill.detectors.anatomy import Sides, anatomy
 from detdistill.detectors.load_report import load_tensors, require_finite
 from detdistill.detectors.settings import PyramidSettings, check_backbone
-from detdistill.errors import ConfigError, MissingDependencyError, typed
+from detdistill.errors import ConfigError, MissingDependencyError, astray, typed
 
 # A file that is no checkpoint fails wherever torch's unpickler happens to trip over it.
 _UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError)
@@ -197,7 +197,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ConfigError: the file is missing, unreadable, or holds something else than named tensors.
     """
     if not path.is_file():
-        raise ConfigError(f"The weights {path} must be a file, got none there. Check the path.")
+        raise ConfigError(f"The weights {path} must be a file, got none there. {astray(path)}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

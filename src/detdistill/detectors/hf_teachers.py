@@ -17,7 +17,7 @@ from detdistill.detectors.hf.detector import HFDetector
 from detdistill.detectors.hf.files import PREFIX, Described, is_folder, read_folder, require_safe
 from detdistill.detectors.load_report import LoadedDetector, LoadReport, ShapeMismatch, require_finite
 from detdistill.detectors.preprocess import shown_pixels
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, astray
 
 _FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
 
@@ -78,7 +78,7 @@ def hub_folder(text: str, *, also: Sequence[str] = ()) -> Path:
     if path.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         raise ConfigError(
             f"{PREFIX}{name} must be {PREFIX}FOLDER that push or save_pretrained wrote, or {PREFIX}OWNER/NAME of "
-            f"the hub, got {'a path without config.json' if path.exists() else 'nothing there'}. Check the path."
+            f"the hub, got {'a path without config.json' if path.exists() else 'nothing there'}. {astray(path)}"
         )
     from huggingface_hub import snapshot_download
 

@@ -20,7 +20,7 @@ from detdistill.detectors.load_report import LoadedDetector, LoadReport
 from detdistill.detectors.onnx_boxes import Fit, detections, fitted
 from detdistill.detectors.onnx_settings import Graph, OnnxSettings, Port, graph_of, recognised
 from detdistill.detectors.preprocess import Normaliser
-from detdistill.errors import ConfigError, MissingDependencyError, reason
+from detdistill.errors import ConfigError, MissingDependencyError, installing, reason
 from detdistill.settings import as_tree, build
 from detdistill.settings.strict_yaml import load_yaml
 from detdistill.types import Batch, Detections, sent
@@ -152,8 +152,7 @@ class OnnxDetector(BoxesAlone):
 def _session(path: Path, device: str) -> Any:
     if find_spec("onnxruntime") is None:
         raise MissingDependencyError(
-            f"onnxruntime must be installed to run {path}, got no such package. "
-            "Install it: pip install 'detdistill[onnx]'."
+            f"onnxruntime must be installed to run {path}, got no such package. {installing('detdistill[onnx]')}"
         )
     import onnxruntime
 

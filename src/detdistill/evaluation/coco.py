@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detdistill.data.annotations import Annotations
-from detdistill.errors import ConfigError, DataError, MissingDependencyError, suggestion
+from detdistill.errors import ConfigError, DataError, MissingDependencyError, installing, suggestion
 
 Backend = Literal["hotcoco", "faster", "pycocotools"]
 # Axes of the precisions: IoU 0.50:0.05:0.95, recall, class, area (all, small, medium, large), limit (1, 10, 100).
@@ -278,8 +278,7 @@ def _module(name: str) -> Any:
     except ImportError as error:
         package = name.partition(".")[0].replace("_", "-")
         raise MissingDependencyError(
-            f"The package {package} must be installed to evaluate with it, got an import error. "
-            f"Install it: pip install {package}."
+            f"The package {package} must be installed to evaluate with it, got an import error. {installing(package)}"
         ) from error
 
 

@@ -22,7 +22,7 @@ from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.detectors.preprocess import beyond, normaliser_of
 from detdistill.detectors.suppression import sorted_out
-from detdistill.errors import CapabilityError, MissingDependencyError, reason
+from detdistill.errors import CapabilityError, MissingDependencyError, installing, reason
 from detdistill.files import PACKAGE
 from detdistill.types import Batch
 
@@ -100,7 +100,7 @@ def require_exporter() -> None:
         except ImportError as error:
             raise MissingDependencyError(
                 f"The package {name} must be installed to export a detector, got {error}. "
-                "Install it with: pip install 'detdistill[export]'."
+                f"{installing('detdistill[export]')}"
             ) from error
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
-from detdistill.errors import CapabilityError, ConfigError, MissingDependencyError, reason
+from detdistill.errors import CapabilityError, ConfigError, MissingDependencyError, installing, reason
 from detdistill.export.graph import MADE, OPSET, Form, export_onnx, require_exporter
 
 Format = Literal["onnx", "openvino", "executorch", "litert"]
@@ -70,7 +70,7 @@ class Target:
             extra = "export" if self.package == "onnxruntime" else f"export,{self.package}"
             raise MissingDependencyError(
                 f"The package {error.name or self.package} must be installed to run {name}, got {error}. "
-                f"Install it with: pip install 'detdistill[{extra}]'."
+                f"{installing(f'detdistill[{extra}]')}"
             ) from error
         except Exception as error:  # the packages' own have no common base
             raise ConfigError(
@@ -113,7 +113,7 @@ def require_target(to: str) -> None:
     except ImportError as error:
         raise MissingDependencyError(
             f"The package {to} must be installed to export a detector to it, got {error}. "
-            f"Install it with: pip install 'detdistill[export,{to}]'."
+            f"{installing(f'detdistill[export,{to}]')}"
         ) from error
 
 

@@ -26,7 +26,7 @@ _CALLED |= {"train.seed": "seed", "images": "the training images", "boxes": "the
 _CALLED |= {"annotations": "the digest of the training annotations", "init": "the digest of the weights of --init"}
 # How a step is computed; which images it learns from is their product, and what is left is rounding and statistics.
 _COMPUTED = ("processes", "accumulate", "threads", "device")
-_STEP = "images of a step"
+_STEP = "images of a step (train.batch_size of all processes)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from detdistill.proof.diagnosis import Diagnosis, diagnose
 from detdistill.proof.differences import Differences, Twins, differences
 from detdistill.proof.evidence import Span, averaged, put_together, shown
 from detdistill.proof.thresholds import WORTH
+from detdistill.settings.strict_yaml import load_yaml
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import load_detector
 
@@ -213,6 +214,11 @@ def _config(run: Path, *, alone: Path | None) -> tuple[RunConfig, Path]:
     file = RunFolder(run).config
     if not file.is_file():
         raise ConfigError(f"{run} must be the folder of a distillation, got one without {file.name}. Give its folder.")
+    content = load_yaml(file)
+    if isinstance(content, dict) and content.get("teacher") is None:
+        raise ConfigError(
+            f"{run} must be the folder of a distillation, got one without a teacher. Give the distilled student's."
+        )
     config = read_run_config(file, purpose="distill", options={"alone": alone})
     if config.alone is None:
         raise ConfigError(f"{run} must be compared with the student alone, got none. Pass --alone RUN.")

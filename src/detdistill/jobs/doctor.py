@@ -252,6 +252,7 @@ def _of_run(
     progress.start("try a few steps", MEASURED)
     try:
         trial = tried(proved, MEASURED)
+        progress.advance(MEASURED)
     except DiskError:  # of the folder for what passes, not the run's
         raise
     except DistillError as error:

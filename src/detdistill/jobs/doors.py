@@ -11,6 +11,7 @@ from zipfile import ZipFile, is_zipfile
 from detdistill.detectors.base import Detector
 from detdistill.detectors.called import PREFIX as PYTHON
 from detdistill.detectors.called import BlackBox, load_called
+from detdistill.detectors.catalogue import FAMILIES
 from detdistill.detectors.families.own import moved
 from detdistill.detectors.hf.files import PREFIX as HF
 from detdistill.detectors.hf.files import moved as moved_hf
@@ -21,7 +22,7 @@ from detdistill.detectors.own_code import imported, names_code, taken_apart
 from detdistill.detectors.predictions import load_predictions
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_teachers import PREFIX, load_torchvision, untrained_torchvision
-from detdistill.errors import ConfigError, either
+from detdistill.errors import ConfigError, astray, either
 from detdistill.store.layout import DESCRIPTION
 from detdistill.store.own import load_own, own_settings
 from detdistill.store.students import load_detector, saved_settings
@@ -57,7 +58,10 @@ def file_behind(text: str, change: Callable[[str], str]) -> str:
 def _there(text: str) -> Path:
     path = Path(text)
     if not path.exists():
-        raise ConfigError(f"{text} must be {kinds_of_source()}, got nothing there. Check the path.")
+        remedy = astray(path)
+        if text.partition("/")[0] in FAMILIES:
+            remedy = f"Train it first, by detdistill train --detector {text}, and give the run's folder."
+        raise ConfigError(f"{text} must be {kinds_of_source()}, got nothing there. {remedy}")
     return path
 
 

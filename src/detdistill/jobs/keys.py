@@ -261,7 +261,9 @@ def _meets(wanted: str, tokens: Collection[str]) -> bool:
 
 
 def _rank(one: Setting, word: str) -> float:
-    """How well a setting answers: below 1 by its other name, 1 by part of such, 2 by its key, 3 by all about it."""
+    """How well a setting answers: -1 by name, below 1 by another name, 1 by part of it, 2 by its key, 3 by all else."""
+    if not one.key.startswith("--") and _tokens(word) == _tokens(one.key.rpartition(".")[2]):
+        return -1
     names = [_tokens(name) for name in one.words]
     if _tokens(word) in names:
         return names.index(_tokens(word)) / len(names)

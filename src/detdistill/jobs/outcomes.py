@@ -20,6 +20,7 @@ from detdistill.proof.verdict import Verdict
 from detdistill.report.climb import Climb, climb_lines
 from detdistill.report.tables import AGNOSTIC, Table, class_change, error_costs, per_class, results_json, side_by_side
 from detdistill.store.best import Best
+from detdistill.store.layout import RunFolder
 from detdistill.training.clipping import Clipped
 
 STUDENT = "student"
@@ -27,6 +28,12 @@ RESULTS = TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
 TEACHER_OWN_SIZE = "teacher_own_size"
 # How a table calls what results.json has under another name.
 _ROWS = {TEACHER_OWN_SIZE: "teacher at its own size"}
+
+
+def page_line(out: Path) -> list[str]:
+    """Where the page of a run, a demo or a study is, where there is one."""
+    page = RunFolder(out).page
+    return [f"{page} shows it all in a browser"] if page.is_file() else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,7 @@ class RunOutcome:
             lines += ["", advice]
         if self.diagnosis is not None:
             lines += ["", *self.diagnosis.lines()]
-        return [*lines, "", f"{self.method}: {took}"]
+        return [*lines, "", f"{self.method}: {took}", *page_line(self.out)]
 
     def _against(self) -> str | None:
         """The student alone that the distilled one is compared with by class."""
@@ -218,6 +225,7 @@ class GenerationsOutcome:
             *([] if last.diagnosis is None else ["", f"{last.out.name}:", *last.diagnosis.lines()]),
             "",
             f"{last.method}: {took}; run folders in {self.out}",
+            *page_line(self.out),
         ]
 
     def as_dict(self) -> Mapping[str, Any]:

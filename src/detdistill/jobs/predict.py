@@ -19,7 +19,7 @@ from detdistill.data.listing import IMAGE_SUFFIXES, is_companion
 from detdistill.data.problems import Problems
 from detdistill.data.sources import open_split, present_splits
 from detdistill.data.videos import VIDEO_SUFFIXES, Video
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, astray
 from detdistill.evaluation.coco import ImageDetections
 from detdistill.evaluation.shared import require_score
 from detdistill.files import (
@@ -80,6 +80,7 @@ class PredictOutcome:
             rows.append((name, len(every), ", ".join(named)))
         table = Table(("image", "boxes", "classes"), tuple(rows)).text(decimals=0)
         piled = [AGNOSTIC] if self.agnostic else []
+        piled += [] if any(len(every) for _, every in seen) else ["nothing was found that surely: try a lower --score"]
         told = self.problems.summary()
         scored = any(one.probabilities is not None for one in self.found)
         note = f"; {'each' if scored else 'none'} with the score of every class" if self.class_scores else ""
@@ -280,8 +281,10 @@ def _given_files(given: Sequence[Path], problems: Problems) -> list[Path]:
             inside = sorted(path.iterdir())
             images = [one for one in inside if _is_image(one) or _is_video(one)]
             if not images:
+                below = (one for one in inside if one.is_dir() and any(map(_is_image, one.iterdir())))
                 raise ConfigError(
-                    f"Folder {path} must hold images or videos to predict on, got none. Give another folder."
+                    f"Folder {path} must hold images or videos to predict on, got none. "
+                    f"Give {next(below, 'another folder')}."
                 )
             for one in sorted({*inside} - {*images}):
                 what = "a folder; name it to predict on its images" if one.is_dir() else "no image by its name"
@@ -291,7 +294,7 @@ def _given_files(given: Sequence[Path], problems: Problems) -> list[Path]:
             files[path] = None
         else:
             raise ConfigError(
-                f"{path} must be an image, a video or a folder of these, got nothing there. Check the path."
+                f"{path} must be an image, a video or a folder of these, got nothing there. {astray(path)}"
             )
     return list(files)
 

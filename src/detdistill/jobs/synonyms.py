@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 _OVERFITTING = "overfitting"
 _SIZE = "image size"
 
@@ -108,3 +110,12 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "--score": ("confidence threshold",),
     "report": ("html", "dashboard", "web page", "summary"),
 }
+
+
+def key_called(word: str) -> str | None:
+    """The setting that a word names or is another name of, a training's before others; None where there is none."""
+    named = re.sub(r"[-_]", " ", word.lower())
+    values = [key for key in SYNONYMS if key[:2] != "--" and not any(one.startswith(f"{key}.") for one in SYNONYMS)]
+    keys = sorted(values, key=lambda key: not key.startswith("train."))
+    own = (key for key in keys if key.rpartition(".")[2].replace("_", " ") == named)
+    return next(own, None) or next((key for key in keys if named in SYNONYMS[key]), None)

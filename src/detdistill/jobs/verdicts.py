@@ -17,7 +17,7 @@ from detdistill.files import write_json
 from detdistill.jobs.alone import Comparison
 from detdistill.jobs.diagnose import diagnose_runs, sparing
 from detdistill.jobs.longer import ALONE_EQUAL_TIME
-from detdistill.jobs.outcomes import ALONE, DISTILLED, TEACHER
+from detdistill.jobs.outcomes import ALONE, DISTILLED, TEACHER, page_line
 from detdistill.progress import Progress
 from detdistill.proof.diagnosis import Diagnosis
 from detdistill.proof.differences import Differences, Twins, differences
@@ -90,6 +90,7 @@ class ProveOutcome:
             *(line for one in self.beside.values() for line in ("", *one.table())),
             "",
             f"all figures in {place.verdict}, drawn in {place.picture}",
+            *page_line(self.out),
         ]
 
     def _twins(self) -> list[str]:

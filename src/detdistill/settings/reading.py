@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pathlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from types import MappingProxyType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -29,6 +29,7 @@ from detdistill.settings.trees import (
 _UNIONS = (Union, UnionType)
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
 _WORDS |= {pathlib.Path: "a path"}
+_LINES = "Write `key: value` lines."
 
 
 def build(
@@ -140,6 +141,8 @@ class _Reader:
         for key in value:
             if key not in known and key not in beside:
                 of, hint = called or dotted(path) or self.what, suggestion(str(key), {*known, *beside})
+                below = next(_places_of(key, kind), None)
+                hint = hint if below is None else f"Did you mean '{dotted((*path, *below))}'?"
                 self.refuse((*path, key), f"a key of {of}, got the unknown '{key}'. {hint}")
         values: dict[str, Any] = {}
         for key, one in known.items():
@@ -176,12 +179,22 @@ class _Reader:
         elif choices:
             remedy = suggestion(str(value), choices, listed=True)
         elif "a section of keys" in expected:
-            remedy = f"Write its keys indented below '{path[-1]}:'." if path else "Write `key: value` lines."
+            remedy = f"Write {dotted(path)}.KEY=VALUE, in a file indented below '{path[-1]}:'." if path else _LINES
         self.refuse(path, f"{expected}, got {_shown(value)}. {remedy}")
 
     def refuse(self, path: Path, said: str) -> None:
         """Adds the sentence that what stands at a place must be something else."""
         self.problems.append(f"{self.where(path)} must be {said}")
+
+
+def _places_of(key: Any, kind: Any) -> Iterator[Path]:
+    """Where in the sections of a section a key is one."""
+    for name, hint in hints_of(kind).items():
+        inner = section_in(hint)
+        if inner is not None:
+            if key in hints_of(inner):
+                yield (name, key)
+            yield from ((name, *below) for below in _places_of(key, inner))
 
 
 def renamed(section: Mapping[str, Any], kind: Any) -> dict[str, Any]:

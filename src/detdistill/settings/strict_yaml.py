@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, astray
 from detdistill.files import require_regular
 
 Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
@@ -123,7 +123,7 @@ def load_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. Check the path.") from error
+        raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. {astray(path)}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} must be YAML in UTF-8, got other bytes. Check the path.") from error
     return parse_yaml(text, str(path))

@@ -23,7 +23,7 @@ from detdistill.detectors.own_code import digest_of
 from detdistill.detectors.preprocess import with_pixel_statistics
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.detectors.torchvision_parts import set_image_size
-from detdistill.errors import ConfigError, suggestion
+from detdistill.errors import ConfigError, astray, suggestion
 from detdistill.files import read_json, write_bytes, write_json
 from detdistill.settings import build
 from detdistill.store.layout import BEST, CHECKPOINTS, COUNTERS, DESCRIPTION, LATEST, SUMS, WEIGHTS, latest_of
@@ -143,7 +143,7 @@ def find_weights(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ConfigError(
-            f"{path} must be a run folder, a checkpoint or a {WEIGHTS}, got nothing there. Check the path."
+            f"{path} must be a run folder, a checkpoint or a {WEIGHTS}, got nothing there. {astray(path)}"
         )
     if (path / WEIGHTS).is_file():
         return path / WEIGHTS

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast, final
 
-from detdistill.errors import ConfigError, DiskError, MissingDependencyError
+from detdistill.errors import ConfigError, DiskError, MissingDependencyError, installing
 from detdistill.files import read_json, write_json
 from detdistill.store.layout import RunFolder
 from detdistill.store.lock import displaced
@@ -58,7 +58,7 @@ def require_loggers(settings: TrainSettings) -> None:
         except ImportError as error:
             raise MissingDependencyError(
                 f"train.loggers must name what is installed, got {name}, which is not ({error}). "
-                f"Install it with: pip install 'detdistill[{name}]'."
+                f"{installing(f'detdistill[{name}]')}"
             ) from error
 
 

@@ -34,7 +34,7 @@ from detdistill.data.formats.coco_places import (
 from detdistill.data.listing import SPLITS, Share, shown
 from detdistill.data.problems import Problems
 from detdistill.data.writable import Place, WritableSplit
-from detdistill.errors import ConfigError
+from detdistill.errors import ConfigError, astray
 from detdistill.files import text_stream
 
 
@@ -98,7 +98,7 @@ def _split(json_path: Path, images: Images, share: Share | None = None) -> CocoS
 def find(data: Path, split: str, *, exact: bool = False, split_seed: int = 0) -> CocoSplit:
     """Finds one split as COCO JSON, in a folder or at, or beside, a file; the seed divides a file that holds both."""
     if not data.exists():
-        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. Check the path.")
+        raise ConfigError(f"data {data} must be a data set folder or file, got no such path. {astray(data)}")
     if data.is_dir():
         json_path, both = file_in_folder(data, split)
     else:

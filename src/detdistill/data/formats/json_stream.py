@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from detdistill.errors import ConfigError, DataError
+from detdistill.errors import ConfigError, DataError, astray
 from detdistill.files import require_regular
 from detdistill.json_text import json_object
 
@@ -195,7 +195,7 @@ def _reading(path: Path, progress: Callable[[int], None]) -> Iterator[_Reader]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield _Reader(file, progress)
     except OSError as error:
-        raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. Check the path.") from error
+        raise ConfigError(f"{path} must be a readable file, got: {error.strerror}. {astray(path)}") from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} must be JSON text in UTF-8, got a byte that is not ({error.reason}). Save it as UTF-8."

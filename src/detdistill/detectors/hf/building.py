@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from detdistill.detectors.hf.architectures import ARCHITECTURES
-from detdistill.errors import ConfigError, MissingDependencyError, suggestion
+from detdistill.errors import ConfigError, MissingDependencyError, installing, suggestion
 
 _NAMES = ("id2label", "label2id", "transformers_version", "architectures", "dtype", "_name_or_path")
 _MOST_QUERIES = 10_000
@@ -31,7 +31,7 @@ def transformers() -> Iterator[Any]:
     except ImportError as error:
         raise MissingDependencyError(
             f"A detector of transformers' (hf:...) must have transformers and scipy installed, got {error}. "
-            "Install it: pip install 'detdistill[detr]'."
+            f"{installing('detdistill[detr]')}"
         ) from error
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

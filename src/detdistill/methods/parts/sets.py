@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_convert, generalized_box_iou
 
-from detdistill.errors import MissingDependencyError
+from detdistill.errors import MissingDependencyError, installing
 from detdistill.types import ClassKind, sent
 
 _SURE = 1 - 1e-6
@@ -81,7 +81,7 @@ def matched(
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise MissingDependencyError(
-            "The matching of queries must have scipy, got none. Install it: pip install 'detdistill[detr]'."
+            f"The matching of queries must have scipy, got none. {installing('detdistill[detr]')}"
         ) from error
     (classes, boxes), (their_classes, their_boxes) = (tuple(part.float() for part in one) for one in (ours, theirs))
     scores = their_classes.amax(dim=1)
