@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from detdistill.cli.imports import spare_imports
 from detdistill.threads import quiet_threads
 
 # Starts the command line in a fresh process, which ends when torch is imported, and reports on its last line what
@@ -62,3 +64,15 @@ def test_quiet_threads_sets_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_importing_the_package_loads_no_torch() -> None:
     code = "import sys, detdistill; detdistill.__version__; dir(detdistill); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_timm_loads_no_tracker_of_trainings_and_others_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    spare_imports()
+    with pytest.raises(ImportError):
+        exec("import wandb", {"__name__": "timm.utils.summary"})
+    exec("import wandb", {"__name__": "detectors_of_my_own"})
+    monkeypatch.delitem(sys.modules, "wandb")

@@ -15,10 +15,9 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from detdistill.detectors.class_map import ClassMap
-from detdistill.detectors.families.retinanet import _matched
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.mapped import MappedDetector
-from detdistill.detectors.torchvision_parts import encoded, overlap_costs
+from detdistill.detectors.torchvision_parts import encoded, matched, overlap_costs, overlaps
 from detdistill.distillation.recipe import Window
 from detdistill.distillation.several import together
 from detdistill.distillation.step import DistillationStep, SupervisedStep
@@ -136,7 +135,7 @@ def test_our_words_for_torchvisions_say_the_same_bits() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
     coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
     assert torch.equal(encoded(coder, boxes[0], boxes[1]), coder.encode_single(boxes[0], boxes[1]))
-    overlaps = box_iou(boxes[0, :7], boxes[1])
+    assert torch.equal(overlaps(boxes[0, :7], boxes[1]), found := box_iou(boxes[0, :7], boxes[1]))
     for low, high, weak in ((0.4, 0.5, True), (0.1, 0.3, True), (0.3, 0.3, False)):
         matcher = Matcher(high, low, allow_low_quality_matches=weak)
-        assert torch.equal(_matched(matcher, overlaps), matcher(overlaps.clone()))
+        assert torch.equal(matched(matcher, boxes[0, :7], boxes[1]), matcher(found.clone()))

@@ -16,6 +16,7 @@ from cyclopts.exceptions import UnknownOptionError
 
 import detdistill
 from detdistill.cli import commands
+from detdistill.cli.imports import spare_imports
 from detdistill.errors import ConfigError, DistillError, OutsideError, suggestion
 from detdistill.output import GONE, LOST, OUTPUT, unfailing
 from detdistill.outside import telling
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     quiet_threads()
+    spare_imports()
     # What is imported stays: at Python's own 700 objects it is looked through often enough to be a tenth of a start.
     gc.set_threshold(10_000)
     # Data-parallel training would warn once per process that all parameters were used.

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
+from detdistill.detectors.nms import best_apart
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import CapabilityError
 from detdistill.types import Batch, Candidates, ClassKind, Detections, Need, Observation, Pyramid
@@ -296,7 +296,7 @@ class Detector(nn.Module, ABC):
         Boxes suppress those of their own class, or of any where the detector is `agnostic`.
         """
         rivals = torch.zeros_like(found.labels) if self.agnostic else found.labels
-        keep = batched_nms(found.boxes, found.scores, rivals, threshold)[:most]
+        keep = best_apart(found.boxes, found.scores, rivals, threshold, most=most)
         classes = None if found.probabilities is None else found.probabilities[keep]
         return Detections(found.boxes[keep], found.scores[keep], found.labels[keep], classes)
 

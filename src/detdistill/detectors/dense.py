@@ -17,14 +17,12 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.backbones import group_norm
 from detdistill.detectors.base import (
     LOSS_NEEDS,
     BoxLayout,
     ClassLayout,
-    Detector,
     DetectorSpec,
     PyramidLayout,
     TowerLayout,
@@ -38,7 +36,6 @@ from detdistill.types import (
     Boxes,
     ClassKind,
     ClassLogits,
-    Detections,
     Need,
     Observation,
     Pyramid,
@@ -143,43 +140,6 @@ def observe_dense_towers(
         for owner, name in detector.towers():
             cut.enter_context(begun(owner, name, after))
         return observe_dense(detector, classes, batch, needs - LOSS_NEEDS - {Need.FOUND_LOSS}, box_pyramid=boxes)
-
-
-def find_best(
-    detector: Detector,
-    scores: Float[Tensor, "n k"],
-    classes: Float[Tensor, "n k"],
-    decode: Callable[[Int64[Tensor, " p"]], Float[Tensor, "p 4"]],
-    *,
-    counts: Sequence[int],
-    size: tuple[int, int],
-    threshold: float,
-    candidates: int,
-    overlap: float,
-    most: int,
-) -> Detections:
-    """What a dense detector finds in one image: each level's best candidates, decoded, and suppressed together.
-
-    Args:
-        scores: of every anchor, level by level.
-        classes: the probabilities of its classes.
-        decode: the boxes of some anchors, in pixels.
-        counts: anchors per level.
-        size: height and width of the image in pixels, which boxes are clipped to.
-        threshold: a candidate's score is above it; there are at most so many `candidates` a level.
-        overlap: the IoU above which boxes suppress each other; `most` are left.
-    """
-    best, chosen, first = [], [], 0
-    for level in torch.split(scores.flatten(), [count * scores.shape[1] for count in counts]):
-        passed = (level > threshold).nonzero()[:, 0]
-        ranked = level[passed].topk(min(candidates, len(passed)))
-        best.append(ranked.values)
-        chosen.append(first + passed[ranked.indices])
-        first += len(level)
-    flat = torch.cat(chosen)
-    anchor, labels = flat // scores.shape[1], flat % scores.shape[1]
-    found = Detections(clip_boxes_to_image(decode(anchor), size), torch.cat(best), labels, classes[anchor])
-    return detector.suppress(found, threshold=overlap, most=most)
 
 
 def dense_spec(

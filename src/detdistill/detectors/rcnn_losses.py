@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
-from torchvision.ops import boxes as box_ops
 
 from detdistill.detectors.dense import centres
-from detdistill.detectors.torchvision_parts import encoded
+from detdistill.detectors.nms import best_apart
+from detdistill.detectors.torchvision_parts import clipped, encoded, matched
 from detdistill.gfl.assign import within_any
 from detdistill.types import Targets, sent
 
@@ -179,13 +179,13 @@ def proposed(
     # Only what was chosen is decoded.
     said = deltas.gather(1, kept.unsqueeze(-1).expand(-1, -1, 4))
     decoded = rpn.box_coder.decode_single(said.reshape(-1, 4), output.anchors[kept.reshape(-1)])
+    boxes = clipped(decoded.reshape(*kept.shape, 4), sent(torch.tensor(sizes), decoded.device))
+    usable = (boxes[..., 2:] - boxes[..., :2] >= rpn.min_size).all(dim=2) & (scores >= rpn.score_thresh)
     proposals = []
-    for boxes, score, size in zip(decoded.reshape(*kept.shape, 4), scores, sizes, strict=True):
-        clipped = box_ops.clip_boxes_to_image(boxes, size)
-        extent = clipped[:, 2:] - clipped[:, :2]
-        keep = torch.where((extent >= rpn.min_size).all(dim=1) & (score >= rpn.score_thresh))[0]
-        best = box_ops.batched_nms(clipped[keep], score[keep], level_of[keep], rpn.nms_thresh)[:after]
-        proposals.append(clipped[keep[best]])
+    for own, score, fits in zip(boxes, scores, usable, strict=True):
+        rows = fits.nonzero()[:, 0]
+        best = best_apart(own[rows], score[rows], level_of[rows], rpn.nms_thresh, most=after)
+        proposals.append(own[rows[best]])
     return proposals
 
 
@@ -197,9 +197,11 @@ def rpn_sums(
     Gradients flow to `output`. The targets are without ignored objects.
     """
     images, levels = len(targets), len(output.cells)
-    described = [{"boxes": target.boxes} for target in targets]
-    labels, matched = rpn.assign_targets_to_anchors([output.anchors] * images, described)
-    labels = [_undoubted(own, output.anchors, target) for own, target in zip(labels, targets, strict=True)]
+    matches = [matched(rpn.proposal_matcher, target.boxes, output.anchors) for target in targets]
+    labels = [
+        _undoubted((own.clamp(max=0) + 1).float(), output.anchors, target)
+        for own, target in zip(matches, targets, strict=True)
+    ]
     positives, negatives = SeededSampler.like(rpn.fg_bg_sampler, seeds, Stream.ANCHORS)(labels)
     sampled = torch.where(torch.stack(positives).bool() | torch.stack(negatives).bool())
     wanted = torch.stack(labels)[sampled]
@@ -207,11 +209,13 @@ def rpn_sums(
     positive = wanted >= 1
     image, anchor = sampled
     boxed = image[positive], anchor[positive]
-    goal = encoded(rpn.box_coder, torch.stack(matched)[boxed], output.anchors[boxed[1]])
+    firsts = sent(torch.tensor([0, *(len(target.boxes) for target in targets)]).cumsum(0), anchor.device)
+    objects = torch.cat([target.boxes for target in targets])[torch.stack(matches)[boxed] + firsts[boxed[0]]]
+    goal = encoded(rpn.box_coder, objects, output.anchors[boxed[1]])
     box = functional.smooth_l1_loss(output.deltas[boxed], goal, beta=_BETA, reduction="none").sum(dim=1)
     if any(target.scores is not None for target in targets):
-        worth = torch.stack([_anchors_worth(rpn, output.anchors, target) for target in targets])[sampled]
-        worth = torch.where(positive, worth, 1.0)
+        counts = [_anchors_worth(own, target) for own, target in zip(matches, targets, strict=True)]
+        worth = torch.where(positive, torch.stack(counts)[sampled], 1.0)
         classification, box = classification * worth, box * worth[positive]
     ends = sent(torch.tensor(output.cells).cumsum(0), anchor.device)
     group = image * levels + torch.bucketize(anchor, ends, right=True)
@@ -222,12 +226,11 @@ def rpn_sums(
     )
 
 
-def _anchors_worth(rpn: RegionProposalNetwork, anchors: Float[Tensor, "n 4"], target: Targets) -> Float[Tensor, " n"]:
-    """How much the object counts that every anchor is nearest to."""
+def _anchors_worth(matches: Int64[Tensor, " n"], target: Targets) -> Float[Tensor, " n"]:
+    """How much the object counts that every anchor learns; of the others it says nothing."""
     if target.scores is None or not len(target.boxes):
-        return anchors.new_ones(len(anchors))
-    matched = rpn.proposal_matcher(rpn.box_similarity(target.boxes, anchors))
-    return target.scores[matched.clamp(min=0)]
+        return torch.ones_like(matches, dtype=torch.float32)
+    return target.scores[matches.clamp(min=0)]
 
 
 def sampled_regions(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -17,12 +16,12 @@ from detdistill.detectors.base import Detector, Limits, TowerLayout
 from detdistill.detectors.dense import (
     Asked,
     dense_spec,
-    find_best,
     observe_dense,
     observe_dense_towers,
     prior_bias,
     tower,
 )
+from detdistill.detectors.finding import find_best
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.settings import PyramidSettings
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, clipped
@@ -101,33 +100,20 @@ class DenseDetector(Detector):
         said = {name: values.float() for name, values in self.box_outputs(pyramid).items()}
         central = said.get("bbox_ctrness")
         scores = classes if central is None else (classes * central.sigmoid()).sqrt()
-        anchors, found = torch.cat(levels), []
-        for rows, probabilities, offsets, size in zip(
-            scores, classes, said["bbox_regression"], batch.sizes, strict=True
-        ):
-            found.append(
-                find_best(
-                    self,
-                    rows,
-                    probabilities,
-                    partial(self._decoded, offsets, anchors),
-                    counts=[len(level) for level in levels],
-                    size=size,
-                    threshold=model.score_thresh,
-                    candidates=model.topk_candidates,
-                    overlap=model.nms_thresh,
-                    most=model.detections_per_img,
-                )
-            )
-        return tuple(found)
-
-    def _decoded(
-        self, offsets: Float[Tensor, "n 4"], anchors: Float[Tensor, "n 4"], which: Int64[Tensor, " p"]
-    ) -> Float[Tensor, "p 4"]:
-        """The boxes of some anchors in pixels."""
-        coder = self.model.box_coder
-        boxes: Tensor = getattr(coder, "decode_single", coder.decode)(offsets[which], anchors[which])
-        return boxes
+        offsets, anchors, coder = said["bbox_regression"], torch.cat(levels), model.box_coder
+        decode = getattr(coder, "decode_single", coder.decode)
+        return find_best(
+            self,
+            scores,
+            classes,
+            lambda image, anchor: decode(offsets[image, anchor], anchors[anchor]),
+            counts=[len(level) for level in levels],
+            sizes=batch.sizes,
+            threshold=model.score_thresh,
+            candidates=model.topk_candidates,
+            overlap=model.nms_thresh,
+            most=model.detections_per_img,
+        )
 
     def candidates(self, batch: Batch, sizes: Int64[Tensor, "b 2"]) -> Candidates:
         """See `Detector.candidates`."""

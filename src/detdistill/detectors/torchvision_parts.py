@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder, encode_boxes
+from torchvision.models.detection._utils import BoxCoder, Matcher, encode_boxes
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
@@ -17,6 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from detdistill.data.resizing import transform_sample
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW
+from detdistill.detectors.dense import BACKGROUND, LEFT_OUT
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
 from detdistill.types import Detections, Targets, sent
@@ -39,6 +40,32 @@ def encoded(coder: BoxCoder, boxes: Float[Tensor, "p 4"], anchors: Float[Tensor,
     """`BoxCoder.encode_single`, which waits for the device to send its weights there."""
     offsets: Tensor = encode_boxes(boxes, anchors, sent(torch.tensor(coder.weights, dtype=boxes.dtype), boxes.device))
     return offsets
+
+
+def overlaps(first: Float[Tensor, "m 4"], second: Float[Tensor, "n 4"]) -> Float[Tensor, "m n"]:
+    """The IoU of every pair: torchvision's `box_iou` to the bit, edge by edge, which takes a third of its time."""
+    x1, y1, x2, y2 = first[:, None].unbind(dim=2)
+    left, top, right, bottom = second.unbind(dim=1)
+    wide = (torch.minimum(x2, right) - torch.maximum(x1, left)).clamp(min=0)
+    high = (torch.minimum(y2, bottom) - torch.maximum(y1, top)).clamp(min=0)
+    shared = wide * high
+    return shared / ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared)
+
+
+def matched(matcher: Matcher, boxes: Float[Tensor, "m 4"], anchors: Float[Tensor, "n 4"]) -> Int64[Tensor, " n"]:
+    """The box that each anchor learns, BACKGROUND or LEFT_OUT, as torchvision's matcher says by their overlaps.
+
+    That one waits for the device to list the best anchors of every box.
+    """
+    if not len(boxes):
+        return torch.full((len(anchors),), BACKGROUND, device=anchors.device)
+    found = overlaps(boxes, anchors)
+    best, objects = found.max(dim=0)
+    matches = torch.where(best < matcher.high_threshold, LEFT_OUT, objects)
+    matches = torch.where(best < matcher.low_threshold, BACKGROUND, matches)
+    if not matcher.allow_low_quality_matches:
+        return matches
+    return torch.where((found == found.amax(dim=1, keepdim=True)).any(dim=0), objects, matches)
 
 
 def overlap_costs(first: Float[Tensor, "p 4"], second: Float[Tensor, "p 4"]) -> Float[Tensor, " p"]:

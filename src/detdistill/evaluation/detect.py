@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detdistill.detectors.base import Detector, evaluating, suppressing
@@ -47,7 +49,7 @@ def detect_split(
         for batch in loader:
             detections = detector.detect(batch.to(device))
             require_finite(batch)
-            found += [_stored(one, batch, index) for index, one in enumerate(detections)]
+            found += _stored(detections, batch)
             if progress is not None:
                 progress(len(found))
     return found
@@ -94,23 +96,31 @@ def _watched(detector: Detector) -> Iterator[Callable[[Batch], None]]:
             handle.remove()
 
 
-def _stored(detections: Detections, batch: Batch, index: int) -> ImageDetections:
-    boxes, scores = (one.detach().to("cpu", torch.float32) for one in (detections.boxes, detections.scores))
-    said = detections.probabilities
-    classes = None if said is None else said.detach().to("cpu", torch.float32)
-    if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
+def _stored(detections: Sequence[Detections], batch: Batch) -> list[ImageDetections]:
+    """What was found in the images of a batch, in pixels of the stored images."""
+
+    def column(name: str) -> Tensor:
+        return torch.cat([getattr(one, name) for one in detections]).detach().cpu()
+
+    boxes, scores, labels = (column(name) for name in ("boxes", "scores", "labels"))
+    counts = [len(one.scores) for one in detections]
+    finite = boxes.isfinite().all(dim=1) & scores.isfinite()
+    if not finite.all():
+        owners = [id_ for id_, count in zip(batch.image_ids, counts, strict=True) for _ in range(count)]
         raise DistillError(
-            f"Boxes and scores detected in image {batch.image_ids[index]} must be finite, got NaN or infinity. "
-            "Train with a lower learning rate, or load a checkpoint from before the loss diverged."
+            f"Boxes and scores detected in image {owners[int(finite.int().argmin())]} must be finite, got NaN or "
+            "infinity. Train with a lower learning rate, or load a checkpoint from before the loss diverged."
         )
-    (height, width), (stored_height, stored_width) = batch.sizes[index], batch.stored_sizes[index]
-    limit = torch.tensor([stored_width, stored_height] * 2, dtype=torch.float32)
-    boxes = boxes * (limit / torch.tensor([width, height] * 2, dtype=torch.float32))
-    labels = detections.labels.detach().to("cpu", torch.int64).numpy()
-    return ImageDetections(
-        batch.image_ids[index],
-        torch.minimum(boxes.clamp(min=0), limit).numpy(),
-        scores.numpy(),
-        labels,
-        None if classes is None else classes.numpy(),
-    )
+    sides = torch.tensor([batch.stored_sizes, batch.sizes], dtype=torch.float32).flip(2).repeat(1, 1, 2)
+    limits, seen = sides.repeat_interleave(torch.tensor(counts), dim=1)
+    boxes = torch.minimum((boxes.float() * (limits / seen)).clamp(min=0), limits)
+    columns = (torch.split(one, counts) for one in (boxes, scores.float(), labels.long()))
+    return [
+        ImageDetections(image_id, box.numpy(), score.numpy(), label.numpy(), _classes(of))
+        for image_id, of, box, score, label in zip(batch.image_ids, detections, *columns, strict=True)
+    ]
+
+
+def _classes(found: Detections) -> NDArray[np.float32] | None:
+    said = found.probabilities
+    return None if said is None else said.detach().cpu().float().numpy()

@@ -13,18 +13,30 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import MultiScaleRoIAlign, remove_small_boxes
 from torchvision.ops.poolers import initLevelMapper
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, DetectorSpec, Limits, PyramidLayout
 from detdistill.detectors.catalogue import Family
+from detdistill.detectors.finding import clipped_rows, each_image
 from detdistill.detectors.preprocess import Normaliser, pixel_statistics
 from detdistill.detectors.rcnn_losses import RpnOutput, flat_output, proposed, roi_sums, rpn_sums, sampled_regions
 from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, Depth, Octaves, PyramidSettings, Strides
 from detdistill.detectors.torchvision_parts import ClassSlots, NominalAnchors, clipped
 from detdistill.settings.bounds import Share, Within
-from detdistill.types import Batch, Candidates, ClassKind, ClassLogits, Detections, Need, Observation, Pyramid, TaskLoss
+from detdistill.types import (
+    Batch,
+    Candidates,
+    ClassKind,
+    ClassLogits,
+    Detections,
+    Need,
+    Observation,
+    Pyramid,
+    TaskLoss,
+    sent,
+)
 
 _POOLED_CELLS = 7
 _COARSEST_POOLED = 32
@@ -144,20 +156,33 @@ class FasterRCNNDetector(Detector):
         output = flat_output(rpn, *rpn.head(list(pyramid.levels)))
         proposals = proposed(rpn, output, batch.sizes, counts="testing")
         logits, deltas = (said.float() for said in self._second_stage(pyramid, proposals, batch.sizes))
-        counts = [len(boxes) for boxes in proposals]
-        boxes: Tensor = self.model.roi_heads.box_coder.decode(deltas, proposals)
-        rows = torch.split(logits.softmax(dim=1), counts), torch.split(boxes, counts)
-        images = zip(*rows, batch.sizes, strict=True)
-        return tuple(self._find(*image) for image in images)
+        return self._found(logits.softmax(dim=1), deltas.reshape(*logits.shape, 4), proposals, batch.sizes)
 
-    def _find(self, scores: Float[Tensor, "r s"], boxes: Float[Tensor, "r s 4"], size: tuple[int, int]) -> Detections:
-        """As torchvision's post-processing of one image, with the probabilities of all classes."""
+    def _found(
+        self,
+        scores: Float[Tensor, "r s"],
+        deltas: Float[Tensor, "r s 4"],
+        proposals: list[Float[Tensor, "_r 4"]],
+        sizes: Sequence[tuple[int, int]],
+    ) -> tuple[Detections, ...]:
+        """As torchvision's post-processing of every image, with the probabilities of all classes.
+
+        Only what may be found is decoded.
+        """
         heads = self.model.roi_heads
-        boxes, slots = clip_boxes_to_image(boxes, size)[:, 1:].reshape(-1, 4), scores.shape[1] - 1
-        flat = scores[:, 1:].reshape(-1)
-        passed = torch.where(flat > heads.score_thresh)[0]
-        passed = passed[remove_small_boxes(boxes[passed], min_size=_SMALLEST_FOUND)]
-        found = Detections(boxes[passed], flat[passed], passed % slots + 1, scores[passed // slots])
+        region, slots = (scores[:, 1:] > heads.score_thresh).nonzero().unbind(1)
+        slots = slots + 1
+        ends = sent(torch.tensor([len(one) for one in proposals]).cumsum(0), region.device)
+        image = torch.bucketize(region, ends, right=True)
+        boxes = heads.box_coder.decode_single(deltas[region, slots], torch.cat(proposals)[region])
+        boxes = clipped_rows(boxes, image, sizes)
+        large = remove_small_boxes(boxes, min_size=_SMALLEST_FOUND)
+        region, slots = region[large], slots[large]
+        rows = boxes[large], scores[region, slots], slots, scores[region]
+        return tuple(map(self._suppressed, each_image(rows, image[large], count=len(sizes))))
+
+    def _suppressed(self, found: Detections) -> Detections:
+        heads = self.model.roi_heads
         limits = {"threshold": heads.nms_thresh, "most": heads.detections_per_img}
         if self.agnostic:
             return self.suppress(self._slots.detections(found), **limits)

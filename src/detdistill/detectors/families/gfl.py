@@ -19,15 +19,15 @@ from detdistill.detectors.dense import (
     Assignment,
     assign,
     dense_spec,
-    find_best,
     observe_dense,
     observe_dense_towers,
     tower,
 )
+from detdistill.detectors.finding import find_best
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.detectors.settings import AnchorSize, Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_parts import cells_of, clipped
-from detdistill.gfl.assign import Cells, box_distances, box_overlaps, boxes_at, match_by_atss
+from detdistill.gfl.assign import box_distances, box_overlaps, boxes_at, match_by_atss
 from detdistill.gfl.losses import (
     distribution_focal_costs,
     expected_distances,
@@ -155,9 +155,25 @@ class GFLDetector(Detector):
         """See `Detector.detect`. Cells in the padding find nothing."""
         pyramid = self.extract(batch)
         cells = cells_of(pyramid.levels, pyramid.strides)
-        scores, boxes = _rows(self.class_outputs(pyramid)).sigmoid(), _rows(self.box_outputs(pyramid))
-        images = zip(scores, boxes, batch.sizes, strict=True)
-        return tuple(self._find(score, box, cells, size=size) for score, box, size in images)
+        scores, edges = _rows(self.class_outputs(pyramid)).sigmoid(), _rows(self.box_outputs(pyramid))
+        inside = torch.stack([cells.inside(size) for size in batch.sizes])[..., None]
+
+        def decode(image: Int64[Tensor, " p"], cell: Int64[Tensor, " p"]) -> Float[Tensor, "p 4"]:
+            distances = expected_distances(edges[image, cell]) * cells.strides[cell][:, None]
+            return boxes_at(distances, cells.points[cell])
+
+        return find_best(
+            self,
+            torch.where(inside, scores, 0.0),
+            scores,
+            decode,
+            counts=cells.counts,
+            sizes=batch.sizes,
+            threshold=self.settings.score_threshold,
+            candidates=self.settings.candidates_per_level,
+            overlap=self.settings.nms_threshold,
+            most=self.settings.detections_per_image,
+        )
 
     def candidates(self, batch: Batch, sizes: Int64[Tensor, "b 2"]) -> Candidates:
         """See `Detector.candidates`."""
@@ -241,27 +257,6 @@ class GFLDetector(Detector):
         return [
             _loss_of(*one, strides=pyramid.strides, per_image=each) for one, (_, each) in zip(parts, asked, strict=True)
         ]
-
-    def _find(
-        self, scores: Float[Tensor, "n k"], boxes: Float[Tensor, "n 4 bins"], cells: Cells, *, size: tuple[int, int]
-    ) -> Detections:
-        settings, known = self.settings, torch.where(cells.inside(size)[:, None], scores, 0.0)
-
-        def decode(cell: Int64[Tensor, " p"]) -> Float[Tensor, "p 4"]:
-            return boxes_at(expected_distances(boxes[cell]) * cells.strides[cell][:, None], cells.points[cell])
-
-        return find_best(
-            self,
-            known,
-            scores,
-            decode,
-            counts=cells.counts,
-            size=size,
-            threshold=settings.score_threshold,
-            candidates=settings.candidates_per_level,
-            overlap=settings.nms_threshold,
-            most=settings.detections_per_image,
-        )
 
 
 def _loss_of(

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import box_iou, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from detdistill.detectors.backbones import build_backbone
 from detdistill.detectors.catalogue import Family
-from detdistill.detectors.dense import BACKGROUND, LEFT_OUT, all_background, assign, centres, focal_cells
+from detdistill.detectors.dense import assign, centres, focal_cells
 from detdistill.detectors.settings import AnchorRatios, AnchorSize, Boxes, HeadNorm, Octaves, PyramidSettings
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
-from detdistill.detectors.torchvision_parts import NominalAnchors, encoded
+from detdistill.detectors.torchvision_parts import NominalAnchors, encoded, matched
 from detdistill.errors import ConfigError
 from detdistill.settings.bounds import Share
 from detdistill.types import Targets, TaskLoss
@@ -94,12 +94,7 @@ def retinanet_loss(
     See `DenseLoss` for the arguments.
     """
     anchors = torch.cat(levels)
-    matches = [
-        _matched(model.proposal_matcher, box_iou(target.boxes.float(), anchors))
-        if len(target.boxes)
-        else all_background(anchors)
-        for target in targets
-    ]
+    matches = [matched(model.proposal_matcher, target.boxes.float(), anchors) for target in targets]
     counts, images = tuple(level.shape[0] for level in levels), len(targets) // len(per_image)
     given = assign(matches, targets, counts=counts, points=centres(anchors), images=images)
     predicted, own = given.rows(rows["bbox_regression"]), anchors[given.anchor]
@@ -112,16 +107,6 @@ def retinanet_loss(
         total = (classes + boxes).sum(dim=1).mean()
         found.append(TaskLoss(total, strides, classes, boxes) if wanted else TaskLoss(total))
     return found
-
-
-def _matched(matcher: Any, overlaps: Float[Tensor, "m n"]) -> Int64[Tensor, " n"]:
-    """What torchvision's matcher says, which waits for the device to list the best anchors of every box."""
-    best, objects = overlaps.max(dim=0)
-    matches = torch.where(best < matcher.high_threshold, LEFT_OUT, objects)
-    matches = torch.where(best < matcher.low_threshold, BACKGROUND, matches)
-    if not matcher.allow_low_quality_matches:
-        return matches
-    return torch.where((overlaps == overlaps.amax(dim=1, keepdim=True)).any(dim=0), objects, matches)
 
 
 def _offset_costs(
