@@ -36,17 +36,34 @@ def counted_once(detector: Any, **size: int) -> Any:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Most of a tiny run's time goes into drawing its figures, which others test.
+def brief(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Most of a tiny run's time goes into drawing its figures and timing its detectors, which others test.
 
-    A module may have them `DRAWN`, or its `CURVES` laid out. Sheets and matrices are laid out, but for a module that
-    looks at its `SHEETS` their pixels are not packed into the PNG.
+    A module may have its figures `DRAWN`, all of them or those of what comes before it asks for `blank`.
+    """
+    from detdistill.detectors import complexity
+    from detdistill.jobs import profile, run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "_ROUNDS", 1)
+        patch.setattr(complexity, "_WARM_UP", 0)
+        patch.setattr(profile, "complexity", counted_once)
+        if not getattr(request.module, "DRAWN", False):
+            request.getfixturevalue("blank")
+        yield
+
+
+@pytest.fixture(scope="module")
+def blank(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures and pages are written, but not drawn.
+
+    A module may have `CURVES` laid out. Sheets and matrices are laid out, but for a module that looks at its `SHEETS`
+    their pixels are not packed into the PNG.
     """
     # Not before the tests' own checks of shapes are set up.
     from detdistill import demo
-    from detdistill.detectors import complexity
     from detdistill.files import write_bytes
-    from detdistill.jobs import given_runs, measuring, profile, prove, run
+    from detdistill.jobs import given_runs, measuring, prove, run
     from detdistill.report import confusion, palette, sheet
     from detdistill.report.page.render import MADE
     from detdistill.store.layout import RunFolder
@@ -61,16 +78,11 @@ def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
         return palette.png_of(Image.new("RGB", (1, 1)), kind)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_ROUNDS", 1)
-        patch.setattr(complexity, "_WARM_UP", 0)
-        patch.setattr(profile, "complexity", counted_once)
-        if not getattr(request.module, "DRAWN", False) and not getattr(request.module, "SHEETS", False):
-            for picture in (confusion, sheet):
-                patch.setattr(picture, "png_of", blank_picture)
-        if not getattr(request.module, "DRAWN", False):
-            patch.setattr(Figure, "draw", lambda _figure, _renderer: None)
-            for job in (demo, given_runs, prove, run):
-                patch.setattr(job, "write_page", blank_page)
-            if not getattr(request.module, "CURVES", False):
-                patch.setattr(measuring, "learning_curves", blank_curves)
+        patch.setattr(Figure, "draw", lambda _figure, _renderer: None)
+        for picture in (confusion, sheet) if not getattr(request.module, "SHEETS", False) else ():
+            patch.setattr(picture, "png_of", blank_picture)
+        for job in (demo, given_runs, prove, run):
+            patch.setattr(job, "write_page", blank_page)
+        if not getattr(request.module, "CURVES", False):
+            patch.setattr(measuring, "learning_curves", blank_curves)
         yield

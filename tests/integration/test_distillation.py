@@ -101,7 +101,7 @@ def distillation(folder: Path, out: str, *changes: str, method: str = "frs", **o
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Lab:
     folder = tmp_path_factory.mktemp("lab")
     draw_data(folder / "data")
     witness, watcher = TeacherWitness(), Watcher()
@@ -115,6 +115,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
         teacher_files = hashes(folder / "teacher")
         config = distillation(folder, "distilled", alone=folder / "alone")
         outcome = distill_job(config, progress=watcher)
+    request.getfixturevalue("blank")
     return Lab(folder, config, outcome, watcher, witness, teacher_files)
 
 

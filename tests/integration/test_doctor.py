@@ -36,6 +36,7 @@ from detdistill.proof.checks import FAIL, LOOK, OK, SCALE, SHIFT, Check
 from detdistill.store.students import load_detector, save_detector
 from scenes_in_memory import tiny_student
 from seeing_teachers import SEEING, SIZE, Eyes, seeing, settled
+from thorough import cases
 from watched_jobs import Watcher
 
 SMALL = ["student.head_depth=1", "student.strides=[8,16,32]", "student.fpn_channels=16", "train.batch_size=4"]
@@ -113,7 +114,7 @@ def test_random_tensors_of_a_teacher_are_seen(lab: Lab, home: Path) -> None:
     assert max(one.shift for one in drifts(healthy, home)) < 0.2
     assert max(one.scale for one in drifts(healthy, home)) < 1.3
     generator, seen = torch.Generator().manual_seed(0), 0
-    for draw in range(12):
+    for draw in range(cases(4, 12)):
         spoiled = load_detector(home / "teacher").detector
         tensors = {name: one for name, one in spoiled.state_dict().items() if one.is_floating_point()}
         for name in random.Random(draw).sample(sorted(tensors), round(0.05 * len(tensors))):
@@ -121,7 +122,7 @@ def test_random_tensors_of_a_teacher_are_seen(lab: Lab, home: Path) -> None:
             noise = spread * torch.randn(tensors[name].shape, generator=generator)
             tensors[name].copy_(noise.abs() if name.endswith("running_var") else noise)
         seen += any(one.shift > SHIFT or one.scale > SCALE for one in drifts(spoiled, home))
-    assert seen == 12
+    assert seen == cases(4, 12)
     save_detector(spoiled, home / "spoiled", image=SIZE)
     check = lab.said(teacher=home / "spoiled")["teacher's weights"]
     assert check.state == LOOK

@@ -60,7 +60,8 @@ class World:
 
 def build(family: str, **changes: object) -> Detector:
     """A detector whose scores differ, without having learned anything."""
-    small = {"strides": (16,), "head_depth": 0, "detections_per_image": 20} if family != "faster_rcnn" else {}
+    several = {"strides": (8, 16)}
+    small = {"strides": (16,), "head_depth": 0, "detections_per_image": 20} if family != "faster_rcnn" else several
     detector = catalogue.build_detector(tiny_settings(family, **(small | changes)), CLASSES, seed=3)
     for name, parameter in detector.named_parameters():
         if parameter.dim() > 1 and any(part in name for part in ("cls_logits", "classes", "predictor")):

@@ -11,9 +11,10 @@ from detdistill.evaluation.coco import FIGURES, evaluate_coco
 from detdistill.evaluation.matches import match
 from detdistill.proof.differences import Twins, differences, resampled
 from scored_scenes import copied, detected, scene
+from thorough import cases
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=cases(5, 12), deadline=None)
 @given(st.integers(100, 10**6))
 def test_weights_are_the_resampled_data_sets_evaluated_anew(seed: int) -> None:
     truth, first = scene(seed)

@@ -68,7 +68,7 @@ GRID, BINS = (64, 96), 5
 STUDENT, TEACHER = spec(channels=3, bins=BINS), spec(channels=4, bins=BINS)
 image_size = st.tuples(st.integers(1, GRID[0]), st.integers(1, GRID[1]))
 seeds = st.integers(0, 1000)
-few = settings(max_examples=cases(3, 8), deadline=None)
+few = settings(max_examples=cases(2, 8), deadline=None)
 
 
 @functools.cache

@@ -150,7 +150,7 @@ def random_images(seed: int):
 
 def test_random_cases_equal_the_slow_reference():
     between = large = 0
-    for seed in range(count := cases(60, 200)):
+    for seed in range(count := cases(30, 200)):
         images = random_images(seed)
         truths = {10 * i: labels(*objects) for i, (objects, _) in enumerate(images)}
         detections = [guesses(10 * i, *found) for i, (_, found) in enumerate(images)]

@@ -30,6 +30,7 @@ from detdistill.settings.calls import LONGEST, Spelled, written
 from detdistill.settings.trees import hints_of
 from every_method import RECIPES, WRAPPERS
 from observations import spec
+from thorough import cases
 
 STUDENT, TEACHER = spec(channels=3), spec(channels=4)
 KNOWN = ", ".join(METHODS)
@@ -238,7 +239,7 @@ def compositions(names: tuple[str, ...] = tuple(RECIPES), depth: int = 2) -> st.
 
 @pytest.mark.usefixtures("without_type_checks")
 @given(compositions())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(50, 150), deadline=None)
 def test_settings_survive_their_text(chosen: Any) -> None:
     text = method_text(chosen)
     again = parse_method(text)
@@ -250,7 +251,7 @@ def test_settings_survive_their_text(chosen: Any) -> None:
 
 
 @given(st.text(alphabet=string.printable, max_size=12) | st.text(alphabet="frsaid()+,=\"' 1.-[]", max_size=20))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=cases(130, 400), deadline=None)
 def test_any_text_is_a_method_or_one_sentence(text: str) -> None:
     try:
         parsed = parse_method(text)
@@ -269,6 +270,7 @@ def test_any_text_is_a_method_or_one_sentence(text: str) -> None:
         max_leaves=5,
     )
 )
+@settings(max_examples=cases(30, 100))
 def test_a_value_is_read_as_it_was_written(value: object) -> None:
     found = Spelled(f"frs(key={written(value)})").tree["key"]
     assert repr(found) == repr(as_tree(value))

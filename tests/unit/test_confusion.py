@@ -18,6 +18,7 @@ from detdistill.evaluation.error_types import KINDS
 from detdistill.report.confusion import draw_confusion
 from detdistill.scenes import SCENE_CLASSES, make_scenes
 from few_boxes import FAR, LEFT, RIGHT, found, split
+from thorough import cases
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ objects = st.lists(st.tuples(box, st.integers(0, 1), st.booleans()), max_size=5)
 guesses = st.lists(st.tuples(box, st.integers(0, 1), st.sampled_from([0.1, 0.3, 0.5, 0.9])), max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(20, 60), deadline=None)
 @given(st.lists(st.tuples(objects, guesses), min_size=1, max_size=3))
 def test_what_the_rows_and_columns_add_up_to(images: list) -> None:
     annotations = split(*(truth for truth, _ in images))

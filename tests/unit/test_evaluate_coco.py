@@ -126,7 +126,7 @@ def assert_same(actual: CocoMetrics, expected: CocoMetrics) -> None:
 
 
 @each_backend
-@settings(max_examples=cases(20, 60), deadline=None, derandomize=True)
+@settings(max_examples=cases(12, 60), deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**9))
 def test_random_cases_equal_pycocotools(backend, seed):
     annotations, detections = random_case(seed)
