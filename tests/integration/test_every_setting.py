@@ -29,7 +29,6 @@ from detdistill.detectors.catalogue import FAMILIES
 from detdistill.jobs import stages
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import METHODS
-from detdistill.progress import Progress
 from detdistill.settings.calls import written
 from detdistill.settings.meanings import OPTION_NAMES
 from detdistill.settings.reading import hints_of
@@ -121,8 +120,8 @@ def ended_after_training() -> Iterator[None]:
     """Neither the others are measured before a training nor anything after it, which takes longer than 4 steps."""
     fit = stages.fit
 
-    def fitted(proved: stages.Proved, *, progress: Progress | None = None) -> NoReturn:
-        fit(proved, progress=progress)
+    def fitted(proved: stages.Proved, **options: Any) -> NoReturn:
+        fit(proved, **options)
         raise Trained
 
     with pytest.MonkeyPatch.context() as patch, suppress(Trained):
