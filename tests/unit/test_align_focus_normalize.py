@@ -15,6 +15,7 @@ from detdistill.distillation.term import LevelTerm
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.parts import compare, select
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
+from detdistill.methods.parts.attention import attentions
 from detdistill.methods.parts.compare import rescale
 from detdistill.methods.parts.focus import richness
 from detdistill.methods.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
@@ -292,3 +293,22 @@ def test_selecting_class_logits_that_are_not_there_is_refused() -> None:
     assert str(caught.value) == (
         "The observation must hold class logits, got none. Ask for Need.CLASS_LOGITS when observing."
     )
+
+
+def test_without_padding_the_shorter_way_is_the_same() -> None:
+    """What is not masked where nothing is padded, values and gradients."""
+    maps = levels(4, (5, 6))[0].requires_grad_()
+    inside = torch.ones(2, 1, 5, 6, dtype=torch.bool)
+    ways = (
+        lambda padded: (standardize(maps, inside, padded=padded),),
+        lambda padded: (rescale(maps, inside, axes=(1, 2, 3), padded=padded),),
+        lambda padded: attentions(maps, inside, temperature=0.5, padded=padded),
+    )
+    for way in ways:
+        for longer, shorter in zip(way(True), way(False), strict=True):
+            torch.testing.assert_close(shorter, longer)
+            grown = torch.rand_like(longer)
+            (expected,), (found,) = (
+                torch.autograd.grad(one, maps, grown, retain_graph=True) for one in (longer, shorter)
+            )
+            torch.testing.assert_close(found, expected)

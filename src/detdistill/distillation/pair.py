@@ -169,13 +169,15 @@ class Pair:
 
     def _standardized(self, stride: int, select: Select, align: Align | None) -> Level:
         level = self.level(stride, select=select, align=align)
+        scaled = partial(standardize, inside=level.inside, padded=level.padded)
         with torch.autocast(level.teacher.device.type, enabled=False):
-            theirs = self.once((standardize, select, stride), lambda: standardize(level.teacher, level.inside))
-            ours = standardize(level.student, level.inside)
+            theirs = self.once((standardize, select, stride), lambda: scaled(level.teacher))
+            ours = scaled(level.student)
         return replace(level, student=ours, teacher=theirs, standardized=True)
 
     def _zeroed(self, maps: Tensor, stride: int) -> Tensor:
-        return torch.where(self.inside(stride, grid_of(maps)), maps, 0.0)
+        grid = grid_of(maps)
+        return torch.where(self.inside(stride, grid), maps, 0.0) if self._padded(stride, grid) else maps
 
     def _padded(self, stride: int, grid: tuple[int, int]) -> bool:
         rows, columns = stride * (grid[0] - 1), stride * (grid[1] - 1)
@@ -224,6 +226,7 @@ def standardize(
     *,
     over: tuple[int, ...] = (2, 3),
     epsilon: float = 1e-5,
+    padded: bool = True,
 ) -> Float[Tensor, "b c h w"]:
     """Each channel of each image to zero mean and unit variance over its inside cells, 0 in the padding.
 
@@ -232,6 +235,7 @@ def standardize(
         inside: cells inside the image.
         over: axes that share a mean and a variance; (0, 2, 3) is over the batch.
         epsilon: added to the variance before the root; makes constant channels and single cells 0.
+        padded: whether there are other cells.
 
     Source:
         The normalisation of PKD (Cao et al., NeurIPS 2022), here per image and channel.
@@ -240,7 +244,9 @@ def standardize(
         Statistics are each image's own by default and leave padding out; the source takes them over the batch.
     """
     cells = inside.sum(dim=over, keepdim=True).clamp(min=1)
-    centred = (maps - (maps * inside).sum(dim=over, keepdim=True) / cells) * inside
+    whole = maps * inside if padded else maps
+    centred = maps - whole.sum(dim=over, keepdim=True) / cells
+    centred = centred * inside if padded else centred
     variance = centred.square().sum(dim=over, keepdim=True) / cells
     return centred * (variance + epsilon).rsqrt()
 

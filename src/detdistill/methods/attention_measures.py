@@ -85,7 +85,8 @@ class MaskedFeatures:
         own = pair.level(level.stride, standardized=level.standardized)
         cells, channels = teachers_attentions(own, pair, temperature=self.temperature)
         if self.student_mask > 0:
-            our_cells, our_channels = attentions(own.student, own.inside, temperature=self.temperature)
+            maps, inside = own.student, own.inside
+            our_cells, our_channels = attentions(maps, inside, temperature=self.temperature, padded=own.padded)
             cells = self._averaged(cells, our_cells)
             if our_channels.shape == channels.shape:
                 channels = self._averaged(channels, our_channels)

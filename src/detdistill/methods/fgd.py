@@ -163,7 +163,8 @@ class Attentions:
     def difference(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
         """How differently the two attend: Σ |A_s(A(S)) − A_s(T)| + Σ |A_c(A(S)) − A_c(T)|."""
         with full_precision(level.teacher):
-            ours = attentions(level.student, level.inside, temperature=self.temperature)
+            maps, inside = level.student, level.inside
+            ours = attentions(maps, inside, temperature=self.temperature, padded=level.padded)
             theirs = teachers_attentions(level, pair, temperature=self.temperature)
             cells, channels = ((mine - its).abs().flatten(1).sum(1) for mine, its in zip(ours, theirs, strict=True))
             return cells + channels

@@ -82,7 +82,9 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
 
     def structural(level: Level, _pair: Pair) -> Tensor:
         with full_precision(level.teacher):
-            ours, theirs = (rescale(one, level.inside, axes=axes) for one in (level.student, level.teacher))
+            ours, theirs = (
+                rescale(one, level.inside, axes=axes, padded=level.padded) for one in (level.student, level.teacher)
+            )
             return mean_dissimilarity(ours, theirs, level.inside, window=settings.window, components=components)
 
     term = feature_term(

@@ -13,7 +13,7 @@ Channels = Float[Tensor, "b c 1 1"]
 
 
 def attentions(
-    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float
+    maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, temperature: float, padded: bool = True
 ) -> tuple[Cells, Channels]:
     """How strong each cell and each channel is.
 
@@ -24,6 +24,7 @@ def attentions(
         maps: feature maps; gradients flow, detach where a mask is wanted.
         inside: cells inside the image.
         temperature: the smaller, the sharper.
+        padded: whether there are other cells.
 
     Returns:
         Attentions ≥ 0. Over an image they sum to the number of its inside cells and of its channels, so their mean is
@@ -37,9 +38,11 @@ def attentions(
     """
     absolute = maps.abs()
     strength = absolute.mean(dim=1, keepdim=True) / temperature
-    share = strength.masked_fill(~inside, -torch.inf).flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
+    means = inside_mean(absolute, inside) if padded else absolute.mean(dim=(2, 3))
+    strength = strength.masked_fill(~inside, -torch.inf) if padded else strength
+    share = strength.flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
     cells = inside.sum(dim=(2, 3), keepdim=True) * share
-    channels = maps.shape[1] * (inside_mean(absolute, inside) / temperature).softmax(dim=1)
+    channels = maps.shape[1] * (means / temperature).softmax(dim=1)
     return cells, channels[:, :, None, None]
 
 
@@ -47,7 +50,7 @@ def teachers_attentions(level: Level, pair: Pair, *, temperature: float) -> tupl
     """The `attentions` of the teacher's feature maps, computed once a step."""
     return pair.once(
         (teachers_attentions, level.stride, level.standardized, temperature),
-        lambda: attentions(level.teacher, level.inside, temperature=temperature),
+        lambda: attentions(level.teacher, level.inside, temperature=temperature, padded=level.padded),
     )
 
 

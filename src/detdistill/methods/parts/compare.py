@@ -114,7 +114,7 @@ def quality_focal(student: Float[Tensor, "*p"], teacher: Float[Tensor, "*p"], *,
     return (wanted - student.sigmoid()).abs().pow(beta) * costs
 
 
-def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float = 1e-8) -> Maps:
+def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float = 1e-8, padded: bool = True) -> Maps:
     """Min-max rescaling to [0, 1] over the inside cells, 0 in the padding.
 
     Args:
@@ -123,6 +123,7 @@ def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float
         axes: axes that share one minimum and maximum: (1, 2, 3) per image, (2, 3) per image and channel,
             (0, 1, 2, 3) over the whole batch.
         epsilon: added to the range; makes constant maps 0.
+        padded: whether there are other cells.
 
     Source:
         de Rijk et al., Structural Knowledge Distillation for Object Detection, NeurIPS 2022 (SSIM).
@@ -130,6 +131,9 @@ def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float
     Differs from the source:
         The source does not state the axes; padding is left out.
     """
+    if not padded:
+        lowest, highest = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
+        return (maps - lowest) / (highest - lowest + epsilon)
     lowest = maps.masked_fill(~inside, torch.inf).amin(dim=axes, keepdim=True)
     highest = maps.masked_fill(~inside, -torch.inf).amax(dim=axes, keepdim=True)
     return ((maps - lowest) / (highest - lowest + epsilon)).masked_fill(~inside, 0.0)
