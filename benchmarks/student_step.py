@@ -61,7 +61,11 @@ def steps(detector: str, side: int, count: int, boxes: int) -> dict[str, Callabl
             total = loss()
             forward = time.process_time() - began
             total.backward()
-            return {"forward": 1000 * forward, "step": 1000 * (time.process_time() - began), "loss": float(total)}
+            return {
+                "forward": 1000 * forward,
+                "step": 1000 * (time.process_time() - began),
+                "loss": float(total.detach()),
+            }
 
         return run
 
@@ -92,6 +96,7 @@ def main() -> None:
         turns.append((Checkout(__file__, chosen.before), OURS))
     names = (OURS, THEIRS, BEFORE)
     table: dict[str, Any] = {}
+    measured: dict[str, list[float]] = {}
     for family in chosen.families:
         for side in chosen.sides:
             what = {"detector": f"{family}/{chosen.preset}", "side": side, "count": chosen.batch_size}
@@ -107,6 +112,10 @@ def main() -> None:
             found["loss"] = {name: own[0]["loss"] for name, own in rows.items()}
             found["ours_over"] = {name: ratios(times[OURS], own) for name, own in times.items() if name != OURS}
             table[f"{family}/{chosen.preset} {side}"] = found
+            if THEIRS in times:
+                measured[f"{family}/{chosen.preset} {side}"] = [
+                    ours / theirs for ours, theirs in zip(times[OURS], times[THEIRS], strict=True)
+                ]
             print(f"{family:<12}{side:>5} px", found["ms"], found["ours_over"], flush=True)
     for checkout in dict.fromkeys(checkout for checkout, _ in turns):
         checkout.close()
@@ -114,11 +123,17 @@ def main() -> None:
         import torch
 
         from detdistill.bench.machine import machine
+        from detdistill.bench.rows import ROWS, row
         from detdistill.files import write_json
 
+        torch.set_num_threads(1)
+        hardware = machine(torch.device("cpu"))
         settings = {key: getattr(chosen, key) for key in ("batch_size", "boxes", "rounds")}
-        content = {"machine": machine(torch.device("cpu")), "settings": settings, "steps": table}
-        write_json(chosen.json, content)
+        rows = [
+            row(f"step of {what} px ÷ torchvision's", ratio, hardware=hardware, at_most=1.0)
+            for what, ratio in measured.items()
+        ]
+        write_json(chosen.json, {"machine": hardware, "settings": settings, "steps": table, ROWS: rows})
 
 
 if __name__ == "__main__":

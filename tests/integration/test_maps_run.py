@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.errors import ConfigError
 from detdistill.jobs import stages
 from detdistill.jobs.config import read_run_config
+from detdistill.jobs.outcomes import TEACHER
 from detdistill.jobs.plan import plan_of
+from detdistill.jobs.samples import Opened
 from detdistill.store.layout import RunFolder
 from detdistill.store.students import save_detector
 from scenes_in_memory import tiny_student
@@ -53,7 +56,7 @@ class Lab:
         monkeypatch.setattr(FrozenTeacher, "observe", counted)
         monkeypatch.setattr(stages, "train", begun)
 
-    def fit(self, out: str, *settings: str, resume: bool = False, **words: Any) -> dict[str, Tensor]:
+    def opened(self, out: str, *settings: str, resume: bool = False, **words: Any) -> Opened:
         options = {
             "student": "fcos/test_resnet",
             "teacher.source": self.folder / "teacher",
@@ -63,7 +66,10 @@ class Lab:
         } | words
         config = read_run_config(None, [*SMALL, *settings], purpose="distill", options=options)
         self.watcher.lines.clear()
-        opened = stages.open_inputs(config, resume=resume, progress=self.watcher)
+        return stages.open_inputs(config, resume=resume, progress=self.watcher)
+
+    def fit(self, out: str, *settings: str, resume: bool = False, **words: Any) -> dict[str, Tensor]:
+        opened = self.opened(out, *settings, resume=resume, **words)
         proved = stages.prove(stages.build(opened, progress=self.watcher), progress=self.watcher)
         self.plan = plan_of(proved)
         stages.fit(proved, progress=self.watcher)
@@ -162,3 +168,27 @@ def test_two_processes_read_what_the_first_of_them_made(lab: Lab) -> None:
     again = lab.fit("again", MAPS, shared, "train.processes=2", "train.batch_size=2")
     assert differing(both, again) == []
     assert "maps of the teacher to make" not in lab.watcher.text()
+
+
+def test_what_a_teacher_found_in_validation_images_is_kept_where_runs_share_it(lab: Lab) -> None:
+    """The next run with that folder has the same figures and finds, to the bit, and asks about one image alone."""
+    shared, told = f"teacher.cache_folder={lab.folder / 'shared'}", "validation images: what the teacher finds in"
+    found = []
+    for settings in ((), (shared,), (shared,)):
+        opened = lab.opened("run", *settings)
+        assert opened.teacher is not None
+        detectors = {TEACHER: opened.teacher.detector}
+        given = {"at": {TEACHER: opened.taught_at}, "teacher": "digest", "progress": lab.watcher}
+        found.append((stages.measure(opened, detectors, **given)[TEACHER], lab.watcher.text()))
+    (live, first), (made, second), (read, third) = found
+    assert told not in first
+    assert told in second
+    assert "finds to make" in second
+    assert told in third
+    assert "finds to make" not in third
+    for other in (made, read):
+        assert other.metrics == live.metrics
+        for one, same in zip(live.found, other.found, strict=True):
+            assert one.image_id == same.image_id
+            for name in ("boxes", "scores", "labels", "probabilities"):
+                assert np.array_equal(getattr(one, name), getattr(same, name)), name

@@ -16,6 +16,7 @@ from detdistill.data.annotations import Annotations
 from detdistill.data.dataset import FoundReader
 from detdistill.detectors.base import Detector
 from detdistill.distillation.found import Learnable
+from detdistill.evaluation.coco import ImageDetections
 from detdistill.jobs.opening import detect
 from detdistill.jobs.samples import Opened
 from detdistill.progress import Progress, Silence
@@ -63,11 +64,39 @@ def finds(opened: Opened, images: Annotations, *, teacher: str, label: str, prog
         DataError: an image cannot be read, the disk has too little room, or what is kept is not what it finds.
     """
 
+    found = _kept(opened, images, teacher=teacher, label=label, progress=progress)
+    if not any(len(one.scores) for one in found):
+        progress.say(f"{label}: the teacher finds nothing in any of them, so nothing is learned from what it finds")
+    return found
+
+
+def finds_to_measure(opened: Opened, *, teacher: str, progress: Progress) -> list[ImageDetections] | None:
+    """What the teacher finds in the validation images, kept where a run says by `teacher.cache_folder`; else None.
+
+    See `finds`; to the bit what it found when it looked at them.
+    """
+    images, choice = opened.data.val, opened.config.teacher
+    if choice is None or choice.cache_folder is None:
+        return None
+    found = _kept(opened, images, teacher=teacher, label="validation images", progress=progress)
+    return [
+        ImageDetections(
+            image_id,
+            one.boxes.numpy(),
+            one.scores.numpy(),
+            one.labels.numpy(),
+            None if one.probabilities is None else one.probabilities.numpy(),
+        )
+        for image_id, one in zip(images.image_ids.tolist(), found, strict=True)
+    ]
+
+
+def _kept(opened: Opened, images: Annotations, *, teacher: str, label: str, progress: Progress) -> list[Detections]:
     def look(indices: Sequence[int]) -> list[Detections]:
         return _looked(opened, images.of(np.asarray(indices, dtype=np.int64)))
 
     progress.say(f"{label}: what the teacher finds in {len(images)} images, kept in {finds_folder(opened)}")
-    found = kept_finds(
+    return kept_finds(
         finds_folder(opened),
         identity={"teacher": teacher, **finds_identity(opened)},
         annotations=images,
@@ -75,9 +104,6 @@ def finds(opened: Opened, images: Annotations, *, teacher: str, label: str, prog
         batch_size=opened.config.evaluate.batch_size,
         progress=progress,
     )
-    if not any(len(one.scores) for one in found):
-        progress.say(f"{label}: the teacher finds nothing in any of them, so nothing is learned from what it finds")
-    return found
 
 
 def _looked(opened: Opened, images: Annotations) -> list[Detections]:

@@ -17,6 +17,7 @@ from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_co
 from detdistill.evaluation.confusion import confusion_matrix
 from detdistill.files import write_json
 from detdistill.jobs import sizes
+from detdistill.jobs.finds import finds_to_measure
 from detdistill.jobs.found import Found
 from detdistill.jobs.opening import detect
 from detdistill.jobs.outcomes import ALONE, TEACHER, TEACHER_OWN_SIZE
@@ -74,17 +75,25 @@ def measure(
     detectors: Mapping[str, Detector],
     *,
     at: Mapping[str, ImageSettings] = MappingProxyType({}),
+    teacher: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Measured]:
     """COCO's figures of detectors on the run's validation images, by the names that progress calls them.
 
     Images are brought to the run's size, or to that of `at` for the detectors named there.
+
+    Args:
+        teacher: the digest of the run's own, by which what it found before is known again, where the run keeps that.
     """
-    device, watcher = own_device(opened.config.train), watched_by_leader(progress)
-    return {
-        name: _measured(opened, detector, f"evaluate {name}", device, watcher, at=at.get(name))
-        for name, detector in detectors.items()
-    }
+    device, watcher, found = own_device(opened.config.train), watched_by_leader(progress), dict[str, Measured]()
+    for name, detector in detectors.items():
+        if name == TEACHER and teacher is not None and at.get(name) == opened.taught_at:
+            kept = finds_to_measure(opened, teacher=teacher, progress=watcher)
+            if kept is not None:
+                found[name] = _rated(opened, kept)
+                continue
+        found[name] = _measured(opened, detector, f"evaluate {name}", device, watcher, at=at.get(name))
+    return found
 
 
 def _measured(
@@ -107,7 +116,11 @@ def _measured(
         device=device,
         progress=progress,
     )
-    return Measured(evaluate_coco(data.val, found, backend=settings.backend), found)
+    return _rated(opened, found)
+
+
+def _rated(opened: Opened, found: list[ImageDetections]) -> Measured:
+    return Measured(evaluate_coco(opened.data.val, found, backend=opened.config.evaluate.backend), found)
 
 
 def report(

@@ -137,11 +137,11 @@ def _distilled(
     """Trains and measures a student whose terms were proved; further folders are held until `locks` are closed."""
     built = proved.built
     opened, config = built.opened, built.opened.config
-    stages.require_same_run(proved)
+    teacher = stages.require_same_run(proved)["teacher"]
     others, at = measuring.beside(opened)
     # Several processes are forked from this one, which must not have touched a GPU before.
     early = leads() and not forks(config.train)
-    before = stages.measure(opened, others, at=at, progress=progress) if early else {}
+    before = stages.measure(opened, others, at=at, teacher=teacher, progress=progress) if early else {}
     figures = {name: one.metrics for name, one in before.items()}
     tell(measured_checks(opened, figures.get(TEACHER), figures.get(ALONE)), progress)
     fitted = stages.fit(proved, callbacks=callbacks, progress=progress)
@@ -154,7 +154,7 @@ def _distilled(
     def outcome() -> RunOutcome:
         longer = {name: _measured_alone(*runs, name, progress) for name, runs in further.items()}
         student = fitted.student
-        measured = before or stages.measure(opened, others, at=at, progress=progress)
+        measured = before or stages.measure(opened, others, at=at, teacher=teacher, progress=progress)
         measured |= stages.measure(opened, {DISTILLED: student}, progress=progress)
         alone = {name: one.results[STUDENT] for name, one in longer.items()}
         results = {
