@@ -11,7 +11,6 @@ What is finished is not made again; `--tables` writes the tables of what is ther
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ import torch
 
 import detdistill
 from detdistill.bench.machine import machine
+from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.errors import DistillError
 from detdistill.export import graph, openvino_file, targets
-from detdistill.files import write_json, write_text
+from detdistill.files import write_bytes, write_json, write_text
 from detdistill.scenes import make_scenes
 
 RESULTS = Path(__file__).parent / "results" / "export_study.json"
@@ -91,7 +91,7 @@ def measure(out: Path, models: Sequence[str], forms: Iterable[str], *, steps: in
             settings = [f"train.steps={steps}", "train.batch_size=8", "train.device=cpu", *RATES[model[:3] == "hf:"]]
             settings += [f"data.image.short_side={HEIGHT}", f"data.image.long_side={WIDTH}"]
             detdistill.train(*settings, detector=model, data=data, out=run)
-        with_one_graph_a_form()
+        with_one_graph_a_form(run.with_name(f"{run.name}_graphs"))
         for form in forms:
             if (model, form) not in rows:
                 rows[model, form] = {"model": model, "form": form, **exported(run, form)}
@@ -117,16 +117,14 @@ def exported(run: Path, form: str) -> dict[str, Any]:
     return told
 
 
-def with_one_graph_a_form() -> None:
-    """Formats share what torch's exporter makes of a form, which takes most of the time."""
-    made: dict[tuple[str, object, graph.Form], bytes] = {}
+def with_one_graph_a_form(folder: Path) -> None:
+    """Formats share what torch's exporter makes of a form, which takes most of the time; it is kept in a folder."""
 
-    @functools.wraps(graph.export_onnx)
-    def once(detector: Detector, image: Any, form: graph.Form) -> bytes:
-        key = (detector.spec.name, image, form)
-        if key not in made:
-            made[key] = graph.export_onnx(detector, image, form)
-        return made[key]
+    def once(detector: Detector, image: ImageSettings, form: graph.Form) -> bytes:
+        kept = folder / f"{form.nms}_{form.bits}_{form.size}.onnx".replace(" ", "_")
+        if not kept.is_file():
+            write_bytes(kept, graph.export_onnx(detector, image, form))
+        return kept.read_bytes()
 
     for module in (targets, openvino_file):
         module.export_onnx = once  # type: ignore[attr-defined]
