@@ -82,7 +82,12 @@ def main() -> None:
 def measured(given: argparse.Namespace) -> dict[str, Any]:
     """Seconds of an epoch of each training, and its ratio to the student alone by round."""
     scenes, teacher = given.runs / "scenes", given.trained or given.runs / "teacher"
-    common = (*COMMON, f"train.batch_size={given.batch}", f"data.image.short_side={given.sides[0]}", f"data.image.long_side={given.sides[1]}")
+    common = (
+        *COMMON,
+        f"train.batch_size={given.batch}",
+        f"data.image.short_side={given.sides[0]}",
+        f"data.image.long_side={given.sides[1]}",
+    )
     if not scenes.exists():
         make_scenes(scenes, train=given.images, val=8, seed=3)
     if given.trained is None and not (teacher / "results.json").is_file():

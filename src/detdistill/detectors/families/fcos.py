@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSHead
 
@@ -20,7 +21,7 @@ from detdistill.detectors.dense import BACKGROUND, all_background, assign, centr
 from detdistill.detectors.settings import Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, overlap_costs
-from detdistill.gfl.assign import together
+from detdistill.gfl.assign import some_images
 from detdistill.settings.bounds import Factor, Share, Within
 from detdistill.types import Targets, TaskLoss
 
@@ -127,18 +128,20 @@ def match_by_centre(
     lower[: counts[0]] = 0
     upper[sum(counts) - counts[-1] :] = float("inf")
     found = []
-    for group in together(boxes, cells=len(anchors)):
-        if group.shape[1] == 0:
+    for group in some_images(boxes, cells=len(anchors)):
+        counts_of, every = list(map(len, group)), torch.cat(group).float()
+        if not len(every):
             found += [all_background(anchors)] * len(group)
             continue
         # Cells lie side by side in memory: a box is held against all of them at once.
-        left, top, right, bottom = group.float()[..., None].unbind(dim=2)
+        left, top, right, bottom = every[..., None].unbind(dim=1)
         edges = x - left, y - top, right - x, bottom - y
         nearest, farthest = reduce(torch.minimum, edges), reduce(torch.maximum, edges)
         off_centre = torch.maximum((x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs())
         learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
         areas = (right - left) * (bottom - top)
-        best, matched = (learns * (_LARGEST_AREA - areas)).max(dim=1)
+        worth = torch.split(learns * (_LARGEST_AREA - areas), counts_of)
+        best, matched = pad_sequence(list(worth), batch_first=True).max(dim=1)
         found += torch.where(best < 1e-5, BACKGROUND, matched).unbind()
     return found
 
