@@ -36,6 +36,8 @@ from scenes_in_memory import FAMILIES, leaves_of, map_levels, scene_batch, tiny_
 CASES = [(name, family) for name in ALONE for family in families_of(name)]
 CASES += [(f"{wrapper}(hint{OPTIONS.get(wrapper, '')})", family) for wrapper in WRAPPING for family in FAMILIES]
 SOME = [(name, one_family(name, index)) for index, name in enumerate([*ALONE, both_wrappers("hint")[0]])]
+# In `make test` each method on one detector, and the wrappers and hint on every one.
+CASES = [case if case in SOME or "hint" in case[0] else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 
 @functools.cache
