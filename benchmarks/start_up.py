@@ -134,12 +134,14 @@ def main() -> None:
     parser.add_argument("--alone")
     parser.add_argument("--student", default="fcos/tiny")
     parser.add_argument("--method", default="frs")
+    parser.add_argument("--settings", nargs="*", default=[], help="KEY=VALUE, such as teacher.cache_folder=FOLDER")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--imports", action="store_true")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     words = ["distill", "--teacher", chosen.teacher, "--student", chosen.student, "--data", chosen.data]
     words += ["--method", chosen.method, *(["--alone", chosen.alone] if chosen.alone else [])]
+    words += chosen.settings
     if chosen.imports:
         print("\n".join(longest(one(words, imports=True)[1])))
         return
@@ -162,7 +164,9 @@ def main() -> None:
         from detdistill.bench.machine import machine
         from detdistill.files import write_json
 
-        settings = {key: value for key, value in vars(chosen).items() if key in ("student", "method", "rounds")}
+        settings = {
+            key: value for key, value in vars(chosen).items() if key in ("student", "method", "settings", "rounds")
+        }
         told = {name: dict(spreads(clocks)) for name, clocks in seconds.items()}
         write_json(chosen.json, {"machine": machine(torch.device("cpu")), "settings": settings, "seconds": told})
 

@@ -2,8 +2,9 @@
 
     python benchmarks/student_step.py --before OTHER/src --json benchmarks/results/student_step.json
 
-Everything takes turns; time is the process's own, on one thread. `--before` measures the same step in another checkout
-as well. GFL has no step of torchvision's. A Faster R-CNN of torchvision's draws anchors and regions of its own.
+A whole step, and what comes after the pyramid alone, forward: heads and losses. Everything takes turns; time is the
+process's own, on one thread. `--before` measures heads and losses in another checkout as well. GFL has no step of
+torchvision's. A Faster R-CNN of torchvision's draws anchors and regions of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from checkouts import SERVE, Checkout, quartiles, ratios, serve
 
 FAMILIES = ("fcos", "retinanet", "gfl", "faster_rcnn")
 OURS, THEIRS, BEFORE = "ours", "torchvision", "before"
+STEP, HEADS = "step", "heads and losses forward"
 
 
 @cache
@@ -59,23 +62,35 @@ def steps(detector: str, side: int, count: int, boxes: int) -> dict[str, Callabl
             built.zero_grad()
             began = time.process_time()
             total = loss()
-            forward = time.process_time() - began
             total.backward()
-            return {
-                "forward": 1000 * forward,
-                "step": 1000 * (time.process_time() - began),
-                "loss": float(total.detach()),
-            }
+            return {"ms": 1000 * (time.process_time() - began), "loss": float(total.detach())}
 
         return run
 
-    return {name: timed(loss) for name, loss in found.items()}
+    with torch.no_grad():
+        seen = built.extract(batch)
+
+    def heads(loss: Callable[[], Any]) -> Callable[[], dict[str, float]]:
+        def run() -> dict[str, float]:
+            with torch.no_grad():
+                built.extract = lambda _: seen
+                try:
+                    began = time.process_time()
+                    total = loss()
+                    return {"ms": 1000 * (time.process_time() - began), "loss": float(total)}
+                finally:
+                    del built.extract
+
+        return run
+
+    ways = {STEP: timed, HEADS: heads}
+    return {f"{what} {name}": way(loss) for what, way in ways.items() for name, loss in found.items()}
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     known = steps(*(question[key] for key in ("detector", "side", "count", "boxes")))
-    whose = question["whose"]
-    return known[whose]() if whose in known else {}
+    way = f"{question['what']} {question['whose']}"
+    return known[way]() if way in known else {}
 
 
 def main() -> None:
@@ -87,37 +102,41 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--boxes", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20, help="of heads and losses alone")
+    parser.add_argument("--step-rounds", type=int, default=20, help="of whole steps; 0 for none")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     after = Checkout(__file__, chosen.after)
-    turns = [(after, OURS), (after, THEIRS)]
+    turns = {OURS: (after, OURS), THEIRS: (after, THEIRS)}
     if chosen.before is not None:
-        turns.append((Checkout(__file__, chosen.before), OURS))
-    names = (OURS, THEIRS, BEFORE)
+        turns[BEFORE] = (Checkout(__file__, chosen.before), OURS)
     table: dict[str, Any] = {}
     measured: dict[str, list[float]] = {}
-    for family in chosen.families:
-        for side in chosen.sides:
-            what = {"detector": f"{family}/{chosen.preset}", "side": side, "count": chosen.batch_size}
-            rows: dict[str, list[dict[str, float]]] = {}
-            for turn in range(-2, chosen.rounds):
-                order = list(zip(names, turns, strict=False))
-                for name, (checkout, whose) in order[turn % len(order) :] + order[: turn % len(order)]:
-                    if (row := checkout.ask(whose=whose, boxes=chosen.boxes, **what)) and turn >= 0:
-                        rows.setdefault(name, []).append(row)
-            times = {name: [row["step"] for row in of_one] for name, of_one in rows.items()}
-            found: dict[str, Any] = {"ms": {name: quartiles(own, 2) for name, own in times.items()}}
-            found["forward_ms"] = {name: quartiles([row["forward"] for row in own], 2) for name, own in rows.items()}
-            found["loss"] = {name: own[0]["loss"] for name, own in rows.items()}
-            found["ours_over"] = {name: ratios(times[OURS], own) for name, own in times.items() if name != OURS}
-            table[f"{family}/{chosen.preset} {side}"] = found
-            if THEIRS in times:
-                measured[f"{family}/{chosen.preset} {side}"] = [
-                    ours / theirs for ours, theirs in zip(times[OURS], times[THEIRS], strict=True)
-                ]
-            print(f"{family:<12}{side:>5} px", found["ms"], found["ours_over"], flush=True)
-    for checkout in dict.fromkeys(checkout for checkout, _ in turns):
+    for family, side, (what, rounds) in product(
+        chosen.families, chosen.sides, ((HEADS, chosen.rounds), (STEP, chosen.step_rounds))
+    ):
+        asked = {"detector": f"{family}/{chosen.preset}", "side": side, "count": chosen.batch_size, "what": what}
+        if not rounds:
+            continue
+        rows: dict[str, list[dict[str, float]]] = {}
+        order = [one for one in turns.items() if what == HEADS or one[0] != BEFORE]
+        for turn in range(-1, rounds):
+            for name, (checkout, whose) in order[turn % len(order) :] + order[: turn % len(order)]:
+                if (row := checkout.ask(whose=whose, boxes=chosen.boxes, **asked)) and turn >= 0:
+                    rows.setdefault(name, []).append(row)
+        times = {name: [row["ms"] for row in own] for name, own in rows.items()}
+        told = f"{what} of {family}/{chosen.preset} at {side} px"
+        table[told] = {
+            "ms": {name: quartiles(own, 2) for name, own in times.items()},
+            "loss": {name: own[0]["loss"] for name, own in rows.items()},
+            "ours_over": {name: ratios(times[OURS], own) for name, own in times.items() if name != OURS},
+        }
+        for name, own in times.items():
+            if name != OURS:
+                other = "torchvision's" if name == THEIRS else "what it was before"
+                measured[f"{told} ÷ {other}"] = [one / under for one, under in zip(times[OURS], own, strict=True)]
+        print(told, table[told]["ms"], table[told]["ours_over"], flush=True)
+    for checkout in dict.fromkeys(checkout for checkout, _ in turns.values()):
         checkout.close()
     if chosen.json is not None:
         import torch
@@ -128,9 +147,9 @@ def main() -> None:
 
         torch.set_num_threads(1)
         hardware = machine(torch.device("cpu"))
-        settings = {key: getattr(chosen, key) for key in ("batch_size", "boxes", "rounds")}
+        settings = {key: getattr(chosen, key) for key in ("batch_size", "boxes", "rounds", "step_rounds")}
         rows = [
-            row(f"step of {what} px ÷ torchvision's", ratio, hardware=hardware, at_most=1.0)
+            row(what, ratio, hardware=hardware, at_most=1.0 if THEIRS in what else None)
             for what, ratio in measured.items()
         ]
         write_json(chosen.json, {"machine": hardware, "settings": settings, "steps": table, ROWS: rows})
