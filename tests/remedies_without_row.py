@@ -45,9 +45,7 @@ WITHOUT_ROW = {
         "--equal-time measures it.",
     ),
     "a lowering that takes minutes: tests/integration/test_export.py": ("Leave --nms out.", "Write --to onnx."),
-    "advice in a table": (
-        "The student alone is not known: train it with `detdistill train` and pass its run as --alone.",
-    ),
+    "advice in a table": ("To see it beside: {}; then {} --resume.",),
     "advice of a diagnosis: tests/integration/test_diagnosed.py": (
         "Train it as this run, {}, and compare with that by --alone runs/alone.",
     ),

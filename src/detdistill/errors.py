@@ -13,6 +13,9 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
+UNKNOWN = "Check the path."
+"""The remedy where nothing lies at a path, and nothing close to it."""
+
 
 class DistillError(Exception):
     """Base of everything detdistill raises on purpose; the command line prints it and exits with 2."""
@@ -135,17 +138,17 @@ def astray(path: Path | str) -> str:
     try:
         return _nearest(Path(str(path).replace("\\", "/")))
     except (OSError, ValueError):
-        return "Check the path."
+        return UNKNOWN
 
 
 def _nearest(path: Path) -> str:
     for missing in (*reversed(path.parents), path):
         if not missing.exists():
             known = (one.name for one in islice(missing.parent.iterdir(), 10_000) if one.name.isprintable())
-            close = difflib.get_close_matches(missing.name, list(known), n=1, cutoff=0.6)
+            close = difflib.get_close_matches(missing.name, list(known), n=1, cutoff=0.75)
             path = missing.with_name(close[0]) / path.relative_to(missing) if close else path
             break
-    return f"Did you mean {path}?" if path.exists() else "Check the path."
+    return f"Did you mean {path}?" if path.exists() else UNKNOWN
 
 
 def either(words: Iterable[str]) -> str:

@@ -227,7 +227,10 @@ def test_a_path_that_is_not_quite_there(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
+    (home / "mine.py").touch()
+    own = ["train", "--detector", "mein.py:Net", "--data", "scenes", "--out", "run"]
     for line, meant in (
+        (own, "got nothing. Did you mean mine.py?"),
         (["data", "check", "scnes"], "Did you mean scenes?"),
         (["data", "check", "scnes/train.json"], "Did you mean scenes/train.json?"),
         (["data", "check", "scenes\\val.json.bak"], "Did you mean scenes/val.json?"),

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from detdistill.errors import ConfigError, suggestion
+from detdistill.errors import UNKNOWN, ConfigError, astray, suggestion
 from detdistill.outside import STOPPED, count_as_outside, place_of
 from detdistill.settings.calls import read_keywords, written
 from detdistill.settings.strict_yaml import parse_yaml
@@ -201,9 +201,11 @@ def _module(code: OwnCode) -> ModuleType:
             return importlib.import_module(code.home)
         path = Path(code.home).expanduser().resolve()
         if not path.is_file():
+            remedy = f"Write where it is: FILE.py:{code.name}, with =RUN behind it for the weights of a run."
+            meant = astray(Path(code.home).expanduser())
             raise ConfigError(
-                f"The file {code.home} of the detector {code.place} must be there, got nothing. Write where it is: "
-                f"FILE.py:{code.name}, with =RUN behind it for the weights of a run."
+                f"The file {code.home} of the detector {code.place} must be there, got nothing. "
+                f"{meant if meant != UNKNOWN else remedy}"
             )
         return _of_file(path)
     except ConfigError:

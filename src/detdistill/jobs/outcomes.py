@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -118,8 +119,12 @@ class RunOutcome:
         if self.costs:
             lines += ["", self._cost()]
         if against is None:
-            advice = "The student alone is not known: train it with `detdistill train` and pass its run as --alone."
-            lines += ["", advice]
+            config = shlex.quote(str(RunFolder(self.out).config))
+            train, then = (
+                f"detdistill train {config} --out runs/alone",
+                f"detdistill distill {config} --alone runs/alone",
+            )
+            lines += ["", f"The student alone is not known. To see it beside: {train}; then {then} --resume."]
         if self.diagnosis is not None:
             lines += ["", *self.diagnosis.lines()]
         return [*lines, "", f"{self.method}: {took}", *page_line(self.out)]
