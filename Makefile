@@ -46,6 +46,8 @@ bench: .venv/.runtime  ## every ratio of time with its goal, measured anew, in o
 	$(PYTHON) benchmarks/ssim.py --json runs/bench/ssim.json
 	$(PYTHON) benchmarks/teacher_cache.py --runs runs/bench/cache --json runs/bench/teacher_cache.json
 	$(PYTHON) benchmarks/cost_growth.py --json runs/bench/cost_growth.json
+	test -d runs/bench/scenes || $(PYTHON) -m detdistill data make scenes --out runs/bench/scenes --train 200 --val 1
+	$(PYTHON) benchmarks/loader.py --data runs/bench/scenes:160x240 --json runs/bench/loader.json
 	$(PYTHON) benchmarks/bench_table.py runs/bench benchmarks/results --json runs/bench/table/table.json
 
 # The studies go on where they were stopped. Those on photographs need DETDISTILL_TEST_DATA, the folder of data sets.

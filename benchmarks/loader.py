@@ -1,12 +1,13 @@
 """Images a second of the training loader, with and without kept images, beside torchvision's reference loader.
 
-    python benchmarks/loader.py --data FOLDER ... --json benchmarks/results/loader.json
+    python benchmarks/loader.py --data FOLDER:160x240 ... --json benchmarks/results/loader.json
 
-Each folder is a COCO one (train.json, images/). Theirs is what torchvision's references/detection train with:
-`CocoDetection` wrapped for its v2 transforms, `RandomShortestSize` of one size, `RandomHorizontalFlip`, `ToDtype` and
-`SanitizeBoundingBoxes`, a tuple of images as the batch, with either of its back ends. It leaves padding to the model;
-ours is padded, and with the same resize and flip. All keep their worker processes for the whole measurement and take
-turns; a turn is timed once what was read ahead is used up.
+Each folder is a COCO one (train.json, images/), brought to that short and long side. Theirs is what torchvision's
+references/detection train with: `CocoDetection` wrapped for its v2 transforms, `RandomShortestSize` of one size,
+`RandomHorizontalFlip`, `ToDtype` and `SanitizeBoundingBoxes`, a tuple of images as the batch, with either of its back
+ends, of which the faster one counts. It leaves padding to the model; ours is padded, and with the same
+resize and flip. All keep their worker processes for the whole measurement and take turns; a turn is timed once what was
+read ahead is used up. What is kept was read once before, as in the passes after a run's first.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2  
 from torchvision.transforms import v2  # noqa: E402
 
 from detdistill.bench.machine import machine  # noqa: E402
+from detdistill.bench.rows import ROWS, row  # noqa: E402
 from detdistill.data.annotations import Annotations  # noqa: E402
 from detdistill.data.dataset import DetectionDataset, Draw  # noqa: E402
 from detdistill.data.decoded import InMemory, Kept, OnDisk  # noqa: E402
@@ -41,6 +43,7 @@ from detdistill.jobs.opening import read_split  # noqa: E402
 from detdistill.progress import Silence  # noqa: E402
 
 AHEAD = 2  # batches that each worker reads ahead, as DataLoader has it
+GOAL = 1.5  # with kept images
 OURS = {"ours": "none", "ours, ram": "ram", "ours, disk": "disk", "ours, reduced": "reduced"}
 THEIRS = {"torchvision, PIL": "pil", "torchvision, tensors": "tv_tensor"}
 Batches = Iterator[Any]
@@ -93,8 +96,20 @@ def our_batches(data: DetectionDataset, given: argparse.Namespace) -> Batches:
     return iter(training_loader(data, batch_size=given.batch_size, steps=10**6, workers=given.workers))
 
 
-def turn(batches: Batches, given: argparse.Namespace) -> float:
-    """Images a second, without what was read ahead; returns when as much is read ahead again."""
+def processor_seconds() -> float:
+    """What this process and the workers of all loaders have computed; those that wait compute nothing."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    workers = [one for task in tasks for one in task.read_text(encoding="ascii").split()]
+    lines = (Path(f"/proc/{one}/schedstat").read_text(encoding="ascii") for one in workers)
+    return time.process_time() + sum(int(line.split()[0]) for line in lines) / 1e9
+
+
+def turn(batches: Batches, given: argparse.Namespace) -> tuple[float, float]:
+    """Images a second without what was read ahead, and processor milliseconds an image.
+
+    Returns when as much is read ahead again.
+    """
+    computed = processor_seconds()
     for _ in range(AHEAD * given.workers):
         next(batches)
     began = time.perf_counter()
@@ -102,7 +117,8 @@ def turn(batches: Batches, given: argparse.Namespace) -> float:
         next(batches)
     seconds = time.perf_counter() - began
     time.sleep(1.2 * seconds * AHEAD * given.workers / given.batches)
-    return given.batches * given.batch_size / seconds
+    count = (given.batches + AHEAD * given.workers) * given.batch_size
+    return given.batches * given.batch_size / seconds, 1000 * (processor_seconds() - computed) / count
 
 
 def quartiles(values: list[float], digits: int) -> list[float]:
@@ -121,9 +137,9 @@ def difference(train: Annotations, image: ImageSettings) -> dict[str, float]:
     return {"mean": round(statistics.mean(means), 3), "largest_mean": round(max(means), 3), "largest": most}
 
 
-def measured(folder: Path, given: argparse.Namespace, home: Path) -> dict[str, Any]:
+def measured(folder: Path, image: ImageSettings, given: argparse.Namespace, home: Path) -> dict[str, Any]:
     """All loaders on one folder, in turns."""
-    image = ImageSettings(given.short_side, given.long_side)
+    sides = f"{image.short_side} x {image.long_side}"
     train = read_split(folder, "train", progress=Silence())
     datasets = {name: our_dataset(train, image, how, home) for name, how in OURS.items()}
     for name in ("ours, ram", "ours, disk"):  # what the first pass of a run does
@@ -136,31 +152,37 @@ def measured(folder: Path, given: argparse.Namespace, home: Path) -> dict[str, A
         loaders[name] = lambda backend=backend: their_batches(folder, image, given, backend)  # type: ignore[misc]
     running = {name: begin() for name, begin in loaders.items()}
     rates: dict[str, list[float]] = {name: [] for name in running}
+    costs: dict[str, list[float]] = {name: [] for name in running}
     for number in range(-1, given.rounds):
         for name, batches in running.items():
-            rate = turn(batches, given)
+            rate, cost = turn(batches, given)
             if number >= 0:
                 rates[name].append(rate)
+                costs[name].append(cost)
     for name in OURS:
         with closing(running[name]):  # type: ignore[type-var]
             pass
-    best = [max(rates[name][number] for name in THEIRS) for number in range(given.rounds)]
+    best = max((rates[name] for name in THEIRS), key=statistics.median)
     found: dict[str, Any] = {
         "images": len(train),
         "stored_px": [int(side) for side in torch.from_numpy(train.sizes[:]).median(0).values],
         "images_per_second": {name: quartiles(values, 1) for name, values in rates.items()},
-        "times_torchvision": {
-            name: quartiles([own / theirs for own, theirs in zip(rates[name], best, strict=True)], 3) for name in OURS
-        },
+        "processor_ms_per_image": {name: quartiles(values, 3) for name, values in costs.items()},
         "reduced_apart": difference(train, image),
+        "ratios": {
+            f"{name} ÷ torchvision's reference loader, {folder.name} at {sides}": [
+                own / theirs for own, theirs in zip(rates[name], best, strict=True)
+            ]
+            for name in OURS
+        },
     }
     print(f"{folder.name}: {len(train)} images, to {image.text()}, {given.workers} workers")
     for name, rate in found["images_per_second"].items():
-        ratio = found["times_torchvision"].get(name)
-        said = (
-            "" if ratio is None else f", {ratio[1]:.2f} times torchvision's faster one ({ratio[0]:.2f}-{ratio[2]:.2f})"
-        )
-        print(f"  {name:<22}{rate[1]:>9.1f} images/s ({rate[0]:.1f}-{rate[2]:.1f}){said}")
+        cost = found["processor_ms_per_image"][name][1]
+        print(f"  {name:<22}{rate[1]:>9.1f} images/s ({rate[0]:.1f}-{rate[2]:.1f}), {cost:.2f} processor ms an image")
+    for what, ratios in found["ratios"].items():
+        low, middle, high = quartiles(ratios, 3)
+        print(f"  {what}: {middle:.2f} ({low:.2f}-{high:.2f})")
     apart = found["reduced_apart"]
     print(f"  reduced: {apart['mean']} of 255 apart on average, at most {apart['largest']}", flush=True)
     return found
@@ -168,9 +190,7 @@ def measured(folder: Path, given: argparse.Namespace, home: Path) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--short-side", type=int, default=160)
-    parser.add_argument("--long-side", type=int, default=240)
+    parser.add_argument("--data", nargs="+", required=True, metavar="FOLDER:SHORTxLONG")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batches", type=int, default=12, help="batches of a turn")
@@ -179,13 +199,18 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    found = {}
-    for folder in given.data:
+    found, rows, hardware = {}, [], machine(torch.device("cpu"))
+    for text in given.data:
+        folder, _, sides = text.rpartition(":")
         with tempfile.TemporaryDirectory() as home:
-            found[folder.name] = measured(folder, given, Path(home))
-    if given.json is not None:
-        settings = {key: value for key, value in vars(given).items() if key not in ("json", "data")}
-        write_json(given.json, {"machine": machine(torch.device("cpu")), "settings": settings, "data": found})
+            one = measured(Path(folder), ImageSettings(*map(int, sides.split("x"))), given, Path(home))
+        for name, ratios in one.pop("ratios").items():
+            goal = GOAL if "ram" in name or "disk" in name else None
+            rows.append(row(f"images a second: {name}", ratios, hardware=hardware, at_least=goal))
+        found[f"{Path(folder).name} at {sides}"] = one
+        if given.json is not None:
+            settings = {key: value for key, value in vars(given).items() if key not in ("json", "data")}
+            write_json(given.json, {"machine": hardware, "settings": settings, "data": found, ROWS: rows})
 
 
 if __name__ == "__main__":
