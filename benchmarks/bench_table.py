@@ -25,7 +25,9 @@ def collected(folders: Iterable[Path]) -> list[Row]:
     for folder in folders:
         for path in sorted(folder.glob("*.json")):
             content = read_json(path)
-            for one in content.get(ROWS, ()) if isinstance(content, dict) else ():
+            rows = content.get(ROWS, ()) if isinstance(content, dict) else ()
+            # Other benchmarks call other things so.
+            for one in (row for row in rows if isinstance(row, dict) and {"what", "ratio", "hardware"} <= row.keys()):
                 found.setdefault(one["what"], {**one, "file": path.name})
     return sorted(found.values(), key=lambda one: (one["file"], one["what"]))
 

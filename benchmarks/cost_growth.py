@@ -16,8 +16,8 @@ import itertools
 import math
 import statistics
 import tempfile
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ AXES: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "pixels a side": ("image_px", (64, 128, 256, 512)),
     "million parameters of the teacher": (
         "teacher",
-        ("retinanet/tiny", "retinanet/resnet18", "retinanet/resnet50", "retinanet/resnet101"),
+        ("{family}/tiny", "{family}/small", "{family}/resnet18", "{family}/resnet50"),
     ),
     "terms": ("method", ("hint", "frs", "frs + ssim", "frs + attention", "frs + ssim + attention + fgd")),
 }
@@ -58,15 +58,26 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="a PNG or an SVG")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=24, help="of the trainings in one and in two processes")
+    parser.add_argument("--teacher", default=BASE.teacher)
+    parser.add_argument("--student", default=BASE.student)
     parser.add_argument("--axes", nargs="*", default=list(AXES), help="by their first words")
     parser.add_argument("--quick", action="store_true", help="tiny detectors and two points each, to see that it runs")
     given = parser.parse_args()
-    base, axes = tiny() if given.quick else (BASE, AXES)
+    pair = replace(BASE, teacher=given.teacher, student=given.student)
+    base, axes = tiny() if given.quick else (pair, AXES)
     hardware = {**machine(torch.device("cpu")), "threads": base.threads}
-    found: dict[str, Any] = {"machine": hardware, "method": METHOD, "rounds": given.rounds, "axes": {}}
-    for axis, (key, values) in axes.items():
+    found: dict[str, Any] = {
+        "machine": hardware,
+        "base": asdict(base),
+        "method": METHOD,
+        "rounds": given.rounds,
+        "axes": {},
+    }
+    for axis, (key, choices) in axes.items():
+        family = base.teacher.partition("/")[0]
+        values = [one.format(family=family) if isinstance(one, str) else one for one in choices]
         if any(axis.startswith(word) for word in given.axes):
-            found["axes"][axis] = points(axis, key, values, base, rounds=given.rounds)
+            found["axes"][axis] = points(key, values, base, rounds=given.rounds)
             print("\n".join(table(axis, found["axes"][axis])), flush=True)
     found["processes"] = processes(given.steps, pair=("fcos/small", "fcos/tiny"), side=64 if given.quick else 160)
     ratios = found["processes"]["ratios"]
@@ -85,7 +96,7 @@ def tiny() -> tuple[BenchSettings, dict[str, tuple[str, tuple[Any, ...]]]]:
     return base, {axis: (key, values[:2]) for axis, (key, values) in AXES.items() if key != "teacher"}
 
 
-def points(axis: str, key: str, values: tuple[Any, ...], base: BenchSettings, *, rounds: int) -> list[dict[str, Any]]:
+def points(key: str, values: Sequence[Any], base: BenchSettings, *, rounds: int) -> list[dict[str, Any]]:
     """Time and memory of a step, and of its floor, at every value of one quantity."""
     benches, parts = [], {}
     for value in values:

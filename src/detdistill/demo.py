@@ -149,7 +149,8 @@ def make_demo_scenes(plan: DemoPlan, *, out: Path, seed: int, progress: Progress
 def demo_configs(plan: DemoPlan, *, out: Path, seed: int) -> dict[str, RunConfig]:
     """The runs of the demo, by name: teacher, student alone and distilled student."""
     short, long = sorted((plan.width, plan.height))
-    data = DataSettings(out / SCENES, image=ImageSettings(short_side=short, long_side=long), augment=plan.augment)
+    image = ImageSettings(short_side=short, long_side=long)
+    data = DataSettings(out / SCENES, image=image, augment=plan.augment, cache="ram")
     student, teacher = (StudentChoice(name, parse_detector(name)) for name in (plan.student, plan.teacher))
     training, teachers = (replace(one, seed=seed) for one in (plan.student_training, plan.teacher_training))
     alone = RunConfig(replace(data, train=out / LABELLED), student=student, train=training, out=out / ALONE)

@@ -198,6 +198,7 @@ def test_one_table_has_every_row_once(tmp_path: Path, monkeypatch: pytest.Monkey
     (kept / "a.json").write_text(json.dumps({ROWS: [row("a ÷ b", [9.0, 9.0], hardware=MADE_UP)]}))
     (kept / "b.json").write_text(json.dumps({ROWS: [row("b ÷ c", [1.5, 1.5], hardware=MADE_UP, at_least=1.0)]}))
     (kept / "other.json").write_text("[]")
+    (kept / "others_rows.json").write_text(json.dumps({ROWS: [{"what": "else"}, 3]}))
     page.write_text(f"before\n{bench_table.BEGIN}\nold\n{bench_table.END}\nafter\n")
     words = [str(fresh), str(kept), "--json", str(tmp_path / "table.json"), "--markdown", str(page)]
     monkeypatch.setattr(sys, "argv", ["bench_table.py", *words])
