@@ -7,9 +7,11 @@ image before; how long that took is told apart. A method on maps runs three time
 teacher, and with kept maps that lie in memory ready to be compared, which is what the method's own arithmetic takes.
 Medians and quartiles of the ratios of a round, and that of the fastest epochs, which others' work disturbs least.
 
-    python benchmarks/teacher_cache.py --runs FOLDER --json benchmarks/results/teacher_cache.json
-    python benchmarks/teacher_cache.py --runs OTHER --json benchmarks/results/teacher_cache.json --table "320 px" \
-        --sides 192 320 --student fcos/resnet18 --teacher fcos/resnet50 --teacher-steps 2 --only "boxes, kept"
+    python benchmarks/teacher_cache.py --runs FOLDER --trained runs/demo/teacher \
+        --json benchmarks/results/teacher_cache.json
+    python benchmarks/teacher_cache.py --runs OTHER --trained runs/demo/teacher \
+        --json benchmarks/results/teacher_cache.json --table "320 px" --sides 192 320 --student fcos/resnet18 \
+        --images 4 --batch 4 --only "boxes, kept"
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from detdistill.scenes import make_scenes  # noqa: E402
 from detdistill.training.optimizer import build_optimizer  # noqa: E402
 from detdistill.types import Clock  # noqa: E402
 
-COMMON = ("train.batch_size=8", "train.threads=1", "train.device=cpu", "train.workers=0")
+COMMON = ("train.threads=1", "train.device=cpu", "train.workers=0")
 ALONE, BOXES, KEPT, READY, LIVE = "student alone", "boxes, kept", "maps, kept", "maps, in memory", "live teacher"
 
 
@@ -64,6 +66,8 @@ def main() -> None:
     arguments.add_argument("--student", default="fcos/tiny")
     arguments.add_argument("--teacher", default="fcos/small")
     arguments.add_argument("--teacher-steps", type=int, default=150)
+    arguments.add_argument("--trained", type=Path, help="a run that is the teacher, in the place of one trained here")
+    arguments.add_argument("--batch", type=int, default=8, help="images of a step")
     given = arguments.parse_args()
     found = measured(given)
     for name, row in found["epochs"].items():
@@ -77,11 +81,16 @@ def main() -> None:
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:
     """Seconds of an epoch of each training, and its ratio to the student alone by round."""
-    scenes, teacher = given.runs / "scenes", given.runs / "teacher"
-    common = (*COMMON, f"data.image.short_side={given.sides[0]}", f"data.image.long_side={given.sides[1]}")
+    scenes, teacher = given.runs / "scenes", given.trained or given.runs / "teacher"
+    common = (
+        *COMMON,
+        f"train.batch_size={given.batch}",
+        f"data.image.short_side={given.sides[0]}",
+        f"data.image.long_side={given.sides[1]}",
+    )
     if not scenes.exists():
         make_scenes(scenes, train=given.images, val=8, seed=3)
-    if not (teacher / "results.json").is_file():
+    if given.trained is None and not (teacher / "results.json").is_file():
         options = {"student": given.teacher, "data": scenes, "out": teacher}
         settings = (*common, f"train.steps={given.teacher_steps}")
         train_job(read_run_config(None, settings, purpose="train", options=options), progress=ScreenProgress())
@@ -93,7 +102,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         options = {"student": given.student, "data": scenes, "out": folder / str(len(epochs))}
         options |= {} if method is None else {"teacher.source": teacher, "method": method}
         options |= {"teacher.cache": "maps"} if name in (KEPT, READY) else {}
-        settings = (*common, f"train.steps={given.images // 8}")
+        settings = (*common, f"train.steps={given.images // given.batch}")
         config = read_run_config(None, settings, purpose="distill" if method else "train", options=options)
         built = stages.build(stages.open_inputs(config, progress=Silence()), progress=Silence())
         changes, step, began = built.changes, built.step, time.process_time()
@@ -114,7 +123,9 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
         for name in list(epochs)[:: 1 if number % 2 else -1]:
             took[name].append(epochs[name]())
     rows = {name: _row(times[1:], took[ALONE][1:]) for name, times in took.items()}
-    asked = {key: value for key, value in vars(given).items() if key not in ("runs", "json", "table")}
+    passed_over = ("runs", "json", "table", *(() if given.trained is None else ("teacher", "teacher_steps")))
+    asked = {key: value for key, value in vars(given).items() if key not in passed_over}
+    asked["trained"] = None if given.trained is None else given.trained.name
     return {"machine": machine(torch.device("cpu")), "asked": asked, "epochs": rows, "looks": looks}
 
 

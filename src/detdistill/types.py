@@ -83,10 +83,12 @@ class Targets:
 
     def only(self, keep: Tensor | slice, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
         """Some of the objects, by indices, a mask or a slice, with all their boxes as they are or as they are given."""
+        shown = self.boxes if boxes is None else boxes
         if isinstance(keep, Tensor) and keep.dtype == torch.bool:
+            if bool(keep.all()):
+                return Targets(shown, self.labels, self.ignored, scores=self.scores, probabilities=self.probabilities)
             keep = keep.nonzero()[:, 0]
         scores, classes = (None if one is None else one[keep] for one in (self.scores, self.probabilities))
-        shown = self.boxes if boxes is None else boxes
         return Targets(shown[keep], self.labels[keep], self.ignored[keep], scores=scores, probabilities=classes)
 
     def taught(self) -> Targets:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.hf_teachers import load_hf
 from detdistill.errors import CapabilityError
 from detdistill.export import executorch_file, graph, runtime
 from detdistill.types import Need
@@ -19,17 +22,44 @@ pytest.importorskip("transformers")
 pytest.importorskip("onnxscript")
 
 
+TWO_STAGE = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 20}
+SIZED = (
+    "conditional_detr_tiny",
+    "dab_detr_tiny",
+    "table_transformer_tiny",
+    "deformable_detr_tiny of two stages",
+    "yolos",
+)
+
+
+def built(name: str, folder: Path) -> Any:
+    if name == "yolos":
+        from transformers import YolosConfig, YolosForObjectDetection
+
+        sides = {"hidden_size": 32, "intermediate_size": 64, "image_size": [64, 96], "patch_size": 16}
+        config = YolosConfig(num_hidden_layers=2, num_attention_heads=4, num_detection_tokens=20, **sides)
+        YolosForObjectDetection(config).save_pretrained(folder)
+        return load_hf(f"hf:{folder}").detector
+    preset, _, staged = name.partition(" ")
+    settings: Any = parse_detector(f"hf:{preset}")
+    return build_detector(replace(settings, config=TWO_STAGE) if staged else settings, CLASSES, seed=0)
+
+
 @pytest.mark.slow  # half a minute each; what is exported is held to `detect` in tests/unit/test_hf.py
-@pytest.mark.parametrize("name", ["rtdetr_v2_tiny", "d_fine_tiny", "detr_tiny", "deformable_detr_tiny"])
-def test_a_file_says_what_pytorch_says(name: str) -> None:
-    detector: Any = build_detector(parse_detector(f"hf:{name}"), CLASSES, seed=0)
+@pytest.mark.parametrize("name", ["rtdetr_v2_tiny", "d_fine_tiny", "detr_tiny", "deformable_detr_tiny", *SIZED])
+def test_a_file_says_what_pytorch_says(name: str, tmp_path: Path) -> None:
+    detector = built(name, tmp_path)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for one in detector.parameters():
             one.add_(0.1 * torch.randn(one.shape, generator=generator))  # no two cells score alike
-        detector.train()(scene_batch(), frozenset({Need.TASK_LOSS}))
-    model = runtime.Detector(graph.export_onnx(detector.eval(), ImageSettings(96, 128), graph.Form(normalise=True)))
-    for count, grid in ((1, (64, 96)), (4, (96, 64)), (3, (96, 128))):
+        if name != "yolos":
+            detector.train()(scene_batch(), frozenset({Need.TASK_LOSS}))
+    size = (96, 128) if name in SIZED else None
+    assert bool(detector.one_size) == bool(size)
+    model = runtime.Detector(graph.export_onnx(detector.eval(), ImageSettings(96, 128), graph.Form(size=size)))
+    for count, given in ((1, (64, 96)), (4, (96, 64)), (3, (96, 128))):
+        grid = size or given
         # Cells of padding are all alike where it is a part of the picture: which of them become queries means nothing.
         apart = (5, 9) if detector.parts.own_frame else (0, 0)
         inside = [(grid[0] - apart[0] * row, grid[1] - apart[1] * row) for row in range(count)]

@@ -176,11 +176,17 @@ def cells_within_any(points: Float[Tensor, "n 2"], boxes: Sequence[Float[Tensor,
 
 
 def together(boxes: Sequence[Float[Tensor, "_m 4"]], *, cells: int) -> Iterator[Float[Tensor, "_b _m 4"]]:
-    """The boxes of as many images at a time as can be held against so many cells at once, filled up by empty ones."""
+    """The boxes of `some_images` at a time, filled up by empty ones."""
+    for some in some_images(boxes, cells=cells):
+        yield pad_sequence(some, batch_first=True)
+
+
+def some_images(boxes: Sequence[Float[Tensor, "_m 4"]], *, cells: int) -> Iterator[list[Float[Tensor, "_m 4"]]]:
+    """The boxes of as many images at a time as can be held against so many cells at once."""
     most = max((len(one) for one in boxes), default=0)
     count = max(1, _AT_ONCE // max(1, cells * most))
     for first in range(0, len(boxes), count):
-        yield pad_sequence(list(boxes[first : first + count]), batch_first=True)
+        yield list(boxes[first : first + count])
 
 
 def box_distances(boxes: Float[Tensor, "*#p 4"], points: Float[Tensor, "*#p 2"]) -> Float[Tensor, "*p 4"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.fcos import FCOSHead
 
@@ -20,7 +21,7 @@ from detdistill.detectors.dense import BACKGROUND, all_background, assign, centr
 from detdistill.detectors.settings import Boxes, HeadNorm, PyramidSettings
 from detdistill.detectors.torchvision_dense import DenseDetector, dense_detector
 from detdistill.detectors.torchvision_parts import NominalAnchors, overlap_costs
-from detdistill.gfl.assign import together
+from detdistill.gfl.assign import some_images
 from detdistill.settings.bounds import Factor, Share, Within
 from detdistill.types import Targets, TaskLoss
 
@@ -121,23 +122,26 @@ def match_by_centre(
     edge is 4 to 8 anchor sides away (no lower end on the finest level, no upper end on the coarsest). Of
     several boxes it takes the smallest. The anchors, so many per level, are squares as wide as the level's stride.
     """
-    x, y = centres(anchors).unbind(dim=1)
+    x, y = centres(anchors).mT.contiguous()
     sides = anchors[:, 2] - anchors[:, 0]
     lower, upper = sides * 4, sides * 8
     lower[: counts[0]] = 0
     upper[sum(counts) - counts[-1] :] = float("inf")
     found = []
-    for group in together(boxes, cells=len(anchors)):
-        if group.shape[1] == 0:
+    for group in some_images(boxes, cells=len(anchors)):
+        counts_of, every = list(map(len, group)), torch.cat(group).float()
+        if not len(every):
             found += [all_background(anchors)] * len(group)
             continue
-        # Each edge by itself: of four numbers in a row the least is found many times slower than of four rows.
-        x1, y1, x2, y2 = group.float()[..., None].unbind(dim=2)
-        edges = x - x1, y - y1, x2 - x, y2 - y
+        # Cells lie side by side in memory: a box is held against all of them at once.
+        left, top, right, bottom = every[..., None].unbind(dim=1)
+        edges = x - left, y - top, right - x, bottom - y
         nearest, farthest = reduce(torch.minimum, edges), reduce(torch.maximum, edges)
-        off_centre = torch.maximum((x - (x1 + x2) / 2).abs(), (y - (y1 + y2) / 2).abs())
+        off_centre = torch.maximum((x - (left + right) / 2).abs(), (y - (top + bottom) / 2).abs())
         learns = (off_centre < radius * sides) & (nearest > 0) & (farthest > lower) & (farthest < upper)
-        best, matched = (learns * (_LARGEST_AREA - (x2 - x1) * (y2 - y1))).max(dim=1)
+        areas = (right - left) * (bottom - top)
+        worth = torch.split(learns * (_LARGEST_AREA - areas), counts_of)
+        best, matched = pad_sequence(list(worth), batch_first=True).max(dim=1)
         found += torch.where(best < 1e-5, BACKGROUND, matched).unbind()
     return found
 
