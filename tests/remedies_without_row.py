@@ -9,6 +9,9 @@ WITHOUT_ROW = {
         "Write aid(..., granularity=image) if it has class and box losses of each image, else leave aid out.",
     ),
     "a teacher that says boxes alone: tests/unit/test_boxes_alone.py": ("Distil from it by --method boxes.",),
+    "a function of the user's own: tests/integration/test_black_box.py": (
+        "Choose a student by --student, without --self.",
+    ),
     "a folder of transformers': tests/unit/test_hf_teachers.py": ("Write for example --student {}rtdetr_v2_small.",),
     "a pair that is made in Python: runs show a teacher in the data's classes": ("Name it by --classes-map.",),
     "words of Python alone: tests/integration/test_callbacks.py": (

@@ -115,7 +115,7 @@ WORDS: dict[str, Word] = {
     "methods pair": Word("methods", "--pair fcos/tiny gfl/tiny"),
     "methods markdown": Word("methods", "--markdown"),
     "methods json": Word("methods", _JSON, FILES),
-    "settings word": Word("settings", "patience"),
+    "settings words": Word("settings", "patience"),
     "settings markdown": Word("settings patience", "--markdown"),
     "settings json": Word("settings", _JSON, FILES),
     "profile model": Word("profile fcos/tiny", "fcos/small"),

@@ -132,7 +132,7 @@ def test_an_interrupted_chain_goes_on_to_the_same_bits(home: Path, monkeypatch: 
         assert equal(weights(home / "stopped" / name), weights(home / "chain" / name))
     rows = [line.split()[0] for line in outcome.table() if line.startswith(("teacher", "alone", "generation_"))]
     assert rows == ["teacher", "alone", *CHAIN, "generation_3"]
-    assert outcome.table()[-1].startswith("frs: 3 generations of 2 steps in ")
+    assert outcome.table()[-2].startswith("frs: 3 generations of 2 steps in ")
     finished = json.loads((home / "chain" / "results.json").read_text(encoding="utf-8"))
     assert outcome.as_dict()["generations"][:2] == finished["generations"]
 

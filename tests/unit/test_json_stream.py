@@ -50,7 +50,9 @@ def test_no_text_and_no_file(tmp_path):
     (tmp_path / "a.json").write_bytes(b'{"images": ["\xff\xfe"]}')
     with pytest.raises(DataError, match="must be JSON text in UTF-8, got a byte that is not"):
         read_coco(tmp_path / "a.json")
-    with pytest.raises(ConfigError, match=r"must be a readable file, got: No such file or directory\. Check the path"):
+    with pytest.raises(
+        ConfigError, match=r"must be a readable file, got: No such file or directory\. Did you mean .*a\.json\?"
+    ):
         read_coco(tmp_path / "b.json")
     with pytest.raises(ConfigError, match=r"must be a regular file, got a folder"):
         read_coco(tmp_path)

@@ -23,6 +23,7 @@ GIVEN = {
     "data.folder": "sets/one",
     "data.train": "sets/one/train.json",
     "data.val": "sets/../sets/val.json",
+    "data.cache_folder": "decoded",
     "data.unlabelled.source": "sets/more",
     "teacher.source": "runs/teacher",
     "teacher.then": "runs/larger",
@@ -36,7 +37,8 @@ GIVEN = {
 
 
 def settings() -> list[str]:
-    return [f"{key}=[{value}]" if key == "teacher.then" else f"{key}={value}" for key, value in GIVEN.items()]
+    given = [f"{key}=[{value}]" if key == "teacher.then" else f"{key}={value}" for key, value in GIVEN.items()]
+    return ["data.cache=disk", *given]
 
 
 def read(file: Path | None, *more: str) -> RunConfig:
@@ -57,6 +59,7 @@ def places(config: RunConfig) -> dict[str, Any]:
         "data.folder": config.data.folder,
         "data.train": config.data.train,
         "data.val": config.data.val,
+        "data.cache_folder": config.data.cache_folder,
         "data.unlabelled.source": config.data.unlabelled and config.data.unlabelled.source,
         "teacher.source": config.teacher and config.teacher.source,
         "teacher.then": next(iter(config.teacher.then), None) if config.teacher else None,
