@@ -212,3 +212,16 @@ def test_one_table_has_every_row_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "| a ÷ b | 2.000 | 2.000 to 2.000 | 2 | ≤ 1 | not met |" in text
     assert "- a ÷ b: twice" in text
     assert "made up" in text
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [
+        ([0.9, 0.95, 1.0], "met"),
+        ([0.5, 0.95, 2.4], "met by the median alone"),
+        ([0.5, 1.05, 2.4], "missed by the median alone"),
+        ([1.04, 1.05, 1.06], "not met"),
+    ],
+)
+def test_a_goal_within_the_quartiles_is_met_or_missed_by_the_median_alone(ratios: list[float], said: str) -> None:
+    assert bench_table.cells(row("a ÷ b", ratios, hardware=MADE_UP, at_most=1.0))[-1] == said
