@@ -130,7 +130,7 @@ ROWS: dict[str, Row] = {
     "twins.on_the_fly": Row("true", FILES, **ADVERSARIAL),
     "inherit": Row("true", **DISTILLED),
     "init": Row("{tutor}"),
-    "out": Row("{home}/elsewhere", PLACE),
+    "out": Row("{home}/another", PLACE),
     "alone": Row("{alone}", RESULTS, **DISTILLED),
     "alone_differs": Row("true", "allowed", ("alone={tutor}",), **DISTILLED),
     "equal_time": Row("true", RESULTS, **DISTILLED),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ def blank(request: pytest.FixtureRequest) -> Iterator[None]:
     def blank_curves(_runs: object, out: Path, **_: object) -> None:
         write_bytes(out, BLANK)
 
-    def blank_picture(_picture: Image.Image, kind: str) -> bytes:
-        return palette.png_of(Image.new("RGB", (1, 1)), kind)
+    def blank_picture(picture: Image.Image, kind: str) -> bytes:
+        """One pixel whose colour is a checksum: other pictures are other files."""
+        colour = zlib.crc32(picture.tobytes()).to_bytes(4)[1:]
+        return palette.png_of(Image.new("RGB", (1, 1), tuple(colour)), kind)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "draw", lambda _figure, _renderer: None)
