@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, RandomSampler  # noqa: E402
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
+from checkouts import quartiles  # noqa: E402
 from detdistill.bench.machine import machine  # noqa: E402
 from detdistill.bench.rows import ROWS, row  # noqa: E402
 from detdistill.data.annotations import Annotations  # noqa: E402
@@ -119,10 +120,6 @@ def turn(batches: Batches, given: argparse.Namespace) -> tuple[float, float]:
     time.sleep(1.2 * seconds * AHEAD * given.workers / given.batches)
     count = (given.batches + AHEAD * given.workers) * given.batch_size
     return given.batches * given.batch_size / seconds, 1000 * (processor_seconds() - computed) / count
-
-
-def quartiles(values: list[float], digits: int) -> list[float]:
-    return [round(one, digits) for one in statistics.quantiles(values, n=4)]
 
 
 def difference(train: Annotations, image: ImageSettings) -> dict[str, float]:

@@ -81,10 +81,10 @@ class Targets:
     doubtful: Float[Tensor, "_d 4"] | None = None
     probabilities: Float[Tensor, "n k"] | None = None
 
-    def only(self, keep: Tensor | slice, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
-        """Some of the objects, by indices, a mask or a slice, with all their boxes as they are or as they are given."""
+    def only(self, keep: Tensor, *, boxes: Float[Tensor, "n 4"] | None = None) -> Targets:
+        """Some of the objects, by indices or a mask, with all their boxes as they are or as they are given."""
         shown = self.boxes if boxes is None else boxes
-        if isinstance(keep, Tensor) and keep.dtype == torch.bool:
+        if keep.dtype == torch.bool:
             if bool(keep.all()):
                 return Targets(shown, self.labels, self.ignored, scores=self.scores, probabilities=self.probabilities)
             keep = keep.nonzero()[:, 0]

@@ -247,7 +247,7 @@ def test_nothing_to_divide_by_is_a_finite_zero_in_the_graph(divide: object) -> N
 @pytest.mark.parametrize("name", ["squared_sums", "bce_sums"])
 def test_sums_over_channels_are_those_of_the_whole_maps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Piece by piece, with a last piece that is smaller."""
-    monkeypatch.setattr(compare, "_AT_ONCE", 16)
+    monkeypatch.setattr(compare, "VALUES_AT_ONCE", 16)
     ours, theirs = 3 * levels(5, (5, 6))[0], levels(5, (5, 6))[0].flip(0)
     ours, theirs = (one.to(memory_format=torch.channels_last).requires_grad_() for one in (ours, theirs))
     inside = torch.ones(2, 1, 5, 6, dtype=torch.bool)

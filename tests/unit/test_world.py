@@ -217,9 +217,9 @@ def test_what_torchrun_started_ends_with_its_agent_wherever_it_is(tmp_path: Path
 @pytest.mark.parametrize(
     ("first", "agent"),
     [
-        (b"/usr/bin/tini\0--\0python\0-m\0torch.distributed.run", world._NOBODY),
+        (b"bin/tini\0--\0python\0-m\0torch.distributed.run", world._NOBODY),
         (None, world._NOBODY),
-        (b"/opt/bin/python3\0/opt/bin/torchrun\0", 1),
+        (b"bin/python3\0bin/torchrun\0", 1),
     ],
 )
 def test_an_agent_that_was_gone_before_its_worker_asked_is_not_the_systems_first_process(

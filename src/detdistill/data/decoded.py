@@ -149,7 +149,7 @@ class OnDisk(Decoded):
     Where nothing can be written any more, images are decoded as they are without a cache.
 
     Args:
-        home: the folder for what is decoded alike; see `how_decoded`.
+        home: the folder for what is decoded and resized alike, by the same libraries.
     """
 
     def __init__(self, annotations: Annotations, image: ImageSettings | None, home: Path) -> None:

@@ -101,14 +101,12 @@ def transform_several(
         kept = centred(boxes, drawn.window) | torch.cat([one.ignored for one in several])
         top, left, rows, columns = drawn.window
         stored = (rows, columns)
-        boxes = boxes - boxes.new_tensor([left, top, left, top])
-        boxes = torch.stack((boxes[:, 0::2].clamp(0, columns), boxes[:, 1::2].clamp(0, rows)), dim=2).flatten(1)
+        boxes = _clipped(boxes - boxes.new_tensor([left, top, left, top]), rows, columns)
         kept &= (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
     clipped = _placed_boxes(boxes, stored, *_sizes(stored, whole, drawn), drawn)
     kept &= (clipped[:, 2:] - clipped[:, :2] >= SMALLEST_BOX_PX).all(dim=1)
     counts = [len(one.labels) for one in several]
-    keeps: Sequence[Tensor | slice] = [slice(None)] * len(several) if bool(kept.all()) else torch.split(kept, counts)
-    rows_of = zip(several, keeps, torch.split(clipped, counts), strict=True)
+    rows_of = zip(several, torch.split(kept, counts), torch.split(clipped, counts), strict=True)
     return tuple(one.only(keep, boxes=own) for one, keep, own in rows_of)
 
 

@@ -17,7 +17,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 from detdistill.data.resizing import transform_sample
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import BACKGROUND_ROW, UNUSED_ROW
-from detdistill.detectors.dense import BACKGROUND, LEFT_OUT
+from detdistill.detectors.dense import BACKGROUND, LEFT_OUT, all_background
 from detdistill.errors import ConfigError
 from detdistill.gfl.assign import Cells, make_cells
 from detdistill.types import Detections, Targets, sent
@@ -58,7 +58,7 @@ def matched(matcher: Matcher, boxes: Float[Tensor, "m 4"], anchors: Float[Tensor
     That one waits for the device to list the best anchors of every box.
     """
     if not len(boxes):
-        return torch.full((len(anchors),), BACKGROUND, device=anchors.device)
+        return all_background(anchors)
     found = overlaps(boxes, anchors)
     best, objects = found.max(dim=0)
     matches = torch.where(best < matcher.high_threshold, LEFT_OUT, objects)

@@ -20,8 +20,8 @@ Cells = Float[Tensor, "b 1 h w"]
 Inside = Bool[Tensor, "b 1 h w"]
 # (student, teacher) → what each value costs, and how that grows with the student's.
 Piece = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-# Values that are worked on at a time: with all that is made of them they stay in a CPU core's own cache.
-_AT_ONCE = 1 << 16
+VALUES_AT_ONCE = 1 << 16
+"""Values that are worked on at a time: with all that is made of them they stay in a CPU core's own cache."""
 
 
 def squared(student: Maps, teacher: Maps, inside: Inside) -> Maps:
@@ -76,7 +76,7 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, piece: Piece) -> Tensor:
         rows, channels = student.shape
         # A GPU takes all at once.
-        step = max(1, _AT_ONCE // max(1, channels)) if student.device.type == "cpu" else max(1, rows)
+        step = max(1, VALUES_AT_ONCE // max(1, channels)) if student.device.type == "cpu" else max(1, rows)
         sums = student.new_empty(rows)
         slopes = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         for first in range(0, rows, step):

@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from detdistill.errors import ConfigError
+from detdistill.methods.parts.compare import VALUES_AT_ONCE
 
 _C1 = 0.01**2
 _C2 = 0.03**2
 _C3 = _C2 / 2
-# Values of a map that are worked on at a time: with all that is made of them they stay in a CPU core's own cache.
-_AT_ONCE = 1 << 16
 # Cells of an axis that are blurred at a time where it is long: those out of the window's reach are not multiplied.
 _BAND = 32
 _Bands = tuple[tuple[slice, slice], ...]
@@ -234,7 +233,7 @@ class _Dissimilarity(torch.autograd.Function):
         mask, down, across, reach = grid
         images, channels, height, width = student.shape
         learns = ctx.needs_input_grad[0]
-        some = channels if student.is_cuda else max(1, min(channels, _AT_ONCE // (height * width)))
+        some = channels if student.is_cuda else max(1, min(channels, VALUES_AT_ONCE // (height * width)))
         gradient = student.new_empty(student.shape if learns else 0)
         rooms = tuple(student.new_empty(4 * some * height * width) for _ in range(3))
         bands = tuple(_bands(side, reach, whole=student.is_cuda) for side in (height, width))
