@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +20,14 @@ from detdistill.training.logs import read_rows
 from detdistill.training.optimizer import learning_rate
 from detdistill.training.settings import OptimizerName
 from detdistill.training.signals import Interrupted
-from detdistill.types import Batch, Clock, StepReport
+from detdistill.types import Clock
 from scenes_in_memory import scene_batch, tiny_student
 from tiny_training import (
     TinyStep,
     TinyStudent,
     checkpoint_tensors,
     differing,
-    disk_loader,
     fork,
-    images_on_disk,
     run_tiny,
     save_tiny,
     tiny_batch,
@@ -234,40 +230,6 @@ def test_an_error_of_any_rank_reaches_the_caller(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="must yield 12 batches from step 0 on, got 7"):
         run_tiny(tmp_path, settings, loader=second_rank_runs_dry)
-
-
-def test_a_killed_rank_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
-    settings = tiny_settings(batch_size=2, processes=2)
-    run_tiny(tmp_path / "whole", settings)
-
-    def second_rank_is_killed(start: int, rank: int, ranks: int) -> Iterator[Batch]:
-        yield from itertools.islice(tiny_loader(settings)(start, rank, ranks), 7 if rank == 1 else None)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with pytest.raises(
-        DistillError, match=r"must all live until its end, got: process 2 was ended by SIGKILL\. Go on by"
-    ):
-        run_tiny(tmp_path / "cut", settings, loader=second_rank_is_killed)
-    assert run_tiny(tmp_path / "cut", settings, resume=True).resumed_from == 5
-    assert not differing(checkpoint_tensors(tmp_path / "whole", 12), checkpoint_tensors(tmp_path / "cut", 12))
-
-
-def test_a_killed_worker_ends_the_run_in_a_sentence(tmp_path: Path) -> None:
-    settings, dataset = tiny_settings(workers=1), images_on_disk(tmp_path / "images")
-    run_tiny(tmp_path / "whole", settings, loader=disk_loader(dataset, settings))
-
-    class Killing(TinyStep):
-        def forward(self, batch: Batch, clock: Clock) -> StepReport:
-            if clock.step == 7:
-                for worker in multiprocessing.active_children():
-                    worker.kill()
-                    worker.join()
-            return super().forward(batch, clock)
-
-    with pytest.raises(DistillError, match=r"got: DataLoader worker \(pid.*with fewer train\.workers\.$"):
-        run_tiny(tmp_path / "cut", settings, step=Killing(), loader=disk_loader(dataset, settings))
-    run_tiny(tmp_path / "cut", settings, loader=disk_loader(dataset, settings), resume=True)
-    assert not differing(checkpoint_tensors(tmp_path / "whole", 12), checkpoint_tensors(tmp_path / "cut", 12))
 
 
 def test_two_ranks_are_interrupted_together(tmp_path: Path) -> None:

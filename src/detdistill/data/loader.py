@@ -249,7 +249,7 @@ class BatchLoader(Iterable[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         batches = iter(self._loader)
         try:
-            for packed in batches:
+            for packed in _taken(batches):
                 if isinstance(packed, DistillError):
                     raise packed
                 yield packed.unpack()
@@ -259,6 +259,14 @@ class BatchLoader(Iterable[Batch]):
             with suppress(RuntimeError):
                 getattr(batches, "_shutdown_workers", lambda: None)()
             del batches
+
+
+def _taken(batches: Iterator[_Packed | DistillError]) -> Iterator[_Packed | DistillError]:
+    """What the workers made; the loss of one while its memory is taken over is told as that of any other."""
+    try:
+        yield from batches
+    except (ConnectionError, EOFError) as error:
+        raise RuntimeError(f"DataLoader worker is gone ({type(error).__name__})") from error
 
 
 def _as_it_is(packed: Any) -> Any:
