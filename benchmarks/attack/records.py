@@ -53,7 +53,7 @@ class Records:
             file.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
         lines = whole + [line for other in others for line in _whole_lines(other)]
         self.attempts = [read_attempt(line) for line in lines]
-        self.commits = Counter(str(json.loads(line).get("commit")) for line in lines)
+        self.commits = _commits(lines)
 
     def add(self, attempt: Attempt) -> None:
         """Writes an attempt down."""
@@ -64,12 +64,13 @@ class Records:
             lines.write(json.dumps(content) + "\n")
 
     def forget_faulty(self) -> int:
-        """Drops the attempts with faults, so that they are made again; returns how many there were."""
-        faulty = [one for one in self.attempts if one.faults]
-        kept = [line for line in _whole_lines(self.file) if not json.loads(line)["faults"]]
-        self.file.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self.attempts = [one for one in self.attempts if not one.faults]
-        self.commits = Counter(str(json.loads(line).get("commit")) for line in kept)
+        """Drops this process's own attempts with faults, so that they are made again; returns how many there were."""
+        lines = _whole_lines(self.file)
+        faulty = [line for line in lines if json.loads(line)["faults"]]
+        self.file.write_text("".join(f"{line}\n" for line in lines if line not in faulty), encoding="utf-8")
+        numbers = {json.loads(line)["number"] for line in faulty}
+        self.attempts = [one for one in self.attempts if one.number not in numbers]
+        self.commits -= _commits(faulty)
         return len(faulty)
 
     def todo(self, count: int) -> Iterator[int]:
@@ -99,6 +100,10 @@ class Records:
                 else {}
             ),
         }
+
+
+def _commits(lines: Sequence[str]) -> Counter[str]:
+    return Counter(str(json.loads(line).get("commit")) for line in lines)
 
 
 @functools.cache

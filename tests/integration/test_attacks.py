@@ -34,6 +34,11 @@ def test_attempts_go_on_where_they_were_stopped(tmp_path: Path) -> None:
     assert list(records.todo(3)) == [2]
     assert records.forget_faulty() == 1
     assert list(Records(records.file).todo(3)) == [1, 2]
+    other = Records(tmp_path / "kill_backwards.jsonl")
+    other.add(replace(FINE, number=2))
+    both = Records(records.file, others=[other.file])
+    assert both.forget_faulty() == 0
+    assert sum(both.summary(())["commits"].values()) == 2
 
 
 def test_a_summary_counts_every_fault_and_only_what_was_tried(tmp_path: Path) -> None:
