@@ -41,7 +41,16 @@ from detdistill.threads import quiet_threads
 
 if TYPE_CHECKING:
     from detdistill.data.formats import Format
-    from detdistill.detectors.base import BoxLayout, ClassLayout, Detector, DetectorSpec, PyramidLayout
+    from detdistill.detectors.base import (
+        BoxLayout,
+        ClassLayout,
+        Detector,
+        DetectorSpec,
+        Limits,
+        PyramidLayout,
+        QueryLayout,
+        TowerLayout,
+    )
     from detdistill.detectors.called import BlackBox
     from detdistill.detectors.catalogue import Family, parse_detector
     from detdistill.detectors.checking import check_detector
@@ -61,6 +70,8 @@ if TYPE_CHECKING:
     from detdistill.types import (
         Batch,
         BoxDistributions,
+        Boxes,
+        Candidates,
         ClassKind,
         ClassLogits,
         Clock,
@@ -69,16 +80,27 @@ if TYPE_CHECKING:
         Need,
         Observation,
         Pyramid,
+        Queries,
         StepReport,
         Targets,
         TaskLoss,
+        Towers,
     )
 
     __version__: str
 
 _HOMES = {
     "data.formats": ("Format",),
-    "detectors.base": ("BoxLayout", "ClassLayout", "Detector", "DetectorSpec", "PyramidLayout"),
+    "detectors.base": (
+        "BoxLayout",
+        "ClassLayout",
+        "Detector",
+        "DetectorSpec",
+        "Limits",
+        "PyramidLayout",
+        "QueryLayout",
+        "TowerLayout",
+    ),
     "detectors.called": ("BlackBox",),
     "detectors.checking": ("check_detector",),
     "detectors.frozen": ("FrozenTeacher",),
@@ -98,6 +120,8 @@ _HOMES = {
     "types": (
         "Batch",
         "BoxDistributions",
+        "Boxes",
+        "Candidates",
         "ClassKind",
         "ClassLogits",
         "Clock",
@@ -106,9 +130,11 @@ _HOMES = {
         "Need",
         "Observation",
         "Pyramid",
+        "Queries",
         "StepReport",
         "Targets",
         "TaskLoss",
+        "Towers",
     ),
 }
 
@@ -122,6 +148,7 @@ __all__ += ["build_detector", "inherit", "load_detector", "open_data", "parse_de
 __all__ += ["DistillationStep", "FrozenTeacher", "build_recipe", "method_text", "parse_method"]
 __all__ += ["Family", "Format", "Method", "register_detector", "register_format", "register_method"]
 __all__ += ["BoxDistributions", "BoxLayout", "ClassKind", "ClassLayout", "ClassLogits", "Detections", "Need"]
+__all__ += ["Boxes", "Candidates", "Limits", "Queries", "QueryLayout", "TowerLayout", "Towers"]
 __all__ += ["Normaliser", "Pyramid", "PyramidLayout", "TaskLoss", "check_detector", "trust_code", "wrap"]
 __all__ += ["Batch", "BlackBox", "Clock", "Cost", "Detector", "DetectorSettings", "DetectorSpec"]
 __all__ += ["Observation", "PyramidSettings", "StepReport", "Targets", "__version__"]

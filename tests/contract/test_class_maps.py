@@ -18,30 +18,35 @@ from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import initialise
 from detdistill.detectors.mapped import MappedDetector
 from detdistill.distillation.pair import Pair, inside_cells
+from detdistill.distillation.recipe import WeightedTerm
 from detdistill.distillation.step import DistillationStep
 from detdistill.methods.catalogue import build_recipe
-from detdistill.types import Batch, ClassKind, Detections, Knowledge, Need, Observation, Pyramid, Queries
-from every_method import ALONE, CLOCK, OPTIONS, families_of
-from scenes_in_memory import CLASSES, FAMILIES, TEACHER_CHANNELS, scene_batch, tiny_settings, tiny_student
+from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Pyramid, Queries
+from every_method import ALONE, CLOCK, OPTIONS, cost_of, families_of
+from pairs_in_memory import Couple, known_pair, pair_of, student_of, with_twins
+from scenes_in_memory import CLASSES, FAMILIES, TEACHER_CHANNELS, leaves_of, scene_batch, tiny_settings, tiny_student
+from thorough import THOROUGH
 
 # The teacher's classes, and what is written beside; the student's are car, truck and pedestrian.
 SITUATIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "equal": (("car", "truck", "pedestrian"), ""),
     "superset": (("dog", "car", "truck", "cat", "pedestrian"), ""),
     "subset": (("truck", "car"), ""),
     "reordering": (("pedestrian", "car", "truck"), ""),
     "partial overlap": (("car", "boat", "truck"), ""),
     "merged": (("van", "lorry", "Pedestrian", "dog"), "van=truck, lorry=truck"),
 }
-WRAPPED = ("aid(frs)", f"ikd(hint{OPTIONS['ikd']})")
-CASES = [(name, families_of(name)[at % len(families_of(name))]) for at, name in enumerate(ALONE)]
-CASES += [("ld(class_gain=10)", "gfl"), *((name, FAMILIES[at]) for at, name in enumerate(WRAPPED))]
-# Each method in one situation, and in all those that read what a teacher says of classes.
-ALL = ("frs", "crosskd", "ld(class_gain=10)", "aid(frs)")
+KINDS = ("rtdetr_v2_tiny", "detr_tiny")
+ANY_BOX = "boxes(score=0.001, doubtful=0)"
+EVERY = (*ALONE, "ld(class_gain=10)", "aid(frs)", f"ikd(hint{OPTIONS['ikd']})")
+CASES = [(name, families_of(name)[at % len(families_of(name))]) for at, name in enumerate((*EVERY, ANY_BOX))]
+# In every situation all methods on the detector that most of them work on, and on one that changes.
+WIDEST = max(FAMILIES, key=lambda family: sum(family in families_of(method) for method in EVERY))
 TAUGHT = [
-    (*case, situation)
-    for at, case in enumerate(CASES)
-    for number, situation in enumerate(SITUATIONS)
-    if case[0] in ALL or number == at % len(SITUATIONS)
+    (situation, family)
+    for at, situation in enumerate(SITUATIONS)
+    for family in FAMILIES
+    if THOROUGH or family in (WIDEST, FAMILIES[at % len(FAMILIES)])
 ]
 
 
@@ -78,26 +83,93 @@ def test_a_reordered_teacher_teaches_as_one_with_its_class_layers_reordered(meth
         torch.testing.assert_close(part, reports[1].parts[name], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize(("method", "family", "situation"), TAUGHT)
-def test_every_method_teaches_in_every_situation(method: str, family: str, situation: str) -> None:
-    student = tiny_student(family)
-    step = step_with(shown(family, situation), student, method)
-    seen = step.see(scene_batch(), step.recipe)
-    pairs, unknown = seen.pairs(), [CLASSES.index(name) for name in step.teacher.spec.unknown]
-    for weighted in step.recipe.terms:
-        cost = weighted.term(pairs[weighted.view], CLOCK).values
-        assert cost.isfinite().all(), weighted.name
-        assert (cost > 0).any(), weighted.name
-        logits = seen.students[weighted.view].class_logits
-        dense = logits is not None and logits.kind is ClassKind.SIGMOID
-        if logits is not None and dense and weighted.term.knowledge is Knowledge.CLASSIFICATION:
-            gradients = torch.autograd.grad(cost.sum(), logits.levels, allow_unused=True, retain_graph=True)
-            taught = [one for one in gradients if one is not None]
-            for label in range(len(CLASSES)) if taught else ():
-                assert any(bool(one[:, :, label].any()) for one in taught) == (label not in unknown), weighted.name
-    report = step(scene_batch(), CLOCK)
-    report.total.backward()
+@functools.cache
+def in_situation(situation: str, family: str) -> Couple:
+    teacher = FrozenTeacher(shown(family, situation))
+    return pair_of(student_of(family), teacher, with_twins(scene_batch(), teacher))
+
+
+def require_taught_alone(weighted: WeightedTerm, pair: Couple) -> None:
+    """A finite cost that reaches what the student shows, and of its class logits those that the teacher knows alone."""
+    cost, seen = cost_of(weighted, pair.seen).values, pair.seen.students[weighted.view]
+    assert cost.isfinite().all(), weighted.name
+    assert (cost > 0).any(), weighted.name
+    gradients = torch.autograd.grad(cost.sum(), leaves_of(seen), allow_unused=True)
+    assert all(one is None or one.isfinite().all() for one in gradients), weighted.name
+    assert any(one is not None and one.any() for one in gradients), weighted.name
+    logits, first = seen.class_logits, len(seen.maps.levels)
+    if logits is None or logits.kind is not ClassKind.SIGMOID:
+        return
+    taught = [one for one in gradients[first : first + len(logits.levels)] if one is not None]
+    for label, name in enumerate(CLASSES) if taught else ():
+        assert any(bool(one[:, :, label].any()) for one in taught) == (name not in pair.teacher.spec.unknown), name
+
+
+@pytest.mark.parametrize(("situation", "family"), TAUGHT)
+def test_every_method_teaches_in_every_situation(situation: str, family: str) -> None:
+    pair, methods = in_situation(situation, family), [one for one in EVERY if family in families_of(one)]
+    assert family != WIDEST or methods == [*EVERY]
+    for method in methods:
+        for weighted in pair.awake_recipe(method).terms:
+            require_taught_alone(weighted, pair)
+            if situation == "equal":
+                bare = cost_of(weighted, known_pair(family, family).seen)
+                torch.testing.assert_close(cost_of(weighted, pair.seen).values, bare.values)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_boxes_teach_in_every_situation(situation: str) -> None:
+    """Objects are of what both know; where nobody labelled, a teacher that knows less knows no background."""
+    family = FAMILIES[[*SITUATIONS].index(situation) % len(FAMILIES)]
+    teacher, student, batch = FrozenTeacher(shown(family, situation)), tiny_student(family), scene_batch()
+    recipe = build_recipe(ANY_BOX, student.spec, teacher.spec)
+    unknown = [CLASSES.index(name) for name in teacher.spec.unknown]
+    for found, target, size in zip(teacher.detect(batch), batch.targets, batch.sizes, strict=True):
+        objects = recipe.learnable.objects(found, target, classes=len(CLASSES))
+        new = slice(len(target.labels), None)
+        assert not {*objects.labels[new].tolist()} & {*unknown}
+        assert not objects.probabilities[new][:, unknown].any()
+        torch.testing.assert_close(objects.probabilities.sum(1), torch.ones(len(objects.labels)))
+        nothing = target.only(torch.tensor([], dtype=torch.int64))
+        alone = recipe.learnable.objects(found, nothing, classes=len(CLASSES), unlabelled=size)
+        whole = alone.ignored & (alone.boxes == torch.tensor([0.0, 0, size[1], size[0]])).all(1)
+        assert whole.any() == bool(unknown)
+    step = DistillationStep(student, teacher, recipe)
+    report = step(batch, CLOCK)
     assert report.total.isfinite()
+    assert report.parts["boxes.objects"] > 0
+    (report.total - report.task).backward()
+    assert any(one.grad.any() for name, one in student.named_parameters() if one.grad is not None and "head" in name)
+
+
+@functools.cache
+def asking(name: str, classes: tuple[str, ...], seed: int) -> Detector:
+    pytest.importorskip("transformers")
+    return build_detector(f"hf:{name}", classes, seed=seed).eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:transformers.*")
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_queries_teach_in_every_situation(situation: str) -> None:
+    (classes, written), batch = SITUATIONS[situation], scene_batch()
+    kind = KINDS[[*SITUATIONS].index(situation) % len(KINDS)]
+    mapped = ClassMap.between(classes, CLASSES, pairs=read_pairs(written))
+    teacher, student = FrozenTeacher(MappedDetector(asking(kind, classes, 7), mapped)), asking(KINDS[0], CLASSES, 0)
+    recipe = build_recipe("queries", student.spec, teacher.spec)
+    with torch.no_grad():
+        said = student(batch, {Need.QUERIES}).queries
+    logits, boxes = said.logits.clone().requires_grad_(), said.boxes.clone().requires_grad_()
+    ours = Observation(queries=replace(said, logits=logits, boxes=boxes))
+    pair = Pair(ours, teacher.observe(batch, {Need.QUERIES}), batch)
+    for weighted, reached in zip(recipe.terms, (logits, boxes), strict=True):
+        cost = weighted.term(pair, CLOCK).values
+        assert cost.isfinite().all()
+        assert (cost > 0).all()
+        (gradient,) = torch.autograd.grad(cost.sum(), reached, retain_graph=True)
+        assert gradient.isfinite().all()
+        assert gradient.any()
+        if reached is logits:
+            assert gradient.flatten(0, 1).any(0).tolist() == [one not in mapped.unknown for one in CLASSES]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

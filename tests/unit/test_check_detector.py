@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import replace
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +290,27 @@ def test_families_of_ours_have_no_mistake(family: str) -> None:
 def test_a_batch_needs_a_box() -> None:
     with pytest.raises(DataError, match=r"must have an image with a box, got none\. Take another one"):
         dd.check_detector(right(), scene_batch(((), ())))
+
+
+def named_in(hint: Any) -> Iterator[type]:
+    """The classes of ours that an annotation names."""
+    if isinstance(hint, type) and hint.__module__.startswith("detdistill."):
+        yield hint
+    for part in typing.get_args(hint):
+        yield from [one for each in part for one in named_in(each)] if isinstance(part, list) else named_in(part)
+
+
+def test_every_name_that_a_detector_takes_is_public() -> None:
+    """What its methods take and give, what these consist of, and so on."""
+    methods = [
+        one for one in vars(dd.Detector).values() if inspect.isfunction(one) and not one.__name__.startswith("_")
+    ]
+    left, seen = [dd.wrap, dd.check_detector, dd.build_detector, *methods], set[Any]()
+    while left:
+        one = left.pop()
+        hints = typing.get_type_hints(one).values()
+        new = {kind for hint in hints for kind in named_in(hint)} - seen
+        seen |= new
+        left += [kind for kind in new if is_dataclass(kind)]
+    assert {dd.Observation, dd.Queries, dd.TowerLayout} <= seen
+    assert sorted(one.__name__ for one in seen if getattr(dd, one.__name__, None) is not one) == []

@@ -267,7 +267,7 @@ def _padding(detector: Detector, batch: Batch, name: str) -> Iterator[str]:
     for stride, one, another in zip(seen.strides, seen.levels, changed.levels, strict=True):
         if not torch.allclose(one, another, rtol=1e-4, atol=1e-5):
             expected = "not depend on pixels in the padding"
-            remedy = "Zero it after normalising, as detdistill.detectors.preprocess.Normaliser does."
+            remedy = "Zero it after normalising, as detdistill.Normaliser does."
             yield wrong(f"The level of stride {stride} of {name}", expected, "other values with others there", remedy)
 
 

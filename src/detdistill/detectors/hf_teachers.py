@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from detdistill.detectors.families.hf import HFSettings
+from detdistill.detectors.families.hf import HFSettings, learner
+from detdistill.detectors.hf.boxes import BOXES_ALONE, HFBoxes
 from detdistill.detectors.hf.building import config_of, transformers, unfit
 from detdistill.detectors.hf.detector import HFDetector
-from detdistill.detectors.hf.files import PREFIX, Described, is_folder, read_folder, require_safe
+from detdistill.detectors.hf.files import PREFIX, PROCESSOR, Described, is_folder, read_folder, require_safe
 from detdistill.detectors.load_report import LoadedDetector, LoadReport, ShapeMismatch, require_finite
-from detdistill.detectors.preprocess import shown_pixels
+from detdistill.detectors.preprocess import Channels, shown_pixels
 from detdistill.errors import ConfigError, astray
 
 _FILES = ["config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json"]
@@ -39,11 +40,17 @@ def load_hf(text: str, *, allow: frozenset[str] = frozenset()) -> LoadedDetector
     found = read_folder(folder)
     require_safe(folder)
     classes = int(found.config["num_labels"])
-    config = config_of(found.kind, found.config, classes=classes, wanted={})
-    model, report = _filled(folder, config, source=str(folder))
+    seen = _processed(found, folder) if found.kind in BOXES_ALONE else None
+    config = None if seen else config_of(found.kind, found.config, classes=classes, wanted={})
+    model, report = _filled(folder, found.kind, config)
     require_finite(model.state_dict(), source=str(folder))
     report.require_complete(allow=allow)
     names, slots = _classes(found, folder)
+    if seen is not None:
+        size, mean, std = seen
+        boxes = HFBoxes(model, names, slots=slots, size=size, pixels=(mean, std))
+        told = f"it says boxes alone, of images stretched to {size[0]} x {size[1]} pixels, as its image processor says"
+        return LoadedDetector(boxes, report, boxes.image, names, extra={}, notes=(told, _normalised(mean, std)))
     settings = settings_of_folder(found, frozen=_is_frozen(model))
     settings = _with_slots(settings, slots, whole=len(slots) == classes)
     detector = HFDetector(model.train(), names, settings=settings, slots=settings.slots)
@@ -59,7 +66,7 @@ def settings_of_folder(found: Described, *, frozen: bool = False) -> HFSettings:
 
 def saved_hf_settings(text: str) -> HFSettings:
     """What ``hf:FOLDER`` or ``hf:OWNER/NAME`` is built from, for a student of its kind that learns all of it."""
-    return settings_of_folder(read_folder(hub_folder(text)))
+    return settings_of_folder(learner(hub_folder(text), instead="Choose a student by --student, without --self."))
 
 
 def hub_folder(text: str, *, also: Sequence[str] = ()) -> Path:
@@ -107,8 +114,8 @@ def without_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _filled(folder: Path, config: Any, *, source: str) -> tuple[Any, LoadReport]:
-    """transformers' model with the folder's weights, and what fitted."""
+def _filled(folder: Path, kind: str, config: Any) -> tuple[Any, LoadReport]:
+    """transformers' model with the folder's weights, of its own configuration where none is given, and what fitted."""
     with transformers() as package:
         try:
             model, told = package.AutoModelForObjectDetection.from_pretrained(
@@ -126,14 +133,14 @@ def _filled(folder: Path, config: Any, *, source: str) -> tuple[Any, LoadReport]
                     f"The weights in {folder} must be whole safetensors files, got one that cannot be read ({error}). "
                     "Copy it anew."
                 ) from error
-            raise unfit(config.model_type, error) from error
+            raise unfit(kind, error) from error
     shapes = tuple(ShapeMismatch(str(key), tuple(file), tuple(here)) for key, file, here in told["mismatched_keys"])
     missing = tuple(sorted(set(told["missing_keys"]) - {one.name for one in shapes}))
     absent = {*missing, *(one.name for one in shapes)}
     matched = tuple(key for key in model.state_dict() if key not in absent)
     # A frozen norm counts no batches.
     surplus = tuple(sorted(key for key in told["unexpected_keys"] if not key.endswith("num_batches_tracked")))
-    return model, LoadReport(source, matched, missing, surplus, shapes)
+    return model, LoadReport(str(folder), matched, missing, surplus, shapes)
 
 
 def _is_frozen(model: Any) -> bool:
@@ -151,6 +158,21 @@ def _classes(found: Described, folder: Path) -> tuple[tuple[str, ...], tuple[int
     return names, slots
 
 
+def _processed(found: Described, folder: Path) -> tuple[tuple[int, int], Channels, Channels]:
+    """The size to which images are stretched, and mean and std of their pixels, for a model that runs as a whole."""
+    (mean, std), size = found.pixels, found.stretched
+    if size is None or mean is None or std is None:
+        raise ConfigError(
+            f"The size in {folder / PROCESSOR} must be the height and width to which {found.kind} has its images "
+            'stretched, got none. Write "size": {"height": HEIGHT, "width": WIDTH} there, as it was trained.'
+        )
+    return size, mean, std
+
+
+def _normalised(mean: Channels, std: Channels) -> str:
+    return f"pixels normalised by {shown_pixels(mean, std)}, as its image processor says"
+
+
 def _with_slots(settings: HFSettings, slots: tuple[int, ...], *, whole: bool) -> HFSettings:
     return settings if whole and slots == tuple(range(len(slots))) else replace(settings, slots=slots)
 
@@ -160,7 +182,7 @@ def _notes(found: Described, detector: HFDetector) -> tuple[str, ...]:
     told = []
     mean, std = found.pixels
     if mean is not None and std is not None:
-        told.append(f"pixels normalised by {shown_pixels(mean, std)}, as its image processor says")
+        told.append(_normalised(mean, std))
     else:
         told.append("pixels normalised by ImageNet's mean and std, as no image processor is beside it")
     if found.stretched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -12,16 +13,17 @@ import torch
 from detdistill.detectors.base import evaluating
 from detdistill.detectors.catalogue import Family, Naming
 from detdistill.detectors.hf.architectures import ARCHITECTURES
+from detdistill.detectors.hf.boxes import BOXES_ALONE
 from detdistill.detectors.hf.building import config_of, described, new_model, plain, unfit
 from detdistill.detectors.hf.detector import HFDetector
-from detdistill.detectors.hf.files import PREFIX, is_folder, moved, read_folder
+from detdistill.detectors.hf.files import PREFIX, Described, is_folder, moved, read_folder
 from detdistill.detectors.hf.presets import PRESETS
 from detdistill.detectors.settings import DetectorSettings
 from detdistill.errors import ConfigError, suggestion
 from detdistill.settings.bounds import Within
 from detdistill.types import Batch, Targets
 
-_TEACHES_ALONE = frozenset({"yolos"})
+_TEACHES_ALONE = frozenset({"yolos", *BOXES_ALONE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,24 @@ def _try(detector: HFDetector) -> None:
         raise unfit(detector.model.config.model_type, error) from error
 
 
+def learner(folder: str | Path, *, instead: str) -> Described:
+    """What a folder says of its detector, of a kind that learns here.
+
+    Args:
+        instead: the remedy where it is none.
+
+    Raises:
+        ConfigError: it is of no kind that there is, or teaches alone.
+    """
+    found = read_folder(folder)
+    if found.kind in _TEACHES_ALONE:
+        raise ConfigError(
+            f"A student must be of a kind that learns here, got {found.kind} in {folder}, which teaches alone. "
+            f"{instead}"
+        )
+    return found
+
+
 def _named(text: str) -> HFSettings:
     """The settings that a text ``hf:NAME`` stands for: a preset, a kind of model, or a folder of transformers'."""
     name = text.removeprefix(PREFIX)
@@ -118,12 +138,7 @@ def _named(text: str) -> HFSettings:
     if name in ARCHITECTURES.keys() - _TEACHES_ALONE:
         return HFSettings(model=name)
     if is_folder(name):
-        found = read_folder(name)
-        if found.kind in _TEACHES_ALONE:
-            raise ConfigError(
-                f"A student must be of a kind that learns here, got {found.kind} in {name}, which teaches alone. "
-                f"Write for example --student {PREFIX}rtdetr_v2_small."
-            )
+        found = learner(name, instead=f"Write for example --student {PREFIX}rtdetr_v2_small.")
         mean, std = found.pixels
         return HFSettings(model=found.kind, config=found.config, mean=mean, std=std)
     raise ConfigError(

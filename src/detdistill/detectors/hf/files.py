@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.detectors.hf.architectures import ARCHITECTURES
+from detdistill.detectors.hf.boxes import BOXES_ALONE
 from detdistill.detectors.hf.building import described, transformers
 from detdistill.detectors.preprocess import Channels
 from detdistill.errors import ConfigError
@@ -29,7 +30,7 @@ class Described:
         classes: names by the model's own index, those that it has no name for left out.
         pixels: mean and std, of pixels in [0, 1]; None each where nobody says.
         image: the size of its images, as `data.image` has it; empty where nobody says.
-        stretched: whether its own images were stretched to that size, whatever their ratio.
+        stretched: height and width to which its own images were stretched; None where they kept their ratio.
     """
 
     kind: str
@@ -37,7 +38,7 @@ class Described:
     classes: Mapping[int, str]
     pixels: tuple[Channels | None, Channels | None]
     image: Mapping[str, int]
-    stretched: bool
+    stretched: tuple[int, int] | None
 
 
 def is_folder(name: str) -> bool:
@@ -60,10 +61,10 @@ def read_folder(name: str | Path) -> Described:
     folder = Path(name).expanduser()
     content = read_json(folder / CONFIG)
     kind = str(content.get("model_type")) if isinstance(content, dict) else ""
-    if kind not in ARCHITECTURES:
+    if kind not in (known := (*ARCHITECTURES, *BOXES_ALONE)):
         raise ConfigError(
-            f"The model_type in {folder / CONFIG} must be one of {', '.join(ARCHITECTURES)}, got '{kind}'. Take a "
-            "detector of one of these kinds."
+            f"The model_type in {folder / CONFIG} must be one of {', '.join(known)}, got '{kind}'. Take a detector of "
+            "one of these kinds."
         )
     with transformers() as package:
         try:
@@ -89,17 +90,17 @@ def _pixels(processor: Mapping[str, Any]) -> tuple[Channels | None, Channels | N
     return tuple(one / scale for one in mean), tuple(one / scale for one in std)  # type: ignore[return-value]
 
 
-def _image(size: Any) -> tuple[dict[str, int], bool]:
-    """Our words for a processor's size, and whether it stretches images to it."""
+def _image(size: Any) -> tuple[dict[str, int], tuple[int, int] | None]:
+    """Our words for a processor's size, and the height and width to which it stretches images."""
     if not isinstance(size, Mapping):
-        return {}, False
+        return {}, None
     given = {key: int(value) for key, value in size.items() if isinstance(value, int)}
     short, long = given.get("shortest_edge"), given.get("longest_edge")
-    stretched = "height" in given and "width" in given
+    stretched = (given["height"], given["width"]) if "height" in given and "width" in given else None
     if short is None:
         sides = [given[key] for key in ("height", "width", "max_height", "max_width") if key in given]
         if not sides:
-            return {}, False
+            return {}, None
         short, long = min(sides), max(sides)
     return {"short_side": short, "long_side": max(short, long or short), "pad_multiple": 32}, stretched
 
