@@ -12,7 +12,7 @@ import torch
 
 from detdistill.detectors.base import Detector, DetectorSpec, PyramidLayout, QueryLayout
 from detdistill.detectors.boxes_alone import BoxesAlone
-from detdistill.detectors.catalogue import build_detector
+from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.class_map import ClassMap, read_pairs
 from detdistill.detectors.frozen import FrozenTeacher
 from detdistill.detectors.inherit import initialise
@@ -145,7 +145,7 @@ def test_boxes_teach_in_every_situation(situation: str) -> None:
 @functools.cache
 def asking(name: str, classes: tuple[str, ...], seed: int) -> Detector:
     pytest.importorskip("transformers")
-    return build_detector(f"hf:{name}", classes, seed=seed).eval()
+    return build_detector(parse_detector(f"hf:{name}"), classes, seed=seed).eval()
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:transformers.*")

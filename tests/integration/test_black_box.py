@@ -74,6 +74,25 @@ def test_a_run_by_predictions_goes_on_by_the_same_file_alone(tmp_path: Path) -> 
         detdistill.distill(*small, teacher=tmp_path / "found.json", resume=True, **words)
 
 
+@pytest.mark.slow
+def test_a_file_of_boxes_is_searched_with_and_proved(tmp_path: Path) -> None:
+    data = draw_data(tmp_path / "data", train=8, val=4)
+    found = {split: json.loads((data / f"{split}.json").read_text()) for split in ("train", "val")}
+    for number, content in enumerate(found.values()):
+        for one in (*content["images"], *content["annotations"]):
+            one["id"] += 1000 * number
+        for one in content["annotations"]:
+            one |= {"image_id": one["image_id"] + 1000 * number, "score": 0.9}
+    both = {key: [one for content in found.values() for one in content[key]] for key in ("images", "annotations")}
+    (tmp_path / "found.json").write_text(json.dumps(both | {"categories": found["train"]["categories"]}))
+    words = {"data": data, "student": "fcos/test_resnet", "teacher": tmp_path / "found.json"}
+    small = (*SHORT, *SMALL, "student.head_depth=1", "student.strides=[8,16,32]", "student.fpn_channels=16")
+    tuned = detdistill.tune(*small, methods=["boxes"], strengths=[3.0], budget=4.0, out=tmp_path / "tuned", **words)
+    assert set(tuned.trials) >= {"alone", "boxes(strength=3)"}
+    proved = detdistill.prove(*small, method="boxes", seeds=1, jobs=1, out=tmp_path / "proof", **words)
+    assert proved.as_dict()
+
+
 def test_torchscript_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Conv2d(3, 4, 1).state_dict(), tmp_path / "weights.pt")
     (tmp_path / "net.torchscript").write_bytes(b"anything")

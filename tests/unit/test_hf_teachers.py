@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torchvision.ops import clip_boxes_to_image
 
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
+from detdistill.detectors.checking import check_detector
+from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.hf.boxes import BOXES_ALONE
+from detdistill.detectors.hf.presets import _hgnet
 from detdistill.detectors.hf_teachers import load_hf
 from detdistill.detectors.inherit import initialise
 from detdistill.detectors.preprocess import normaliser_of
-from detdistill.errors import ConfigError
+from detdistill.distillation.step import DistillationStep
+from detdistill.errors import CapabilityError, ConfigError
 from detdistill.jobs.doors import door_of
 from detdistill.jobs.opening import open_detector
+from detdistill.methods.catalogue import build_recipe
 from detdistill.store.students import load_detector, save_detector
-from detdistill.types import Need
-from scenes_in_memory import CLASSES, scene_batch
+from detdistill.types import Clock, Need
+from scenes_in_memory import BOXES, CLASSES, scene_batch, tiny_student
 from watched_jobs import Watcher
 
 pytest.importorskip("transformers")
@@ -132,7 +140,7 @@ def test_yolos_teaches_and_does_not_learn(tmp_path: Path) -> None:
         ("none", "must hold model.safetensors, got no weights"),
         (
             "kind",
-            r"must be one of rt_detr, rt_detr_v2, .*, table-transformer, yolos, got 'bert'",
+            r"must be one of rt_detr, rt_detr_v2, .*, table-transformer, yolos, deimv2, .*, got 'bert'",
         ),
         ("shape", "must fit the model tensor by tensor"),
         ("nan", "must hold finite weights, got NaN or infinity in"),
@@ -190,3 +198,131 @@ def test_models_that_run_as_a_whole_are_read_from_a_folder(name: str, tmp_path: 
         ours, theirs = (one.eval()(scene_batch(), SEEN) for one in (loaded.detector, own))
     assert torch.equal(ours.queries.boxes, theirs.queries.boxes)
     assert torch.equal(ours.task_loss.total, theirs.task_loss.total)
+
+
+HYBRID = {
+    "d_model": 32,
+    "encoder_hidden_dim": 32,
+    "decoder_in_channels": [32] * 3,
+    "encoder_in_channels": [32, 64, 128],
+    **{f"{part}_ffn_dim": 64 for part in ("encoder", "decoder")},
+    **{f"{part}_attention_heads": 4 for part in ("encoder", "decoder")},
+    "decoder_layers": 2,
+    "num_queries": 30,
+}
+GROUPS = {"d_model": 32, "num_queries": 10, "group_detr": 2, "decoder_ffn_dim": 64, "decoder_layers": 2}
+GROUPS |= {"decoder_self_attention_heads": 2, "decoder_cross_attention_heads": 2}
+VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_windows": 4, "patch_size": 16}
+READING = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 32}
+AS_A_WHOLE: dict[str, dict[str, Any]] = {
+    "deimv2": {**HYBRID, "backbone_config": _hgnet(16)},
+    "lw_detr": {
+        **GROUPS,
+        "backbone_config": {"model_type": "lw_detr_vit", **VIT, "image_size": 64, "out_indices": [1, 2]},
+        "projector_scale_factors": [1.0],
+    },
+    "rf_detr": {
+        **GROUPS,
+        "backbone_config": {"model_type": "rf_detr_dinov2", **VIT, "image_size": 64, "out_indices": [1, 2]},
+    },
+    "pp_doclayout_v2": {
+        **HYBRID,
+        "backbone_config": _hgnet(16),
+        "class_thresholds": [0.5] * 4,
+        "class_order": [0, 1, 2, 3],
+        "reading_order_config": {**READING, "num_classes": 4, "coordinate_size": 5, "shape_size": 6},
+    },
+    "pp_doclayout_v3": {
+        **HYBRID,
+        "backbone_config": {**_hgnet(16), "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        "x4_feat_dim": 16,
+    },
+}
+
+
+def as_a_whole(kind: str, folder: Path, *, processor: dict[str, Any] | None = None) -> Any:
+    """One of transformers' models that is not taken apart, of random weights, as it is saved; in eval mode."""
+    import transformers
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(kind, num_labels=4, **AS_A_WHOLE[kind])
+        config.id2label = {0: "car", 1: "N/A", 2: "truck", 3: "pedestrian"}
+        own = transformers.AutoModelForObjectDetection.from_config(config).eval()
+        for name, one in own.named_parameters():
+            if "class_embed" in name or "score_head" in name:  # lest nothing is found
+                one.data.normal_(std=0.5)
+    own.save_pretrained(folder)
+    if processor is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return own
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:transformers.*")
+@pytest.mark.parametrize("kind", BOXES_ALONE)
+def test_models_that_are_not_taken_apart_say_the_boxes_that_transformers_says(kind: str, tmp_path: Path) -> None:
+    """Of images of the size that it stretches to, in the names of its classes, and of others stretched alike."""
+    from transformers import RTDetrImageProcessor
+
+    own = as_a_whole(kind, tmp_path, processor={**PROCESSOR, "size": {"height": 64, "width": 128}})
+    loaded = load_hf(f"hf:{tmp_path}")
+    assert loaded.report.fraction == 1.0
+    assert loaded.class_names == CLASSES
+    assert loaded.image["short_side"] == 64
+    teacher, whole = FrozenTeacher(loaded.detector), scene_batch(BOXES[:1], sizes=((64, 128),), grid=(64, 128))
+    (found,) = teacher.detect(whole)
+    mean, std = (torch.tensor(PROCESSOR[key]).view(3, 1, 1) for key in ("image_mean", "image_std"))
+    with torch.no_grad():
+        said = own(pixel_values=(whole.images - mean) / std)
+    (expected,) = RTDetrImageProcessor().post_process_object_detection(said, threshold=0.05, target_sizes=[(64, 128)])
+    named = {0: 0, 2: 1, 3: 2}
+    boxes = clip_boxes_to_image(expected["boxes"], (64, 128))
+    theirs = [
+        (round(float(score), 4), named[int(label)], box)
+        for score, label, box in zip(expected["scores"], expected["labels"], boxes, strict=True)
+        if int(label) in named
+    ]
+    assert theirs
+    for score, label, box in theirs:
+        like = ((found.scores - score).abs() < 1e-3) & (found.labels == label)
+        assert float((found.boxes[like] - box).abs().amax(1).min()) < 1e-3
+    assert found.probabilities.shape == (len(found.labels), 3)
+    # An image that is half as large, beside padding, is stretched to what the model sees.
+    half = torch.nn.functional.interpolate(whole.images, scale_factor=0.5, mode="bilinear", antialias=True)
+    padded = torch.nn.functional.pad(half, (0, 16, 0, 8))
+    (small,) = teacher.detect(replace(whole, images=padded, sizes=((32, 64),), stored_sizes=((32, 64),)))
+    assert len(small.boxes)
+    assert (small.boxes <= torch.tensor([64.0, 32, 64, 32])).all()
+    assert check_detector(loaded.detector, scene_batch(BOXES[:2])).problems == ()
+
+
+def test_a_model_that_says_boxes_alone_teaches_by_boxes_and_does_not_learn(tmp_path: Path) -> None:
+    folder = tmp_path / "lw"
+    as_a_whole("lw_detr", folder, processor={**PROCESSOR, "size": {"shortest_edge": 64}})
+    with pytest.raises(
+        ConfigError, match=r"must be the height and width to which lw_detr has .*, got none\. Write \"size"
+    ):
+        load_hf(f"hf:{folder}")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 64, "width": 64}}))
+    heard = Watcher()
+    teacher = FrozenTeacher(open_detector(f"hf:{folder}", progress=heard).detector)
+    assert "it says boxes alone, of images stretched to 64 x 64 pixels" in "\n".join(heard.lines)
+    student = tiny_student("fcos")
+    step = DistillationStep(
+        student, teacher, build_recipe("boxes(score=0.06, doubtful=0.06)", student.spec, teacher.spec)
+    )
+    assert step(scene_batch(), Clock(0, 1)).parts["boxes.objects"] > 0
+    with pytest.raises(
+        CapabilityError, match=r"boxes alone, as hf:lw_detr shows nothing else, .* Distil by --method boxes"
+    ):
+        build_recipe("hint", student.spec, teacher.spec)
+    with pytest.raises(
+        ConfigError, match=r"must be of a kind that learns here, got lw_detr .*\. Write for example --student"
+    ):
+        parse_detector(f"hf:{folder}")
+    with pytest.raises(ConfigError, match=r"got lw_detr in .*\. Choose a student by --student, without --self\."):
+        door_of(f"hf:{folder}").settings(f"hf:{folder}")
+    moved = folder / "preprocessor_config.json"
+    before = teacher.digest()
+    moved.write_text(json.dumps({"size": {"height": 64, "width": 128}}))
+    assert FrozenTeacher(load_hf(f"hf:{folder}").detector).digest() != before

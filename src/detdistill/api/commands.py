@@ -48,7 +48,8 @@ def evaluate(
     """Measure a detector's average precision as COCO, KITTI, Pascal VOC or AID does.
 
     Args:
-        checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
+        checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], hf:FOLDER, FILE.onnx, FILE.json, or
+            MODULE:CLASS=WEIGHTS.
         data: Data set folder, COCO JSON, or data.yaml; for kitti and kitti11 a data set in KITTI's own layout.
         split: Which images of the folder; test where the data set has such.
         protocol: By whose rules: coco, kitti, kitti11, voc, voc11, aid, aid_merged, or what a package adds. kitti11 and
@@ -99,7 +100,8 @@ def predict(
     """Draw what a detector finds on images and videos, and write it as JSON.
 
     Args:
-        checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
+        checkpoint: Run folder, checkpoint, torchvision:NAME[=FILE.pth], hf:FOLDER, FILE.onnx, FILE.json, or
+            MODULE:CLASS=WEIGHTS.
         images: Image and video files, or folders of them.
         data: A data set, all images of whose splits are looked at too.
         out: Folder for the drawings and predictions.json; without it nothing is drawn.
@@ -238,7 +240,8 @@ def pictures(
     Args:
         alone: Run folder of the student alone.
         distilled: Run folder of the distilled student.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], hf:FOLDER, FILE.onnx, FILE.json, or
+            MODULE:CLASS=WEIGHTS.
         data: Data set folder, COCO JSON, or data.yaml; its validation images are drawn.
         out: The PNG to write.
         seed: Decides which images are drawn at random.
@@ -333,8 +336,8 @@ def audit_data(
 
     Args:
         path: Folder of a COCO, Pascal VOC, YOLO or KITTI data set, COCO JSON, or data.yaml; nothing in it is changed.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS;
-            it may have learned from these very labels.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], hf:FOLDER, FILE.onnx, FILE.json, or
+            MODULE:CLASS=WEIGHTS; it may have learned from these very labels.
         out: Folder for findings.csv, findings.png and proposals.json, the labels in COCO's form with the proposals.
         split: Which images of the folder; test where the data set has such.
         score: Leave out what is less likely, 0 to 1; the score ranks, and is no probability.

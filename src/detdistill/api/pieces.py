@@ -158,7 +158,8 @@ def load_detector(source: Source, *, allow: Sequence[str] = (), progress: Progre
     """A detector from a run, a checkpoint or torchvision, with its class names and image size.
 
     Args:
-        source: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS.
+        source: Run folder, checkpoint, torchvision:NAME[=FILE.pth], hf:FOLDER, FILE.onnx, FILE.json, or
+            MODULE:CLASS=WEIGHTS.
         allow: Beginnings of tensor names that may be missing, left over or of another shape.
 
     Example:

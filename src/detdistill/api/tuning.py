@@ -43,10 +43,11 @@ def tune(
 
     Args:
         settings: A config file of the final training, then settings that win over it, such as train.lr=0.01.
-        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], FILE.onnx, FILE.json, or MODULE:CLASS=WEIGHTS;
-            several teach together.
+        teacher: Run folder, checkpoint, torchvision:NAME[=FILE.pth], hf:FOLDER, FILE.onnx, FILE.json, or
+            MODULE:CLASS=WEIGHTS; several teach together.
         then: Teachers that follow, one after the other, each for a part of the steps.
-        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, or a detector of your own, MODULE:CLASS.
+        student: FAMILY/PRESET or FAMILY/BACKBONE, such as fcos/resnet18, hf:NAME, or a detector of your own,
+            MODULE:CLASS.
         student_args: Arguments of a student of your own, such as width=24.
         data: Data set folder, COCO JSON, or data.yaml; several are one set, with their classes united by name.
         classes_map: What the teacher's classes are here, as "car=vehicle, truck=vehicle"; others go by equal names.

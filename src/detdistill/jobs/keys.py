@@ -29,7 +29,7 @@ _PLAIN = {float: "number", int: "whole number", bool: "true or false", str: "tex
 _PLAIN |= {pathlib.Path: "path", Any: "text", Mapping: "section"}
 _WORDS = {"str": "text", "Place": "path", "bool": "flag", "int": "whole number", "float": "number"}
 _WORDS |= {
-    "Source": "run folder, checkpoint, torchvision:NAME or MODULE:CLASS=WEIGHTS",
+    "Source": "run folder, checkpoint, torchvision:NAME, hf:FOLDER, a file or MODULE:CLASS=WEIGHTS",
     "tuple[int, int]": "two whole numbers",
 }
 _WORDS |= {"Sequence[Place]": "several paths"}
