@@ -52,7 +52,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "OpenVINO": {"to": "openvino"},
     "OpenVINO, nms inside": {"to": "openvino", "nms": "inside"},
     "OpenVINO, 8 bits": {"to": "openvino", "int8": True},
+    "OpenVINO, 16 bits": {"to": "openvino", "half": True},
     "ExecuTorch": {"to": "executorch"},
+    "ExecuTorch, 16 bits": {"to": "executorch", "half": True},
 }
 ENDINGS = {"openvino": ".xml", "executorch": ".pte"}
 EARLIER = "°"

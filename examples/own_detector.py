@@ -44,13 +44,22 @@ class CenterNet(dd.Detector):
         classes, boxes = torch.stack(classes)[:, None], torch.stack(boxes)[:, None]
         return dd.TaskLoss((classes + boxes).sum(1).mean(), (STRIDE,), classes, boxes)
 
-    def detect(self, batch):
+    def candidates(self, batch, sizes):
         (level,) = self.extract(batch).levels
-        scores, labels = self.heat(level).sigmoid().flatten(2).max(dim=1)
-        best, cells = scores.topk(min(100, scores.shape[1]))
-        centres = (torch.stack((cells % level.shape[3], cells // level.shape[3]), 2) + 0.5) * STRIDE
-        sides = self.size(level).clamp(max=6).exp().flatten(2).mT.gather(1, cells[..., None].expand(-1, -1, 2)) * STRIDE
-        corners = torch.cat((centres - sides / 2, centres + sides / 2), 2)
-        edges = [corners.new_tensor((width, height, width, height)) for height, width in batch.sizes]
-        found = zip(corners, edges, best, labels.gather(1, cells), strict=True)
-        return tuple(dd.Detections(box.clamp(min=0).minimum(edge), score, k) for box, edge, score, k in found)
+        rows, columns = (torch.arange(count, device=level.device) + 0.5 for count in level.shape[2:])
+        centres = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), 2).flatten(0, 1) * STRIDE
+        sides = self.size(level).clamp(max=6).exp().flatten(2).mT * STRIDE
+        edges = sizes.flip(1).repeat(1, 2)[:, None].to(sides)
+        corners = torch.cat((centres - sides / 2, centres + sides / 2), 2).clamp(min=0).minimum(edges)
+        scores = self.heat(level).sigmoid().flatten(2).mT
+        return dd.Candidates(corners, scores * (scores == scores.amax(2, keepdim=True)))
+
+    def limits(self):
+        return dd.Limits(score=0.0, overlap=None, most=100)
+
+    def detect(self, batch):
+        found = self.candidates(batch, torch.tensor(batch.sizes, device=batch.images.device))
+        scores, labels = found.scores.max(dim=2)
+        best, cells = scores.topk(min(self.limits().most, scores.shape[1]))
+        chosen = zip(found.boxes, labels, best, cells, strict=True)
+        return tuple(dd.Detections(boxes[own], score, label[own]) for boxes, label, score, own in chosen)

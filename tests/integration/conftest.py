@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,18 @@ def brief(request: pytest.FixtureRequest) -> Iterator[None]:
         if not getattr(request.module, "DRAWN", False):
             request.getfixturevalue("blank")
         yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium."""
+    place, playwright = shutil.which("chromium"), pytest.importorskip("playwright.sync_api")
+    if place is None:
+        pytest.skip("needs Debian's chromium")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=place, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="module")

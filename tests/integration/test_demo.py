@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from detdistill.detectors.catalogue import parse_detector
 from detdistill.jobs.longer import equal_time_config
 from detdistill.jobs.settings import DataSettings, RunConfig, StudentChoice
 from detdistill.training.settings import TrainSettings
+from in_a_browser import background, opened, seen
 
 SHORT = {"steps": 2, "batch_size": 2, "workers": 0, "warmup_steps": 1}
 
@@ -47,6 +49,20 @@ def test_results_name_the_four_detectors(finished: Path) -> None:
         assert results["training"][name]["seconds"] > 0
     for name in ("report.html", "pictures.png", "curves.png", "teacher/config.yaml", "distilled/results.json"):
         assert (finished / name).is_file()
+
+
+def test_its_page_in_a_browser(finished: Path, browser: Any) -> None:
+    with opened(browser, finished / "report.html") as page:
+        for who in ("alone", "distilled"):
+            assert seen(page, f'.panel-of[data-who="{who}"]') > 0
+        labels = seen(page, ".box.label")
+        page.uncheck('[data-class="0"]')
+        assert 0 < seen(page, ".box.label") < labels
+        page.uncheck('[data-who="labels"]')
+        assert seen(page, ".box.label") == 0
+        light = background(page)
+        page.click("#theme")
+        assert background(page) != light
 
 
 def test_the_student_sees_the_first_scenes_and_the_teacher_all(finished: Path) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from detdistill.errors import ConfigError, DataError, MissingDependencyError
 from detdistill.store.layout import RunFolder
@@ -81,6 +82,12 @@ def test_mlflow_and_wandb_hold_the_tables_figures_over_an_interruption(tmp_path:
     with pytest.raises(DataError, match="an image must be there"):
         run_tiny(folder, settings, step=NamedStep(), loader=dying(settings, 9), **options)
     run_tiny(folder, settings, step=NamedStep(), resume=True, **options)
+    # What a job tells at its end.
+    picture = tmp_path / "curves.png"
+    Image.new("RGB", (4, 3)).save(picture)
+    loggers = Loggers(folder, settings, {}, step=12, resume=True, say=watcher.say)
+    loggers.end(12, {"student": {"AP": 3.5}, "method": "frs"}, verdict="better", pictures=[picture])
+    loggers.close("finished")
     wanted = {name: list(rows) for name, rows in expected(folder).items()}
     # What it took is the one figure of a step that is another when it is done again.
     del wanted["seconds"]
@@ -94,13 +101,20 @@ def test_mlflow_and_wandb_hold_the_tables_figures_over_an_interruption(tmp_path:
         told = client.get_run(known["identity"])
     assert (told.info.status, told.info.run_name) == ("FINISHED", "a run")
     assert told.data.params == {"seed": "3", "train.lr": "0.1"}
+    tags = told.data.tags
+    assert (told.data.metrics["results/student/AP"], tags["results/method"]) == (3.5, "frs")
+    assert tags["mlflow.note.content"] == "better"
+    (kept,) = (run.loggers / "mlflow").rglob("artifacts/*")
+    assert kept.read_bytes() == picture.read_bytes()
     assert len(client.search_runs(["0", told.info.experiment_id])) == 1
     for name, rows in wanted.items():
         assert [(one.step, one.value) for one in client.get_metric_history(known["identity"], name)] == rows
 
     rows = dict[str, list[tuple[int, float]]]()
     logs = sorted((run.loggers / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(logs) == 2
+    assert len(logs) == 3
+    (kept,) = (run.loggers / "wandb").rglob("media/images/curves*.png")
+    assert kept.read_bytes() == picture.read_bytes()
     for log in logs:
         assert log.name == f"run-{json.loads((run.loggers / 'wandb.json').read_text())['identity']}.wandb"
         # As `wandb leet inspect --json` calls it, which imports all of wandb before.
@@ -112,7 +126,7 @@ def test_mlflow_and_wandb_hold_the_tables_figures_over_an_interruption(tmp_path:
     for name, figures in wanted.items():
         assert [step for step, _ in rows[name]] == [step for step, _ in figures]
         assert [value for _, value in rows[name]] == pytest.approx([value for _, value in figures], rel=1e-12)
-    assert sum(line.startswith(("mlflow: run ", "wandb: run ")) for line in watcher.lines) == 4
+    assert sum(line.startswith(("mlflow: run ", "wandb: run ")) for line in watcher.lines) == 6
     run_tiny(tmp_path / "silent", tiny_settings(), step=NamedStep())
     assert not differing(checkpoint_tensors(folder, 12), checkpoint_tensors(tmp_path / "silent", 12))
 

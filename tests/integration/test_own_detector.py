@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import detdistill
-from coco_by_hand import draw_data
+from coco_by_hand import CLASSES, draw_data
 from detdistill.cli import main
 from detdistill.detectors import own_code
 from detdistill.store.students import load_detector
@@ -75,6 +75,43 @@ def test_it_learns_teaches_and_is_measured_by_its_import_path(alone: str, capsys
     assert json.loads(Path("first.json").read_text())["AP"] == json.loads(Path("second.json").read_text())["AP"]
     said(capsys, "predict", f"{OWN}=distilled", "data/images/val_0.png", "--out", "drawn", "--score", "0")
     assert list(Path("drawn").iterdir())
+
+
+def test_it_is_exported_and_proved_on_its_runs_own_data(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = said(capsys, "export", "own", "--out", "own.onnx", code=2)
+    assert "own_detector.py:CenterNet, which a checkpoint or a run names, must be trusted" in refused
+    assert "boxes matched; largest difference of a box" in said(capsys, "export", alone, "--out", "own.onnx")
+    proof = json.loads(Path("own.parity.json").read_text())
+    assert (proof["images"], proof["bits"], abs(proof["ap_lost"]) < 0.1) == (2, 32, True)
+    for told in (proof["agreement"], proof["at_once"]):
+        assert (told["one_alone"], told["other_alone"], told["box"] < 0.05) == (0, 0, True)
+        assert told["matched"] > 50
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ("limits", "no_limits"),
+            "must be a graph of tensors, got centernet, whose class has none. Give its class the",
+        ),
+        (
+            ("dd.Normaliser", "Scaled"),
+            "must normalise its pixels by mean and std, got centernet, which does so in a way",
+        ),
+    ],
+)
+def test_what_an_export_lacks_of_it_is_one_sentence(
+    words: tuple[str, str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scaled = "\n\nclass Scaled(nn.Module):\n    def __init__(self, mean, std):\n        super().__init__()\n"
+    scaled += "\n    def forward(self, batch):\n        return batch.images\n"
+    Path("lacking.py").write_text(FILE.read_text(encoding="utf-8").replace(*words) + scaled, encoding="utf-8")
+    detector = detdistill.build_detector("lacking.py:CenterNet(width=8)", CLASSES)
+    detdistill.save_detector(detector, "lacking", image={"short_side": 64, "long_side": 96})
+    told = said(capsys, "export", "lacking.py:CenterNet=lacking", "--data", "data", "--out", "no.onnx", code=2)
+    assert f"error: A detector to export {sentence}" in told
+    assert not Path("no.onnx").exists()
 
 
 def test_settings_with_a_dot_may_follow_its_arguments(project: Path) -> None:

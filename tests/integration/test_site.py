@@ -26,15 +26,11 @@ from films import film
 
 PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
 PAGES["README.md"] = (ROOT / "README.md").read_text()
-# Pages whose commands and code are run by other tests.
+# Pages whose commands and code are read and run by other tests.
 ELSEWHERE = {
     "black_box.md": "tests/integration/test_black_box.py",
     "detr.md": "tests/integration/test_detr_runs.py",
-    "export.md": "tests/integration/test_export.py",
-    "launching.md": "tests/integration/test_torchrun.py",
     "own_detector.md": "tests/integration/test_documents.py",
-    "papers.md": "tests/integration/test_reproduce_smoke.py",
-    "promises.md": "tests/integration/test_attacks.py",
     "teachers.md": "tests/integration/test_documents.py",
 }
 # Lines that are not run, by what they need.
@@ -97,8 +93,10 @@ def test_a_block_that_is_not_run_says_why() -> None:
         assert known, f"{block.page}: <!-- {block.mark} -->"
         if block.language == "python":
             assert not run_here(block), f"{block.page}: no test runs this: {block.text[:60]}"
-    for test in ELSEWHERE.values():
-        assert (ROOT / test).is_file()
+    for page, test in ELSEWHERE.items():
+        assert page in (ROOT / test).read_text(), f"{test} does not read {page}"
+    for test in {one for block in BLOCKS for one in re.findall(r"tests/\S+\.py", block.mark)}:
+        assert (ROOT / test).is_file(), test
     assert "my_data.md" in RUN
 
 

@@ -123,6 +123,13 @@ def test_a_wrong_name_is_said(changes: dict[str, Any], said: str) -> None:
         wrapped(**changes)
 
 
+def test_what_cannot_be_a_graph_is_not_exported() -> None:
+    with pytest.raises(
+        CapabilityError, match=r"must be a graph of tensors, got Net, which detdistill\.wrap made of a "
+    ):
+        wrapped().limits()
+
+
 def test_a_loss_of_another_kind_is_said() -> None:
     with pytest.raises(CapabilityError, match=r"loss of Net must be a scalar tensor, .* got list of 2\. Return"):
         wrapped(loss=lambda outputs, _: outputs)(scene_batch(), LOSS)

@@ -19,6 +19,7 @@ from detdistill.types import Batch, Candidates, ClassKind, Detections, Need, Obs
 
 BACKGROUND_ROW, UNUSED_ROW = -1, -2
 _BODY = "body"
+_WITH_GRAPH = "Take one of the families fcos, retinanet, gfl, faster_rcnn and hf."
 LOSS_NEEDS = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 
 
@@ -268,9 +269,12 @@ class Detector(nn.Module, ABC):
         raise self._no_graph()
 
     def _no_graph(self) -> CapabilityError:
+        own = self.settings is not None and self.settings.family == "own"
+        whose, remedy = (
+            ("class", "Give its class the methods candidates and limits.") if own else ("family", _WITH_GRAPH)
+        )
         return CapabilityError(
-            f"A detector to export must be a graph of tensors, got {self.spec.name}, whose family has none. "
-            "Take one of the families fcos, retinanet, gfl, faster_rcnn and hf."
+            f"A detector to export must be a graph of tensors, got {self.spec.name}, whose {whose} has none. {remedy}"
         )
 
     def in_backbone(self, tensor: str) -> bool:

@@ -11,7 +11,15 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from detdistill.detectors.base import LOSS_NEEDS, ClassLayout, Detector, DetectorSpec, PyramidLayout, evaluating
+from detdistill.detectors.base import (
+    LOSS_NEEDS,
+    ClassLayout,
+    Detector,
+    DetectorSpec,
+    Limits,
+    PyramidLayout,
+    evaluating,
+)
 from detdistill.detectors.preprocess import Normaliser
 from detdistill.errors import CapabilityError, ConfigError, suggestion
 from detdistill.outside import count_as_outside
@@ -182,6 +190,14 @@ class WrappedDetector(Detector):
         """See `Detector.detect`."""
         found = self._found(self._outputs(self.extract(batch), batch), batch)
         return tuple(one if isinstance(one, Detections) else Detections(*one) for one in found)
+
+    def limits(self) -> Limits:
+        """See `Detector.limits`: its functions see what is really there, so that it has none."""
+        raise CapabilityError(
+            f"A detector to export must be a graph of tensors, got {self.spec.name}, which detdistill.wrap made of a "
+            "module. Export its .module by torch.onnx.export, or write a class over detdistill.Detector with candidates "
+            "and limits."
+        )
 
     def in_backbone(self, tensor: str) -> bool:
         """See `Detector.in_backbone`."""

@@ -71,7 +71,7 @@ class Graph(nn.Module):
         if part is None:
             raise CapabilityError(
                 "A detector to export must normalise its pixels by mean and std, got "
-                f"{detector.spec.name}, which does so in a way of its own. Export another detector."
+                f"{detector.spec.name}, which does so in a way of its own. Give it a detdistill.Normaliser."
             )
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in part.numbers())
         self.limits = detector.limits()

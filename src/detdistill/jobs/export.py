@@ -24,6 +24,7 @@ from detdistill.data.loader import evaluation_loader
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector, evaluating
 from detdistill.detectors.frozen import digest
+from detdistill.detectors.own_code import names_code, taken_apart
 from detdistill.errors import CapabilityError, ConfigError
 from detdistill.evaluation.coco import CocoMetrics, ImageDetections, evaluate_coco
 from detdistill.evaluation.detect import detect_split
@@ -276,7 +277,7 @@ def _data(
     if data is not None:
         examined = PROTOCOLS.find("coco").open(data, split="val", class_names=class_names, progress=progress)
         return examined.annotations, lambda: read_split(data, "train", progress=progress)
-    config = RunFolder(Path(source)).config
+    config = RunFolder(Path(taken_apart(source).weights if names_code(source) else source).expanduser()).config
     if not config.is_file():
         raise ConfigError(
             f"The data that an exported file is proved on must be named where no run's settings name it, got {source}, "
