@@ -195,7 +195,7 @@ class WrappedDetector(Detector):
         """See `Detector.limits`: its functions see what is really there, so that it has none."""
         raise CapabilityError(
             f"A detector to export must be a graph of tensors, got {self.spec.name}, which detdistill.wrap made of a "
-            "module. Export its .module by torch.onnx.export, or write a detdistill.Detector with candidates and limits."
+            "module. Export its .module by torch.onnx.export, or write a Detector with candidates and limits."
         )
 
     def in_backbone(self, tensor: str) -> bool:
