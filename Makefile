@@ -94,11 +94,16 @@ dist: build/.tools  ## the source archive and the wheel, which is made of it, in
 	build/tools/bin/hatchling build -t sdist -d dist
 	build/tools/bin/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist dist/*.tar.gz
 
-check-dist: dist  ## the wheel, in an environment with nothing else (minutes, and 6 GB in build/)
+check-dist: dist  ## the wheel, in an environment with nothing else; then exported files without it (minutes, 6 GB in build/)
 	rm -rf build/empty
 	python3 -m venv build/empty
 	build/empty/bin/python -m pip install --disable-pip-version-check -q -c requirements/runtime.txt dist/*.whl
 	build/empty/bin/python -I benchmarks/check_dist.py dist/*.whl
+	build/empty/bin/python -m pip install --disable-pip-version-check -q -c requirements/dev.txt "$$(echo dist/*.whl)[export]"
+	rm -rf build/three
+	python3 -m venv build/three
+	build/three/bin/python -m pip install --disable-pip-version-check -q -c requirements/dev.txt numpy pillow onnxruntime
+	build/empty/bin/python -I benchmarks/check_dist.py dist/*.whl build/three/bin/python
 
 clean:  ## remove the environment and the caches
 	rm -rf build dist .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -30,6 +30,12 @@ EXPORTED = (
         then="Add --data FOLDER.",
     ),
     Row(
+        "export {home}/others --out {home}/x.onnx --opset 17",
+        "Leave --opset out.",
+        "export {home}/others --out {home}/x.onnx",
+        then="Add --data FOLDER.",
+    ),
+    Row(
         "export {home}/others --out {home}/x.onnx",
         "Add --data FOLDER.",
         "export {home}/others --out {home}/x.onnx --data {home}/scenes",

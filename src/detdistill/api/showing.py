@@ -89,6 +89,7 @@ def export_detector(
     normalise: Literal["inside", "outside"] = "inside",
     half: bool = False,
     size: tuple[int, int] | None = None,
+    opset: int = 18,
     int8: bool = False,
     calibration: int = 100,
     allow_worse: bool = False,
@@ -109,6 +110,7 @@ def export_detector(
         half: Weights and maps in 16 bits.
         size: Height and width in pixels of the one size that the file takes, for runtimes and detectors that need it.
             Images that are larger after the usual resize are made smaller, the others padded.
+        opset: ONNX's, for a runtime that wants another than 18; up to 23.
         int8: Convolutions and matrix products in 8 bits, calibrated on training images.
         calibration: How many images it is calibrated on.
         allow_worse: Also write a file whose AP is more than 0.1 points below PyTorch's, in 8 bits 0.5.
@@ -124,5 +126,6 @@ def export_detector(
     from detdistill.jobs.export import export_job
 
     form: dict[str, Any] = {"to": to, "nms": nms, "normalise": normalise, "half": half, "int8": int8, "size": size}
+    form["opset"] = opset
     proof: dict[str, Any] = {"data": None if data is None else Path(data), "calibration": calibration}
     return export_job(str(checkpoint), out=Path(out), **form, **proof, allow_worse=allow_worse, progress=progress)

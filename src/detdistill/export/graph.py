@@ -26,7 +26,7 @@ from detdistill.errors import CapabilityError, MissingDependencyError, installin
 from detdistill.files import PACKAGE
 from detdistill.types import Batch
 
-OPSET = 18
+OPSET, NEWEST_OPSET = 18, 23
 INPUTS = ("images", "sizes")
 RAW, DETECTED = ("boxes", "scores"), ("boxes", "scores", "labels", "count")
 MADE = b"\x12" + bytes([len(PACKAGE)]) + PACKAGE.encode()
@@ -46,12 +46,14 @@ class Form:
         normalise: whether the graph normalises pixels, which are in [0, 1] then.
         half: whether weights and maps are in 16 bits; pixels, boxes and scores are in 32 all the same.
         size: height and width in pixels of the padded images that it takes; None for any.
+        opset: ONNX's, in which it is written.
     """
 
     nms: Literal["inside", "outside"] = "outside"
     normalise: bool = True
     half: bool = False
     size: tuple[int, int] | None = None
+    opset: int = OPSET
 
     @property
     def bits(self) -> str:
@@ -133,7 +135,7 @@ def export_onnx(detector: Detector, image: ImageSettings, form: Form) -> bytes:
                 traced,
                 (pixels, sizes),
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=form.opset,
                 input_names=list(INPUTS),
                 output_names=list(names),
                 custom_translation_table={torch.ops.detdistill.unrivalled.default: _suppression()},

@@ -15,7 +15,7 @@ import numpy as np
 from detdistill.data.transforms import ImageSettings
 from detdistill.detectors.base import Detector
 from detdistill.errors import CapabilityError, ConfigError, MissingDependencyError, installing, reason
-from detdistill.export.graph import MADE, OPSET, Form, export_onnx, require_exporter
+from detdistill.export.graph import MADE, Form, export_onnx, require_exporter
 
 Format = Literal["onnx", "openvino", "executorch", "litert"]
 Files = Mapping[str, bytes]
@@ -188,7 +188,7 @@ def _how_onnx(out: Path) -> str:
     return f"python {runtime.__file__} {out} IMAGE runs it"
 
 
-_ONNX = Target(f"ONNX, opset {OPSET}", "onnxruntime", (".onnx",), MADE, True, _make_onnx, _load_onnx, _how_onnx)
+_ONNX = Target("ONNX", "onnxruntime", (".onnx",), MADE, True, _make_onnx, _load_onnx, _how_onnx)
 
 
 def package_version(one: Target) -> str:

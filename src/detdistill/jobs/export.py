@@ -31,7 +31,7 @@ from detdistill.evaluation.detect import detect_split
 from detdistill.evaluation.protocols import PROTOCOLS
 from detdistill.export import runtime
 from detdistill.export.eight_bits import Inputs, quantised
-from detdistill.export.graph import INPUTS, OPSET, Form
+from detdistill.export.graph import INPUTS, NEWEST_OPSET, OPSET, Form
 from detdistill.export.parity import COMMAND, MOST_LOST, MOST_LOST_INT8, STUDENT, Agreement, agreement, proof_of
 from detdistill.export.targets import Format, Target, package_version, require_target, target
 from detdistill.files import figures_of, require_own, write_bytes, write_figures
@@ -126,10 +126,12 @@ class ExportOutcome:
     def table(self) -> list[str]:
         """What was written, the figures of both, how far they agree, and how to run the file."""
         bits = f"8 bits, calibrated on {self.int8} training images" if self.int8 else self.form.bits
+        opset = f", opset {self.form.opset}" if self.to == "onnx" else ""
         images = f"images of {self.form.size[0]} x {self.form.size[1]} alone; " if self.form.size else ""
         lines = [
-            f"{self.detector} as {target(self.to).name}, in {bits}; {images}boxes suppressed {self.form.nms}, pixels "
-            f"normalised {'inside' if self.form.normalise else 'outside'}; {self.images} validation images, on the CPU",
+            f"{self.detector} as {target(self.to).name}{opset}, in {bits}; {images}boxes suppressed {self.form.nms}, "
+            f"pixels normalised {'inside' if self.form.normalise else 'outside'}; {self.images} validation images, on "
+            "the CPU",
             "",
         ]
         sides = {"PyTorch": self.pytorch, self.out.name: self.file}
@@ -150,7 +152,7 @@ class ExportOutcome:
             "file": self.out.name,
             "detector": self.detector,
             "to": self.to,
-            **({} if self.to == "executorch" else {"opset": OPSET}),
+            **({} if self.to == "executorch" else {"opset": self.form.opset}),
             "nms": self.form.nms,
             "size": self.form.size,
             "normalise": "inside" if self.form.normalise else "outside",
@@ -180,12 +182,13 @@ def export_job(
     int8: bool = False,
     calibration: int = 100,
     size: tuple[int, int] | None = None,
+    opset: int = OPSET,
     allow_worse: bool = False,
     progress: Progress | None = None,
 ) -> ExportOutcome:
     """Exports a detector and measures the file; the words are those of `detdistill.export_detector`."""
     require_target(to)
-    watcher, form, kind = progress or Silence(), Form(nms, normalise == "inside", half, size), target(to)
+    watcher, form, kind = progress or Silence(), Form(nms, normalise == "inside", half, size, opset), target(to)
     _require_words(out, kind, form, int8=int8, calibration=calibration)
     loaded = open_detector(source, progress=watcher)
     detector = loaded.detector.to(_CPU)
@@ -266,6 +269,10 @@ def _require_words(out: Path, kind: Target, form: Form, *, int8: bool, calibrati
     if form.size is not None and not all(0 < side <= _LARGEST for side in form.size):
         given = " ".join(map(str, form.size))
         raise ConfigError(f"--size must be 1 to {_LARGEST} pixels high and wide, got {given}. Write --size 640 640.")
+    if not OPSET <= form.opset <= NEWEST_OPSET:
+        raise ConfigError(f"--opset must be {OPSET} to {NEWEST_OPSET}, got {form.opset}. Leave --opset out.")
+    if form.opset != OPSET and kind.package == "executorch":
+        raise ConfigError(f"--opset must be left out of {kind.name}, got {form.opset}. Leave --opset out.")
     if calibration < 1:
         raise ConfigError(f"--calibration must be 1 image or more, got {calibration}. 100 is usual.")
 
