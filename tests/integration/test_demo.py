@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from detdistill import write_report
 from detdistill.data.sources import open_split
 from detdistill.demo import LABELLED, SCENES, DemoPlan, demo_job
 from detdistill.detectors.catalogue import parse_detector
@@ -51,8 +52,8 @@ def test_results_name_the_four_detectors(finished: Path) -> None:
         assert (finished / name).is_file()
 
 
-def test_its_page_in_a_browser(finished: Path, browser: Any) -> None:
-    with opened(browser, finished / "report.html") as page:
+def test_its_page_in_a_browser(finished: Path, tmp_path: Path, browser: Any) -> None:
+    with opened(browser, write_report(finished, out=tmp_path / "page.html").out) as page:
         for who in ("alone", "distilled"):
             assert seen(page, f'.panel-of[data-who="{who}"]') > 0
         labels = seen(page, ".box.label")

@@ -77,6 +77,7 @@ def test_it_learns_teaches_and_is_measured_by_its_import_path(alone: str, capsys
     assert list(Path("drawn").iterdir())
 
 
+@pytest.mark.slow  # torch's exporter
 def test_it_is_exported_and_proved_on_its_runs_own_data(alone: str, capsys: pytest.CaptureFixture[str]) -> None:
     refused = said(capsys, "export", "own", "--out", "own.onnx", code=2)
     assert "own_detector.py:CenterNet, which a checkpoint or a run names, must be trusted" in refused
@@ -106,10 +107,10 @@ def test_what_an_export_lacks_of_it_is_one_sentence(
 ) -> None:
     scaled = "\n\nclass Scaled(nn.Module):\n    def __init__(self, mean, std):\n        super().__init__()\n"
     scaled += "\n    def forward(self, batch):\n        return batch.images\n"
-    Path("lacking.py").write_text(FILE.read_text(encoding="utf-8").replace(*words) + scaled, encoding="utf-8")
-    detector = detdistill.build_detector("lacking.py:CenterNet(width=8)", CLASSES)
+    Path(f"{words[1]}.py").write_text(FILE.read_text(encoding="utf-8").replace(*words) + scaled, encoding="utf-8")
+    detector = detdistill.build_detector(f"{words[1]}.py:CenterNet(width=8)", CLASSES)
     detdistill.save_detector(detector, "lacking", image={"short_side": 64, "long_side": 96})
-    told = said(capsys, "export", "lacking.py:CenterNet=lacking", "--data", "data", "--out", "no.onnx", code=2)
+    told = said(capsys, "export", f"{words[1]}.py:CenterNet=lacking", "--data", "data", "--out", "no.onnx", code=2)
     assert f"error: A detector to export {sentence}" in told
     assert not Path("no.onnx").exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from detdistill.api.pieces import Place, Source
+from detdistill.api.pieces import Place, Source, typed
 
 if TYPE_CHECKING:
     from detdistill.jobs.export import ExportOutcome
@@ -128,4 +128,4 @@ def export_detector(
     form: dict[str, Any] = {"to": to, "nms": nms, "normalise": normalise, "half": half, "int8": int8, "size": size}
     form["opset"] = opset
     proof: dict[str, Any] = {"data": None if data is None else Path(data), "calibration": calibration}
-    return export_job(str(checkpoint), out=Path(out), **form, **proof, allow_worse=allow_worse, progress=progress)
+    return export_job(typed(checkpoint), out=Path(out), **form, **proof, allow_worse=allow_worse, progress=progress)
