@@ -83,6 +83,13 @@ def main() -> None:
     ratios = found["processes"]["ratios"]
     what = "images a second of 2 processes ÷ 1 process with 2 threads; fcos/small → fcos/tiny"
     found[ROWS] = [row(what, ratios, hardware={**hardware, "threads": 2}, at_least=EFFICIENCY)]
+    for axis, rows in found["axes"].items():
+        for name, one in (("fewest", rows[0]), ("most", rows[-1])):
+            told = f"{METHOD if axis != 'terms' else one['of']} ÷ its floor with the {name} {axis}, {one['of']}"
+            told += f"; {base.teacher} → {base.student}"
+            found[ROWS].append(row(told, one["ratios"], hardware=hardware))
+            memory, beside = one["step_mb"] / one["plain_mb"], told.replace("its floor", "the plain step")
+            found[ROWS].append(row(f"peak memory: {beside}", [memory], hardware=hardware))
     print(f"{what}: {statistics.median(ratios):.3f}")
     if given.json is not None:
         write_json(given.json, found)
@@ -124,6 +131,7 @@ def points(key: str, values: Sequence[Any], base: BenchSettings, *, rounds: int)
                 "step_ms": round(statistics.median(steps), 1),
                 "floor_ms": round(sum(map(statistics.median, floors)), 1),
                 "step_over_floor": round(statistics.median(each), 3),
+                "ratios": [round(one, 4) for one in each],
                 "step_mb": round(peak_mb(bench.parts[ratio.step]), 1),
                 "plain_mb": round(peak_mb(bench.parts[STUDENT]), 1),
             }

@@ -20,6 +20,7 @@ from typing import Any
 from checkouts import SERVE, Checkout, quartiles, ratios, serve
 
 NETWORK, DETECT, THEIRS, BEFORE = "network", "detect", "torchvision", "before"
+WHOSE = {THEIRS: "torchvision's post-processing", BEFORE: "as it was before"}
 
 
 @cache
@@ -99,9 +100,9 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="src folder of another checkout")
     parser.add_argument("--after", type=Path, default=Path(__file__).parents[1] / "src")
     parser.add_argument("--sides", type=int, nargs="+", default=[160, 320])
-    parser.add_argument("--images", type=int, nargs="+", default=[1000, 200], help="for each of the sides")
+    parser.add_argument("--images", type=int, nargs="+", default=[160, 40], help="for each of the sides")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     after = Checkout(__file__, chosen.after)
@@ -109,6 +110,7 @@ def main() -> None:
     if chosen.before is not None:
         turns[BEFORE] = (Checkout(__file__, chosen.before), DETECT)
     table: dict[str, Any] = {}
+    measured: dict[str, list[float]] = {}
     for run in chosen.run:
         for side, images in zip(chosen.sides, chosen.images, strict=True):
             what = {"run": run, "data": chosen.data, "images": images, "side": side, "size": chosen.batch_size}
@@ -126,6 +128,10 @@ def main() -> None:
                 name: own[0]["digest"] == rows[DETECT][0]["digest"] for name, own in rows.items() if name != NETWORK
             }
             table[f"{Path(run).name} {side}"] = found
+            for name, whose in WHOSE.items():
+                if name in times:
+                    what = f"detection of {Path(run).name} at {side} px: {whose} ÷ ours"
+                    measured[what] = [one / own for one, own in zip(times[name], times[DETECT], strict=True)]
             print(run, side, found, flush=True)
     for checkout in dict.fromkeys(checkout for checkout, _ in turns.values()):
         checkout.close()
@@ -133,10 +139,14 @@ def main() -> None:
         import torch
 
         from detdistill.bench.machine import machine
+        from detdistill.bench.rows import ROWS, row
         from detdistill.files import write_json
 
+        torch.set_num_threads(1)
+        hardware = machine(torch.device("cpu"))
         settings = {key: getattr(chosen, key) for key in ("sides", "images", "batch_size", "rounds")}
-        write_json(chosen.json, {"machine": machine(torch.device("cpu")), "settings": settings, "runs": table})
+        rows = [row(what, each, hardware=hardware, at_least=1.0) for what, each in measured.items()]
+        write_json(chosen.json, {"machine": hardware, "settings": settings, "runs": table, ROWS: rows})
 
 
 if __name__ == "__main__":

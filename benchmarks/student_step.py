@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--preset", default="small")
     parser.add_argument("--sides", type=int, nargs="+", default=[160, 320, 640])
     parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--boxes", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=20, help="of heads and losses alone")
     parser.add_argument("--step-rounds", type=int, default=20, help="of whole steps; 0 for none")

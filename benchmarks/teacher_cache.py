@@ -34,6 +34,7 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from detdistill.bench.machine import machine  # noqa: E402
+from detdistill.bench.rows import ROWS, row  # noqa: E402
 from detdistill.distillation.calibration import WINDOW  # noqa: E402
 from detdistill.distillation.replay import Grid, Rows  # noqa: E402
 from detdistill.distillation.step import DistillationStep  # noqa: E402
@@ -70,13 +71,21 @@ def main() -> None:
     arguments.add_argument("--batch", type=int, default=8, help="images of a step")
     given = arguments.parse_args()
     found = measured(given)
-    for name, row in found["epochs"].items():
-        spread = "{lower:.3f} to {upper:.3f}; {fastest:.3f} of the fastest, {clock:.3f} on the clock".format(**row)
-        print(f"{name}: {row['seconds']:.2f} s, {row['ratio']:.3f} times the student alone ({spread})")
+    hardware, teacher = found["machine"], given.teacher if given.trained is None else given.trained.name
+    pair = f"{teacher} → {given.student}"
+    rows = [
+        row(f"an epoch with {name} ÷ the student alone, {pair}, {max(given.sides)} px", ratios, hardware=hardware)
+        for name, ratios in found.pop("ratios").items()
+        if name != ALONE
+    ]
+    for name, one in found["epochs"].items():
+        spread = "{lower:.3f} to {upper:.3f}; {fastest:.3f} of the fastest, {clock:.3f} on the clock".format(**one)
+        print(f"{name}: {one['seconds']:.2f} s, {one['ratio']:.3f} times the student alone ({spread})")
     print(f"seconds for the teacher to look at {given.images} images once: {found['looks']}")
     if given.json is not None:
         known = json.loads(given.json.read_text()) if given.json.is_file() else {}
-        write_json(given.json, known | {given.table: found})
+        told = [one for one in known.get(ROWS, ()) if one["what"] not in {fresh["what"] for fresh in rows}]
+        write_json(given.json, known | {given.table: found, ROWS: [*told, *rows]})
 
 
 def measured(given: argparse.Namespace) -> dict[str, Any]:
@@ -126,12 +135,18 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
     passed_over = ("runs", "json", "table", *(() if given.trained is None else ("teacher", "teacher_steps")))
     asked = {key: value for key, value in vars(given).items() if key not in passed_over}
     asked["trained"] = None if given.trained is None else given.trained.name
-    return {"machine": machine(torch.device("cpu")), "asked": asked, "epochs": rows, "looks": looks}
+    ratios = {name: _ratios(times[1:], took[ALONE][1:]) for name, times in took.items()}
+    return {"machine": machine(torch.device("cpu")), "asked": asked, "epochs": rows, "looks": looks, "ratios": ratios}
+
+
+def _ratios(times: list[tuple[float, float]], alone: list[tuple[float, float]]) -> list[float]:
+    """Of the processor's seconds, round by round."""
+    return [own[0] / base[0] for own, base in zip(times, alone, strict=True)]
 
 
 def _row(times: list[tuple[float, float]], alone: list[tuple[float, float]]) -> dict[str, float]:
     """Medians and quartiles of processor and clock, beside the student alone round by round."""
-    ratios = [own[0] / base[0] for own, base in zip(times, alone, strict=True)]
+    ratios = _ratios(times, alone)
     lower, middle, upper = quantiles(ratios, n=4, method="inclusive")
     row = {"seconds": median(own for own, _ in times), "ratio": middle, "lower": lower, "upper": upper}
     row["fastest"] = min(own for own, _ in times) / min(base for base, _ in alone)

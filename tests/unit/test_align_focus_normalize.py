@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 
 import pytest
@@ -16,10 +17,13 @@ from detdistill.errors import CapabilityError, ConfigError
 from detdistill.methods.parts import compare, select
 from detdistill.methods.parts.align import ConvAlign, IdentityAlign
 from detdistill.methods.parts.attention import attentions
-from detdistill.methods.parts.compare import rescale
-from detdistill.methods.parts.focus import richness
+from detdistill.methods.parts.compare import distances, rescale, weighed_squares
+from detdistill.methods.parts.context import ContextBlock
+from detdistill.methods.parts.focus import box_mask, box_masks, richness
+from detdistill.methods.parts.non_local import NonLocalBlock
 from detdistill.methods.parts.normalize import by_batch_mask_sum, by_cells, by_mask_sum
-from detdistill.types import Batch, Clock, Observation
+from detdistill.methods.parts.structural import mean_dissimilarity
+from detdistill.types import Batch, Clock, Observation, Targets
 from observations import batch, observation, random_observation
 
 CPU = torch.device("cpu")
@@ -299,10 +303,15 @@ def test_without_padding_the_shorter_way_is_the_same() -> None:
     """What is not masked where nothing is padded, values and gradients."""
     maps = levels(4, (5, 6))[0].requires_grad_()
     inside = torch.ones(2, 1, 5, 6, dtype=torch.bool)
+    block, context = NonLocalBlock(4, inner=3, pool=2), ContextBlock(4)
+    nn.init.ones_(block.gain)
+    nn.init.ones_(context.expand.weight)
     ways = (
         lambda padded: (standardize(maps, inside, padded=padded),),
         lambda padded: (rescale(maps, inside, axes=(1, 2, 3), padded=padded),),
         lambda padded: attentions(maps, inside, temperature=0.5, padded=padded),
+        lambda padded: (mean_dissimilarity(maps, maps.detach().flip(0), inside, padded=padded),),
+        lambda padded: (context(maps, inside, padded=padded),),
     )
     for way in ways:
         for longer, shorter in zip(way(True), way(False), strict=True):
@@ -312,3 +321,68 @@ def test_without_padding_the_shorter_way_is_the_same() -> None:
                 torch.autograd.grad(one, maps, grown, retain_graph=True) for one in (longer, shorter)
             )
             torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradients_in_closed_form_are_those_of_the_values(padded: bool) -> None:
+    ours, theirs, weights = torch.rand(3, 2, 3, 4, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    inside = torch.ones(2, 1, 4, 5, dtype=torch.bool)
+    inside[1, :, 3:] = inside[1, :, :, 2:] = not padded
+    ours, where = (ours - 0.4).requires_grad_(), inside if padded else None
+    cells, channels = weights[:, :1], weights.mean((2, 3), keepdim=True)
+    ways = [
+        lambda maps: attentions(maps, inside, temperature=0.5, padded=padded),
+        lambda maps: weighed_squares(maps, theirs, where, channels),
+        *(
+            lambda maps, axes=axes: rescale(maps, inside, axes=axes, padded=padded)
+            for axes in ((1, 2, 3), (2, 3), (0, 1, 2, 3))
+        ),
+    ]
+    for way in ways:
+        assert torch.autograd.gradcheck(way, (ours,))
+    for weighed in ({}, {"cells": cells}, {"cells": cells, "channels": channels}):
+        assert torch.autograd.gradcheck(
+            lambda one, other, weighed=weighed: distances(one, other, where, **weighed), (ours, theirs.requires_grad_())
+        )
+
+
+def test_a_distance_of_nothing_has_a_gradient_of_nothing() -> None:
+    maps = torch.ones(2, 3, 4, 4, requires_grad=True)
+    found = distances(maps, maps.detach(), None)
+    assert found.tolist() == [0, 0]
+    assert not torch.autograd.grad(found.sum(), maps)[0].any()
+
+
+def test_the_masks_of_several_images_are_each_ones_own() -> None:
+    generator, images = torch.Generator().manual_seed(0), []
+    for count in (3, 0, 1, 5):
+        corners = torch.rand(count, 2, generator=generator) * 40
+        boxes = torch.cat([corners, corners + 3 + torch.rand(count, 2, generator=generator) * 30], dim=1)
+        images.append(Targets(boxes, torch.zeros(count, dtype=torch.int64), torch.arange(count) % 3 == 2))
+    for cells in ((6, 9), (200, 300)):  # the larger ones one image at a time
+        alone = [box_mask(one, 8, grid=cells) for one in images]
+        assert torch.equal(box_masks(images, 8, grid=cells), torch.stack(alone))
+    assert not alone[1].any()
+    covered = alone[2] > 0
+    left, top, right, bottom = (images[2].boxes[0] / 8).tolist()
+    assert covered.nonzero().tolist() == [
+        [y, x] for y in range(int(top), math.ceil(bottom) + 1) for x in range(int(left), math.ceil(right) + 1)
+    ]
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("pool", [1, 2, 8])
+def test_a_non_local_block_without_padding_is_the_same(pool: int, batch_norm: bool) -> None:
+    """Values, and gradients of the maps and of all that the block learns."""
+    torch.manual_seed(0)
+    block, inside = NonLocalBlock(4, inner=3, pool=pool, batch_norm=batch_norm), torch.ones(2, 1, 5, 6).bool()
+    nn.init.normal_(block.gain)
+    nn.init.normal_(block.bias)
+    maps, found = levels(4, (5, 6))[0].requires_grad_(), []
+    for padded in (True, False):
+        said = block(maps, inside, padded=padded)
+        weights = torch.randn(said.shape, generator=torch.Generator().manual_seed(2))
+        found.append((said, *torch.autograd.grad((said * weights).sum(), [maps, *block.parameters()])))
+    for longer, shorter in zip(*found, strict=True):
+        # Gradients of the convolutions are small differences of large numbers, whichever way.
+        assert (shorter - longer).norm() <= 2e-3 * longer.norm()

@@ -27,7 +27,8 @@ from detdistill.types import Batch, Need
 from scenes_in_memory import tiny_student
 
 TINY = BenchSettings(teacher="retinanet/tiny", student="retinanet/tiny", batch_size=2, image_px=64, rounds=2)
-NAMES = ["aid_frs", "aid_frs_plain", "aid_attention", "aid_attention_plain", "attention", "ikd(fgd)"]
+NAMES = ["aid_frs", "aid_frs_plain", "aid_attention", "aid_attention_plain", "attention"]
+NAMES += ["attention, with its aligners", "ikd(fgd)"]
 LOSSES = {Need.TASK_LOSS, Need.IMAGE_LOSSES}
 STUDENT = "student step (plain)"
 
@@ -174,8 +175,11 @@ def test_any_methods_step_is_measured_against_its_floor(tmp_path: Any, capsys: p
     methods = ["--methods", "hint,aid(frs, alpha=0.5)"]
     assert main(["step", *tiny, *methods, "--rounds", "2", "--json", str(written)]) == 0
     told = json.loads(written.read_text())
-    assert list(told["ratios"]) == ["hint", "aid(frs, alpha=0.5)"]
+    whole = {name: f"{name}, with its aligners" for name in ("hint", "aid(frs, alpha=0.5)")}
+    assert list(told["ratios"]) == [one for both in whole.items() for one in both]
     assert told["compared"]["hint"]["floor"] == [STUDENT, "teacher.observe for hint"]
+    assert told["compared"][whole["hint"]]["floor"] == [STUDENT, "teacher.observe for hint", "aligners of hint"]
+    assert told["compared"][whole["hint"]]["at_most"] is None
     assert main(["step", *tiny, "--methods", "hnit", "--rounds", "2"]) == BAD_INPUT
     assert "got 'hnit'" in capsys.readouterr().err
 
@@ -187,6 +191,8 @@ def test_a_ratio_says_its_goal_and_where_it_was_measured() -> None:
     assert (cheap["target"], cheap["met"]) == ("≤ 1.03", True)
     assert row("b ÷ a", [1.0, 3.0], hardware=MADE_UP, at_least=3)["met"] is False
     assert row("a ÷ b", [1.0, 3.0], hardware=MADE_UP)["met"] is None
+    exact = row("peak memory: a ÷ b", [0.4], hardware=MADE_UP, at_most=0.5)
+    assert (exact["ratio"], exact["quartiles"], exact["rounds"], exact["met"]) == (0.4, [0.4, 0.4], 1, True)
 
 
 def test_one_table_has_every_row_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

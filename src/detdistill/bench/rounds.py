@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, final
@@ -23,6 +23,7 @@ from detdistill.distillation.step import DistillationStep, SupervisedStep
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import ConfigError
 from detdistill.methods.catalogue import build_recipe
+from detdistill.methods.parts.align import ConvAlign
 from detdistill.progress import Progress
 from detdistill.types import Batch, Clock, Need, Targets
 
@@ -218,6 +219,28 @@ class Bench:
         self.compared[method] = Ratio(
             f"step {method}", tuple(floor), f"{method} ÷ (plain student step + {added})", at_most=at_most
         )
+        aligners = {one for each in recipe.terms for one in each.term.modules() if isinstance(one, ConvAlign)}
+        if aligners:
+            floor.append(f"aligners of {method}")
+            self.parts[floor[-1]] = self._aligning(aligners)
+            meaning = f"{method} ÷ (plain student step + {added} + its aligners)"
+            self.compared[f"{method}, with its aligners"] = Ratio(f"step {method}", tuple(floor), meaning)
+
+    def _aligning(self, aligners: Collection[ConvAlign]) -> Part:
+        """Forward and backward of what takes the student's maps to the teacher's channels, and of nothing else."""
+        with torch.no_grad():
+            maps = self.student(self.batch, frozenset({Need.PYRAMID})).maps
+        levels = {stride: level.requires_grad_() for stride, level in zip(maps.strides, maps.levels, strict=True)}
+
+        def run() -> None:
+            for align in aligners:
+                for stride, level in levels.items():
+                    if align.has(stride):
+                        align.zero_grad()
+                        said = align(level, stride)
+                        said.backward(torch.ones_like(said))
+
+        return run
 
     def measured(self, progress: Progress) -> BenchOutcome:
         """Every part's times, and what they are compared with."""

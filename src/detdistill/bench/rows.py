@@ -24,7 +24,7 @@ def row(
 
     Args:
         what: is divided by what, in words; one `what` is one row of the table, whichever file it comes from.
-        ratios: of every round, at least 2; time over time where a smaller one is better.
+        ratios: of every round, or one that is the same in every; time over time where a smaller one is better.
         hardware: as `machine` names it.
         at_most: what the median should not exceed; None for no such goal.
         at_least: what it should reach; None for no such goal.
@@ -34,7 +34,8 @@ def row(
         `what`, the median as `ratio`, `quartiles`, `rounds`, the goal as `target` (a text or None), whether it is `met`
         (None without), `hardware` as text and `tried`.
     """
-    low, middle, high = (round(one, 4) for one in statistics.quantiles(ratios, n=4))
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [*ratios] * 3
+    low, middle, high = (round(one, 4) for one in quartiles)
     target, met = None, None
     if at_most is not None:
         target, met = f"≤ {at_most:g}", middle <= at_most

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar, final
 
 import torch
@@ -54,6 +55,8 @@ class Level:
 
     def cells(self) -> Float[Tensor, " b"]:
         """How many cells are inside each image."""
+        if not self.padded:
+            return self.teacher.new_full(self.teacher.shape[:1], self.inside[0].numel())
         return self.inside.sum(dim=(1, 2, 3)).float()
 
 
@@ -141,10 +144,10 @@ class Pair:
 
     def inside(self, stride: int, grid: tuple[int, int]) -> Bool[Tensor, "b 1 h w"]:
         """The cells of a level of this grid that lie inside their image."""
-        device = self.batch.images.device
-        return self.once(
-            (inside_cells, stride, grid), lambda: inside_cells(self.batch.sizes, stride, grid=grid, device=device)
-        )
+        device, sizes = self.batch.images.device, self.batch.sizes
+        if not self._padded(stride, grid):
+            return _everywhere(len(sizes), grid, device)
+        return self.once((inside_cells, stride, grid), lambda: inside_cells(sizes, stride, grid=grid, device=device))
 
     def _level(self, stride: int, select: Select, align: Align | None) -> Level:
         theirs = level_at(select(self.teacher), stride).detach()
@@ -243,12 +246,20 @@ def standardize(
     Differs from the source:
         Statistics are each image's own by default and leave padding out; the source takes them over the batch.
     """
-    cells = inside.sum(dim=over, keepdim=True).clamp(min=1)
-    whole = maps * inside if padded else maps
-    centred = maps - whole.sum(dim=over, keepdim=True) / cells
-    centred = centred * inside if padded else centred
+    if padded:
+        cells: Tensor | int = inside.sum(dim=over, keepdim=True).clamp(min=1)
+        centred = (maps - (maps * inside).sum(dim=over, keepdim=True) / cells) * inside
+    else:
+        cells = max(1, math.prod(inside.shape[axis] for axis in over))
+        centred = maps - maps.sum(dim=over, keepdim=True) / cells
     variance = centred.square().sum(dim=over, keepdim=True) / cells
     return centred * (variance + epsilon).rsqrt()
+
+
+@lru_cache(maxsize=64)
+def _everywhere(images: int, grid: tuple[int, int], device: torch.device) -> Bool[Tensor, "b 1 h w"]:
+    """The cells of images that fill their grid: the same in every step."""
+    return torch.ones(images, 1, *grid, dtype=torch.bool, device=device)
 
 
 def inside_cells(

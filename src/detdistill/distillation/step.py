@@ -309,8 +309,8 @@ class DistillationStep(nn.Module):
             loss = weighted.gain_at(clock) * self.calibration.scale(weighted) * values.sum(1).mean()
             total = total + loss
             parts[weighted.name] = loss.detach()
-            for stride, column in zip(cost.strides, cost.values.detach().unbind(1), strict=True):
-                diagnostics[f"{weighted.name}/cost_stride_{stride}"] = column.mean()
+            for stride, mean in zip(cost.strides, cost.values.detach().mean(0).unbind(), strict=True):
+                diagnostics[f"{weighted.name}/cost_stride_{stride}"] = mean
         return StepReport(total=total, parts=parts, diagnostics=diagnostics, task=task)
 
     def _shared(
@@ -348,7 +348,7 @@ class DistillationStep(nn.Module):
 
 def _joined(costs: Sequence[Cost]) -> Cost:
     """The costs of labelled and unlabelled images as those of one batch."""
-    return Cost(torch.cat([cost.values for cost in costs]), costs[0].strides)
+    return costs[0] if len(costs) == 1 else Cost(torch.cat([cost.values for cost in costs]), costs[0].strides)
 
 
 def _cost(one: WeightedTerm, by_teacher: Sequence[tuple[Seen, Mapping[View, Pair]]], clock: Clock) -> Cost:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from detdistill.distillation.pair import Level, Pair
 from detdistill.methods.features import full_precision
 from detdistill.methods.parts.align import at_stride
 from detdistill.methods.parts.attention import attentions, inside_mean, teachers_attentions
+from detdistill.methods.parts.compare import distances
 
 BLOCK_CHANNELS = (64, 64, 128, 128, 128)
 """Inner channels of the non-local blocks by position in the student's pyramid; the last one holds for all further."""
@@ -69,11 +70,8 @@ class MaskedFeatures:
         with full_precision(level.teacher):
             cells, channels = self.masks(level, pair)
             pair.look("attention of both", level.stride, cells)
-            weighed = level.without_padding((level.student - level.teacher) * cells.sqrt())
-            by_channel = torch.linalg.vector_norm(weighed, dim=(2, 3))
-            if channels is not None:
-                by_channel = by_channel * channels[:, :, 0, 0].sqrt()
-            return self.norm(torch.linalg.vector_norm(by_channel, dim=1), _numbers(level))
+            found = distances(level.student, level.teacher, _inside(level), cells=cells, channels=channels)
+            return self.norm(found, _numbers(level))
 
     @torch.no_grad()
     def masks(self, level: Level, pair: Pair) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b c 1 1"] | None]:
@@ -165,12 +163,15 @@ class Relations(nn.Module):
     def forward(self, level: Level, pair: Pair) -> Float[Tensor, " b"]:
         """The cost of each image; gradients flow into the teacher's block, not into the teacher."""
         del pair
-        ours = self.align(at_stride(self.students, level.stride)(level.student, level.inside), level.stride)
-        theirs = at_stride(self.teachers, level.stride)(level.teacher, level.inside)
+        where = {"inside": level.inside, "padded": level.padded}
+        ours = self.align(at_stride(self.students, level.stride)(level.student, **where), level.stride)
+        theirs = at_stride(self.teachers, level.stride)(level.teacher, **where)
         with full_precision(level.teacher):
-            difference = level.without_padding(ours.float() - theirs)
-            by_channel = torch.linalg.vector_norm(difference, dim=(2, 3))
-            return self.norm(torch.linalg.vector_norm(by_channel, dim=1), _numbers(level))
+            return self.norm(distances(ours.float(), theirs, _inside(level)), _numbers(level))
+
+
+def _inside(level: Level) -> Bool[Tensor, "b 1 h w"] | None:
+    return level.inside if level.padded else None
 
 
 def _numbers(level: Level) -> Float[Tensor, " b"]:

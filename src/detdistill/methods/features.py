@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -49,9 +50,10 @@ def cellwise(compare: Compare, normalize: Normalize, focus: Focus | None = None)
     return measure
 
 
-def full_precision(maps: Tensor) -> torch.autocast:
+def full_precision(maps: Tensor) -> AbstractContextManager[object]:
     """What is computed within is computed in the precision of its inputs, whatever the step's."""
-    return torch.autocast(maps.device.type, enabled=False)
+    kind = maps.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def on_one_scale(settings: FeatureSettings, *, own: bool | None = None) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from detdistill.methods.features import (
 from detdistill.methods.method import FeatureSettings, Method
 from detdistill.methods.parts.align import at_stride, per_stride
 from detdistill.methods.parts.attention import attentions, teachers_attentions
+from detdistill.methods.parts.compare import weighed_squares
 from detdistill.methods.parts.context import ContextBlock
 from detdistill.methods.parts.focus import background, foreground
 from detdistill.methods.published import Kind, published
@@ -174,8 +174,8 @@ class Attentions:
 
         def make() -> Tensor:
             cells, channels = teachers_attentions(level, pair, temperature=self.temperature)
-            squares = level.without_padding(level.student - level.teacher).square()
-            return torch.einsum("bchw,bc->bhw", squares, channels[:, :, 0, 0])[:, None] * cells
+            inside = level.inside if level.padded else None
+            return weighed_squares(level.student, level.teacher, inside, channels) * cells
 
         return pair.once((Attentions, level, self.temperature), make)
 
@@ -200,8 +200,9 @@ class GlobalRelation(nn.Module):
         """The cost of each image; gradients reach both sides' context blocks."""
         del pair
         with full_precision(level.teacher):
-            ours = at_stride(self.student_context, level.stride)(level.student, level.inside)
-            theirs = at_stride(self.teacher_context, level.stride)(level.teacher, level.inside)
+            where = {"inside": level.inside, "padded": level.padded}
+            ours = at_stride(self.student_context, level.stride)(level.student, **where)
+            theirs = at_stride(self.teacher_context, level.stride)(level.teacher, **where)
             difference: Tensor = ours - theirs
             return difference.square().flatten(1).sum(1)
 

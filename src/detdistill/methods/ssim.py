@@ -85,7 +85,14 @@ def build_ssim(student: DetectorSpec, teacher: DetectorSpec, settings: SSIMSetti
             ours, theirs = (
                 rescale(one, level.inside, axes=axes, padded=level.padded) for one in (level.student, level.teacher)
             )
-            return mean_dissimilarity(ours, theirs, level.inside, window=settings.window, components=components)
+            return mean_dissimilarity(
+                ours,
+                theirs,
+                level.inside,
+                window=settings.window,
+                components=components,
+                padded=level.padded,
+            )
 
     term = feature_term(
         student,

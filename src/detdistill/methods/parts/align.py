@@ -77,6 +77,10 @@ class ConvAlign(nn.Module):
 
         self.convs = per_stride(strides, convolution)
 
+    def has(self, stride: int) -> bool:
+        """Whether it is for levels of this stride."""
+        return f"stride_{stride}" in self.convs
+
     def forward(self, maps: Float[Tensor, "b c_student h w"], stride: int) -> Float[Tensor, "b c_teacher h w"]:
         """The convolved map of the level with this stride."""
         convolved: Tensor = at_stride(self.convs, stride)(maps)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from detdistill.distillation.pair import Level, Pair
 
@@ -36,14 +39,46 @@ def attentions(
     Differs from the source:
         Softmax, mean and cell count leave padding out.
     """
-    absolute = maps.abs()
-    strength = absolute.mean(dim=1, keepdim=True) / temperature
-    means = inside_mean(absolute, inside) if padded else absolute.mean(dim=(2, 3))
-    strength = strength.masked_fill(~inside, -torch.inf) if padded else strength
-    share = strength.flatten(2).softmax(dim=2).nan_to_num(0.0).view_as(strength)
-    cells = inside.sum(dim=(2, 3), keepdim=True) * share
-    channels = maps.shape[1] * (means / temperature).softmax(dim=1)
-    return cells, channels[:, :, None, None]
+    cells, channels = _Attentions.apply(maps, inside if padded else None, temperature)
+    return cells, channels
+
+
+class _Attentions(torch.autograd.Function):
+    """With a = N softmax(z), z means of |x| / t over n values, the gradient is sign(x) a (g − Σ g a / N) / (t n)."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, inside: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+        absolute = maps.abs()
+        strength = absolute.mean(dim=1, keepdim=True) / temperature
+        number: Tensor | int = strength[0].numel()
+        if inside is None:
+            means = absolute.mean(dim=(2, 3))
+            share = strength.flatten(2).softmax(dim=2)
+        else:
+            number = inside.sum(dim=(2, 3), keepdim=True)
+            means = inside_mean(absolute, inside)
+            share = strength.masked_fill_(~inside, -torch.inf).flatten(2).softmax(dim=2).nan_to_num_(0.0)
+        cells = number * share.view_as(strength)
+        channels = maps.shape[1] * (means / temperature).softmax(dim=1)[:, :, None, None]
+        ctx.number, ctx.temperature = number, temperature
+        ctx.save_for_backward(maps, inside, cells, channels)
+        return cells, channels
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_cells: Tensor, of_channels: Tensor) -> tuple[Tensor, None, None]:
+        maps, inside, cells, channels = ctx.saved_tensors
+        number, width = ctx.number, maps.shape[1]
+        if isinstance(number, Tensor):
+            number = number.clamp(min=1)
+        mean = (of_cells * cells).sum(dim=(2, 3), keepdim=True) / number
+        strengths = (of_cells - mean) * cells / (ctx.temperature * width)
+        mean = (of_channels * channels).sum(dim=1, keepdim=True) / width
+        means = (of_channels - mean) * channels / (ctx.temperature * number)
+        slopes = strengths + means
+        if inside is not None:
+            slopes.masked_fill_(~inside, 0.0)
+        return slopes.mul_(maps.sign()), None, None
 
 
 def teachers_attentions(level: Level, pair: Pair, *, temperature: float) -> tuple[Cells, Channels]:

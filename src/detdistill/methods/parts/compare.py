@@ -95,6 +95,87 @@ class _Sums(torch.autograd.Function):
         return slopes * gradient[:, None], None, None
 
 
+def distances(
+    student: Maps,
+    teacher: Maps,
+    inside: Inside | None,
+    *,
+    cells: Cells | None = None,
+    channels: Float[Tensor, "b c 1 1"] | None = None,
+) -> Float[Tensor, " b"]:
+    """√(Σ (student − teacher)² · cells · channels) of every image; its gradient is 0 where it is.
+
+    Gradients flow to the teacher's side too, where it learns, and not to the weights.
+
+    Args:
+        inside: None for all cells.
+        cells: how much each counts; None for 1.
+        channels: likewise.
+    """
+    found: Tensor = _Distances.apply(student, teacher, inside, (cells, channels))
+    return found
+
+
+class _Distances(torch.autograd.Function):
+    """One map is kept for the way back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        inside: Tensor | None,
+        weights: tuple[Tensor | None, Tensor | None],
+    ) -> Tensor:
+        cells, channels = weights
+        difference = student - teacher
+        if inside is not None:
+            difference.masked_fill_(~inside, 0.0)
+        weighed = difference if cells is None else difference * cells
+        squares = (difference * weighed).sum(dim=(2, 3))
+        found = (squares if channels is None else squares * channels[:, :, 0, 0]).sum(dim=1).sqrt()
+        ctx.save_for_backward(weighed, channels, found)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grown: Tensor) -> tuple[Tensor | None, ...]:
+        weighed, channels, found = ctx.saved_tensors
+        share = torch.where(found > 0, grown / found, 0.0)[:, None, None, None]
+        slopes = weighed * (share if channels is None else share * channels)
+        return slopes, -slopes if ctx.needs_input_grad[1] else None, None, None
+
+
+def weighed_squares(student: Maps, teacher: Maps, inside: Inside | None, channels: Float[Tensor, "b c 1 1"]) -> Cells:
+    """Σ over channels of channels · (student − teacher)² at every cell.
+
+    Args:
+        inside: None for all cells.
+        channels: how much each counts; no gradient flows.
+    """
+    found: Tensor = _WeighedSquares.apply(student, teacher, inside, channels)
+    return found
+
+
+class _WeighedSquares(torch.autograd.Function):
+    """One map is kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, inside: Tensor | None, channels: Tensor) -> Tensor:
+        difference = student - teacher
+        if inside is not None:
+            difference.masked_fill_(~inside, 0.0)
+        weighed = difference * channels
+        ctx.save_for_backward(weighed)
+        return difference.mul_(weighed).sum(dim=1, keepdim=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grown: Tensor) -> tuple[Tensor | None, ...]:
+        (weighed,) = ctx.saved_tensors
+        return weighed * (2 * grown), None, None, None
+
+
 def quality_focal(student: Float[Tensor, "*p"], teacher: Float[Tensor, "*p"], *, beta: float) -> Float[Tensor, "*p"]:
     """|y − p|^β · BCE(p, y) with p = sigmoid(student), y = sigmoid(teacher): 0 at equality.
 
@@ -131,9 +212,41 @@ def rescale(maps: Maps, inside: Inside, *, axes: tuple[int, ...], epsilon: float
     Differs from the source:
         The source does not state the axes; padding is left out.
     """
-    if not padded:
-        lowest, highest = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
-        return (maps - lowest) / (highest - lowest + epsilon)
-    lowest = maps.masked_fill(~inside, torch.inf).amin(dim=axes, keepdim=True)
-    highest = maps.masked_fill(~inside, -torch.inf).amax(dim=axes, keepdim=True)
-    return ((maps - lowest) / (highest - lowest + epsilon)).masked_fill(~inside, 0.0)
+    found: Tensor = _Rescaled.apply(maps, inside if padded else None, axes, epsilon)
+    return found
+
+
+class _Rescaled(torch.autograd.Function):
+    """With y = (x − l) / r and r = h − l + ε the gradient is g / r, and of l −Σ g (1 − y) / r, of h −Σ g y / r.
+
+    Those are shared out evenly among the cells where the minimum and the maximum are.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, inside: Tensor | None, axes: tuple[int, ...], epsilon: float) -> Tensor:
+        if inside is None:
+            lowest, highest = maps.amin(dim=axes, keepdim=True), maps.amax(dim=axes, keepdim=True)
+        else:
+            lowest = maps.masked_fill(~inside, torch.inf).amin(dim=axes, keepdim=True)
+            highest = maps.masked_fill(~inside, -torch.inf).amax(dim=axes, keepdim=True)
+        reach = highest - lowest + epsilon
+        found = (maps - lowest).div_(reach)
+        if inside is not None:
+            found.masked_fill_(~inside, 0.0)
+        ctx.axes = axes
+        ctx.save_for_backward(maps, inside, lowest, highest, reach, found)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grown: Tensor) -> tuple[Tensor | None, ...]:
+        maps, inside, lowest, highest, reach, found = ctx.saved_tensors
+        gradient = grown / reach
+        if inside is not None:
+            gradient.masked_fill_(~inside, 0.0)
+        upper = (gradient * found).sum(dim=ctx.axes, keepdim=True)
+        lower = gradient.sum(dim=ctx.axes, keepdim=True) - upper
+        for edge, share in ((lowest, lower), (highest, upper)):
+            there = maps == edge if inside is None else (maps == edge) & inside
+            gradient -= there * (share / there.sum(dim=ctx.axes, keepdim=True).clamp(min=1))
+        return gradient, None, None, None

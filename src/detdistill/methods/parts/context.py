@@ -35,18 +35,24 @@ class ContextBlock(nn.Module):
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
 
-    def forward(self, maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(
+        self, maps: Float[Tensor, "b c h w"], inside: Bool[Tensor, "b 1 h w"], *, padded: bool = True
+    ) -> Float[Tensor, "b c h w"]:
         """The maps with their own context added.
 
         Args:
             maps: feature maps; gradients flow.
             inside: cells inside the image; at least one each.
+            padded: whether there are other cells.
 
         Returns:
             Maps of the same shape, 0 in the padding.
         """
-        maps = maps.masked_fill(~inside, 0.0)
-        share = self.score(maps).masked_fill(~inside, -torch.inf).flatten(2).softmax(dim=2)
+        maps = maps.masked_fill(~inside, 0.0) if padded else maps
+        score = self.score(maps)
+        score = score.masked_fill(~inside, -torch.inf) if padded else score
+        share = score.flatten(2).softmax(dim=2)
         context = (maps.flatten(2) @ share.mT).squeeze(2)
         added: Tensor = self.expand(self.norm(self.reduce(context)).relu())
-        return (maps + added[:, :, None, None]).masked_fill(~inside, 0.0)
+        whole = maps + added[:, :, None, None]
+        return whole.masked_fill(~inside, 0.0) if padded else whole

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from detdistill.distillation.pair import Level, Pair, grid_of, level_at
 from detdistill.errors import CapabilityError
+from detdistill.gfl.assign import some_images
 from detdistill.types import Pyramid, Targets
 
 
@@ -38,7 +42,7 @@ def richness(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
     maps = level_at(Pyramid(logits.levels, logits.strides), level.stride)
     return pair.once(
         (richness, level.stride),
-        lambda: maps.detach().float().amax(dim=(1, 2)).sigmoid()[:, None] * level.inside,
+        lambda: level.without_padding(maps.detach().float().amax(dim=(1, 2)).sigmoid()[:, None]),
     )
 
 
@@ -54,7 +58,7 @@ def foreground(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
     Differs from the source:
         Cells in the padding are 0; see also `box_mask`.
     """
-    return pair.once((foreground, level.stride), lambda: _boxes(level, pair) * level.inside)
+    return pair.once((foreground, level.stride), lambda: level.without_padding(_boxes(level, pair)))
 
 
 def background(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
@@ -70,7 +74,8 @@ def background(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
         Cells in the padding are 0 and not counted. As in the source, what an ignored box covers is background
         unless another box covers it.
     """
-    free = level.inside & (foreground(level, pair) == 0)
+    free = foreground(level, pair) == 0
+    free = level.inside & free if level.padded else free
     return free / free.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
 
 
@@ -95,18 +100,26 @@ def box_mask(targets: Targets, stride: int, *, grid: tuple[int, int]) -> Float[T
         Boxes are divided by the nominal stride; the source stretches them by the ratio of the padded map to the
         unpadded image, which shifts them on padded images.
     """
-    first = (targets.boxes[:, :2] / stride).floor()
-    last = (targets.boxes[:, 2:] / stride).ceil()
-    worth = (1 / (last + 1 - first).prod(dim=1)).masked_fill(targets.ignored, 0.0)
-    rows = torch.arange(grid[0], device=worth.device)
-    columns = torch.arange(grid[1], device=worth.device)
-    high = (rows >= first[:, 1:]) & (rows <= last[:, 1:])
-    wide = (columns >= first[:, :1]) & (columns <= last[:, :1])
-    covered = high[:, :, None] & wide[:, None, :]
-    # One empty layer in front: an image without boxes has a maximum too.
-    return F.pad(covered * worth[:, None, None], (0, 0, 0, 0, 1, 0)).amax(dim=0)
+    return box_masks([targets], stride, grid=grid)[0]
+
+
+def box_masks(targets: Sequence[Targets], stride: int, *, grid: tuple[int, int]) -> Float[Tensor, "b h w"]:
+    """The `box_mask` of every image."""
+    found: list[Tensor] = []
+    for group in some_images([one.boxes for one in targets], cells=grid[0] * grid[1]):
+        some = targets[len(found) : len(found) + len(group)]
+        boxes = pad_sequence(group, batch_first=True)
+        ignored = pad_sequence([one.ignored for one in some], batch_first=True, padding_value=True)
+        first, last = (boxes[..., :2] / stride).floor(), (boxes[..., 2:] / stride).ceil()
+        worth = (1 / (last + 1 - first).prod(dim=2)).masked_fill(ignored, 0.0)
+        rows, columns = (torch.arange(side, device=worth.device) for side in grid)
+        high = (rows >= first[..., 1:]) & (rows <= last[..., 1:])
+        wide = (columns >= first[..., :1]) & (columns <= last[..., :1])
+        covered = high[..., None] & wide[..., None, :]
+        # One empty layer in front: an image without boxes has a maximum too.
+        found += F.pad(covered * worth[..., None, None], (0, 0, 0, 0, 1, 0)).amax(dim=1).unbind()
+    return torch.stack(found)
 
 
 def _boxes(level: Level, pair: Pair) -> Float[Tensor, "b 1 h w"]:
-    grid = grid_of(level.teacher)
-    return torch.stack([box_mask(targets, level.stride, grid=grid) for targets in pair.batch.targets])[:, None]
+    return box_masks(pair.batch.targets, level.stride, grid=grid_of(level.teacher))[:, None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -171,6 +173,7 @@ def mean_dissimilarity(
     *,
     window: int = 11,
     components: Components | None = None,
+    padded: bool = True,
 ) -> Float[Tensor, " b"]:
     """The mean of `dissimilarity` of `ssim_map` over channels and inside cells, of each image; 0 where there are none.
 
@@ -183,6 +186,7 @@ def mean_dissimilarity(
         inside: cells inside the image: a rectangle at the top left.
         window: taps of the window, odd.
         components: which components count; all by default.
+        padded: whether there are cells that are not inside.
 
     Returns:
         Costs in [0, 1].
@@ -200,10 +204,12 @@ def mean_dissimilarity(
         one through every operation; values and gradients are those of `ssim_map` but for rounding.
     """
     components = components or Components()
-    channels, cells = student.shape[1], inside.flatten(1).sum(1).clamp(min=1)
+    channels, cells = student.shape[1], inside.flatten(1).sum(1).clamp(min=1) if padded else inside[0].numel()
     if components.beta and components.gamma:
-        down, across = _blurs(inside, window, student.dtype)
-        mask = inside[:, 0].to(student.dtype)
+        if padded:
+            mask, (down, across) = inside[:, 0].to(student.dtype), _blurs(inside, window, student.dtype)
+        else:
+            mask, (down, across) = None, _whole_blurs(inside.shape[2:], window, student.dtype, inside.device)
         total: Tensor = _Dissimilarity.apply(
             student, teacher, (mask, down, across, window // 2), bool(components.alpha)
         )
@@ -222,36 +228,52 @@ def _blurs(
     return down, reflecting_blur(inside[:, 0, 0].sum(1), inside.shape[3], taps=taps).mT.contiguous()
 
 
+@lru_cache(maxsize=64)
+def _whole_blurs(
+    grid: torch.Size, window: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "1 h h"], Float[Tensor, "1 w w"]]:
+    """What `_blurs` says of every image that fills the grid: the same in every step."""
+    return _blurs(torch.ones(1, 1, *grid, dtype=torch.bool, device=device), window, dtype)
+
+
 class _Dissimilarity(torch.autograd.Function):
     """Sums over channels and inside cells, (b,)."""
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, grid: tuple[Tensor, Tensor, Tensor, int], luminance: bool
+        ctx: Any, student: Tensor, teacher: Tensor, grid: tuple[Tensor | None, Tensor, Tensor, int], luminance: bool
     ) -> Tensor:
-        """`grid` is 1 for cells inside, (b, h, w), what `_blurs` says, and how far a window reaches to each side."""
+        """`grid` is 1 for cells inside, (b, h, w), what `_blurs` says, and how far a window reaches to each side.
+
+        Where no cell lies outside, there is no mask, and the blurs are those of one image for all.
+        """
         mask, down, across, reach = grid
         images, channels, height, width = student.shape
         learns = ctx.needs_input_grad[0]
         some = channels if student.is_cuda else max(1, min(channels, VALUES_AT_ONCE // (height * width)))
+        fit = images if student.is_cuda else VALUES_AT_ONCE // (channels * height * width)
+        together = 1 if mask is not None else max(1, min(images, fit))
         gradient = student.new_empty(student.shape if learns else 0)
-        rooms = tuple(student.new_empty(4 * some * height * width) for _ in range(3))
+        rooms = tuple(student.new_empty(4 * together * some * height * width) for _ in range(3))
         bands = tuple(_bands(side, reach, whole=student.is_cuda) for side in (height, width))
         total = student.new_zeros(images)
-        for image in range(images):
-            there, back = (down[image], across[image]), (down[image].mT.contiguous(), across[image].mT.contiguous())
+        for image in range(0, images, together):
+            of, own = slice(image, image + together), 0 if mask is None else image
+            there, back = (down[own], across[own]), (down[own].mT.contiguous(), across[own].mT.contiguous())
+            within = None if mask is None else mask[own]
             for first in range(0, channels, some):
-                ours, theirs = (one[image, first : first + some] for one in (student, teacher))
+                ours, theirs = (one[of, first : first + some] for one in (student, teacher))
                 maps = rooms[0][: 4 * ours.numel()].view(4, *ours.shape)
                 maps[0], maps[1] = ours, theirs
                 torch.mul(maps[0], maps[0], out=maps[2]).addcmul_(maps[1], maps[1])
                 torch.mul(maps[0], maps[1], out=maps[3])
                 statistics = _blurred(maps, there, bands, rooms[1:])
-                similarity, slopes = _slopes(statistics, maps[:3], mask[image], luminance)
-                total[image] += similarity.neg_().add_(mask[image]).clamp_(0, 2).sum() / 2
+                similarity, slopes = _slopes(statistics, maps[:3], within, luminance)
+                costs = similarity.neg_().add_(1.0 if within is None else within).clamp_(0, 2)
+                total[of] += costs.flatten(1).sum(1) / 2
                 if learns:
                     of_mean, of_squares, of_product = _blurred(slopes, back, bands, rooms[1:])
-                    grown = torch.mul(of_squares, ours, out=gradient[image, first : first + some])
+                    grown = torch.mul(of_squares, ours, out=gradient[of, first : first + some])
                     grown.add_(of_mean).addcmul_(of_product, theirs, value=-1)
         if learns:
             ctx.save_for_backward(gradient)
@@ -274,9 +296,9 @@ def _bands(side: int, reach: int, *, whole: bool) -> _Bands:
 
 
 def _blurred(maps: Tensor, blurs: Sequence[Tensor], bands: Sequence[_Bands], rooms: Sequence[Tensor]) -> Tensor:
-    """Maps (k, c, h, w) of one image, in the memory of the second of `rooms`; the first is written over too."""
+    """Maps (k, b, c, h, w) of images alike, in the memory of the second of `rooms`; the first is written over too."""
     (down, across), (between, out) = blurs, rooms
-    count, height, width = maps.shape[0] * maps.shape[1], *maps.shape[2:]
+    count, height, width = math.prod(maps.shape[:3]), *maps.shape[3:]
     flat, rows = maps.view(-1, width), between[: maps.numel()].view(-1, width)
     for cells, seen in bands[1]:
         torch.mm(flat[:, seen], across[seen, cells], out=rows[:, cells])
@@ -286,13 +308,13 @@ def _blurred(maps: Tensor, blurs: Sequence[Tensor], bands: Sequence[_Bands], roo
     return whole.view(maps.shape)
 
 
-def _slopes(statistics: Tensor, out: Tensor, mask: Tensor, luminance: bool) -> tuple[Tensor, Tensor]:
+def _slopes(statistics: Tensor, out: Tensor, mask: Tensor | None, luminance: bool) -> tuple[Tensor, Tensor]:
     """SSIM, and minus half of its slopes against blurred x, half of its against x² + y², half against x · y; 0 outside.
 
     Args:
         statistics: blurred x, y, x² + y² and x · y; they are written over.
         out: where the slopes go.
-        mask: 1 inside.
+        mask: 1 inside; None where all are.
         luminance: whether that component counts.
     """
     mean_s, mean_t, contrast, structure = statistics
@@ -301,14 +323,16 @@ def _slopes(statistics: Tensor, out: Tensor, mask: Tensor, luminance: bool) -> t
     structure.sub_(product).mul_(2).add_(_C2)
     if luminance:
         upper, lower = product.mul_(2).add_(_C1), squares.add_(_C1)
-        inverse = torch.mul(lower, contrast).reciprocal_().mul_(mask)
+        inverse = torch.mul(lower, contrast).reciprocal_()
+        inverse = inverse if mask is None else inverse.mul_(mask)
         torch.mul(upper, inverse, out=out[2])
         similarity = structure * out[2]
         torch.mul(inverse, lower, out=out[1]).mul_(similarity)
         torch.sub(contrast, lower, out=out[0]).mul_(mean_s).mul_(similarity)
         out[0].addcmul_(upper.sub_(structure), mean_t).mul_(inverse)
     else:
-        inverse = torch.reciprocal(contrast, out=out[2]).mul_(mask)
+        inverse = torch.reciprocal(contrast, out=out[2])
+        inverse = inverse if mask is None else inverse.mul_(mask)
         similarity = structure * inverse
         torch.mul(inverse, similarity, out=out[1])
         torch.mul(mean_s, similarity, out=out[0]).neg_().add_(mean_t).mul_(inverse)
