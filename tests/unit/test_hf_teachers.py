@@ -12,6 +12,7 @@ import pytest
 import torch
 from torchvision.ops import clip_boxes_to_image
 
+from detdistill import describe_methods
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.checking import check_detector
@@ -322,7 +323,8 @@ def test_a_model_that_says_boxes_alone_teaches_by_boxes_and_does_not_learn(tmp_p
         parse_detector(f"hf:{folder}")
     with pytest.raises(ConfigError, match=r"got lw_detr in .*\. Choose a student by --student, without --self\."):
         door_of(f"hf:{folder}").settings(f"hf:{folder}")
-    moved = folder / "preprocessor_config.json"
+    (row,) = describe_methods(pair=(f"hf:{folder}", "fcos/tiny")).as_dict()["pairs"]
+    assert [method for method, refused in row["methods"].items() if refused is None] == ["boxes"]
     before = teacher.digest()
-    moved.write_text(json.dumps({"size": {"height": 64, "width": 128}}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 64, "width": 128}}))
     assert FrozenTeacher(load_hf(f"hf:{folder}").detector).digest() != before

@@ -130,13 +130,16 @@ def learner(folder: str | Path, *, instead: str) -> Described:
     return found
 
 
+def is_name(text: str) -> bool:
+    """Whether ``hf:NAME`` is a preset or a kind of model that learns, and no place where weights lie."""
+    return text.removeprefix(PREFIX) in PRESETS.keys() | (ARCHITECTURES.keys() - _TEACHES_ALONE)
+
+
 def _named(text: str) -> HFSettings:
     """The settings that a text ``hf:NAME`` stands for: a preset, a kind of model, or a folder of transformers'."""
     name = text.removeprefix(PREFIX)
-    if name in PRESETS:
-        return _preset(name)
-    if name in ARCHITECTURES.keys() - _TEACHES_ALONE:
-        return HFSettings(model=name)
+    if is_name(text):
+        return _preset(name) if name in PRESETS else HFSettings(model=name)
     if is_folder(name):
         found = learner(name, instead=f"Write for example --student {PREFIX}rtdetr_v2_small.")
         mean, std = found.pixels
