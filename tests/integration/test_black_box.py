@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,8 +53,8 @@ def test_the_guide_runs_as_it_stands(
             assert "teacher's boxes: " in said.out or "does not know" in said.out
 
 
-def test_a_run_by_predictions_goes_on_by_the_same_file_alone(tmp_path: Path) -> None:
-    data = draw_data(tmp_path / "data", train=6, val=2)
+def labels_as_found(data: Path) -> dict[str, Any]:
+    """Both splits' labels as one data set of what somebody found."""
     found = {split: json.loads((data / f"{split}.json").read_text()) for split in ("train", "val")}
     for number, content in enumerate(found.values()):
         for one in (*content["images"], *content["annotations"]):
@@ -61,7 +62,13 @@ def test_a_run_by_predictions_goes_on_by_the_same_file_alone(tmp_path: Path) -> 
         for one in content["annotations"]:
             one |= {"image_id": one["image_id"] + 1000 * number, "score": 0.9}
     both = {key: [one for content in found.values() for one in content[key]] for key in ("images", "annotations")}
-    (tmp_path / "found.json").write_text(json.dumps(both | {"categories": found["train"]["categories"]}))
+    return both | {"categories": found["train"]["categories"]}
+
+
+def test_a_run_by_predictions_goes_on_by_the_same_file_alone(tmp_path: Path) -> None:
+    data = draw_data(tmp_path / "data", train=6, val=2)
+    both = labels_as_found(data)
+    (tmp_path / "found.json").write_text(json.dumps(both))
     words = {"data": data, "student": "fcos/test_resnet", "method": "boxes", "out": tmp_path / "run"}
     small = (*SHORT, *SMALL, "student.head_depth=1", "student.strides=[8,16,32]", "student.fpn_channels=16")
     outcome = detdistill.distill(*small, teacher=tmp_path / "found.json", **words)
@@ -69,7 +76,7 @@ def test_a_run_by_predictions_goes_on_by_the_same_file_alone(tmp_path: Path) -> 
     assert outcome.costs == {}
     assert detdistill.distill(*small, teacher=tmp_path / "found.json", resume=True, **words).steps == 2
     both["annotations"][0]["score"] = 0.4
-    (tmp_path / "found.json").write_text(json.dumps(both | {"categories": found["train"]["categories"]}))
+    (tmp_path / "found.json").write_text(json.dumps(both))
     with pytest.raises(ConfigError, match="teacher"):
         detdistill.distill(*small, teacher=tmp_path / "found.json", resume=True, **words)
 
@@ -77,14 +84,7 @@ def test_a_run_by_predictions_goes_on_by_the_same_file_alone(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_file_of_boxes_is_searched_with_and_proved(tmp_path: Path) -> None:
     data = draw_data(tmp_path / "data", train=8, val=4)
-    found = {split: json.loads((data / f"{split}.json").read_text()) for split in ("train", "val")}
-    for number, content in enumerate(found.values()):
-        for one in (*content["images"], *content["annotations"]):
-            one["id"] += 1000 * number
-        for one in content["annotations"]:
-            one |= {"image_id": one["image_id"] + 1000 * number, "score": 0.9}
-    both = {key: [one for content in found.values() for one in content[key]] for key in ("images", "annotations")}
-    (tmp_path / "found.json").write_text(json.dumps(both | {"categories": found["train"]["categories"]}))
+    (tmp_path / "found.json").write_text(json.dumps(labels_as_found(data)))
     words = {"data": data, "student": "fcos/test_resnet", "teacher": tmp_path / "found.json"}
     small = (*SHORT, *SMALL, "student.head_depth=1", "student.strides=[8,16,32]", "student.fpn_channels=16")
     tuned = detdistill.tune(*small, methods=["boxes"], strengths=[3.0], budget=4.0, out=tmp_path / "tuned", **words)
