@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ from importlinter.cli import lint_imports
 
 from detdistill.store import layout
 from every_method import RECIPES, WRAPPERS
+from source_trees import PACKAGE, ROOT, SOURCES, nodes_below, nodes_of, tree_of
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = ROOT / "src" / "detdistill"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FILE = 400
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MODEL_PACKAGES = ("torchvision.models", "timm", "transformers")
@@ -46,6 +43,7 @@ WRITING = {"open", "write_text", "write_bytes", "save", "save_file", "savefig", 
 WRITING |= {"os.replace", "os.rename", "os.makedirs", "os.write", "json.dump", "torch.save", "np.save"}
 WRITING |= {f"shutil.{name}" for name in ("copy", "copy2", "copyfile", "copyfileobj", "copytree", "move")}
 WRITING |= {"SummaryWriter", "FileHandler", "NamedTemporaryFile", "mkstemp"}
+LAST_NAMES = {name.rpartition(".")[2] for name in WRITING}
 BY_NAME = {"write_text", "write_bytes", "save"}  # the functions of `files`, and of safetensors, which makes bytes
 IN_MEMORY = {"content", "buffer", "_Sink(add)"}  # the last hands what it gets to `files`
 
@@ -64,17 +62,12 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@functools.cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
 def layer_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+def imported(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -82,9 +75,9 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def prints(tree: ast.Module) -> list[int]:
+def prints(nodes: Iterable[ast.AST]) -> list[int]:
     lines = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "Console"):
             lines.append(node.lineno)
         if isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr"):
@@ -94,11 +87,16 @@ def prints(tree: ast.Module) -> list[int]:
     return lines
 
 
-def writes(tree: ast.Module) -> list[str]:
+def last_name(called: ast.expr) -> str:
+    """`dump` of `json.dump`; empty where what is called has no name."""
+    return called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+
+
+def writes(nodes: Iterable[ast.AST]) -> list[str]:
     """Calls that write a file, or make a folder, by themselves."""
     found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
+    for node in nodes:
+        if not isinstance(node, ast.Call) or last_name(node.func) not in LAST_NAMES:
             continue
         name, method = ast.unparse(node.func), getattr(node.func, "attr", "")
         words = [ast.unparse(one) for one in (*node.args[:2], *(one.value for one in node.keywords))]
@@ -108,10 +106,10 @@ def writes(tree: ast.Module) -> list[str]:
     return found
 
 
-def loose(tree: ast.Module) -> list[str]:
+def loose(nodes: Iterable[ast.AST]) -> list[str]:
     """Constructs that hide an interface: hasattr, **kwargs in a signature, an unfinished function."""
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Name) and node.id in ("hasattr", "NotImplementedError"):
             found.append(f"{node.id} on line {node.lineno}")
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.args.kwarg is not None:
@@ -119,9 +117,9 @@ def loose(tree: ast.Module) -> list[str]:
     return found
 
 
-def spelled(tree: ast.Module) -> list[str]:
+def spelled(nodes: Iterable[ast.AST]) -> list[str]:
     """Names of a run folder's files that stand in the code, alone or at the end of a path; prose is no matter."""
-    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
     return [name for text in texts for name in RUN_FILES if text == name or text.endswith(f"/{name}")]
 
 
@@ -158,7 +156,7 @@ def test_only_the_detectors_import_models() -> None:
     found = {
         name_of(path): module
         for path in elsewhere
-        for module in imported(tree_of(path))
+        for module in imported(nodes_of(path))
         if any(module == package or module.startswith(f"{package}.") for package in MODEL_PACKAGES)
     }
     assert not found
@@ -166,22 +164,22 @@ def test_only_the_detectors_import_models() -> None:
 
 def test_only_one_place_writes_files() -> None:
     elsewhere = [path for path in SOURCES if path.name != "files.py"]
-    assert not {name_of(path): found for path in elsewhere if (found := writes(tree_of(path)))}
+    assert not {name_of(path): found for path in elsewhere if (found := writes(nodes_of(path)))}
 
 
 def test_only_the_command_line_prints() -> None:
     elsewhere = [path for path in SOURCES if layer_of(path) not in MAY_PRINT and name_of(path) != RUNTIME]
-    assert not {name_of(path): lines for path in elsewhere if (lines := prints(tree_of(path)))}
+    assert not {name_of(path): lines for path in elsewhere if (lines := prints(nodes_of(path)))}
 
 
 def test_no_interface_is_hidden() -> None:
-    assert not {name_of(path): found for path in SOURCES if (found := loose(tree_of(path)))}
+    assert not {name_of(path): found for path in SOURCES if (found := loose(nodes_of(path)))}
 
 
 def test_only_the_store_knows_the_files_of_a_run() -> None:
     assert {layout.WEIGHTS, layout.LATEST, layout.CHECKPOINTS, "metrics.csv", "config.yaml"} <= RUN_FILES
     elsewhere = [path for path in SOURCES if layer_of(path) != "store"]
-    assert not {name_of(path): found for path in elsewhere if (found := spelled(tree_of(path)))}
+    assert not {name_of(path): found for path in elsewhere if (found := spelled(nodes_of(path)))}
 
 
 def test_nothing_is_left_to_do() -> None:
@@ -232,18 +230,21 @@ def test_the_plain_parts_exist() -> None:
         assert not names - there, f"parts/{module}.py"
 
 
+def seen(text: str) -> list[ast.AST]:
+    return [*nodes_below(ast.parse(text))]
+
+
 def test_the_checks_see_what_they_look_for() -> None:
-    bad = ast.parse(
+    bad = seen(
         "import sys\nimport timm\nfrom torchvision import models\n"
         "def f(**options):\n    print(1)\n    hasattr(f, 'x')\n    raise NotImplementedError\n"
-        "sys.stdout.write('')\n"
+        "sys.stdout.write('')\nopen('a')\nopen('a', 'w')\njson.dump({}, f)\n"
     )
     assert set(imported(bad)) >= {"timm", "torchvision.models"}
     assert prints(bad) == [8, 5] or sorted(prints(bad)) == [5, 8]
     assert len(loose(bad)) == 3
-    assert spelled(ast.parse("'metrics.csv'; f'{out}/results.json'; 'see metrics.csv here'")) == [
-        "metrics.csv",
-        "results.json",
-    ]
+    assert sorted(writes(bad)) == ["json.dump on line 11", "open on line 10"]
+    told = spelled(seen("'metrics.csv'; f'{out}/results.json'; 'see metrics.csv here'"))
+    assert sorted(told) == ["metrics.csv", "results.json"]
     assert section("One line.\n\nSource:\n    A paper.\n\nNeeds:\n    b\n", "Source") == "A paper."
     assert section("One line.\n\nNeeds:\n    b\n", "Source") == ""

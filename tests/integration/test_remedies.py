@@ -23,8 +23,8 @@ from films import film
 from remedies_without_row import WITHOUT_ROW
 from remedy_rows import ROWS
 from remedy_words import Row, train
+from source_trees import PACKAGE, SOURCES, nodes_below, nodes_of
 
-SOURCES = Path(__file__).resolve().parents[2] / "src" / "detdistill"
 # A sentence that tells to type something: an option, a command, a setting, a method.
 TYPED = re.compile(
     r"(?<![\w-])--[a-z]|detdistill (?:train|distill|evaluate|predict|methods|settings|data|pictures|profile)|\bpip "
@@ -123,23 +123,22 @@ def test_a_remedy_does_what_it_says(row: Row, home: Path, capsys: pytest.Capture
 
 def remedies() -> Iterator[tuple[str, str]]:
     """Every sentence in the source that tells to type something, with {} for what is filled in, and where it is."""
-    for path in sorted(SOURCES.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        nodes = list(ast.walk(tree))
+    for path in SOURCES:
+        nodes = nodes_of(path)
         texts = [node for node in nodes if isinstance(node, ast.JoinedStr | ast.Constant)]
         bodies = [body for node in nodes if isinstance(body := getattr(node, "body", None), list)]
         left_out = {id(one.value) for body in bodies for one in body if isinstance(one, ast.Expr)}
         for node in texts:
             if isinstance(node, ast.JoinedStr):
-                left_out |= {id(part) for part in ast.walk(node) if part is not node}
+                left_out |= {id(part) for part in nodes_below(node) if part is not node}
         for node in texts:
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             if id(node) in left_out or not all(isinstance(one, ast.Constant | ast.FormattedValue) for one in parts):
                 continue
             text = "".join(str(one.value) if isinstance(one, ast.Constant) else "{}" for one in parts)
-            for sentence in re.split(r"(?<=[.?!]) ", text):
+            for sentence in re.split(r"(?<=[.?!]) ", text) if TYPED.search(text) else ():
                 if re.match(r"[A-Z][a-z]+ ", sentence) and TYPED.search(sentence) and " must " not in sentence:
-                    yield sentence, f"{path.relative_to(SOURCES)}:{node.lineno}"
+                    yield sentence, f"{path.relative_to(PACKAGE)}:{node.lineno}"
 
 
 def test_every_remedy_that_can_be_typed_has_its_row() -> None:
