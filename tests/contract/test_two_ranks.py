@@ -32,6 +32,7 @@ from every_method import ALONE, OPTIONS, WRAPPING, awake, both_wrappers, familie
 from scenes_in_memory import BOXES, scene_batch, tiny_student, tiny_teacher
 from thorough import THOROUGH
 
+BAR = {"rtol": 1e-5, "atol": 1e-5}
 STEPS, RANKS, GRID, LR = 2, 2, (64, 96), 0.02
 # One detector for each, another one for the next.
 FAMILY_OF = {name: one_family(name, index) for index, name in enumerate(ALONE)}
@@ -165,6 +166,11 @@ def test_all_recipes_are_here_and_one_rank_is_without_boxes() -> None:
         assert (count == 0) == (step != rank)
 
 
+def alike(found: Tensor, expected: Tensor) -> bool:
+    """What `assert_close` asks, at a tenth of its time."""
+    return (found.shape, found.dtype) == (expected.shape, expected.dtype) and torch.allclose(found, expected, **BAR)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_two_ranks_equal_one_process(case: Case, ranks: list[dict[str, Tensor]]) -> None:
     step, expected = in_one_process(case)
@@ -184,9 +190,8 @@ def test_two_ranks_equal_one_process(case: Case, ranks: list[dict[str, Tensor]])
     for found in own:
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():
-            torch.testing.assert_close(
-                found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
-            )
+            if not alike(found[name], tensor):
+                torch.testing.assert_close(found[name], tensor, **BAR, msg=lambda text, n=name: f"{n}: {text}")
     moved = {name for name in trained if not torch.equal(expected[f"0.weight.{name}"], expected[f"1.weight.{name}"])}
     assert moved
     # The ranks agree to the bit, so that they never drift apart.

@@ -61,8 +61,17 @@ class Lab:
 
         self.patch.setattr(several, "open_detector", partial(seeing, eyes=eyes, image=image))
 
-    def said(self, *changes: str, **options: Any) -> dict[str, Check]:
-        return {one.name: one for one in doctor_job(self.config(*changes, **options)).checks}
+    def said(self, last: str, *changes: str, **options: Any) -> dict[str, Check]:
+        """The doctor's checks until that of a name, which what comes after it does not change."""
+        found: dict[str, Check] = {}
+        for one in doctor._found(self.config(*changes, **options), resume=False, generations=1, progress=Silence()):
+            found[one.name] = one
+            if one.name == last:
+                break
+        return found
+
+    def check(self, name: str, *changes: str, **options: Any) -> Check:
+        return self.said(name, *changes, **options)[name]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +133,7 @@ def test_random_tensors_of_a_teacher_are_seen(lab: Lab, home: Path) -> None:
         seen += any(one.shift > SHIFT or one.scale > SCALE for one in drifts(spoiled, home))
     assert seen == cases(4, 12)
     save_detector(spoiled, home / "spoiled", image=SIZE)
-    check = lab.said(teacher=home / "spoiled")["teacher's weights"]
+    check = lab.check("teacher's weights", teacher=home / "spoiled")
     assert check.state == LOOK
     assert "see what they never saw in training, the first " in check.said
     assert check.remedy.startswith(f"Copy {home / 'spoiled'} anew")
@@ -137,7 +146,7 @@ def drifts(detector: Detector, home: Path) -> Any:
 
 def test_labels_in_another_order_are_seen(lab: Lab) -> None:
     lab.sees(Eyes(swapped=True))
-    check = lab.said()["classes"]
+    check = lab.check("classes")
     assert check.state == LOOK
     assert "what the teacher calls 'square' is labelled 'bar', 'bar' is labelled 'square'" in check.said
     assert check.figures["ap_reordered"] > 80
@@ -147,16 +156,16 @@ def test_labels_in_another_order_are_seen(lab: Lab) -> None:
 def test_class_names_in_another_order_are_known_by_name(lab: Lab, home: Path) -> None:
     save_detector(tiny_student("fcos", classes=CLASSES[::-1]), home / "other", image=SIZE)
     lab.sees(Eyes(swapped=True))
-    assert lab.said(teacher=home / "other")["classes"].state == OK
+    assert lab.check("classes", teacher=home / "other").state == OK
 
 
 def test_pixels_up_to_255_are_seen_and_the_remedy_helps(lab: Lab) -> None:
     lab.sees(Eyes(scale=255.0))
-    check = lab.said()["normalisation"]
+    check = lab.check("normalisation")
     assert check.state == LOOK
     assert "99.3 by pixels from 0 to 255 without ImageNet's mean" in check.said
     remedy = check.remedy.removeprefix("Set ").removesuffix(".").split()
-    mended = lab.said(*remedy)
+    mended = lab.said("normalisation", *remedy)
     assert mended["normalisation"].state == mended["teacher's AP"].state == OK
     assert mended["teacher's AP"].figures["ap"] > 90
 
@@ -164,10 +173,10 @@ def test_pixels_up_to_255_are_seen_and_the_remedy_helps(lab: Lab) -> None:
 def test_another_image_size_is_seen_and_the_remedy_helps(lab: Lab) -> None:
     lab.sees(Eyes(height=64))
     smaller = ["data.image.short_side=32", "data.image.long_side=48"]
-    check = lab.said(*smaller)["image size"]
+    check = lab.check("image size", *smaller)
     assert check.state == LOOK
     assert check.said.endswith("(0.0 AP here, 99.3 there)")
-    mended = lab.said(*smaller, "teacher.image=own")
+    mended = lab.said("image size", *smaller, "teacher.image=own")
     assert mended["image size"].state == OK
     assert mended["teacher's AP"].figures["ap"] > 90
 
@@ -191,7 +200,7 @@ def test_a_term_without_gradient_is_refused(lab: Lab) -> None:
         return made
 
     lab.patch.setattr(samples, "weighed", cut)
-    check = lab.said()["terms"]
+    check = lab.check("terms")
     assert check.state == FAIL
     assert "to the student must be finite and not zero" in check.said
 
@@ -205,13 +214,13 @@ def test_validation_on_training_images_is_seen(lab: Lab, home: Path) -> None:
     for image in content["images"]:
         image["file_name"] = f"copy_{image['file_name']}"
     (copied / "val.json").write_text(json.dumps(content))
-    check = lab.said(f"data.val={copied / 'val.json'}")["splits"]
+    check = lab.check("splits", f"data.val={copied / 'val.json'}")
     assert check.state == LOOK
     assert check.said.startswith("24 of 24 validation images are training images too")
 
 
 def test_a_strength_out_of_range_is_seen(lab: Lab) -> None:
-    check = lab.said(method="hint(strength=100)")["strength"]
+    check = lab.check("strength", method="hint(strength=100)")
     assert check.state == LOOK
     assert check.said == "hint at 100 times the task is so strong that the labels hardly count"
     assert check.remedy.endswith("such as --strength 3.")
@@ -234,7 +243,7 @@ def test_a_teacher_worse_than_the_student_is_seen(lab: Lab, home: Path) -> None:
         return loaded
 
     lab.patch.setattr(inputs, "load_detector", better)
-    check = lab.said("alone_differs=true", alone=home / "teacher")["headroom"]
+    check = lab.check("headroom", "alone_differs=true", alone=home / "teacher")
     assert check.state == LOOK
     assert check.said.startswith("the teacher is worse than the student: -")
     assert "train the student alone: `detdistill train --detector fcos/test_resnet" in check.remedy
@@ -353,13 +362,13 @@ def test_what_computes_no_number_is_refused_or_told(lab: Lab, home: Path) -> Non
         next(teacher.parameters()).fill_(1e38)
     save_detector(teacher, home / "huge", image=SIZE)
     lab.patch.undo()
-    check = lab.said(teacher=home / "huge")["teacher's AP"]
+    check = lab.check("teacher's AP", teacher=home / "huge")
     assert check.state == FAIL
     assert "must be finite, got NaN or infinity from its layer" in check.said
     lab.patch.setattr(doctor, "_PROBE_SECONDS", 30.0)
     lab.patch.setattr(doctor, "tried", lambda *_: Trial(({"seconds": 0.1, "total": 1.0},), None, None))
     lab.sees()
     diverging = ["train.optimizer=sgd", "train.lr=1000", "train.steps=12", "train.warmup_steps=0", "train.clip_norm=0"]
-    check = lab.said(*diverging)["headroom"]
+    check = lab.check("headroom", *diverging)
     assert check.state == LOOK
     assert "must be finite" in check.said
