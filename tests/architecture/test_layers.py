@@ -238,12 +238,12 @@ def test_the_checks_see_what_they_look_for() -> None:
     bad = seen(
         "import sys\nimport timm\nfrom torchvision import models\n"
         "def f(**options):\n    print(1)\n    hasattr(f, 'x')\n    raise NotImplementedError\n"
-        "sys.stdout.write('')\nopen('a')\nopen('a', 'w')\njson.dump({}, f)\n"
+        "sys.stdout.write('')\nf.open()\nf.open('w')\njson.dump({}, f)\n"
     )
     assert set(imported(bad)) >= {"timm", "torchvision.models"}
     assert prints(bad) == [8, 5] or sorted(prints(bad)) == [5, 8]
     assert len(loose(bad)) == 3
-    assert sorted(writes(bad)) == ["json.dump on line 11", "open on line 10"]
+    assert sorted(writes(bad)) == ["json.dump on line 11", "f.open on line 10"]
     told = spelled(seen("'metrics.csv'; f'{out}/results.json'; 'see metrics.csv here'"))
     assert sorted(told) == ["metrics.csv", "results.json"]
     assert section("One line.\n\nSource:\n    A paper.\n\nNeeds:\n    b\n", "Source") == "A paper."
