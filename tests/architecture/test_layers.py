@@ -243,7 +243,7 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert set(imported(bad)) >= {"timm", "torchvision.models"}
     assert prints(bad) == [8, 5] or sorted(prints(bad)) == [5, 8]
     assert len(loose(bad)) == 3
-    assert sorted(writes(bad)) == ["json.dump on line 11", "f.open on line 10"]
+    assert sorted(writes(bad)) == ["f.open on line 10", "json.dump on line 11"]
     told = spelled(seen("'metrics.csv'; f'{out}/results.json'; 'see metrics.csv here'"))
     assert sorted(told) == ["metrics.csv", "results.json"]
     assert section("One line.\n\nSource:\n    A paper.\n\nNeeds:\n    b\n", "Source") == "A paper."
