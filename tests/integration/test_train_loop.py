@@ -18,7 +18,7 @@ from detdistill.store.layout import WEIGHTS
 from detdistill.training.launch import device_kind, make_fabric, require_precision
 from detdistill.training.logs import read_rows
 from detdistill.training.optimizer import learning_rate
-from detdistill.training.settings import OptimizerName
+from detdistill.training.settings import OptimizerName, TrainSettings
 from detdistill.training.signals import Interrupted
 from detdistill.types import Clock
 from scenes_in_memory import scene_batch, tiny_student
@@ -255,11 +255,20 @@ def wait_for(path: Path, *, seconds: int = 20) -> None:
     pytest.fail(f"{path} never came")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainSettings, Path]:
+    """A run of 60 steps that no signal reached, and its settings."""
+    settings, folder = tiny_settings(steps=60, checkpoint_every=25), tmp_path_factory.mktemp("whole")
+    run_tiny(folder, settings)
+    return settings, folder
+
+
 @pytest.mark.usefixtures("hearing")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Signals) -> None:
-    settings = tiny_settings(steps=60, checkpoint_every=25)
-    run_tiny(tmp_path / "whole", settings)
+def test_a_signal_finishes_the_step_and_saves(
+    tmp_path: Path, number: signal.Signals, undisturbed: tuple[TrainSettings, Path]
+) -> None:
+    settings, whole = undisturbed
     process = fork(lambda: run_tiny(tmp_path / "cut", settings, loader=tiny_loader(settings, wait=0.01)))
     wait_for(tmp_path / "cut" / "metrics.csv")
     os.kill(process.pid or 0, number)
@@ -267,7 +276,7 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path: Path, number: signal.Sig
     assert process.exitcode == 130
     result = run_tiny(tmp_path / "cut", settings, resume=True)
     assert 0 < result.resumed_from < 60
-    assert not differing(checkpoint_tensors(tmp_path / "whole", 60), checkpoint_tensors(tmp_path / "cut", 60))
+    assert not differing(checkpoint_tensors(whole, 60), checkpoint_tensors(tmp_path / "cut", 60))
 
 
 @pytest.mark.usefixtures("hearing")

@@ -15,10 +15,10 @@ from detdistill.distillation.step import DistillationStep
 from detdistill.distillation.view import CLEAN
 from detdistill.errors import DistillError
 from detdistill.methods.catalogue import build_recipe
-from detdistill.types import Need
+from detdistill.types import Batch, Need
 from every_method import ALONE, CLOCK, aligned_by, both_wrappers, families_of, first_family, one_family
 from pairs_in_memory import teacher_of
-from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
+from scenes_in_memory import BOXES, scene_batch, tiny_student, tiny_teacher
 
 FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
 
@@ -35,6 +35,10 @@ CASES += [(name, one_family(name, index)) for index, name in enumerate(WRAPPED)]
 SOME = [pytest.param(name, marks=pytest.mark.slow) if index % 4 else name for index, name in enumerate(ALONE)]
 
 
+def small_batch() -> Batch:
+    return scene_batch(BOXES[:2], sizes=((64, 96), (50, 70)), grid=(64, 96))
+
+
 def step_of(method: str, student: Detector, teacher: FrozenTeacher, *, aligner: str | None = None) -> DistillationStep:
     method = method if aligner is None else aligned_by(method, aligner)
     return DistillationStep(student, teacher, build_recipe(method, student.spec, teacher.spec)).train()
@@ -47,7 +51,7 @@ def twin_of(student: Detector) -> FrozenTeacher:
 @pytest.mark.parametrize(("name", "family"), CASES)
 def test_every_recipe_proves_that_it_teaches(name: str, family: str) -> None:
     step = step_of(name, tiny_student(family), teacher_of(family))
-    proofs = prove(step, scene_batch())
+    proofs = prove(step, small_batch())
     assert [proof.name for proof in proofs] == [term.name for term in step.recipe.terms]
     for proof in proofs:
         assert proof.loss > 0
@@ -60,7 +64,7 @@ def test_the_figures_are_the_bare_terms(name: str) -> None:
     """Before gain, warm-up and weight: recomputed from the term and plain autograd."""
     family = first_family(name)
     step = step_of(name, tiny_student(family, norm="group"), teacher_of(family))
-    batch = scene_batch()
+    batch = small_batch()
     proofs = prove(step, batch)
     shown = step.see(batch, step.recipe)
     pairs = shown.pairs()
@@ -79,7 +83,7 @@ def test_the_proof_leaves_nothing_behind() -> None:
     buffers = {name: tensor.clone() for name, tensor in step.named_buffers()}
     modes = [module.training for module in step.modules()]
     digest, random = step.teacher.digest(), torch.get_rng_state()
-    prove(step, scene_batch())
+    prove(step, small_batch())
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
     assert all(torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
@@ -87,7 +91,7 @@ def test_the_proof_leaves_nothing_behind() -> None:
     assert [module.training for module in step.modules()] == modes
     assert step.teacher.digest() == digest
     # The step itself would have moved the statistics: the comparison above can fail.
-    step.see(scene_batch(), step.recipe)
+    step.see(small_batch(), step.recipe)
     assert any(not torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
 
 
@@ -95,7 +99,7 @@ def test_buffers_are_restored_after_a_refusal_too() -> None:
     step = step_of("hint", tiny_student("fcos"), spoilt(tiny_teacher("fcos")))
     buffers = {name: tensor.clone() for name, tensor in step.named_buffers()}
     with pytest.raises(DistillError):
-        prove(step, scene_batch())
+        prove(step, small_batch())
     assert all(torch.equal(tensor, buffers[name]) for name, tensor in step.named_buffers())
 
 
@@ -110,7 +114,7 @@ def test_a_teacher_of_nans_is_refused_with_the_remedy(name: str) -> None:
     family = first_family(name)
     step = step_of(name, tiny_student(family), spoilt(tiny_teacher(family)))
     with pytest.raises(DistillError) as caught:
-        prove(step, scene_batch())
+        prove(step, small_batch())
     assert str(caught.value) == (
         f"The loss of the term '{step.recipe.terms[0].name}' must be finite on the first batch, got nan. "
         "Check the teacher's weights and the image normalisation with `detdistill evaluate TEACHER --data DATA`."
@@ -125,7 +129,7 @@ def test_an_all_frozen_student_is_refused_with_the_remedy(aligner: str, same: bo
     teacher = twin_of(student) if same else FrozenTeacher(tiny_student("fcos", seed=5))
     step = step_of("hint", student, teacher, aligner=aligner)
     with pytest.raises(DistillError) as caught:
-        prove(step, scene_batch())
+        prove(step, small_batch())
     assert str(caught.value) == (
         f"The gradient of the term 'hint.features' to the student must be finite and not zero, got 0.0. {FROZEN_REMEDY}"
     )
@@ -140,7 +144,7 @@ def test_a_student_whose_features_are_frozen_is_refused_though_its_heads_learn()
         with pytest.raises(
             DistillError, match=r"'ssim\.features' to the student must be finite and not zero, got 0\.0"
         ):
-            prove(step, scene_batch())
+            prove(step, small_batch())
 
 
 def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
@@ -164,13 +168,13 @@ def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
 def test_self_distillation_is_proved_on_a_perturbed_observation(name: str, norm: str) -> None:
     student = tiny_student("retinanet" if "retinanet" in families_of(name) else first_family(name), norm=norm)
     step = step_of(name, student, twin_of(student), aligner="identity")
-    shown = step.see(scene_batch(), step.recipe)
+    shown = step.see(small_batch(), step.recipe)
     students, teachers = shown.students, shown.teachers
     for view in step.recipe.views():
         levels = [seen[view].pyramid.levels for seen in (students, teachers)]
         torch.testing.assert_close(*levels, rtol=1e-3, atol=1e-3)
     random = torch.get_rng_state()
-    proofs = prove(step, scene_batch())
+    proofs = prove(step, small_batch())
     assert torch.equal(torch.get_rng_state(), random)
     for proof in proofs:
         assert proof.perturbed
@@ -183,14 +187,14 @@ def test_rounding_does_not_hide_that_both_are_equal(name: str) -> None:
     """A teacher in bfloat16 differs from its equal by rounding, whose gradient would prove nothing."""
     student = tiny_student(first_family(name), norm="group")
     teacher = FrozenTeacher(copy.deepcopy(student), autocast=torch.bfloat16)
-    assert all(proof.perturbed for proof in prove(step_of(name, student, teacher, aligner="identity"), scene_batch()))
+    assert all(proof.perturbed for proof in prove(step_of(name, student, teacher, aligner="identity"), small_batch()))
 
 
 def test_a_student_that_differs_only_in_its_statistics_needs_no_perturbation() -> None:
     """Batch-norm in training mode: the student sees its batch's statistics, the teacher its stored ones."""
     student = tiny_student("fcos", norm="batch")
     step = step_of("hint", student, twin_of(student), aligner="identity")
-    (proof,) = prove(step, scene_batch())
+    (proof,) = prove(step, small_batch())
     assert not proof.perturbed
     assert Need.PYRAMID in step.recipe.student_needs(CLEAN)
 
