@@ -187,3 +187,12 @@ def test_an_action_holds_what_is_to_be_typed(fault: dict[str, Any]) -> None:
     assert shlex.split(cause.typed)
     assert cause.action.endswith(".")
     assert not cause.evidence.endswith(".")
+
+
+def test_further_pairs_lie_beside_the_run() -> None:
+    """Not where a proof of the same run may lie already."""
+    for run, out in (("my runs/a", "my runs/a_again"), ("my runs/study/seed_0/distilled", "my runs/study_again")):
+        known = replace(HEALTHY, epochs=1.0, rise=None, config=f"{run}/config.yaml")
+        (short,) = (one for one in diagnose(known).causes if one.name == "schedule too short")
+        assert short.typed.startswith(f"detdistill prove '{run}/config.yaml' ")
+        assert short.typed.endswith(f" out='{out}'")

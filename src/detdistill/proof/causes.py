@@ -376,7 +376,8 @@ def _stopped_early(known: Evidence) -> bool:
 
 def _both(known: Evidence, words: str) -> str:
     """The command that trains further pairs, alone and distilled, otherwise than here."""
-    return f"detdistill prove {_quoted(known.config)} alone=null alone_differs=false longer=null {words} out=runs/study"
+    out = _quoted(known.study)
+    return f"detdistill prove {_quoted(known.config)} alone=null alone_differs=false longer=null {words} out={out}"
 
 
 def _lowered(known: Evidence) -> str:

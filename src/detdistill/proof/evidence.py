@@ -190,6 +190,12 @@ class Evidence:
     teacher: str = "TEACHER"
     data: str = "DATA"
 
+    @property
+    def study(self) -> str:
+        """A folder beside the run, or beside the proof that it is of, for further pairs like it."""
+        run = Path(self.config).parent
+        return f"{run.parent.parent if run.parent.name.startswith('seed_') else run}_again"
+
 
 def put_together(*parts: Evidence) -> Evidence:
     """What several know of one thing: of each field what the first says of it that says anything."""
