@@ -57,7 +57,8 @@ def attempt(material: Material, number: int, draws: random.Random) -> Attempt:
     if case.endswith("--resume"):
         words += ["--resume"] if writing.resumes else []
     before = _all(home)
-    work = command(words) if commands is COMMANDS else shrunk(undrawn(command(words)))
+    work = undrawn(command(words)) if writing.resumes or commands is not COMMANDS else command(words)
+    work = work if commands is COMMANDS else shrunk(work)
     ended = Forked(work, material.home / "beside.said").wait()
     after = _all(home)
     faults = [] if ended.fault is None else [ended.fault]

@@ -60,7 +60,7 @@ def stopped_run(material: Material) -> Path:
                 return advance(self, index, *rest)
 
             running._Run._advance = dying  # type: ignore[method-assign]
-            return command(_words(material, folder))()
+            return undrawn(command(_words(material, folder)))()
 
         ended = Forked(work, material.home / "stopped.said").wait()
         if ended.code != 0 or not (folder / "checkpoints").is_dir():

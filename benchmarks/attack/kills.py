@@ -25,6 +25,7 @@ from benchmarks.attack.records import Attempt
 BARS = ("lost", "not identical", "orphan", "leftover", "traceback", "hang")
 _OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "shutil.rmtree"}
 _TOLD = {"time": "at a time", "write": "in a write", "operation": "before an operation"}
+_DRAWING = 4.0  # times as long as without its figures a run takes with them
 _HELD = "at work there"  # how a sentence says that another process holds the folder
 
 
@@ -86,7 +87,7 @@ class _Kill:
         if self.scenario.nodes == 1:
             return self.material.run(self.name, words_of(self.scenario, self.material, str(folder / "whole")))
         if self.name not in self.material.runs:
-            nodes = Nodes(folder, words_of(self.scenario, self.material, "whole"))
+            nodes = Nodes(folder, undrawn(command(words_of(self.scenario, self.material, "whole"))))
             ended = nodes.wait()
             if [one.code for one in ended] != [0, 0]:
                 raise RuntimeError(f"{self.name} must run undisturbed, got {[one.said[-2000:] for one in ended]}")
@@ -121,7 +122,7 @@ class _Kill:
 
     def _start(self, work: Callable[[], int]) -> Forked | Nodes:
         if self.scenario.nodes > 1:
-            return Nodes(self.try_, self._words())
+            return Nodes(self.try_, work)
         return Forked(work, self.try_ / "said")
 
     def _kill(self, victim: str, moment: str) -> None:
@@ -144,7 +145,7 @@ class _Kill:
 
     def _strike(self, process: Forked | Nodes, victim: str, moment: str, share: float, operation: int) -> bool:
         """Waits for the moment and kills; whether the run was still there."""
-        until = time.monotonic() + share * self.material.seconds[self.name]
+        until = time.monotonic() + share * self.material.seconds[self.name] * (_DRAWING if self.drawn else 1)
         seen, writes = False, self.draws.randrange(1, 8)
         while process.poll() is None:
             now = time.monotonic()

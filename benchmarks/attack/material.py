@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.attack.processes import Forked, command
+from benchmarks.attack.processes import Forked, command, undrawn
 from PIL import Image
 
 STEPS, EVERY = 6, 1
@@ -75,7 +75,7 @@ class Material:
         """The run that a command makes, made once."""
         if name not in self.runs:
             out = Path(words[words.index("--out") + 1])
-            ended = Forked(command(words), self.home / f"{name}.said").wait()
+            ended = Forked(undrawn(command(words)), self.home / f"{name}.said").wait()
             if ended.code != 0:
                 raise RuntimeError(f"{name} must run undisturbed, got {ended.code}: {ended.said[-3000:]}")
             self.runs[name], self.seconds[name] = out, ended.seconds

@@ -7,7 +7,8 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.attack.processes import HANGS_AFTER_S, Ended, Forked, children
@@ -17,9 +18,9 @@ _AGENTS_ALONE_S = 5.0
 
 
 class Nodes:
-    """A command on two nodes with a worker each, in a folder of the node's own."""
+    """Work on two nodes with a worker each, in a folder of the node's own."""
 
-    def __init__(self, folder: Path, words: Sequence[str]) -> None:
+    def __init__(self, folder: Path, work: Callable[[], int]) -> None:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = int(listener.getsockname()[1])
@@ -28,10 +29,8 @@ class Nodes:
             home = folder / str(rank)
             home.mkdir(parents=True, exist_ok=True)
 
-            def work(rank: int = rank) -> int:
-                return _agent(list(words), rank=rank, port=port)
-
-            self.nodes.append(Forked(work, folder / f"{rank}.said", cwd=home))
+            ranked = partial(agent, work, rank=rank, port=port)
+            self.nodes.append(Forked(ranked, folder / f"{rank}.said", cwd=home))
 
     def poll(self) -> int | None:
         """The first node's exit code that is not 0, else 0; None while one of them runs."""
@@ -70,7 +69,7 @@ class Nodes:
         return [pid for node in self.nodes for pid in node.orphans()]
 
 
-def _agent(words: list[str], *, rank: int, port: int) -> int:
+def agent(work: Callable[[], int], *, rank: int, port: int) -> int:
     """Torchrun's own agent, as `torchrun --nnodes 2 --nproc-per-node 1` sets it up."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -88,14 +87,12 @@ def _agent(words: list[str], *, rank: int, port: int) -> int:
         start_method="fork",
     )
     try:
-        elastic_launch(config, _worker)(words)
+        elastic_launch(config, _worker)(work)
     except ChildFailedError:
         return 1
     return 0
 
 
-def _worker(words: list[str]) -> None:
-    from detdistill.cli import main
-
-    if code := main(words):
+def _worker(work: Callable[[], int]) -> None:
+    if code := work():
         raise SystemExit(code)

@@ -164,9 +164,11 @@ def undrawn(work: Callable[[], int]) -> Callable[[], int]:
         part = importlib.import_module
         part("matplotlib.figure").Figure.draw = lambda _figure, _renderer: None
         palette, blank = part("detdistill.report.palette"), part("PIL.Image").new("RGB", (1, 1))
+        pixel = palette.png_of(blank, "")
         for picture in ("confusion", "sheet"):
             part(f"detdistill.report.{picture}").png_of = lambda _picture, kind: palette.png_of(blank, kind)
         made, files = part("detdistill.report.page.render").MADE, part("detdistill.files")
+        part("detdistill.jobs.measuring").learning_curves = lambda _runs, out, **_: files.write_bytes(out, pixel)
         layout, run = part("detdistill.store.layout"), part("detdistill.jobs.run")
         for job in (run, part("detdistill.jobs.prove"), part("detdistill.demo")):
             job.write_page = lambda folder, **_: files.write_bytes(layout.RunFolder(folder).page, made)

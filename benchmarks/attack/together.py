@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.attack.commands import COMMANDS, prepare
 from benchmarks.attack.kills import SCENARIOS, words_of
 from benchmarks.attack.material import Material, leftovers, metrics, weights
-from benchmarks.attack.processes import Ended, Forked, command
+from benchmarks.attack.processes import Ended, Forked, command, undrawn
 from benchmarks.attack.records import Attempt
 
 __all__ = ["BARS", "attempt", "prepare"]
@@ -40,9 +40,9 @@ def attempt(material: Material, number: int, draws: random.Random) -> Attempt:
 
 
 def _both(home: Path, first: list[str], second: list[str], wait: float) -> tuple[Ended, Ended]:
-    one = Forked(command(first), home / "first.said")
+    one = Forked(undrawn(command(first)), home / "first.said")
     time.sleep(wait)
-    other = Forked(command(second), home / "second.said")
+    other = Forked(undrawn(command(second)), home / "second.said")
     return one.wait(), other.wait()
 
 

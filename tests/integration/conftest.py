@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import shutil
 import zlib
 from collections.abc import Iterator
@@ -102,3 +103,12 @@ def blank(request: pytest.FixtureRequest) -> Iterator[None]:
         if not getattr(request.module, "CURVES", False):
             patch.setattr(measuring, "learning_curves", blank_curves)
         yield
+
+
+@pytest.fixture
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs side by side are forks, brief as all runs here are; those of users begin afresh, which takes seconds."""
+    from detdistill.jobs import side_by_side
+
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(side_by_side.multiprocessing, "get_context", lambda _: context)

@@ -203,6 +203,7 @@ def dying(patch: pytest.MonkeyPatch, *, at: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forking")
 def test_runs_side_by_side_are_those_one_by_one(
     home: Path, done: tuple[Path, ProveOutcome, Watcher], tmp_path: Path
 ) -> None:

@@ -42,10 +42,11 @@ NEEDS = {
 # Queries are no cells of a map.
 WITHOUT_PICTURE = {"queries"}
 SHORT = ("train.batch_size=2", "train.threads=1", "train.device=cpu", "train.ema_decay=0")
-SMALL = ("data.image.short_side=96", "data.image.long_side=160")
+SMALL = ("data.image.short_side=48", "data.image.long_side=80")
 TINIER = {"fcos/resnet18": "fcos/tiny", "fcos/resnet50": "fcos/small"}
 # What stands for the rest of a distillation, and what it stands for.
 REST, MEANT = " ... ", " --teacher runs/teacher --student fcos/tiny --data my_data --method frs --out runs/{} "
+TRIED = ("--methods", "hint", "--methods", "frs", "--strengths", "3", "--strengths", "1", "--budget", "5.5")
 TRAINING = ("train", "distill", "prove", "doctor", "tune")
 
 
@@ -245,8 +246,8 @@ def shortened(words: list[str]) -> list[str]:
     for option, least in (("--steps", "2"), ("--seeds", "2")):
         if option in words:
             words[words.index(option) + 1] = least
-    words = [TINIER.get(word, word) for word in words]
-    words += ["--budget", "16.5"] if words[0] == "tune" else []
+    words = [TINIER.get(word, re.sub(r"(?<=_side=)\d+", lambda side: str(int(side[0]) // 2), word)) for word in words]
+    words += TRIED if words[0] == "tune" else []
     # A twin has the size that the page gave it.
     words += [] if {"--runs", "--alone"} & {*words} or any("image" in word for word in words) else SMALL
     steps = () if "--steps" in words or "--runs" in words else ("--steps", "2")

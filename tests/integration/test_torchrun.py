@@ -7,12 +7,15 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.attack.nodes import agent
+from benchmarks.attack.processes import command
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed import run as torchrun
@@ -33,9 +36,12 @@ KILLED = -signal.SIGKILL
 
 
 class Node:
-    """A machine's agent of torchrun, forked from this process, with one worker, in a folder of the machine's own."""
+    """A machine's agent of torchrun, forked from this process, with one worker, in a folder of the machine's own.
 
-    def __init__(self, folder: Path, rank: int, port: int, words: list[str]) -> None:
+    The worker is a fork too, or, which takes seconds, started `afresh` by torchrun's own words.
+    """
+
+    def __init__(self, folder: Path, rank: int, port: int, words: list[str], *, afresh: bool) -> None:
         folder.mkdir(exist_ok=True)
         self.said = folder / "said"
         where = ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank)]
@@ -47,6 +53,10 @@ class Node:
                     os.dup2(said.fileno(), stream)
             os.chdir(folder)
             os.environ["OMP_NUM_THREADS"] = "1"
+            if not afresh:
+                # pytest's own go elsewhere
+                sys.stdout, sys.stderr = (open(one, "w", buffering=1, closefd=False) for one in (1, 2))  # noqa: SIM115
+                sys.exit(agent(command(words), rank=rank, port=port))
             torchrun.main([*where, "-m", "detdistill", *words])
 
         self.agent = multiprocessing.get_context("fork").Process(target=run)
@@ -66,9 +76,12 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(folder: Path, words: list[str]) -> tuple[Node, Node]:
+def start(folder: Path, words: list[str], *, afresh: bool = False) -> tuple[Node, Node]:
     port = free_port()
-    return Node(folder / "first", 0, port, words), Node(folder / "second", 1, port, words)
+    first, second = (
+        Node(folder / name, rank, port, words, afresh=afresh) for rank, name in enumerate(("first", "second"))
+    )
+    return first, second
 
 
 def ends(nodes: tuple[Node, Node]) -> list[Any]:
@@ -100,7 +113,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_data(folder / "data")
     teacher = ["--detector", "fcos/test_resnet", "--data", str(folder / "data"), "--out", str(folder / "teacher")]
     assert main(["train", *teacher, *SMALL, "--steps", "2", "--seed", "9", "train.batch_size=4"]) == 0
-    whole = start(folder, words(folder, out="whole"))
+    whole = start(folder, words(folder, out="whole"), afresh=True)
     assert ends(whole) == [0, 0], [node.said.read_text() for node in whole]
     assert f"ikd(frs): {STEPS} steps in" in whole[0].said.read_text()
     # The second machine writes and prints nothing.

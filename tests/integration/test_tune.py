@@ -180,8 +180,9 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_written(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forking")
 def test_trials_side_by_side_are_those_one_by_one(home: Path, tmp_path: Path) -> None:
     one = tune_job(config_of(home, tmp_path / "one"), SEARCH)
     two = tune_job(config_of(home, tmp_path / "two"), replace(SEARCH, jobs=2))
-    assert one.trials == two.trials
+    assert two.trials == {name: pytest.approx(curve, rel=1e-12) for name, curve in one.trials.items()}
     shutil.rmtree(tmp_path / "two" / "trials")
