@@ -27,8 +27,8 @@ TWO_STAGE = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposal
 # no boxes, is the first again.
 FEWER: dict[str, dict[str, Any]] = {
     "deformable_detr_tiny": {"encoder_layers": 1},
-    **dict.fromkeys(("detr_tiny", "table_transformer_tiny"), {"encoder_layers": 1, "decoder_layers": 1}),
-    **dict.fromkeys(("conditional_detr_tiny", "dab_detr_tiny"), {"encoder_layers": 1}),
+    **{name: {"encoder_layers": 1, "decoder_layers": 1} for name in ("detr_tiny", "table_transformer_tiny")},
+    **{name: {"encoder_layers": 1} for name in ("conditional_detr_tiny", "dab_detr_tiny")},
 }
 SIZED = (
     "conditional_detr_tiny",
