@@ -16,7 +16,7 @@ from detdistill import describe_methods
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.checking import check_detector
-from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.frozen import FrozenTeacher, digest
 from detdistill.detectors.hf.boxes import BOXES_ALONE
 from detdistill.detectors.hf.presets import _hgnet
 from detdistill.detectors.hf_teachers import load_hf
@@ -180,6 +180,22 @@ def test_names_that_are_no_folder_are_refused_in_a_sentence(tmp_path: Path, monk
         load_hf("hf:/nowhere")
     with pytest.raises(ConfigError, match="must be in the hub's cache or downloadable"):
         load_hf("hf:someone/something")
+
+
+def test_a_name_of_the_hub_is_read_from_its_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "models--me--street"
+    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    named, lying = (load_hf(f"hf:{place}") for place in ("me/street", folder))
+    assert named.image == lying.image
+    assert digest(named.detector) == digest(lying.detector)
+    (row,) = describe_methods(pair=("hf:me/street", "fcos/tiny")).as_dict()["pairs"]
+    assert row["methods"]["hint"] is None
 
 
 def test_the_door_says_what_a_folder_is_built_from(folder: Path) -> None:
