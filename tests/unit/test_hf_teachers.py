@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.ops import clip_boxes_to_image
 
-from detdistill import describe_methods
+from detdistill import describe_methods, profile
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector, parse_detector
 from detdistill.detectors.checking import check_detector
@@ -196,6 +196,7 @@ def test_a_name_of_the_hub_is_read_from_its_cache(
     assert digest(named.detector) == digest(lying.detector)
     (row,) = describe_methods(pair=("hf:me/street", "fcos/tiny")).as_dict()["pairs"]
     assert row["methods"]["hint"] is None
+    assert profile("hf:me/street", size=(96, 96)).classes == len(CLASSES)
 
 
 def test_the_door_says_what_a_folder_is_built_from(folder: Path) -> None:

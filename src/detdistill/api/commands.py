@@ -209,7 +209,7 @@ def profile(
     """Tell what a detector costs: parameters, multiply-adds, and time an image.
 
     Args:
-        model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, torchvision:NAME, or MODULE:CLASS.
+        model: FAMILY/BACKBONE or FAMILY/PRESET, run folder, checkpoint, torchvision:NAME, hf:NAME, or MODULE:CLASS.
         size: Height and width of the image in pixels; 224 224 by default.
         classes: How many classes a detector has that is no run; 80 by default.
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from detdistill.detectors.base import ClassLayout, DetectorSpec, PyramidLayout
-from detdistill.detectors.catalogue import FAMILIES, build_detector
+from detdistill.detectors.catalogue import FAMILIES, build_detector, parse_detector
 from detdistill.detectors.families.hf import is_name
 from detdistill.detectors.settings import PyramidSettings
 from detdistill.errors import CapabilityError
 from detdistill.jobs.doors import HUB, door_of
-from detdistill.jobs.opening import open_detector
 from detdistill.jobs.profile import open_model
 from detdistill.methods.catalogue import METHODS, build_recipe
 from detdistill.progress import Progress, Silence
@@ -79,13 +78,15 @@ def pair_job(teacher: str, student: str, *, progress: Progress | None = None) ->
     """
     watcher = progress or Silence()
     both: dict[str, DetectorSpec] = {}
-    # A student of that name would be built anew, for classes of the data.
     stored = door_of(teacher) is HUB and not is_name(teacher)
-    theirs = open_detector(teacher, progress=watcher).detector.spec if stored else None
+    theirs = open_model(teacher, _CLASSES, watcher).spec if stored else None
     names = dict.fromkeys((student,) if stored else (teacher, student))
     for name in sorted(names, key=lambda one: not Path(one).exists()):
         known = next((spec.class_names for spec in (theirs, *both.values()) if spec is not None), _CLASSES)
-        both[name] = open_model(name, known, watcher).spec
+        # A student of the hub is of that kind, built anew for the data's classes.
+        anew = name == student and door_of(name) is HUB
+        built = build_detector(parse_detector(name), known, seed=0) if anew else open_model(name, known, watcher)
+        both[name] = built.spec
     return PairsOutcome({(teacher, student): verdicts(both[student], theirs or both[teacher])})
 
 

@@ -11,9 +11,10 @@ from detdistill.bench.machine import machine
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import FAMILIES, build_detector, naming_of, parse_detector
 from detdistill.detectors.complexity import SECOND_STAGE, Complexity, complexity, seconds_per_image
+from detdistill.detectors.families.hf import is_name
 from detdistill.detectors.own_code import taken_apart
 from detdistill.errors import CapabilityError, ConfigError
-from detdistill.jobs.doors import OWN, RUN, door_of, kinds_of_source
+from detdistill.jobs.doors import HUB, OWN, RUN, door_of, kinds_of_source
 from detdistill.jobs.opening import available_device, open_detector
 from detdistill.progress import Progress, Silence
 
@@ -115,6 +116,8 @@ def open_model(model: str, class_names: Sequence[str], progress: Progress) -> De
 def _lies(model: str) -> bool:
     """Whether a detector lies somewhere, with classes of its own, and is not built by its name."""
     door = door_of(model)
+    if door is HUB:
+        return not is_name(model)
     fresh = naming_of(model) is not None and not (door is OWN and taken_apart(model).weights)
     return not fresh and (door is not RUN or Path(model).exists())
 
