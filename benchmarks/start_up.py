@@ -98,6 +98,7 @@ def one(arguments: Sequence[str], *, imports: bool = False) -> tuple[dict[str, d
         words = [*arguments, "--out", f"{folder}/run"]
         command = [sys.executable, *(["-X", "importtime"] if imports else []), __file__, "--probe", *words]
         environment = {**os.environ, _MARKS: str(marks), _BEGAN: str(time.monotonic())}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if not marks.is_file():
             sys.exit(f"the command must come to its first step, got {ended.stderr[-2000:]}")

@@ -76,3 +76,11 @@ def test_timm_loads_no_tracker_of_trainings_and_others_may(tmp_path: Path, monke
         exec("import wandb", {"__name__": "timm.utils.summary"})
     exec("import wandb", {"__name__": "detectors_of_my_own"})
     monkeypatch.delitem(sys.modules, "wandb")
+
+
+def test_torchs_compiler_does_without_what_it_only_recognises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch.distributed.fsdp", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    spare_imports()
+    with pytest.raises(ModuleNotFoundError):  # as it expects where that is not installed
+        exec("import torch.distributed.fsdp", {"__name__": "torch._dynamo.variables.functions"})

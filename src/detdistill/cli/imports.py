@@ -8,8 +8,9 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any, final
 
-# What timm would load to tell of trainings of its own, where it is installed: half of what timm itself takes.
-_UNASKED = {"wandb": "timm"}
+# By what would import it: timm would load wandb, where it is installed, to tell of trainings of its own, half of what
+# timm itself takes; torch's compiler a way of sharing parameters out among GPUs, to know it where it meets it.
+_UNASKED = {"wandb": "timm", "torch.distributed.fsdp": "torch._dynamo"}
 _MACHINERY = "importlib"
 
 
@@ -19,7 +20,7 @@ class _Unasked(MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
         """See `MetaPathFinder`: none is found here."""
-        if name in _UNASKED and _importer().partition(".")[0] == _UNASKED[name]:
+        if name in _UNASKED and f"{_importer()}.".startswith(f"{_UNASKED[name]}."):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
         return None
 
