@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from detdistill.detectors.hf.presets import PRESETS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,9 +44,11 @@ def test_every_family_finds_what_pytorch_finds(study: Any, rows: list[dict[str, 
         assert row["agreement"]["matched"] > 0
         if "at_once" in row:
             assert (row["at_once"]["images"], row["at_once"]["box"] <= 0.05) == (4, True)
-    assert whole.keys() >= {(model, "ONNX") for model in study.MODELS}
-    both = {(model, form) for model in study.DENSE for form in ("ONNX", "ONNX, nms inside")}
-    assert both <= {key for key, row in whole.items() if "at_once" in row}
+    four = {key for key, row in whole.items() if "at_once" in row}
+    assert four >= {(model, "ONNX") for model in study.MODELS}
+    assert four >= {(model, "ONNX, nms inside") for model in study.DENSE}
+    assert {row["model"] for row in rows if row.get("bits") == 8} == {*study.MODELS}
+    assert study.MODELS[len(study.DENSE) :] == tuple(f"hf:{name}" for name in PRESETS if name.endswith("_tiny"))
 
 
 def test_what_is_refused_is_told_once(study: Any) -> None:
