@@ -188,7 +188,7 @@ def pictures(count: int) -> Batch:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [("fcos/tiny", 150), ("retinanet/tiny", 150), ("faster_rcnn/small", 100)])
+@pytest.mark.parametrize(("name", "steps"), [("fcos/tiny", 150), ("retinanet/tiny", 150), ("faster_rcnn/small", 85)])
 def test_small_presets_learn_four_pictures_by_heart(name: str, steps: int) -> None:
     batch = pictures(4)
     built = build_detector(parse_detector(name), CLASSES, seed=0)
