@@ -50,7 +50,7 @@ bench: .venv/.dev $(BENCH)/fcos/results.json $(BENCH)/gfl/results.json $(BENCH)/
 	$(PYTHON) benchmarks/loader.py --data $(BENCH)/scenes:160x240 --json $(BENCH)/loader.json
 	$(PYTHON) benchmarks/evaluation.py --run $(BENCH)/fcos $(BENCH)/gfl $(BENCH)/faster_rcnn --data $(BENCH)/scenes --json $(BENCH)/evaluation.json
 	$(PYTHON) benchmarks/coco_figures.py --json $(BENCH)/coco_figures.json
-	$(PYTHON) benchmarks/start_up.py --teacher $(BENCH)/fcos --data $(BENCH)/scenes --settings $(BRIEFLY) --json $(BENCH)/start_up.json
+	$(PYTHON) benchmarks/start_up.py --teacher $(BENCH)/fcos --data $(BENCH)/scenes --settings $(BRIEFLY) teacher.cache_folder=$(BENCH)/finds --json $(BENCH)/start_up.json
 	$(PYTHON) benchmarks/teacher_cache.py --runs $(BENCH)/cache --json $(BENCH)/teacher_cache.json
 	$(PYTHON) benchmarks/cost_growth.py --json $(BENCH)/cost_growth.json --picture $(BENCH)/cost_growth.png
 	$(PYTHON) benchmarks/bench_table.py $(BENCH) benchmarks/results --json $(BENCH)/table/table.json
