@@ -27,6 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     # Before anything imports them: every annotated shape of these packages is checked wherever a test calls them.
     checked_shapes.check(("detdistill.methods", "detdistill.gfl", "detdistill.distillation"))
+    from detdistill.cli.imports import spare_imports
+
+    spare_imports()
     torch.set_num_threads(1)
     os.fsync = _unsynced
     gc.disable()  # until the tests are collected: what is imported until then stays

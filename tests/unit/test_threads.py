@@ -75,7 +75,7 @@ def test_timm_loads_no_tracker_of_trainings_and_others_may(tmp_path: Path, monke
     with pytest.raises(ImportError):
         exec("import wandb", {"__name__": "timm.utils.summary"})
     exec("import wandb", {"__name__": "detectors_of_my_own"})
-    monkeypatch.delitem(sys.modules, "wandb")
+    del sys.modules["wandb"]
 
 
 def test_torchs_compiler_does_without_what_it_only_recognises(monkeypatch: pytest.MonkeyPatch) -> None:
