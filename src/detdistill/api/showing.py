@@ -110,7 +110,7 @@ def export_detector(
         half: Weights and maps in 16 bits.
         size: Height and width in pixels of the one size that the file takes, for runtimes and detectors that need it.
             Images that are larger after the usual resize are made smaller, the others padded.
-        opset: ONNX's, for a runtime that wants another than 18; up to 23.
+        opset: ONNX's, for a runtime that wants another than 18; up to 21.
         int8: Convolutions and matrix products in 8 bits, calibrated on training images.
         calibration: How many images it is calibrated on.
         allow_worse: Also write a file whose AP is more than 0.1 points below PyTorch's, in 8 bits 0.5.

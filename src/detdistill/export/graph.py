@@ -26,7 +26,7 @@ from detdistill.errors import CapabilityError, MissingDependencyError, installin
 from detdistill.files import PACKAGE
 from detdistill.types import Batch
 
-OPSET, NEWEST_OPSET = 18, 23
+OPSET, NEWEST_OPSET = 18, 21
 INPUTS = ("images", "sizes")
 RAW, DETECTED = ("boxes", "scores"), ("boxes", "scores", "labels", "count")
 MADE = b"\x12" + bytes([len(PACKAGE)]) + PACKAGE.encode()

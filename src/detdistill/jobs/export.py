@@ -246,7 +246,7 @@ def export_job(
 
 def _remedy(to: Format, form: Form, *, int8: bool) -> str:
     """What to do where a runtime stumbles over what was made: the likeliest cause is left out."""
-    left_out = {"int8": int8, "half": form.half, "nms": form.nms == "inside"}
+    left_out = {"opset": form.opset != OPSET, "int8": int8, "half": form.half, "nms": form.nms == "inside"}
     if named := next((word for word, given in left_out.items() if given), None):
         return f"Leave --{named} out."
     return "Export another detector." if to == "onnx" else "Write --to onnx."
