@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="src folder of another checkout")
     parser.add_argument("--after", type=Path, default=Path(__file__).parents[1] / "src")
     parser.add_argument("--sides", type=int, nargs="+", default=[160, 320])
-    parser.add_argument("--images", type=int, nargs="+", default=[160, 40], help="for each of the sides")
+    parser.add_argument("--images", type=int, nargs="+", default=[96, 24], help="for each of the sides")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path)
