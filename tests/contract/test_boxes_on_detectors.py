@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from detdistill.distillation.view import CLEAN
 from detdistill.methods.catalogue import build_recipe
 from detdistill.types import Batch, Clock, Detections, Need, Observation, Pyramid, Targets, TaskLoss
 from scenes_in_memory import BOXES, CLASSES, FAMILIES, scene_batch, tiny_student, tiny_teacher
+from thorough import covering
 
 CLOCK = Clock(0, 1)
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
@@ -167,8 +169,10 @@ def test_an_image_costs_the_same_in_any_batch(family: str) -> None:
             torch.testing.assert_close(alone.values[0], together.values[index], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [ANY_SCORE, f"aid({ANY_SCORE})", f"ikd({ANY_SCORE}, attack_steps=1)"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "method"),
+    covering(itertools.product(FAMILIES, [ANY_SCORE, f"aid({ANY_SCORE})", f"ikd({ANY_SCORE}, attack_steps=1)"])),
+)
 def test_a_step_trains_heads_and_backbone_and_never_the_teacher(family: str, method: str) -> None:
     student, teacher = tiny_student(family), tiny_teacher(family)
     step = DistillationStep(student, teacher, build_recipe(method, student.spec, teacher.spec))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from detdistill.types import Batch, ClassKind, Detections, Need, Observation, Py
 from every_method import ALONE, CLOCK, OPTIONS, cost_of, families_of
 from pairs_in_memory import Couple, known_pair, pair_of, student_of, with_twins
 from scenes_in_memory import CLASSES, FAMILIES, TEACHER_CHANNELS, leaves_of, scene_batch, tiny_settings, tiny_student
-from thorough import THOROUGH
+from thorough import covering
 
 # The teacher's classes, and what is written beside; the student's are car, truck and pedestrian.
 SITUATIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -40,14 +41,7 @@ KINDS = ("rtdetr_v2_tiny", "detr_tiny")
 ANY_BOX = "boxes(score=0.001, doubtful=0)"
 EVERY = (*ALONE, "ld(class_gain=10)", "aid(frs)", f"ikd(hint{OPTIONS['ikd']})")
 CASES = [(name, families_of(name)[at % len(families_of(name))]) for at, name in enumerate((*EVERY, ANY_BOX))]
-# In every situation all methods on the detector that most of them work on, and on one that changes.
-WIDEST = max(FAMILIES, key=lambda family: sum(family in families_of(method) for method in EVERY))
-TAUGHT = [
-    (situation, family)
-    for at, situation in enumerate(SITUATIONS)
-    for family in FAMILIES
-    if THOROUGH or family in (WIDEST, FAMILIES[at % len(FAMILIES)])
-]
+TAUGHT = [(method, family, situation) for method in EVERY for family in families_of(method) for situation in SITUATIONS]
 
 
 @functools.cache
@@ -105,16 +99,14 @@ def require_taught_alone(weighted: WeightedTerm, pair: Couple) -> None:
         assert any(bool(one[:, :, label].any()) for one in taught) == (name not in pair.teacher.spec.unknown), name
 
 
-@pytest.mark.parametrize(("situation", "family"), TAUGHT)
-def test_every_method_teaches_in_every_situation(situation: str, family: str) -> None:
-    pair, methods = in_situation(situation, family), [one for one in EVERY if family in families_of(one)]
-    assert family != WIDEST or methods == [*EVERY]
-    for method in methods:
-        for weighted in pair.awake_recipe(method).terms:
-            require_taught_alone(weighted, pair)
-            if situation == "equal":
-                bare = cost_of(weighted, known_pair(family, family).seen)
-                torch.testing.assert_close(cost_of(weighted, pair.seen).values, bare.values)
+@pytest.mark.parametrize(("method", "family", "situation"), covering(TAUGHT))
+def test_every_method_teaches_in_every_situation(method: str, family: str, situation: str) -> None:
+    pair = in_situation(situation, family)
+    for weighted in pair.awake_recipe(method).terms:
+        require_taught_alone(weighted, pair)
+        if situation == "equal":
+            bare = cost_of(weighted, known_pair(family, family).seen)
+            torch.testing.assert_close(cost_of(weighted, pair.seen).values, bare.values)
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -172,8 +164,7 @@ def test_queries_teach_in_every_situation(situation: str) -> None:
             assert gradient.flatten(0, 1).any(0).tolist() == [one not in mapped.unknown for one in CLASSES]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize(("family", "situation"), covering(itertools.product(FAMILIES, SITUATIONS)))
 def test_detections_are_of_the_students_classes(family: str, situation: str) -> None:
     teacher = shown(family, situation)
     unknown = [CLASSES.index(name) for name in teacher.spec.unknown]

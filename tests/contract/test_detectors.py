@@ -22,6 +22,7 @@ from detdistill.evaluation.detect import detect_split
 from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, ClassKind, Need, Pyramid, Targets, TaskLoss
 from scenes_in_memory import CLASSES, FAMILIES, STUDENT_CHANNELS, leaves_of, scene_batch, tiny_settings, tiny_student
+from thorough import covering
 
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 SEEN = frozenset({Need.CLASS_LOGITS, Need.BOX_DISTRIBUTIONS, *LOSSES})
@@ -169,8 +170,9 @@ def test_heads_read_any_pyramid_of_the_layout(detector: Detector, batch: Batch) 
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
-@pytest.mark.parametrize("freeze_stages", [0, 2])
+@pytest.mark.parametrize(
+    ("norm", "freeze_stages"), covering([(norm, frozen) for norm in ("batch", "group", "frozen") for frozen in (0, 2)])
+)
 def test_the_task_loss_reaches_every_trainable_parameter(family: str, norm: str, freeze_stages: int) -> None:
     detector = awake(tiny_student(family, norm=norm, freeze_stages=freeze_stages, head_norm="group"))
     trained = {name: p for name, p in detector.named_parameters() if p.requires_grad}

@@ -21,6 +21,7 @@ from detdistill.errors import CapabilityError
 from detdistill.methods.catalogue import build_recipe
 from detdistill.types import Batch, ClassKind, Clock, Need
 from scenes_in_memory import CLASSES, scene_batch, tiny_student
+from thorough import covering
 
 pytest.importorskip("transformers")
 
@@ -61,15 +62,17 @@ def works(method: str, student: str, teacher: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "student", "teacher"),
-    [
-        *((method, RTDETR, DENSE) for method in ("hint", "frs", "pkd", "aid(hint)")),
-        *((method, DENSE, RTDETR) for method in ("hint", "frs", "cwd", "attention", "aid(hint)")),
-        ("crosskd", RTDETR, DENSE),
-        ("queries", RTDETR, D_FINE),
-        ("queries", RTDETR, DETR),
-        ("aid(queries)", DETR, RTDETR),
-        ("aid(hint, granularity=image)", RTDETR, DETR),
-    ],
+    covering(
+        [
+            *((method, RTDETR, DENSE) for method in ("hint", "frs", "pkd", "aid(hint)")),
+            *((method, DENSE, RTDETR) for method in ("hint", "frs", "cwd", "attention", "aid(hint)")),
+            ("crosskd", RTDETR, DENSE),
+            ("queries", RTDETR, D_FINE),
+            ("queries", RTDETR, DETR),
+            ("aid(queries)", DETR, RTDETR),
+            ("aid(hint, granularity=image)", RTDETR, DETR),
+        ]
+    ),
 )
 def test_pairs_of_different_kinds_work(method: str, student: str, teacher: str) -> None:
     works(method, student, teacher)

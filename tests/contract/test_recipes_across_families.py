@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -23,13 +24,15 @@ from pairs_in_memory import (
     with_twins,
 )
 from scenes_in_memory import FAMILIES, STUDENT_CHANNELS, TEACHER_CHANNELS, scene_batch, tiny_student, tiny_teacher
+from thorough import covering
 
 CROSS = [(student, teacher) for student in FAMILIES for teacher in FAMILIES if student != teacher]
 DENSE_ALIKE = ("fcos", "gfl")  # sigmoid scores of the same classes, one anchor a cell
 
 
-@pytest.mark.parametrize("name", PYRAMID_ONLY)
-@pytest.mark.parametrize(("student", "teacher"), CROSS)
+@pytest.mark.parametrize(
+    ("name", "student", "teacher"), covering((name, *cross) for name in PYRAMID_ONLY for cross in CROSS)
+)
 def test_pyramid_recipes_work_across_families(name: str, student: str, teacher: str) -> None:
     pair = known_pair(student, teacher)
     recipe = pair.awake_recipe(PYRAMID_ONLY[name])
@@ -37,10 +40,9 @@ def test_pyramid_recipes_work_across_families(name: str, student: str, teacher: 
     require_useful(recipe, pair, sparse=OBJECTS_ALONE)
 
 
-@pytest.mark.parametrize("outermost", [0, 1], ids=["aid(ikd)", "ikd(aid)"])
-@pytest.mark.parametrize(("student", "teacher"), CROSS)
-def test_wrappers_work_across_families(outermost: int, student: str, teacher: str) -> None:
-    pair = known_pair(student, teacher)
+@pytest.mark.parametrize(("outermost", "families"), covering(itertools.product((0, 1), CROSS)))
+def test_wrappers_work_across_families(outermost: int, families: tuple[str, str]) -> None:
+    pair = known_pair(*families)
     recipe = pair.recipe(both_wrappers("hint + ssim")[outermost])
     assert [term.name for term in recipe.terms] == ["hint.features", "ssim.features", "ikd.adversarial"]
     require_useful(recipe, pair, sparse=OBJECTS_ALONE)

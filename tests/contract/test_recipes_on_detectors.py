@@ -22,7 +22,6 @@ from every_method import (
     TWIN,
     WRAPPING,
     families_of,
-    one_family,
     require_equal_in_any_batch,
     require_equal_without_padding,
     trained_by,
@@ -36,6 +35,7 @@ from pairs_in_memory import (
     student_of,
 )
 from scenes_in_memory import FAMILIES, STUDENT_CHANNELS, TEACHER_CHANNELS, leaves_of
+from thorough import covering
 
 # A wrapper leaves the terms inside as they are: each is here once on every detector, around one method after the other.
 CASES = [(name, family) for name in ALONE for family in families_of(name)]
@@ -45,22 +45,13 @@ CASES += [
     for family in FAMILIES
     for name in [[one for one in ALONE if family in families_of(one)][FAMILIES.index(family)]]
 ]
-# Whole steps take most of the time: in `make test`, each recipe on one detector, and both wrappers on every detector.
-STEPPED = [(name, one_family(name, index)) for index, name in enumerate(ALONE)] + [
-    case for case in CASES if "(" in case[0]
-]
-STEPS = [case if case in STEPPED else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+# In `make test`, each recipe on one detector, and both wrappers on every detector.
+every_case = pytest.mark.parametrize(("method", "family"), covering(CASES))
 
 
-def found(given: tuple[str, str]) -> tuple[Recipe, Couple]:
+def found(method: str, family: str) -> tuple[Recipe, Couple]:
     """A recipe that is not to be trained, and the pair it is for."""
-    method, family = given
     return known_recipe(method, family, family), known_pair(family, family)
-
-
-@pytest.fixture(params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest) -> tuple[Recipe, Couple]:
-    return found(request.param)
 
 
 def test_the_pairs_differ_in_backbone_and_channels_and_nothing_is_left_out() -> None:
@@ -74,23 +65,29 @@ def test_the_pairs_differ_in_backbone_and_channels_and_nothing_is_left_out() -> 
         assert pair.student.spec.pyramid.channels != pair.teacher.spec.pyramid.channels
 
 
-def test_every_term_is_finite_and_reaches_every_map(case: tuple[Recipe, Couple]) -> None:
-    require_useful(*case, sparse=OBJECTS_ALONE)
+@every_case
+def test_every_term_is_finite_and_reaches_every_map(method: str, family: str) -> None:
+    require_useful(*found(method, family), sparse=OBJECTS_ALONE)
 
 
-def test_an_image_costs_the_same_in_any_batch(case: tuple[Recipe, Couple]) -> None:
-    require_equal_in_any_batch(case[0], case[1].seen)
+@every_case
+def test_an_image_costs_the_same_in_any_batch(method: str, family: str) -> None:
+    recipe, pair = found(method, family)
+    require_equal_in_any_batch(recipe, pair.seen)
 
 
-def test_padding_never_teaches(case: tuple[Recipe, Couple]) -> None:
-    require_equal_without_padding(case[0], case[1].seen, seed=1)
+@every_case
+def test_padding_never_teaches(method: str, family: str) -> None:
+    recipe, pair = found(method, family)
+    require_equal_without_padding(recipe, pair.seen, seed=1)
 
 
-def test_levels_meet_by_stride(case: tuple[Recipe, Couple]) -> None:
-    require_paired_by_stride(*case)
+@every_case
+def test_levels_meet_by_stride(method: str, family: str) -> None:
+    require_paired_by_stride(*found(method, family))
 
 
-@pytest.mark.parametrize(("method", "family"), STEPS)
+@every_case
 def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: str, family: str) -> None:
     pair = known_pair(family, family)
     student, recipe = copy.deepcopy(student_of(family)), pair.awake_recipe(method)
@@ -117,9 +114,9 @@ def test_a_step_trains_the_student_and_the_aligners_never_the_teacher(method: st
     assert not pair.teacher._detector.training
 
 
-@pytest.mark.parametrize(("method", "family"), STEPS)
+@every_case
 def test_each_term_alone_reaches_the_students_weights(method: str, family: str) -> None:
-    recipe, pair = found((method, family))
+    recipe, pair = found(method, family)
     first = next(p for name, p in pair.student.named_parameters() if ".body." in name)
     for view in recipe.views():
         batch = view(pair.seen.batch)

@@ -31,13 +31,12 @@ from every_method import (
 )
 from pairs_in_memory import Couple, require_paired_by_stride, require_useful, student_of, teacher_of
 from scenes_in_memory import FAMILIES, leaves_of, map_levels, scene_batch, tiny_student, tiny_teacher
+from thorough import covering
 
 # A wrapper leaves the terms inside as they are: each is here once on every detector.
 CASES = [(name, family) for name in ALONE for family in families_of(name)]
 CASES += [(f"{wrapper}(hint{OPTIONS.get(wrapper, '')})", family) for wrapper in WRAPPING for family in FAMILIES]
 SOME = [(name, one_family(name, index)) for index, name in enumerate([*ALONE, both_wrappers("hint")[0]])]
-# In `make test` each method on one detector, and the wrappers and hint on every one.
-CASES = [case if case in SOME or "hint" in case[0] else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 
 
 @functools.cache
@@ -77,7 +76,7 @@ def couple_at(method: str, family: str, ratio: float) -> Couple:
     return Couple(step.student, step.teacher, replace(seen, students=alone))
 
 
-@pytest.mark.parametrize(("method", "family"), CASES)
+@pytest.mark.parametrize(("method", "family"), covering(CASES))
 def test_every_method_learns_from_a_teacher_of_twice_the_size(method: str, family: str) -> None:
     """Costs are finite and reach the student where an image is twice as large for its teacher."""
     couple = couple_at(method, family, 2.0)
@@ -102,8 +101,9 @@ def test_an_image_costs_the_same_in_any_batch(method: str, family: str) -> None:
     require_equal_in_any_batch(step_at(method, family, 2.0).recipe, couple_at(method, family, 2.0).seen, atol=1e-4)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 1.4])
-@pytest.mark.parametrize(("method", "family"), SOME)
+@pytest.mark.parametrize(
+    ("method", "family", "ratio"), covering((*some, ratio) for some in SOME for ratio in (0.5, 1.4))
+)
 def test_other_sizes_work_or_are_refused_in_one_sentence(method: str, family: str, ratio: float) -> None:
     """A smaller teacher, and cells of another share of the image, whose distances in bins cannot be compared."""
     if ratio == 1.4 and step_at(method, family, 2.0).recipe.teacher_needs(CLEAN) & {Need.BOX_DISTRIBUTIONS, Need.BOXES}:
