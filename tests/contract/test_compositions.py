@@ -11,20 +11,12 @@ from torch import Tensor
 
 from detdistill.distillation.step import DistillationStep
 from detdistill.types import StepReport
-from every_method import ALONE, CLOCK, OPTIONS, both_wrappers, families_of, one_family
+from every_method import ALONE, CLOCK, OPTIONS, both_wrappers, families_of
 from pairs_in_memory import known_pair, student_of
+from thorough import covering
 
 SUM = "frs + ssim"
-# The sum on every family and each recipe on one; the rest of the matrix when there is time.
-METHODS = [
-    pytest.param(
-        method,
-        family,
-        marks=() if method == SUM or family == one_family(method, index) else pytest.mark.slow,
-    )
-    for index, method in enumerate((SUM, *ALONE))
-    for family in families_of(method)
-]
+METHODS = covering((method, family) for method in (SUM, *ALONE) for family in families_of(method))
 
 
 @functools.cache

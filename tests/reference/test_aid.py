@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from detdistill.methods.parts.weigh import by_teacher_loss
 from detdistill.types import Batch, Clock, Knowledge, Need, Observation, TaskLoss
 from observations import batch, random_observation, spec
 from scenes_in_memory import FAMILIES, scene_batch, tiny_student, tiny_teacher
+from thorough import covering
 
 CLOCK = Clock(step=0, total_steps=1)
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
@@ -123,8 +125,7 @@ def test_aid_equals_its_slow_reference(by: str, two_stage: bool) -> None:
         torch.testing.assert_close(fast, slow_one, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("by", GRANULARITIES)
+@pytest.mark.parametrize(("family", "by"), covering(itertools.product(FAMILIES, GRANULARITIES)))
 def test_a_step_weighs_by_what_the_teacher_loses_on_each_image_alone(family: str, by: str) -> None:
     student, teacher = tiny_student(family, norm="group"), tiny_teacher(family)
     base = build_recipe("frs", student.spec, teacher.spec)
