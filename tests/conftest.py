@@ -35,6 +35,13 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()  # until the tests are collected: what is imported until then stays
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from thorough import thin_out
+
+    thin_out(items)
+
+
 def _unsynced(descriptor: int) -> None:
     """Files outlive a process that dies without it, and no test cuts the power: the disk took a sixth of the time."""
 

@@ -35,5 +35,25 @@ def covering(cases: Iterable[Sequence[Any]]) -> list[ParameterSet]:
     return [pytest.param(*case, marks=() if case in few else pytest.mark.slow) for case in order]
 
 
+def thin_out(items: Iterable[pytest.Item]) -> None:
+    """Marks `slow` what `make test` needs not of modules that are marked `covering(name)`.
+
+    Each of their tests stays with one value of that parameter, and each value with about equally many of the tests.
+    """
+    products: dict[tuple[Any, str], dict[tuple[str, Any], list[pytest.Function]]] = {}
+    for item in items:
+        mark = item.get_closest_marker("covering")
+        if mark is None or not isinstance(item, pytest.Function) or item.get_closest_marker("slow"):
+            continue
+        (name,) = mark.args
+        if name in getattr(getattr(item, "callspec", None), "params", ()):
+            product = products.setdefault((item.path, name), {})
+            product.setdefault((item.originalname, item.callspec.params[name]), []).append(item)
+    for product in products.values():
+        for one in covering(product):
+            for item in product[one.values] if one.marks else ():
+                item.add_marker(pytest.mark.slow)
+
+
 def _worn(uses: Counter[tuple[int, Any]], case: tuple[Any, ...]) -> int:
     return sum(uses[one] for one in enumerate(case))

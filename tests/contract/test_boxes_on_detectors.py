@@ -26,6 +26,8 @@ from detdistill.types import Batch, Clock, Detections, Need, Observation, Pyrami
 from scenes_in_memory import BOXES, CLASSES, FAMILIES, scene_batch, tiny_student, tiny_teacher
 from thorough import covering
 
+pytestmark = pytest.mark.covering("family")
+
 CLOCK = Clock(0, 1)
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 # A teacher that learned nothing is sure of nothing.

@@ -15,6 +15,8 @@ from every_method import ALONE, CLOCK, OPTIONS, both_wrappers, families_of
 from pairs_in_memory import known_pair, student_of
 from thorough import covering
 
+pytestmark = pytest.mark.covering("method")
+
 SUM = "frs + ssim"
 METHODS = covering((method, family) for method in (SUM, *ALONE) for family in families_of(method))
 
@@ -58,17 +60,20 @@ def test_without_alpha_aid_is_the_method_bit_by_bit(method: str, family: str) ->
     assert step_of(f"aid({method})", family)[0].total < plain[0].total
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize("family", families_of(SUM))
 def test_without_alpha_the_twins_stay(family: str) -> None:
     ikd = f"ikd({SUM}{OPTIONS['ikd']})"
     require_same(step_of(f"aid({ikd}, alpha=0)", family), step_of(ikd, family))
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize("family", families_of(SUM))
 def test_without_its_halves_ikd_is_the_method_bit_by_bit(family: str) -> None:
     require_same(step_of(f"ikd({SUM}, adversarial=false, augment=false)", family), step_of(SUM, family))
 
 
+@pytest.mark.covering("family")
 @pytest.mark.parametrize("family", families_of(SUM))
 def test_a_sum_costs_what_its_parts_cost(family: str) -> None:
     parts = [step_of(part, family)[0].parts for part in SUM.split(" + ")]

@@ -12,6 +12,8 @@ from detdistill.evaluation.detect import detect_split
 from detdistill.types import Batch, Detections
 from scenes_in_memory import FAMILIES, scene_batch, tiny_student
 
+pytestmark = pytest.mark.covering("family")
+
 OVERLAP, MOST = 0.4, 25
 
 

@@ -25,6 +25,8 @@ from made_up_steps import Known, PixelTerm
 from observations import spec, unchecked
 from scenes_in_memory import FAMILIES, STUDENT_CHANNELS, scene_batch, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.covering("family")
+
 CLOCK = Clock(step=3, total_steps=4)
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 STUDENT, TEACHER = spec(channels=3), replace(spec(channels=5), name="retinanet/teacher")

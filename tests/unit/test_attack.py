@@ -16,6 +16,8 @@ from detdistill.types import Batch, Need
 from made_up_steps import Stub, lit
 from scenes_in_memory import FAMILIES, SIZES, scene_batch, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.covering("teacher")
+
 TWINS = AdversarialTwins()
 NO_DIVERSITY = AdversarialTwins(AttackSettings(diversity=0.0))
 

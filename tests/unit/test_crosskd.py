@@ -17,6 +17,8 @@ from detdistill.types import Clock, Need, Observation, Pyramid
 from observations import observation, spec
 from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.covering("family")
+
 DENSE = ("fcos", "retinanet", "gfl")
 SAID = frozenset({Need.CLASS_LOGITS, Need.BOXES, Need.BOX_DISTRIBUTIONS})
 CLOCK = Clock(step=1, total_steps=2)

@@ -28,6 +28,8 @@ from observations import batch as blank
 from observations import observation, random_observation, spec, with_boxes
 from scenes_in_memory import scene_batch, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.covering("name")
+
 START = Clock(step=0, total_steps=100)
 FROSTED = View("frosted")
 

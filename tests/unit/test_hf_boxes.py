@@ -15,6 +15,8 @@ from detdistill.distillation.found import cost_of
 from detdistill.types import Batch, Need, Targets
 from scenes_in_memory import CLASSES, scene_batch
 
+pytestmark = pytest.mark.covering("detector")
+
 pytest.importorskip("transformers")
 
 KINDS = ("rtdetr_v2_tiny", "d_fine_tiny", "detr_tiny", "deformable_detr_tiny", "conditional_detr_tiny")

@@ -20,6 +20,8 @@ from every_method import ALONE, CLOCK, aligned_by, both_wrappers, families_of, f
 from pairs_in_memory import teacher_of
 from scenes_in_memory import BOXES, scene_batch, tiny_student, tiny_teacher
 
+pytestmark = pytest.mark.covering("name")
+
 FROZEN_REMEDY = "Check that the student is not frozen, that both detectors share levels, and that the data have boxes."
 
 
