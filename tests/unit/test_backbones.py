@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from detdistill.detectors.preprocess import (
 from detdistill.errors import ConfigError, MissingDependencyError
 from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, Targets
+from thorough import covering
 
 IMAGES = torch.rand(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
 
@@ -45,8 +47,15 @@ def test_group_norm_has_at_least_8_channels_a_group(channels: int, groups: int) 
     assert group_norm(channels).num_groups == groups
 
 
-@pytest.mark.parametrize("strides", [(8, 16, 32, 64, 128), (8, 16, 32), (4, 8, 16, 32), (16,), (8, 16)])
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "mobilenetv3_small_050"])
+@pytest.mark.parametrize(
+    ("name", "strides"),
+    covering(
+        itertools.product(
+            ["test_resnet", "test_convnext", "mobilenetv3_small_050"],
+            [(8, 16, 32, 64, 128), (8, 16, 32), (4, 8, 16, 32), (16,), (8, 16)],
+        )
+    ),
+)
 def test_levels_have_the_strides_that_were_asked_for(name: str, strides: tuple[int, ...]) -> None:
     levels = build(name, strides=strides, fpn_channels=16)(IMAGES)
     expected = [(2, 16, -(-96 // stride), -(-160 // stride)) for stride in strides]
@@ -70,9 +79,12 @@ def test_pool_adds_one_subsampled_level() -> None:
         build("test_resnet", strides=(8, 16, 32, 64, 128), extra="pool")
 
 
-@pytest.mark.parametrize("width", [32, 64])
-@pytest.mark.parametrize("fpn_norm", ["none", "batch", "group"])
-@pytest.mark.parametrize("norm", ["batch", "frozen", "frozen_statistics", "group"])
+@pytest.mark.parametrize(
+    ("norm", "fpn_norm", "width"),
+    covering(
+        itertools.product(["batch", "frozen", "frozen_statistics", "group"], ["none", "batch", "group"], [32, 64])
+    ),
+)
 def test_every_norm_survives_train(norm: str, fpn_norm: str, width: int) -> None:
     backbone = build("test_resnet", fpn_channels=width, norm=norm, fpn_norm=fpn_norm)  # type: ignore[arg-type]
     before = {name: value.clone() for name, value in backbone.body.named_buffers()}
@@ -143,8 +155,14 @@ def test_what_cannot_be_built(name: str, strides: tuple[int, ...], message: str)
             build_detector(settings, ("a",), seed=0)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "mobilenetv3_small_050", "test_mambaout"])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    covering(
+        itertools.product(
+            ["test_resnet", "test_convnext", "mobilenetv3_small_050", "test_mambaout"], [".safetensors", ".pth"]
+        )
+    ),
+)
 def test_pretrained_file_gives_the_models_own_features(name: str, suffix: str, tmp_path: Path) -> None:
     whole = timm.create_model(name).eval()
     path = tmp_path / f"weights{suffix}"

@@ -16,6 +16,8 @@ from detdistill.errors import CapabilityError, ConfigError
 from detdistill.types import Batch, Need, Pyramid, Targets
 from scenes_in_memory import SMALLEST
 
+pytestmark = pytest.mark.covering("teacher")
+
 CLASSES = ("car", "truck")
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 ALL = LOSSES | {Need.CLASS_LOGITS}

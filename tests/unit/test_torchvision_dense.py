@@ -18,6 +18,8 @@ from detdistill.errors import ConfigError
 from detdistill.gfl import assign as assigning
 from detdistill.types import Batch, ClassKind, Need, Pyramid, Targets, TaskLoss
 
+pytestmark = pytest.mark.covering("family")
+
 CLASSES = ("a", "b", "c")
 FAMILIES = ("fcos", "retinanet")
 ALL = frozenset({Need.CLASS_LOGITS, Need.TASK_LOSS, Need.IMAGE_LOSSES})
