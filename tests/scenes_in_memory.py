@@ -12,6 +12,7 @@ from detdistill.detectors import catalogue
 from detdistill.detectors.base import Detector
 from detdistill.detectors.catalogue import build_detector
 from detdistill.detectors.frozen import FrozenTeacher
+from detdistill.detectors.hf.presets import PRESETS
 from detdistill.detectors.settings import DetectorSettings, PyramidSettings
 from detdistill.types import Batch, Observation, Pyramid, Targets
 
@@ -22,6 +23,11 @@ SMALLEST = tuple(
     f"{family}/{next(iter(entry.presets))}" for family, entry in catalogue.FAMILIES.items() if entry.presets
 )
 """The smallest preset of every family."""
+SHALLOW_D_FINE: dict[str, Any] = {
+    "depth_mult": 0.34,
+    "backbone_config": {**PRESETS["d_fine_tiny"].config["backbone_config"], "stage_numb_of_layers": [1, 1, 1, 1]},
+}
+"""A D-FINE with one block where it repeats blocks."""
 STUDENT_CHANNELS, TEACHER_CHANNELS = 16, 24
 GRID = (96, 128)
 SIZES = ((96, 128), (70, 101), (64, 33))

@@ -17,7 +17,7 @@ from detdistill.detectors.hf_teachers import load_hf
 from detdistill.errors import CapabilityError
 from detdistill.export import executorch_file, graph, runtime
 from detdistill.types import Need
-from scenes_in_memory import CLASSES, scene_batch
+from scenes_in_memory import CLASSES, SHALLOW_D_FINE, scene_batch
 
 pytest.importorskip("transformers")
 pytest.importorskip("onnxscript")
@@ -29,6 +29,7 @@ TWO_STAGE = {"two_stage": True, "with_box_refine": True, "two_stage_num_proposal
 FEWER: dict[str, dict[str, Any]] = {
     "deformable_detr_tiny": {"encoder_layers": 1},
     **{name: {"encoder_layers": 1, "decoder_layers": 1} for name in ("detr_tiny", "table_transformer_tiny")},
+    "d_fine_tiny": SHALLOW_D_FINE,
     **{name: {"encoder_layers": 1} for name in ("conditional_detr_tiny", "dab_detr_tiny")},
 }
 SIZED = (

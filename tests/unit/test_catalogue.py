@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -188,10 +189,17 @@ def pictures(count: int) -> Batch:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "steps"), [("fcos/tiny", 150), ("retinanet/tiny", 150), ("faster_rcnn/small", 85)])
-def test_small_presets_learn_four_pictures_by_heart(name: str, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes", "steps"),
+    [
+        ("fcos/tiny", {}, 150),
+        ("retinanet/tiny", {}, 150),
+        ("faster_rcnn/small", {"proposals_train": 60, "roi_samples": 32}, 50),
+    ],
+)
+def test_small_presets_learn_four_pictures_by_heart(name: str, changes: dict[str, Any], steps: int) -> None:
     batch = pictures(4)
-    built = build_detector(parse_detector(name), CLASSES, seed=0)
+    built = build_detector(replace(parse_detector(name), **changes), CLASSES, seed=0)
     optimizer = torch.optim.AdamW(built.parameters(), lr=3e-3)
     losses = []
     for _ in range(steps):
