@@ -171,6 +171,7 @@ def test_an_image_costs_the_same_in_any_batch(family: str) -> None:
             torch.testing.assert_close(alone.values[0], together.values[index], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.covering("method")
 @pytest.mark.parametrize(
     ("family", "method"),
     covering(itertools.product(FAMILIES, [ANY_SCORE, f"aid({ANY_SCORE})", f"ikd({ANY_SCORE}, attack_steps=1)"])),

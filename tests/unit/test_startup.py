@@ -156,12 +156,13 @@ def test_an_image_without_cells_inside_teaches_nothing_and_is_refused() -> None:
         prove(step, batch)
 
 
+@pytest.mark.covering("norm")
 @pytest.mark.parametrize(
     ("name", "norm"),
     [
-        *((name, "group") for name in ALONE),
         *(
-            pytest.param(name, "frozen", marks=pytest.mark.slow if index % 4 else ())
+            pytest.param(name, norm, marks=pytest.mark.slow if index % 4 else ())
+            for norm in ("group", "frozen")
             for index, name in enumerate(ALONE)
         ),
         *((method, "group") for method in TWICE),
