@@ -137,6 +137,7 @@ def test_the_reading_is_told(student: dict[str, int], method: str, note: str) ->
     assert recipe.notes == (note.format(width=teacher.towers.channels),)
 
 
+@pytest.mark.covering("after")
 @pytest.mark.parametrize(
     ("family", "depth", "after"), [("gfl", 4, 3), ("retinanet", 4, 3), ("fcos", 4, 2), ("gfl", 1, 1)]
 )
