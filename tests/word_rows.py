@@ -25,9 +25,11 @@ class Word:
 
 _ALONE = "{alone} --distilled {alone} --teacher {teacher}"
 _CONVERT = "data convert {data} --to yolo --out OUT/made"
-_TRAIN = "train --detector fcos/tiny --data {data} --out OUT/run --steps 4 --dry-run"
+_SIZE = "data.image.short_side=32 data.image.long_side=48"
+_TRAIN = f"train {_SIZE} --detector fcos/tiny --data {{data}} --out OUT/run --steps 4 --dry-run"
 _DISTILL = (
-    "distill --teacher {teacher} --student fcos/tiny --data {data} --method hint --out OUT/run --steps 4 --dry-run"
+    f"distill {_SIZE} --teacher {{teacher}} --student fcos/tiny --data {{data}} --method hint --out OUT/run --steps 4 "
+    "--dry-run"
 )
 _EXAMPLE = f"{Path(__file__).resolve().parents[1] / 'examples' / 'own_detector.py'}:CenterNet"
 _OWN, _OWN_TAUGHT = (line.replace("fcos/tiny", _EXAMPLE) for line in (_TRAIN, _DISTILL))
@@ -40,7 +42,7 @@ _DIAGNOSE = "diagnose {taught} --alone {alone}"
 _REPORT = "report {taught} --images 0 --out OUT/page.html"
 _SCENES = "data make scenes --out OUT/scenes --train 2 --val 1"
 _BROKEN = "data.train={broken}/train.json"
-_AS_MADE = "data.image.short_side=32 data.image.long_side=48 train.batch_size=4"
+_AS_MADE = "train.batch_size=4"
 _AUDIT = "data audit {data} --teacher {teacher} --out OUT/audit --score 0 --images 1"
 _JSON = "--json OUT/outcome.json"
 

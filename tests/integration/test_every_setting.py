@@ -26,7 +26,8 @@ from detdistill import build_detector, load_detector, save_detector
 from detdistill.cli import main
 from detdistill.cli.app import build_app
 from detdistill.detectors.catalogue import FAMILIES
-from detdistill.jobs import stages
+from detdistill.distillation import calibration
+from detdistill.jobs import doctor, stages
 from detdistill.jobs.settings import RunConfig
 from detdistill.methods.catalogue import METHODS
 from detdistill.settings.calls import written
@@ -58,6 +59,8 @@ SMALL = ("data.image.short_side=32", "data.image.long_side=48", "train.batch_siz
 # Families whose smallest preset takes seconds to train.
 _ROI = (*("fpn_channels=16", "roi_channels=64", "strides=[8,16,32]"), *("roi_samples=16", "proposals_train=40"))
 SMALLER = {"faster_rcnn": ("faster_rcnn/test_resnet", tuple(f"student.{one}" for one in _ROI))}
+# Shown after the training.
+LATE = ("report", "evaluate.", "data.unlabelled.precision", "data.unlabelled.doubtful")
 # What is never the same twice: times, rates and free space.
 _PASSING = r"\b[\d.,:]+ ?(s|GB|MB|images/s|/s|left)\b|in \d+:\d+"
 
@@ -106,8 +109,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     assert run(made, "train", out=folder / "alone")["code"] == 0
     assert run(made, "distill", out=folder / "taught")["code"] == 0
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "_PROBE_SECONDS", 0.0)
         patch.setattr(METHODS, "_added", {})
         METHODS.register(SPOILT)
+        for name in ("WINDOW", "_EVERY", "_LATER"):  # a measure that follows goes on after two steps, not thirty
+            patch.setattr(calibration, name, 2)
         yield made
 
 
@@ -138,6 +144,7 @@ def run(
     method: str = "hint",
     family: str = "fcos",
     whole: bool = True,
+    finds: bool = False,
 ) -> dict[str, Any]:
     """Runs a command for 4 steps and tells what it left, without what time and place change."""
     own = {one.partition("=")[0] for one in settings}
@@ -177,7 +184,7 @@ def run(
         found[WEIGHTS] = hashlib.sha256(
             b"".join(weights[name].numpy().tobytes() for name in sorted(weights))
         ).hexdigest()
-        found[FOUND] = detections(place)
+        found[FOUND] = detections(place) if finds else None
     return found
 
 
@@ -213,18 +220,22 @@ def compare(
     home: Home, tmp_path: Path, row: Row, settings: Sequence[str], *, key: str, family: str = "fcos", method: str = ""
 ) -> None:
     """Runs with the row's setting and without, and tells the two apart."""
-    whole = bool(row.refused) or row.shows not in (WEIGHTS, FOUND, METRICS)
+    # What shows by the end of the training asks for no more than that.
+    asked: dict[str, Any] = {
+        "whole": bool(row.refused) or row.shows == RESULTS or key.startswith(LATE),
+        "finds": row.shows == FOUND,
+        "family": family,
+    }
     beside = tuple(home.place(one) for one in row.beside)
-    base = (row.command, *beside, row.method, family, whole)
-    if base not in _RUNS:
+    base = (row.command, *beside, row.method, *asked.values())
+    if base not in _RUNS and not row.refused:
         before = tmp_path / "before"
-        _RUNS[base] = run(home, row.command, *beside, out=before, method=row.method, family=family, whole=whole)
+        _RUNS[base] = run(home, row.command, *beside, out=before, method=row.method, **asked)
     own = {one.partition("=")[0] for one in settings}
     others = [one for one in beside if one.partition("=")[0] not in own]
     used = method or row.method
-    after = tmp_path / "changed"
-    changed = run(home, row.command, *others, *settings, out=after, method=used, family=family, whole=whole)
-    tell(home, row, changed, _RUNS[base], key)
+    changed = run(home, row.command, *others, *settings, out=tmp_path / "changed", method=used, **asked)
+    tell(home, row, changed, _RUNS.get(base, {}), key)
 
 
 def leaves(kind: type[Any], path: tuple[str, ...] = ()) -> Iterator[str]:
