@@ -221,7 +221,7 @@ METHOD_ROWS: dict[str, Row] = {
     "ikd.recipe": Row("frs"),
     "ikd.smallest_crop": Row("0.4", beside=("method.small_px=1",)),
     "ld.class_gain": Row("10"),
-    "ld.strength": Row("published", beside=("train.steps=20",)),
+    "ld.strength": Row("3"),
     "ld.class_temperature": Row("9", beside=("method.class_gain=10",)),
     "mgd.aligner": Row("conv1x1"),
     "pkd.aligner": Row("conv1x1"),
