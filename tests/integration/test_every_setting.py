@@ -112,8 +112,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         patch.setattr(doctor, "_PROBE_SECONDS", 0.0)
         patch.setattr(METHODS, "_added", {})
         METHODS.register(SPOILT)
-        for name in ("WINDOW", "_EVERY", "_LATER"):  # a measure that follows goes on after two steps, not thirty
-            patch.setattr(calibration, name, 2)
         yield made
 
 
@@ -294,8 +292,12 @@ def method_rows() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", method_rows())
-def test_a_methods_setting_does_what_it_names(home: Home, tmp_path: Path, name: str) -> None:
+def test_a_methods_setting_does_what_it_names(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     method, _, key = name.partition(".")
+    for one in ("WINDOW", "_EVERY", "_LATER") if key == "calibration" else ():
+        monkeypatch.setattr(calibration, one, 2)  # what follows goes on after two steps, not thirty
     own = METHODS[method]
     row = METHOD_ROWS.get(name) or Row(other_value(key, own.settings))
     inside = ["hint"] if own.wraps else []
