@@ -15,7 +15,7 @@ demo: .venv/.runtime  ## teacher, student alone and distilled student on drawn s
 # The processes that tests start read the bytecode that the first of them wrote.
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: .venv/.dev  ## the tests, in about five and a half minutes on two cores
+test: .venv/.dev  ## the tests, in four to five minutes on two cores
 	$(PYTEST) -m "not slow"
 
 test-all: .venv/.dev  ## all tests, with all of their drawn cases

@@ -228,6 +228,6 @@ METHOD_ROWS: dict[str, Row] = {
     "ssim.window": Row("5"),
     # Logged more often, so that what they are compared with is theirs alone.
     **{f"{name}.calibration": Row("running", beside=("train.log_every=2",)) for name in METHODS},
-    # Too near their strength for a correction.
+    # In so few steps nothing of these is corrected.
     **{f"{name}.calibration": Row("running", RESULTS) for name in ("crosskd", "ld", "queries")},
 }

@@ -24,8 +24,6 @@ from detdistill.types import Batch, ClassKind, Need, Pyramid, Targets, TaskLoss
 from scenes_in_memory import CLASSES, FAMILIES, STUDENT_CHANNELS, leaves_of, scene_batch, tiny_settings, tiny_student
 from thorough import covering
 
-pytestmark = pytest.mark.covering("family")
-
 LOSSES = frozenset({Need.TASK_LOSS, Need.IMAGE_LOSSES})
 SEEN = frozenset({Need.CLASS_LOGITS, Need.BOX_DISTRIBUTIONS, *LOSSES})
 ASKABLE = (Need.PYRAMID, Need.CLASS_LOGITS, Need.TASK_LOSS, Need.IMAGE_LOSSES, Need.BOX_DISTRIBUTIONS)

@@ -35,8 +35,6 @@ from observations import batch, random_losses, random_observation, spec, with_bo
 from scenes_in_memory import targets_of
 from thorough import cases
 
-pytestmark = pytest.mark.covering("variant")
-
 # Left out are the options that couple images on purpose, as the sources do: frs(normalizer=batch), attention's
 # coupling=batch and norm=batch, ssim(rescale_over=batch), aid's granularity of level and batch.
 VARIANTS = [

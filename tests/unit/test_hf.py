@@ -23,8 +23,6 @@ from detdistill.store.students import load_detector, save_detector
 from detdistill.types import Batch, ClassKind, Need, Pyramid
 from scenes_in_memory import CLASSES, scene_batch
 
-pytestmark = pytest.mark.covering("detector")
-
 pytest.importorskip("transformers")
 
 # RT-DETR of the first version goes the way of the second.
