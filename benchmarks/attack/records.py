@@ -95,7 +95,7 @@ class Records:
             "ends": dict(sorted(Counter(one.end for one in made).items())),
             **({"figures": {name: _spread(values) for name, values in sorted(figures.items())}} if figures else {}),
             **(
-                {"faults": [f"{one.number} ({one.kind}): {' '.join(one.says.split())[-200:]}" for one in faulty[:20]]}
+                {"faults": [f"{one.number} ({one.kind}): {' '.join(one.says.split())[-1500:]}" for one in faulty[:20]]}
                 if faulty
                 else {}
             ),
