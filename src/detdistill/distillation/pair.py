@@ -49,6 +49,11 @@ class Level:
     padded: bool
     standardized: bool = False
 
+    @property
+    def mask(self) -> Bool[Tensor, "b 1 h w"] | None:
+        """The cells inside the image, for what need not mask where there are no others: None then."""
+        return self.inside if self.padded else None
+
     def without_padding(self, maps: Float[Tensor, "b _k h w"]) -> Float[Tensor, "b _k h w"]:
         """The maps with zeros in the padding."""
         return maps.masked_fill(~self.inside, 0.0) if self.padded else maps

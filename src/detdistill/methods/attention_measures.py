@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from detdistill.distillation.pair import Level, Pair
@@ -70,7 +70,7 @@ class MaskedFeatures:
         with full_precision(level.teacher):
             cells, channels = self.masks(level, pair)
             pair.look("attention of both", level.stride, cells)
-            found = distances(level.student, level.teacher, _inside(level), cells=cells, channels=channels)
+            found = distances(level.student, level.teacher, level.mask, cells=cells, channels=channels)
             return self.norm(found, _numbers(level))
 
     @torch.no_grad()
@@ -167,11 +167,7 @@ class Relations(nn.Module):
         ours = self.align(at_stride(self.students, level.stride)(level.student, **where), level.stride)
         theirs = at_stride(self.teachers, level.stride)(level.teacher, **where)
         with full_precision(level.teacher):
-            return self.norm(distances(ours.float(), theirs, _inside(level)), _numbers(level))
-
-
-def _inside(level: Level) -> Bool[Tensor, "b 1 h w"] | None:
-    return level.inside if level.padded else None
+            return self.norm(distances(ours.float(), theirs, level.mask), _numbers(level))
 
 
 def _numbers(level: Level) -> Float[Tensor, " b"]:

@@ -174,8 +174,7 @@ class Attentions:
 
         def make() -> Tensor:
             cells, channels = teachers_attentions(level, pair, temperature=self.temperature)
-            inside = level.inside if level.padded else None
-            return weighed_squares(level.student, level.teacher, inside, channels) * cells
+            return weighed_squares(level.student, level.teacher, level.mask, channels) * cells
 
         return pair.once((Attentions, level, self.temperature), make)
 

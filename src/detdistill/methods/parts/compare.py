@@ -128,9 +128,7 @@ class _Distances(torch.autograd.Function):
         weights: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
         cells, channels = weights
-        difference = student - teacher
-        if inside is not None:
-            difference.masked_fill_(~inside, 0.0)
+        difference = _difference(student, teacher, inside)
         weighed = difference if cells is None else difference * cells
         squares = (difference * weighed).sum(dim=(2, 3))
         found = (squares if channels is None else squares * channels[:, :, 0, 0]).sum(dim=1).sqrt()
@@ -144,6 +142,11 @@ class _Distances(torch.autograd.Function):
         share = torch.where(found > 0, grown / found, 0.0)[:, None, None, None]
         slopes = weighed * (share if channels is None else share * channels)
         return slopes, -slopes if ctx.needs_input_grad[1] else None, None, None
+
+
+def _difference(student: Maps, teacher: Maps, inside: Inside | None) -> Maps:
+    found = student - teacher
+    return found if inside is None else found.masked_fill_(~inside, 0.0)
 
 
 def weighed_squares(student: Maps, teacher: Maps, inside: Inside | None, channels: Float[Tensor, "b c 1 1"]) -> Cells:
@@ -162,9 +165,7 @@ class _WeighedSquares(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, inside: Tensor | None, channels: Tensor) -> Tensor:
-        difference = student - teacher
-        if inside is not None:
-            difference.masked_fill_(~inside, 0.0)
+        difference = _difference(student, teacher, inside)
         weighed = difference * channels
         ctx.save_for_backward(weighed)
         return difference.mul_(weighed).sum(dim=1, keepdim=True)
