@@ -26,7 +26,8 @@ class Checkout:
     """A process of a script that serves, with the library of one checkout."""
 
     def __init__(self, script: str, source: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(source.resolve()), "OMP_WAIT_POLICY": "PASSIVE"}
+        quiet = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        environment = {**os.environ, "PYTHONPATH": str(source.resolve()), **quiet}
         self._process = subprocess.Popen(
             [sys.executable, script, SERVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )

@@ -201,10 +201,10 @@ class _Kill:
             self._count_lost()
 
     def _judge(self, ended: Ended | None, *, foreign: bool = False) -> None:
-        """A process that was not killed itself says one sentence; torchrun's own agents may print what they like."""
+        """A process that was not killed itself says one sentence; torchrun's own agents may trace their own calls."""
         if ended is None or ended.fault is None or ended.code == -signal.SIGKILL:
             return
-        if not foreign or ended.fault != "traceback" or "/detdistill/" in ended.said:
+        if not foreign or ended.fault != "traceback" or ended.traces_ours:
             self._failed(ended.fault, ended.said[-1500:])
 
     def _count_lost(self) -> None:

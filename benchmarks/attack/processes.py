@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib
 import os
+import re
 import signal
 import time
 import traceback
@@ -21,6 +22,7 @@ ORPHANS_END_WITHIN_S = 20.0
 _IMPORTED = ("cli", "demo", "jobs.run", "jobs.evaluate", "jobs.predict", "jobs.pictures", "jobs.data", "jobs.profile")
 _IMPORTED += ("papers.reproduce", "scenes.write", "report.curves", "report.qualitative")
 _FOREIGN = ("matplotlib.pyplot", "hotcoco", "lightning_fabric", "torch.distributed.run", "timm", "yaml", "cyclopts")
+_OUR_CALL = re.compile(r'File "[^"\n]*/detdistill/[^"\n]*", line \d+')
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -53,6 +55,11 @@ class Ended:
         if self.code in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL):
             return "crash"
         return "traceback" if "Traceback (most recent call last)" in self.said else None
+
+    @property
+    def traces_ours(self) -> bool:
+        """Whether a call of the library's own is traced: a warning that names one of its files is no traceback."""
+        return _OUR_CALL.search(self.said) is not None
 
 
 class Forked:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,3 +188,21 @@ def test_a_lost_terminal_is_heard_but_where_the_user_asked_not_to() -> None:
             assert not flag.requested
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_stop_that_comes_in_a_destructor_is_neither_lost_nor_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    class Stopped:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    def work() -> None:
+        Stopped()
+        time.sleep(60)
+
+    began, before = time.monotonic(), sys.unraisablehook
+    with watch_signals() as flag:
+        assert flag.breaking(work) is None
+    assert time.monotonic() - began < 30
+    assert capfd.readouterr() == ("", "")
+    assert sys.unraisablehook is before

@@ -60,8 +60,10 @@ def test_a_method_sees_standardised_maps(name: str) -> None:
         trained = list(dict.fromkeys(p for one in recipe.terms for p in one.term.parameters()))
         gradients = torch.autograd.grad(values.sum(), [*student.pyramid.levels, *trained], allow_unused=True)
         results.append([values.detach(), *gradients])
+    # A gradient that cancels, of a shift that a norm takes out, is noise of the size of what cancels.
+    noise = 1e-4 + 1e-6 * max(float(one.abs().max()) for one in results[0] if isinstance(one, Tensor))
     for fast, slow in zip(*results, strict=True):
         assert (fast is None) == (slow is None)
         if isinstance(fast, Tensor):
-            torch.testing.assert_close(fast, slow, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(fast, slow, rtol=1e-3, atol=noise)
     assert all(gradient.any() for gradient in results[0][1:3])

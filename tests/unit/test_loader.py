@@ -349,8 +349,7 @@ def test_a_worker_that_is_killed_while_it_is_told_to_end_is_missed_by_nobody(tmp
 
     def killing(iterator):
         for worker in iterator._workers:
-            if worker.is_alive():
-                os.kill(worker.pid, signal.SIGKILL)
+            worker.kill()
         shut_down(iterator)
 
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", killing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -84,7 +85,7 @@ def watch_signals() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.request()
 
-    with _handling(stop):
+    with _handling(stop), _sent_again():
         yield flag
 
 
@@ -113,6 +114,28 @@ def forward_signals() -> AbstractContextManager[None]:
                 os.kill(child.pid, signal.SIGTERM)
 
     return _handling(forward)
+
+
+@contextmanager
+def _sent_again() -> Iterator[None]:
+    """A signal whose KeyboardInterrupt Python drops, as in a destructor, comes again instead of being printed."""
+    before, owner, soon = sys.unraisablehook, os.getpid(), list[threading.Timer]()
+
+    def hear(dropped: sys.UnraisableHookArgs) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt) or os.getpid() != owner:
+            before(dropped)
+            return
+        soon.append(threading.Timer(_SECONDS_BETWEEN_LOOKS, os.kill, (owner, signal.SIGTERM)))
+        soon[-1].daemon = True
+        soon[-1].start()
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in soon:
+            timer.cancel()
 
 
 @contextmanager
