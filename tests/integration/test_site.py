@@ -46,6 +46,8 @@ SMALL = ("data.image.short_side=48", "data.image.long_side=80")
 TINIER = {"fcos/resnet18": "fcos/tiny", "fcos/resnet50": "fcos/small"}
 # What stands for the rest of a distillation, and what it stands for.
 REST, MEANT = " ... ", " --teacher runs/teacher --student fcos/tiny --data my_data --method frs --out runs/{} "
+# An exporter takes as long as there are operations.
+FEW_OPERATIONS = ("student.strides=[16]", "student.head_depth=0")
 TRIED = ("--methods", "hint", "--methods", "frs", "--strengths", "3", "--strengths", "1", "--budget", "5.5")
 TRAINING = ("train", "distill", "prove", "doctor", "tune")
 
@@ -270,6 +272,10 @@ def test_a_pages_commands_work_one_after_the_other(
         if f"runs/{name}" not in made:
             run = name if (home / "runs" / name).is_dir() else "alone"
             shutil.copytree(home / "runs" / run, tmp_path / "runs" / name)
+    if page == "export.md":
+        shutil.rmtree(distilled := tmp_path / "runs/distilled")
+        short = ("--data", str(home / "my_data"), "--steps", "2", *SHORT, *SMALL, *FEW_OPERATIONS)
+        assert main(["train", "--detector", "fcos/tiny", "--out", str(distilled), *short]) == 0
     film(tmp_path / "clip.mp4")
     for index in range(2):
         for name in ("alone", "distilled"):
