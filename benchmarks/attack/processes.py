@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import importlib
 import os
-import re
 import signal
 import time
 import traceback
@@ -17,12 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import detdistill
+
+OURS = Path(detdistill.__file__).parent
 HANGS_AFTER_S = 120.0
 ORPHANS_END_WITHIN_S = 20.0
 _IMPORTED = ("cli", "demo", "jobs.run", "jobs.evaluate", "jobs.predict", "jobs.pictures", "jobs.data", "jobs.profile")
 _IMPORTED += ("papers.reproduce", "scenes.write", "report.curves", "report.qualitative")
 _FOREIGN = ("matplotlib.pyplot", "hotcoco", "lightning_fabric", "torch.distributed.run", "timm", "yaml", "cyclopts")
-_OUR_CALL = re.compile(r'File "[^"\n]*/detdistill/[^"\n]*", line \d+')
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -58,8 +59,8 @@ class Ended:
 
     @property
     def traces_ours(self) -> bool:
-        """Whether a call of the library's own is traced: a warning that names one of its files is no traceback."""
-        return _OUR_CALL.search(self.said) is not None
+        """Whether a call of the library's own is traced; a warning that names one of its files is no traceback."""
+        return f'File "{OURS}{os.sep}' in self.said
 
 
 class Forked:

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.attack import flips, full_disk
 from benchmarks.attack.attacks import ATTACKS
 from benchmarks.attack.material import digests, leftovers
-from benchmarks.attack.processes import Ended
+from benchmarks.attack.processes import OURS, Ended
 from benchmarks.attack.records import NOTHING, Attempt, Records, draw, table
 
 from detdistill.cli import main
@@ -83,9 +83,9 @@ def test_every_damage_to_a_checkpoint_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "ours"),
     [
-        ('Traceback (most recent call last):\n  File "/x/torch/api.py", line 9, in _poll\n', False),
-        ('W0101 0:0 api.py:9]   File "/x/src/detdistill/cli/app.py", line 109, in main\n', True),
-        ("/x/src/detdistill/training/loop.py:12: UserWarning: slow\n", False),
+        ('Traceback (most recent call last):\n  File "/x/detdistill/.venv/torch/api.py", line 9, in _poll\n', False),
+        (f'W0101 0:0 api.py:9]   File "{OURS}/cli/app.py", line 109, in main\n', True),
+        (f"{OURS}/training/loop.py:12: UserWarning: slow\n", False),
     ],
 )
 def test_a_call_of_ours_in_somebodys_traceback_is_found(said: str, ours: bool) -> None:
