@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 from detdistill.bench.rows import ROWS, Row
 from detdistill.files import read_json, write_json, write_text
 
 BEGIN, END = "<!-- ratios -->", "<!-- /ratios -->"
-COLUMNS = ("what", "ratio", "quartiles", "rounds", "target", "met")
+COLUMNS = ("what", "ratio", "quartiles", "rounds", "target", "met", "on")
 
 
 def collected(folders: Iterable[Path]) -> list[Row]:
@@ -50,20 +51,30 @@ def _met(one: Row) -> str:
     return "met" if one["met"] else "not met"
 
 
+def machines(rows: Iterable[Row]) -> dict[str, str]:
+    """The letter that stands for each machine, by its name."""
+    return dict(zip(sorted({one["hardware"] for one in rows}), ascii_uppercase, strict=False))
+
+
+def _lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    letters = machines(rows)
+    return [(*cells(one), letters[one["hardware"]]) for one in rows]
+
+
 def plain(rows: Sequence[Row]) -> list[str]:
     """The table for a terminal."""
-    lines = [COLUMNS, *map(cells, rows)]
+    lines = [COLUMNS, *_lines(rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:
     """The table as markdown, what was tried where a goal is missed, and the hardware."""
-    lines = [f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *map(cells, rows))]
+    lines = [f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *_lines(rows))]
     missed = [f"- {one['what']}: {one['tried']}" for one in rows if one["met"] is False and one["tried"]]
-    machines = sorted({one["hardware"] for one in rows})
+    measured = (f"{letter}: {name}" for name, letter in machines(rows).items())
     told = ["", "Where a goal is not met, this was tried:", "", *missed] if missed else []
-    return [*lines, *told, "", f"Measured on: {'; '.join(machines)}."]
+    return [*lines, *told, "", f"Measured on {'; '.join(measured)}."]
 
 
 def written_into(path: Path, section: Sequence[str]) -> None:
@@ -89,8 +100,8 @@ def main() -> None:
     chosen = parser.parse_args()
     rows = collected(chosen.folders)
     print("\n".join(plain(rows)))
-    for machine in sorted({one["hardware"] for one in rows}):
-        print(f"measured on {machine}")
+    for machine, letter in machines(rows).items():
+        print(f"{letter}: {machine}")
     if chosen.json is not None:
         write_json(chosen.json, {"table": rows})
     if chosen.markdown is not None:

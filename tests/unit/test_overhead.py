@@ -215,9 +215,9 @@ def test_one_table_has_every_row_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| a ÷ b | 2.000 | 2.000 to 2.000 | 2 | ≤ 1 | not met |" in text
+    assert "| a ÷ b | 2.000 | 2.000 to 2.000 | 2 | ≤ 1 | not met | A |" in text
     assert "- a ÷ b: twice" in text
-    assert "made up" in text
+    assert "Measured on A: made up, 2 cores" in text
 
 
 @pytest.mark.parametrize(
