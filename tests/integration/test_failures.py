@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,3 +207,16 @@ def test_a_stop_that_comes_in_a_destructor_is_neither_lost_nor_printed(capfd: py
     assert time.monotonic() - began < 30
     assert capfd.readouterr() == ("", "")
     assert sys.unraisablehook is before
+
+
+def test_a_run_in_another_thread_leaves_the_process_its_own_ways() -> None:
+    seen: list[object] = []
+
+    def train() -> None:
+        with watch_signals():
+            seen.extend((sys.unraisablehook, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert seen == [sys.unraisablehook, signal.getsignal(signal.SIGTERM)]

@@ -18,7 +18,7 @@ from observations import batch, random_observation, spec, with_boxes
 
 SIZES = [(40, 56), (64, 33)]
 SCENE = with_boxes(batch(SIZES, grid=(64, 64)), seed=1)
-# With four, FGD's blocks have two channels inside: the norm of a single one would leave a gradient of nothing but noise.
+# Four, so that two are inside FGD's blocks: the norm of a single one would leave a gradient of nothing but noise.
 LAYOUT = spec(channels=4)
 FEATURE_METHODS = sorted(name for name, method in METHODS.items() if issubclass(method.settings, FeatureSettings))
 # What sees no channel's mean; an aligner that has nothing to learn, as the slow version has none.

@@ -85,7 +85,7 @@ def watch_signals() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.request()
 
-    with _handling(stop), _sent_again():
+    with _handling(stop):
         yield flag
 
 
@@ -154,7 +154,8 @@ def _handling(handler: Callable[[int], None]) -> Iterator[None]:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield
+        with _sent_again():
+            yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
