@@ -19,6 +19,7 @@ from detdistill.store.layout import RunFolder
 from detdistill.store.lock import writing
 from detdistill.training.callbacks import Callbacks
 from detdistill.training.launch import launch, processes, require_precision
+from detdistill.training.pages import kept_pages
 from detdistill.training.result import BringUp, Evaluate, Loader, SaveStudent, TrainResult
 from detdistill.training.run import _Run
 from detdistill.training.settings import FREE_ON_RESUME, TrainSettings, as_recorded
@@ -104,6 +105,7 @@ def train(
         with (
             torch.random.fork_rng(devices),
             _threads(settings.threads),
+            kept_pages(where=fabric.device.type == "cpu"),
             watch_signals() as stop,
             writing(folder) if fabric.is_global_zero else nullcontext(),
         ):

@@ -57,9 +57,11 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> optim.Optimiz
         for decays in (True, False)
     ]
     filled = [group for group in groups if group["params"]]
+    # In one operation instead of a dozen for each parameter; on GPUs torch has a way of its own.
+    fused = all(parameter.device.type == "cpu" for parameter in trainable.values()) or None
     if settings.optimizer == "adamw":
-        return optim.AdamW(filled, lr=settings.lr)
-    return optim.SGD(filled, lr=settings.lr, momentum=settings.momentum)
+        return optim.AdamW(filled, lr=settings.lr, fused=fused)
+    return optim.SGD(filled, lr=settings.lr, momentum=settings.momentum, fused=fused)
 
 
 def _in_backbone(step: nn.Module, names: Iterable[str], factor: float) -> frozenset[str]:

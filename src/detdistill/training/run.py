@@ -36,6 +36,7 @@ from detdistill.training.evaluations import Evaluations, require_readable
 from detdistill.training.finite import LeftOut
 from detdistill.training.forward import Parcel, PlainStep
 from detdistill.training.gradients import added_gradients, mean_norm
+from detdistill.training.joined import set_up
 from detdistill.training.loggers import Loggers
 from detdistill.training.memory import explaining
 from detdistill.training.optimizer import build_optimizer, learning_rate
@@ -99,7 +100,7 @@ class _Run:
         start = self.start = self.done = self._begin()
         if self.writes:
             self.begin()
-        self.module, self.optimizer = fabric.setup(PlainStep(step), optimizer)
+        self.module, self.optimizer, self.join = set_up(fabric, PlainStep(step), optimizer)
         self.heard = Listening(self.callbacks, self.folder, settings)
         self.loggers: Loggers | None = None
         self.evaluations: Evaluations | None = None
@@ -248,6 +249,7 @@ class _Run:
             for kind, values in report.items():
                 for name, value in values.items():
                     figures[kind][name] = figures[kind].get(name, 0.0) + value.detach().float() * share
+        self.join()
         norm = self._gradient_norm()
         total, length, what, stopping = self._agree(figures, norm, stop)
         self._say(self.calibration.settle())
