@@ -25,6 +25,7 @@ from detdistill.distillation.step import DistillationStep
 from detdistill.methods.catalogue import build_recipe
 from detdistill.methods.composition import parse_method, structure
 from detdistill.training.forward import Parcel, PlainStep
+from detdistill.training.joined import set_up
 from detdistill.training.launch import launch
 from detdistill.training.settings import TrainSettings
 from detdistill.types import Batch, Clock
@@ -118,13 +119,14 @@ def on_this_rank(fabric: Fabric, case: Case) -> dict[str, Tensor]:
     """This rank's gradients, joined with the other's, and weights at every step."""
     step = step_of(case)
     optimizer = torch.optim.SGD([p for p in step.parameters() if p.requires_grad], lr=LR, momentum=0.9)
-    module, optimizer = fabric.setup(PlainStep(step), optimizer)
+    module, optimizer, join = set_up(fabric, PlainStep(step), optimizer)
     found: dict[str, Tensor] = {}
     for index in range(STEPS):
         optimizer.zero_grad()
         seen = half(index, fabric.global_rank, beside=case.beside)
         report, _ = module(Parcel(seen, Clock(step=index, total_steps=STEPS)))
         fabric.backward(report["total"]["total"])
+        join(torch.tensor([False]))
         optimizer.step()
         found |= snapshot(step, index)
     return found

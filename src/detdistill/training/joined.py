@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
 from torch import Tensor, distributed, nn, optim
@@ -13,15 +13,27 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def set_up(fabric: Fabric, module: nn.Module, optimizer: optim.Optimizer) -> tuple[Any, Any, Callable[[], None]]:
-    """Module and optimiser as Fabric has them, and what joins all ranks' gradients once a step's backward is done.
+Join: TypeAlias = Callable[[Tensor], Tensor]
 
-    On GPUs torch's DDP joins them in the backward pass itself, behind what is computed meanwhile.
+
+def set_up(fabric: Fabric, module: nn.Module, optimizer: optim.Optimizer) -> tuple[Any, Any, Join]:
+    """Module and optimiser as Fabric has them, and what joins the ranks once a step's backward is done.
+
+    That takes signs of this rank, true or false, and returns which are raised on any rank; afterwards every rank has
+    the mean of all gradients. On GPUs torch's DDP joins those in the backward pass, behind what is computed meanwhile.
     """
-    if fabric.world_size == 1 or fabric.device.type != "cpu":
-        return *fabric.setup(module, optimizer), lambda: None
+    if fabric.world_size == 1:
+        return *fabric.setup(module, optimizer), lambda signs: signs
+    if fabric.device.type != "cpu":
+        return *fabric.setup(module, optimizer), raised_on_any
     joined = Joined(module)
     return *fabric.setup(joined, optimizer), joined.join
+
+
+def raised_on_any(signs: Tensor) -> Tensor:
+    """Which signs are raised on any rank; all ranks must ask."""
+    distributed.all_reduce(counts := signs.float())
+    return counts > 0
 
 
 @final
@@ -42,39 +54,50 @@ class Joined(nn.Module):
         self.module = module
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         _send([*module.parameters(), *module.buffers()])
-        self._sent = _versions(self._shared())
-        self._changed = False
+        self._sent, self._changed = self._shared(), False
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         """What the module returns."""
         if self._changed:
-            _send(shared := self._shared())
-            self._sent, self._changed = _versions(shared), False
-        return self.module(*args, **kwargs)
+            _send([buffer for buffer, _ in self._shared()])
+            self._sent, self._changed = self._shared(), False
+        return self.module(*inputs)
 
     @torch.no_grad()
-    def join(self) -> None:
-        """Makes every gradient the mean over all ranks, which must all call this."""
+    def join(self, signs: Tensor) -> Tensor:
+        """Makes every gradient the mean over all ranks, which must all call this.
+
+        Args:
+            signs: of this rank, true or false, one axis.
+
+        Returns:
+            Which of them are raised on any rank.
+        """
         trained, ranks = self._trained, distributed.get_world_size()
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
-        signs = [_versions(self._shared()) != self._sent, *(one.grad is not None for one in trained)]
-        message = torch.cat([gradients[0].new_tensor(signs), *(one.flatten() for one in gradients)])
+        own = [not _same(self._shared(), self._sent), *(one.grad is not None for one in trained)]
+        flags = torch.cat([signs, torch.tensor(own)]).to(gradients[0].dtype)
+        message = torch.cat([flags, *(one.flatten() for one in gradients)])
         distributed.all_reduce(message.mul_(1 / ranks))
-        found, *means = torch.split(message, [len(signs), *(one.numel() for one in gradients)])
+        shares, *means = torch.split(message, [len(flags), *(one.numel() for one in gradients)])
         torch._foreach_copy_(gradients, [mean.view_as(one) for mean, one in zip(means, gradients, strict=True)])
-        self._changed, *known = (found > 0).tolist()
+        raised = shares > 0
+        self._changed, *known = raised[len(signs) :].tolist()
         for parameter, gradient, is_known in zip(trained, gradients, known, strict=True):
             parameter.grad = gradient if is_known else None
+        return raised[: len(signs)]
 
-    def _shared(self) -> list[Tensor]:
-        """The buffers that are to be rank 0's."""
+    def _shared(self) -> list[tuple[Tensor, int]]:
+        """The buffers that are to be rank 0's, and how often each was changed."""
         own = (one for one in self.module.modules() if not (isinstance(one, _BatchNorm) and one.training))
-        return [buffer for one in own for buffer in one.buffers(recurse=False)]
+        return [(buffer, buffer._version) for one in own for buffer in one.buffers(recurse=False)]
 
 
-def _versions(buffers: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """What another buffer, or one that was changed in place, has another of."""
-    return [(id(one), one._version) for one in buffers]
+def _same(buffers: Sequence[tuple[Tensor, int]], before: Sequence[tuple[Tensor, int]]) -> bool:
+    """Whether none was changed in place, and none took another's place."""
+    return len(buffers) == len(before) and all(
+        one is other and version == earlier for (one, version), (other, earlier) in zip(buffers, before, strict=True)
+    )
 
 
 @torch.no_grad()

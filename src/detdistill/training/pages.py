@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _TRIM, _MAP = -1, -3  # of glibc's malloc.h
 # Where glibc itself ends once a tensor of that size was freed, but for the trimming.
@@ -25,14 +26,25 @@ def kept_pages(*, where: bool = True) -> Iterator[None]:
     Args:
         where: False does nothing, as on a GPU.
     """
-    tune = None if any(name in os.environ for name in _SET_BY_USERS) else getattr(ctypes.CDLL(None), "mallopt", None)
-    if not where or tune is None:
+    left = not where or os.name != "posix" or any(name in os.environ for name in _SET_BY_USERS)
+    allocator = None if left else _glibc()
+    if allocator is None:
         yield
         return
+    tune, give_back = allocator
     tune(_MAP, _LARGEST)
     tune(_TRIM, _NEVER)
     try:
         yield
     finally:
         tune(_TRIM, _AFTER)
-        ctypes.CDLL(None).malloc_trim(0)
+        give_back(0)
+
+
+def _glibc() -> tuple[Callable[[int, int], Any], Callable[[int], Any]] | None:
+    """What tunes glibc's allocator, and what gives free memory back; None where it is another one."""
+    this = ctypes.CDLL(None)
+    try:
+        return this.mallopt, this.malloc_trim
+    except AttributeError:
+        return None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from detdistill.distillation.calibration import Calibration
 from detdistill.errors import DataError, DistillError
@@ -249,9 +249,9 @@ class _Run:
             for kind, values in report.items():
                 for name, value in values.items():
                     figures[kind][name] = figures[kind].get(name, 0.0) + value.detach().float() * share
-        self.join()
+        raised = self.join(self._signs(figures["total"]["total"], stop))
         norm = self._gradient_norm()
-        total, length, what, stopping = self._agree(figures, norm, stop)
+        total, length, what, stopping = self._heed(figures, norm, raised)
         self._say(self.calibration.settle())
         row: dict[str, float | int | None] = {"step": index + 1, "seconds": None, "lr": rate, "total": total}
         if what:
@@ -283,29 +283,26 @@ class _Run:
             return None
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
-    def _agree(
-        self, figures: Mapping[str, Mapping[str, Tensor]], norm: Tensor | None, stop: StopFlag
-    ) -> tuple[float, float, str, bool]:
-        """All that the host waits for in a step.
+    def _signs(self, total: Tensor, stop: StopFlag) -> Tensor:
+        """Whether this rank's loss is not finite, and whether it is to stop."""
+        ending = stop.requested or self.heard.stops or (self.writes and displaced(self.folder))
+        return torch.stack([~total.isfinite(), total.new_full((), ending, dtype=torch.bool)])
 
-        Returns loss and norm, what of them is not finite on any rank (empty for nothing), and whether the run is to
-        save and stop.
+    def _heed(
+        self, figures: Mapping[str, Mapping[str, Tensor]], norm: Tensor | None, raised: Tensor
+    ) -> tuple[float, float, str, bool]:
+        """All that the host waits for in a step; what is `raised` is any rank's, and the norm alike on all.
+
+        Returns loss and norm, what of them is not finite (empty for nothing), and whether to save and stop.
         """
         total = figures["total"]["total"]
-        ending = stop.requested or self.heard.stops or (self.writes and displaced(self.folder))
-        signs = [~total.isfinite(), total.new_full((), ending, dtype=torch.bool)]
-        if norm is not None and self.scaler is None:
-            signs.append(~norm.isfinite())
-        raised = torch.stack(signs).float()
-        if self.fabric.world_size > 1:
-            distributed.all_reduce(raised)
-        length = total.new_zeros(()) if norm is None else norm.detach()
-        loss, reach, bad_loss, stopping, *bad_gradient = torch.stack([total, length.to(total.dtype), *raised]).tolist()
+        length = total.new_zeros(()) if norm is None else norm.detach().to(total.dtype)
+        loss, reach, bad_loss, stopping = torch.stack([total, length, *raised.to(total.dtype)]).tolist()
         what = ""
         if bad_loss:
             bad = [name for name, value in figures["parts"].items() if not math.isfinite(float(value))]
             what = f"loss must be finite, got {loss} in {', '.join(bad) or 'the total'}"
-        elif any(bad_gradient):
+        elif self.scaler is None and not math.isfinite(reach):
             what = f"gradient must be finite, got a norm of {reach}"
         return loss, reach, what, bool(stopping)
 
