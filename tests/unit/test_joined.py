@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from detdistill.errors import ConfigError
 from detdistill.training.joined import Joined, set_up
 from detdistill.training.launch import launch
 from detdistill.training.settings import TrainSettings
@@ -129,6 +130,7 @@ def test_where_nothing_changed_one_message_is_sent(monkeypatch: pytest.MonkeyPat
     sent: list[str] = []
     monkeypatch.setattr(distributed, "get_world_size", lambda: 1)
     monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(distributed, "all_gather_object", lambda digests, digest: digests.__setitem__(0, digest))
     monkeypatch.setattr(distributed, "all_reduce", lambda message: sent.append("gradients"))
     monkeypatch.setattr(distributed, "broadcast", lambda message, src: sent.append("state"))
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval())
@@ -142,6 +144,18 @@ def test_where_nothing_changed_one_message_is_sent(monkeypatch: pytest.MonkeyPat
         joined(torch.rand(2, 3, 4, 4)).mean().backward()
         joined.join(SIGNS)
     assert sent[3:] == ["gradients", "state", "gradients"]
+
+
+@pytest.mark.parametrize("differs", ["a parameter", "a buffer"])
+def test_ranks_with_different_modules_are_told_so(differs: str) -> None:
+    def main(fabric: Fabric) -> None:
+        wide = 3 + fabric.global_rank
+        module = nn.Linear(wide if differs == "a parameter" else 3, 1)
+        module.register_buffer("seen", torch.zeros(wide))
+        Joined(module)
+
+    with pytest.raises(ConfigError, match="same parameters, got others in process 2 than in process 1"):
+        launch(main, TrainSettings(steps=STEPS, batch_size=2, processes=RANKS, device="cpu"))
 
 
 def test_one_process_sends_nothing() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import torch
 from torch import Tensor, distributed, nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from detdistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,12 +50,16 @@ class Joined(nn.Module):
 
     Args:
         module: the same on every rank, but for the values of its parameters and buffers, which become those of rank 0.
+
+    Raises:
+        ConfigError: another rank's module has others.
     """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        _require_alike(module)
         _send([*module.parameters(), *module.buffers()])
         self._sent, self._changed = self._shared(), False
 
@@ -98,6 +105,17 @@ def _same(buffers: Sequence[tuple[Tensor, int]], before: Sequence[tuple[Tensor, 
     return len(buffers) == len(before) and all(
         one is other and version == earlier for (one, version), (other, earlier) in zip(buffers, before, strict=True)
     )
+
+
+def _require_alike(module: nn.Module) -> None:
+    own = [(name, tuple(one.shape), one.dtype) for name, one in (*module.named_parameters(), *module.named_buffers())]
+    digests = [""] * distributed.get_world_size()
+    distributed.all_gather_object(digests, hashlib.sha256(repr(own).encode()).hexdigest())
+    if (other := next((rank for rank, one in enumerate(digests) if one != digests[0]), 0)) > 0:
+        raise ConfigError(
+            f"All processes must train the same parameters, got others in process {other + 1} than in process 1. "
+            "Give the same command on every machine, with the same version and files."
+        )
 
 
 @torch.no_grad()
