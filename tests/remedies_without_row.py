@@ -73,7 +73,6 @@ WITHOUT_ROW = {
     "torchrun": (
         "Train the runs with torchrun, and compare them by --runs and --against.",
         "Start torchrun with one --nproc-per-node on all machines, and leave train.processes out.",
-        "Give the same command on every machine, with the same version and files.",  # tests/unit/test_joined.py
         "Write train.device=cuda.",
         "Pass --alone RUN.",
         "Another one failed or was stopped: see what it said, and start all of them again with --resume.",
