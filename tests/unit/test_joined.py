@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detdistill.errors import ConfigError
-from detdistill.training.joined import Joined, set_up
+from detdistill.training.joined import Joined, raised_on_any, set_up
 from detdistill.training.launch import launch
 from detdistill.training.settings import TrainSettings
 
@@ -81,6 +81,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
                 module = Joined(branching)
                 ended = trained(module, branching, join=partial(module.join, SIGNS), rank=rank)
             signs = [module.join(torch.tensor([rank == at, False])) for at in range(RANKS)] if way == "joined" else []
+            signs.append(raised_on_any(torch.tensor([rank == 1, False])))
             assert all(raised.tolist() == [True, False] for raised in signs)
             save_file({name: one.contiguous() for name, one in ended.items()}, folder / f"{way}{rank}.safetensors")
             del module

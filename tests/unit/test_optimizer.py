@@ -160,3 +160,30 @@ def test_without_a_factor_the_groups_are_the_two_there_always_were() -> None:
     expected = [[p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]]
     assert [[id(p) for p in group["params"]] for group in groups] == [[id(p) for p in own] for own in expected]
     assert [group["lr_factor"] for group in groups] == [1.0, 1.0]
+
+
+class Laid(nn.Module):
+    """A student whose kernels lie channels last in memory, and what is not decayed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_operation_for_all_is_torchs_loop_over_parameters(name: str) -> None:
+    settings = tiny_settings(optimizer=name, weight_decay=0.1, lr=0.1)
+    found = []
+    for loop in (False, True):
+        torch.manual_seed(0)
+        step = Laid()
+        optimizer = build_optimizer(step, settings)
+        assert optimizer.defaults["fused"] is True
+        for group in optimizer.param_groups if loop else ():
+            group.update(fused=False, foreach=False)
+        for _ in range(5):
+            for parameter in step.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        found.append([one.detach() for one in step.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)

@@ -57,10 +57,11 @@ def build_optimizer(module: nn.Module, settings: TrainSettings) -> optim.Optimiz
         for decays in (True, False)
     ]
     filled = [group for group in groups if group["params"]]
-    # The same to the bit as torch's loop over parameters, which is what it takes by itself on CPUs.
+    # One operation for a whole group; on GPUs torch chooses, as it refuses to clip float16's gradients for this one.
+    fused = all(one.device.type == "cpu" and one.is_floating_point() for one in trainable.values()) or None
     if settings.optimizer == "adamw":
-        return optim.AdamW(filled, lr=settings.lr, foreach=True)
-    return optim.SGD(filled, lr=settings.lr, momentum=settings.momentum, foreach=True)
+        return optim.AdamW(filled, lr=settings.lr, fused=fused)
+    return optim.SGD(filled, lr=settings.lr, momentum=settings.momentum, fused=fused)
 
 
 def _in_backbone(step: nn.Module, names: Iterable[str], factor: float) -> frozenset[str]:

@@ -57,7 +57,8 @@ class TrainingState:
         self, step: nn.Module, optimizer: optim.Optimizer, *, ema: Ema | None, scaler: torch.amp.GradScaler | None
     ) -> None:
         self._step, self._optimizer, self._ema, self._scaler = step, optimizer, ema, scaler
-        self._names = {id(parameter): name for name, parameter in step.named_parameters()}
+        self._parameters = dict(step.named_parameters())
+        self._names = {id(parameter): name for name, parameter in self._parameters.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies of all tensors of the sidecar, on the CPU."""
@@ -105,7 +106,7 @@ class TrainingState:
         for full, tensor in snapshot.tensors.items():
             if full.startswith(_OPTIMIZER):
                 key, name = full.removeprefix(_OPTIMIZER).split(".", 1)
-                state.setdefault(name, {})[key] = tensor
+                state.setdefault(name, {})[key] = _laid_out(tensor, like=self._parameters[name])
         names = [name for group in self._groups() for name in group]
         content = self._optimizer.state_dict()
         content["state"] = {names.index(name): figures for name, figures in state.items()}
@@ -115,6 +116,13 @@ class TrainingState:
 
     def _groups(self) -> list[list[str]]:
         return [[self._names[id(p)] for p in group["params"]] for group in self._optimizer.param_groups]
+
+
+def _laid_out(figure: Tensor, *, like: Tensor) -> Tensor:
+    """A figure of a parameter in its order in memory, which optimisers that step in one operation go by."""
+    if figure.shape != like.shape:
+        return figure
+    return torch.empty_like(like, dtype=figure.dtype, device=figure.device).copy_(figure)
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
