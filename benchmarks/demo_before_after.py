@@ -23,11 +23,7 @@ from checkouts import SERVE, Checkout, quartiles, ratios, serve
 
 TRAININGS = ("teacher", "alone", "distilled")
 GOAL = 0.85
-TRIED = (
-    "70 % of a step are convolutions, as torch has them; of the rest an AdamW in one operation is 2 % of a step, "
-    "buffers that are not sent between the two processes 3 %, one message for all gradients 1 %: not kept, since they "
-    "change last digits or what a detector of one's own may rely on"
-)
+TRIED = "70 % of a step are convolutions, as torch has them"
 
 
 @cache
