@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detdistill.errors import ConfigError
+from detdistill.training.gradients import mean_norm
 from detdistill.training.joined import Joined, raised_on_any, set_up
 from detdistill.training.launch import launch
 from detdistill.training.settings import TrainSettings
@@ -157,6 +158,17 @@ def test_ranks_with_different_modules_are_told_so(differs: str) -> None:
 
     with pytest.raises(ConfigError, match="same parameters, got others in process 2 than in process 1"):
         launch(main, TrainSettings(steps=STEPS, batch_size=2, processes=RANKS, device="cpu"))
+
+
+def test_the_norm_of_a_part_is_that_of_its_mean_over_ranks() -> None:
+    def main(fabric: Fabric) -> float | None:
+        own = [torch.full((2, 2), 2.0 * fabric.global_rank), None, torch.zeros(3)]
+        return mean_norm(own, ranks=RANKS)
+
+    settings = TrainSettings(steps=STEPS, batch_size=2, processes=RANKS, device="cpu")
+    assert launch(main, settings) == 2.0  # four ones
+    assert mean_norm([torch.full((2, 2), 3.0), None], ranks=1) == 6.0
+    assert mean_norm([None], ranks=RANKS) is None
 
 
 def test_one_process_sends_nothing() -> None:

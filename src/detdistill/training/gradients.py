@@ -19,7 +19,12 @@ def mean_norm(gradients: Sequence[Tensor | None], *, ranks: int) -> float | None
     found = [one for one in gradients if one is not None]
     if not found:
         return None
-    if ranks > 1:
-        for one in found:
-            distributed.all_reduce(one)
-    return float(nn.utils.get_total_norm(found)) / ranks
+    return float(nn.utils.get_total_norm(found if ranks == 1 else means(found, ranks=ranks)))
+
+
+def means(tensors: Sequence[Tensor], *, ranks: int) -> list[Tensor]:
+    """The means over all ranks of tensors that each of them has, in one message, which all must take part in."""
+    message = torch.cat([one.flatten() for one in tensors]).mul_(1 / ranks)
+    distributed.all_reduce(message)
+    found = torch.split(message, [one.numel() for one in tensors])
+    return [mean.view(one.shape) for mean, one in zip(found, tensors, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -11,6 +10,7 @@ from torch import Tensor, distributed, nn, optim
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detdistill.errors import ConfigError
+from detdistill.training.gradients import means
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,6 +59,7 @@ class Joined(nn.Module):
         super().__init__()
         self.module = module
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self._owners = [one for one in module.modules() if next(one.buffers(recurse=False), None) is not None]
         _require_alike(module)
         _send([*module.parameters(), *module.buffers()])
         self._sent, self._changed = self._shared(), False
@@ -84,10 +85,8 @@ class Joined(nn.Module):
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
         own = [not _same(self._shared(), self._sent), *(one.grad is not None for one in trained)]
         flags = torch.cat([signs, torch.tensor(own)]).to(gradients[0].dtype)
-        message = torch.cat([flags, *(one.flatten() for one in gradients)])
-        distributed.all_reduce(message.mul_(1 / ranks))
-        shares, *means = torch.split(message, [len(flags), *(one.numel() for one in gradients)])
-        torch._foreach_copy_(gradients, [mean.view_as(one) for mean, one in zip(means, gradients, strict=True)])
+        shares, *joined = means([flags, *gradients], ranks=ranks)
+        torch._foreach_copy_(gradients, joined)
         raised = shares > 0
         self._changed, *known = raised[len(signs) :].tolist()
         for parameter, gradient, is_known in zip(trained, gradients, known, strict=True):
@@ -96,7 +95,7 @@ class Joined(nn.Module):
 
     def _shared(self) -> list[tuple[Tensor, int]]:
         """The buffers that are to be rank 0's, and how often each was changed."""
-        own = (one for one in self.module.modules() if not (isinstance(one, _BatchNorm) and one.training))
+        own = (one for one in self._owners if not (isinstance(one, _BatchNorm) and one.training))
         return [(buffer, buffer._version) for one in own for buffer in one.buffers(recurse=False)]
 
 
@@ -109,9 +108,9 @@ def _same(buffers: Sequence[tuple[Tensor, int]], before: Sequence[tuple[Tensor, 
 
 def _require_alike(module: nn.Module) -> None:
     own = [(name, tuple(one.shape), one.dtype) for name, one in (*module.named_parameters(), *module.named_buffers())]
-    digests = [""] * distributed.get_world_size()
-    distributed.all_gather_object(digests, hashlib.sha256(repr(own).encode()).hexdigest())
-    if (other := next((rank for rank, one in enumerate(digests) if one != digests[0]), 0)) > 0:
+    found = [own] * distributed.get_world_size()
+    distributed.all_gather_object(found, own)
+    if (other := next((rank for rank, one in enumerate(found) if one != found[0]), 0)) > 0:
         raise ConfigError(
             f"All processes must train the same parameters, got others in process {other + 1} than in process 1. "
             "Give the same command on every machine, with the same version and files."
